@@ -1,0 +1,37 @@
+# The verbs of the house. Each installs what it needs into .venv, from the lock, before it starts.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint types protos bench
+
+demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
+	@exec $(BIN)/python deploy/demo.py
+
+test: $(READY)  ## every test
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+
+types: $(READY)
+	$(BIN)/pyright
+
+protos: $(READY)  ## the Python stubs, from protos/
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=clients/python --pyi_out=clients/python \
+		--grpc_python_out=clients/python protos/kilolayer/v1/policy.proto
+
+bench: $(READY)  ## every benchmark, recorded under runs/bench
+	@mkdir -p runs/bench
+	@set -e; for script in benchmarks/*.py; do \
+		$(BIN)/python $$script --json runs/bench/$$(basename $$script .py).json; done
+
+$(READY): requirements/cpu.txt pyproject.toml clients/python/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e clients/python -e .
+	@touch $@

@@ -1,0 +1,1 @@
+"""A light client for goal-reaching policies served by Kilolayer."""

@@ -1,0 +1,119 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ActRequest(_message.Message):
+    __slots__ = ("policy", "version", "state", "goal", "sequence")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    GOAL_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    state: _containers.RepeatedScalarFieldContainer[float]
+    goal: _containers.RepeatedScalarFieldContainer[float]
+    sequence: int
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class ActResponse(_message.Message):
+    __slots__ = ("action", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    action: _containers.RepeatedScalarFieldContainer[float]
+    policy: str
+    version: str
+    sequence: int
+    queue_us: int
+    compute_us: int
+    batch_rows: int
+    def __init__(self, action: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ("policy", "version")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class DescribeResponse(_message.Message):
+    __slots__ = ("spec", "version", "manifest_sha256", "max_rows")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    spec: PolicySpec
+    version: str
+    manifest_sha256: str
+    max_rows: int
+    def __init__(self, spec: _Optional[_Union[PolicySpec, _Mapping]] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., max_rows: _Optional[int] = ...) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListResponse(_message.Message):
+    __slots__ = ("policies",)
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[PolicyEntry]
+    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyEntry, _Mapping]]] = ...) -> None: ...
+
+class PolicyEntry(_message.Message):
+    __slots__ = ("policy", "versions", "live_version", "is_default")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    versions: _containers.RepeatedScalarFieldContainer[str]
+    live_version: str
+    is_default: bool
+    def __init__(self, policy: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., live_version: _Optional[str] = ..., is_default: _Optional[bool] = ...) -> None: ...
+
+class PolicySpec(_message.Message):
+    __slots__ = ("name", "environment", "state_dim", "goal_dim", "action_dim", "state_names", "goal_names", "action_names", "action_low", "action_high", "control_period_s", "success_radius", "actor_depth", "actor_width", "critic_depth", "critic_width", "representation_dim")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_DIM_FIELD_NUMBER: _ClassVar[int]
+    GOAL_DIM_FIELD_NUMBER: _ClassVar[int]
+    ACTION_DIM_FIELD_NUMBER: _ClassVar[int]
+    STATE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    GOAL_NAMES_FIELD_NUMBER: _ClassVar[int]
+    ACTION_NAMES_FIELD_NUMBER: _ClassVar[int]
+    ACTION_LOW_FIELD_NUMBER: _ClassVar[int]
+    ACTION_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_PERIOD_S_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_RADIUS_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    CRITIC_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    CRITIC_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    REPRESENTATION_DIM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    environment: str
+    state_dim: int
+    goal_dim: int
+    action_dim: int
+    state_names: _containers.RepeatedScalarFieldContainer[str]
+    goal_names: _containers.RepeatedScalarFieldContainer[str]
+    action_names: _containers.RepeatedScalarFieldContainer[str]
+    action_low: _containers.RepeatedScalarFieldContainer[float]
+    action_high: _containers.RepeatedScalarFieldContainer[float]
+    control_period_s: float
+    success_radius: float
+    actor_depth: int
+    actor_width: int
+    critic_depth: int
+    critic_width: int
+    representation_dim: int
+    def __init__(self, name: _Optional[str] = ..., environment: _Optional[str] = ..., state_dim: _Optional[int] = ..., goal_dim: _Optional[int] = ..., action_dim: _Optional[int] = ..., state_names: _Optional[_Iterable[str]] = ..., goal_names: _Optional[_Iterable[str]] = ..., action_names: _Optional[_Iterable[str]] = ..., action_low: _Optional[_Iterable[float]] = ..., action_high: _Optional[_Iterable[float]] = ..., control_period_s: _Optional[float] = ..., success_radius: _Optional[float] = ..., actor_depth: _Optional[int] = ..., actor_width: _Optional[int] = ..., critic_depth: _Optional[int] = ..., critic_width: _Optional[int] = ..., representation_dim: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""What a policy is: everything that training writes and serving reads."""

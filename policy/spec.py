@@ -1,0 +1,150 @@
+"""PolicySpec: the sizes, names and limits that a policy carries with it wherever it goes."""
+
+import dataclasses
+import json
+import math
+from typing import Any, Self, cast
+
+LAYERS_PER_BLOCK = 4
+
+
+class SpecError(ValueError):
+    """A specification that cannot be met; the message names the field and a value that would work."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicySpec:
+    """What a policy expects and promises, complete and checked when constructed.
+
+    Names carry their unit in brackets (`"x [m]"`). Actions leave a policy in [-1, 1]; `action_low` and `action_high`
+    say what the two ends stand for, in the unit of `action_names`.
+
+    Raises:
+        SpecError: a field is empty, out of range, or does not fit the others.
+    """
+
+    name: str
+    environment: str
+    state_names: tuple[str, ...]
+    goal_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    control_period_s: float
+    success_radius: float
+    actor_depth: int
+    actor_width: int
+    critic_depth: int
+    critic_width: int
+    representation_dim: int
+
+    def __post_init__(self) -> None:
+        _check_name("name", self.name)
+        _check_name("environment", self.environment)
+        for field in ("state_names", "goal_names", "action_names"):
+            _check_labels(field, getattr(self, field))
+        for field in ("action_low", "action_high"):
+            limits = getattr(self, field)
+            if len(limits) != self.action_dim or not all(math.isfinite(limit) for limit in limits):
+                raise SpecError(
+                    f"{field} must hold one finite number per action name ({self.action_dim}), not {limits}"
+                )
+        if not all(low < high for low, high in zip(self.action_low, self.action_high, strict=True)):
+            raise SpecError(f"action_low {self.action_low} must lie below action_high {self.action_high}")
+        for field in ("control_period_s", "success_radius"):
+            number = getattr(self, field)
+            if not (math.isfinite(number) and number > 0):
+                raise SpecError(f"{field} must be a positive number, not {number}")
+        for field in ("actor_depth", "critic_depth"):
+            check_depth(getattr(self, field), field=field)
+        for field in ("actor_width", "critic_width", "representation_dim"):
+            if getattr(self, field) < 1:
+                raise SpecError(f"{field} must be at least 1, not {getattr(self, field)}")
+
+    @property
+    def state_dim(self) -> int:
+        """Values in one state."""
+        return len(self.state_names)
+
+    @property
+    def goal_dim(self) -> int:
+        """Values in one goal."""
+        return len(self.goal_names)
+
+    @property
+    def action_dim(self) -> int:
+        """Values in one action."""
+        return len(self.action_names)
+
+    def to_json(self) -> str:
+        """The specification as a JSON object, keys in the order of the fields."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            SpecError: not JSON, a field missing, unknown or of the wrong type, or a value that is not valid.
+        """
+        try:
+            stored = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError(f"the specification is not JSON: {error}") from error
+        if not isinstance(stored, dict):
+            raise SpecError("the specification must be a JSON object")
+        return cls.from_fields(stored)
+
+    @classmethod
+    def from_fields(cls, stored: dict[str, Any]) -> Self:
+        """Build from a decoded JSON object, refusing missing, unknown and wrongly typed fields.
+
+        Raises:
+            SpecError: as `from_json`.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        if missing := sorted(fields.keys() - stored.keys()):
+            raise SpecError(f"the specification lacks {', '.join(missing)}")
+        if unknown := sorted(stored.keys() - fields.keys()):
+            raise SpecError(f"the specification holds unknown fields: {', '.join(unknown)}")
+        return cls(**{name: _decode(name, kind, stored[name]) for name, kind in fields.items()})
+
+
+def check_depth(depth: int, *, field: str = "depth") -> int:
+    """Return `depth` if it is a positive multiple of 4, the layers of one residual block.
+
+    Raises:
+        SpecError: it is not; the message names the nearest depths that are.
+    """
+    if depth < LAYERS_PER_BLOCK or depth % LAYERS_PER_BLOCK:
+        below = depth // LAYERS_PER_BLOCK * LAYERS_PER_BLOCK
+        nearest = f"{below} or {below + LAYERS_PER_BLOCK}" if below >= LAYERS_PER_BLOCK else str(LAYERS_PER_BLOCK)
+        raise SpecError(
+            f"{field} must be a positive multiple of {LAYERS_PER_BLOCK}, not {depth}; valid nearby: {nearest}"
+        )
+    return depth
+
+
+def _check_name(field: str, name: str) -> None:
+    """Names travel in URLs, metric labels, file names and logs, so they are short and plain."""
+    plain = name.replace("-", "").replace("_", "").replace(".", "")
+    if not (0 < len(name) <= 64 and plain.isascii() and plain.isalnum()):
+        raise SpecError(f"{field} must be 1 to 64 letters, digits, - _ or . (not only signs), not {name[:80]!r}")
+
+
+def _check_labels(field: str, labels: tuple[str, ...]) -> None:
+    if not labels or not all(label.strip() and label.isprintable() for label in labels):
+        raise SpecError(f"{field} must hold at least one name, and none may be blank: {labels}")
+    if len(set(labels)) != len(labels):
+        raise SpecError(f"{field} must not repeat a name: {labels}")
+
+
+def _decode(name: str, kind: Any, stored: Any) -> Any:
+    """One decoded JSON value as its field's type; a bool is not a number, an integer is a valid float."""
+    if kind in (tuple[str, ...], tuple[float, ...]) and isinstance(stored, list):
+        item = str if kind == tuple[str, ...] else float
+        return tuple(_decode(name, item, value) for value in cast("list[Any]", stored))
+    accepted: dict[Any, Any] = {str: str, int: int, float: int | float}
+    if kind not in accepted or not isinstance(stored, accepted[kind]) or isinstance(stored, bool):
+        raise SpecError(f"{name} must be {getattr(kind, '__name__', kind)}, not {stored!r}")
+    return kind(stored)

@@ -1,0 +1,1 @@
+"""How a policy is offered: found, verified, compiled, batched and answered over gRPC."""
