@@ -36,18 +36,18 @@ def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
 
 def score(params: PolicyParams, state: jax.Array, action: jax.Array, *, goal: jax.Array) -> jax.Array:
     """How reachable `goal` is after `action` in `state`: minus the distance of their encodings, [...]; 0 is nearest."""
-    encoded_pair = encode_state_action(params, state, action)
-    return -jnp.linalg.norm(encoded_pair - encode_goal(params, goal), axis=-1)
+    encoded_pair = encode_state_action(params.state_action_encoder, state, action)
+    return -jnp.linalg.norm(encoded_pair - encode_goal(params.goal_encoder, goal), axis=-1)
 
 
-def encode_state_action(params: PolicyParams, state: jax.Array, action: jax.Array) -> jax.Array:
+def encode_state_action(encoder: ResidualNetwork, state: jax.Array, action: jax.Array) -> jax.Array:
     """phi(state, action): [..., representation_dim]."""
-    return apply_network(params.state_action_encoder, jnp.concatenate([state, action], axis=-1))
+    return apply_network(encoder, jnp.concatenate([state, action], axis=-1))
 
 
-def encode_goal(params: PolicyParams, goal: jax.Array) -> jax.Array:
+def encode_goal(encoder: ResidualNetwork, goal: jax.Array) -> jax.Array:
     """psi(goal): [..., representation_dim]."""
-    return apply_network(params.goal_encoder, goal)
+    return apply_network(encoder, goal)
 
 
 def action_distribution(actor: ResidualNetwork, state: jax.Array, goal: jax.Array) -> ActionDistribution:

@@ -1,0 +1,248 @@
+"""TrainConfig: everything a training run is determined by, complete and checked when constructed."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from policy.spec import PolicySpec, SpecError, check_depth
+from training.envs import point
+from training.envs.base import GoalEnv
+from training.envs.registry import ENVIRONMENTS, UnknownNameError
+
+
+class ConfigError(ValueError):
+    """A combination that cannot work; the message names the field and a value that would."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a goal-reaching policy with contrastive RL and publish it.
+
+    The environment's preset gives the defaults below; any flag changes one of them. The recipe is that of "1000 Layer
+    Networks for Self-Supervised RL" (arXiv 2503.14858).
+    """
+
+    env: str
+    """Environment to train on."""
+    out: Path
+    """Folder for the run: policies/, snapshots/, metrics.jsonl, curves.png, TensorBoard events."""
+    preset: str = "paper"
+    """Named defaults that the other flags start from; left out, the environment's own."""
+    name: str = ""
+    """Name the policy is served under; empty for the environment's."""
+    seed: int = 0
+    """Everything random in the run follows from it."""
+    physics: Literal["jax", "warp"] = "jax"
+    """MJX implementation."""
+
+    total_env_steps: int = 100_000_000
+    """Environment steps, all environments together, after which training ends."""
+    max_minutes: float = math.inf
+    """Wall-clock limit. Training ends early when it is reached, and evaluates and publishes as at any end."""
+    num_envs: int = 512
+    """Environments that run in step."""
+    unroll: int = 62
+    """Steps that every environment takes between two rounds of gradient steps."""
+    episode_length: int = 1000
+    """Steps after which an episode ends."""
+    goal_redraw_probability: float = 0.0
+    """Chance per step that the commanded goal is drawn anew within a training episode. Evaluation never does it."""
+
+    updates_per_unroll: int = 800
+    """Gradient steps in a round."""
+    batch_size: int = 512
+    """Rows of a gradient step; each row's goal is every other row's negative."""
+    replay_capacity: int = 9_982
+    """Steps kept per environment; a multiple of the unroll."""
+    replay_min: int = 1_000
+    """Steps per environment before the first gradient step."""
+    discount: float = 0.99
+    """Hindsight goals lie k steps ahead with probability proportional to discount^k."""
+
+    actor_depth: int = 4
+    """Dense layers inside the actor's residual blocks; a multiple of 4."""
+    actor_width: int = 256
+    """Units of an actor layer."""
+    critic_depth: int = 4
+    """Dense layers inside each encoder's residual blocks; a multiple of 4."""
+    critic_width: int = 256
+    """Units of an encoder layer."""
+    representation_dim: int = 64
+    """Length of the encodings whose distance is the critic's energy."""
+    actor_learning_rate: float = 3e-4
+    """Adam's, for the actor."""
+    critic_learning_rate: float = 3e-4
+    """Adam's, for both encoders."""
+    temperature_learning_rate: float = 3e-4
+    """Adam's, for the entropy temperature."""
+    target_entropy_per_action: float = -0.5
+    """The temperature aims at this entropy per action value, in nats."""
+    logsumexp_penalty: float = 0.1
+    """Weight of the mean squared logsumexp in the critic's loss."""
+
+    epochs: int = 50
+    """Evaluations spread evenly over the run; each is followed by a snapshot and a published policy."""
+    eval_episodes: int = 128
+    """Episodes of an evaluation."""
+
+    resume: bool = False
+    """Continue the run in the output folder from its last snapshot."""
+    overwrite: bool = False
+    """Delete an earlier run in the output folder first."""
+
+    def __post_init__(self) -> None:
+        if self.env not in ENVIRONMENTS:
+            raise UnknownNameError("environment", self.env, ENVIRONMENTS)
+        self._require_positive()
+        if self.replay_capacity % self.unroll:
+            above = self.steps_rounded_up(self.replay_capacity)
+            raise ConfigError(
+                f"replay_capacity {self.replay_capacity} must be a multiple of unroll {self.unroll}; {above} would do"
+            )
+        if not self.replay_min <= self.replay_capacity:
+            raise ConfigError(
+                f"replay_min {self.replay_min} must not exceed replay_capacity {self.replay_capacity}, "
+                "or training would never begin"
+            )
+        if self.batch_size < 2:
+            raise ConfigError("batch_size must be at least 2: the other rows' goals are the negatives; try 256")
+        if not 0 < self.discount < 1:
+            raise ConfigError(f"discount must lie between 0 and 1, not {self.discount}; try 0.99")
+        if not 0 <= self.goal_redraw_probability <= 1:
+            raise ConfigError(
+                f"goal_redraw_probability must lie in [0, 1], not {self.goal_redraw_probability}; try 0.02"
+            )
+        for field in ("actor_depth", "critic_depth"):
+            try:
+                check_depth(getattr(self, field), field=field)
+            except SpecError as error:
+                raise ConfigError(str(error)) from error
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, not {self.seed}; try {-self.seed}")
+        if self.resume and self.overwrite:
+            raise ConfigError("resume and overwrite exclude each other: continue the earlier run, or delete it")
+
+    @property
+    def policy_name(self) -> str:
+        """The name the policy is served under."""
+        return self.name or self.env
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps between two rounds of gradient steps, all environments together."""
+        return self.num_envs * self.unroll
+
+    @property
+    def warmup_iterations(self) -> int:
+        """Unrolls that only fill the replay."""
+        return max(1, math.ceil(self.replay_min / self.unroll))
+
+    @property
+    def iterations(self) -> int:
+        """Unrolls of the whole run, the warm-up among them."""
+        return max(self.warmup_iterations + 1, math.ceil(self.total_env_steps / self.steps_per_iteration))
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Unrolls between two evaluations."""
+        return math.ceil(self.iterations / self.epochs)
+
+    def steps_rounded_up(self, steps: int) -> int:
+        """The least multiple of the unroll that is at least `steps`."""
+        return math.ceil(steps / self.unroll) * self.unroll
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON-compatible values."""
+        fields = dataclasses.asdict(self) | {"out": str(self.out)}
+        return {name: None if field == math.inf else field for name, field in fields.items()}
+
+    def spec(self, env: GoalEnv) -> PolicySpec:
+        """What the trained policy will promise on `env`."""
+        return PolicySpec(
+            name=self.policy_name,
+            environment=self.env,
+            state_names=env.facts.state_names,
+            goal_names=env.facts.goal_names,
+            action_names=env.facts.action_names,
+            action_low=env.action_low,
+            action_high=env.action_high,
+            control_period_s=env.control_period_s,
+            success_radius=env.facts.success_radius,
+            actor_depth=self.actor_depth,
+            actor_width=self.actor_width,
+            critic_depth=self.critic_depth,
+            critic_width=self.critic_width,
+            representation_dim=self.representation_dim,
+        )
+
+    def _require_positive(self) -> None:
+        for field in dataclasses.fields(self):
+            number = getattr(self, field.name)
+            if field.name in _POSITIVE and not (number > 0 and (math.isfinite(number) or field.name == "max_minutes")):
+                raise ConfigError(f"{field.name} must be a positive number, not {number}; try {field.default}")
+
+
+_POSITIVE = frozenset(
+    {
+        "total_env_steps",
+        "max_minutes",
+        "num_envs",
+        "unroll",
+        "episode_length",
+        "updates_per_unroll",
+        "batch_size",
+        "replay_capacity",
+        "replay_min",
+        "actor_width",
+        "critic_width",
+        "representation_dim",
+        "actor_learning_rate",
+        "critic_learning_rate",
+        "temperature_learning_rate",
+        "epochs",
+        "eval_episodes",
+    }
+)
+
+_POINT_MAZE = {
+    "num_envs": 256,
+    "unroll": 25,
+    "goal_redraw_probability": 0.02,
+    "updates_per_unroll": 128,
+    "batch_size": 256,
+    "replay_capacity": 1_000,
+    "replay_min": 200,
+    "actor_width": 64,
+    "critic_width": 64,
+    "actor_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "temperature_learning_rate": 1e-3,
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "paper": {},
+        "point_u_maze": _POINT_MAZE | {"total_env_steps": 1_000_000, "max_minutes": 3.5, "epochs": 10},
+        "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "epochs": 20},
+        "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "epochs": 40},
+    }
+)
+
+
+def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:
+    """The defaults for `env` under `preset`, or under the preset of the environment's own name.
+
+    Raises:
+        UnknownNameError: there is no such environment or preset.
+    """
+    if env not in ENVIRONMENTS:
+        raise UnknownNameError("environment", env, ENVIRONMENTS)
+    if preset is None:
+        preset = env if env in PRESETS else "paper"
+    if preset not in PRESETS:
+        raise UnknownNameError("preset", preset, PRESETS)
+    lengths = {"episode_length": point.EPISODE_LENGTHS[env]} if preset != "paper" else {}
+    return TrainConfig(env=env, out=out, preset=preset, **lengths, **PRESETS[preset])

@@ -1,0 +1,167 @@
+"""GoalEnv: one robot, one goal, on MuJoCo MJX, usable wherever a brax environment is.
+
+State and goal stay two named arrays: `state.info["state"]` and `state.info["goal"]`. The flat observation that brax's
+own trainers want, `state.obs`, is put together from them here and taken apart nowhere.
+"""
+
+# MuJoCo is compiled and ships no type information, and brax types its physics by its own retired pipelines.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+from brax.envs.base import Env, State
+from mujoco import mjx
+
+
+class Rectangle(NamedTuple):
+    """An axis-aligned obstacle seen from above, in metres."""
+
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvFacts:
+    """What is known of an environment before it runs. Names carry their unit in brackets."""
+
+    name: str
+    state_names: tuple[str, ...]
+    goal_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    success_radius: float  # distance to the goal that counts as reached, in the goal's unit
+    episode_length: int  # control steps after which an episode ends
+
+
+class GoalEnv(Env):
+    """A goal-reaching task: `reset` draws a fresh start and goal, `step` advances one control period.
+
+    Reaching the goal never ends an episode; only `terminated` does, or the caller's own time limit. The reward is 1
+    on every step within `facts.success_radius` of the goal, else 0. Both functions work on one environment: `jax.vmap`
+    them.
+
+    Args:
+        facts: names, sizes and limits.
+        model: the compiled MuJoCo model; its actuators' control ranges are what actions of -1 and 1 stand for.
+        substeps: physics steps per control step.
+        impl: the MJX implementation, "jax" or "warp".
+    """
+
+    def __init__(self, facts: EnvFacts, model: mujoco.MjModel, *, substeps: int, impl: str = "jax") -> None:
+        self.facts = facts
+        self.model = model
+        self.substeps = substeps
+        self._impl = impl
+        self._mjx_model = mjx.put_model(model, impl=impl)
+        self._control_low, self._control_high = jnp.asarray(model.actuator_ctrlrange.T)
+
+    @abc.abstractmethod
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw a start: joint positions [nq] and velocities [nv]."""
+
+    @abc.abstractmethod
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        """Draw a goal [goal_dim]."""
+
+    @abc.abstractmethod
+    def sense(self, data: mjx.Data) -> jax.Array:
+        """What the robot senses, [state_dim]. At a reset only `qpos` and `qvel` of `data` are current."""
+
+    @abc.abstractmethod
+    def achieved_goal(self, state: jax.Array) -> jax.Array:
+        """The part of `state: [..., state_dim]` that a goal is compared with, [..., goal_dim]."""
+
+    def terminated(self, state: jax.Array) -> jax.Array:
+        """Whether `state: [state_dim]` ends the episode early, a boolean scalar. Never, unless a family says so."""
+        return jnp.zeros(state.shape[:-1], bool)
+
+    def floor_plan(self) -> tuple[Rectangle, ...]:
+        """The obstacles seen from above, for pictures."""
+        return ()
+
+    def distance(self, state: jax.Array, goal: jax.Array) -> jax.Array:
+        """How far `state: [..., state_dim]` is from `goal: [..., goal_dim]`, in the goal's unit, [...]."""
+        return jnp.linalg.norm(self.achieved_goal(state) - goal, axis=-1)
+
+    def reset(self, rng: jax.Array) -> State:
+        """A fresh start and a fresh goal, drawn with the random key `rng`."""
+        start_key, goal_key = jax.random.split(rng)
+        qpos, qvel = self.sample_start(start_key)
+        data = mjx.make_data(self.model, impl=self._impl).replace(qpos=qpos, qvel=qvel)
+        return self._observe(data, self.sample_goal(goal_key))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        """Advance one control period with `action: [action_dim]`, clipped to [-1, 1] and held throughout."""
+        fraction = (jnp.clip(action, -1, 1) + 1) / 2
+        control = self._control_low + fraction * (self._control_high - self._control_low)
+        physics: Any = state.pipeline_state
+        data = physics.replace(ctrl=control)
+        data = jax.lax.fori_loop(0, self.substeps, lambda _, now: mjx.step(self._mjx_model, now), data)
+        return self._observe(data, state.info["goal"], info=state.info)
+
+    def with_goal(self, state: State, goal: jax.Array) -> State:
+        """The same moment with another commanded goal."""
+        return self._observe(state.pipeline_state, goal, info=state.info)
+
+    @property
+    def control_period_s(self) -> float:
+        """Seconds between two actions."""
+        return self.model.opt.timestep * self.substeps
+
+    @property
+    def action_low(self) -> tuple[float, ...]:
+        """What an action of -1 stands for, in the unit of `facts.action_names`."""
+        return tuple(self.model.actuator_ctrlrange[:, 0].tolist())
+
+    @property
+    def action_high(self) -> tuple[float, ...]:
+        """What an action of 1 stands for, in the unit of `facts.action_names`."""
+        return tuple(self.model.actuator_ctrlrange[:, 1].tolist())
+
+    @property
+    def state_size(self) -> int:
+        """Values in one state."""
+        return len(self.facts.state_names)
+
+    @property
+    def goal_size(self) -> int:
+        """Values in one goal."""
+        return len(self.facts.goal_names)
+
+    @property
+    def action_size(self) -> int:
+        """Values in one action."""
+        return len(self.facts.action_names)
+
+    @property
+    def observation_size(self) -> int:
+        """Values in brax's flat observation: the state, then the goal."""
+        return self.state_size + self.goal_size
+
+    @property
+    def backend(self) -> str:
+        """The name brax knows the physics by."""
+        return "mjx"
+
+    @property
+    def dt(self) -> float:
+        """brax's name for `control_period_s`."""
+        return self.control_period_s
+
+    def _observe(self, data: mjx.Data, goal: jax.Array, *, info: dict[str, Any] | None = None) -> State:
+        """Everything that follows from the physics and the goal. `info` keeps what brax's wrappers stored there."""
+        sensed = self.sense(data)
+        distance = self.distance(sensed, goal)
+        success = (distance < self.facts.success_radius).astype(jnp.float32)
+        return State(
+            pipeline_state=data,
+            obs=jnp.concatenate([sensed, goal]),
+            reward=success,
+            done=self.terminated(sensed).astype(jnp.float32),
+            metrics={"success": success, "distance": distance},
+            info={**(info or {}), "state": sensed, "goal": goal},
+        )

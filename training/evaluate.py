@@ -1,0 +1,55 @@
+"""How well a policy reaches goals: the deterministic actor on fresh starts and fresh goals, one episode each."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from brax.envs.base import State
+
+from policy import acting
+from policy.networks import PolicyParams
+from training.envs.base import GoalEnv
+
+
+class Evaluation(NamedTuple):
+    """One entry per episode, [episodes] each."""
+
+    time_at_goal: jax.Array  # control steps within the success radius, until the first termination
+    reached: jax.Array  # bool, whether there was at least one such step
+    final_distance: jax.Array  # distance to the goal after the last step counted, in the goal's unit
+
+
+def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
+    """Run `episodes` environments for `episode_length` steps each. Steps after a termination count for nothing."""
+    start = jax.vmap(env.reset)(jax.random.split(key, episodes))
+
+    def one_step(
+        carry: tuple[State, jax.Array, Evaluation], _: None
+    ) -> tuple[tuple[State, jax.Array, Evaluation], None]:
+        current, alive, result = carry
+        action = acting.act(params, current.info["state"], current.info["goal"])
+        current = jax.vmap(env.step)(current, action)
+        success = (current.metrics["success"] > 0) & alive
+        result = Evaluation(
+            time_at_goal=result.time_at_goal + success,
+            reached=result.reached | success,
+            final_distance=jnp.where(alive, current.metrics["distance"], result.final_distance),
+        )
+        return (current, alive & (current.done == 0), result), None
+
+    nothing = Evaluation(
+        time_at_goal=jnp.zeros(episodes, jnp.int32),
+        reached=jnp.zeros(episodes, bool),
+        final_distance=start.metrics["distance"],
+    )
+    (_, _, result), _ = jax.lax.scan(one_step, (start, jnp.ones(episodes, bool), nothing), length=episode_length)
+    return result
+
+
+def summarise(evaluation: Evaluation) -> dict[str, float]:
+    """Means over the episodes, named as in metrics.jsonl."""
+    return {
+        "eval/time_at_goal": float(jnp.mean(evaluation.time_at_goal.astype(jnp.float32))),
+        "eval/success_any": float(jnp.mean(evaluation.reached.astype(jnp.float32))),
+        "eval/final_distance": float(jnp.mean(evaluation.final_distance)),
+    }

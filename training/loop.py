@@ -1,0 +1,277 @@
+"""The training loop: the impure shell around the pure functions, with the clock, the files and the record.
+
+An iteration is one unroll of every environment and a round of gradient steps, a compiled program each. An epoch is some
+iterations, an evaluation, a snapshot and a published policy.
+"""
+
+import functools
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+
+from policy import bundle
+from policy.networks import init_policy
+from training import evaluate, relabel, replay, rollout, snapshot
+from training.config import ConfigError, TrainConfig
+from training.envs import registry
+from training.envs.base import GoalEnv
+from training.report import Report
+from training.update import Learner, Updater
+
+_PROBES = 32
+_CHANGEABLE = frozenset({"out", "max_minutes", "total_env_steps", "epochs", "eval_episodes", "resume", "overwrite"})
+
+
+class OutputFolderError(Exception):
+    """The output folder holds an earlier run, or none to resume; the message says which flag to give."""
+
+
+class TrainerState(NamedTuple):
+    """Everything that a run continues from."""
+
+    learner: Learner
+    robots: rollout.Robots
+    replay: replay.Replay
+    key: jax.Array
+    iteration: jax.Array  # int32, unrolls done
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a run."""
+
+    collect: Callable[[TrainerState], TrainerState]  # one unroll into the replay
+    learn: Callable[[TrainerState], tuple[TrainerState, dict[str, jax.Array]]]  # one round of gradient steps
+    evaluate: Callable[..., evaluate.Evaluation]  # (params, key=...)
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    policy: Path  # the last published policy
+    metrics: dict[str, float]  # of the last evaluation
+
+
+def train(
+    config: TrainConfig, *, console: rich.console.Console, clock: Callable[[], float] = time.monotonic
+) -> Outcome:
+    """Train as `config` says, from the start or from the last snapshot, and publish along the way.
+
+    Args:
+        console: where progress is shown.
+        clock: seconds that never go back, for the time limit and the timings.
+
+    Raises:
+        OutputFolderError: the folder holds an earlier run and neither resume nor overwrite is set.
+        SnapshotError: there is nothing to resume from.
+        FloatingPointError: a loss is no longer finite; the snapshot before it is intact.
+    """
+    began = clock()
+    env = registry.make(config.env, impl=config.physics)
+    programs = build_programs(config, env)
+    _prepare_folder(config)
+    state = initial_state(config, env)
+    if config.resume:
+        state = snapshot.restore_latest(config.out / "snapshots", like=state)
+    done = int(state.iteration)
+    with Report(config.out, keep_until=done * config.steps_per_iteration, console=console) as report:
+        report.say(f"{config.env}: {config.iterations} iterations of {config.steps_per_iteration:,} environment steps")
+        report.advance("compiling", done=done, of=config.iterations)
+        metrics = report.rows[-1] if done else {}
+        policy = _publish_once(config, env, state, metrics) if done else None
+        while policy is None or done < config.iterations:
+            started = clock()
+            state, averages, done = _run_epoch(config, programs, state, report=report, began=began, clock=clock)
+            metrics = {"env_steps": done * config.steps_per_iteration, **averages}
+            metrics |= {"time/train_s": clock() - started}
+            metrics |= evaluate.summarise(programs.evaluate(state.learner.params, key=_evaluation_key(config, done)))
+            metrics |= {"time/total_s": clock() - began}
+            report.record(metrics)
+            snapshot.save(config.out / "snapshots", done, state=state)
+            policy = _publish_once(config, env, state, metrics)
+            if _out_of_time(config, began, clock):
+                report.say(f"the limit of {config.max_minutes:g} minutes is reached")
+                break
+        report.say(f"curves in {report.draw_curves()}, policy in {policy}")
+    return Outcome(policy, metrics)
+
+
+def initial_state(config: TrainConfig, env: GoalEnv) -> TrainerState:
+    """The state that a run of `config` starts from."""
+    key, params_key, robots_key = jax.random.split(jax.random.key(config.seed), 3)
+    return TrainerState(
+        learner=_updater(config, env).init(init_policy(params_key, config.spec(env))),
+        robots=jax.jit(functools.partial(rollout.start, env, environments=config.num_envs))(robots_key),
+        replay=replay.empty(
+            config.replay_capacity,
+            environments=config.num_envs,
+            state_dim=env.state_size,
+            action_dim=env.action_size,
+        ),
+        key=key,
+        iteration=jnp.int32(0),
+    )
+
+
+def build_programs(config: TrainConfig, env: GoalEnv) -> Programs:
+    """The programs of a run of `config`; each compiles when it is first called. A state passed in is used up."""
+    updater = _updater(config, env)
+
+    def collect(state: TrainerState) -> TrainerState:
+        key, collect_key = jax.random.split(state.key)
+        robots, steps = rollout.collect(
+            env,
+            state.learner.params.actor,
+            state.robots,
+            key=collect_key,
+            unroll=config.unroll,
+            episode_length=config.episode_length,
+            goal_redraw_probability=config.goal_redraw_probability,
+        )
+        return TrainerState(
+            learner=state.learner,
+            robots=robots,
+            replay=replay.insert(state.replay, steps),
+            key=key,
+            iteration=state.iteration + 1,
+        )
+
+    def learn(state: TrainerState) -> tuple[TrainerState, dict[str, jax.Array]]:
+        key, pairs_key, update_key = jax.random.split(state.key, 3)
+        shape = (config.updates_per_unroll, config.batch_size)
+        pairs = relabel.sample_pairs(pairs_key, state.replay, shape, discount=config.discount)
+
+        def one_update(learner: Learner, xs: tuple[relabel.Pairs, jax.Array]) -> tuple[Learner, dict[str, jax.Array]]:
+            pairs, noise_key = xs
+            return updater.update(learner, relabel.gather(state.replay, pairs), key=noise_key)
+
+        update_keys = jax.random.split(update_key, config.updates_per_unroll)
+        learner, metrics = jax.lax.scan(one_update, state.learner, (pairs, update_keys))
+        return state._replace(learner=learner, key=key), jax.tree.map(jnp.mean, metrics)
+
+    evaluation = functools.partial(
+        evaluate.evaluate, env, episodes=config.eval_episodes, episode_length=config.episode_length
+    )
+    return Programs(
+        collect=jax.jit(collect, donate_argnums=0),
+        learn=jax.jit(learn, donate_argnums=0),
+        evaluate=jax.jit(evaluation),
+    )
+
+
+def _run_epoch(
+    config: TrainConfig,
+    programs: Programs,
+    state: TrainerState,
+    *,
+    report: Report,
+    began: float,
+    clock: Callable[[], float],
+) -> tuple[TrainerState, dict[str, float], int]:
+    """Iterate until the next evaluation is due or time is up; return the losses averaged over the iterations."""
+    done = int(state.iteration)
+    until = min(config.iterations, (done // config.iterations_per_epoch + 1) * config.iterations_per_epoch)
+    rows: list[dict[str, float]] = []
+    while done < until and not (rows and _out_of_time(config, began, clock)):
+        state = programs.collect(state)
+        if done >= config.warmup_iterations:
+            state, metrics = programs.learn(state)
+            rows.append({name: float(number) for name, number in metrics.items()})
+            _require_finite(rows[-1], iteration=done)
+        done += 1
+        report.advance("training", done=done, of=config.iterations)
+    averages = {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
+    return state, averages, done
+
+
+def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
+    return Updater(
+        achieved_goal=env.achieved_goal,
+        actor_learning_rate=config.actor_learning_rate,
+        critic_learning_rate=config.critic_learning_rate,
+        temperature_learning_rate=config.temperature_learning_rate,
+        target_entropy=config.target_entropy_per_action * env.action_size,
+        logsumexp_penalty=config.logsumexp_penalty,
+    )
+
+
+def _prepare_folder(config: TrainConfig) -> None:
+    """Make the run's folder, or check that the run in it is the one to continue."""
+    settings_path = config.out / "config.json"
+    occupied = config.out.exists() and any(config.out.iterdir())
+    if config.resume:
+        if not settings_path.exists():
+            raise OutputFolderError(f"{config.out} holds no run to resume; leave out --resume to start one")
+        _require_same_run(json.loads(settings_path.read_text()), config)
+    elif occupied and not config.overwrite:
+        raise OutputFolderError(
+            f"{config.out} is not empty; --resume continues the run in it, --overwrite deletes it; or give another --out"
+        )
+    elif occupied and not settings_path.exists():
+        raise OutputFolderError(f"{config.out} holds something other than a run, which is not deleted; choose another")
+    elif occupied:
+        shutil.rmtree(config.out)
+    config.out.mkdir(parents=True, exist_ok=True)
+    settings_path.write_text(json.dumps(config.to_json(), indent=2) + "\n")
+
+
+def _require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
+    now = config.to_json()
+    changed = [name for name in now if name not in _CHANGEABLE and earlier.get(name) != now[name]]
+    if changed:
+        name = changed[0]
+        raise ConfigError(
+            f"{name} was {earlier.get(name)} in the run to resume and is {now[name]} now; give the same, or a new --out"
+        )
+
+
+def _publish_once(config: TrainConfig, env: GoalEnv, state: TrainerState, metrics: dict[str, Any]) -> Path:
+    """Publish the policy as it is, unless the very same step was published before an interruption."""
+    version = int(state.iteration) * config.steps_per_iteration
+    root = config.out / "policies"
+    if version in bundle.versions(root):
+        return root / str(version)
+    probe_key = jax.random.fold_in(jax.random.key(config.seed), version)
+    probes = jax.jit(jax.vmap(env.reset))(jax.random.split(probe_key, _PROBES))
+    return bundle.publish(
+        root,
+        version,
+        spec=config.spec(env),
+        params=jax.tree.map(np.asarray, state.learner.params),
+        probe_state=np.asarray(probes.info["state"]),
+        probe_goal=np.asarray(probes.info["goal"]),
+        provenance={"config": config.to_json(), "metrics": metrics, "versions": library_versions()},
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    libraries = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "optax", "kilolayer-stack")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}
+
+
+def _evaluation_key(config: TrainConfig, iteration: int) -> jax.Array:
+    """A key apart from training's own, so that how often a run is evaluated does not change what it learns."""
+    return jax.random.fold_in(jax.random.key(config.seed + 1), iteration)
+
+
+def _out_of_time(config: TrainConfig, began: float, clock: Callable[[], float]) -> bool:
+    return clock() - began >= config.max_minutes * 60
+
+
+def _require_finite(metrics: dict[str, float], *, iteration: int) -> None:
+    broken = [name for name, number in metrics.items() if not np.isfinite(number)]
+    if broken:
+        raise FloatingPointError(
+            f"{broken[0]} is not finite after iteration {iteration}; the last snapshot is from before. "
+            "Try a lower learning rate"
+        )

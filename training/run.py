@@ -1,0 +1,83 @@
+"""Command line of training: flags and a preset make a TrainConfig, the loop does the rest."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import rich.console
+import tyro
+
+from policy.spec import SpecError
+from training.config import PRESETS, ConfigError, TrainConfig, preset_config
+from training.envs.registry import ENVIRONMENTS, UnknownNameError
+
+_DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
+
+  python training/run.py --env point_u_maze --out runs/demo
+
+Environments: {", ".join(ENVIRONMENTS)}.
+Presets: {", ".join(PRESETS)}. An environment's own preset, if it has one, is taken unless --preset names another; every
+other flag changes one of the preset's values, which --help shows for the --env given before it.
+"""
+_FALLBACK_ENV = "point_u_maze"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        config = parse(arguments)
+    except (ConfigError, SpecError, UnknownNameError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from training import loop, snapshot  # after the flags are known to be right: the loop is slow to import
+
+    try:
+        loop.train(config, console=rich.console.Console())
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; continue from the last snapshot with --resume --out {config.out}", file=sys.stderr)
+        return 130
+    except (
+        ConfigError,
+        FloatingPointError,
+        ImportError,
+        loop.OutputFolderError,
+        OSError,
+        snapshot.SnapshotError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """Flags to configuration: first what the preset is, then what the flags change of it.
+
+    Raises:
+        ConfigError, SpecError, UnknownNameError: a flag's value cannot work.
+        SystemExit: a flag that is not known, or --help.
+    """
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--env")
+    chooser.add_argument("--preset")
+    chooser.add_argument("--out", type=Path)
+    chosen, _ = chooser.parse_known_args(arguments)
+    asks_for_help = "--help" in arguments or "-h" in arguments
+    if not asks_for_help:
+        if chosen.env is None:
+            raise ConfigError(f"--env is needed; known: {', '.join(ENVIRONMENTS)}")
+        if chosen.out is None:
+            raise ConfigError(f"--out is needed, a folder for the run; for example --out runs/{chosen.env}")
+    env = chosen.env or _FALLBACK_ENV
+    defaults = preset_config(env, out=chosen.out or Path("runs") / env, preset=chosen.preset)
+    return tyro.cli(
+        TrainConfig,
+        default=defaults,
+        args=arguments,
+        prog="python training/run.py",
+        description=_DESCRIPTION,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
