@@ -46,6 +46,8 @@ class TrainConfig:
     """Environments that run in step."""
     unroll: int = 62
     """Steps that every environment takes between two rounds of gradient steps."""
+    stop_at_share: float = math.inf
+    """Training ends early once an evaluation reaches this share of its goals."""
     episode_length: int = 1000
     """Steps after which an episode ends."""
     goal_redraw_probability: float = 0.0
@@ -61,6 +63,9 @@ class TrainConfig:
     """Steps per environment before the first gradient step."""
     discount: float = 0.99
     """Hindsight goals lie k steps ahead with probability proportional to discount^k."""
+
+    actor_random_goals: float = 0.0
+    """Share of a batch in which the actor practises another row's goal instead of one its own row went on to reach."""
 
     actor_depth: int = 4
     """Dense layers inside the actor's residual blocks; a multiple of 4."""
@@ -111,10 +116,11 @@ class TrainConfig:
             raise ConfigError("batch_size must be at least 2: the other rows' goals are the negatives; try 256")
         if not 0 < self.discount < 1:
             raise ConfigError(f"discount must lie between 0 and 1, not {self.discount}; try 0.99")
-        if not 0 <= self.goal_redraw_probability <= 1:
-            raise ConfigError(
-                f"goal_redraw_probability must lie in [0, 1], not {self.goal_redraw_probability}; try 0.02"
-            )
+        if not self.stop_at_share > 0:
+            raise ConfigError(f"stop_at_share must be positive, not {self.stop_at_share}; try 0.98, or inf for never")
+        for field, usual in (("goal_redraw_probability", 0.02), ("actor_random_goals", 0.5)):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"{field} must lie in [0, 1], not {getattr(self, field)}; try {usual}")
         for field in ("actor_depth", "critic_depth"):
             try:
                 check_depth(getattr(self, field), field=field)

@@ -29,7 +29,9 @@ from training.report import Report
 from training.update import Learner, Updater
 
 _PROBES = 32
-_CHANGEABLE = frozenset({"out", "max_minutes", "total_env_steps", "epochs", "eval_episodes", "resume", "overwrite"})
+_CHANGEABLE = frozenset(
+    {"out", "max_minutes", "stop_at_share", "total_env_steps", "epochs", "eval_episodes", "resume", "overwrite"}
+)
 
 
 class OutputFolderError(Exception):
@@ -98,6 +100,9 @@ def train(
             report.record(metrics)
             snapshot.save(config.out / "snapshots", done, state=state)
             policy = _publish_once(config, env, state, metrics)
+            if metrics["eval/success_any"] >= config.stop_at_share:
+                report.say(f"the share of {config.stop_at_share:g} is reached")
+                break
             if _out_of_time(config, began, clock):
                 report.say(f"the limit of {config.max_minutes:g} minutes is reached")
                 break
@@ -201,6 +206,7 @@ def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
         temperature_learning_rate=config.temperature_learning_rate,
         target_entropy=config.target_entropy_per_action * env.action_size,
         logsumexp_penalty=config.logsumexp_penalty,
+        actor_random_goals=config.actor_random_goals,
     )
 
 
@@ -214,7 +220,7 @@ def _prepare_folder(config: TrainConfig) -> None:
         _require_same_run(json.loads(settings_path.read_text()), config)
     elif occupied and not config.overwrite:
         raise OutputFolderError(
-            f"{config.out} is not empty; --resume continues the run in it, --overwrite deletes it; or give another --out"
+            f"{config.out} is not empty; --resume continues the run in it, --overwrite deletes it; or name another"
         )
     elif occupied and not settings_path.exists():
         raise OutputFolderError(f"{config.out} holds something other than a run, which is not deleted; choose another")

@@ -1,0 +1,150 @@
+"""Command line of the simulated robots: connect, drive, tell."""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import jax
+import rich.console
+import rich.progress
+import tyro
+
+from clients.sim import fleet, summary
+from kilolayer import KilolayerError
+from training.envs import registry
+from training.envs.base import GoalEnv
+
+
+class DriveError(Exception):
+    """A drive that cannot begin; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DriveConfig:
+    """Let simulated robots reach their goals, every action fetched from a policy server.
+
+    Every robot has a client of its own and sends one request per control period; the robots share one simulated clock.
+    """
+
+    env: str
+    """Environment the robots live in; the policy must have been trained on it."""
+    address: str = "127.0.0.1:50051"
+    """The server, host:port."""
+    policy: str = ""
+    """Policy to ask for; empty for the server's default."""
+    robots: int = 32
+    """Robots that drive at once."""
+    episodes: int = 128
+    """Episodes in all."""
+    episode_length: int | None = None
+    """Control steps per episode; left out, the environment's own."""
+    timeout_s: float = 1.0
+    """Seconds after which a robot gives up on an answer and coasts for a step."""
+    wait_s: float = 30.0
+    """Seconds to wait for the server at the start."""
+    seed: int = 0
+    """Starts and goals follow from it."""
+    out: Path | None = None
+    """Folder for summary.json and paths.png; left out, only the table is shown."""
+    min_share: float = 0.0
+    """Exit with an error if a smaller share of the episodes reached the goal."""
+
+    def __post_init__(self) -> None:
+        for field in ("robots", "episodes", "timeout_s", "wait_s"):
+            if not getattr(self, field) > 0:
+                raise DriveError(f"{field} must be a positive number, not {getattr(self, field)}; try 32")
+        if self.episode_length is not None and self.episode_length < 1:
+            raise DriveError(f"episode_length must be at least 1, not {self.episode_length}")
+        if not 0 <= self.min_share <= 1:
+            raise DriveError(f"min_share must lie in [0, 1], not {self.min_share}; try 0.9")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    console = rich.console.Console()
+    try:
+        config = tyro.cli(DriveConfig, args=arguments, prog="python clients/sim/run.py")
+        result = run(config, console=console)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (DriveError, ImportError, KilolayerError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    console.print(result.to_table())
+    if result.share_reached < config.min_share:
+        print(f"error: only {result.share_reached:.3f} of the episodes reached the goal", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summary:
+    """Drive as `config` says and work out the figures.
+
+    Raises:
+        DriveError: the served policy does not fit the environment.
+        UnknownNameError: there is no such environment.
+        KilolayerError: the server cannot be reached or refuses.
+    """
+    env = registry.make(config.env)
+    clients = fleet.connect(config.address, robots=config.robots, policy=config.policy, timeout_s=config.timeout_s)
+    try:
+        served = clients[0].wait_until_ready(config.wait_s)
+        _require_fit(env, environment=served.environment, state_dim=served.state_dim, goal_dim=served.goal_dim)
+        began = time.monotonic()
+        episodes = _drive_with_progress(config, env, clients, console=console)
+        wall_s = time.monotonic() - began
+    finally:
+        for client in clients:
+            client.close()
+    picture = None
+    if config.out is not None:
+        config.out.mkdir(parents=True, exist_ok=True)
+        picture = summary.draw_paths(env, episodes, config.out / "paths.png")
+    result = summary.summarise(
+        env,
+        episodes,
+        policy=served.name,
+        version=served.version,
+        robots=config.robots,
+        wall_s=wall_s,
+        picture=picture,
+    )
+    if config.out is not None:
+        (config.out / "summary.json").write_text(result.to_json())
+    return result
+
+
+def _drive_with_progress(
+    config: DriveConfig, env: GoalEnv, clients: list[fleet.PolicyClient], *, console: rich.console.Console
+) -> list[fleet.Episode]:
+    episode_length = config.episode_length or env.facts.episode_length
+    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("driving", total=config.episodes * episode_length)
+        drive = fleet.drive(
+            env,
+            clients,
+            key=jax.random.key(config.seed),
+            episodes=config.episodes,
+            episode_length=episode_length,
+            on_step=lambda robots: progress.advance(task, robots),
+        )
+        return list(drive)
+
+
+def _require_fit(env: GoalEnv, *, environment: str, state_dim: int, goal_dim: int) -> None:
+    if environment != env.facts.name:
+        raise DriveError(
+            f"the policy was trained on {environment}, not {env.facts.name}; drive with --env {environment}"
+        )
+    if (state_dim, goal_dim) != (env.state_size, env.goal_size):
+        raise DriveError(
+            f"the policy takes states of {state_dim} and goals of {goal_dim} values, {env.facts.name} gives "
+            f"{env.state_size} and {env.goal_size}; train it again"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

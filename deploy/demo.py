@@ -1,0 +1,136 @@
+"""The demonstration behind `make demo`: train, serve, drive, each as the command a person would type.
+
+Children run in sessions of their own, so that a Ctrl-C reaches this process alone, which then ends them in order:
+SIGTERM, some seconds of grace, SIGKILL. Signals only set a flag that every wait looks at, so none can fall between the
+start of a child and the note that it was started.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = Path("runs/demo")
+ENV = "point_u_maze"
+LEAST_SHARE = 0.9
+_GRACE_S = 15.0
+_POLL_S = 0.1
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A signal asked for the end."""
+
+
+class StageFailed(Exception):  # noqa: N818 - as subprocess.CalledProcessError, named for what happened
+    """A stage exited with an error, which it has told itself."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        super().__init__(f"{stage} failed with exit code {code}")
+
+
+def main() -> int:
+    """Run the demonstration; return the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    began = time.monotonic()
+    address, metrics_port = f"127.0.0.1:{free_port()}", free_port()
+    try:
+        say(f"1 of 3: train on {ENV} and publish (at most 4 minutes)")
+        run_stage("training", ["training/run.py", "--env", ENV, "--out", str(OUT), "--overwrite"], stop=stop)
+        say(f"2 of 3: serve {OUT / 'policies'} on {address}")
+        port = address.rpartition(":")[2]
+        serve = ["serving/run.py", "--policies", str(OUT / "policies"), "--port", port]
+        with running("the server", [*serve, "--metrics-port", str(metrics_port)], log=OUT / "server.log") as server:
+            say("3 of 3: 32 simulated robots drive 128 episodes, every action fetched with Act")
+            drive = ["clients/sim/run.py", "--env", ENV, "--address", address, "--robots", "32", "--episodes", "128"]
+            least = ["--out", str(OUT), "--min-share", str(LEAST_SHARE)]
+            run_stage("driving", [*drive, *least], stop=stop, beside=server)
+    except Interrupted:
+        print("interrupted; everything that was started has ended", file=sys.stderr)
+        return 130
+    except StageFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    summary = json.loads((ROOT / OUT / "summary.json").read_text())
+    say(f"{summary['share_reached']:.3f} of the episodes reached the goal, {time.monotonic() - began:.0f} s in all")
+    say(f"figures in {OUT / 'summary.json'}, pictures in {OUT / 'curves.png'} and {OUT / 'paths.png'}")
+    return 0
+
+
+def run_stage(
+    name: str, arguments: list[str], *, stop: threading.Event, beside: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Run one command to its end.
+
+    Raises:
+        Interrupted: `stop` was set; the command has been ended.
+        StageFailed: it, or the process it runs `beside`, ended with an error.
+    """
+    with running(name, arguments) as process:
+        while process.poll() is None:
+            if stop.wait(_POLL_S):
+                raise Interrupted
+            if beside is not None and beside.poll() is not None:
+                raise StageFailed(f"the server, see {OUT / 'server.log'},", beside.returncode)
+    if stop.is_set():
+        raise Interrupted
+    if process.returncode != 0:
+        raise StageFailed(name, process.returncode)
+
+
+@contextlib.contextmanager
+def running(name: str, arguments: list[str], *, log: Path | None = None) -> Generator[subprocess.Popen[bytes]]:
+    """A child of this process, ended on leaving. Its output goes to `log`, or where ours goes.
+
+    Raises:
+        StageFailed: on leaving without another error, it had to be killed or did not exit cleanly.
+    """
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context((ROOT / log).open("wb")) if log is not None else None
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            end(process)
+    if log is not None and process.returncode != 0:
+        raise StageFailed(f"{name}, see {log},", process.returncode)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a child and whatever it started, kindly first."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            print(f"process {process.pid} did not end within {_GRACE_S:.0f} s and is killed", file=sys.stderr)
+    with contextlib.suppress(ProcessLookupError):  # nothing is left of its session: as it should be
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on, so that a server already running is in nobody's way."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def say(text: str) -> None:
+    """Print a line at once, so that it stands before what a child prints next."""
+    print(f"== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The simulated fleet with a pilot in place of the network, and the figures made of a drive, worked out by hand."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from clients.sim import fleet, summary
+from kilolayer import Action, DeadlineExceeded, InvalidRequest
+from training.envs import registry
+from training.envs.base import GoalEnv
+
+
+@pytest.fixture(scope="module")
+def env() -> GoalEnv:
+    return registry.make("point_u_maze")
+
+
+class Pusher:
+    """Always pushes along +y; its every third answer is late if `late`."""
+
+    def __init__(self, *, late: bool = False) -> None:
+        self.asked: list[tuple[np.ndarray, np.ndarray]] = []
+        self.late = late
+
+    def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+        self.asked.append((state, goal))
+        if self.late and len(self.asked) % 3 == 0:
+            raise DeadlineExceeded("too late", status="DEADLINE_EXCEEDED")
+        return answer(np.array([0.0, 1.0], np.float32), batch_rows=2)
+
+
+def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) -> Action:
+    return Action(
+        action=action,
+        policy="p",
+        version="1",
+        sequence=1,
+        queue_us=0,
+        compute_us=0,
+        batch_rows=batch_rows,
+        round_trip_s=round_trip_s,
+    )
+
+
+def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEnv) -> None:
+    pilots = [Pusher(), Pusher(), Pusher()]
+    steps: list[int] = []
+    drive = fleet.drive(env, pilots, key=jax.random.key(0), episodes=5, episode_length=20, on_step=steps.append)
+    episodes = list(drive)
+    assert len(episodes) == 5
+    assert steps == [3] * 20 + [2] * 20
+    assert [len(pilot.asked) for pilot in pilots] == [40, 40, 20]
+    for episode in episodes:
+        assert episode.path.shape == (21, 2)
+        assert np.abs(episode.path[0] - 1).max() <= 0.1
+        assert (np.diff(episode.path[:, 1]) > 0).all(), "pushed along +y it moves along +y"
+        np.testing.assert_allclose(episode.path[:, 0], episode.path[0, 0], atol=1e-5)
+        assert len(episode.ticks) == 20
+    assert len({tuple(episode.goal) for episode in episodes}) == 5
+    np.testing.assert_array_equal(pilots[0].asked[0][1], episodes[0].goal)
+    np.testing.assert_allclose(pilots[0].asked[1][0][:2], episodes[0].path[1])
+
+
+def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
+    for episode in fleet.drive(env, [Pusher()] * 8, key=jax.random.key(1), episodes=8, episode_length=40):
+        near = np.linalg.norm(episode.path[1:] - episode.goal, axis=1) < 0.3
+        assert episode.time_at_goal == near.sum()
+        assert episode.reached == near.any()
+
+
+def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> None:
+    (episode,) = fleet.drive(env, [Pusher(late=True)], key=jax.random.key(0), episodes=1, episode_length=9)
+    assert episode.missed == 3
+    assert len(episode.ticks) == 6
+    speed = np.diff(episode.path[:, 1])
+    assert speed[2] < speed[1], "without a force, damping slows it"
+    assert speed[3] > speed[2]
+
+
+def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
+    class Refused:
+        def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+            raise InvalidRequest("expected 5 values", status="INVALID_ARGUMENT")
+
+    with pytest.raises(InvalidRequest, match="expected 5 values"):
+        list(fleet.drive(env, [Refused()], key=jax.random.key(0), episodes=1, episode_length=3))
+
+
+def test_figures_by_hand(env: GoalEnv, tmp_path: Path) -> None:
+    path = np.ones((3, 2))
+    ticks = [fleet.Tick(round_trip_s=ms / 1e3, batch_rows=rows) for ms, rows in ((1, 1), (2, 2), (3, 2), (4, 4))]
+    quarters = tuple(itertools.repeat(fleet.Tick(0.005, 4), 3))
+    episodes = [
+        fleet.Episode(np.zeros(2), path, time_at_goal=0, ticks=tuple(ticks), missed=1),
+        fleet.Episode(np.ones(2), path, time_at_goal=10, ticks=quarters, missed=0),
+    ]
+    figures = summary.summarise(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
+    assert figures.share_reached == 0.5
+    assert figures.time_at_goal_steps == 5
+    assert figures.time_at_goal_s == pytest.approx(0.4)
+    assert (figures.requests, figures.missed) == (8, 1)
+    assert figures.latency_p50_ms == pytest.approx(4)
+    assert figures.mean_batch_rows == pytest.approx(7 / 3)  # 7 rows in a batch of one, one of two and one of four
+    picture = summary.draw_paths(env, episodes, tmp_path / "paths.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_answer_at_all_leaves_the_latency_out(env: GoalEnv) -> None:
+    silent = [fleet.Episode(np.zeros(2), np.ones((2, 2)), time_at_goal=0, ticks=(), missed=4)]
+    figures = summary.summarise(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
+    assert figures.latency_p50_ms is None
+    assert figures.mean_batch_rows is None
+    assert figures.requests == figures.missed == 4

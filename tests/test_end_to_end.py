@@ -1,0 +1,113 @@
+"""The way through the house with real processes: train two rounds, publish, serve, act, drive."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kilolayer import PolicyClient, PolicyNotFound
+from policy import bundle
+from policy.acting import act
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "num-envs": 8,
+    "unroll": 5,
+    "episode-length": 20,
+    "total-env-steps": 160,
+    "epochs": 1,
+    "updates-per-unroll": 1,
+    "batch-size": 16,
+    "replay-capacity": 20,
+    "replay-min": 10,
+    "actor-width": 16,
+    "critic-width": 16,
+    "eval-episodes": 4,
+}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    flags = [word for name, number in TINY.items() for word in (f"--{name}", str(number))]
+    done = run("training/run.py", "--env", "point_u_maze", "--out", str(out), *flags)
+    assert done.returncode == 0, done.stderr
+    assert "policy in" in done.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(trained: Path) -> Iterator[str]:
+    """A server process with the trained policy, ended by SIGTERM, which must be clean."""
+    server = subprocess.Popen(
+        [sys.executable, "serving/run.py", "--policies", str(trained / "policies"), "--port", "0", "--no-metrics"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stderr is not None
+    ready = next((found for line in server.stderr if (found := re.search(r"ready: grpc=(\S+)", line))), None)
+    assert ready is not None, "the server ended before it was ready"
+    yield ready.group(1)
+    server.send_signal(signal.SIGTERM)
+    _, said = server.communicate(timeout=30)
+    assert server.returncode == 0, said
+
+
+def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -> None:
+    published = bundle.read(trained / "policies" / "160")
+    random = np.random.default_rng(0)
+    state = random.normal(size=(40, 4)).astype(np.float32)
+    goal = random.normal(size=(40, 2)).astype(np.float32)
+    expected = np.asarray(act(published.params, jnp.asarray(state), jnp.asarray(goal)))
+    with PolicyClient(address) as client:
+        description = client.describe()
+        assert description.manifest_sha256 == published.manifest_sha256
+        assert (description.name, description.version) == ("point_u_maze", "160")
+        np.testing.assert_allclose(client.act(state, goal).action, expected, atol=1e-6)
+        for row in range(5):
+            np.testing.assert_allclose(client.act(state[row], goal[row]).action, expected[row], atol=1e-6)
+        with pytest.raises(PolicyNotFound, match="point_u_maze"), PolicyClient(address, policy="ant") as other:
+            other.act(state[0], goal[0])
+
+
+def test_robots_drive_through_the_server(trained: Path, address: str, tmp_path: Path) -> None:
+    arguments = ["--env", "point_u_maze", "--address", address, "--robots", "3", "--episodes", "5"]
+    driven = run("clients/sim/run.py", *arguments, "--episode-length", "6", "--out", str(tmp_path))
+    assert driven.returncode == 0, driven.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["episodes"], summary["robots"], summary["requests"], summary["missed"]) == (5, 3, 30, 0)
+    assert (summary["policy"], summary["version"]) == ("point_u_maze", "160")
+    assert 1 <= summary["mean_batch_rows"] <= 3
+    assert 0 < summary["latency_p50_ms"] <= summary["latency_p99_ms"]
+    assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
+
+    # an untrained policy does not reach goals within half a second, and the exit code says so when asked to
+    strict = run("clients/sim/run.py", *arguments, "--episode-length", "6", "--min-share", "1")
+    assert strict.returncode == 1
+    assert "error: only" in strict.stderr
+
+    wrong = run("clients/sim/run.py", "--env", "point_big_maze", "--address", address)
+    assert wrong.returncode == 1
+    assert "trained on point_u_maze, not point_big_maze" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
+    alone = run("clients/sim/run.py", "--env", "point_u_maze", "--address", "127.0.0.1:1", "--wait-s", "0.5")
+    assert alone.returncode == 1
+    assert "127.0.0.1:1" in alone.stderr
+    assert "Traceback" not in alone.stderr

@@ -1,0 +1,42 @@
+"""Small runs and environments that several tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from training.config import TrainConfig
+from training.envs import registry
+from training.envs.base import GoalEnv
+
+
+@pytest.fixture(scope="session")
+def u_maze() -> GoalEnv:
+    return registry.make("point_u_maze")
+
+
+def tiny_config(out: Path, **changes: object) -> TrainConfig:
+    """A run of a few seconds that goes through everything a real one does."""
+    defaults: dict[str, object] = {
+        "env": "point_u_maze",
+        "out": out,
+        "num_envs": 8,
+        "unroll": 5,
+        "episode_length": 20,
+        "total_env_steps": 8 * 5 * 6,
+        "epochs": 2,
+        "updates_per_unroll": 3,
+        "batch_size": 16,
+        "replay_capacity": 20,
+        "replay_min": 10,
+        "actor_width": 16,
+        "critic_width": 16,
+        "representation_dim": 8,
+        "eval_episodes": 4,
+        "goal_redraw_probability": 0.1,
+    }
+    return TrainConfig(**(defaults | changes))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> object:
+    return tiny_config

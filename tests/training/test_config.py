@@ -1,0 +1,79 @@
+"""TrainConfig refuses what cannot work, and names a value that would."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from training.config import PRESETS, ConfigError, TrainConfig, preset_config
+from training.envs.registry import ENVIRONMENTS, UnknownNameError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"actor_depth": 6}, "actor_depth must be a positive multiple of 4, not 6; valid nearby: 4 or 8"),
+        ({"critic_depth": 0}, "critic_depth must be a positive multiple of 4, not 0; valid nearby: 4"),
+        ({"replay_capacity": 1001}, "replay_capacity 1001 must be a multiple of unroll 25; 1025 would do"),
+        ({"replay_min": 1025}, "replay_min 1025 must not exceed replay_capacity 1000"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"discount": 1.0}, "discount must lie between 0 and 1, not 1.0; try 0.99"),
+        ({"goal_redraw_probability": 1.5}, r"goal_redraw_probability must lie in \[0, 1\], not 1.5; try 0.02"),
+        ({"num_envs": 0}, "num_envs must be a positive number, not 0; try 512"),
+        ({"critic_learning_rate": math.nan}, "critic_learning_rate must be a positive number, not nan"),
+        ({"total_env_steps": -5}, "total_env_steps must be a positive number, not -5"),
+        ({"seed": -3}, "seed must not be negative, not -3; try 3"),
+        ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object], message: str) -> None:
+    valid = preset_config("point_u_maze", out=Path("runs/x"))
+    valid = dataclasses.replace(valid, replay_capacity=1000, replay_min=200)
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(valid, **changes)
+
+
+def test_unknown_names_list_the_known_ones_nearest_first() -> None:
+    with pytest.raises(UnknownNameError, match="nearest first: point_big_maze"):
+        preset_config("big_maze", out=Path("runs/x"))
+    with pytest.raises(UnknownNameError, match="preset 'papper'; known, nearest first: paper"):
+        preset_config("point_u_maze", out=Path("runs/x"), preset="papper")
+    with pytest.raises(UnknownNameError, match="environment 'ant'"):
+        TrainConfig(env="ant", out=Path("runs/x"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_preset_is_valid_on_every_environment(env: str, preset: str) -> None:
+    assert preset_config(env, out=Path("runs/x"), preset=preset).preset == preset
+
+
+def test_the_paper_preset_is_the_papers_recipe() -> None:
+    config = preset_config("point_u_maze", out=Path("runs/x"), preset="paper")
+    assert (config.num_envs, config.unroll, config.batch_size) == (512, 62, 512)
+    assert config.steps_per_iteration == 31_744
+    assert config.steps_per_iteration / config.updates_per_unroll == pytest.approx(40, rel=0.01)
+    assert (config.actor_width, config.critic_width, config.representation_dim) == (256, 256, 64)
+    assert config.actor_learning_rate == config.critic_learning_rate == config.temperature_learning_rate == 3e-4
+    assert (config.discount, config.logsumexp_penalty, config.target_entropy_per_action) == (0.99, 0.1, -0.5)
+    assert 10_000 - 62 < config.replay_capacity <= 10_000
+    assert config.replay_min == 1000
+
+
+def test_derived_numbers_by_hand() -> None:
+    config = TrainConfig(
+        env="point_u_maze",
+        out=Path("x"),
+        num_envs=10,
+        unroll=5,
+        replay_capacity=20,
+        replay_min=12,
+        total_env_steps=1001,
+        epochs=4,
+    )
+    assert config.steps_per_iteration == 50
+    assert config.warmup_iterations == 3
+    assert config.iterations == 21
+    assert config.iterations_per_epoch == 6
+    assert config.policy_name == "point_u_maze"

@@ -1,0 +1,160 @@
+"""Rollouts and evaluation on environments whose every number can be foretold."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policy.networks import init_policy
+from policy.spec import PolicySpec
+from training import evaluate, rollout
+from training.envs.base import EnvFacts, GoalEnv, State
+
+
+class Counter(GoalEnv):
+    """The state counts the steps since a start drawn from [0, 1); an episode ends by itself once it passes `limit`."""
+
+    def __init__(self, limit: float = np.inf) -> None:
+        self.facts = EnvFacts(
+            name="counter",
+            state_names=("count", "start"),
+            goal_names=("count",),
+            action_names=("nothing",),
+            success_radius=0.6,
+            episode_length=10,
+        )
+        self.limit = limit
+
+    def reset(self, rng: jax.Array) -> State:
+        start_key, goal_key = jax.random.split(rng)
+        start = jax.random.uniform(start_key)
+        return self._observe(jnp.stack([start, start]), self.sample_goal(goal_key))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return self._observe(state.pipeline_state + jnp.array([1.0, 0.0]), state.info["goal"], info=state.info)
+
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        raise AssertionError("the counter has no joints")
+
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, (1,), minval=3, maxval=7)
+
+    def sense(self, data: jax.Array) -> jax.Array:
+        return data
+
+    def achieved_goal(self, state: jax.Array) -> jax.Array:
+        return state[..., :1]
+
+    def terminated(self, state: jax.Array) -> jax.Array:
+        return state[..., 0] >= self.limit
+
+
+SPEC = PolicySpec(
+    name="counter",
+    environment="counter",
+    state_names=("count", "start"),
+    goal_names=("count",),
+    action_names=("nothing",),
+    action_low=(-1.0,),
+    action_high=(1.0,),
+    control_period_s=1.0,
+    success_radius=0.6,
+    actor_depth=4,
+    actor_width=8,
+    critic_depth=4,
+    critic_width=8,
+    representation_dim=4,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init_policy(jax.random.key(0), SPEC)
+
+
+def collect(env: GoalEnv, params, *, unroll: int, episode_length: int = 10, redraw: float = 0.0, robots=None):
+    robots = robots or rollout.start(env, jax.random.key(1), environments=6)
+    return rollout.collect(
+        env,
+        params.actor,
+        robots,
+        key=jax.random.key(2),
+        unroll=unroll,
+        episode_length=episode_length,
+        goal_redraw_probability=redraw,
+    )
+
+
+def test_episodes_end_at_their_length_with_a_fresh_start_and_goal_each(params) -> None:
+    robots, steps = collect(Counter(), params, unroll=25)
+    assert steps.episode[:, 0].tolist() == [0] * 10 + [1] * 10 + [2] * 5
+    counted = np.asarray(steps.state[..., 0] - steps.state[..., 1])
+    np.testing.assert_allclose(counted[:, 0], [*range(10), *range(10), *range(5)], atol=1e-5)
+    starts = np.asarray(steps.state[..., 1])[[0, 10, 20]]
+    assert len(np.unique(starts)) == starts.size, "every reset of every environment draws its own start"
+    assert robots.age.tolist() == [5] * 6
+    assert robots.episode.tolist() == [2] * 6
+
+
+def test_a_termination_ends_an_episode_early(params) -> None:
+    _, steps = collect(Counter(limit=3.0), params, unroll=8)
+    # from a start in (0, 1) the third step ends at 3 or more
+    assert steps.episode[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_a_rollout_goes_on_where_the_last_one_stopped(params) -> None:
+    env = Counter()
+    robots, first = collect(env, params, unroll=7)
+    _, second = collect(env, params, unroll=7, robots=robots)
+    joined = np.concatenate([first.episode, second.episode])[:, 0]
+    assert joined.tolist() == [0] * 10 + [1] * 4
+
+
+@pytest.mark.parametrize(("probability", "expected"), [(0.0, 0.0), (1.0, 1.0), (0.3, 0.3)])
+def test_goals_are_redrawn_as_often_as_asked_and_the_physics_is_left_alone(probability: float, expected: float) -> None:
+    env = Counter()
+    robots = rollout.start(env, jax.random.key(1), environments=4000)
+    after = rollout.redraw_goals(env, robots.env, key=jax.random.key(3), probability=probability)
+    changed = np.asarray(after.info["goal"] != robots.env.info["goal"])[:, 0]
+    assert abs(changed.mean() - expected) < 0.04  # five standard deviations
+    np.testing.assert_array_equal(after.pipeline_state, robots.env.pipeline_state)
+    np.testing.assert_allclose(
+        after.metrics["distance"], np.abs(after.info["state"][:, 0] - after.info["goal"][:, 0]), atol=1e-6
+    )
+
+
+def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(params) -> None:
+    class Fixed(Counter):
+        """Starts at 0.5 with the goal at 4: distances 2.5, 1.5, 0.5, 0.5, 1.5 ... after the steps."""
+
+        def reset(self, rng: jax.Array) -> State:
+            return self._observe(jnp.array([0.5, 0.5]), jnp.array([4.0]))
+
+    result = evaluate.evaluate(Fixed(), params, key=jax.random.key(0), episodes=3, episode_length=10)
+    assert result.time_at_goal.tolist() == [2, 2, 2]
+    assert result.reached.tolist() == [True] * 3
+    np.testing.assert_allclose(result.final_distance, [6.5] * 3, atol=1e-5)
+
+    # 3.5 is still counted, on the step that ends the episode; 4.5 is not
+    ended = evaluate.evaluate(Fixed(limit=3.4), params, key=jax.random.key(0), episodes=3, episode_length=10)
+    assert ended.time_at_goal.tolist() == [1, 1, 1]
+    np.testing.assert_allclose(ended.final_distance, [0.5] * 3, atol=1e-5)
+    summary = evaluate.summarise(ended)
+    assert summary["eval/time_at_goal"] == 1.0
+    assert summary["eval/success_any"] == 1.0
+    assert summary["eval/final_distance"] == pytest.approx(0.5)
+
+
+def test_evaluation_draws_fresh_goals(params) -> None:
+    env = Counter()
+    first = evaluate.evaluate(env, params, key=jax.random.key(0), episodes=5, episode_length=3)
+    second = evaluate.evaluate(env, params, key=jax.random.key(1), episodes=5, episode_length=3)
+    both = np.concatenate([first.final_distance, second.final_distance])
+    assert len(np.unique(both)) == 10
+
+
+def test_facts_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Counter().facts.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
