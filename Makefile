@@ -26,7 +26,7 @@ protos: $(READY)  ## the Python stubs, from protos/
 
 bench: $(READY)  ## every benchmark, recorded under runs/bench
 	@mkdir -p runs/bench
-	@set -e; for script in benchmarks/*.py; do \
+	@set -e; for script in benchmarks/[a-z]*.py; do \
 		$(BIN)/python $$script --json runs/bench/$$(basename $$script .py).json; done
 
 $(READY): requirements/cpu.txt pyproject.toml clients/python/pyproject.toml

@@ -13,7 +13,7 @@ from training.envs.base import GoalEnv
 from training.envs.registry import ENVIRONMENTS, UnknownNameError
 
 
-class ConfigError(ValueError):
+class ConfigError(Exception):
     """A combination that cannot work; the message names the field and a value that would."""
 
 
@@ -85,6 +85,8 @@ class TrainConfig:
     """Adam's, for the entropy temperature."""
     target_entropy_per_action: float = -0.5
     """The temperature aims at this entropy per action value, in nats."""
+    critic_loss: Literal["forward", "symmetric"] = "forward"
+    """InfoNCE over goals, or over goals and over state-action pairs."""
     logsumexp_penalty: float = 0.1
     """Weight of the mean squared logsumexp in the critic's loss."""
 

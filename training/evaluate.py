@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from brax.envs.base import State
 
 from policy import acting
 from policy.networks import PolicyParams
-from training.envs.base import GoalEnv
+from training.envs.base import GoalEnv, State
 
 
 class Evaluation(NamedTuple):

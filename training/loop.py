@@ -21,7 +21,7 @@ import rich.console
 
 from policy import bundle
 from policy.networks import init_policy
-from training import evaluate, relabel, replay, rollout, snapshot
+from training import evaluate, losses, relabel, replay, rollout, snapshot
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.base import GoalEnv
@@ -205,6 +205,7 @@ def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
         critic_learning_rate=config.critic_learning_rate,
         temperature_learning_rate=config.temperature_learning_rate,
         target_entropy=config.target_entropy_per_action * env.action_size,
+        critic_loss=losses.CRITIC_LOSSES[config.critic_loss],
         logsumexp_penalty=config.logsumexp_penalty,
         actor_random_goals=config.actor_random_goals,
     )

@@ -3,6 +3,7 @@
 Each is a pure function of arrays, averaged over the batch.
 """
 
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -31,19 +32,32 @@ def pairwise_energy(encoded_pairs: jax.Array, encoded_goals: jax.Array) -> jax.A
     return -jnp.sqrt(jnp.maximum(square, _LEAST_SQUARE))
 
 
-def info_nce(logits: jax.Array, *, logsumexp_penalty: float) -> Contrast:
-    """Forward InfoNCE over `logits: [B, B]`: each row's softmax, its diagonal the positive, other goals the negatives.
+def forward_info_nce(logits: jax.Array, *, logsumexp_penalty: float) -> Contrast:
+    """Each row's softmax over `logits: [B, B]`, its diagonal the positive, the other rows' goals the negatives.
 
-    The penalty times the mean squared logsumexp keeps the energies from drifting away together.
+    The penalty times the mean squared logsumexp keeps the energies of a row from drifting away together.
     """
     logsumexp = jax.nn.logsumexp(logits, axis=1)
-    nce = -jnp.mean(jnp.diag(logits) - logsumexp)
     own = jnp.argmax(logits, axis=1) == jnp.arange(len(logits))
     return Contrast(
-        loss=nce + logsumexp_penalty * jnp.mean(jnp.square(logsumexp)),
+        loss=jnp.mean(logsumexp - jnp.diag(logits)) + logsumexp_penalty * jnp.mean(jnp.square(logsumexp)),
         accuracy=jnp.mean(own.astype(jnp.float32)),
         logsumexp=jnp.mean(logsumexp),
     )
+
+
+def symmetric_info_nce(logits: jax.Array, *, logsumexp_penalty: float) -> Contrast:
+    """The mean of the forward loss and of the same over columns: which state and action is a goal's own.
+
+    A row's softmax leaves an energy common to the whole row free; the column's, which is what an actor compares, does
+    not (arXiv 2408.11052, section 4).
+    """
+    forward = forward_info_nce(logits, logsumexp_penalty=logsumexp_penalty)
+    backward = forward_info_nce(logits.T, logsumexp_penalty=logsumexp_penalty)
+    return forward._replace(loss=(forward.loss + backward.loss) / 2)
+
+
+CRITIC_LOSSES = MappingProxyType({"forward": forward_info_nce, "symmetric": symmetric_info_nce})
 
 
 def actor_loss(log_probability: jax.Array, score: jax.Array, *, log_temperature: jax.Array) -> jax.Array:

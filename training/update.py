@@ -37,6 +37,7 @@ class Updater:
 
     Args:
         achieved_goal: reads goals [B, goal_dim] out of states [B, state_dim].
+        critic_loss: one of `losses.CRITIC_LOSSES`.
         actor_random_goals: share of the rows in which the actor is asked for another row's goal instead of its own.
     """
 
@@ -45,6 +46,7 @@ class Updater:
     critic_learning_rate: float
     temperature_learning_rate: float
     target_entropy: float
+    critic_loss: Callable[..., losses.Contrast]
     logsumexp_penalty: float
     actor_random_goals: float
 
@@ -111,7 +113,7 @@ class Updater:
         encoded_pairs = acting.encode_state_action(critic.state_action_encoder, batch.state, batch.action)
         encoded_goals = acting.encode_goal(critic.goal_encoder, goal)
         logits = losses.pairwise_energy(encoded_pairs, encoded_goals)
-        contrast = losses.info_nce(logits, logsumexp_penalty=self.logsumexp_penalty)
+        contrast = self.critic_loss(logits, logsumexp_penalty=self.logsumexp_penalty)
         return contrast.loss, contrast
 
 

@@ -62,10 +62,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: Pat
 
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, console, tmp_path) -> None:
     out = tmp_path / "stopped"
-    loop.train(tiny(out, stop_at_share=1e-9, max_minutes=1e-9), console=console)  # one iteration, then time is up
-    assert bundle.versions(out / "policies") == [40]
-    loop.train(tiny(out, resume=True), console=console)
-    assert [row["env_steps"] for row in read_metrics(out)] == [40, 120, 240]
+    # time is up at once, which ends the run after its first round of gradient steps, in the middle of an epoch
+    loop.train(tiny(out, epochs=1, max_minutes=1e-9), console=console)
+    assert bundle.versions(out / "policies") == [120]
+    loop.train(tiny(out, epochs=1, resume=True), console=console)
+    assert [row["env_steps"] for row in read_metrics(out)] == [120, 240]
     straight, resumed = (bundle.read(run / "policies" / "240") for run in (finished, out))
     for one, other in zip(jax.tree.leaves(straight.params), jax.tree.leaves(resumed.params), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -112,7 +113,7 @@ def test_overwrite_starts_anew(tiny, console, tmp_path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(tiny, console, tmp_path) -> None:
     config = tiny(tmp_path / "run", critic_learning_rate=1e30, updates_per_unroll=30)
-    with pytest.raises(FloatingPointError, match="loss/.* is not finite after iteration"):
+    with pytest.raises(FloatingPointError, match="is not finite after iteration"):
         loop.train(config, console=console)
 
 

@@ -30,21 +30,21 @@ def test_energy_and_its_gradient_stay_finite_where_encodings_meet() -> None:
 def test_info_nce_by_hand() -> None:
     # row 0: logits 0 and log 3, so P(own) = 1/4; row 1: log 2 and 0, so P(own) = 1/3
     logits = jnp.log(jnp.array([[1.0, 3.0], [2.0, 1.0]]))
-    contrast = losses.info_nce(logits, logsumexp_penalty=0.1)
+    contrast = losses.forward_info_nce(logits, logsumexp_penalty=0.1)
     nce = (np.log(4) + np.log(3)) / 2
     penalty = 0.1 * (np.log(4) ** 2 + np.log(3) ** 2) / 2
     assert float(contrast.loss) == pytest.approx(nce + penalty, rel=1e-6)
     assert float(contrast.logsumexp) == pytest.approx((np.log(4) + np.log(3)) / 2, rel=1e-6)
     assert float(contrast.accuracy) == 0.0
-    assert float(losses.info_nce(logits[::-1], logsumexp_penalty=0.1).accuracy) == 1.0
+    assert float(losses.forward_info_nce(logits[::-1], logsumexp_penalty=0.1).accuracy) == 1.0
 
 
 def test_info_nce_takes_its_negatives_from_the_row() -> None:
     """Forward InfoNCE: moving a whole row changes nothing but the penalty, moving a column does."""
     logits = jnp.array([[1.0, 2.0], [0.5, 0.2]])
-    base = losses.info_nce(logits, logsumexp_penalty=0.0).loss
-    row_moved = losses.info_nce(logits + jnp.array([[7.0], [0.0]]), logsumexp_penalty=0.0).loss
-    column_moved = losses.info_nce(logits + jnp.array([[7.0, 0.0]]), logsumexp_penalty=0.0).loss
+    base = losses.forward_info_nce(logits, logsumexp_penalty=0.0).loss
+    row_moved = losses.forward_info_nce(logits + jnp.array([[7.0], [0.0]]), logsumexp_penalty=0.0).loss
+    column_moved = losses.forward_info_nce(logits + jnp.array([[7.0, 0.0]]), logsumexp_penalty=0.0).loss
     assert float(row_moved) == pytest.approx(float(base), abs=1e-6)
     assert abs(float(column_moved) - float(base)) > 0.1
 

@@ -8,6 +8,7 @@ import pytest
 
 from policy.networks import PolicyParams, ResidualNetwork, init_policy
 from policy.spec import PolicySpec
+from training import losses
 from training.relabel import Batch
 from training.update import Learner, Updater
 
@@ -51,6 +52,7 @@ def updater(random_goals: float = 0.0) -> Updater:
         critic_learning_rate=RATES["critic"],
         temperature_learning_rate=RATES["temperature"],
         target_entropy=TARGET_ENTROPY,
+        critic_loss=losses.forward_info_nce,
         logsumexp_penalty=PENALTY,
         actor_random_goals=random_goals,
     )
@@ -155,7 +157,7 @@ def test_gradients_equal_the_plain_statement_on_every_leaf(params: PolicyParams,
         moment = optax.tree_utils.tree_get(optimiser, "mu")
         for ours, theirs in zip(jax.tree.leaves(moment), jax.tree.leaves(gradient), strict=True):
             scale = float(np.abs(theirs).max())
-            np.testing.assert_allclose(10 * np.asarray(ours), theirs, rtol=1e-4, atol=2e-5 * scale)
+            np.testing.assert_allclose(10 * np.asarray(ours), theirs, rtol=1e-4, atol=1e-4 * scale)
 
 
 def test_repeated_steps_lower_the_critics_loss(params: PolicyParams, batch: Batch) -> None:

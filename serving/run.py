@@ -1,0 +1,109 @@
+"""The command line of the server: flags and environment variables to a ServeConfig, and out again with an exit code.
+
+    python serving/run.py --policies runs/demo/policies --port 50051 --metrics-port 9464
+
+Exit codes: 0 after a clean stop, 1 if the server cannot start or a call was left unanswered, 2 for wrong usage.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import tyro
+
+from serving.config import ConfigError, ServeConfig
+
+_LOGGER = logging.getLogger("kilolayer")
+_PREFIX = "KILOLAYER_"
+_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
+
+
+def main() -> int:
+    """Serve until told to stop, and return the exit code."""
+    _log_to_stderr()
+    # gRPC's own lines repeat what our errors say, in less helpful words. It reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        config = parse(sys.argv[1:], os.environ)
+    except ConfigError as error:
+        _LOGGER.error("%s", error)
+        return 2
+    return _serve(config)
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> ServeConfig:
+    """Read `arguments` and, for what they leave out, `environ`.
+
+    Raises:
+        ConfigError: a value is not valid.
+        SystemExit: --help, or a flag that does not exist or cannot be read; the text has been printed.
+    """
+    # Of a flag given twice the last counts, so the variables come first, as flags.
+    from_environ = [word for field in dataclasses.fields(ServeConfig) for word in _flag(field, environ)]
+    return tyro.cli(ServeConfig, args=[*from_environ, *arguments], prog="python serving/run.py")
+
+
+def _flag(field: "dataclasses.Field[object]", environ: Mapping[str, str]) -> list[str]:
+    """The flag that a variable stands for, as words of a command line; none if it is unset or empty."""
+    variable = _PREFIX + field.name.upper()
+    value = environ.get(variable, "")
+    if not value:
+        return []
+    flag = "--" + field.name.replace("_", "-")
+    if field.type is bool:
+        if value.lower() not in _SWITCHES:
+            raise ConfigError(f"{variable} must be true or false, not {value!r}")
+        return [flag if _SWITCHES[value.lower()] else flag.replace("--", "--no-")]
+    if field.type in (int, float):
+        try:
+            field.type(value)
+        except ValueError as error:
+            raise ConfigError(f"{variable} must be a number, such as {field.default}, not {value!r}") from error
+    return [flag, *(value.split(os.pathsep) if field.name == "policies" else [value])]
+
+
+def _serve(config: ServeConfig) -> int:
+    # Loading JAX takes seconds, which --help and mistaken flags should not cost.
+    import jax
+
+    from serving.errors import StartupError
+    from serving.server import serve
+
+    # The batcher's thread waits for every result anyway; handing it over to a thread of JAX's only costs time.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        answered = asyncio.run(serve(config))
+    except StartupError as error:
+        _LOGGER.error("%s", error)
+        return 1
+    if answered:
+        _LOGGER.info("stopped; every accepted call was answered")
+        return 0
+    _LOGGER.error("stopped after %g s of grace with calls unanswered; allow more with --grace-s", config.grace_s)
+    logging.shutdown()
+    # A computation that never returns also keeps its thread, and so the process, from ending.
+    os._exit(1)
+
+
+class OneLine(logging.Formatter):
+    """One line per record, whatever is in it: control characters of a client's text or a traceback are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        return super().format(record).translate(_CONTROL_CHARACTERS)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for chatty in ("absl", "jax", "orbax"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""Server: builds everything, says when it is healthy, and drains.
+
+Policies are loaded first, so that a damaged one is reported before a port is open. The ports open next, with health
+NOT_SERVING and calls answered UNAVAILABLE; once every bucket of every policy is compiled, health says SERVING. To
+drain: health says NOT_SERVING for good, new calls are answered UNAVAILABLE, admitted ones are computed and answered,
+and only then do the ports close.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import time
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+import grpc.aio
+import jax.monitoring
+import numpy as np
+from grpc_health.v1 import health_pb2_grpc
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+
+from policy.bundle import PROBE_TOLERANCE, Bundle
+from policy.spec import PolicySpec
+from serving import store
+from serving.batcher import Batcher
+from serving.config import ServeConfig
+from serving.engine import Engine
+from serving.errors import StartupError
+from serving.health import Health
+from serving.metrics import Metrics
+from serving.service import Offer, PolicyService
+
+_LOGGER = logging.getLogger(__name__)
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # JAX's own, recorded at every compilation
+_ENVELOPE_BYTES = 65536  # of a request besides its rows: names, tags, and fields of later versions
+_VALUE_BYTES = 8  # a float is 4 on the wire, 5 unpacked; the rest lets a call with too many rows reach our own message
+_SETTLE_S = 0.1  # for calls on their way when the last answer was given: they arrive and are held
+_LAST_WORD_S = 1.0  # to send what was computed, however late it is
+_PENDING_CALLS = 65536  # gRPC's default of 1000 cancels calls silently in a burst, before the queue could shed them
+
+
+class Server:
+    """One server from bound ports to closed ones. Use `serve`, or `start`, `prepare` and `drain` in this order.
+
+    Args:
+        config: what to serve and where.
+        bundles: the verified policies, by name.
+        metrics: registered with `registry`.
+        registry: what the metrics port shows.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        *,
+        bundles: dict[str, Bundle],
+        metrics: Metrics,
+        registry: CollectorRegistry,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        default = config.default_policy or next(iter(bundles))
+        if default not in bundles:
+            raise StartupError(f"there is no policy {default} to be the default; there are: {', '.join(bundles)}")
+        self._config = config
+        self._bundles = bundles
+        self._metrics = metrics
+        self._registry = registry
+        self._clock = clock
+        self._offers: dict[str, Offer] = {}
+        self._counting = False
+        self._service = PolicyService(
+            frozenset(bundles), default=default, max_rows=config.max_rows, metrics=metrics, clock=clock
+        )
+        self._health = Health(bundles)
+        self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config.max_rows))
+        self._grpc.add_generic_rpc_handlers((self._service.handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._metrics_server: tuple[WSGIServer, Thread] | None = None
+        self.port = 0  # those that are bound; 0 before `start`
+        self.metrics_port = 0
+
+    async def start(self) -> None:
+        """Open the ports; health says NOT_SERVING.
+
+        Raises:
+            StartupError: a port cannot be had.
+        """
+        config = self._config
+        try:
+            self.port = self._grpc.add_insecure_port(_address(config.host, config.port))
+        except RuntimeError as error:
+            raise StartupError(_port_message("port", config.host, port=config.port)) from error
+        if config.metrics:
+            try:
+                self._metrics_server = start_http_server(config.metrics_port, config.host, self._registry)
+            except OSError as error:
+                raise StartupError(_port_message("metrics_port", config.host, port=config.metrics_port)) from error
+            self.metrics_port = self._metrics_server[0].server_port
+        await self._health.set_all(serving=False)
+        await self._grpc.start()
+
+    async def prepare(self) -> None:
+        """Compile every bucket of every policy, check the policies' probes, and say SERVING.
+
+        Raises:
+            StartupError: a compiled policy does not give the actions that were stored with it.
+        """
+        for name, bundle in self._bundles.items():
+            engine = await self._compile(bundle)
+            batcher = Batcher(
+                engine,
+                max_queue_rows=self._config.max_queue_rows,
+                metrics=self._metrics.for_policy(name),
+                clock=self._clock,
+            )
+            self._offers[name] = Offer(bundle, batcher)
+        # What lives now lives as long as the server: collections need not walk through it and hold up calls.
+        gc.collect()
+        gc.freeze()
+        jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
+        self._counting = True
+        for name, bundle in self._bundles.items():
+            self._metrics.live_version.labels(name).set(bundle.version)
+        self._service.open(self._offers)
+        await self._health.set_all(serving=True)
+
+    async def drain(self) -> bool:
+        """Refuse new calls, answer the admitted ones, close the ports. Returns whether all were answered in time."""
+        ends_s = self._clock() + self._config.grace_s
+        await self._health.close()
+        self._service.close()
+        batchers = [offer.batcher for offer in self._offers.values()]
+        drained = await asyncio.gather(*(batcher.drain(grace_s=self._config.grace_s) for batcher in batchers))
+        await asyncio.sleep(_SETTLE_S)
+        stopping = asyncio.create_task(self._grpc.stop(max(ends_s - self._clock(), _LAST_WORD_S)))
+        await asyncio.sleep(0)  # by now gRPC is shutting down, and lets no new call in
+        self._service.let_go()
+        await stopping
+        if self._counting:
+            jax.monitoring.unregister_event_duration_listener(self._count_compilation)
+        if self._metrics_server:
+            await asyncio.to_thread(_close_metrics, *self._metrics_server)
+        return all(drained)
+
+    def ready_line(self) -> str:
+        """One line with the addresses and the policies."""
+        host = self._config.host
+        policies = " ".join(f"{name}@{offer.version}" for name, offer in self._offers.items())
+        metrics = f"http://{_address(host, self.metrics_port)}/metrics" if self._config.metrics else "off"
+        return f"ready: grpc={_address(host, self.port)} metrics={metrics} policies={policies}"
+
+    async def _compile(self, bundle: Bundle) -> Engine:
+        """Compile off the event loop, one bucket at a time, so that health answers and a signal is heard meanwhile."""
+        spec, config = bundle.spec, self._config
+        engine = Engine(bundle.params, state_dim=spec.state_dim, goal_dim=spec.goal_dim, max_rows=config.max_rows)
+        started_s = self._clock()
+        for bucket in engine.buckets:
+            await asyncio.to_thread(engine.compile, bucket)
+        await asyncio.to_thread(_check_probes, engine, bundle)
+        took_s = self._clock() - started_s
+        _LOGGER.info(
+            "compiled %s@%d for %d batch sizes in %.1f s", spec.name, bundle.version, engine.compilations, took_s
+        )
+        return engine
+
+    def _count_compilation(self, event: str, duration_secs: float, **_details: Any) -> None:  # noqa: ARG002  JAX's names
+        if event == _COMPILE_EVENT:
+            self._metrics.compilations.inc()
+
+
+async def serve(config: ServeConfig) -> bool:
+    """Serve until SIGTERM or SIGINT. Returns whether every accepted call was answered.
+
+    Raises:
+        StartupError: a policy or a port cannot be had.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = await load(config)
+    await server.start()
+    try:
+        await _until(stop, server)
+    finally:
+        answered = await server.drain()
+    return answered
+
+
+async def load(config: ServeConfig, *, registry: CollectorRegistry | None = None) -> Server:
+    """Load and verify the policies that `config` names.
+
+    Args:
+        registry: for the metrics; None: a fresh one, with those of the process.
+
+    Raises:
+        StartupError: a folder holds no usable policy.
+    """
+    if registry is None:
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+    metrics = Metrics(registry)
+
+    def count_rejected(reason: str) -> None:
+        metrics.bundles_rejected.labels(reason).inc()
+
+    # In a thread, since Orbax runs an event loop of its own.
+    bundles = await asyncio.to_thread(store.load_all, config.policies, on_rejected=count_rejected)
+    return Server(config, bundles=bundles, metrics=metrics, registry=registry)
+
+
+async def _until(stop: asyncio.Event, server: Server) -> None:
+    """Prepare `server` and wait for `stop`, which may come first."""
+    preparing = asyncio.create_task(server.prepare())
+    stopping = asyncio.create_task(stop.wait())
+    _LOGGER.info("ports are open; health says NOT_SERVING until everything is compiled")
+    await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if preparing.done():
+        preparing.result()
+        _LOGGER.info("%s", server.ready_line())
+        await stopping
+    preparing.cancel()
+    _LOGGER.info("stopping: new calls are refused, accepted ones answered")
+
+
+def _check_probes(engine: Engine, bundle: Bundle) -> None:
+    """Compare the compiled policy, as it will be called, with the actions stored when it was published."""
+    rows = np.concatenate([bundle.probes.state, bundle.probes.goal], axis=1)
+    for start in range(0, len(rows), engine.max_rows):
+        part = slice(start, start + engine.max_rows)
+        worst = np.max(np.abs(engine.act(rows[part]) - bundle.probes.action[part]))
+        if not worst <= PROBE_TOLERANCE:  # NaN is not
+            raise StartupError(
+                f"{bundle.path}, compiled for this machine, misses its stored actions by {worst:.2g}; publish it again"
+                " here, or serve it elsewhere"
+            )
+
+
+def _grpc_options(specs: list[PolicySpec], max_rows: int) -> list[tuple[str, int]]:
+    row_dim = max(spec.state_dim + spec.goal_dim for spec in specs)
+    return [
+        ("grpc.so_reuseport", 0),  # otherwise two servers share a port, and calls, without a word
+        ("grpc.max_receive_message_length", max_rows * row_dim * _VALUE_BYTES + _ENVELOPE_BYTES),
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
+        # A silent peer is dropped within 15 s; clients may ping every second, between calls too (default: 5 minutes).
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ]
+
+
+def _port_message(field: str, host: str, *, port: int) -> str:
+    flag = "--" + field.replace("_", "-")
+    return (
+        f"{field} {port} on {host} cannot be had, another program may hold it; choose another with {flag}, or 0 for"
+        " any free one, and check --host"
+    )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _close_metrics(server: WSGIServer, thread: Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()

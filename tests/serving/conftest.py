@@ -1,0 +1,167 @@
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from policy import bundle
+from policy.bundle import Bundle
+from policy.networks import init_policy
+from policy.spec import PolicySpec
+from serving.config import ServeConfig
+from serving.server import Server, load
+
+SPEC = PolicySpec(
+    name="point_u_maze",
+    environment="point_u_maze",
+    state_names=("x [m]", "y [m]", "vx [m/s]", "vy [m/s]"),
+    goal_names=("x [m]", "y [m]"),
+    action_names=("force x [N]", "force y [N]"),
+    action_low=(-4.0, -4.0),
+    action_high=(4.0, 4.0),
+    control_period_s=0.08,
+    success_radius=0.3,
+    actor_depth=4,
+    actor_width=16,
+    critic_depth=4,
+    critic_width=16,
+    representation_dim=8,
+)
+
+
+class Publish(Protocol):
+    """Write a policy of its own, random parameters: `publish(root, 1000, name="other")`."""
+
+    def __call__(self, root: Path, version: int, *, name: str = SPEC.name) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def publish() -> Publish:
+    def write(root: Path, version: int, *, name: str = SPEC.name) -> Path:
+        spec = dataclasses.replace(SPEC, name=name)
+        rng = np.random.default_rng(version)
+        return bundle.publish(
+            root,
+            version,
+            spec=spec,
+            params=init_policy(jax.random.key(version), spec),
+            probe_state=rng.normal(size=(5, spec.state_dim)),
+            probe_goal=rng.normal(size=(5, spec.goal_dim)),
+            provenance={},
+        )
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def policies(tmp_path_factory: pytest.TempPathFactory, publish: Publish) -> Path:
+    """A folder with one published version, 1000. Nobody changes it."""
+    root = tmp_path_factory.mktemp("policies")
+    publish(root, 1000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def served_bundle(policies: Path) -> Bundle:
+    return bundle.read(policies / "1000")
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A server in this process, ready."""
+
+    address: str
+    registry: CollectorRegistry
+
+    def sample(self, name: str, **labels: str) -> float:
+        """The present value of a metric; 0 if nothing of that name and labels was counted yet."""
+        return self.registry.get_sample_value(f"kilolayer_{name}", labels) or 0.0
+
+
+@pytest.fixture(scope="session")
+def running(policies: Path) -> Iterator[Running]:
+    """One server for all tests that only call it: max_rows 8, metrics without a port."""
+    registry = CollectorRegistry()
+    config = ServeConfig(policies=(policies,), port=0, metrics=False, max_rows=8)
+    ready: list[Server] = []
+    started, stop = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        try:
+            server = await load(config, registry=registry)
+            await server.start()
+            await server.prepare()
+            ready.append(server)
+        finally:
+            started.set()
+        await asyncio.to_thread(stop.wait)
+        assert await server.drain()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    started.wait()
+    assert ready, "the server did not start; the thread's traceback is above"
+    yield Running(f"127.0.0.1:{ready[0].port}", registry)
+    stop.set()
+    thread.join()
+
+
+class FakeEngine:
+    """Gives each row [sum, 10 * sum] at once, or when it is let, and remembers what it was asked.
+
+    The clock, `now_s`, moves only when a test moves it.
+    """
+
+    def __init__(self, max_rows: int = 8) -> None:
+        self.max_rows = max_rows
+        self.batches: list[list[list[float]]] = []  # batch, row, value
+        self.failure: BaseException | None = None
+        self.now_s = 100.0
+        self.compute_s = 0.0
+        self._may_compute = threading.Event()
+        self._may_compute.set()
+
+    def hold(self) -> None:
+        self._may_compute.clear()
+
+    def let_go(self) -> None:
+        self._may_compute.set()
+
+    def act(self, rows: np.ndarray) -> np.ndarray:
+        self.batches.append(rows.tolist())
+        self._may_compute.wait(timeout=30)
+        self.now_s += self.compute_s
+        if self.failure is not None:
+            raise self.failure
+        total = rows.sum(axis=1)
+        return np.stack([total, 10 * total], axis=1)
+
+    def padding(self, rows: int) -> int:
+        return self.max_rows - rows
+
+    def clock(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def make_engine() -> type[FakeEngine]:
+    return FakeEngine
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < ends, "waited for 10 s"
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture(name="wait_until", scope="session")
+def wait_until_fixture() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    return wait_until

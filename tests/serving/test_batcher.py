@@ -1,0 +1,350 @@
+"""The batcher alone, with an engine whose answers are worked out by hand: a row's action is [sum, 10 * sum]."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from serving.batcher import Answer, Batcher
+from serving.errors import ComputationError, DeadlinePassedError, OverloadedError, ServingError, UnavailableError
+from serving.metrics import Metrics
+
+WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+class Engine(Protocol):
+    max_rows: int
+    batches: list[list[list[float]]]
+    failure: BaseException | None
+    now_s: float
+    compute_s: float
+
+    def hold(self) -> None: ...
+    def let_go(self) -> None: ...
+    def act(self, rows: np.ndarray) -> np.ndarray: ...
+    def padding(self, rows: int) -> int: ...
+    def clock(self) -> float: ...
+
+
+MakeEngine = Callable[..., Engine]
+
+
+class Bench:
+    """A batcher around a fake engine, and the metrics it reports to."""
+
+    def __init__(self, engine: Engine, *, max_queue_rows: int = 100) -> None:
+        self.engine = engine
+        self.registry = CollectorRegistry()
+        metrics = Metrics(self.registry).for_policy("p")
+        self.batcher = Batcher(engine, max_queue_rows=max_queue_rows, metrics=metrics, clock=engine.clock)
+
+    def submit(self, *values: float, timeout_s: float | None = None) -> asyncio.Task[Answer]:
+        """One call with a one-column row per value."""
+        rows = np.array([[value] for value in values], np.float32)
+        return asyncio.create_task(self.batcher.submit(rows, timeout_s=timeout_s))
+
+    def metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(f"kilolayer_{name}", {"policy": "p"})
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, timeout=30))
+
+
+async def busy(bench: Bench, wait_until: WaitUntil) -> asyncio.Task[Answer]:
+    """Have the engine stuck in a batch of its own, so that whatever is submitted next has to wait."""
+    bench.engine.hold()
+    first = bench.submit(-1)
+    await wait_until(lambda: len(bench.engine.batches) == 1)
+    return first
+
+
+def test_a_lone_call_is_computed_alone_and_at_once(make_engine: MakeEngine) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=8)
+        engine.compute_s = 0.25
+        bench = Bench(engine)
+        answer = await bench.submit(1, 2, 3)
+        np.testing.assert_array_equal(answer.action, [[1, 10], [2, 20], [3, 30]])
+        assert (answer.queue_s, answer.compute_s, answer.batch_rows) == (0.0, 0.25, 3)
+        assert bench.metric("rows_total") == 3
+        assert bench.metric("batches_total") == 1
+        assert bench.metric("padding_rows_total") == 5
+        assert bench.metric("compute_seconds_sum") == 0.25
+        assert bench.metric("queue_seconds_count") == 1
+        assert await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_calls_that_wait_during_a_batch_form_the_next_one(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=8))
+        first = await busy(bench, wait_until)
+        calls = [bench.submit(1), bench.submit(2, 3), bench.submit(4, 5, 6)]
+        await wait_until(lambda: bench.batcher.queue_rows == 6)
+        assert bench.metric("queue_rows") == 6
+        bench.engine.now_s += 2.0
+        bench.engine.let_go()
+        answers = await asyncio.gather(first, *calls)
+        assert bench.engine.batches == [[[-1]], [[1], [2], [3], [4], [5], [6]]]
+        assert [answer.action[:, 0].tolist() for answer in answers] == [[-1], [1], [2, 3], [4, 5, 6]]
+        assert [answer.batch_rows for answer in answers] == [1, 6, 6, 6]
+        assert [answer.queue_s for answer in answers] == [0, 2, 2, 2]
+        assert bench.metric("queue_rows") == 0
+        assert bench.metric("batches_total") == 2
+        assert bench.metric("queue_seconds_sum") == 6
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_batch_never_exceeds_the_cap_and_no_call_overtakes(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=4))
+        first = await busy(bench, wait_until)
+        calls = [bench.submit(1, 2, 3), bench.submit(4, 5), bench.submit(6), bench.submit(7, 8, 9, 10)]
+        await wait_until(lambda: bench.batcher.queue_rows == 10)
+        bench.engine.let_go()
+        await asyncio.gather(first, *calls)
+        # [6] would have fitted beside [1, 2, 3], but [4, 5] came before it.
+        assert bench.engine.batches[1:] == [[[1], [2], [3]], [[4], [5], [6]], [[7], [8], [9], [10]]]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_call_that_does_not_fit_into_the_queue_is_shed(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=4), max_queue_rows=4)
+        first = await busy(bench, wait_until)
+        waiting = bench.submit(1, 2, 3)
+        await wait_until(lambda: bench.batcher.queue_rows == 3)
+        with pytest.raises(OverloadedError, match="3 of 4 rows are waiting") as shed:
+            await bench.submit(4, 5)
+        assert shed.value.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert shed.value.trailers == (("grpc-retry-pushback-ms", "-1"),)
+        fits = bench.submit(6)
+        bench.engine.let_go()
+        await asyncio.gather(first, waiting, fits)
+        assert bench.engine.batches[1:] == [[[1], [2], [3], [6]]]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_deadline_that_has_passed_costs_no_compute(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine())
+        first = await busy(bench, wait_until)
+        with pytest.raises(DeadlinePassedError, match="when the request arrived"):
+            await bench.submit(1, timeout_s=0)
+        late, in_time = bench.submit(2, 3, timeout_s=5), bench.submit(4, timeout_s=7)
+        await wait_until(lambda: bench.batcher.queue_rows == 3)
+        bench.engine.now_s += 6
+        bench.engine.let_go()
+        with pytest.raises(DeadlinePassedError, match="while the request waited"):
+            await late
+        assert (await in_time).action.tolist() == [[4, 40]]
+        await first
+        assert bench.engine.batches == [[[-1]], [[4]]]
+        assert bench.batcher.queue_rows == 0
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_caller_that_gives_up_frees_its_place_at_once(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=2), max_queue_rows=4)
+        first = await busy(bench, wait_until)
+        given_up, kept = bench.submit(1, 2), bench.submit(3, 4)
+        await wait_until(lambda: bench.batcher.queue_rows == 4)
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        assert bench.batcher.queue_rows == 2  # while the engine is still busy
+        successor = bench.submit(5)
+        bench.engine.let_go()
+        await asyncio.gather(first, kept, successor)
+        assert bench.engine.batches == [[[-1]], [[3], [4]], [[5]]]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_caller_that_gives_up_during_its_computation_harms_nobody(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine())
+        first = await busy(bench, wait_until)
+        first.cancel()
+        bench.engine.let_go()
+        assert (await bench.submit(2)).action.tolist() == [[2, 20]]
+        assert bench.batcher.queue_rows == 0
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a secret"), asyncio.CancelledError("a secret")])
+def test_an_engine_that_raises_fails_its_batch_only(make_engine: MakeEngine, failure: BaseException) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine())
+        bench.engine.failure = failure
+        with pytest.raises(ComputationError) as failed:
+            await bench.submit(1)
+        assert failed.value.status is grpc.StatusCode.INTERNAL
+        assert "secret" not in str(failed.value)
+        bench.engine.failure = None
+        assert (await bench.submit(2)).action.tolist() == [[2, 20]]
+        assert bench.metric("failed_batches_total") == 1
+        assert bench.metric("batches_total") == 1
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_an_engine_that_gives_too_few_rows_fails_its_batch(make_engine: MakeEngine) -> None:
+    async def test() -> None:
+        engine = make_engine()
+        whole = engine.act
+        engine.act = lambda rows: whole(rows)[1:]
+        bench = Bench(engine)
+        with pytest.raises(ComputationError):
+            await bench.submit(1, 2)
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_an_action_that_is_not_finite_fails_its_call_only(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine())
+        first = await busy(bench, wait_until)
+        calls = [bench.submit(1), bench.submit(2, np.inf), bench.submit(3)]
+        await wait_until(lambda: bench.batcher.queue_rows == 4)
+        bench.engine.let_go()
+        one, bad, three = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(one, Answer)
+        assert isinstance(three, Answer)
+        assert (one.action.tolist(), three.action.tolist()) == ([[1, 10]], [[3, 30]])
+        assert isinstance(bad, ComputationError)
+        assert bench.metric("non_finite_total") == 1
+        await first
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_drain_answers_everything_admitted_and_refuses_the_rest(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=2))
+        first = await busy(bench, wait_until)
+        calls = [bench.submit(value) for value in range(5)]
+        await wait_until(lambda: bench.batcher.queue_rows == 5)
+        draining = asyncio.create_task(bench.batcher.drain(grace_s=20))
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await bench.submit(9)
+        assert not draining.done()
+        bench.engine.let_go()
+        assert await draining is True
+        assert all(call.done() for call in (first, *calls))
+        assert [call.result().action[0, 1] for call in calls] == [0, 10, 20, 30, 40]
+
+    run(test())
+
+
+def test_drain_gives_up_after_its_grace_and_leaves_nobody_waiting(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=1))
+        first = await busy(bench, wait_until)
+        second = bench.submit(1)
+        await wait_until(lambda: bench.batcher.queue_rows == 1)
+        assert await bench.batcher.drain(grace_s=0.05) is False
+        for call in (first, second):
+            with pytest.raises(UnavailableError):
+                await call
+        bench.engine.let_go()
+
+    run(test())
+
+
+CALLS = st.lists(
+    st.tuples(
+        st.integers(1, 4),  # rows
+        st.sampled_from(["wait", "wait", "wait", "give up", "late"]),
+        st.integers(0, 3),  # turns of the event loop before the next call
+    ),
+    max_size=25,
+)
+
+
+@given(CALLS, st.integers(4, 12))
+@settings(max_examples=60, deadline=None)
+def test_every_admitted_call_gets_its_own_rows_once(calls: list[tuple[int, str, int]], max_queue_rows: int) -> None:
+    """Whatever the mixture, each call ends in one of the ways it may, and the bounds hold."""
+    batches: list[np.ndarray] = []
+
+    class Recorder:
+        max_rows = 4
+
+        def act(self, rows: np.ndarray) -> np.ndarray:
+            batches.append(rows)
+            return 10 * rows
+
+        def padding(self, rows: int) -> int:
+            return self.max_rows - rows
+
+    async def test() -> None:
+        metrics = Metrics(CollectorRegistry()).for_policy("p")
+        batcher = Batcher(Recorder(), max_queue_rows=max_queue_rows, metrics=metrics)
+        tasks: list[asyncio.Task[Answer]] = []
+        for index, (rows, fate, turns) in enumerate(calls):
+            block = np.arange(rows, dtype=np.float32)[:, None] + 100 * index
+            timeout_s = 0 if fate == "late" else None
+            tasks.append(asyncio.create_task(batcher.submit(block, timeout_s=timeout_s)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if fate == "give up":
+                tasks[-1].cancel()
+            assert 0 <= batcher.queue_rows <= max_queue_rows
+        await asyncio.wait({asyncio.gather(*tasks, return_exceptions=True)})
+        assert batcher.queue_rows == 0
+        assert await batcher.drain(grace_s=5)
+        for index, ((rows, fate, _), task) in enumerate(zip(calls, tasks, strict=True)):
+            outcome = "given up" if task.cancelled() else task.exception()
+            if outcome is None:
+                expected = 10 * (np.arange(rows) + 100 * index)
+                np.testing.assert_array_equal(task.result().action[:, 0], expected)
+            elif fate == "late":
+                assert isinstance(outcome, DeadlinePassedError)
+            else:
+                assert isinstance(outcome, OverloadedError) or (outcome == "given up" and fate == "give up")
+
+    run(test())
+    assert all(len(rows) <= 4 for rows in batches)
+    computed = [value for rows in batches for value in rows[:, 0]]
+    assert len(set(computed)) == len(computed), "a row was computed twice"
+
+
+def test_errors_carry_the_statuses_of_the_contract() -> None:
+    statuses = {error.__name__: error.status for error in ServingError.__subclasses__()}
+    assert statuses == {
+        "InvalidRequestError": grpc.StatusCode.INVALID_ARGUMENT,
+        "NotFoundError": grpc.StatusCode.NOT_FOUND,
+        "OverloadedError": grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "DeadlinePassedError": grpc.StatusCode.DEADLINE_EXCEEDED,
+        "UnavailableError": grpc.StatusCode.UNAVAILABLE,
+        "ComputationError": grpc.StatusCode.INTERNAL,
+        "UnexpectedError": grpc.StatusCode.INTERNAL,
+    }

@@ -1,0 +1,237 @@
+"""The command line: what it reads, and what becomes of a server process."""
+
+import asyncio
+import dataclasses
+import logging
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from kilolayer.v1 import policy_pb2 as pb
+from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from serving.config import ConfigError, ServeConfig
+from serving.run import OneLine, parse
+
+RUN = Path(__file__).parents[2] / "serving" / "run.py"
+GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
+
+
+def test_flags_become_the_configuration() -> None:
+    numbers = ["--port", "1", "--metrics-port", "2", "--max-rows", "4", "--grace-s", "0.5"]
+    arguments = ["--policies", "a", "b", *numbers, "--no-metrics", "--host", "::1"]
+    assert parse(arguments, {}) == ServeConfig(
+        policies=(Path("a"), Path("b")), port=1, metrics_port=2, metrics=False, max_rows=4, grace_s=0.5, host="::1"
+    )
+
+
+def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
+    environ = {
+        "KILOLAYER_POLICIES": "a:b",
+        "KILOLAYER_PORT": "1",
+        "KILOLAYER_METRICS": "No",
+        "KILOLAYER_MAX_QUEUE_ROWS": "",  # as unset
+        "KILOLAYER_SOMETHING_ELSE": "x",
+    }
+    config = parse(["--port", "2"], environ)
+    assert config == ServeConfig(policies=(Path("a"), Path("b")), port=2, metrics=False)
+    assert parse(["--policies", "c", "--metrics"], environ).policies == (Path("c"),)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"KILOLAYER_PORT": "tcp://10.0.0.1"}, "KILOLAYER_PORT must be a number, such as 50051, not 'tcp://10.0.0.1'"),
+        ({"KILOLAYER_METRICS": "maybe"}, "KILOLAYER_METRICS must be true or false, not 'maybe'"),
+        ({}, "policies must name at least one folder"),
+    ],
+)
+def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse([], environ)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"host": ""}, "host must not be empty; 127.0.0.1"),
+        ({"port": -1}, "port must be 0 (any free one) to 65535, not -1"),
+        ({"metrics_port": 65536}, "metrics_port must be 0 (any free one) to 65535, not 65536"),
+        ({"port": 9464}, "metrics_port must differ from port, 9464; 0 picks a free one"),
+        ({"max_rows": 0}, "max_rows must be a power of two from 1 to 65536, such as 256, not 0"),
+        ({"max_rows": 100}, "max_rows must be a power of two from 1 to 65536, such as 256, not 100"),
+        ({"max_queue_rows": 255}, "max_queue_rows must be at least max_rows, 256, not 255"),
+        ({"grace_s": float("inf")}, "grace_s must be a positive number of seconds, such as 10, not inf"),
+        ({"grace_s": 0.0}, "grace_s must be a positive number of seconds, such as 10, not 0.0"),
+    ],
+)
+def test_an_impossible_configuration_names_the_field_and_a_value(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        dataclasses.replace(ServeConfig(policies=(Path("a"),)), **fields)
+
+
+def test_equal_ports_are_fine_where_they_do_not_meet() -> None:
+    free = ServeConfig(policies=(Path("a"),), port=0, metrics_port=0)
+    off = dataclasses.replace(free, port=1, metrics_port=1, metrics=False)
+    assert (free.port, off.port) == (0, 1)
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(["--help"], {})
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(ServeConfig):
+        assert "--" + field.name.replace("_", "-") in text
+    assert "KILOLAYER_PORT" in text
+
+
+def test_a_log_record_is_one_plain_line() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "from %s", ("a\nb\x1b[31m\x00\x9b",), None)
+    assert OneLine("%(message)s").format(record) == r"from a\nb\x1b[31m\x00\x9b"
+
+
+@contextmanager
+def launch(*arguments: str) -> Generator["subprocess.Popen[str]"]:
+    """A server process, which ends with the block at the latest."""
+    command = [sys.executable, str(RUN), "--port", "0", "--metrics-port", "0", "--max-rows", "2", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def fail(*arguments: str) -> tuple[int, list[str]]:
+    """The exit code of a server that cannot start, and its lines."""
+    with launch(*arguments) as process:
+        _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    return process.returncode, errors.splitlines()
+
+
+@contextmanager
+def ready(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", str, list[str]]]:
+    """A server process, its address, and the lines it wrote until it was ready."""
+    with launch(*arguments) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"ready: grpc=(\S+)", line):
+                yield process, found[1], lines
+                return
+        raise AssertionError(f"it ended before it was ready: {lines}")
+
+
+def flip_a_bit(version: Path) -> None:
+    victim = max(
+        (path for path in (version / "params").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+
+
+@pytest.mark.parametrize(("flag", "field"), [("--port", "port"), ("--metrics-port", "metrics_port")])
+def test_a_taken_port_is_one_line_and_exit_code_1(policies: Path, flag: str, field: str) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as a server would that is willing to share
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, lines = fail("--policies", str(policies), flag, str(port))
+    assert code == 1
+    assert len(lines) == 1
+    assert f"ERROR {field} {port} on 127.0.0.1 cannot be had, another program may hold it; choose another" in lines[0]
+
+
+def test_a_missing_folder_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    code, lines = fail("--policies", str(tmp_path / "nowhere"))
+    assert code == 1
+    assert len(lines) == 1
+    assert f"ERROR {tmp_path / 'nowhere'} does not exist; train a policy first" in lines[0]
+
+
+def test_a_damaged_bundle_is_named_and_exit_code_1(policies: Path, tmp_path: Path) -> None:
+    shutil.copytree(policies / "1000", tmp_path / "1000")
+    flip_a_bit(tmp_path / "1000")
+    code, lines = fail("--policies", str(tmp_path))
+    assert code == 1
+    assert len(lines) == 2
+    assert f"WARNING version 1000 is passed over: {tmp_path / '1000'} is not a usable policy (hash)" in lines[0]
+    assert f"ERROR none of the 1 versions in {tmp_path} is usable" in lines[1]
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    code, lines = fail("--max-rows", "3", "--policies", "x")
+    assert code == 2
+    assert len(lines) == 1
+    assert "ERROR max_rows must be a power of two" in lines[0]
+
+
+def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
+    policies: Path, publish: Callable[..., Path], tmp_path: Path
+) -> None:
+    """And the newest version being damaged, the one before it answers."""
+    shutil.copytree(policies / "1000", tmp_path / "1000")
+    flip_a_bit(publish(tmp_path, 2000))
+    answered = 0
+    ends: list[tuple[grpc.StatusCode, str]] = []
+
+    async def caller(stub: Any) -> None:
+        nonlocal answered
+        while True:
+            try:
+                response = await stub.Act(GOOD, timeout=20)
+            except grpc.aio.AioRpcError as error:
+                ends.append((error.code(), error.details() or ""))
+                if "shutting down" in ends[-1][1]:
+                    continue  # as a caller would that tries again at once
+                return
+            assert response.version == "1000"
+            answered += 1
+
+    async def load(address: str, process: "subprocess.Popen[str]") -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub: Any = PolicyStub(channel)
+            callers = [asyncio.create_task(caller(stub)) for _ in range(16)]
+            await asyncio.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.gather(*callers)
+
+    with ready("--policies", str(tmp_path)) as (process, address, lines):
+        asyncio.run(load(address, process))
+        _, rest = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert answered > 16
+    # Neither cancelled nor timed out: each caller was told why, and then found nobody there.
+    assert {code for code, _ in ends} == {grpc.StatusCode.UNAVAILABLE}
+    assert any("shutting down" in text for _, text in ends)
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1].endswith("stopped; every accepted call was answered")
+    assert sum("version 2000 is passed over" in line for line in lines) == 1
+    assert lines[-1].rstrip().endswith("policies=point_u_maze@1000")
+
+
+def test_sigterm_while_compiling_exits_0(policies: Path) -> None:
+    with launch("--policies", str(policies), "--max-rows", "1024") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "NOT_SERVING until everything is compiled" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "ready:" not in rest
+    assert "Traceback" not in rest

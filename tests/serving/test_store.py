@@ -1,0 +1,101 @@
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serving.errors import StartupError
+from serving.store import load_all, load_newest
+
+Publish = Callable[..., Path]
+
+
+def damage(version: Path) -> None:
+    """Flip one bit of the largest array file, which changes no size."""
+    victim = max((version / "params").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+
+
+def unwanted(reason: str) -> None:
+    raise AssertionError(f"a version was rejected: {reason}")
+
+
+def test_the_newest_version_is_loaded_and_leftovers_are_not_versions(publish: Publish, tmp_path: Path) -> None:
+    publish(tmp_path, 900)
+    publish(tmp_path, 1000)
+    (tmp_path / ".publishing-2000-0123abcd").mkdir()
+    assert load_newest(tmp_path, on_rejected=unwanted).version == 1000
+
+
+def test_a_damaged_version_is_named_counted_left_alone_and_the_next_older_taken(
+    publish: Publish, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in (1, 2, 3):
+        publish(tmp_path, version)
+    damage(tmp_path / "3")
+    (tmp_path / "2" / "probes.npz").unlink()
+    reasons: list[str] = []
+    with caplog.at_level(logging.WARNING):
+        assert load_newest(tmp_path, on_rejected=reasons.append).version == 1
+    assert reasons == ["hash", "files"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert messages[0].startswith(f"version 3 is passed over: {tmp_path / '3'}")
+    assert "probes.npz is missing" in messages[1]
+    assert (tmp_path / "3").is_dir()
+
+
+def test_policies_come_in_the_order_of_their_folders(publish: Publish, tmp_path: Path) -> None:
+    publish(tmp_path / "z", 1, name="zebra")
+    publish(tmp_path / "a", 2, name="ant")
+    loaded = load_all([tmp_path / "z", tmp_path / "a"], on_rejected=unwanted)
+    assert [(name, found.version) for name, found in loaded.items()] == [("zebra", 1), ("ant", 2)]
+
+
+def test_two_folders_with_one_name_are_refused(publish: Publish, tmp_path: Path) -> None:
+    publish(tmp_path / "a", 1)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(StartupError, match=r"a and .*b both hold a policy named point_u_maze; serve one"):
+        load_all([tmp_path / "a", tmp_path / "b"], on_rejected=unwanted)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (str, "does not exist; train a policy first"),
+        (lambda folder: folder.write_text(""), "is not a folder"),
+        (lambda folder: folder.mkdir(), "holds no published version; train a policy first"),
+    ],
+)
+def test_a_folder_without_policies_is_an_error_that_says_what_to_do(
+    make: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "policies"
+    make(folder)
+    with pytest.raises(StartupError, match=message):
+        load_newest(folder, on_rejected=unwanted)
+
+
+@pytest.mark.parametrize("given", ["run", "run/policies/7"])
+def test_a_folder_one_off_is_told_the_right_one(publish: Publish, tmp_path: Path, given: str) -> None:
+    publish(tmp_path / "run" / "policies", 7)
+    with pytest.raises(StartupError, match=r"holds no published version, but .*run/policies does"):
+        load_newest(tmp_path / given, on_rejected=unwanted)
+
+
+def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, 1)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    reasons: list[str] = []
+    with pytest.raises(StartupError, match=r"none of the 1 versions in .* is usable, the log names each"):
+        load_newest(tmp_path, on_rejected=reasons.append)
+    assert reasons == ["unreadable"]
