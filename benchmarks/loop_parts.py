@@ -108,15 +108,11 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
     began = time.perf_counter()
     env = registry.make(config.env)
     state = loop.initial_state(config, env)
-    programs = loop.build_programs(config, env)
-    key = jax.random.key(0)
     prepare = time.perf_counter() - began
-
-    state, collect_first = timed(lambda: programs.collect(state))
-    for _ in range(config.warmup_iterations - 1):
+    programs, compiling = timed(lambda: loop.compile_programs(config, env, state))
+    key = jax.random.key(0)
+    for _ in range(config.warmup_iterations):
         state = programs.collect(state)
-    (state, _), learn_first = timed(lambda: programs.learn(state))
-    _, evaluate_first = timed(lambda: programs.evaluate(state.learner.params, key=key))
     collects, learns, evaluations = [], [], []
     for _ in range(repeats):
         state, seconds = timed(lambda state=state: programs.collect(state))
@@ -126,16 +122,15 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
         _, seconds = timed(lambda state=state: programs.evaluate(state.learner.params, key=key))
         evaluations.append(seconds)
     collect, learn, evaluation = (statistics.median(times) for times in (collects, learns, evaluations))
-    first_calls = (collect_first - collect) + (learn_first - learn) + (evaluate_first - evaluation)
-
     epochs = -(-config.iterations // config.iterations_per_epoch)
     short = dataclasses.replace(config, max_minutes=1e-9)
     _, whole_run = timed(lambda: loop.train(short, console=rich.console.Console(quiet=True)))
-    keeping = whole_run - prepare - collect_first - evaluate_first
+    iterations = config.warmup_iterations + 1
+    keeping = whole_run - prepare - compiling - iterations * collect - learn - evaluation
     rounds = config.iterations - config.warmup_iterations
     return [
         Part("prepare training", prepare, 1),
-        Part("compile training", first_calls, 1),
+        Part("compile training", compiling, 1),
         Part("physics and acting", collect, config.iterations, config.steps_per_iteration / collect, "steps"),
         Part("gradient steps", learn, rounds, config.updates_per_unroll / learn, "updates"),
         Part("evaluation", evaluation, epochs, config.eval_episodes * config.episode_length / evaluation, "steps"),

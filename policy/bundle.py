@@ -29,7 +29,10 @@ from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec, SpecError
 
 FORMAT_VERSION = 1
+_SCRATCH = ".publishing-"
 PROBE_TOLERANCE = 1e-4  # actions lie in [-1, 1]; float32 on another machine stays well within
+
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what JSON of another shape raises
 
 Reason = Literal["missing", "manifest", "files", "hash", "spec", "arrays", "probes"]
 
@@ -76,6 +79,8 @@ def publish(
 ) -> Path:
     """Write version `version` of a policy under `root` and return its folder. Whatever is there already stays as it is.
 
+    One process publishes under a root at a time: what a killed one left unfinished there is swept away first.
+
     Args:
         version: the training step, not negative; it names the folder.
         probe_state: [rows, state_dim], inputs whose actions are stored for verification.
@@ -84,21 +89,30 @@ def publish(
 
     Raises:
         FileExistsError: that version is already published; a published policy never changes.
-        ValueError: a probe's action is not finite, so the parameters are not fit to be published.
+        ValueError: the version is negative, the parameters or probes do not fit `spec`, or a probe's action is not
+            finite; such a policy could not be read, or not be used.
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    if version < 0:
+        raise ValueError(f"version must be a training step, 0 or more, not {version}")
     target = root / str(version)
     if target.exists():
         raise FileExistsError(f"{target} is already published; a published policy never changes")
+    if difference := _first_difference(params, _expected_params(spec)):
+        raise ValueError(f"the parameters do not fit the specification: {difference}")
+    _check_probe_shape("probe_state", probe_state, width=spec.state_dim, rows=len(probe_state))
+    _check_probe_shape("probe_goal", probe_goal, width=spec.goal_dim, rows=len(probe_state))
     probes = _probe(params, probe_state, probe_goal)
     root.mkdir(parents=True, exist_ok=True)
-    scratch = root / f".publishing-{version}-{uuid.uuid4().hex[:8]}"
+    for leftover in root.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(leftover)  # of a publisher that was killed
+    scratch = root / f"{_SCRATCH}{version}-{uuid.uuid4().hex[:8]}"
     try:
         scratch.mkdir()
         description = {"format": FORMAT_VERSION, "spec": dataclasses.asdict(spec), "provenance": dict(provenance)}
         (scratch / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
         np.savez(scratch / "probes.npz", **probes._asdict())
-        ocp.PyTreeCheckpointer().save(scratch.absolute() / "params", _to_tree(params))
+        _save_params(scratch.absolute() / "params", params)
         manifest = {"format": FORMAT_VERSION, "files": {name: _fingerprint(path) for name, path in _files(scratch)}}
         (scratch / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         for folder, _, names in os.walk(scratch):
@@ -153,23 +167,43 @@ def _probe(params: PolicyParams, state: np.ndarray, goal: np.ndarray) -> Probes:
     return Probes(state, goal, action)
 
 
+def _check_probe_shape(name: str, array: np.ndarray, *, width: int, rows: int) -> None:
+    if not rows or np.shape(array) != (rows, width):
+        raise ValueError(
+            f"{name} must be at least one row of {width} values, as many as the other, not {np.shape(array)}"
+        )
+
+
+def _save_params(folder: Path, params: PolicyParams) -> None:
+    try:
+        ocp.PyTreeCheckpointer().save(folder, _to_tree(params))
+    except OSError:
+        raise
+    except Exception as error:  # what tensorstore could not write, Orbax reports as a ValueError
+        raise OSError(f"{folder} cannot be written: {_first_line(error)}") from error
+
+
 def _verify_files(path: Path) -> str:
     """Compare the folder with its manifest, file by file; return the manifest's own SHA-256."""
     manifest_path = path / "manifest.json"
+    if not _is_own_file(manifest_path):
+        raise BundleError(path, "manifest", "manifest.json is missing, or not a plain file")
+    raw = manifest_path.read_bytes()
     try:
-        raw = manifest_path.read_bytes()
-        expected = json.loads(raw)["files"]
-        expected = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in expected.items()}
-    except FileNotFoundError as error:
-        raise BundleError(path, "manifest", "manifest.json is missing") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        manifest = json.loads(raw)
+        stated_format = manifest["format"]
+        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except _MALFORMED as error:
         raise BundleError(path, "manifest", f"manifest.json cannot be understood: {error!r}") from error
+    if stated_format != FORMAT_VERSION:
+        detail = f"manifest.json is of format {stated_format!r}, not {FORMAT_VERSION}, the one this version reads"
+        raise BundleError(path, "manifest", detail)
     present = {name: file for name, file in _files(path) if name != "manifest.json"}
     if links := sorted(name for name, file in present.items() if not _is_own_file(file)):
         raise BundleError(path, "files", f"{links[0]} is a link or not a plain file")
     if missing := sorted(expected.keys() - present.keys()):
         raise BundleError(path, "files", f"{missing[0]} is missing")
-    if foreign := sorted(present.keys() - expected.keys()):
+    if foreign := sorted(name for name in present if name not in expected or not _is_of_a_bundle(name)):
         raise BundleError(path, "files", f"{foreign[0]} does not belong to it")
     for name, (size, digest) in expected.items():
         if present[name].stat().st_size != size:
@@ -183,44 +217,46 @@ def _read_description(path: Path) -> tuple[PolicySpec, Mapping[str, Any]]:
     try:
         description = json.loads((path / "policy.json").read_text())
         if description["format"] != FORMAT_VERSION:
-            detail = f"format {description['format']} is not {FORMAT_VERSION}, the one this version reads"
+            detail = f"format {description['format']!r} is not {FORMAT_VERSION}, the one this version reads"
             raise BundleError(path, "spec", detail)
         return PolicySpec.from_fields(description["spec"]), description["provenance"]
-    except (SpecError, ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
+    except (*_MALFORMED, SpecError, FileNotFoundError) as error:
         raise BundleError(path, "spec", f"policy.json: {error}") from error
 
 
 def _read_params(path: Path, spec: PolicySpec) -> PolicyParams:
-    """Load the arrays, after comparing every declared shape and dtype with the specification."""
-    template = _to_tree(jax.eval_shape(lambda: init_policy(jax.random.key(0), spec)))
+    """Load the arrays, after comparing every declared shape and dtype with the specification.
+
+    The comparison has to come first: an array declared too large for memory ends the process, not the restore. It
+    costs some 170 KiB a call that tensorstore 0.1.86 never gives back (TensorStore.Spec.to_json, called by Orbax).
+    """
+    template = _to_tree(_expected_params(spec))
     checkpointer = ocp.PyTreeCheckpointer()
     folder = path.absolute() / "params"
     try:
         metadata: Any = checkpointer.metadata(folder).item_metadata
         declared = metadata.tree
     except Exception as error:  # Orbax raises whatever the file it tripped over raised
-        raise BundleError(path, "arrays", f"params/ cannot be read: {error}") from error
-    expected_shapes = _shapes(template)
-    declared_shapes = _shapes(declared)
-    for name in sorted(expected_shapes.keys() | declared_shapes.keys()):
-        if expected_shapes.get(name) != declared_shapes.get(name):
-            declared_shape, expected_shape = declared_shapes.get(name), expected_shapes.get(name)
-            detail = f"array {name} is {declared_shape} where the specification has {expected_shape}"
-            raise BundleError(path, "arrays", detail)
+        raise BundleError(path, "arrays", f"params/ cannot be read: {_first_line(error)}") from error
+    if difference := _first_difference(declared, template):
+        raise BundleError(path, "arrays", difference)
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
     try:
         tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:
-        raise BundleError(path, "arrays", f"params/ cannot be read: {error}") from error
+        raise BundleError(path, "arrays", f"params/ cannot be read: {_first_line(error)}") from error
     return _from_tree(tree, PolicyParams)
 
 
 def _read_probes(path: Path, spec: PolicySpec) -> Probes:
     try:
-        with np.load(path / "probes.npz", allow_pickle=False) as stored:
+        # Opened here, because numpy leaves a file open that turns out not to be an archive.
+        with (path / "probes.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
             probes = Probes(*(stored[name] for name in Probes._fields))
     except Exception as error:  # numpy raises zipfile, zlib, ValueError, KeyError ... for a damaged archive
-        raise BundleError(path, "probes", f"probes.npz cannot be read: {error}") from error
+        raise BundleError(path, "probes", f"probes.npz cannot be read: {_first_line(error)}") from error
+    if any(array.dtype != np.float32 for array in probes):
+        raise BundleError(path, "probes", f"types {[str(array.dtype) for array in probes]} are not all float32")
     sizes = (spec.state_dim, spec.goal_dim, spec.action_dim)
     rows = probes.state.shape[:1]
     if not rows or not rows[0] or any(array.shape != (*rows, size) for array, size in zip(probes, sizes, strict=True)):
@@ -237,6 +273,25 @@ def _verify_probes(path: Path, params: PolicyParams, probes: Probes) -> None:
     if not worst <= PROBE_TOLERANCE:
         detail = f"actions differ from the published ones by {worst:.2g}, more than {PROBE_TOLERANCE}"
         raise BundleError(path, "probes", detail)
+
+
+def _expected_params(spec: PolicySpec) -> PolicyParams:
+    """The shapes and dtypes of the parameters of `spec`, without their values."""
+    return jax.eval_shape(lambda: init_policy(jax.random.key(0), spec))
+
+
+def _first_difference(tree: Any, template: Any) -> str:
+    """The first array of `tree` that is not shaped or typed as in `template`, in words; empty if there is none."""
+    found, expected = _shapes(tree), _shapes(template)
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            return f"array {name} is {found.get(name)} where the specification has {expected.get(name)}"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    """What a foreign error says, short enough for a log."""
+    return next(iter(str(error).splitlines()), repr(error))[:300]
 
 
 def _to_tree(node: Any) -> Any:
@@ -284,6 +339,10 @@ def _fsync(path: Path) -> None:
 
 def _is_own_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
+
+
+def _is_of_a_bundle(name: str) -> bool:
+    return name in {"policy.json", "probes.npz"} or name.startswith("params/")
 
 
 def _is_version(name: str) -> bool:

@@ -89,7 +89,7 @@ class PolicySpec:
         """
         try:
             stored = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # too long a number or too deep a nesting is no JSONDecodeError
             raise SpecError(f"the specification is not JSON: {error}") from error
         if not isinstance(stored, dict):
             raise SpecError("the specification must be a JSON object")
@@ -146,5 +146,8 @@ def _decode(name: str, kind: Any, stored: Any) -> Any:
         return tuple(_decode(name, item, value) for value in cast("list[Any]", stored))
     accepted: dict[Any, Any] = {str: str, int: int, float: int | float}
     if kind not in accepted or not isinstance(stored, accepted[kind]) or isinstance(stored, bool):
-        raise SpecError(f"{name} must be {getattr(kind, '__name__', kind)}, not {stored!r}")
-    return kind(stored)
+        raise SpecError(f"{name} must be {getattr(kind, '__name__', kind)}, not {stored!r:.80}")
+    try:
+        return kind(stored)
+    except OverflowError as error:  # JSON's integers are unbounded, floats are not
+        raise SpecError(f"{name} must be a number that fits in a float") from error

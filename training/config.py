@@ -64,9 +64,6 @@ class TrainConfig:
     discount: float = 0.99
     """Hindsight goals lie k steps ahead with probability proportional to discount^k."""
 
-    actor_random_goals: float = 0.0
-    """Share of a batch in which the actor practises another row's goal instead of one its own row went on to reach."""
-
     actor_depth: int = 4
     """Dense layers inside the actor's residual blocks; a multiple of 4."""
     actor_width: int = 256
@@ -120,9 +117,10 @@ class TrainConfig:
             raise ConfigError(f"discount must lie between 0 and 1, not {self.discount}; try 0.99")
         if not self.stop_at_share > 0:
             raise ConfigError(f"stop_at_share must be positive, not {self.stop_at_share}; try 0.98, or inf for never")
-        for field, usual in (("goal_redraw_probability", 0.02), ("actor_random_goals", 0.5)):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"{field} must lie in [0, 1], not {getattr(self, field)}; try {usual}")
+        if not 0 <= self.goal_redraw_probability <= 1:
+            raise ConfigError(
+                f"goal_redraw_probability must lie in [0, 1], not {self.goal_redraw_probability}; try 0.02"
+            )
         for field in ("actor_depth", "critic_depth"):
             try:
                 check_depth(getattr(self, field), field=field)
@@ -221,7 +219,7 @@ _POINT_MAZE = {
     "goal_redraw_probability": 0.02,
     "updates_per_unroll": 128,
     "batch_size": 256,
-    "replay_capacity": 1_000,
+    "replay_capacity": 4_000,
     "replay_min": 200,
     "actor_width": 64,
     "critic_width": 64,
@@ -233,7 +231,8 @@ _POINT_MAZE = {
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {},
-        "point_u_maze": _POINT_MAZE | {"total_env_steps": 1_000_000, "max_minutes": 3.5, "epochs": 10},
+        "point_u_maze": _POINT_MAZE
+        | {"total_env_steps": 1_600_000, "max_minutes": 3.5, "stop_at_share": 0.97, "epochs": 20, "eval_episodes": 256},
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "epochs": 20},
         "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "epochs": 40},
     }

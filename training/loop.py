@@ -10,6 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,7 +80,6 @@ def train(
     """
     began = clock()
     env = registry.make(config.env, impl=config.physics)
-    programs = build_programs(config, env)
     _prepare_folder(config)
     state = initial_state(config, env)
     if config.resume:
@@ -88,6 +88,8 @@ def train(
     with Report(config.out, keep_until=done * config.steps_per_iteration, console=console) as report:
         report.say(f"{config.env}: {config.iterations} iterations of {config.steps_per_iteration:,} environment steps")
         report.advance("compiling", done=done, of=config.iterations)
+        programs = compile_programs(config, env, state)
+        report.say(f"compiled in {clock() - began:.0f} s")
         metrics = report.rows[-1] if done else {}
         policy = _publish_once(config, env, state, metrics) if done else None
         while policy is None or done < config.iterations:
@@ -127,8 +129,8 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> TrainerState:
     )
 
 
-def build_programs(config: TrainConfig, env: GoalEnv) -> Programs:
-    """The programs of a run of `config`; each compiles when it is first called. A state passed in is used up."""
+def compile_programs(config: TrainConfig, env: GoalEnv, state: TrainerState) -> Programs:
+    """Compile the programs of a run, side by side, for states like `state`. A state passed in is used up."""
     updater = _updater(config, env)
 
     def collect(state: TrainerState) -> TrainerState:
@@ -166,11 +168,13 @@ def build_programs(config: TrainConfig, env: GoalEnv) -> Programs:
     evaluation = functools.partial(
         evaluate.evaluate, env, episodes=config.eval_episodes, episode_length=config.episode_length
     )
-    return Programs(
-        collect=jax.jit(collect, donate_argnums=0),
-        learn=jax.jit(learn, donate_argnums=0),
-        evaluate=jax.jit(evaluation),
+    lowered = (
+        jax.jit(collect, donate_argnums=0).lower(state),
+        jax.jit(learn, donate_argnums=0).lower(state),
+        jax.jit(evaluation).lower(state.learner.params, key=_evaluation_key(config, 0)),
     )
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        return Programs(*pool.map(lambda program: program.compile(), lowered))
 
 
 def _run_epoch(
@@ -207,7 +211,6 @@ def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
         target_entropy=config.target_entropy_per_action * env.action_size,
         critic_loss=losses.CRITIC_LOSSES[config.critic_loss],
         logsumexp_penalty=config.logsumexp_penalty,
-        actor_random_goals=config.actor_random_goals,
     )
 
 

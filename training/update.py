@@ -38,7 +38,6 @@ class Updater:
     Args:
         achieved_goal: reads goals [B, goal_dim] out of states [B, state_dim].
         critic_loss: one of `losses.CRITIC_LOSSES`.
-        actor_random_goals: share of the rows in which the actor is asked for another row's goal instead of its own.
     """
 
     achieved_goal: Callable[[jax.Array], jax.Array]
@@ -48,7 +47,6 @@ class Updater:
     target_entropy: float
     critic_loss: Callable[..., losses.Contrast]
     logsumexp_penalty: float
-    actor_random_goals: float
 
     def init(self, params: PolicyParams) -> Learner:
         """A learner that starts from `params`, with temperature 1 and fresh optimisers."""
@@ -66,7 +64,7 @@ class Updater:
         goal = self.achieved_goal(batch.future_state)
         noise = jax.random.normal(key, batch.action.shape)
         (actor_loss, log_probability), actor_gradient = jax.value_and_grad(self._actor_loss, has_aux=True)(
-            learner.params.actor, learner, batch.state, _mix_goals(goal, self.actor_random_goals), noise
+            learner.params.actor, learner, batch.state, goal, noise
         )
         temperature_loss, temperature_gradient = jax.value_and_grad(losses.temperature_loss)(
             learner.log_temperature, log_probability, target_entropy=self.target_entropy
@@ -115,12 +113,6 @@ class Updater:
         logits = losses.pairwise_energy(encoded_pairs, encoded_goals)
         contrast = self.critic_loss(logits, logsumexp_penalty=self.logsumexp_penalty)
         return contrast.loss, contrast
-
-
-def _mix_goals(goal: jax.Array, share: float) -> jax.Array:
-    """Give the first `share` of the rows of `goal: [B, goal_dim]` their neighbour's; rows are independent draws."""
-    mixed = round(share * len(goal))
-    return jnp.concatenate([jnp.roll(goal, 1, axis=0)[:mixed], goal[mixed:]])
 
 
 def _critic(params: PolicyParams) -> Critic:

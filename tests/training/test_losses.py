@@ -49,6 +49,22 @@ def test_info_nce_takes_its_negatives_from_the_row() -> None:
     assert abs(float(column_moved) - float(base)) > 0.1
 
 
+def test_symmetric_info_nce_by_hand() -> None:
+    logits = jnp.log(jnp.array([[1.0, 3.0], [2.0, 1.0]]))
+    forward = (np.log(4) + np.log(3)) / 2
+    backward = (np.log(3) + np.log(4)) / 2  # columns: 1 of 1 + 2, and 1 of 3 + 1
+    assert float(losses.symmetric_info_nce(logits, logsumexp_penalty=0.0).loss) == pytest.approx(
+        (forward + backward) / 2
+    )
+    lopsided = jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]]))
+    expected = ((np.log(4) + np.log(2)) / 2 + (np.log(2) + np.log(4)) / 2) / 2
+    assert float(losses.symmetric_info_nce(lopsided, logsumexp_penalty=0.0).loss) == pytest.approx(expected)
+    column_moved = losses.symmetric_info_nce(logits + jnp.array([[7.0, 0.0]]), logsumexp_penalty=0.0).loss
+    row_moved = losses.symmetric_info_nce(logits + jnp.array([[7.0], [0.0]]), logsumexp_penalty=0.0).loss
+    assert float(column_moved) > forward + 1
+    assert float(row_moved) > forward + 1
+
+
 def test_actor_loss_by_hand() -> None:
     loss = losses.actor_loss(jnp.array([-1.0, 3.0]), jnp.array([-2.0, -4.0]), log_temperature=jnp.log(0.5))
     assert float(loss) == pytest.approx((0.5 * -1 + 2 + 0.5 * 3 + 4) / 2)

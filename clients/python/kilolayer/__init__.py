@@ -1,1 +1,37 @@
-"""A light client for goal-reaching policies served by Kilolayer."""
+"""A light client for goal-reaching policies served by Kilolayer: numpy in, actions out, a deadline on every call."""
+
+from kilolayer.client import PolicyClient
+from kilolayer.errors import (
+    AccessDenied,
+    BadReply,
+    ClientClosed,
+    DeadlineExceeded,
+    InvalidRequest,
+    KilolayerError,
+    Overloaded,
+    PolicyNotFound,
+    RequestError,
+    ServerError,
+    ServerFailure,
+    Unavailable,
+)
+from kilolayer.replies import Action, PolicyDescription, PolicyListing
+
+__all__ = [
+    "AccessDenied",
+    "Action",
+    "BadReply",
+    "ClientClosed",
+    "DeadlineExceeded",
+    "InvalidRequest",
+    "KilolayerError",
+    "Overloaded",
+    "PolicyClient",
+    "PolicyDescription",
+    "PolicyListing",
+    "PolicyNotFound",
+    "RequestError",
+    "ServerError",
+    "ServerFailure",
+    "Unavailable",
+]

@@ -1,0 +1,104 @@
+"""What a server answers, as frozen dataclasses."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilolayer.v1 import policy_pb2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Action:
+    """The answer to one `act`."""
+
+    action: NDArray[np.float32]  # [action_dim] for one state, [rows, action_dim] for a block; each in [-1, 1]
+    policy: str  # the policy that answered
+    version: str  # the version that answered
+    sequence: int  # the number that the request carried
+    queue_us: int  # microseconds that the request waited in the server
+    compute_us: int  # microseconds that the server computed, the whole batch
+    batch_rows: int  # rows that the server computed together, this request's among them
+    round_trip_s: float  # seconds between sending and receiving, by this machine's monotonic clock
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyDescription:
+    """What one version of a policy expects and promises. Names carry their unit in brackets: `"x [m]"`."""
+
+    name: str
+    version: str  # training step, in decimal
+    environment: str  # environment it was trained on
+    state_names: tuple[str, ...]  # state_dim of them
+    goal_names: tuple[str, ...]  # goal_dim of them
+    action_names: tuple[str, ...]  # action_dim of them
+    action_low: tuple[float, ...]  # what -1 stands for, in the unit of action_names
+    action_high: tuple[float, ...]  # what +1 stands for
+    control_period_s: float  # seconds between two actions in training
+    success_radius: float  # distance to the goal that counts as reached, in the unit of goal_names
+    actor_depth: int
+    actor_width: int
+    critic_depth: int
+    critic_width: int
+    representation_dim: int
+    manifest_sha256: str  # equal digests are equal policies
+    max_rows: int  # the most rows that one `act` may hold
+
+    @property
+    def state_dim(self) -> int:
+        """Values in one state."""
+        return len(self.state_names)
+
+    @property
+    def goal_dim(self) -> int:
+        """Values in one goal."""
+        return len(self.goal_names)
+
+    @property
+    def action_dim(self) -> int:
+        """Values in one action."""
+        return len(self.action_names)
+
+    @classmethod
+    def from_proto(cls, reply: policy_pb2.DescribeResponse) -> "PolicyDescription":
+        """The description in `reply`."""
+        spec = reply.spec
+        return cls(
+            name=spec.name,
+            version=reply.version,
+            environment=spec.environment,
+            state_names=tuple(spec.state_names),
+            goal_names=tuple(spec.goal_names),
+            action_names=tuple(spec.action_names),
+            action_low=tuple(spec.action_low),
+            action_high=tuple(spec.action_high),
+            control_period_s=spec.control_period_s,
+            success_radius=spec.success_radius,
+            actor_depth=spec.actor_depth,
+            actor_width=spec.actor_width,
+            critic_depth=spec.critic_depth,
+            critic_width=spec.critic_width,
+            representation_dim=spec.representation_dim,
+            manifest_sha256=reply.manifest_sha256,
+            max_rows=reply.max_rows,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyListing:
+    """One policy on offer."""
+
+    policy: str
+    versions: tuple[str, ...]  # versions that `act` accepts, oldest first
+    live_version: str  # what an empty version means
+    is_default: bool  # what an empty policy means
+
+    @classmethod
+    def from_proto(cls, entry: policy_pb2.PolicyEntry) -> "PolicyListing":
+        """The listing in `entry`."""
+        return cls(
+            policy=entry.policy,
+            versions=tuple(entry.versions),
+            live_version=entry.live_version,
+            is_default=entry.is_default,
+        )

@@ -1,0 +1,44 @@
+"""The client as a distribution: what it declares, and what importing it brings along."""
+
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import kilolayer
+
+REPOSITORY = Path(__file__).parents[2]
+ALLOWED = {"grpcio", "numpy", "protobuf"}
+
+
+def test_the_client_declares_three_dependencies_and_no_extras() -> None:
+    project = tomllib.loads((REPOSITORY / "clients/python/pyproject.toml").read_text())["project"]
+    names = {requirement.split(">=")[0] for requirement in project["dependencies"]}
+    assert names == ALLOWED
+    assert "optional-dependencies" not in project
+    installed = metadata.requires("kilolayer") or []
+    assert {requirement.split(">=")[0] for requirement in installed} == ALLOWED
+
+
+def test_importing_the_client_imports_nothing_else_of_ours_and_no_jax() -> None:
+    program = (
+        "import sys; before = set(sys.modules); import kilolayer;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    imported = set(subprocess.check_output([sys.executable, "-c", program], text=True, cwd=REPOSITORY).split())
+    third_party = {name for name in imported - sys.stdlib_module_names if not name.startswith(("_cython", "cython"))}
+    # grpcio needs typing_extensions, and imports its own two add-ons where they are installed.
+    expected = {"kilolayer", "google", "grpc", "grpc_health", "grpc_tools", "numpy", "typing_extensions"}
+    assert "kilolayer" in imported
+    assert third_party <= expected, f"importing kilolayer also imports {sorted(third_party - expected)}"
+
+
+def test_the_client_says_that_it_is_typed() -> None:
+    assert (Path(kilolayer.__file__).parent / "py.typed").is_file()
+
+
+def test_what_the_client_exports_is_there_and_documented() -> None:
+    assert kilolayer.__all__ == sorted(kilolayer.__all__)
+    for name in kilolayer.__all__:
+        assert getattr(kilolayer, name).__doc__, f"{name} has no docstring"

@@ -1,0 +1,197 @@
+"""PolicySpec: what it refuses and how it says so, and its way through JSON."""
+
+import dataclasses
+import json
+import re
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy.spec import PolicySpec, SpecError, check_depth
+
+PLAIN = string.ascii_letters + string.digits
+
+
+def replaced(spec: PolicySpec, **changes: Any) -> PolicySpec:
+    return dataclasses.replace(spec, **changes)
+
+
+def test_sizes_are_those_of_the_names(spec: PolicySpec) -> None:
+    assert (spec.state_dim, spec.goal_dim, spec.action_dim) == (3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("name", "", "name must be 1 to 64 letters, digits, - _ or . (not only signs), not ''"),
+        ("name", "a/b", "not 'a/b'"),
+        ("name", "..", "not '..'"),
+        ("name", "a b", "not 'a b'"),
+        ("name", "a\nb", r"not 'a\nb'"),
+        ("name", "naïve", "not 'naïve'"),
+        ("name", "n" * 65, "not 'nnnn"),
+        ("environment", "-", "environment must be 1 to 64 letters"),
+        ("state_names", (), "state_names must hold at least one name"),
+        ("state_names", ("x", " "), "none may be blank: ('x', ' ')"),
+        ("goal_names", ("x", "y\x1b[31m"), "goal_names must hold at least one name"),
+        ("goal_names", ("x", "x"), "goal_names must not repeat a name: ('x', 'x')"),
+        ("action_names", (), "action_names must hold at least one name"),
+        ("action_low", (-1.0,), "action_low must hold one finite number per action name (2), not (-1.0,)"),
+        ("action_low", (-1.0, float("-inf")), "action_low must hold one finite number"),
+        ("action_high", (1.0, float("nan")), "action_high must hold one finite number"),
+        ("action_high", (1.0, 1.0, 1.0), "action_high must hold one finite number per action name (2)"),
+        ("action_high", (-2.0, 3.0), "action_low (-2.0, -3.0) must lie below action_high (-2.0, 3.0)"),
+        ("control_period_s", 0.0, "control_period_s must be a positive number, not 0.0"),
+        ("control_period_s", float("inf"), "control_period_s must be a positive number, not inf"),
+        ("success_radius", -0.5, "success_radius must be a positive number, not -0.5"),
+        ("success_radius", float("nan"), "success_radius must be a positive number, not nan"),
+        ("actor_depth", 6, "actor_depth must be a positive multiple of 4, not 6; valid nearby: 4 or 8"),
+        ("critic_depth", 1026, "critic_depth must be a positive multiple of 4, not 1026; valid nearby: 1024 or 1028"),
+        ("actor_width", 0, "actor_width must be at least 1, not 0"),
+        ("critic_width", -8, "critic_width must be at least 1, not -8"),
+        ("representation_dim", 0, "representation_dim must be at least 1, not 0"),
+    ],
+)
+def test_a_field_out_of_range_is_named(spec: PolicySpec, field: str, value: Any, complaint: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(complaint)):
+        replaced(spec, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("depth", "nearest"),
+    [(-4, "4"), (0, "4"), (1, "4"), (3, "4"), (5, "4 or 8"), (6, "4 or 8"), (1026, "1024 or 1028")],
+)
+def test_a_depth_between_blocks_names_its_neighbours(depth: int, nearest: str) -> None:
+    with pytest.raises(SpecError, match=f"not {depth}; valid nearby: {nearest}$"):
+        check_depth(depth)
+
+
+@pytest.mark.parametrize("depth", [4, 8, 1024])
+def test_whole_blocks_are_a_depth(depth: int) -> None:
+    assert check_depth(depth) == depth
+
+
+def test_a_specification_cannot_change(spec: PolicySpec) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.actor_depth = 8  # type: ignore[misc]
+
+
+def test_json_holds_the_fields_in_their_order(spec: PolicySpec) -> None:
+    stored = json.loads(spec.to_json())
+    assert list(stored) == [field.name for field in dataclasses.fields(spec)]
+    assert stored["state_names"] == ["x [m]", "y [m]", "v [m/s]"]
+    assert stored["action_low"] == [-2, -3]
+    assert stored["control_period_s"] == 0.05
+
+
+names = st.text(PLAIN, min_size=1, max_size=64)
+labels = st.lists(
+    st.text(max_size=10).filter(lambda label: bool(label.strip()) and label.isprintable()), min_size=1, unique=True
+)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
+sizes = st.integers(1, 2**40)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> PolicySpec:
+    action_names = tuple(draw(labels))
+    low = [draw(st.floats(-1e6, 1e6)) for _ in action_names]
+    return PolicySpec(
+        name=draw(names),
+        environment=draw(names),
+        state_names=tuple(draw(labels)),
+        goal_names=tuple(draw(labels)),
+        action_names=action_names,
+        action_low=tuple(low),
+        action_high=tuple(limit + draw(st.floats(1, 1e6)) for limit in low),
+        control_period_s=draw(positive),
+        success_radius=draw(positive),
+        actor_depth=4 * draw(sizes),
+        actor_width=draw(sizes),
+        critic_depth=4 * draw(sizes),
+        critic_width=draw(sizes),
+        representation_dim=draw(sizes),
+    )
+
+
+@given(specs())
+def test_json_and_back_is_the_same(any_spec: PolicySpec) -> None:
+    assert PolicySpec.from_json(any_spec.to_json()) == any_spec
+
+
+def test_an_integer_is_a_valid_float(spec: PolicySpec) -> None:
+    stored = json.loads(spec.to_json()) | {"control_period_s": 1}
+    again = PolicySpec.from_fields(stored)
+    assert (again.control_period_s, type(again.control_period_s)) == (1.0, float)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(PolicySpec)])
+def test_a_missing_field_is_named(spec: PolicySpec, field: str) -> None:
+    stored = json.loads(spec.to_json())
+    del stored[field]
+    with pytest.raises(SpecError, match=f"lacks {field}$"):
+        PolicySpec.from_fields(stored)
+
+
+def test_unknown_fields_are_named(spec: PolicySpec) -> None:
+    stored = json.loads(spec.to_json()) | {"depth": 4, "colour": "red"}
+    with pytest.raises(SpecError, match="unknown fields: colour, depth"):
+        PolicySpec.from_fields(stored)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("name", 7, "name must be str, not 7"),
+        ("name", None, "name must be str, not None"),
+        ("actor_depth", 4.0, r"actor_depth must be int, not 4\.0"),
+        ("actor_depth", "4", "actor_depth must be int, not '4'"),
+        ("actor_width", True, "actor_width must be int, not True"),
+        ("control_period_s", False, "control_period_s must be float, not False"),
+        ("control_period_s", "0.05", "control_period_s must be float"),
+        ("control_period_s", 10**400, "control_period_s must be a number that fits in a float"),
+        ("control_period_s", float("nan"), "control_period_s must be a positive number, not nan"),
+        ("state_names", "xyz", "state_names must be tuple, not 'xyz'"),
+        ("state_names", ["x", 1], "state_names must be str, not 1"),
+        ("state_names", [["x"]], "state_names must be str"),
+        ("action_low", [-1, None], "action_low must be float, not None"),
+        ("action_low", {"a": 1}, "action_low must be tuple"),
+        ("action_low", [-(10**400), -1], "action_low must be a number that fits in a float"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(spec: PolicySpec, field: str, value: Any, complaint: str) -> None:
+    text = json.dumps(json.loads(spec.to_json()) | {field: value})
+    with pytest.raises(SpecError, match=complaint):
+        PolicySpec.from_json(text)
+
+
+def test_a_complaint_stays_short(spec: PolicySpec) -> None:
+    stored = json.loads(spec.to_json()) | {"actor_depth": "9" * 1_000_000}
+    with pytest.raises(SpecError) as error:
+        PolicySpec.from_fields(stored)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[1, 2]", "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        pytest.param("[" * 100_000, "not JSON", id="nested too deep"),
+        pytest.param("9" * 5000, "not JSON", id="number too long"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        PolicySpec.from_json(text)
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
+def test_any_other_object_is_refused(stored: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        PolicySpec.from_fields(stored)
