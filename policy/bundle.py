@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,8 +30,9 @@ from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec, SpecError
 
 FORMAT_VERSION = 1
-_SCRATCH = ".publishing-"
 PROBE_TOLERANCE = 1e-4  # actions lie in [-1, 1]; float32 on another machine stays well within
+_SCRATCH = ".publishing-"
+_REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
 
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what JSON of another shape raises
 
@@ -120,7 +122,7 @@ def publish(
                 _fsync(Path(folder) / name)
         scratch.rename(target)
     except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
         raise
     _fsync(root)
     return target
@@ -183,6 +185,15 @@ def _save_params(folder: Path, params: PolicyParams) -> None:
         raise OSError(f"{folder} cannot be written: {_first_line(error)}") from error
 
 
+def _remove(scratch: Path) -> None:
+    """Remove what a failed publication left, until it stays away: Orbax may still be writing to it."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(scratch, ignore_errors=True)
+        time.sleep(_REMOVAL_PAUSE_S)
+        if not scratch.exists():
+            return
+
+
 def _verify_files(path: Path) -> str:
     """Compare the folder with its manifest, file by file; return the manifest's own SHA-256."""
     manifest_path = path / "manifest.json"
@@ -196,13 +207,13 @@ def _verify_files(path: Path) -> str:
     except _MALFORMED as error:
         raise BundleError(path, "manifest", f"manifest.json cannot be understood: {error!r}") from error
     if stated_format != FORMAT_VERSION:
-        detail = f"manifest.json is of format {stated_format!r}, not {FORMAT_VERSION}, the one this version reads"
+        detail = f"manifest.json is of format {stated_format!r:.80}, not {FORMAT_VERSION}, the one this version reads"
         raise BundleError(path, "manifest", detail)
     present = {name: file for name, file in _files(path) if name != "manifest.json"}
     if links := sorted(name for name, file in present.items() if not _is_own_file(file)):
         raise BundleError(path, "files", f"{links[0]} is a link or not a plain file")
     if missing := sorted(expected.keys() - present.keys()):
-        raise BundleError(path, "files", f"{missing[0]} is missing")
+        raise BundleError(path, "files", f"{missing[0]:.200} is missing")
     if foreign := sorted(name for name in present if name not in expected or not _is_of_a_bundle(name)):
         raise BundleError(path, "files", f"{foreign[0]} does not belong to it")
     for name, (size, digest) in expected.items():
@@ -217,7 +228,7 @@ def _read_description(path: Path) -> tuple[PolicySpec, Mapping[str, Any]]:
     try:
         description = json.loads((path / "policy.json").read_text())
         if description["format"] != FORMAT_VERSION:
-            detail = f"format {description['format']!r} is not {FORMAT_VERSION}, the one this version reads"
+            detail = f"format {description['format']!r:.80} is not {FORMAT_VERSION}, the one this version reads"
             raise BundleError(path, "spec", detail)
         return PolicySpec.from_fields(description["spec"]), description["provenance"]
     except (*_MALFORMED, SpecError, FileNotFoundError) as error:

@@ -232,7 +232,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {},
         "point_u_maze": _POINT_MAZE
-        | {"total_env_steps": 1_600_000, "max_minutes": 3.5, "stop_at_share": 0.97, "epochs": 20, "eval_episodes": 256},
+        | {"total_env_steps": 1_600_000, "max_minutes": 3.5, "stop_at_share": 0.97, "epochs": 28, "eval_episodes": 256},
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "epochs": 20},
         "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "epochs": 40},
     }

@@ -416,7 +416,7 @@ from policy.spec import PolicySpec
 root, spec = Path(sys.argv[1]), PolicySpec.from_json(sys.argv[2])
 params = jax.jit(init_policy, static_argnums=1)(jax.random.key(0), spec)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # above the metadata, below the arrays
 try:
     probes = {"probe_state": np.ones((1, 3)), "probe_goal": np.ones((1, 2))}
     bundle.publish(root, 1, spec=spec, params=params, provenance={}, **probes)
