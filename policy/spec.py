@@ -39,8 +39,8 @@ class PolicySpec:
     representation_dim: int
 
     def __post_init__(self) -> None:
-        _check_name("name", self.name)
-        _check_name("environment", self.environment)
+        check_name(self.name)
+        check_name(self.environment, field="environment")
         for field in ("state_names", "goal_names", "action_names"):
             _check_labels(field, getattr(self, field))
         for field in ("action_low", "action_high"):
@@ -125,11 +125,16 @@ def check_depth(depth: int, *, field: str = "depth") -> int:
     return depth
 
 
-def _check_name(field: str, name: str) -> None:
-    """Names travel in URLs, metric labels, file names and logs, so they are short and plain."""
+def check_name(name: str, *, field: str = "name") -> str:
+    """Return `name` if it is short and plain: names travel in URLs, metric labels, file names and logs.
+
+    Raises:
+        SpecError: it is not.
+    """
     plain = name.replace("-", "").replace("_", "").replace(".", "")
     if not (0 < len(name) <= 64 and plain.isascii() and plain.isalnum()):
         raise SpecError(f"{field} must be 1 to 64 letters, digits, - _ or . (not only signs), not {name[:80]!r}")
+    return name
 
 
 def _check_labels(field: str, labels: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from policy.spec import PolicySpec, SpecError, check_depth
+from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs import point
 from training.envs.base import GoalEnv
 from training.envs.registry import ENVIRONMENTS, UnknownNameError
@@ -88,7 +88,7 @@ class TrainConfig:
     """Weight of the mean squared logsumexp in the critic's loss."""
 
     epochs: int = 50
-    """Evaluations spread evenly over the run; each is followed by a snapshot and a published policy."""
+    """At most so many evaluations, evenly spaced; each is followed by a snapshot and a published policy."""
     eval_episodes: int = 128
     """Episodes of an evaluation."""
 
@@ -121,13 +121,17 @@ class TrainConfig:
             raise ConfigError(
                 f"goal_redraw_probability must lie in [0, 1], not {self.goal_redraw_probability}; try 0.02"
             )
-        for field in ("actor_depth", "critic_depth"):
-            try:
-                check_depth(getattr(self, field), field=field)
-            except SpecError as error:
-                raise ConfigError(str(error)) from error
-        if self.seed < 0:
-            raise ConfigError(f"seed must not be negative, not {self.seed}; try {-self.seed}")
+        try:
+            check_name(self.policy_name)
+            check_depth(self.actor_depth, field="actor_depth")
+            check_depth(self.critic_depth, field="critic_depth")
+        except SpecError as error:
+            raise ConfigError(str(error)) from error
+        for field in ("logsumexp_penalty", "target_entropy_per_action"):
+            if not math.isfinite(getattr(self, field)):
+                raise ConfigError(f"{field} must be a finite number, not {getattr(self, field)}")
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"seed must lie in [0, {_SEEDS}), not {self.seed}; try {abs(self.seed) % _SEEDS}")
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite exclude each other: continue the earlier run, or delete it")
 
@@ -191,6 +195,8 @@ class TrainConfig:
                 raise ConfigError(f"{field.name} must be a positive number, not {number}; try {field.default}")
 
 
+_SEEDS = 2**31
+
 _POSITIVE = frozenset(
     {
         "total_env_steps",
@@ -219,8 +225,9 @@ _POINT_MAZE = {
     "goal_redraw_probability": 0.02,
     "updates_per_unroll": 128,
     "batch_size": 256,
-    "replay_capacity": 4_000,
+    "replay_capacity": 1_000,
     "replay_min": 200,
+    "discount": 0.995,
     "actor_width": 64,
     "critic_width": 64,
     "actor_learning_rate": 1e-3,
@@ -232,7 +239,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {},
         "point_u_maze": _POINT_MAZE
-        | {"total_env_steps": 1_600_000, "max_minutes": 3.5, "stop_at_share": 0.97, "epochs": 28, "eval_episodes": 256},
+        | {"total_env_steps": 1_600_000, "max_minutes": 3.7, "stop_at_share": 0.97, "epochs": 25, "eval_episodes": 256},
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "epochs": 20},
         "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "epochs": 40},
     }

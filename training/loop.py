@@ -9,6 +9,7 @@ import json
 import platform
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -77,20 +78,22 @@ def train(
         OutputFolderError: the folder holds an earlier run and neither resume nor overwrite is set.
         SnapshotError: there is nothing to resume from.
         FloatingPointError: a loss is no longer finite; the snapshot before it is intact.
+        OSError: the folder cannot be written; earlier snapshots and policies are intact.
     """
     began = clock()
     env = registry.make(config.env, impl=config.physics)
-    _prepare_folder(config)
     state = initial_state(config, env)
+    _check_folder(config)
     if config.resume:
         state = snapshot.restore_latest(config.out / "snapshots", like=state)
+    _take_folder(config)  # nothing was written or deleted before this line
     done = int(state.iteration)
     with Report(config.out, keep_until=done * config.steps_per_iteration, console=console) as report:
         report.say(f"{config.env}: {config.iterations} iterations of {config.steps_per_iteration:,} environment steps")
         report.advance("compiling", done=done, of=config.iterations)
         programs = compile_programs(config, env, state)
         report.say(f"compiled in {clock() - began:.0f} s")
-        metrics = report.rows[-1] if done else {}
+        metrics = report.rows[-1] if report.rows else {}
         policy = _publish_once(config, env, state, metrics) if done else None
         while policy is None or done < config.iterations:
             started = clock()
@@ -214,24 +217,37 @@ def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
     )
 
 
-def _prepare_folder(config: TrainConfig) -> None:
-    """Make the run's folder, or check that the run in it is the one to continue."""
+def _check_folder(config: TrainConfig) -> None:
+    """Refuse a folder that is in use, unless it holds a run and the configuration says what is to become of it."""
     settings_path = config.out / "config.json"
     occupied = config.out.exists() and any(config.out.iterdir())
     if config.resume:
         if not settings_path.exists():
             raise OutputFolderError(f"{config.out} holds no run to resume; leave out --resume to start one")
-        _require_same_run(json.loads(settings_path.read_text()), config)
+        try:
+            earlier = dict(json.loads(settings_path.read_text()))
+        except (TypeError, ValueError) as error:
+            detail = f"{settings_path} cannot be read ({error}), so there is no resuming; start anew with --overwrite"
+            raise OutputFolderError(detail) from error
+        _require_same_run(earlier, config)
     elif occupied and not config.overwrite:
         raise OutputFolderError(
             f"{config.out} is not empty; --resume continues the run in it, --overwrite deletes it; or name another"
         )
     elif occupied and not settings_path.exists():
-        raise OutputFolderError(f"{config.out} holds something other than a run, which is not deleted; choose another")
-    elif occupied:
-        shutil.rmtree(config.out)
+        raise OutputFolderError(f"{config.out} holds something other than a run, which is not deleted; name another")
+
+
+def _take_folder(config: TrainConfig) -> None:
+    """Make the run's folder, in the place of one to overwrite, and note the configuration in it."""
+    if config.overwrite and config.out.exists():
+        doomed = config.out.with_name(f".{config.out.name}.deleting-{uuid.uuid4().hex[:8]}")
+        config.out.rename(doomed)  # at once: what is left of it after a kill is no longer taken for a run
+        shutil.rmtree(doomed)
     config.out.mkdir(parents=True, exist_ok=True)
-    settings_path.write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    draft = config.out / ".config.json"
+    draft.write_text(json.dumps(config.to_json(), indent=2) + "\n")
+    draft.rename(config.out / "config.json")
 
 
 def _require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
@@ -240,7 +256,7 @@ def _require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
     if changed:
         name = changed[0]
         raise ConfigError(
-            f"{name} was {earlier.get(name)} in the run to resume and is {now[name]} now; give the same, or a new --out"
+            f"{name} was {earlier.get(name)!r} in the run to resume and is {now[name]!r} now; give that or another --out"
         )
 
 

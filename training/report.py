@@ -20,6 +20,10 @@ _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+class MetricsError(Exception):
+    """A metrics.jsonl that cannot be read."""
+
+
 class Report:
     """The record of one run; a context manager that closes its files.
 
@@ -87,12 +91,19 @@ class Report:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; none if there is no such file. A last line cut short by a kill is left out."""
+    """The rows of a run's metrics.jsonl; none if there is no such file. A last line cut short by a kill is left out.
+
+    Raises:
+        MetricsError: another line is not JSON.
+    """
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
     whole_lines = path.read_text().rpartition("\n")[0].splitlines()
-    return [json.loads(line) for line in whole_lines]
+    try:
+        return [json.loads(line) for line in whole_lines]
+    except ValueError as error:
+        raise MetricsError(f"{path} holds a line that is not JSON: {error}; mend or remove the file") from error
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> Path:

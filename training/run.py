@@ -15,9 +15,10 @@ _DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJ
 
   python training/run.py --env point_u_maze --out runs/demo
 
-Environments: {", ".join(ENVIRONMENTS)}.
-Presets: {", ".join(PRESETS)}. An environment's own preset, if it has one, is taken unless --preset names another; every
-other flag changes one of the preset's values, which --help shows for the --env given before it.
+Both flags are needed. Environments: {", ".join(ENVIRONMENTS)}.
+
+Presets: {", ".join(PRESETS)}. The environment's own is taken unless --preset names another; every other flag
+changes one of its values. The defaults below are those for the --env and --preset given beside --help.
 """
 _FALLBACK_ENV = "point_u_maze"
 
@@ -30,19 +31,25 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from training import loop, snapshot  # after the flags are known to be right: the loop is slow to import
+    from training import loop, report, snapshot  # after the flags are known to be right: the loop is slow to import
 
     try:
         loop.train(config, console=rich.console.Console())
     except KeyboardInterrupt:
-        print(f"\ninterrupted; continue from the last snapshot with --resume --out {config.out}", file=sys.stderr)
+        saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
+        advice = "the same command with --resume continues" if saved else "nothing was saved yet; use --overwrite"
+        print(f"\ninterrupted; {advice}", file=sys.stderr)
         return 130
+    except OSError as error:
+        print(f"error: {error}; check the disk and the folder, or give another --out", file=sys.stderr)
+        return 1
     except (
         ConfigError,
         FloatingPointError,
         ImportError,
+        SpecError,
         loop.OutputFolderError,
-        OSError,
+        report.MetricsError,
         snapshot.SnapshotError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)

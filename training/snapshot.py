@@ -41,8 +41,11 @@ def restore_latest(folder: Path, *, like: Any) -> Any:
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), expected)
         try:
             arrays = manager.restore(iteration, args=ocp.args.PyTreeRestore(expected, restore_args=restore_args))
-        except (ValueError, KeyError) as error:
-            raise SnapshotError(f"the snapshot {folder / str(iteration)} does not fit this run: {error}") from error
+        except Exception as error:  # Orbax raises whatever the file it tripped over raised
+            broken, reason = folder / str(iteration), str(error).partition("\n")[0][:200]
+            raise SnapshotError(
+                f"the snapshot {broken} cannot be read: {reason}; remove it to resume from the one before it"
+            ) from error
     for name, array in arrays.items():
         if array.shape != expected[name].shape or array.dtype != expected[name].dtype:
             detail = f"{name} is {array.shape} {array.dtype}, not {expected[name].shape} {expected[name].dtype}"

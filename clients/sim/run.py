@@ -1,6 +1,8 @@
 """Command line of the simulated robots: connect, drive, tell."""
 
 import dataclasses
+import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -52,8 +54,9 @@ class DriveConfig:
 
     def __post_init__(self) -> None:
         for field in ("robots", "episodes", "timeout_s", "wait_s"):
-            if not getattr(self, field) > 0:
-                raise DriveError(f"{field} must be a positive number, not {getattr(self, field)}; try 32")
+            if not 0 < getattr(self, field) < math.inf:
+                default = type(self).__dataclass_fields__[field].default
+                raise DriveError(f"{field} must be a positive number, not {getattr(self, field)}; try {default}")
         if self.episode_length is not None and self.episode_length < 1:
             raise DriveError(f"episode_length must be at least 1, not {self.episode_length}")
         if not 0 <= self.min_share <= 1:
@@ -65,10 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
     console = rich.console.Console()
     try:
         config = tyro.cli(DriveConfig, args=arguments, prog="python clients/sim/run.py")
+    except DriveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
         result = run(config, console=console)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130
+        sys.stdout.flush()
+        os._exit(130)  # a compilation under way cannot be stopped, and must not find the interpreter gone
     except (DriveError, ImportError, KilolayerError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

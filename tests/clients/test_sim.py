@@ -65,19 +65,21 @@ def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEn
 
 
 def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
-    for episode in fleet.drive(env, [Pusher()] * 8, key=jax.random.key(1), episodes=8, episode_length=40):
+    for episode in fleet.drive(env, [Pusher()] * 3, key=jax.random.key(1), episodes=9, episode_length=40):
         near = np.linalg.norm(episode.path[1:] - episode.goal, axis=1) < 0.3
         assert episode.time_at_goal == near.sum()
         assert episode.reached == near.any()
 
 
 def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> None:
-    (episode,) = fleet.drive(env, [Pusher(late=True)], key=jax.random.key(0), episodes=1, episode_length=9)
-    assert episode.missed == 3
-    assert len(episode.ticks) == 6
-    speed = np.diff(episode.path[:, 1])
-    assert speed[2] < speed[1], "without a force, damping slows it"
-    assert speed[3] > speed[2]
+    pilots = [Pusher(late=True), Pusher(), Pusher()]
+    late, steady, _ = fleet.drive(env, pilots, key=jax.random.key(0), episodes=3, episode_length=9)
+    assert (late.missed, len(late.ticks)) == (3, 6)
+    assert (steady.missed, len(steady.ticks)) == (0, 9)
+    speed = np.diff(late.path[:, 1])
+    assert speed[5] < speed[4], "without a force, damping slows it"
+    assert speed[6] > speed[5]
+    assert late.path[-1, 1] < steady.path[-1, 1] - 0.1
 
 
 def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
@@ -86,7 +88,7 @@ def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
             raise InvalidRequest("expected 5 values", status="INVALID_ARGUMENT")
 
     with pytest.raises(InvalidRequest, match="expected 5 values"):
-        list(fleet.drive(env, [Refused()], key=jax.random.key(0), episodes=1, episode_length=3))
+        list(fleet.drive(env, [Refused()] * 3, key=jax.random.key(0), episodes=3, episode_length=3))
 
 
 def test_figures_by_hand(env: GoalEnv, tmp_path: Path) -> None:

@@ -23,7 +23,11 @@ from training.envs.registry import ENVIRONMENTS, UnknownNameError
         ({"num_envs": 0}, "num_envs must be a positive number, not 0; try 512"),
         ({"critic_learning_rate": math.nan}, "critic_learning_rate must be a positive number, not nan"),
         ({"total_env_steps": -5}, "total_env_steps must be a positive number, not -5"),
-        ({"seed": -3}, "seed must not be negative, not -3; try 3"),
+        ({"seed": -3}, r"seed must lie in \[0, 2147483648\), not -3; try 3"),
+        ({"seed": 2**70}, "seed must lie in"),
+        ({"name": "a/b c"}, "name must be 1 to 64 letters, digits"),
+        ({"logsumexp_penalty": math.nan}, "logsumexp_penalty must be a finite number, not nan"),
+        ({"target_entropy_per_action": math.inf}, "target_entropy_per_action must be a finite number"),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
     ],
 )

@@ -63,7 +63,8 @@ def decode_action(
 def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
     """`values` as a contiguous little-endian float32 array of one or two axes, not empty."""
     try:
-        block = np.asarray(values).astype("<f4", order="C", casting="same_kind", copy=False)
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the server names by row
+            block = np.asarray(values).astype("<f4", order="C", casting="same_kind", copy=False)
     except (TypeError, ValueError) as error:
         raise _invalid(f"{name} must be an array of numbers: {error}") from error
     if block.ndim not in (1, 2) or not block.size:
