@@ -52,6 +52,8 @@ class TrainConfig:
     """Steps after which an episode ends."""
     goal_redraw_probability: float = 0.0
     """Chance per step that the commanded goal is drawn anew within a training episode. Evaluation never does it."""
+    at_goal_redraw_probability: float = 0.0
+    """The same chance on steps within the success radius, so that robots travel rather than rest."""
 
     updates_per_unroll: int = 800
     """Gradient steps in a round."""
@@ -117,10 +119,9 @@ class TrainConfig:
             raise ConfigError(f"discount must lie between 0 and 1, not {self.discount}; try 0.99")
         if not self.stop_at_share > 0:
             raise ConfigError(f"stop_at_share must be positive, not {self.stop_at_share}; try 0.98, or inf for never")
-        if not 0 <= self.goal_redraw_probability <= 1:
-            raise ConfigError(
-                f"goal_redraw_probability must lie in [0, 1], not {self.goal_redraw_probability}; try 0.02"
-            )
+        for field, usual in (("goal_redraw_probability", 0.02), ("at_goal_redraw_probability", 0.25)):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"{field} must lie in [0, 1], not {getattr(self, field)}; try {usual}")
         try:
             check_name(self.policy_name)
             check_depth(self.actor_depth, field="actor_depth")
@@ -222,12 +223,13 @@ _POSITIVE = frozenset(
 _POINT_MAZE = {
     "num_envs": 256,
     "unroll": 25,
-    "goal_redraw_probability": 0.02,
+    "goal_redraw_probability": 0.04,
+    "at_goal_redraw_probability": 0.25,
     "updates_per_unroll": 128,
     "batch_size": 256,
     "replay_capacity": 1_000,
     "replay_min": 200,
-    "discount": 0.995,
+    "discount": 0.98,
     "actor_width": 64,
     "critic_width": 64,
     "actor_learning_rate": 1e-3,

@@ -146,6 +146,7 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: TrainerState) -> 
             unroll=config.unroll,
             episode_length=config.episode_length,
             goal_redraw_probability=config.goal_redraw_probability,
+            at_goal_redraw_probability=config.at_goal_redraw_probability,
         )
         return TrainerState(
             learner=state.learner,
@@ -256,7 +257,7 @@ def _require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
     if changed:
         name = changed[0]
         raise ConfigError(
-            f"{name} was {earlier.get(name)!r} in the run to resume and is {now[name]!r} now; give that or another --out"
+            f"{name} was {earlier.get(name)!r} in the run to resume and is {now[name]!r} now; give that, or another folder"
         )
 
 

@@ -2,7 +2,8 @@
 
 Every reset draws a new start and a new goal. Besides, the commanded goal may be redrawn at random moments within an
 episode: without it, cells that lie far from the start are hardly ever practised in a maze, because a young policy has
-to get there first.
+to get there first. And a good policy would spend most of an episode at rest at its goal, until the replay held little
+else, and the critic would forget the far cells: a goal that is reached may be redrawn sooner.
 """
 
 from typing import NamedTuple
@@ -39,17 +40,25 @@ def collect(
     unroll: int,
     episode_length: int,
     goal_redraw_probability: float,
+    at_goal_redraw_probability: float,
 ) -> tuple[Robots, Steps]:
     """Take `unroll` steps with actions sampled from `actor`; return the robots after them and the steps taken.
 
     Args:
         episode_length: steps after which an episode ends if nothing ended it before.
-        goal_redraw_probability: chance, at every step, that the commanded goal is drawn anew.
+        goal_redraw_probability: chance, at a step away from the goal, that the commanded goal is drawn anew.
+        at_goal_redraw_probability: the same at a step within the success radius.
     """
 
     def one_step(robots: Robots, step_key: jax.Array) -> tuple[Robots, Steps]:
         redraw_key, noise_key, reset_key = jax.random.split(step_key, 3)
-        current = redraw_goals(env, robots.env, key=redraw_key, probability=goal_redraw_probability)
+        current = redraw_goals(
+            env,
+            robots.env,
+            key=redraw_key,
+            probability=goal_redraw_probability,
+            at_goal_probability=at_goal_redraw_probability,
+        )
         state = current.info["state"]
         distribution = acting.action_distribution(actor, state, current.info["goal"])
         action, _ = acting.sample_action(distribution, jax.random.normal(noise_key, distribution.mean.shape))
@@ -60,11 +69,14 @@ def collect(
     return jax.lax.scan(one_step, robots, jax.random.split(key, unroll))
 
 
-def redraw_goals(env: GoalEnv, current: State, *, key: jax.Array, probability: float) -> State:
-    """Draw the commanded goal anew in each environment with `probability`; the physics stays as it is."""
+def redraw_goals(
+    env: GoalEnv, current: State, *, key: jax.Array, probability: float, at_goal_probability: float
+) -> State:
+    """Draw the commanded goal anew with a probability that depends on whether it is reached; the physics stays."""
     environments = current.done.shape[0]
     chance_key, goal_key = jax.random.split(key)
-    chosen = jax.random.bernoulli(chance_key, probability, (environments,))
+    chance = jnp.where(current.metrics["success"] > 0, at_goal_probability, probability)
+    chosen = jax.random.bernoulli(chance_key, chance)
     fresh = jax.vmap(env.sample_goal)(jax.random.split(goal_key, environments))
     return jax.vmap(env.with_goal)(current, jnp.where(chosen[:, None], fresh, current.info["goal"]))
 

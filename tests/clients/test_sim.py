@@ -48,17 +48,17 @@ def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) 
 def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEnv) -> None:
     pilots = [Pusher(), Pusher(), Pusher()]
     steps: list[int] = []
-    drive = fleet.drive(env, pilots, key=jax.random.key(0), episodes=5, episode_length=20, on_step=steps.append)
+    drive = fleet.drive(env, pilots, key=jax.random.key(0), episodes=5, episode_length=8, on_step=steps.append)
     episodes = list(drive)
     assert len(episodes) == 5
-    assert steps == [3] * 20 + [2] * 20
-    assert [len(pilot.asked) for pilot in pilots] == [40, 40, 20]
+    assert steps == [3] * 8 + [2] * 8
+    assert [len(pilot.asked) for pilot in pilots] == [16, 16, 8]
     for episode in episodes:
-        assert episode.path.shape == (21, 2)
+        assert episode.path.shape == (9, 2)
         assert np.abs(episode.path[0] - 1).max() <= 0.1
         assert (np.diff(episode.path[:, 1]) > 0).all(), "pushed along +y it moves along +y"
         np.testing.assert_allclose(episode.path[:, 0], episode.path[0, 0], atol=1e-5)
-        assert len(episode.ticks) == 20
+        assert len(episode.ticks) == 8
     assert len({tuple(episode.goal) for episode in episodes}) == 5
     np.testing.assert_array_equal(pilots[0].asked[0][1], episodes[0].goal)
     np.testing.assert_allclose(pilots[0].asked[1][0][:2], episodes[0].path[1])
@@ -102,7 +102,7 @@ def test_figures_by_hand(env: GoalEnv, tmp_path: Path) -> None:
     figures = summary.summarise(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
     assert figures.share_reached == 0.5
     assert figures.time_at_goal_steps == 5
-    assert figures.time_at_goal_s == pytest.approx(0.4)
+    assert figures.time_at_goal_s == pytest.approx(0.8)
     assert (figures.requests, figures.missed) == (8, 1)
     assert figures.latency_p50_ms == pytest.approx(4)
     assert figures.mean_batch_rows == pytest.approx(7 / 3)  # 7 rows in a batch of one, one of two and one of four

@@ -20,6 +20,7 @@ from training.envs.registry import ENVIRONMENTS, UnknownNameError
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"discount": 1.0}, "discount must lie between 0 and 1, not 1.0; try 0.99"),
         ({"goal_redraw_probability": 1.5}, r"goal_redraw_probability must lie in \[0, 1\], not 1.5; try 0.02"),
+        ({"at_goal_redraw_probability": -1.0}, r"at_goal_redraw_probability must lie in \[0, 1\], not -1.0; try 0.25"),
         ({"num_envs": 0}, "num_envs must be a positive number, not 0; try 512"),
         ({"critic_learning_rate": math.nan}, "critic_learning_rate must be a positive number, not nan"),
         ({"total_env_steps": -5}, "total_env_steps must be a positive number, not -5"),

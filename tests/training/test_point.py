@@ -37,7 +37,7 @@ def test_sizes_names_and_limits(u_maze: GoalEnv) -> None:
     assert (u_maze.state_size, u_maze.goal_size, u_maze.action_size, u_maze.observation_size) == (4, 2, 2, 6)
     assert u_maze.action_low == (-4.0, -4.0)
     assert u_maze.action_high == (4.0, 4.0)
-    assert u_maze.control_period_s == pytest.approx(0.08)
+    assert u_maze.control_period_s == pytest.approx(0.16)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,10 +57,10 @@ def test_resets_are_fresh_and_where_the_layout_says(name: str) -> None:
 
 
 def test_motion_in_the_open_follows_the_equation_of_motion(u_maze: GoalEnv, reset, step) -> None:
-    """m dv/dt = f - d v, damping implicit: v' = (v + h f / m) / (1 + h d / m), twice per control step."""
+    """m dv/dt = f - d v, damping implicit: v' = (v + h f / m) / (1 + h d / m), four times per control step."""
     state = step(placed(u_maze, reset, [[1.0, 1.0]]), jnp.array([[0.5, -0.25]]))
     position, velocity = np.array([1.0, 1.0]), np.zeros(2)
-    for _ in range(2):
+    for _ in range(4):
         velocity = (velocity + 0.04 * np.array([2.0, -1.0])) / (1 + 0.04 * 2.0)
         position = position + 0.04 * velocity
     np.testing.assert_allclose(state.info["state"][0], [*position, *velocity], atol=1e-6)

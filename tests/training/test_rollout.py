@@ -84,6 +84,7 @@ def collect(env: GoalEnv, params, *, unroll: int, episode_length: int = 10, redr
         unroll=unroll,
         episode_length=episode_length,
         goal_redraw_probability=redraw,
+        at_goal_redraw_probability=redraw,
     )
 
 
@@ -112,13 +113,17 @@ def test_a_rollout_goes_on_where_the_last_one_stopped(params) -> None:
     assert joined.tolist() == [0] * 10 + [1] * 4
 
 
-@pytest.mark.parametrize(("probability", "expected"), [(0.0, 0.0), (1.0, 1.0), (0.3, 0.3)])
-def test_goals_are_redrawn_as_often_as_asked_and_the_physics_is_left_alone(probability: float, expected: float) -> None:
+@pytest.mark.parametrize(("away", "at_goal"), [(0.0, 1.0), (1.0, 0.0), (0.3, 0.6)])
+def test_goals_are_redrawn_as_often_as_asked_and_the_physics_is_left_alone(away: float, at_goal: float) -> None:
     env = Counter()
-    robots = rollout.start(env, jax.random.key(1), environments=4000)
-    after = rollout.redraw_goals(env, robots.env, key=jax.random.key(3), probability=probability)
+    robots = rollout.start(env, jax.random.key(1), environments=8000)
+    here = robots.env.info["state"][:, :1]
+    half = jnp.arange(8000)[:, None] % 2 == 0  # every other robot is at its goal
+    robots = robots._replace(env=jax.vmap(env.with_goal)(robots.env, jnp.where(half, here, robots.env.info["goal"])))
+    after = rollout.redraw_goals(env, robots.env, key=jax.random.key(3), probability=away, at_goal_probability=at_goal)
     changed = np.asarray(after.info["goal"] != robots.env.info["goal"])[:, 0]
-    assert abs(changed.mean() - expected) < 0.04  # five standard deviations
+    assert abs(changed[::2].mean() - at_goal) < 0.04  # five standard deviations
+    assert abs(changed[1::2].mean() - away) < 0.04
     np.testing.assert_array_equal(after.pipeline_state, robots.env.pipeline_state)
     np.testing.assert_allclose(
         after.metrics["distance"], np.abs(after.info["state"][:, 0] - after.info["goal"][:, 0]), atol=1e-6

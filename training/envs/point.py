@@ -1,7 +1,7 @@
 """Point mazes: a ball on two slides, pushed by two motors, between real walls.
 
 Small enough to be solved within minutes on two cores: cells of 1 m, a ball of 1 kg and radius 0.15 m, a force of up to
-4 N along each axis, a control period of 0.08 s.
+4 N along each axis, a control period of 0.16 s.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -22,12 +22,12 @@ _MASS_KG = 1.0
 _DAMPING = 2.0  # N s/m
 _FORCE_N = 4.0
 _TIMESTEP_S = 0.04
-_SUBSTEPS = 2
+_SUBSTEPS = 4
 _WALL_HEIGHT_M = 0.5
 _GOAL_NOISE_M = 0.2
 _START_NOISE_M = 0.1
 
-EPISODE_LENGTHS = {"point_u_maze": 200, "point_big_maze": 300, "point_hardest_maze": 400}
+EPISODE_LENGTHS = {"point_u_maze": 100, "point_big_maze": 150, "point_hardest_maze": 200}
 
 
 class PointMaze(GoalEnv):
