@@ -115,24 +115,13 @@ class TrainConfig:
             )
         if self.batch_size < 2:
             raise ConfigError("batch_size must be at least 2: the other rows' goals are the negatives; try 256")
-        if not 0 < self.discount < 1:
-            raise ConfigError(f"discount must lie between 0 and 1, not {self.discount}; try 0.99")
-        if not self.stop_at_share > 0:
-            raise ConfigError(f"stop_at_share must be positive, not {self.stop_at_share}; try 0.98, or inf for never")
-        for field, usual in (("goal_redraw_probability", 0.02), ("at_goal_redraw_probability", 0.25)):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"{field} must lie in [0, 1], not {getattr(self, field)}; try {usual}")
+        self._require_in_range()
         try:
             check_name(self.policy_name)
             check_depth(self.actor_depth, field="actor_depth")
             check_depth(self.critic_depth, field="critic_depth")
         except SpecError as error:
             raise ConfigError(str(error)) from error
-        for field in ("logsumexp_penalty", "target_entropy_per_action"):
-            if not math.isfinite(getattr(self, field)):
-                raise ConfigError(f"{field} must be a finite number, not {getattr(self, field)}")
-        if not 0 <= self.seed < _SEEDS:
-            raise ConfigError(f"seed must lie in [0, {_SEEDS}), not {self.seed}; try {abs(self.seed) % _SEEDS}")
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite exclude each other: continue the earlier run, or delete it")
 
@@ -188,6 +177,20 @@ class TrainConfig:
             critic_width=self.critic_width,
             representation_dim=self.representation_dim,
         )
+
+    def _require_in_range(self) -> None:
+        if not 0 < self.discount < 1:
+            raise ConfigError(f"discount must lie between 0 and 1, not {self.discount}; try 0.99")
+        if not self.stop_at_share > 0:
+            raise ConfigError(f"stop_at_share must be positive, not {self.stop_at_share}; try 0.98, or inf for never")
+        for field, usual in (("goal_redraw_probability", 0.02), ("at_goal_redraw_probability", 0.25)):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"{field} must lie in [0, 1], not {getattr(self, field)}; try {usual}")
+        for field in ("logsumexp_penalty", "target_entropy_per_action"):
+            if not math.isfinite(getattr(self, field)):
+                raise ConfigError(f"{field} must be a finite number, not {getattr(self, field)}")
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"seed must lie in [0, {_SEEDS}), not {self.seed}; try {abs(self.seed) % _SEEDS}")
 
     def _require_positive(self) -> None:
         for field in dataclasses.fields(self):

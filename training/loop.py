@@ -256,8 +256,9 @@ def _require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
     changed = [name for name in now if name not in _CHANGEABLE and earlier.get(name) != now[name]]
     if changed:
         name = changed[0]
+        before, after = earlier.get(name), now[name]
         raise ConfigError(
-            f"{name} was {earlier.get(name)!r} in the run to resume and is {now[name]!r} now; give that, or another folder"
+            f"{name} was {before!r} in the run to resume and is {after!r} now; use the same, or a new --out"
         )
 
 
