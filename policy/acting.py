@@ -21,6 +21,7 @@ class ActionDistribution(NamedTuple):
     log_std: jax.Array  # [..., action_dim], within [LOG_STD_MIN, LOG_STD_MAX]
 
 
+@jax.jit  # always compiled: run operation by operation, the rounding would differ from every other place by 1e-6
 def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
     """The deterministic action, tanh of the mean.
 

@@ -70,8 +70,8 @@ def address(trained: Path) -> Iterator[str]:
 def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -> None:
     published = bundle.read(trained / "policies" / "160")
     random = np.random.default_rng(0)
-    state = random.normal(size=(40, 4)).astype(np.float32)
-    goal = random.normal(size=(40, 2)).astype(np.float32)
+    state = random.normal(size=(33, 4)).astype(np.float32)
+    goal = random.normal(size=(33, 2)).astype(np.float32)
     expected = np.asarray(act(published.params, jnp.asarray(state), jnp.asarray(goal)))
     with PolicyClient(address) as client:
         description = client.describe()
