@@ -30,6 +30,7 @@ from kilolayer import PolicyClient
 from training import loop
 from training.config import TrainConfig, preset_config
 from training.envs import registry
+from training.envs.base import GoalEnv
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = "point_u_maze"
@@ -149,22 +150,25 @@ def serving_parts(config: TrainConfig) -> list[Part]:
         env = registry.make(config.env)
         pilots = [PolicyClient(address) for _ in range(ROBOTS)]
         length = env.facts.episode_length
-        for _ in fleet.drive(env, pilots, key=jax.random.key(0), episodes=ROBOTS, episode_length=2):
-            pass  # compiles
-        _, drive = timed(
-            lambda: list(fleet.drive(env, pilots, key=jax.random.key(1), episodes=ROBOTS, episode_length=length // 4))
-        )
+        # every drive compiles its physics, so a short one is what a long one costs besides its steps
+        _, short = timed(lambda: drive_round(env, pilots, steps=1))
+        _, whole = timed(lambda: drive_round(env, pilots, steps=length))
         for pilot in pilots:
             pilot.close()
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=30)
-    ticks = length // 4 * ROBOTS
-    rounds = EPISODES // ROBOTS * 4
+    moving, requests = whole - short, (length - 1) * ROBOTS
     return [
         Part("start serving", start, 1),
-        Part(f"drive, a quarter episode of {ROBOTS} robots", drive, rounds, ticks / drive, "requests"),
+        Part("prepare the drive", short, 1),
+        Part(f"drive an episode of {ROBOTS} robots", moving, EPISODES // ROBOTS, requests / moving, "requests"),
     ]
+
+
+def drive_round(env: GoalEnv, pilots: list[PolicyClient], *, steps: int) -> list[fleet.Episode]:
+    """One episode of every robot."""
+    return list(fleet.drive(env, pilots, key=jax.random.key(0), episodes=len(pilots), episode_length=steps))
 
 
 def ready_address(server: subprocess.Popen[str]) -> str:
