@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from policy.energy import ENERGIES
+from policy.layers import PLAIN_EXECUTION, Execution
 from policy.networks import PolicyParams, ResidualNetwork, apply_network
 
 LOG_STD_MIN = -5.0
@@ -35,25 +37,42 @@ def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
     return jnp.tanh(action_distribution(params.actor, state, goal).mean)
 
 
-def score(params: PolicyParams, state: jax.Array, action: jax.Array, *, goal: jax.Array) -> jax.Array:
-    """How reachable `goal` is after `action` in `state`: minus the distance of their encodings, [...]; 0 is nearest."""
+def score(
+    params: PolicyParams, state: jax.Array, action: jax.Array, *, goal: jax.Array, energy: str = "l2"
+) -> jax.Array:
+    """How reachable `goal` is after `action` in `state`: the energy of their encodings, [...]; higher is nearer.
+
+    Args:
+        energy: the spec's, one of `policy.energy.ENERGIES`.
+    """
     encoded_pair = encode_state_action(params.state_action_encoder, state, action)
-    return -jnp.linalg.norm(encoded_pair - encode_goal(params.goal_encoder, goal), axis=-1)
+    return ENERGIES[energy].rowwise(encoded_pair, encode_goal(params.goal_encoder, goal))
 
 
-def encode_state_action(encoder: ResidualNetwork, state: jax.Array, action: jax.Array) -> jax.Array:
-    """phi(state, action): [..., representation_dim]."""
-    return apply_network(encoder, jnp.concatenate([state, action], axis=-1))
+def encode_state_action(
+    encoder: ResidualNetwork,
+    state: jax.Array,
+    action: jax.Array,
+    *,
+    execution: Execution = PLAIN_EXECUTION,
+    learning_rows: int | None = None,
+) -> jax.Array:
+    """phi(state, action): [..., representation_dim]. The options are those of `apply_network`."""
+    inputs = jnp.concatenate([state, action], axis=-1)
+    return apply_network(encoder, inputs, execution=execution, learning_rows=learning_rows)
 
 
-def encode_goal(encoder: ResidualNetwork, goal: jax.Array) -> jax.Array:
+def encode_goal(encoder: ResidualNetwork, goal: jax.Array, *, execution: Execution = PLAIN_EXECUTION) -> jax.Array:
     """psi(goal): [..., representation_dim]."""
-    return apply_network(encoder, goal)
+    return apply_network(encoder, goal, execution=execution)
 
 
-def action_distribution(actor: ResidualNetwork, state: jax.Array, goal: jax.Array) -> ActionDistribution:
+def action_distribution(
+    actor: ResidualNetwork, state: jax.Array, goal: jax.Array, *, execution: Execution = PLAIN_EXECUTION
+) -> ActionDistribution:
     """The actor's distribution before squashing, for `state: [..., state_dim]` and `goal: [..., goal_dim]`."""
-    mean, raw_log_std = jnp.split(apply_network(actor, jnp.concatenate([state, goal], axis=-1)), 2, axis=-1)
+    outputs = apply_network(actor, jnp.concatenate([state, goal], axis=-1), execution=execution)
+    mean, raw_log_std = jnp.split(outputs, 2, axis=-1)
     half_range = (LOG_STD_MAX - LOG_STD_MIN) / 2
     return ActionDistribution(mean, log_std=LOG_STD_MIN + half_range * (jnp.tanh(raw_log_std) + 1))
 

@@ -11,6 +11,7 @@ array, and offers the policy only when it gives the probes' actions again.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -241,7 +242,8 @@ def _read_params(path: Path, spec: PolicySpec) -> PolicyParams:
     The comparison has to come first: an array declared too large for memory ends the process, not the restore. It
     costs some 170 KiB a call that tensorstore 0.1.86 never gives back (TensorStore.Spec.to_json, called by Orbax).
     """
-    template = _to_tree(_expected_params(spec))
+    expected = _expected_params(spec)
+    template = _to_tree(expected)
     checkpointer = ocp.PyTreeCheckpointer()
     folder = path.absolute() / "params"
     try:
@@ -256,7 +258,7 @@ def _read_params(path: Path, spec: PolicySpec) -> PolicyParams:
         tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:
         raise BundleError(path, "arrays", f"params/ cannot be read: {_first_line(error)}") from error
-    return _from_tree(tree, PolicyParams)
+    return _from_tree(tree, expected)
 
 
 def _read_probes(path: Path, spec: PolicySpec) -> Probes:
@@ -305,22 +307,32 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), repr(error))[:300]
 
 
-def _to_tree(node: Any) -> Any:
-    """Named tuples as plain dictionaries, the one shape that Orbax gives back as it was saved."""
-    return {name: _to_tree(child) for name, child in node._asdict().items()} if hasattr(node, "_asdict") else node
+def _to_tree(params: Any) -> dict[str, Any]:
+    """The arrays as dictionaries within dictionaries, the one shape that Orbax gives back as it was saved."""
+    tree: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        *folders, name = _name(path).split(".")
+        functools.reduce(lambda node, folder: node.setdefault(folder, {}), folders, tree)[name] = leaf
+    return tree
 
 
-def _from_tree(tree: Any, kind: Any) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    return kind(**{name: _from_tree(child, kind.__annotations__[name]) for name, child in tree.items()})
+def _from_tree(tree: dict[str, Any], like: Any) -> Any:
+    """The arrays of `tree` in the structure of `like`, which `_to_tree` made it from."""
+
+    def find(path: Any, _: Any) -> Any:
+        return functools.reduce(lambda node, name: node[name], _name(path).split("."), tree)
+
+    return jax.tree_util.tree_map_with_path(find, like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every array in `tree`, by its dotted name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape"))
-    named = ((jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves)
-    return {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in named}
+    return {_name(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves}
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

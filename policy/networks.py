@@ -3,42 +3,39 @@
 A network is an input layer, a stack of residual blocks and an output Dense. A layer is Dense, LayerNorm, swish; a
 block is four layers with its input added after the last activation (arXiv 2503.14858, section 3). The blocks'
 parameters are stacked along a leading axis and scanned over, so neither compile time nor the number of arrays grows
-with depth.
+with depth. How a layer is computed, forwards and backwards, is the business of `policy.layers`.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from policy.layers import (
+    PAPER_ARCHITECTURE,
+    PLAIN_EXECUTION,
+    Architecture,
+    Dense,
+    Execution,
+    Layer,
+    apply_dense,
+    apply_layers,
+)
 from policy.spec import LAYERS_PER_BLOCK, PolicySpec, check_depth
 
-_NORM_EPSILON = 1e-6  # as flax.linen.LayerNorm, which the published networks use
 _lecun_uniform = jax.nn.initializers.lecun_uniform
 
 
-class Layer(NamedTuple):
-    """Dense, LayerNorm, swish. Inside a stack every leaf has the leading axes [blocks, 4]."""
-
-    kernel: jax.Array  # [in, width]
-    bias: jax.Array  # [width]
-    norm_scale: jax.Array  # [width]
-    norm_bias: jax.Array  # [width]
-
-
-class Dense(NamedTuple):
-    """An affine map, without activation."""
-
-    kernel: jax.Array  # [in, out]
-    bias: jax.Array  # [out]
-
-
-class ResidualNetwork(NamedTuple):
-    """The parameters of one network of any depth."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ResidualNetwork:
+    """The parameters of one network of any depth, with the architecture that they are for."""
 
     input: Layer
-    blocks: Layer
+    blocks: Layer  # every leaf has the leading axes [blocks, 4]
     output: Dense
+    architecture: Architecture = dataclasses.field(default=PAPER_ARCHITECTURE, metadata={"static": True})
 
 
 class PolicyParams(NamedTuple):
@@ -52,7 +49,12 @@ class PolicyParams(NamedTuple):
 def init_policy(key: jax.Array, spec: PolicySpec) -> PolicyParams:
     """Fresh parameters for `spec`: LeCun uniform kernels, zero biases, unit norm scales, all float32."""
     actor_key, state_action_key, goal_key = jax.random.split(key, 3)
-    critic = {"depth": spec.critic_depth, "width": spec.critic_width, "out_dim": spec.representation_dim}
+    architecture = Architecture(activation=spec.activation, layer_norm=spec.layer_norm, residual=spec.residual)
+
+    def critic(key: jax.Array, in_dim: int) -> ResidualNetwork:
+        sizes = {"depth": spec.critic_depth, "width": spec.critic_width, "out_dim": spec.representation_dim}
+        return init_network(key, in_dim, **sizes, architecture=architecture)
+
     return PolicyParams(
         actor=init_network(
             actor_key,
@@ -60,13 +62,22 @@ def init_policy(key: jax.Array, spec: PolicySpec) -> PolicyParams:
             depth=spec.actor_depth,
             width=spec.actor_width,
             out_dim=2 * spec.action_dim,
+            architecture=architecture,
         ),
-        state_action_encoder=init_network(state_action_key, spec.state_dim + spec.action_dim, **critic),
-        goal_encoder=init_network(goal_key, spec.goal_dim, **critic),
+        state_action_encoder=critic(state_action_key, spec.state_dim + spec.action_dim),
+        goal_encoder=critic(goal_key, spec.goal_dim),
     )
 
 
-def init_network(key: jax.Array, in_dim: int, *, depth: int, width: int, out_dim: int) -> ResidualNetwork:
+def init_network(
+    key: jax.Array,
+    in_dim: int,
+    *,
+    depth: int,
+    width: int,
+    out_dim: int,
+    architecture: Architecture = PAPER_ARCHITECTURE,
+) -> ResidualNetwork:
     """A fresh network with `depth` Dense layers inside its blocks, besides the input layer and the output Dense.
 
     Raises:
@@ -75,38 +86,43 @@ def init_network(key: jax.Array, in_dim: int, *, depth: int, width: int, out_dim
     blocks = check_depth(depth) // LAYERS_PER_BLOCK
     input_key, blocks_key, output_key = jax.random.split(key, 3)
     return ResidualNetwork(
-        input=_init_layer(input_key, (in_dim, width)),
-        blocks=_init_layer(blocks_key, (blocks, LAYERS_PER_BLOCK, width, width)),
+        input=_init_layer(input_key, (in_dim, width), architecture=architecture),
+        blocks=_init_layer(blocks_key, (blocks, LAYERS_PER_BLOCK, width, width), architecture=architecture),
         output=Dense(_lecun_uniform()(output_key, (width, out_dim), jnp.float32), jnp.zeros(out_dim)),
+        architecture=architecture,
     )
 
 
-def apply_network(network: ResidualNetwork, inputs: jax.Array) -> jax.Array:
-    """Run `network` on `inputs: [..., in]` and return [..., out]. The depth is that of the stacked parameters."""
-    outputs, _ = jax.lax.scan(_apply_block, _apply_layer(network.input, inputs), network.blocks)
-    return outputs @ network.output.kernel + network.output.bias
+def apply_network(
+    network: ResidualNetwork,
+    inputs: jax.Array,
+    *,
+    execution: Execution = PLAIN_EXECUTION,
+    learning_rows: int | None = None,
+) -> jax.Array:
+    """Run `network` on `inputs: [..., in]` and return [..., out]. The depth is that of the stacked parameters.
+
+    Args:
+        execution: how to compute it; changes nothing but rounding, memory and speed.
+        learning_rows: the parameters get a gradient from so many rows of `inputs: [rows, in]`, the first; None for
+            all. The gradient of `inputs` is that of every row.
+    """
+    options: Any = {"execution": execution, "learning_rows": learning_rows}
+
+    def block(values: jax.Array, layers: Layer) -> tuple[jax.Array, None]:
+        return apply_layers(layers, values, architecture=network.architecture, **options), None
+
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    first = jax.tree.map(lambda leaf: leaf[None], network.input)
+    plain = network.architecture._replace(residual=False)
+    values = apply_layers(first, rows, architecture=plain, **options)
+    values, _ = jax.lax.scan(block, values, network.blocks, unroll=execution.unroll)
+    return apply_dense(network.output, values, **options).reshape(*inputs.shape[:-1], -1)
 
 
-def _init_layer(key: jax.Array, kernel_shape: tuple[int, ...]) -> Layer:
+def _init_layer(key: jax.Array, kernel_shape: tuple[int, ...], *, architecture: Architecture) -> Layer:
     stack = tuple(range(len(kernel_shape) - 2))
     row = (*kernel_shape[:-2], kernel_shape[-1])
     kernel = _lecun_uniform(batch_axis=stack)(key, kernel_shape, jnp.float32)
-    return Layer(kernel, bias=jnp.zeros(row), norm_scale=jnp.ones(row), norm_bias=jnp.zeros(row))
-
-
-def _apply_block(inputs: jax.Array, block: Layer) -> tuple[jax.Array, None]:
-    outputs = inputs
-    for index in range(LAYERS_PER_BLOCK):
-        outputs = _apply_layer(Layer(*(leaf[index] for leaf in block)), outputs)
-    return inputs + outputs, None
-
-
-def _apply_layer(layer: Layer, inputs: jax.Array) -> jax.Array:
-    return jax.nn.swish(_normalise(layer, inputs @ layer.kernel + layer.bias))
-
-
-def _normalise(layer: Layer, values: jax.Array) -> jax.Array:
-    """LayerNorm over the last axis."""
-    centred = values - jnp.mean(values, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + _NORM_EPSILON) * layer.norm_scale + layer.norm_bias
+    norm_scale, norm_bias = (jnp.ones(row), jnp.zeros(row)) if architecture.layer_norm else (None, None)
+    return Layer(kernel, bias=jnp.zeros(row), norm_scale=norm_scale, norm_bias=norm_bias)

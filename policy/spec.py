@@ -5,7 +5,10 @@ import json
 import math
 from typing import Any, Self, cast
 
+from policy.energy import ENERGIES
+
 LAYERS_PER_BLOCK = 4
+ACTIVATIONS = ("swish", "relu")
 
 
 class SpecError(ValueError):
@@ -17,7 +20,8 @@ class PolicySpec:
     """What a policy expects and promises, complete and checked when constructed.
 
     Names carry their unit in brackets (`"x [m]"`). Actions leave a policy in [-1, 1]; `action_low` and `action_high`
-    say what the two ends stand for, in the unit of `action_names`.
+    say what the two ends stand for, in the unit of `action_names`. The fields with a default are the paper's choices,
+    there to be changed for its ablations (arXiv 2503.14858, section 4).
 
     Raises:
         SpecError: a field is empty, out of range, or does not fit the others.
@@ -37,6 +41,10 @@ class PolicySpec:
     critic_depth: int
     critic_width: int
     representation_dim: int
+    energy: str = "l2"
+    activation: str = "swish"
+    layer_norm: bool = True
+    residual: bool = True
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -60,6 +68,9 @@ class PolicySpec:
         for field in ("actor_width", "critic_width", "representation_dim"):
             if getattr(self, field) < 1:
                 raise SpecError(f"{field} must be at least 1, not {getattr(self, field)}")
+        for field, known in (("energy", tuple(ENERGIES)), ("activation", ACTIVATIONS)):
+            if getattr(self, field) not in known:
+                raise SpecError(f"{field} must be one of {', '.join(known)}, not {getattr(self, field)!r:.80}")
 
     @property
     def state_dim(self) -> int:
@@ -103,11 +114,12 @@ class PolicySpec:
             SpecError: as `from_json`.
         """
         fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        if missing := sorted(fields.keys() - stored.keys()):
+        optional = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
+        if missing := sorted(fields.keys() - stored.keys() - optional):
             raise SpecError(f"the specification lacks {', '.join(missing)}")
         if unknown := sorted(stored.keys() - fields.keys()):
             raise SpecError(f"the specification holds unknown fields: {', '.join(unknown)}")
-        return cls(**{name: _decode(name, kind, stored[name]) for name, kind in fields.items()})
+        return cls(**{name: _decode(name, fields[name], value) for name, value in stored.items()})
 
 
 def check_depth(depth: int, *, field: str = "depth") -> int:
@@ -149,8 +161,8 @@ def _decode(name: str, kind: Any, stored: Any) -> Any:
     if kind in (tuple[str, ...], tuple[float, ...]) and isinstance(stored, list):
         item = str if kind == tuple[str, ...] else float
         return tuple(_decode(name, item, value) for value in cast("list[Any]", stored))
-    accepted: dict[Any, Any] = {str: str, int: int, float: int | float}
-    if kind not in accepted or not isinstance(stored, accepted[kind]) or isinstance(stored, bool):
+    accepted: dict[Any, Any] = {str: str, int: int, float: int | float, bool: bool}
+    if kind not in accepted or not isinstance(stored, accepted[kind]) or isinstance(stored, bool) != (kind is bool):
         raise SpecError(f"{name} must be {getattr(kind, '__name__', kind)}, not {stored!r:.80}")
     try:
         return kind(stored)

@@ -59,8 +59,8 @@ class TrainConfig:
     """Gradient steps in a round."""
     batch_size: int = 512
     """Rows of a gradient step; each row's goal is every other row's negative."""
-    replay_capacity: int = 9_982
-    """Steps kept per environment; a multiple of the unroll."""
+    replay_capacity: int = 10_000
+    """Steps kept per environment."""
     replay_min: int = 1_000
     """Steps per environment before the first gradient step."""
     discount: float = 0.99
@@ -84,8 +84,23 @@ class TrainConfig:
     """Adam's, for the entropy temperature."""
     target_entropy_per_action: float = -0.5
     """The temperature aims at this entropy per action value, in nats."""
-    critic_loss: Literal["forward", "symmetric"] = "forward"
-    """InfoNCE over goals, or over goals and over state-action pairs."""
+    activation: Literal["swish", "relu"] = "swish"
+    """What follows every LayerNorm."""
+    layer_norm: bool = True
+    """Whether layers are normalised."""
+    residual: bool = True
+    """Whether a block's input is added to its output."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Factors of the networks' matrix products in training; parameters, sums and statistics are float32 always."""
+    bf16_on_cpu: bool = False
+    """Let bf16 run on a CPU, where it is slower than f32 and good for a trial only."""
+    remat: Literal["none", "layers", "blocks"] = "layers"
+    """What the backward pass keeps: everything; one array per layer and block; one per block, which takes a second
+    forward pass."""
+    critic_loss: Literal["forward", "backward", "symmetric", "binary"] = "forward"
+    """InfoNCE over goals, over state-action pairs, or over both; or binary NCE, one negative to one positive."""
+    energy: Literal["l2", "l2_squared", "dot", "cosine"] = "l2"
+    """How near two encodings are."""
     logsumexp_penalty: float = 0.1
     """Weight of the mean squared logsumexp in the critic's loss."""
 
@@ -103,10 +118,10 @@ class TrainConfig:
         if self.env not in ENVIRONMENTS:
             raise UnknownNameError("environment", self.env, ENVIRONMENTS)
         self._require_positive()
-        if self.replay_capacity % self.unroll:
-            above = self.steps_rounded_up(self.replay_capacity)
+        if self.replay_capacity < self.unroll:
             raise ConfigError(
-                f"replay_capacity {self.replay_capacity} must be a multiple of unroll {self.unroll}; {above} would do"
+                f"replay_capacity {self.replay_capacity} must hold an unroll of {self.unroll} steps; try "
+                f"{16 * self.unroll}"
             )
         if not self.replay_min <= self.replay_capacity:
             raise ConfigError(
@@ -150,10 +165,6 @@ class TrainConfig:
         """Unrolls between two evaluations."""
         return math.ceil(self.iterations / self.epochs)
 
-    def steps_rounded_up(self, steps: int) -> int:
-        """The least multiple of the unroll that is at least `steps`."""
-        return math.ceil(steps / self.unroll) * self.unroll
-
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-compatible values."""
         fields = dataclasses.asdict(self) | {"out": str(self.out)}
@@ -176,6 +187,10 @@ class TrainConfig:
             critic_depth=self.critic_depth,
             critic_width=self.critic_width,
             representation_dim=self.representation_dim,
+            energy=self.energy,
+            activation=self.activation,
+            layer_norm=self.layer_norm,
+            residual=self.residual,
         )
 
     def _require_in_range(self) -> None:
@@ -232,7 +247,7 @@ _POINT_MAZE = {
     "batch_size": 256,
     "replay_capacity": 1_000,
     "replay_min": 200,
-    "discount": 0.98,
+    "discount": 0.95,
     "actor_width": 64,
     "critic_width": 64,
     "actor_learning_rate": 1e-3,
@@ -244,7 +259,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {},
         "point_u_maze": _POINT_MAZE
-        | {"total_env_steps": 1_600_000, "max_minutes": 3.7, "stop_at_share": 0.97, "epochs": 25, "eval_episodes": 256},
+        | {"total_env_steps": 1_600_000, "max_minutes": 3.7, "stop_at_share": 0.97, "epochs": 50, "eval_episodes": 256},
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "epochs": 20},
         "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "epochs": 40},
     }

@@ -22,6 +22,8 @@ import numpy as np
 import rich.console
 
 from policy import bundle
+from policy.energy import ENERGIES
+from policy.layers import Execution
 from policy.networks import init_policy
 from training import evaluate, losses, relabel, replay, rollout, snapshot
 from training.config import ConfigError, TrainConfig
@@ -123,6 +125,7 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> TrainerState:
         robots=jax.jit(functools.partial(rollout.start, env, environments=config.num_envs))(robots_key),
         replay=replay.empty(
             config.replay_capacity,
+            unroll=config.unroll,
             environments=config.num_envs,
             state_dim=env.state_size,
             action_dim=env.action_size,
@@ -214,7 +217,9 @@ def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
         temperature_learning_rate=config.temperature_learning_rate,
         target_entropy=config.target_entropy_per_action * env.action_size,
         critic_loss=losses.CRITIC_LOSSES[config.critic_loss],
+        energy=ENERGIES[config.energy],
         logsumexp_penalty=config.logsumexp_penalty,
+        execution=Execution(precision=config.precision, remat=config.remat),
     )
 
 

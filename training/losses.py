@@ -3,13 +3,12 @@
 Each is a pure function of arrays, averaged over the batch.
 """
 
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-_LEAST_SQUARE = 1e-12  # keeps the gradient of the square root finite where two encodings meet
 
 
 class Contrast(NamedTuple):
@@ -20,44 +19,57 @@ class Contrast(NamedTuple):
     logsumexp: jax.Array  # mean over the rows
 
 
-def pairwise_energy(encoded_pairs: jax.Array, encoded_goals: jax.Array) -> jax.Array:
-    """Minus the Euclidean distance of every row of phi [B, R] and every row of psi [B, R]: [B, B].
-
-    |a - b|^2 is expanded into |a|^2 + |b|^2 - 2 a.b, one matrix product instead of a [B, B, R] difference, and clamped
-    where rounding makes it negative.
-    """
-    pair_square = jnp.sum(jnp.square(encoded_pairs), axis=-1)[:, None]
-    goal_square = jnp.sum(jnp.square(encoded_goals), axis=-1)[None, :]
-    square = pair_square + goal_square - 2 * encoded_pairs @ encoded_goals.T
-    return -jnp.sqrt(jnp.maximum(square, _LEAST_SQUARE))
-
-
-def forward_info_nce(logits: jax.Array, *, logsumexp_penalty: float) -> Contrast:
+def forward_info_nce(logits: jax.Array) -> jax.Array:
     """Each row's softmax over `logits: [B, B]`, its diagonal the positive, the other rows' goals the negatives.
 
-    The penalty times the mean squared logsumexp keeps the energies of a row from drifting away together.
+    It leaves an energy common to a whole row free, which is what an actor compares: the penalty on the logsumexp
+    holds it.
+    """
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diag(logits))
+
+
+def backward_info_nce(logits: jax.Array) -> jax.Array:
+    """The same over columns: which state and action led to a goal (arXiv 2408.11052, section 4)."""
+    return forward_info_nce(logits.T)
+
+
+def symmetric_info_nce(logits: jax.Array) -> jax.Array:
+    """The mean of the forward and the backward loss."""
+    return (forward_info_nce(logits) + backward_info_nce(logits)) / 2
+
+
+def binary_nce(logits: jax.Array) -> jax.Array:
+    """Tell each row's own goal from the others' one at a time: log loss of the diagonal, and of the mean of the rest.
+
+    Positives and negatives have equal weight, whatever the batch (arXiv 2206.07568, equation 3).
+    """
+    own = jnp.eye(len(logits), dtype=bool)
+    negatives = jnp.where(own, 0, jax.nn.softplus(logits))
+    return jnp.mean(jax.nn.softplus(-jnp.diag(logits))) + jnp.sum(negatives) / (len(logits) * (len(logits) - 1))
+
+
+CRITIC_LOSSES: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
+    {
+        "forward": forward_info_nce,
+        "backward": backward_info_nce,
+        "symmetric": symmetric_info_nce,
+        "binary": binary_nce,
+    }
+)
+
+
+def contrast(critic_loss: Callable[[jax.Array], jax.Array], logits: jax.Array, *, penalty: float) -> Contrast:
+    """One of `CRITIC_LOSSES` on `logits: [B, B]`, and `penalty` times the rows' mean squared logsumexp.
+
+    The penalty keeps the energies of a row from drifting away together.
     """
     logsumexp = jax.nn.logsumexp(logits, axis=1)
     own = jnp.argmax(logits, axis=1) == jnp.arange(len(logits))
     return Contrast(
-        loss=jnp.mean(logsumexp - jnp.diag(logits)) + logsumexp_penalty * jnp.mean(jnp.square(logsumexp)),
+        loss=critic_loss(logits) + penalty * jnp.mean(jnp.square(logsumexp)),
         accuracy=jnp.mean(own.astype(jnp.float32)),
         logsumexp=jnp.mean(logsumexp),
     )
-
-
-def symmetric_info_nce(logits: jax.Array, *, logsumexp_penalty: float) -> Contrast:
-    """The mean of the forward loss and of the same over columns: which state and action is a goal's own.
-
-    A row's softmax leaves an energy common to the whole row free; the column's, which is what an actor compares, does
-    not (arXiv 2408.11052, section 4).
-    """
-    forward = forward_info_nce(logits, logsumexp_penalty=logsumexp_penalty)
-    backward = forward_info_nce(logits.T, logsumexp_penalty=logsumexp_penalty)
-    return forward._replace(loss=(forward.loss + backward.loss) / 2)
-
-
-CRITIC_LOSSES = MappingProxyType({"forward": forward_info_nce, "symmetric": symmetric_info_nce})
 
 
 def actor_loss(log_probability: jax.Array, score: jax.Array, *, log_temperature: jax.Array) -> jax.Array:

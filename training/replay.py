@@ -1,8 +1,9 @@
 """A ring of the latest steps of every environment, on the device.
 
-Steps lie time first, [capacity, environments, ...], so that an insert of a whole unroll is one contiguous write; the
-capacity is a multiple of the unroll, so an insert never wraps. Episode ends need no storage of their own: each
-environment's episode number never decreases along time.
+Steps lie time first, [slots, environments, ...], so that an insert of a whole unroll is one contiguous write. There are
+as many slots as the capacity, rounded up to a multiple of the unroll, so that an insert never wraps; steps past the
+capacity count as gone. Episode ends need no storage of their own: each environment's episode number never decreases
+along time.
 """
 
 from typing import NamedTuple
@@ -20,11 +21,12 @@ class Steps(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """The ring. Rows at and after `held` of a ring that is not yet full hold nothing."""
+    """The ring. Of its slots, the `held` before the cursor hold steps."""
 
-    steps: Steps  # time axis of length capacity
-    cursor: jax.Array  # int32, where the next insert goes: the oldest row once the ring is full
-    held: jax.Array  # int32, rows that hold steps, at most capacity
+    steps: Steps  # time axis of length slots
+    cursor: jax.Array  # int32, where the next insert goes
+    held: jax.Array  # int32, at most the capacity
+    capacity: jax.Array  # int32
 
 
 class Moments(NamedTuple):
@@ -34,37 +36,39 @@ class Moments(NamedTuple):
     environment: jax.Array
 
 
-def empty(capacity: int, *, environments: int, state_dim: int, action_dim: int) -> Replay:
-    """A ring that holds no steps yet."""
+def empty(capacity: int, *, unroll: int, environments: int, state_dim: int, action_dim: int) -> Replay:
+    """A ring for the latest `capacity` steps that holds none yet, to be filled `unroll` steps at a time."""
+    slots = -(-capacity // unroll) * unroll
     steps = Steps(
-        state=jnp.zeros((capacity, environments, state_dim)),
-        action=jnp.zeros((capacity, environments, action_dim)),
-        episode=jnp.zeros((capacity, environments), jnp.int32),
+        state=jnp.zeros((slots, environments, state_dim)),
+        action=jnp.zeros((slots, environments, action_dim)),
+        episode=jnp.zeros((slots, environments), jnp.int32),
     )
-    return Replay(steps, cursor=jnp.int32(0), held=jnp.int32(0))
+    return Replay(steps, cursor=jnp.int32(0), held=jnp.int32(0), capacity=jnp.int32(capacity))
 
 
 def insert(replay: Replay, steps: Steps) -> Replay:
-    """Put `steps` in the place of the oldest; their number must divide the capacity."""
-    capacity, added = replay.steps.episode.shape[0], steps.episode.shape[0]
-    if capacity % added:
-        raise ValueError(f"the replay capacity {capacity} must be a multiple of the steps added at once, {added}")
+    """Put `steps` in the place of the oldest; their number must divide that of the slots."""
+    slots, added = replay.steps.episode.shape[0], steps.episode.shape[0]
+    if slots % added:
+        raise ValueError(f"the replay's {slots} slots must be a multiple of the steps added at once, {added}")
 
     def write(ring: jax.Array, rows: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(ring, rows, replay.cursor, axis=0)
 
     return Replay(
         steps=jax.tree.map(write, replay.steps, steps),
-        cursor=(replay.cursor + added) % capacity,
-        held=jnp.minimum(replay.held + added, capacity),
+        cursor=(replay.cursor + added) % slots,
+        held=jnp.minimum(replay.held + added, replay.capacity),
+        capacity=replay.capacity,
     )
 
 
 def rows(replay: Replay, moments: Moments) -> tuple[jax.Array, jax.Array]:
     """Where `moments` lie in the arrays of `replay.steps`: indices for the time and the environment axis."""
-    capacity = replay.steps.episode.shape[0]
+    slots = replay.steps.episode.shape[0]
     oldest = replay.cursor - replay.held
-    return (oldest + moments.age) % capacity, moments.environment
+    return (oldest + moments.age) % slots, moments.environment
 
 
 def steps_left(replay: Replay, moments: Moments) -> jax.Array:

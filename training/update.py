@@ -1,4 +1,9 @@
-"""One gradient step: actor and temperature first, then critic, all from one batch and the critic before its update."""
+"""One gradient step: actor, temperature and critic from one batch, all from the parameters before the step.
+
+Nothing is computed twice. The goals are encoded once for both losses, and the two sets of state-action pairs (those of
+the batch, which the critic learns from, and the actor's own, which it only judges) pass through phi together. The sum
+of the three losses then has one gradient, because each loss's parameters are cut out of the others.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,16 +14,18 @@ import jax.numpy as jnp
 import optax
 
 from policy import acting
-from policy.networks import PolicyParams, ResidualNetwork
+from policy.energy import Energy
+from policy.layers import PLAIN_EXECUTION, Execution
+from policy.networks import PolicyParams
 from training import losses
 from training.relabel import Batch
 
 
-class Critic(NamedTuple):
-    """The encoders alone: what the critic's optimiser moves."""
+class Trained(NamedTuple):
+    """What gradients move."""
 
-    state_action_encoder: ResidualNetwork
-    goal_encoder: ResidualNetwork
+    params: PolicyParams
+    log_temperature: jax.Array  # scalar
 
 
 class Learner(NamedTuple):
@@ -26,9 +33,7 @@ class Learner(NamedTuple):
 
     params: PolicyParams
     log_temperature: jax.Array
-    actor_optimiser: optax.OptState
-    critic_optimiser: optax.OptState
-    temperature_optimiser: optax.OptState
+    optimiser: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Updater:
     Args:
         achieved_goal: reads goals [B, goal_dim] out of states [B, state_dim].
         critic_loss: one of `losses.CRITIC_LOSSES`.
+        energy: one of `policy.energy.ENERGIES`.
     """
 
     achieved_goal: Callable[[jax.Array], jax.Array]
@@ -45,80 +51,77 @@ class Updater:
     critic_learning_rate: float
     temperature_learning_rate: float
     target_entropy: float
-    critic_loss: Callable[..., losses.Contrast]
+    critic_loss: Callable[[jax.Array], jax.Array]
+    energy: Energy
     logsumexp_penalty: float
+    execution: Execution = PLAIN_EXECUTION
 
     def init(self, params: PolicyParams) -> Learner:
-        """A learner that starts from `params`, with temperature 1 and fresh optimisers."""
-        log_temperature = jnp.zeros(())
-        return Learner(
-            params=params,
-            log_temperature=log_temperature,
-            actor_optimiser=optax.adam(self.actor_learning_rate).init(params.actor),
-            critic_optimiser=optax.adam(self.critic_learning_rate).init(_critic(params)),
-            temperature_optimiser=optax.adam(self.temperature_learning_rate).init(log_temperature),
-        )
+        """A learner that starts from `params`, with temperature 1 and a fresh optimiser."""
+        trained: Any = Trained(params, log_temperature=jnp.zeros(()))
+        return Learner(*trained, optimiser=self._optimiser().init(trained))
 
     def update(self, learner: Learner, batch: Batch, *, key: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
         """Take one step on `batch`; return the learner after it and scalar metrics."""
-        goal = self.achieved_goal(batch.future_state)
+        trained: Any = Trained(learner.params, learner.log_temperature)  # optax types no trees but its own
         noise = jax.random.normal(key, batch.action.shape)
-        (actor_loss, log_probability), actor_gradient = jax.value_and_grad(self._actor_loss, has_aux=True)(
-            learner.params.actor, learner, batch.state, goal, noise
+        gradient: Any
+        gradient, metrics = self.gradient(trained, batch, noise=noise)
+        updates, optimiser = self._optimiser().update(gradient, learner.optimiser, trained)
+        moved: Any = optax.apply_updates(trained, updates)
+        return Learner(*moved, optimiser=optimiser), metrics
+
+    def gradient(self, trained: Trained, batch: Batch, *, noise: jax.Array) -> tuple[Trained, dict[str, jax.Array]]:
+        """The gradients of one step, each part's along its own loss, and scalar metrics.
+
+        Args:
+            noise: [B, action_dim], standard normal, from which the actor's actions are drawn.
+        """
+        return jax.grad(self._losses, has_aux=True)(trained, batch, noise)
+
+    def _losses(self, trained: Trained, batch: Batch, noise: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params, rows = trained.params, len(batch.state)
+        goal = self.achieved_goal(batch.future_state)
+        distribution = acting.action_distribution(params.actor, batch.state, goal, execution=self.execution)
+        action, log_probability = acting.sample_action(distribution, noise)
+
+        encoded_goals = acting.encode_goal(params.goal_encoder, goal, execution=self.execution)
+        encoded_pairs = acting.encode_state_action(
+            params.state_action_encoder,
+            jnp.concatenate([batch.state, batch.state]),
+            jnp.concatenate([batch.action, action]),
+            execution=self.execution,
+            learning_rows=rows,
         )
-        temperature_loss, temperature_gradient = jax.value_and_grad(losses.temperature_loss)(
-            learner.log_temperature, log_probability, target_entropy=self.target_entropy
+        score = self.energy.rowwise(encoded_pairs[rows:], jax.lax.stop_gradient(encoded_goals))
+        logits = self.energy.pairwise(encoded_pairs[:rows], encoded_goals)
+
+        actor_loss = losses.actor_loss(
+            log_probability, score, log_temperature=jax.lax.stop_gradient(trained.log_temperature)
         )
-        (critic_loss, contrast), critic_gradient = jax.value_and_grad(self._critic_loss, has_aux=True)(
-            _critic(learner.params), batch, goal
+        temperature_loss = losses.temperature_loss(
+            trained.log_temperature, jax.lax.stop_gradient(log_probability), target_entropy=self.target_entropy
         )
-        actor, actor_optimiser = _descend(
-            self.actor_learning_rate, actor_gradient, learner.actor_optimiser, learner.params.actor
-        )
-        log_temperature, temperature_optimiser = _descend(
-            self.temperature_learning_rate, temperature_gradient, learner.temperature_optimiser, learner.log_temperature
-        )
-        critic, critic_optimiser = _descend(
-            self.critic_learning_rate, critic_gradient, learner.critic_optimiser, _critic(learner.params)
-        )
+        contrast = losses.contrast(self.critic_loss, logits, penalty=self.logsumexp_penalty)
         metrics = {
             "loss/actor": actor_loss,
-            "loss/critic": critic_loss,
+            "loss/critic": contrast.loss,
             "loss/temperature": temperature_loss,
-            "temperature": jnp.exp(learner.log_temperature),
+            "temperature": jnp.exp(trained.log_temperature),
             "entropy": -jnp.mean(log_probability),
             "contrast/accuracy": contrast.accuracy,
             "contrast/logsumexp": contrast.logsumexp,
         }
-        updated = Learner(
-            params=PolicyParams(actor, *critic),
-            log_temperature=log_temperature,
-            actor_optimiser=actor_optimiser,
-            critic_optimiser=critic_optimiser,
-            temperature_optimiser=temperature_optimiser,
-        )
-        return updated, metrics
+        return actor_loss + temperature_loss + contrast.loss, metrics
 
-    def _actor_loss(
-        self, actor: ResidualNetwork, learner: Learner, state: jax.Array, goal: jax.Array, noise: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        distribution = acting.action_distribution(actor, state, goal)
-        action, log_probability = acting.sample_action(distribution, noise)
-        score = acting.score(learner.params, state, action, goal=goal)
-        return losses.actor_loss(log_probability, score, log_temperature=learner.log_temperature), log_probability
-
-    def _critic_loss(self, critic: Critic, batch: Batch, goal: jax.Array) -> tuple[jax.Array, losses.Contrast]:
-        encoded_pairs = acting.encode_state_action(critic.state_action_encoder, batch.state, batch.action)
-        encoded_goals = acting.encode_goal(critic.goal_encoder, goal)
-        logits = losses.pairwise_energy(encoded_pairs, encoded_goals)
-        contrast = self.critic_loss(logits, logsumexp_penalty=self.logsumexp_penalty)
-        return contrast.loss, contrast
-
-
-def _critic(params: PolicyParams) -> Critic:
-    return Critic(params.state_action_encoder, params.goal_encoder)
-
-
-def _descend(learning_rate: float, gradient: Any, optimiser: optax.OptState, params: Any) -> tuple[Any, optax.OptState]:
-    updates, optimiser = optax.adam(learning_rate).update(gradient, optimiser, params)
-    return optax.apply_updates(params, updates), optimiser
+    def _optimiser(self) -> optax.GradientTransformation:
+        """Adam for each of the three, at its own rate."""
+        rates = {
+            "actor": self.actor_learning_rate,
+            "critic": self.critic_learning_rate,
+            "temperature": self.temperature_learning_rate,
+        }
+        labels: tuple[Any, ...] = ("actor", "critic", "critic")
+        temperature: Any = "temperature"
+        parts: Any = Trained(PolicyParams(*labels), log_temperature=temperature)
+        return optax.partition({part: optax.adam(rate) for part, rate in rates.items()}, parts)

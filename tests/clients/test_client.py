@@ -67,6 +67,10 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
             critic_depth=32,
             critic_width=128,
             representation_dim=64,
+            energy="dot",
+            activation="relu",
+            layer_norm=True,
+            residual=False,
         )
         return policy_pb2.DescribeResponse(spec=spec, version="200", manifest_sha256="ab12", max_rows=1024)
 
@@ -437,6 +441,10 @@ def test_describe_gives_every_field(client: kilolayer.PolicyClient) -> None:
         "critic_depth": 32,
         "critic_width": 128,
         "representation_dim": 64,
+        "energy": "dot",
+        "activation": "relu",
+        "layer_norm": True,
+        "residual": False,
         "manifest_sha256": "ab12",
         "max_rows": 1024,
     }

@@ -1,5 +1,7 @@
 """Acting and scoring against answers worked out by hand or by numerical integration."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ act, score, action_distribution = (jax.jit(f) for f in (acting.act, acting.score
 def constant_network(template: ResidualNetwork, outputs: list[float]) -> ResidualNetwork:
     """A network of the same sizes that gives `outputs` whatever its input."""
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), template)
-    return zeros._replace(output=zeros.output._replace(bias=np.array(outputs, np.float32)))
+    return dataclasses.replace(zeros, output=zeros.output._replace(bias=np.array(outputs, np.float32)))
 
 
 def which_is_larger(in_dim: int) -> ResidualNetwork:
@@ -27,7 +29,8 @@ def which_is_larger(in_dim: int) -> ResidualNetwork:
     template = jax.eval_shape(lambda: init_network(jax.random.key(0), in_dim, depth=4, width=2, out_dim=2))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), template)
     first_two = 1000 * np.eye(in_dim, 2, dtype=np.float32)  # far above the epsilon of LayerNorm
-    return zeros._replace(
+    return dataclasses.replace(
+        zeros,
         input=zeros.input._replace(kernel=first_two, norm_scale=np.ones(2, np.float32)),
         output=zeros.output._replace(kernel=np.eye(2, dtype=np.float32)),
     )

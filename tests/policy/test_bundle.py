@@ -349,7 +349,9 @@ def test_a_probe_missing_from_the_archive_is_refused(damaged: Path) -> None:
 def test_actions_that_are_not_finite_are_not_published(tmp_path: Path, spec: PolicySpec, params: PolicyParams) -> None:
     kernel = np.asarray(params.actor.output.kernel).copy()
     kernel[0, 0] = np.nan
-    spoiled = params._replace(actor=params.actor._replace(output=params.actor.output._replace(kernel=kernel)))
+    spoiled = params._replace(
+        actor=dataclasses.replace(params.actor, output=params.actor.output._replace(kernel=kernel))
+    )
     with pytest.raises(ValueError, match="not finite, so it is not published"):
         publish(tmp_path / "root", 1, spec=spec, params=spoiled)
     assert not (tmp_path / "root").exists()

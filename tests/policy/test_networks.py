@@ -48,7 +48,9 @@ def as_reference_params(network: ResidualNetwork) -> dict[str, Any]:
     blocks = network.blocks.bias.shape[0]
     layers = [network.input]
     layers += [
-        type(network.input)(*(leaf[block, i] for leaf in network.blocks)) for block in range(blocks) for i in range(4)
+        jax.tree.map(lambda leaf: leaf[block, i], network.blocks)  # noqa: B023
+        for block in range(blocks)
+        for i in range(4)
     ]
     params: dict[str, Any] = {}
     for index, layer in enumerate(layers):

@@ -114,6 +114,10 @@ def specs(draw: st.DrawFn) -> PolicySpec:
         critic_depth=4 * draw(sizes),
         critic_width=draw(sizes),
         representation_dim=draw(sizes),
+        energy=draw(st.sampled_from(["l2", "l2_squared", "dot", "cosine"])),
+        activation=draw(st.sampled_from(["swish", "relu"])),
+        layer_norm=draw(st.booleans()),
+        residual=draw(st.booleans()),
     )
 
 
@@ -128,12 +132,22 @@ def test_an_integer_is_a_valid_float(spec: PolicySpec) -> None:
     assert (again.control_period_s, type(again.control_period_s)) == (1.0, float)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(PolicySpec)])
+FIELDS = dataclasses.fields(PolicySpec)
+OPTIONAL = {field.name: field.default for field in FIELDS if field.default is not dataclasses.MISSING}
+
+
+@pytest.mark.parametrize("field", [field.name for field in FIELDS if field.name not in OPTIONAL])
 def test_a_missing_field_is_named(spec: PolicySpec, field: str) -> None:
     stored = json.loads(spec.to_json())
     del stored[field]
     with pytest.raises(SpecError, match=f"lacks {field}$"):
         PolicySpec.from_fields(stored)
+
+
+def test_what_an_earlier_version_did_not_write_is_the_papers_choice(spec: PolicySpec) -> None:
+    stored = {name: value for name, value in json.loads(spec.to_json()).items() if name not in OPTIONAL}
+    assert PolicySpec.from_fields(stored) == spec
+    assert OPTIONAL == {"energy": "l2", "activation": "swish", "layer_norm": True, "residual": True}
 
 
 def test_unknown_fields_are_named(spec: PolicySpec) -> None:

@@ -14,26 +14,11 @@ from prometheus_client import CollectorRegistry
 from policy import bundle
 from policy.bundle import Bundle
 from policy.networks import init_policy
-from policy.spec import PolicySpec
 from serving.config import ServeConfig
 from serving.server import Server, load
+from tests.samples import policy_spec
 
-SPEC = PolicySpec(
-    name="point_u_maze",
-    environment="point_u_maze",
-    state_names=("x [m]", "y [m]", "vx [m/s]", "vy [m/s]"),
-    goal_names=("x [m]", "y [m]"),
-    action_names=("force x [N]", "force y [N]"),
-    action_low=(-4.0, -4.0),
-    action_high=(4.0, 4.0),
-    control_period_s=0.08,
-    success_radius=0.3,
-    actor_depth=4,
-    actor_width=16,
-    critic_depth=4,
-    critic_width=16,
-    representation_dim=8,
-)
+SPEC = policy_spec()
 
 
 class Publish(Protocol):

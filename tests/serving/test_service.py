@@ -181,6 +181,7 @@ def test_describe_gives_the_specification_of_the_bundle(stub: Any, served_bundle
     assert (spec.control_period_s, spec.success_radius) == (0.08, 0.3)
     assert (spec.actor_depth, spec.actor_width, spec.critic_depth, spec.critic_width) == (4, 16, 4, 16)
     assert spec.representation_dim == 8
+    assert (spec.energy, spec.activation, spec.layer_norm, spec.residual) == ("l2", "swish", True, True)
 
 
 def test_list_names_the_policies_the_versions_and_the_default(stub: Any) -> None:

@@ -15,7 +15,7 @@ from training.envs.registry import ENVIRONMENTS, UnknownNameError
     [
         ({"actor_depth": 6}, "actor_depth must be a positive multiple of 4, not 6; valid nearby: 4 or 8"),
         ({"critic_depth": 0}, "critic_depth must be a positive multiple of 4, not 0; valid nearby: 4"),
-        ({"replay_capacity": 1001}, "replay_capacity 1001 must be a multiple of unroll 25; 1025 would do"),
+        ({"replay_capacity": 24}, "replay_capacity 24 must hold an unroll of 25 steps; try 400"),
         ({"replay_min": 1025}, "replay_min 1025 must not exceed replay_capacity 1000"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"discount": 1.0}, "discount must lie between 0 and 1, not 1.0; try 0.99"),
@@ -62,7 +62,7 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert (config.actor_width, config.critic_width, config.representation_dim) == (256, 256, 64)
     assert config.actor_learning_rate == config.critic_learning_rate == config.temperature_learning_rate == 3e-4
     assert (config.discount, config.logsumexp_penalty, config.target_entropy_per_action) == (0.99, 0.1, -0.5)
-    assert 10_000 - 62 < config.replay_capacity <= 10_000
+    assert config.replay_capacity == 10_000
     assert config.replay_min == 1000
 
 

@@ -8,61 +8,50 @@ import pytest
 from training import losses
 
 
-@pytest.fixture
-def encodings() -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(0)
-    return random.normal(size=(5, 3)).astype(np.float32), random.normal(size=(5, 3)).astype(np.float32)
-
-
-def test_energy_is_minus_the_distance_of_every_pair(encodings: tuple[np.ndarray, np.ndarray]) -> None:
-    pairs, goals = encodings
-    expected = -np.linalg.norm(pairs[:, None].astype(float) - goals[None, :].astype(float), axis=-1)
-    np.testing.assert_allclose(losses.pairwise_energy(jnp.asarray(pairs), jnp.asarray(goals)), expected, rtol=1e-5)
-
-
-def test_energy_and_its_gradient_stay_finite_where_encodings_meet() -> None:
-    same = jnp.full((4, 3), 100.0)
-    energy, gradient = jax.value_and_grad(lambda pairs: losses.pairwise_energy(pairs, same).sum())(same)
-    assert abs(float(energy)) < 1e-4
-    assert bool(jnp.isfinite(gradient).all())
-
-
 def test_info_nce_by_hand() -> None:
     # row 0: logits 0 and log 3, so P(own) = 1/4; row 1: log 2 and 0, so P(own) = 1/3
     logits = jnp.log(jnp.array([[1.0, 3.0], [2.0, 1.0]]))
-    contrast = losses.forward_info_nce(logits, logsumexp_penalty=0.1)
+    contrast = losses.contrast(losses.forward_info_nce, logits, penalty=0.1)
     nce = (np.log(4) + np.log(3)) / 2
     penalty = 0.1 * (np.log(4) ** 2 + np.log(3) ** 2) / 2
     assert float(contrast.loss) == pytest.approx(nce + penalty, rel=1e-6)
     assert float(contrast.logsumexp) == pytest.approx((np.log(4) + np.log(3)) / 2, rel=1e-6)
     assert float(contrast.accuracy) == 0.0
-    assert float(losses.forward_info_nce(logits[::-1], logsumexp_penalty=0.1).accuracy) == 1.0
+    assert float(losses.contrast(losses.forward_info_nce, logits[::-1], penalty=0.1).accuracy) == 1.0
 
 
-def test_info_nce_takes_its_negatives_from_the_row() -> None:
-    """Forward InfoNCE: moving a whole row changes nothing but the penalty, moving a column does."""
-    logits = jnp.array([[1.0, 2.0], [0.5, 0.2]])
-    base = losses.forward_info_nce(logits, logsumexp_penalty=0.0).loss
-    row_moved = losses.forward_info_nce(logits + jnp.array([[7.0], [0.0]]), logsumexp_penalty=0.0).loss
-    column_moved = losses.forward_info_nce(logits + jnp.array([[7.0, 0.0]]), logsumexp_penalty=0.0).loss
-    assert float(row_moved) == pytest.approx(float(base), abs=1e-6)
-    assert abs(float(column_moved) - float(base)) > 0.1
+LOPSIDED = jnp.log(jnp.array([[1.0, 3.0], [4.0, 2.0]]))
 
 
-def test_symmetric_info_nce_by_hand() -> None:
-    logits = jnp.log(jnp.array([[1.0, 3.0], [2.0, 1.0]]))
-    forward = (np.log(4) + np.log(3)) / 2
-    backward = (np.log(3) + np.log(4)) / 2  # columns: 1 of 1 + 2, and 1 of 3 + 1
-    assert float(losses.symmetric_info_nce(logits, logsumexp_penalty=0.0).loss) == pytest.approx(
-        (forward + backward) / 2
-    )
-    lopsided = jnp.log(jnp.array([[1.0, 3.0], [1.0, 1.0]]))
-    expected = ((np.log(4) + np.log(2)) / 2 + (np.log(2) + np.log(4)) / 2) / 2
-    assert float(losses.symmetric_info_nce(lopsided, logsumexp_penalty=0.0).loss) == pytest.approx(expected)
-    column_moved = losses.symmetric_info_nce(logits + jnp.array([[7.0, 0.0]]), logsumexp_penalty=0.0).loss
-    row_moved = losses.symmetric_info_nce(logits + jnp.array([[7.0], [0.0]]), logsumexp_penalty=0.0).loss
-    assert float(column_moved) > forward + 1
-    assert float(row_moved) > forward + 1
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("forward", (np.log(4 / 1) + np.log(6 / 2)) / 2),  # rows: 1 of 1 + 3, and 2 of 4 + 2
+        ("backward", (np.log(5 / 1) + np.log(5 / 2)) / 2),  # columns: 1 of 1 + 4, and 2 of 3 + 2
+        ("symmetric", (np.log(4) + np.log(3) + np.log(5) + np.log(2.5)) / 4),
+        # sigmoid(log x) = x / (1 + x): own 1/2 and 2/3, the others told apart with 1 - 3/4 and 1 - 4/5
+        ("binary", -(np.log(1 / 2) + np.log(2 / 3)) / 2 - (np.log(1 / 4) + np.log(1 / 5)) / 2),
+    ],
+)
+def test_every_loss_by_hand(name: str, expected: float) -> None:
+    assert float(losses.CRITIC_LOSSES[name](LOPSIDED)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_binary_nce_weighs_one_positive_as_much_as_all_negatives() -> None:
+    """Of 5 x 5 equal logits, the diagonal and the mean of the 20 others count alike."""
+    logits = jnp.full((5, 5), 0.7)
+    expected = np.log1p(np.exp(-0.7)) + np.log1p(np.exp(0.7))
+    assert float(losses.binary_nce(logits)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "row_counts", "column_counts"), [("forward", False, True), ("backward", True, False)])
+def test_the_side_that_negatives_come_from(name: str, *, row_counts: bool, column_counts: bool) -> None:
+    """A softmax over rows does not feel a whole row move, one over columns not a whole column."""
+    base = float(losses.CRITIC_LOSSES[name](LOPSIDED))
+    row_moved = float(losses.CRITIC_LOSSES[name](LOPSIDED + jnp.array([[7.0], [0.0]])))
+    column_moved = float(losses.CRITIC_LOSSES[name](LOPSIDED + jnp.array([[7.0, 0.0]])))
+    assert (abs(row_moved - base) > 0.1) == row_counts
+    assert (abs(column_moved - base) > 0.1) == column_counts
 
 
 def test_actor_loss_by_hand() -> None:

@@ -14,7 +14,7 @@ def filled(episodes: list[list[int]], capacity: int, *, unroll: int) -> replay.R
     """A ring into which one column of `episodes` per environment went; the state is (environment, time)."""
     columns = np.array(episodes, np.int32).T
     time, environments = np.indices(columns.shape)
-    ring = replay.empty(capacity, environments=columns.shape[1], state_dim=2, action_dim=1)
+    ring = replay.empty(capacity, unroll=unroll, environments=columns.shape[1], state_dim=2, action_dim=1)
     for start in range(0, len(columns), unroll):
         rows = slice(start, start + unroll)
         state = np.stack([environments[rows], time[rows]], axis=-1).astype(np.float32)
@@ -51,9 +51,20 @@ def test_steps_left_in_a_ring_that_is_not_yet_full_stops_at_what_it_holds() -> N
     assert left.tolist() == [3, 2, 1, 0]
 
 
-def test_an_insert_that_does_not_divide_the_capacity_is_refused() -> None:
-    with pytest.raises(ValueError, match="capacity 8 must be a multiple of the steps added at once, 3"):
-        filled([[0, 0, 0]], 8, unroll=3)
+def test_an_insert_that_does_not_divide_the_slots_is_refused() -> None:
+    ring = filled([[0] * 4], 8, unroll=4)
+    three = replay.Steps(jnp.zeros((3, 1, 2)), jnp.zeros((3, 1, 1)), jnp.zeros((3, 1), jnp.int32))
+    with pytest.raises(ValueError, match="8 slots must be a multiple of the steps added at once, 3"):
+        replay.insert(ring, three)
+
+
+def test_a_capacity_that_is_no_multiple_of_the_unroll_is_kept_to_the_step() -> None:
+    # twenty steps, four at a time, into a ring for seven: eight slots, of which the last seven written count
+    ring = filled([list(range(20))], 7, unroll=4)
+    assert int(ring.held) == 7
+    age = jnp.arange(7)
+    state = ring.steps.state[replay.rows(ring, replay.Moments(age, jnp.zeros(7, jnp.int32)))]
+    assert state[:, 1].tolist() == [13, 14, 15, 16, 17, 18, 19]
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 7, 40])

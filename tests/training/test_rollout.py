@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policy.networks import init_policy
-from policy.spec import PolicySpec
+from tests.samples import policy_spec
 from training import evaluate, rollout
 from training.envs.base import EnvFacts, GoalEnv, State
 
@@ -51,21 +51,12 @@ class Counter(GoalEnv):
         return state[..., 0] >= self.limit
 
 
-SPEC = PolicySpec(
-    name="counter",
-    environment="counter",
+SPEC = policy_spec(
     state_names=("count", "start"),
     goal_names=("count",),
     action_names=("nothing",),
     action_low=(-1.0,),
     action_high=(1.0,),
-    control_period_s=1.0,
-    success_radius=0.6,
-    actor_depth=4,
-    actor_width=8,
-    critic_depth=4,
-    critic_width=8,
-    representation_dim=4,
 )
 
 

@@ -41,6 +41,10 @@ class PolicyDescription:
     critic_depth: int
     critic_width: int
     representation_dim: int
+    energy: str
+    activation: str
+    layer_norm: bool
+    residual: bool
     manifest_sha256: str  # equal digests are equal policies
     max_rows: int  # the most rows that one `act` may hold
 
@@ -79,6 +83,10 @@ class PolicyDescription:
             critic_depth=spec.critic_depth,
             critic_width=spec.critic_width,
             representation_dim=spec.representation_dim,
+            energy=spec.energy,
+            activation=spec.activation,
+            layer_norm=spec.layer_norm,
+            residual=spec.residual,
             manifest_sha256=reply.manifest_sha256,
             max_rows=reply.max_rows,
         )

@@ -81,7 +81,7 @@ class PolicyEntry(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., live_version: _Optional[str] = ..., is_default: _Optional[bool] = ...) -> None: ...
 
 class PolicySpec(_message.Message):
-    __slots__ = ("name", "environment", "state_dim", "goal_dim", "action_dim", "state_names", "goal_names", "action_names", "action_low", "action_high", "control_period_s", "success_radius", "actor_depth", "actor_width", "critic_depth", "critic_width", "representation_dim")
+    __slots__ = ("name", "environment", "state_dim", "goal_dim", "action_dim", "state_names", "goal_names", "action_names", "action_low", "action_high", "control_period_s", "success_radius", "actor_depth", "actor_width", "critic_depth", "critic_width", "representation_dim", "energy", "activation", "layer_norm", "residual")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     STATE_DIM_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,10 @@ class PolicySpec(_message.Message):
     CRITIC_DEPTH_FIELD_NUMBER: _ClassVar[int]
     CRITIC_WIDTH_FIELD_NUMBER: _ClassVar[int]
     REPRESENTATION_DIM_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    LAYER_NORM_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     environment: str
     state_dim: int
@@ -116,4 +120,8 @@ class PolicySpec(_message.Message):
     critic_depth: int
     critic_width: int
     representation_dim: int
-    def __init__(self, name: _Optional[str] = ..., environment: _Optional[str] = ..., state_dim: _Optional[int] = ..., goal_dim: _Optional[int] = ..., action_dim: _Optional[int] = ..., state_names: _Optional[_Iterable[str]] = ..., goal_names: _Optional[_Iterable[str]] = ..., action_names: _Optional[_Iterable[str]] = ..., action_low: _Optional[_Iterable[float]] = ..., action_high: _Optional[_Iterable[float]] = ..., control_period_s: _Optional[float] = ..., success_radius: _Optional[float] = ..., actor_depth: _Optional[int] = ..., actor_width: _Optional[int] = ..., critic_depth: _Optional[int] = ..., critic_width: _Optional[int] = ..., representation_dim: _Optional[int] = ...) -> None: ...
+    energy: str
+    activation: str
+    layer_norm: bool
+    residual: bool
+    def __init__(self, name: _Optional[str] = ..., environment: _Optional[str] = ..., state_dim: _Optional[int] = ..., goal_dim: _Optional[int] = ..., action_dim: _Optional[int] = ..., state_names: _Optional[_Iterable[str]] = ..., goal_names: _Optional[_Iterable[str]] = ..., action_names: _Optional[_Iterable[str]] = ..., action_low: _Optional[_Iterable[float]] = ..., action_high: _Optional[_Iterable[float]] = ..., control_period_s: _Optional[float] = ..., success_radius: _Optional[float] = ..., actor_depth: _Optional[int] = ..., actor_width: _Optional[int] = ..., critic_depth: _Optional[int] = ..., critic_width: _Optional[int] = ..., representation_dim: _Optional[int] = ..., energy: _Optional[str] = ..., activation: _Optional[str] = ..., layer_norm: _Optional[bool] = ..., residual: _Optional[bool] = ...) -> None: ...
