@@ -1,11 +1,12 @@
 """The way through the house with real processes: train two rounds, publish, serve, act, drive."""
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -25,11 +26,14 @@ TINY = {
     "epochs": 1,
     "updates-per-unroll": 1,
     "batch-size": 16,
-    "replay-capacity": 20,
+    "replay-capacity": 23,
     "replay-min": 10,
     "actor-width": 16,
     "critic-width": 16,
+    "representation-dim": 8,
     "eval-episodes": 4,
+    "goal-redraw-probability": 0.1,
+    "preset": "paper",
 }
 
 
@@ -39,21 +43,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run") / "tiny"
-    flags = [word for name, number in TINY.items() for word in (f"--{name}", str(number))]
+def train(out: Path, **changes: int) -> Path:
+    settings = TINY | {name.replace("_", "-"): number for name, number in changes.items()}
+    flags = [word for name, number in settings.items() for word in (f"--{name}", str(number))]
     done = run("training/run.py", "--env", "point_u_maze", "--out", str(out), *flags)
     assert done.returncode == 0, done.stderr
     assert "policy in" in done.stdout
     return out
 
 
-@pytest.fixture(scope="module")
-def address(trained: Path) -> Iterator[str]:
-    """A server process with the trained policy, ended by SIGTERM, which must be clean."""
+@contextlib.contextmanager
+def served(policies: Path) -> Generator[str]:
+    """The address of a server process, ended by SIGTERM, which must be clean."""
     server = subprocess.Popen(
-        [sys.executable, "serving/run.py", "--policies", str(trained / "policies"), "--port", "0", "--no-metrics"],
+        [sys.executable, "serving/run.py", "--policies", str(policies), "--port", "0", "--no-metrics"],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -65,6 +68,17 @@ def address(trained: Path) -> Iterator[str]:
     server.send_signal(signal.SIGTERM)
     _, said = server.communicate(timeout=30)
     assert server.returncode == 0, said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("run") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def address(trained: Path) -> Iterator[str]:
+    with served(trained / "policies") as address:
+        yield address
 
 
 def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -> None:
@@ -82,6 +96,21 @@ def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -
             np.testing.assert_allclose(client.act(state[row], goal[row]).action, expected[row], atol=1e-6)
         with pytest.raises(PolicyNotFound, match="point_u_maze"), PolicyClient(address, policy="ant") as other:
             other.act(state[0], goal[0])
+
+
+def test_a_thousand_layers_are_trained_served_and_answer(tmp_path: Path) -> None:
+    out = train(tmp_path / "deep", actor_depth=1024, critic_depth=1024, updates_per_unroll=2)
+    published = bundle.read(out / "policies" / "160")
+    assert published.params.actor.blocks.kernel.shape == (256, 4, 16, 16)
+    rows = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert np.isfinite([rows["loss/critic"], rows["loss/actor"]]).all()
+    random = np.random.default_rng(0)
+    state, goal = (random.uniform(-3, 3, size=(4, size)).astype(np.float32) for size in (4, 2))
+    with served(out / "policies") as address, PolicyClient(address) as client:
+        assert client.describe().actor_depth == 1024
+        found = client.act(state, goal).action
+    # a thousand layers add up what different batch sizes round differently
+    np.testing.assert_allclose(found, act(published.params, jnp.asarray(state), jnp.asarray(goal)), atol=1e-5)
 
 
 def test_robots_drive_through_the_server(trained: Path, address: str, tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ class TrainConfig:
     eval_episodes: int = 128
     """Episodes of an evaluation."""
 
+    snapshot_replay: bool = True
+    """Keep the replay in snapshots. Without it they are small, but a resumed run fills the replay anew before it learns
+    on, so it does not end as one that was never stopped."""
     resume: bool = False
     """Continue the run in the output folder from its last snapshot."""
     overwrite: bool = False

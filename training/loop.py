@@ -4,13 +4,16 @@ An iteration is one unroll of every environment and a round of gradient steps, a
 iterations, an evaluation, a snapshot and a published policy.
 """
 
+import contextlib
 import functools
 import json
 import platform
 import shutil
+import signal
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +28,7 @@ from policy import bundle
 from policy.energy import ENERGIES
 from policy.layers import Execution
 from policy.networks import init_policy
-from training import evaluate, losses, relabel, replay, rollout, snapshot
+from training import evaluate, losses, memory, relabel, replay, rollout, snapshot
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.base import GoalEnv
@@ -33,6 +36,7 @@ from training.report import Report
 from training.update import Learner, Updater
 
 _PROBES = 32
+_DRAFT = ".config.json"  # of the configuration, while it is being written
 _CHANGEABLE = frozenset(
     {"out", "max_minutes", "stop_at_share", "total_env_steps", "epochs", "eval_episodes", "resume", "overwrite"}
 )
@@ -56,15 +60,16 @@ class Programs(NamedTuple):
     """The compiled programs of a run."""
 
     collect: Callable[[TrainerState], TrainerState]  # one unroll into the replay
-    learn: Callable[[TrainerState], tuple[TrainerState, dict[str, jax.Array]]]  # one round of gradient steps
+    learn: Callable[[TrainerState], tuple[TrainerState, dict[str, jax.Array]]]  # a round of gradient steps, metrics [n]
     evaluate: Callable[..., evaluate.Evaluation]  # (params, key=...)
 
 
 class Outcome(NamedTuple):
     """How a run ended."""
 
-    policy: Path  # the last published policy
-    metrics: dict[str, float]  # of the last evaluation
+    policy: Path | None  # the last published policy; None if the run was stopped before the first
+    metrics: dict[str, float]  # of the last evaluation; empty if there was none
+    stopped: bool  # by a signal, before its end
 
 
 def train(
@@ -72,22 +77,28 @@ def train(
 ) -> Outcome:
     """Train as `config` says, from the start or from the last snapshot, and publish along the way.
 
+    SIGTERM and SIGINT end the run after the iteration in progress, with a snapshot. Until the programs are compiled
+    there is nothing to save, and signals do what they do elsewhere.
+
     Args:
         console: where progress is shown.
         clock: seconds that never go back, for the time limit and the timings.
 
     Raises:
+        ConfigError: the device cannot do what the configuration asks for.
         OutputFolderError: the folder holds an earlier run and neither resume nor overwrite is set.
-        SnapshotError: there is nothing to resume from.
+        SnapshotError: the last snapshot cannot be read, or is of another run.
         FloatingPointError: a loss is no longer finite; the snapshot before it is intact.
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
     """
     began = clock()
+    _require_device(config)
     env = registry.make(config.env, impl=config.physics)
+    memory.require_fit(config, env)
     state = initial_state(config, env)
     _check_folder(config)
     if config.resume:
-        state = snapshot.restore_latest(config.out / "snapshots", like=state)
+        state = _restore(config, state)
     _take_folder(config)  # nothing was written or deleted before this line
     done = int(state.iteration)
     with Report(config.out, keep_until=done * config.steps_per_iteration, console=console) as report:
@@ -95,33 +106,63 @@ def train(
         report.advance("compiling", done=done, of=config.iterations)
         programs = compile_programs(config, env, state)
         report.say(f"compiled in {clock() - began:.0f} s")
-        metrics = report.rows[-1] if report.rows else {}
-        policy = _publish_once(config, env, state, metrics) if done else None
-        while policy is None or done < config.iterations:
-            started = clock()
-            state, averages, done = _run_epoch(config, programs, state, report=report, began=began, clock=clock)
-            metrics = {"env_steps": done * config.steps_per_iteration, **averages}
-            metrics |= {"time/train_s": clock() - started}
-            metrics |= evaluate.summarise(programs.evaluate(state.learner.params, key=_evaluation_key(config, done)))
-            metrics |= {"time/total_s": clock() - began}
-            report.record(metrics)
-            snapshot.save(config.out / "snapshots", done, state=state)
-            policy = _publish_once(config, env, state, metrics)
-            if metrics["eval/success_any"] >= config.stop_at_share:
-                report.say(f"the share of {config.stop_at_share:g} is reached")
-                break
-            if _out_of_time(config, began, clock):
-                report.say(f"the limit of {config.max_minutes:g} minutes is reached")
-                break
-        report.say(f"curves in {report.draw_curves()}, policy in {policy}")
-    return Outcome(policy, metrics)
+        with _stop_signals() as stop:
+            return _run(_Run(config, env, programs, report=report, stop=stop, clock=clock, began=began), state)
+
+
+class _Run(NamedTuple):
+    """What stays the same throughout a run."""
+
+    config: TrainConfig
+    env: GoalEnv
+    programs: Programs
+    report: Report
+    stop: threading.Event  # set once a signal asks for the end
+    clock: Callable[[], float]
+    began: float
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.clock() - self.began >= self.config.max_minutes * 60
+
+
+def _run(run: _Run, state: TrainerState) -> Outcome:
+    """Epoch after epoch, until the steps, the goal, the time or a signal ends the run."""
+    config, report = run.config, run.report
+    done = int(state.iteration)
+    metrics = report.rows[-1] if report.rows else {}
+    # a kill between the snapshot and the policy of an epoch leaves the policy to publish
+    whole_epoch = done >= config.iterations or (done and done % config.iterations_per_epoch == 0)
+    policy = _publish_once(config, run.env, state, metrics) if whole_epoch else _last_policy(config)
+    while done < config.iterations:
+        started = run.clock()
+        state, averages, done = _run_epoch(run, state)
+        if run.stop.is_set():
+            snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
+            report.say(f"stopped; saved in {config.out / 'snapshots' / str(done)}, --resume continues")
+            return Outcome(policy, metrics, stopped=True)
+        metrics = {"env_steps": done * config.steps_per_iteration, **averages}
+        metrics |= {"time/train_s": run.clock() - started}
+        evaluation = run.programs.evaluate(state.learner.params, key=_evaluation_key(config, done))
+        metrics |= evaluate.summarise(evaluation) | {"time/total_s": run.clock() - run.began}
+        report.record(metrics)
+        snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
+        policy = _publish_once(config, run.env, state, metrics)
+        if metrics["eval/success_any"] >= config.stop_at_share:
+            report.say(f"the share of {config.stop_at_share:g} is reached")
+            break
+        if run.out_of_time:
+            report.say(f"the limit of {config.max_minutes:g} minutes is reached")
+            break
+    report.say(f"curves in {report.draw_curves()}, policy in {policy}")
+    return Outcome(policy, metrics, stopped=False)
 
 
 def initial_state(config: TrainConfig, env: GoalEnv) -> TrainerState:
     """The state that a run of `config` starts from."""
     key, params_key, robots_key = jax.random.split(jax.random.key(config.seed), 3)
     return TrainerState(
-        learner=_updater(config, env).init(init_policy(params_key, config.spec(env))),
+        learner=make_updater(config, env).init(init_policy(params_key, config.spec(env))),
         robots=jax.jit(functools.partial(rollout.start, env, environments=config.num_envs))(robots_key),
         replay=replay.empty(
             config.replay_capacity,
@@ -137,7 +178,7 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> TrainerState:
 
 def compile_programs(config: TrainConfig, env: GoalEnv, state: TrainerState) -> Programs:
     """Compile the programs of a run, side by side, for states like `state`. A state passed in is used up."""
-    updater = _updater(config, env)
+    updater = make_updater(config, env)
 
     def collect(state: TrainerState) -> TrainerState:
         key, collect_key = jax.random.split(state.key)
@@ -170,7 +211,7 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: TrainerState) -> 
 
         update_keys = jax.random.split(update_key, config.updates_per_unroll)
         learner, metrics = jax.lax.scan(one_update, state.learner, (pairs, update_keys))
-        return state._replace(learner=learner, key=key), jax.tree.map(jnp.mean, metrics)
+        return state._replace(learner=learner, key=key), metrics
 
     evaluation = functools.partial(
         evaluate.evaluate, env, episodes=config.eval_episodes, episode_length=config.episode_length
@@ -180,36 +221,81 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: TrainerState) -> 
         jax.jit(learn, donate_argnums=0).lower(state),
         jax.jit(evaluation).lower(state.learner.params, key=_evaluation_key(config, 0)),
     )
-    with ThreadPoolExecutor(len(lowered)) as pool:
+    pool = ThreadPoolExecutor(len(lowered))
+    try:
         return Programs(*pool.map(lambda program: program.compile(), lowered))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for the compiler
 
 
-def _run_epoch(
-    config: TrainConfig,
-    programs: Programs,
-    state: TrainerState,
-    *,
-    report: Report,
-    began: float,
-    clock: Callable[[], float],
-) -> tuple[TrainerState, dict[str, float], int]:
-    """Iterate until the next evaluation is due or time is up; return the losses averaged over the iterations."""
-    done = int(state.iteration)
+def _run_epoch(run: _Run, state: TrainerState) -> tuple[TrainerState, dict[str, float], int]:
+    """Iterate until the next evaluation is due, time is up or a signal came; return the losses averaged over it."""
+    config = run.config
+    done, held = int(state.iteration), int(state.replay.held)
     until = min(config.iterations, (done // config.iterations_per_epoch + 1) * config.iterations_per_epoch)
-    rows: list[dict[str, float]] = []
-    while done < until and not (rows and _out_of_time(config, began, clock)):
-        state = programs.collect(state)
-        if done >= config.warmup_iterations:
-            state, metrics = programs.learn(state)
-            rows.append({name: float(number) for name, number in metrics.items()})
-            _require_finite(rows[-1], iteration=done)
+    rows: list[dict[str, np.ndarray]] = []
+    while done < until and not run.stop.is_set() and not (rows and run.out_of_time):
+        state = run.programs.collect(state)
+        if held >= config.replay_min:
+            state, metrics = run.programs.learn(state)
+            rows.append({name: np.asarray(numbers) for name, numbers in metrics.items()})
+            _require_finite(rows[-1], iteration=done, config=config)
+        held = min(held + config.unroll, config.replay_capacity)
         done += 1
-        report.advance("training", done=done, of=config.iterations)
+        run.report.advance("training", done=done, of=config.iterations)
     averages = {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
     return state, averages, done
 
 
-def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
+@contextlib.contextmanager
+def _stop_signals() -> Generator[threading.Event]:
+    """Turn SIGTERM and SIGINT into a flag; a second SIGINT interrupts at once. Only the main thread may do so."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    earlier = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _to_save(config: TrainConfig, state: TrainerState) -> TrainerState:
+    """What goes into a snapshot."""
+    return state if config.snapshot_replay else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
+
+
+def _restore(config: TrainConfig, fresh: TrainerState) -> TrainerState:
+    """The last snapshot, with the fresh, empty replay where it holds none; the start, if none was saved yet."""
+    if not snapshot.any_saved(config.out / "snapshots"):
+        return fresh
+    restored = snapshot.restore_latest(config.out / "snapshots", like=_to_save(config, fresh))
+    return restored if config.snapshot_replay else restored._replace(replay=fresh.replay)
+
+
+def _require_device(config: TrainConfig) -> None:
+    if config.precision == "bf16" and jax.default_backend() == "cpu" and not config.bf16_on_cpu:
+        raise ConfigError(
+            "precision bf16 is slower than f32 on a CPU, which has no units for it; use f32, or --bf16-on-cpu to try"
+        )
+
+
+def _last_policy(config: TrainConfig) -> Path | None:
+    root = config.out / "policies"
+    versions = bundle.versions(root)
+    return root / str(versions[-1]) if versions else None
+
+
+def make_updater(config: TrainConfig, env: GoalEnv) -> Updater:
+    """The gradient step that `config` describes."""
     return Updater(
         achieved_goal=env.achieved_goal,
         actor_learning_rate=config.actor_learning_rate,
@@ -226,7 +312,7 @@ def _updater(config: TrainConfig, env: GoalEnv) -> Updater:
 def _check_folder(config: TrainConfig) -> None:
     """Refuse a folder that is in use, unless it holds a run and the configuration says what is to become of it."""
     settings_path = config.out / "config.json"
-    occupied = config.out.exists() and any(config.out.iterdir())
+    occupied = config.out.exists() and any(entry.name != _DRAFT for entry in config.out.iterdir())
     if config.resume:
         if not settings_path.exists():
             raise OutputFolderError(f"{config.out} holds no run to resume; leave out --resume to start one")
@@ -251,7 +337,7 @@ def _take_folder(config: TrainConfig) -> None:
         config.out.rename(doomed)  # at once: what is left of it after a kill is no longer taken for a run
         shutil.rmtree(doomed)
     config.out.mkdir(parents=True, exist_ok=True)
-    draft = config.out / ".config.json"
+    draft = config.out / _DRAFT
     draft.write_text(json.dumps(config.to_json(), indent=2) + "\n")
     draft.rename(config.out / "config.json")
 
@@ -297,14 +383,13 @@ def _evaluation_key(config: TrainConfig, iteration: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed + 1), iteration)
 
 
-def _out_of_time(config: TrainConfig, began: float, clock: Callable[[], float]) -> bool:
-    return clock() - began >= config.max_minutes * 60
-
-
-def _require_finite(metrics: dict[str, float], *, iteration: int) -> None:
-    broken = [name for name, number in metrics.items() if not np.isfinite(number)]
+def _require_finite(metrics: dict[str, np.ndarray], *, iteration: int, config: TrainConfig) -> None:
+    """Every metric has one value per gradient step of the iteration."""
+    first = {name: int(np.argmin(np.isfinite(numbers))) for name, numbers in metrics.items()}
+    broken = {name: step for name, step in first.items() if not np.isfinite(metrics[name][step])}
     if broken:
+        name = min(broken, key=lambda name: broken[name])
         raise FloatingPointError(
-            f"{broken[0]} is not finite after iteration {iteration}; the last snapshot is from before. "
-            "Try a lower learning rate"
+            f"{name} is not finite in gradient step {broken[name] + 1} of {config.updates_per_unroll} of iteration "
+            f"{iteration + 1}; the last snapshot is from before. Try a lower learning rate"
         )

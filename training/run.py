@@ -1,6 +1,7 @@
 """Command line of training: flags and a preset make a TrainConfig, the loop does the rest."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -31,15 +32,30 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from training import loop, report, snapshot  # after the flags are known to be right: the loop is slow to import
+    import jax
+
+    from training import (
+        loop,
+        memory,
+        report,
+        snapshot,
+    )  # after the flags are known to be right: the loop is slow to import
 
     try:
         loop.train(config, console=rich.console.Console())
     except KeyboardInterrupt:
         saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
         advice = "the same command with --resume continues" if saved else "nothing was saved yet; use --overwrite"
-        print(f"\ninterrupted; {advice}", file=sys.stderr)
-        return 130
+        print(f"\ninterrupted; {advice}", file=sys.stderr, flush=True)
+        os._exit(130)  # without waiting for the compiler's threads, which nothing can interrupt
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            f"error: the device is out of memory; {memory.advice(config, loop.registry.make(config.env))}",
+            file=sys.stderr,
+        )
+        return 1
     except OSError as error:
         print(f"error: {error}; check the disk and the folder, or give another --out", file=sys.stderr)
         return 1
@@ -47,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         ConfigError,
         FloatingPointError,
         ImportError,
+        MemoryError,
         SpecError,
         loop.OutputFolderError,
         report.MetricsError,

@@ -1,5 +1,7 @@
 """The whole trainer state on disk, to resume from: Orbax arrays, one folder per iteration, the latest two kept."""
 
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,36 @@ def save(folder: Path, iteration: int, *, state: Any) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; earlier snapshots stay.
     """
+    arrays = _to_arrays(state)
+    _require_space(folder, sum(leaf.nbytes for leaf in arrays.values()))
     with _manager(folder) as manager:
-        manager.save(iteration, args=ocp.args.PyTreeSave(_to_arrays(state)))
+        if iteration in manager.all_steps():
+            return  # a step is saved once: the same state, after a stop or a kill
+        try:
+            manager.save(iteration, args=ocp.args.PyTreeSave(arrays))
+        except OSError:
+            raise
+        except Exception as error:  # what tensorstore could not write, Orbax reports as a ValueError
+            raise OSError(f"the snapshot {folder / str(iteration)} cannot be written: {error}") from error
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Refuse to begin what the disk has no room for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        detail = f"a snapshot takes {size / 1e6:,.0f} MB and the disk of {folder} has {free / 1e6:,.0f} MB left"
+        raise OSError(
+            errno.ENOSPC, f"{detail}; free some, lower replay_capacity, or leave it out: --no-snapshot-replay"
+        )
+
+
+def any_saved(folder: Path) -> bool:
+    """Whether there is a snapshot to resume from."""
+    if not folder.is_dir():
+        return False
+    with _manager(folder) as manager:
+        return manager.latest_step() is not None
 
 
 def restore_latest(folder: Path, *, like: Any) -> Any:
@@ -31,8 +61,6 @@ def restore_latest(folder: Path, *, like: Any) -> Any:
     Raises:
         SnapshotError: there is none, or it holds other arrays than `like`.
     """
-    if not folder.is_dir():
-        raise SnapshotError(f"there is no snapshot under {folder} to resume from; start the run with --overwrite")
     with _manager(folder) as manager:
         iteration = manager.latest_step()
         if iteration is None:
@@ -54,7 +82,9 @@ def restore_latest(folder: Path, *, like: Any) -> Any:
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=_KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 

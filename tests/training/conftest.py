@@ -15,7 +15,7 @@ def u_maze() -> GoalEnv:
 
 
 def tiny_config(out: Path, **changes: object) -> TrainConfig:
-    """A run of a few seconds that goes through everything a real one does."""
+    """A run of a few seconds that goes through everything a real one does, in sizes that do not divide one another."""
     defaults: dict[str, object] = {
         "env": "point_u_maze",
         "out": out,
@@ -26,7 +26,7 @@ def tiny_config(out: Path, **changes: object) -> TrainConfig:
         "epochs": 2,
         "updates_per_unroll": 3,
         "batch_size": 16,
-        "replay_capacity": 20,
+        "replay_capacity": 23,
         "replay_min": 10,
         "actor_width": 16,
         "critic_width": 16,

@@ -97,6 +97,23 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, 
         np.testing.assert_array_equal(one, other)
 
 
+def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_fills_it_anew(
+    finished: Path, tiny, console, tmp_path
+) -> None:
+    out = tmp_path / "small"
+    small = {"snapshot_replay": False, "total_env_steps": 400, "epochs": 1}
+    loop.train(tiny(out, **small, max_minutes=1e-9), console=console)  # ends after its first gradient steps
+    fresh = loop.initial_state(tiny(out), loop.registry.make("point_u_maze"))
+    with pytest.raises(snapshot.SnapshotError, match="replay"):
+        snapshot.restore_latest(out / "snapshots", like=fresh)
+    loop.train(tiny(out, **small, resume=True), console=console)
+    assert [row["env_steps"] for row in read_metrics(out)] == [120, 400]
+    state = snapshot.restore_latest(out / "snapshots", like=fresh._replace(replay=None))
+    assert int(state.iteration) == 10
+    # of the seven iterations after the resumption, two only filled the replay
+    assert int(jax.tree.leaves(state.learner.optimiser)[0]) == 3 * (1 + 5)
+
+
 def test_resuming_a_finished_run_does_nothing(finished: Path, tiny, console) -> None:
     before = (finished / "metrics.jsonl").read_text()
     outcome = loop.train(tiny(finished, resume=True), console=console)
@@ -176,8 +193,24 @@ def test_overwrite_starts_anew(tiny, console, tmp_path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(tiny, console, tmp_path) -> None:
     config = tiny(tmp_path / "run", critic_learning_rate=1e30, updates_per_unroll=30)
-    with pytest.raises(FloatingPointError, match="is not finite after iteration"):
+    with pytest.raises(FloatingPointError, match="is not finite in gradient step [2-9] of 30 of iteration 3;"):
         loop.train(config, console=console)
+
+
+def test_bf16_is_refused_on_a_cpu_unless_asked_for(tiny, console, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="slower than f32 on a CPU.*--bf16-on-cpu"):
+        loop.train(tiny(tmp_path / "run", precision="bf16"), console=console)
+    assert not (tmp_path / "run").exists()
+    outcome = loop.train(tiny(tmp_path / "run", precision="bf16", bf16_on_cpu=True), console=console)
+    assert outcome.policy == tmp_path / "run" / "policies" / "240"
+
+
+def test_a_disk_without_room_for_a_snapshot_is_refused_with_both_sizes(finished, tmp_path, monkeypatch) -> None:
+    usage = type(shutil.disk_usage(tmp_path))(10, 9, 1_000_000)
+    monkeypatch.setattr(snapshot.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="takes 2 MB and the disk of .* has 1 MB left; .*--no-snapshot-replay"):
+        snapshot.save(tmp_path / "snapshots", 1, state={"array": np.zeros(500_000, np.float32)})
+    assert not any((tmp_path / "snapshots").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""The gradient step as it is usually written, to measure ours against.
+
+Every layer is unrolled in Python and has arrays of its own, JAX finds every derivative, and actor, temperature and
+critic each take a pass of their own, with an Adam of their own. The critic's logits come from the [B, B, R] array of
+differences. The mathematics is that of `training.update`: a test holds the two together.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen
+
+from policy.spec import LAYERS_PER_BLOCK
+from training.relabel import Batch
+
+_LOG_STD_MIDDLE, _LOG_STD_HALF_RANGE = -1.5, 3.5
+
+
+class Network(linen.Module):
+    """Input layer, blocks of four layers with their input added, output Dense."""
+
+    depth: int
+    width: int
+    out_dim: int
+
+    @linen.compact
+    def __call__(self, values: jax.Array) -> jax.Array:
+        """[rows, in] -> [rows, out_dim]."""
+        values = self._layer(values)
+        for _ in range(self.depth // LAYERS_PER_BLOCK):
+            inner = values
+            for _ in range(LAYERS_PER_BLOCK):
+                inner = self._layer(inner)
+            values = values + inner
+        return self._dense(self.out_dim)(values)
+
+    def _layer(self, values: jax.Array) -> jax.Array:
+        return linen.swish(linen.LayerNorm()(self._dense(self.width)(values)))
+
+    def _dense(self, width: int) -> linen.Dense:
+        return linen.Dense(width, kernel_init=jax.nn.initializers.lecun_uniform())
+
+
+class Critic(NamedTuple):
+    """The parameters of the two encoders."""
+
+    state_action_encoder: Any
+    goal_encoder: Any
+
+
+class Learner(NamedTuple):
+    """Everything a step changes: parameters and optimiser, one by one."""
+
+    actor: Any
+    critic: Critic
+    log_temperature: jax.Array
+    actor_optimiser: optax.OptState
+    critic_optimiser: optax.OptState
+    temperature_optimiser: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Updater:
+    """The step for networks of one depth and width."""
+
+    depth: int
+    width: int
+    action_dim: int
+    representation_dim: int
+    achieved_goal: Callable[[jax.Array], jax.Array]
+    learning_rate: float
+    target_entropy: float
+    logsumexp_penalty: float
+
+    def fresh(self, key: jax.Array, *, state_dim: int, goal_dim: int) -> Learner:
+        """A learner with parameters drawn for these sizes."""
+        keys = jax.random.split(key, 3)
+        inputs = (state_dim + goal_dim, state_dim + self.action_dim, goal_dim)
+        networks = (self._actor, self._encoder, self._encoder)
+        actor, *encoders = (
+            network.init(key, jnp.zeros((1, size))) for key, network, size in zip(keys, networks, inputs, strict=True)
+        )
+        return self.init(actor, Critic(*encoders))
+
+    def init(self, actor: Any, critic: Critic) -> Learner:
+        """A learner that starts from these parameters, with temperature 1 and fresh optimisers."""
+        adam, log_temperature = optax.adam(self.learning_rate), jnp.zeros(())
+        states = (adam.init(part) for part in (actor, _tree(critic), log_temperature))
+        return Learner(actor, critic, log_temperature, *states)
+
+    def update(self, learner: Learner, batch: Batch, *, key: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
+        """Take one step on `batch`; return the learner after it and the three losses."""
+        noise = jax.random.normal(key, batch.action.shape)
+        (actor_loss, log_probability), actor_gradient = jax.value_and_grad(self._actor_loss, has_aux=True)(
+            learner.actor, learner.critic, learner.log_temperature, batch, noise
+        )
+        temperature_loss, temperature_gradient = jax.value_and_grad(self._temperature_loss)(
+            learner.log_temperature, log_probability
+        )
+        critic_loss, critic_gradient = jax.value_and_grad(self._critic_loss)(learner.critic, batch)
+        actor, actor_optimiser = self._adam(learner.actor, actor_gradient, learner.actor_optimiser)
+        critic, critic_optimiser = self._adam(learner.critic, critic_gradient, learner.critic_optimiser)
+        log_temperature, temperature_optimiser = self._adam(
+            learner.log_temperature, temperature_gradient, learner.temperature_optimiser
+        )
+        moved = Learner(actor, critic, log_temperature, actor_optimiser, critic_optimiser, temperature_optimiser)
+        losses = {"loss/actor": actor_loss, "loss/critic": critic_loss, "loss/temperature": temperature_loss}
+        return moved, losses
+
+    @property
+    def _actor(self) -> Network:
+        return Network(self.depth, self.width, 2 * self.action_dim)
+
+    @property
+    def _encoder(self) -> Network:
+        return Network(self.depth, self.width, self.representation_dim)
+
+    def _actor_loss(
+        self, actor: Any, critic: Critic, log_temperature: jax.Array, batch: Batch, noise: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        goal = self.achieved_goal(batch.future_state)
+        outputs: Any = self._actor.apply(actor, jnp.concatenate([batch.state, goal], axis=1))
+        mean, raw_log_std = jnp.split(outputs, 2, axis=1)
+        log_std = _LOG_STD_MIDDLE + _LOG_STD_HALF_RANGE * jnp.tanh(raw_log_std)
+        raw = mean + jnp.exp(log_std) * noise
+        log_gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+        log_slope = 2 * (math.log(2) - raw - jax.nn.softplus(-2 * raw))
+        log_probability = jnp.sum(log_gaussian - log_slope, axis=1)
+        phi, psi = self._encodings(critic, batch.state, jnp.tanh(raw), goal)
+        score = -jnp.sqrt(jnp.sum((phi - psi) ** 2, axis=1))
+        return jnp.mean(jnp.exp(log_temperature) * log_probability - score), log_probability
+
+    def _temperature_loss(self, log_temperature: jax.Array, log_probability: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.exp(log_temperature) * (-log_probability - self.target_entropy))
+
+    def _critic_loss(self, critic: Critic, batch: Batch) -> jax.Array:
+        goal = self.achieved_goal(batch.future_state)
+        phi, psi = self._encodings(critic, batch.state, batch.action, goal)
+        logits = -jnp.sqrt(jnp.sum((phi[:, None, :] - psi[None, :, :]) ** 2, axis=-1))
+        logsumexp = jax.nn.logsumexp(logits, axis=1)
+        return jnp.mean(logsumexp - jnp.diag(logits)) + self.logsumexp_penalty * jnp.mean(logsumexp**2)
+
+    def _encodings(self, critic: Critic, state: jax.Array, action: jax.Array, goal: jax.Array) -> tuple[Any, Any]:
+        pairs = jnp.concatenate([state, action], axis=1)
+        encoder = self._encoder
+        return encoder.apply(critic.state_action_encoder, pairs), encoder.apply(critic.goal_encoder, goal)
+
+    def _adam(self, part: Any, gradient: Any, state: optax.OptState) -> tuple[Any, optax.OptState]:
+        updates, state = optax.adam(self.learning_rate).update(gradient, state, part)
+        return optax.apply_updates(part, updates), state
+
+
+def _tree(critic: Critic) -> Any:
+    """Optax types no trees but its own."""
+    return critic

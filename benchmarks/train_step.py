@@ -1,0 +1,373 @@
+"""How near one gradient step comes to the machine's matrix products, beside the step as it is usually written.
+
+    python benchmarks/train_step.py --depths 4,16,64 --batch 256 --json train_step.json
+
+Measured is the whole step of `training.update`: actor, temperature, critic, Adam, several steps in one compiled loop.
+Round by round it takes turns with the paper-style step and with a chain of matrix products of the same sizes, which
+gives the machine's rate, so that whatever else the machine does befalls all three. Every figure is the median of the
+rounds' own figures. The bound of a step is its FLOP at that rate; only matrix products count as FLOP (`step_flop`).
+
+Depths named by `--compile-depths` are compiled and not run.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import _paper_style
+import _record
+import jax
+import jax.numpy as jnp
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from policy.energy import ENERGIES
+from policy.layers import PRECISIONS, Execution
+from policy.networks import PolicyParams, init_network
+from training.losses import CRITIC_LOSSES
+from training.relabel import Batch
+from training.update import Updater
+
+LEARNING_RATE, TARGET_ENTROPY_PER_ACTION, LOGSUMEXP_PENALTY = 3e-4, -0.5, 0.1
+COMPILE_ROUNDS = 3
+OURS, PAPER_STYLE = "ours", "paper"
+
+Depths = Annotated[
+    tuple[int, ...],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="DEPTH,DEPTH,...",
+        instance_from_str=lambda texts: tuple(int(depth) for depth in texts[0].split(",") if depth),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda depths: [",".join(str(depth) for depth in depths)],
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """One gradient step: time, memory and compilation, beside the paper-style step and the machine's matmul rate."""
+
+    json: Path | None = None
+    """File for the record."""
+    depths: Depths = (4, 16, 64)
+    """Depths of actor and critic alike, each measured by itself."""
+    compile_depths: Depths = (8, 1024)
+    """Depths whose compilation is compared, the last with the first; empty to leave it out."""
+    paper_style_depth: int = 64
+    """The deepest paper-style network that is built, because its compilation takes minutes; 0 for none."""
+    batch: int = 256
+    """Rows of a batch."""
+    width: int = 256
+    """Width of every network."""
+    state_dim: int = 29
+    """Values in a state; the defaults are an ant's."""
+    goal_dim: int = 2
+    """Values in a goal."""
+    action_dim: int = 8
+    """Values in an action."""
+    representation_dim: int = 64
+    """Values in an encoding."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of our step's products and of the rate; the paper-style step is in f32."""
+    remat: Literal["none", "layers", "blocks"] = "layers"
+    """What our step keeps for the backward pass."""
+    repeats: int = 9
+    """Rounds; the median counts."""
+    steps: int = 4
+    """Steps in the compiled loop."""
+    quick: bool = False
+    """Small networks, two rounds and no `compile_depths`: whether it works, not how fast."""
+
+
+class Sizes(NamedTuple):
+    """What the FLOP of a step depend on."""
+
+    batch: int
+    width: int
+    depth: int
+    state_dim: int
+    goal_dim: int
+    action_dim: int
+    representation_dim: int
+
+
+class Passes(NamedTuple):
+    """How often a batch of rows goes through each matrix product of a network."""
+
+    forward: int
+    input_slope: int
+    weight_slope: int
+
+
+class Flow(NamedTuple):
+    """The passes of one step through the three networks."""
+
+    actor: Passes
+    state_action_encoder: Passes
+    goal_encoder: Passes
+
+
+FLOWS = {
+    OURS: Flow(actor=Passes(1, 1, 1), state_action_encoder=Passes(2, 2, 1), goal_encoder=Passes(1, 1, 1)),
+    PAPER_STYLE: Flow(actor=Passes(1, 1, 1), state_action_encoder=Passes(2, 2, 1), goal_encoder=Passes(2, 1, 1)),
+}
+
+
+class Program(NamedTuple):
+    """A compiled loop of steps and what it starts from."""
+
+    run: Callable[..., tuple[Any, Any]]  # learner, batches, keys -> learner, metrics
+    seconds: float  # to trace, lower and compile
+    peak_bytes: int
+
+
+class Step(NamedTuple):
+    """A gradient step, with the function that draws what it starts from."""
+
+    init: Callable[[jax.Array], Any]
+    update: Callable[..., tuple[Any, Any]]
+
+
+class Round(NamedTuple):
+    """What one round measured: seconds of a step of each network, and the machine's rate in FLOP per second."""
+
+    seconds: dict[str, float]
+    rate: float
+
+
+def main() -> None:
+    """Measure and publish."""
+    options = tyro.cli(Options)
+    if options.quick:
+        options = dataclasses.replace(options, depths=(4, 8), compile_depths=(), width=64, batch=64, repeats=2)
+    about = _record.machine()
+    jax.config.update("jax_enable_compilation_cache", False)
+    compile_program(options, our_step(options, 4))  # what only the first compilation of a process pays
+    rows = [row for depth in options.depths for row in measure(options, depth)]
+    notes = (
+        f"batch {options.batch}, width {options.width}, {options.precision}, remat {options.remat}, "
+        f"medians of {options.repeats} rounds; build: trace and compile; "
+        "rate: GFLOP/s of matrix products alone, in the same rounds; ratio: time / (GFLOP / rate), share: its inverse"
+    )
+    if options.compile_depths:
+        compiled, ratio = compare_compilation(options)
+        rows += compiled
+        notes += f"; build s at depth {options.compile_depths[-1]} / at {options.compile_depths[0]}: {ratio:.2f}"
+    _record.publish("one gradient step", rows, about=about, json_file=options.json, notes=notes)
+
+
+def step_flop(sizes: Sizes, flow: Flow, *, logits_by_product: bool) -> int:
+    """The FLOP of the matrix products that one step needs: 2 * rows * in * out for each.
+
+    With unit(i, o) = 2 B i o for a batch of B rows, and width W, depth D, state S, goal G, action A, encoding R, and
+    with f, i and w the `Passes` of a network:
+
+        blocks       (f + i + w) D unit(W, W) for each network
+        outputs      (f + i + w) unit(W, 2A) for the actor, (f + i + w) unit(W, R) for phi and psi
+        inputs       (f + w) unit(S + G, W) for the actor, (f + w) unit(S + A, W) for phi, (f + w) unit(G, W) for psi,
+                     and unit(A, W): the slope along the actor's own action, the only input that needs one
+        logits       3 * 2 B B R: forward, and the slope along either side
+
+    Ours comes to 3 + 5 + 3 = 11 units per layer of the blocks, the paper-style step to 12.
+
+    Args:
+        logits_by_product: whether the logits come from a matrix product; differences count nothing.
+    """
+    batch, width, depth, state, goal, action, representation = sizes
+
+    def unit(inputs: int, outputs: int) -> int:
+        return 2 * batch * inputs * outputs
+
+    networks = (
+        (flow.actor, state + goal, 2 * action),
+        (flow.state_action_encoder, state + action, representation),
+        (flow.goal_encoder, goal, representation),
+    )
+    flop = unit(action, width)
+    for passes, inputs, outputs in networks:
+        flop += sum(passes) * (depth * unit(width, width) + unit(width, outputs))
+        flop += (passes.forward + passes.weight_slope) * unit(inputs, width)
+    return flop + (3 * unit(batch, representation) if logits_by_product else 0)
+
+
+def measure(options: Options, depth: int) -> list[dict[str, Any]]:
+    """One row per network of this depth."""
+    steps = {OURS: our_step(options, depth)}
+    if depth <= options.paper_style_depth:
+        steps[PAPER_STYLE] = paper_style_step(options, depth)
+    programs = {name: compile_program(options, step) for name, step in steps.items()}
+    rounds = take_turns(options, steps, programs)
+    return [row(options, depth, name, program=program, rounds=rounds) for name, program in programs.items()]
+
+
+def row(options: Options, depth: int, name: str, *, program: Program, rounds: list[Round]) -> dict[str, Any]:
+    """One line of the table; without rounds, of a program that was only compiled."""
+    sizes = Sizes(
+        options.batch,
+        options.width,
+        depth,
+        options.state_dim,
+        options.goal_dim,
+        options.action_dim,
+        options.representation_dim,
+    )
+    flop = step_flop(sizes, FLOWS[name], logits_by_product=name == OURS)
+
+    def median(figure: Callable[[Round], float]) -> float | None:
+        return statistics.median(figure(each) for each in rounds) if rounds else None
+
+    compared = name == OURS and bool(rounds) and PAPER_STYLE in rounds[0].seconds
+    return {
+        "depth": depth,
+        "step": name,
+        "build s": program.seconds,
+        "ms": median(lambda each: 1e3 * each.seconds[name]),
+        "MiB": program.peak_bytes / 2**20,
+        "GFLOP": flop / 1e9,
+        "rate": median(lambda each: each.rate / 1e9),
+        "share": median(lambda each: flop / (each.seconds[name] * each.rate)),
+        "ratio": median(lambda each: each.seconds[name] * each.rate / flop),
+        "to paper": median(lambda each: each.seconds[OURS] / each.seconds[PAPER_STYLE]) if compared else None,
+    }
+
+
+def take_turns(options: Options, steps: dict[str, Step], programs: dict[str, Program]) -> list[Round]:
+    """Every round runs every program and then the matrix products, once each; the first is not counted."""
+    batches, keys = inputs(options)
+    multiply = matrix_products(options)
+    learners = {name: step.init(jax.random.key(2)) for name, step in steps.items()}
+    rounds: list[Round] = []
+    for _ in range(options.repeats + 1):
+        seconds: dict[str, float] = {}
+        for name, program in programs.items():
+            began = time.perf_counter()
+            learners[name], _ = jax.block_until_ready(program.run(learners[name], batches, keys))
+            seconds[name] = (time.perf_counter() - began) / options.steps
+        rounds.append(Round(seconds, rate=multiply(at_least_s=min(seconds.values()))))
+    return rounds[1:]
+
+
+def matrix_products(options: Options) -> Callable[..., float]:
+    """A function that multiplies for some seconds, [batch, width] by [width, width], and returns FLOP per second."""
+    chain = 32
+    kind = PRECISIONS[options.precision]
+    key, weights_key = jax.random.split(jax.random.key(3))
+    values = jax.random.normal(key, (options.batch, options.width), kind)
+    # orthogonal, so that a chain of any length neither grows nor fades
+    weights = jnp.linalg.qr(jax.random.normal(weights_key, (options.width, options.width)))[0].astype(kind)
+
+    @jax.jit
+    def run(values: jax.Array, weights: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, chain, lambda _, values: values @ weights, values)
+
+    jax.block_until_ready(run(values, weights))
+
+    def rate(*, at_least_s: float) -> float:
+        products, began = 0, time.perf_counter()
+        while (spent := time.perf_counter() - began) < at_least_s or not products:
+            jax.block_until_ready(run(values, weights))
+            products += chain
+        return products * 2 * options.batch * options.width**2 / spent
+
+    return rate
+
+
+def compare_compilation(options: Options) -> tuple[list[dict[str, Any]], float]:
+    """A row for every depth of `compile_depths`, and the seconds of the last as a multiple of the first's."""
+    depths = options.compile_depths
+    rounds = [[compile_program(options, our_step(options, depth)) for depth in depths] for _ in range(COMPILE_ROUNDS)]
+    rows: list[dict[str, Any]] = []
+    for index, depth in enumerate(depths):
+        seconds = statistics.median(each[index].seconds for each in rounds)
+        rows.append(row(options, depth, OURS, program=rounds[0][index]._replace(seconds=seconds), rounds=[]))
+    return rows, statistics.median(each[-1].seconds / each[0].seconds for each in rounds)
+
+
+def compile_program(options: Options, step: Step) -> Program:
+    """Compile a loop of `options.steps` steps that gives its learner's memory to the next."""
+
+    def loop(learner: Any, batches: Batch, keys: jax.Array) -> tuple[Any, Any]:
+        def one(learner: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
+            batch, key = inputs
+            return step.update(learner, batch, key=key)
+
+        return jax.lax.scan(one, learner, (batches, keys))
+
+    shapes: Any = jax.eval_shape(lambda: (step.init(jax.random.key(2)), *inputs(options)))
+    began = time.perf_counter()
+    compiled = jax.jit(loop, donate_argnums=0).lower(*shapes).compile()
+    seconds = time.perf_counter() - began
+    memory: Any = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    return Program(compiled, seconds, peak)
+
+
+def inputs(options: Options) -> tuple[Batch, jax.Array]:
+    """A batch and a key for every step of the loop: leaves [steps, batch, ...]."""
+    state_key, future_key, action_key, keys_key = jax.random.split(jax.random.key(1), 4)
+    shape = (options.steps, options.batch)
+    batches = Batch(
+        state=jax.random.normal(state_key, (*shape, options.state_dim)),
+        action=jnp.tanh(jax.random.normal(action_key, (*shape, options.action_dim))),
+        future_state=jax.random.normal(future_key, (*shape, options.state_dim)),
+    )
+    return batches, jax.random.split(keys_key, options.steps)
+
+
+def our_step(options: Options, depth: int) -> Step:
+    """The step of `training.update`, as training makes it."""
+    updater = Updater(
+        achieved_goal=lambda state: state[:, : options.goal_dim],
+        actor_learning_rate=LEARNING_RATE,
+        critic_learning_rate=LEARNING_RATE,
+        temperature_learning_rate=LEARNING_RATE,
+        target_entropy=TARGET_ENTROPY_PER_ACTION * options.action_dim,
+        critic_loss=CRITIC_LOSSES["forward"],
+        energy=ENERGIES["l2"],
+        logsumexp_penalty=LOGSUMEXP_PENALTY,
+        execution=Execution(precision=options.precision, remat=options.remat),
+    )
+    state, goal, action = options.state_dim, options.goal_dim, options.action_dim
+    ends = (
+        (state + goal, 2 * action),
+        (state + action, options.representation_dim),
+        (goal, options.representation_dim),
+    )
+
+    def init(key: jax.Array) -> Any:
+        keys = jax.random.split(key, len(ends))
+        networks = (
+            init_network(key, in_dim, depth=depth, width=options.width, out_dim=out_dim)
+            for key, (in_dim, out_dim) in zip(keys, ends, strict=True)
+        )
+        return updater.init(PolicyParams(*networks))
+
+    return Step(jax.jit(init), updater.update)
+
+
+def paper_style_step(options: Options, depth: int) -> Step:
+    """The step of `_paper_style`, with the same hyperparameters."""
+    updater = _paper_style.Updater(
+        depth=depth,
+        width=options.width,
+        action_dim=options.action_dim,
+        representation_dim=options.representation_dim,
+        achieved_goal=lambda state: state[:, : options.goal_dim],
+        learning_rate=LEARNING_RATE,
+        target_entropy=TARGET_ENTROPY_PER_ACTION * options.action_dim,
+        logsumexp_penalty=LOGSUMEXP_PENALTY,
+    )
+
+    def init(key: jax.Array) -> Any:
+        return updater.fresh(key, state_dim=options.state_dim, goal_dim=options.goal_dim)
+
+    return Step(init, updater.update)
+
+
+if __name__ == "__main__":
+    main()

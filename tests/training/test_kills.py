@@ -1,0 +1,103 @@
+"""A real run, killed and stopped again and again at chosen moments: what it leaves behind, and how it ends."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from policy import bundle
+from training.report import read_metrics
+from training.run import main
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 10
+FLAGS = (
+    "--env=point_u_maze --preset=paper --num-envs=8 --unroll=5 --episode-length=20 --updates-per-unroll=3 "
+    "--batch-size=16 --replay-capacity=23 --replay-min=10 --actor-width=16 --critic-width=16 --representation-dim=8 "
+    f"--eval-episodes=4 --goal-redraw-probability=0.1 --epochs={EPOCHS} --total-env-steps={8 * 5 * 2 * EPOCHS}"
+).split()
+
+
+def start(out: Path, *, event: str = "", fragment: str = "") -> subprocess.Popen[bytes]:
+    """Begin the run, or go on with it, in a process that `killed_run` kills at `event`."""
+    resume = ["--resume"] if (out / "config.json").exists() else []
+    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), event, fragment, *FLAGS, f"--out={out}"]
+    with (out.parent / f"{out.name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, *resume], stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT
+        )
+
+
+def killed(out: Path, event: str, fragment: str) -> None:
+    """Go on until the first such event, where the process kills itself; whatever is published then is whole."""
+    assert start(out, event=event, fragment=fragment).wait(200) == -signal.SIGKILL, (event, fragment)
+    for version in bundle.versions(out / "policies"):
+        bundle.read(out / "policies" / str(version))
+
+
+def killed_after_progress(out: Path, *, delay_s: float) -> None:
+    """Go on until something new is published, and kill the process a little later, wherever it is."""
+    process = start(out)
+    wait_for_progress(out, process)
+    time.sleep(delay_s)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+
+
+def stopped(out: Path, number: signal.Signals) -> None:
+    """Go on until something new is published, and ask for the end: the state is saved, and the exit code is 0."""
+    process = start(out)
+    wait_for_progress(out, process)
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    told = (out.parent / f"{out.name}.log").read_text()
+    saved = max(int(path.name) for path in (out / "snapshots").iterdir())
+    assert f"stopped; saved in {out}/snapshots/{saved}, --resume continues" in told
+    assert "Traceback" not in told
+
+
+def wait_for_progress(out: Path, process: subprocess.Popen[bytes]) -> None:
+    before = len(bundle.versions(out / "policies"))
+    deadline = time.monotonic() + 200
+    while len(bundle.versions(out / "policies")) <= before:
+        assert process.poll() is None, (out.parent / f"{out.name}.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(900)  # eight processes, of which each traces its programs anew
+def test_a_run_killed_and_stopped_all_over_ends_as_one_left_alone(tmp_path: Path) -> None:
+    """The same policies, the last bit for bit, and the same evaluations on the way.
+
+    The losses of an epoch that was interrupted by a signal are averaged over what was left of it, so they differ.
+    """
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    assert main([*FLAGS, f"--out={straight}"]) == 0
+    killed(out, "os.rename", "orbax-checkpoint-tmp")  # the snapshot is written, and not yet in its place
+    assert bundle.versions(out / "policies") == []
+    killed(out, "open", "policy.json")  # the snapshot is there, its policy is not
+    stopped(out, signal.SIGTERM)
+    killed(out, "os.rename", "/policies/")  # the policy is written, and not yet in its place
+    killed_after_progress(out, delay_s=random.Random(0).uniform(0, 0.5))
+    stopped(out, signal.SIGINT)
+    assert start(out).wait(200) == 0, (tmp_path / "run.log").read_text()
+
+    steps = bundle.versions(straight / "policies")
+    assert len(steps) == EPOCHS
+    assert bundle.versions(out / "policies") == steps
+    last = [bundle.read(run / "policies" / str(steps[-1])) for run in (straight, out)]
+    for ours, theirs in zip(*(jax.tree.leaves(policy.params) for policy in last), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    records = [
+        [{name: value for name, value in row.items() if name.startswith(("env_steps", "eval/"))} for row in rows]
+        for rows in map(read_metrics, (straight, out))
+    ]
+    assert [row["env_steps"] for row in records[0]] == steps
+    assert records[0] == records[1]

@@ -1,0 +1,58 @@
+"""What a run needs of memory, by hand and against the compiler, and what is said when there is too little."""
+
+import jax
+import numpy as np
+import pytest
+
+from policy.networks import init_policy
+from training import loop, memory
+from training.config import TrainConfig
+from training.envs.base import GoalEnv
+
+
+def test_the_parts_by_hand(tiny, u_maze: GoalEnv, tmp_path) -> None:
+    config: TrainConfig = tiny(tmp_path, actor_depth=8, critic_depth=4, actor_width=10, critic_width=20, batch_size=3)
+    parts = memory.estimate(config, u_maze)
+    assert parts.replay == 8 * 23 * (4 * (4 + 2) + 4)
+    assert parts.parameters == 16 * (8 * 100 + 2 * 4 * 400)
+    assert parts.activations == 5 * 3 * (8 * 10 + 3 * 4 * 20)  # 1.25 arrays of 4 bytes per layer
+    assert parts.total == sum(parts)
+
+
+def test_depth_1024_at_batch_512_stays_under_8_gb(tmp_path, u_maze: GoalEnv) -> None:
+    """The compiler's own count for the gradient step of the paper's width, with what is kept by default."""
+    config = TrainConfig(env="point_u_maze", out=tmp_path, actor_depth=1024, critic_depth=1024)
+    spec = config.spec(u_maze)
+    updater = loop.make_updater(config, u_maze)
+    learner = jax.eval_shape(lambda: updater.init(init_policy(jax.random.key(0), spec)))
+    rows = lambda size: jax.ShapeDtypeStruct((config.batch_size, size), np.float32)  # noqa: E731
+    batch = loop.relabel.Batch(rows(4), rows(2), rows(4))
+    step = jax.jit(lambda *args: updater.update(args[0], args[1], key=jax.random.key(0)), donate_argnums=0)
+    analysis = step.lower(learner, batch).compile().memory_analysis()
+    assert analysis is not None
+    used = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    assert 4e9 < used < 8e9
+    parts = memory.estimate(config, u_maze)
+    assert used == pytest.approx(parts.parameters + parts.activations, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        (
+            {"num_envs": 1000, "replay_capacity": 1000},
+            r"replay 0.03 GB.*lower replay_capacity from 1000 to \d+ or num_envs",
+        ),
+        ({"batch_size": 100_000}, r"lower batch_size from 100000 to \d+; .*--remat blocks"),
+        ({"critic_depth": 4096, "critic_width": 512}, r"lower critic_depth from 4096 to \d+ or actor_depth from 4 to"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(tiny, u_maze: GoalEnv, tmp_path, changes, advice: str) -> None:
+    config = tiny(tmp_path, **changes)
+    parts = memory.estimate(config, u_maze)
+    memory.require_fit(config, u_maze, available=parts.total)
+    with pytest.raises(MemoryError, match=advice) as refused:
+        memory.require_fit(config, u_maze, available=parts.total // 2)
+    setting, _, told = str(refused.value).partition("lower ")[2].partition(" from ")
+    smaller = tiny(tmp_path, **(changes | {setting: int(told.split()[2].rstrip(";"))}))
+    memory.require_fit(smaller, u_maze, available=parts.total // 2)

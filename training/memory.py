@@ -1,0 +1,96 @@
+"""What a run needs of the device's memory, part by part, so that what does not fit is refused with what would."""
+
+import os
+from typing import NamedTuple
+
+import jax
+
+from policy.layers import PRECISIONS
+from policy.spec import LAYERS_PER_BLOCK
+from training.config import TrainConfig
+from training.envs.base import GoalEnv
+
+_OPTIMISER_COPIES = 4  # parameters, gradients and Adam's two moments, float32 each
+_KEPT_PER_BLOCK = {"none": 8, "layers": 5, "blocks": 1}  # arrays of [rows, width], see policy.layers
+_FLOAT = 4
+_INT = 4
+
+
+class Parts(NamedTuple):
+    """Bytes, by what they grow with."""
+
+    replay: int  # num_envs x replay_capacity
+    parameters: int  # depth x width^2
+    activations: int  # batch_size x depth x width
+
+    @property
+    def total(self) -> int:
+        """All of them; the environments' own states, which are small beside, are left out."""
+        return sum(self)
+
+
+def estimate(config: TrainConfig, env: GoalEnv) -> Parts:
+    """Bytes that training holds at once, to within some percent of what a compiler makes of it."""
+    per_step = _FLOAT * (env.state_size + env.action_size) + _INT
+    square = {"actor": config.actor_width**2, "critic": config.critic_width**2}
+    layers = config.actor_depth * square["actor"] + 2 * config.critic_depth * square["critic"]
+    kept = _KEPT_PER_BLOCK[config.remat] / LAYERS_PER_BLOCK
+    # the actor's rows, phi's two sets of rows, psi's rows
+    layer_rows = config.actor_depth * config.actor_width + 3 * config.critic_depth * config.critic_width
+    # what a product leaves is kept in the chosen precision, a block's input always in float32
+    item = _FLOAT if config.remat == "blocks" else PRECISIONS[config.precision].dtype.itemsize
+    return Parts(
+        replay=config.num_envs * config.replay_capacity * per_step,
+        parameters=_OPTIMISER_COPIES * _FLOAT * layers,
+        activations=int(item * kept * config.batch_size * layer_rows),
+    )
+
+
+def require_fit(config: TrainConfig, env: GoalEnv, *, available: int | None = None) -> None:
+    """Refuse a run that the device has no room for.
+
+    Args:
+        available: bytes of device memory; what the device says, if None.
+
+    Raises:
+        MemoryError: it does not fit; the message says which setting to lower, and to what.
+    """
+    available = device_memory() if available is None else available
+    parts = estimate(config, env)
+    if parts.total > available:
+        raise MemoryError(f"this run does not fit on the device; {_advice(config, parts, available)}")
+
+
+def advice(config: TrainConfig, env: GoalEnv) -> str:
+    """What to lower, and to what, for a run that was found not to fit."""
+    return _advice(config, estimate(config, env), device_memory())
+
+
+def device_memory() -> int:
+    """Bytes of the first device's memory; of the machine's, where the device is its CPU."""
+    limits = jax.local_devices()[0].memory_stats()
+    if limits and "bytes_limit" in limits:
+        return int(limits["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _advice(config: TrainConfig, parts: Parts, available: int) -> str:
+    """Name the largest part and the value of its setting with which the whole would fit, or half of it."""
+    name = max(parts._fields, key=lambda part: getattr(parts, part))
+    size = getattr(parts, name)
+    share = max(0.0, (0.9 * available - (parts.total - size)) / size)
+    settings = {
+        "replay": [("replay_capacity", config.unroll), ("num_envs", 1)],
+        "activations": [("batch_size", 2)],
+        "parameters": [("critic_depth", LAYERS_PER_BLOCK), ("actor_depth", LAYERS_PER_BLOCK)],
+    }[name]
+    lower: list[str] = []
+    for setting, least in settings:
+        now = getattr(config, setting)
+        fitting = int(now * (share if share < 1 else 0.5)) // least * least
+        lower.append(f"{setting} from {now} to {max(least, fitting)}")
+    described = ", ".join(f"{part} {getattr(parts, part) / 1e9:.2f} GB" for part in parts._fields)
+    remat = "; or keep less for the backward pass with --remat blocks" if config.remat != "blocks" else ""
+    return (
+        f"{described}, of {available / 1e9:.2f} GB; lower {' or '.join(lower)}{remat if name == 'activations' else ''}"
+    )
