@@ -6,7 +6,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,13 @@ def publish(
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row.values()))
     console.print(table)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` returns, once it is computed, and the seconds it took."""
+    began = time.perf_counter()
+    result = jax.block_until_ready(work())
+    return result, time.perf_counter() - began
 
 
 def _cell(cell: object) -> str:

@@ -16,18 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import _record
 import jax
-import rich.console
 import tyro
 
 from clients.sim import fleet
 from kilolayer import PolicyClient
-from training import loop
+from training import loop, snapshot
 from training.config import TrainConfig, preset_config
 from training.envs import registry
 from training.envs.base import GoalEnv
@@ -105,29 +104,29 @@ def install(scratch: Path) -> Part:
 
 
 def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
-    """The parts of training, the policy of a run cut short left published for serving."""
+    """The parts of training; the policies published meanwhile are left for serving."""
     began = time.perf_counter()
     env = registry.make(config.env)
     state = loop.initial_state(config, env)
     prepare = time.perf_counter() - began
-    programs, compiling = timed(lambda: loop.compile_programs(config, env, state))
+    programs, compiling = _record.timed(lambda: loop.compile_programs(config, env, state))
     key = jax.random.key(0)
     for _ in range(config.warmup_iterations):
         state = programs.collect(state)
-    collects, learns, evaluations = [], [], []
+    collects, learns, evaluations, keepings = [], [], [], []
     for _ in range(repeats):
-        state, seconds = timed(lambda state=state: programs.collect(state))
+        state, seconds = _record.timed(lambda state=state: programs.collect(state))
         collects.append(seconds)
-        (state, _), seconds = timed(lambda state=state: programs.learn(state))
+        (state, _), seconds = _record.timed(lambda state=state: programs.learn(state))
         learns.append(seconds)
-        _, seconds = timed(lambda state=state: programs.evaluate(state.learner.params, key=key))
+        _, seconds = _record.timed(lambda state=state: programs.evaluate(state.learner.params, key=key))
         evaluations.append(seconds)
-    collect, learn, evaluation = (statistics.median(times) for times in (collects, learns, evaluations))
+        _, seconds = _record.timed(lambda state=state: keep(config, env, state))
+        keepings.append(seconds)
+    collect, learn, evaluation, keeping = (
+        statistics.median(times) for times in (collects, learns, evaluations, keepings)
+    )
     epochs = -(-config.iterations // config.iterations_per_epoch)
-    short = dataclasses.replace(config, max_minutes=1e-9)
-    _, whole_run = timed(lambda: loop.train(short, console=rich.console.Console(quiet=True)))
-    iterations = config.warmup_iterations + 1
-    keeping = whole_run - prepare - compiling - iterations * collect - learn - evaluation
     rounds = config.iterations - config.warmup_iterations
     return [
         Part("prepare training", prepare, 1),
@@ -135,8 +134,14 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
         Part("physics and acting", collect, config.iterations, config.steps_per_iteration / collect, "steps"),
         Part("gradient steps", learn, rounds, config.updates_per_unroll / learn, "updates"),
         Part("evaluation", evaluation, epochs, config.eval_episodes * config.episode_length / evaluation, "steps"),
-        Part("snapshot, publication, record", max(keeping, 0.0), epochs),
+        Part("snapshot and publication", keeping, epochs),
     ]
+
+
+def keep(config: TrainConfig, env: GoalEnv, state: loop.TrainerState) -> None:
+    """What follows an evaluation: a snapshot, and a published policy."""
+    snapshot.save(config.out / "snapshots", int(state.iteration), state=state)
+    loop.publish_once(config, env, state, {})
 
 
 def serving_parts(config: TrainConfig) -> list[Part]:
@@ -151,8 +156,8 @@ def serving_parts(config: TrainConfig) -> list[Part]:
         pilots = [PolicyClient(address) for _ in range(ROBOTS)]
         length = env.facts.episode_length
         # every drive compiles its physics, so a short one is what a long one costs besides its steps
-        _, short = timed(lambda: drive_round(env, pilots, steps=1))
-        _, whole = timed(lambda: drive_round(env, pilots, steps=length))
+        _, short = _record.timed(lambda: drive_round(env, pilots, steps=1))
+        _, whole = _record.timed(lambda: drive_round(env, pilots, steps=length))
         for pilot in pilots:
             pilot.close()
     finally:
@@ -178,13 +183,6 @@ def ready_address(server: subprocess.Popen[str]) -> str:
         if found := re.search(r"ready: grpc=(\S+)", line):
             return found.group(1)
     raise RuntimeError("the server ended before it was ready")
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` returns, once it is computed, and the seconds it took."""
-    began = time.perf_counter()
-    result = jax.block_until_ready(work())
-    return result, time.perf_counter() - began
 
 
 if __name__ == "__main__":

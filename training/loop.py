@@ -89,6 +89,7 @@ def train(
         OutputFolderError: the folder holds an earlier run and neither resume nor overwrite is set.
         SnapshotError: the last snapshot cannot be read, or is of another run.
         FloatingPointError: a loss is no longer finite; the snapshot before it is intact.
+        MemoryError: the device has no room for the run.
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
     """
     began = clock()
@@ -132,12 +133,12 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
     done = int(state.iteration)
     metrics = report.rows[-1] if report.rows else {}
     # a kill between the snapshot and the policy of an epoch leaves the policy to publish
-    whole_epoch = done >= config.iterations or (done and done % config.iterations_per_epoch == 0)
-    policy = _publish_once(config, run.env, state, metrics) if whole_epoch else _last_policy(config)
+    due = _evaluation_due(config, done)
+    policy = publish_once(config, run.env, state, metrics) if due else _last_policy(config)
     while done < config.iterations:
-        started = run.clock()
+        started, before = run.clock(), done
         state, averages, done = _run_epoch(run, state)
-        if run.stop.is_set():
+        if run.stop.is_set() and not (done > before and _evaluation_due(config, done)):
             snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
             report.say(f"stopped; saved in {config.out / 'snapshots' / str(done)}, --resume continues")
             return Outcome(policy, metrics, stopped=True)
@@ -147,7 +148,7 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
         metrics |= evaluate.summarise(evaluation) | {"time/total_s": run.clock() - run.began}
         report.record(metrics)
         snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
-        policy = _publish_once(config, run.env, state, metrics)
+        policy = publish_once(config, run.env, state, metrics)
         if metrics["eval/success_any"] >= config.stop_at_share:
             report.say(f"the share of {config.stop_at_share:g} is reached")
             break
@@ -245,6 +246,11 @@ def _run_epoch(run: _Run, state: TrainerState) -> tuple[TrainerState, dict[str, 
         run.report.advance("training", done=done, of=config.iterations)
     averages = {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
     return state, averages, done
+
+
+def _evaluation_due(config: TrainConfig, done: int) -> bool:
+    """Whether `done` iterations end an epoch."""
+    return done >= config.iterations or (done > 0 and done % config.iterations_per_epoch == 0)
 
 
 @contextlib.contextmanager
@@ -353,7 +359,7 @@ def _require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
         )
 
 
-def _publish_once(config: TrainConfig, env: GoalEnv, state: TrainerState, metrics: dict[str, Any]) -> Path:
+def publish_once(config: TrainConfig, env: GoalEnv, state: TrainerState, metrics: dict[str, Any]) -> Path:
     """Publish the policy as it is, unless the very same step was published before an interruption."""
     version = int(state.iteration) * config.steps_per_iteration
     root = config.out / "policies"

@@ -5,22 +5,20 @@ import pytest
 
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
+from tests.samples import policy_spec
 
 
 @pytest.fixture(scope="session")
 def spec() -> PolicySpec:
     """3 state values, 2 goal values, 2 action values; one block of width 8 to act, two of width 4 to score."""
-    return PolicySpec(
+    return policy_spec(
         name="maze-1.0_a",
-        environment="point_u_maze",
         state_names=("x [m]", "y [m]", "v [m/s]"),
-        goal_names=("x [m]", "y [m]"),
         action_names=("fx [N]", "fy [N]"),
         action_low=(-2.0, -3.0),
         action_high=(2.0, 3.0),
         control_period_s=0.05,
         success_radius=0.5,
-        actor_depth=4,
         actor_width=8,
         critic_depth=8,
         critic_width=4,

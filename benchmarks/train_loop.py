@@ -1,0 +1,172 @@
+"""How fast the whole training loop is, and how near that comes to its physics and its matrix products.
+
+    python benchmarks/train_loop.py --depths 4,64 --json train_loop.json
+
+An iteration is an unroll of all environments and a round of gradient steps, as in training. Its bound is the time of
+the same environment steps by physics alone (random actions, nothing recorded) and of the FLOP of the same gradient
+steps at the rate of matrix products alone, both measured in turns with the iterations, in one process.
+"""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _record
+import jax
+import train_step
+import tyro
+
+from training import loop
+from training.config import TrainConfig, preset_config
+from training.envs import registry
+from training.envs.base import GoalEnv
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Environment steps per second of the whole loop, and where its time goes."""
+
+    json: Path | None = None
+    """File for the record."""
+    env: str = "point_u_maze"
+    """Environment."""
+    depths: train_step.Depths = (4, 64)
+    """Depths of actor and critic alike, each measured by itself."""
+    num_envs: int = 16
+    """Environments that run in step."""
+    unroll: int = 40
+    """Steps of every environment in an iteration."""
+    steps_per_update: int = 40
+    """Environment steps, all environments together, for one gradient step."""
+    batch: int = 256
+    """Rows of a gradient step."""
+    width: int = 256
+    """Width of every network."""
+    repeats: int = 5
+    """Iterations measured; the median counts."""
+    quick: bool = False
+    """Small networks and two iterations: whether it works, not how fast."""
+
+
+class Iteration(NamedTuple):
+    """Seconds of one iteration, part by part, and what bounds it, measured right after."""
+
+    collect: float
+    learn: float
+    physics: float  # of as many environment steps
+    products: float  # of as many FLOP
+
+
+def main() -> None:
+    """Measure and publish."""
+    options = tyro.cli(Options)
+    if options.quick:
+        options = dataclasses.replace(options, depths=(4,), width=32, batch=32, repeats=2)
+    about = _record.machine()
+    jax.config.update("jax_enable_compilation_cache", False)
+    rows = [measure(options, depth) for depth in options.depths]
+    updates = config_for(options, 4, Path()).updates_per_unroll
+    _record.publish(
+        f"the training loop on {options.env}",
+        rows,
+        about=about,
+        json_file=options.json,
+        notes=f"{options.num_envs} environments; an iteration is {options.unroll} steps and {updates} updates of batch "
+        f"{options.batch}, width {options.width}; medians of {options.repeats}; start s: from nothing to the first "
+        "round of gradient steps done; bound: physics alone and matrix products alone; of bound: steps/s of it",
+    )
+
+
+def measure(options: Options, depth: int) -> dict[str, Any]:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = config_for(options, depth, Path(scratch) / "run")
+        began = time.perf_counter()
+        env = registry.make(config.env)
+        state = loop.initial_state(config, env)
+        programs = loop.compile_programs(config, env, state)
+        state, _ = programs.learn(programs.collect(state))
+        jax.block_until_ready(state)
+        start = time.perf_counter() - began
+    iterations = take_turns(options, config, env, programs=programs, state=state)
+    steps = config.steps_per_iteration
+
+    def median(figure: Callable[[Iteration], float]) -> float:
+        return statistics.median(map(figure, iterations))
+
+    return {
+        "depth": depth,
+        "start s": start,
+        "steps/s": median(lambda each: steps / (each.collect + each.learn)),
+        "collect s": median(lambda each: each.collect),
+        "learn s": median(lambda each: each.learn),
+        "physics steps/s": median(lambda each: steps / each.physics),
+        "bound steps/s": median(lambda each: steps / (each.physics + each.products)),
+        "of bound": median(lambda each: (each.physics + each.products) / (each.collect + each.learn)),
+    }
+
+
+def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
+    """The paper's recipe in the sizes asked for, without a warm-up."""
+    return dataclasses.replace(
+        preset_config(options.env, out=out, preset="paper"),
+        num_envs=options.num_envs,
+        unroll=options.unroll,
+        updates_per_unroll=max(1, options.num_envs * options.unroll // options.steps_per_update),
+        batch_size=options.batch,
+        replay_min=1,
+        actor_depth=depth,
+        critic_depth=depth,
+        actor_width=options.width,
+        critic_width=options.width,
+    )
+
+
+def take_turns(
+    options: Options, config: TrainConfig, env: GoalEnv, *, programs: loop.Programs, state: loop.TrainerState
+) -> list[Iteration]:
+    """Iterations, each followed by the physics and the matrix products that it cannot do without."""
+    sizes = train_step.Sizes(
+        config.batch_size,
+        options.width,
+        config.actor_depth,
+        env.state_size,
+        env.goal_size,
+        env.action_size,
+        config.representation_dim,
+    )
+    flop = config.updates_per_unroll * train_step.step_flop(
+        sizes, train_step.FLOWS[train_step.OURS], logits_by_product=True
+    )
+    multiply = train_step.matrix_products(train_step.Options(batch=options.batch, width=options.width))
+    move, robots = physics(config, env)
+    iterations: list[Iteration] = []
+    for _ in range(options.repeats):
+        state, collect = _record.timed(lambda state=state: programs.collect(state))
+        (state, _), learn = _record.timed(lambda state=state: programs.learn(state))
+        robots, alone = _record.timed(lambda robots=robots: move(robots, jax.random.key(1)))
+        iterations.append(Iteration(collect, learn, alone, products=flop / multiply(at_least_s=min(learn, 2.0))))
+    return iterations
+
+
+def physics(config: TrainConfig, env: GoalEnv) -> tuple[Callable[..., Any], Any]:
+    """A compiled unroll of random actions, and the robots it begins with."""
+
+    def step(robots: Any, key: jax.Array) -> tuple[Any, None]:
+        actions = jax.random.uniform(key, (config.num_envs, env.action_size), minval=-1)
+        return jax.vmap(env.step)(robots, actions), None
+
+    def unroll(robots: Any, key: jax.Array) -> Any:
+        return jax.lax.scan(step, robots, jax.random.split(key, config.unroll))[0]
+
+    robots = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), config.num_envs))
+    compiled = jax.jit(unroll).lower(robots, jax.random.key(1)).compile()
+    return compiled, jax.block_until_ready(compiled(robots, jax.random.key(1)))
+
+
+if __name__ == "__main__":
+    main()
