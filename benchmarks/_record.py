@@ -33,7 +33,13 @@ def machine() -> dict[str, Any]:
 
 
 def publish(
-    title: str, rows: Sequence[Mapping[str, Any]], *, about: Mapping[str, Any], json_file: Path | None, notes: str = ""
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    about: Mapping[str, Any],
+    json_file: Path | None,
+    notes: str = "",
+    details: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the record to `json_file`, if there is one, and print `rows` as a table, last.
 
@@ -41,6 +47,7 @@ def publish(
         rows: all with the same keys, which head the columns.
         about: `machine()` as it was when the measurements began.
         notes: a line under the table.
+        details: what the record holds besides, by name.
     """
     record = {
         "benchmark": title,
@@ -49,6 +56,7 @@ def publish(
         "machine": about,
         "notes": notes,
         "rows": rows,
+        **(details or {}),
     }
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)

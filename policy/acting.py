@@ -23,9 +23,14 @@ class ActionDistribution(NamedTuple):
     log_std: jax.Array  # [..., action_dim], within [LOG_STD_MIN, LOG_STD_MAX]
 
 
-@jax.jit  # always compiled: run operation by operation, the rounding would differ from every other place by 1e-6
 def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
-    """The deterministic action, tanh of the mean.
+    """The deterministic action of a policy; see `deterministic_action`."""
+    return deterministic_action(params.actor, state, goal)
+
+
+@jax.jit  # always compiled: run operation by operation, the rounding would differ from every other place by 1e-6
+def deterministic_action(actor: ResidualNetwork, state: jax.Array, goal: jax.Array) -> jax.Array:
+    """The tanh of the mean.
 
     Args:
         state: [..., state_dim].
@@ -34,7 +39,7 @@ def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
     Returns:
         [..., action_dim] within [-1, 1].
     """
-    return jnp.tanh(action_distribution(params.actor, state, goal).mean)
+    return jnp.tanh(action_distribution(actor, state, goal).mean)
 
 
 def score(

@@ -8,9 +8,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
-from training.envs import point
 from training.envs.base import GoalEnv
-from training.envs.registry import ENVIRONMENTS, UnknownNameError
+from training.envs.registry import ENVIRONMENTS, EPISODE_LENGTHS, UnknownNameError
 
 
 class ConfigError(Exception):
@@ -29,6 +28,9 @@ class TrainConfig:
     """Environment to train on."""
     out: Path
     """Folder for the run: policies/, snapshots/, metrics.jsonl, curves.png, TensorBoard events."""
+    algorithm: Literal["crl", "sac", "ppo"] = "crl"
+    """Contrastive RL; or, to compare with it, a baseline from brax on the same networks, environments and evaluation,
+    rewarded with 1 at the goal. A baseline leaves a record and no policy."""
     preset: str = "paper"
     """Named defaults that the other flags start from; left out, the environment's own."""
     name: str = ""
@@ -109,7 +111,7 @@ class TrainConfig:
     eval_episodes: int = 128
     """Episodes of an evaluation."""
 
-    snapshot_replay: bool = True
+    snapshot_replay: Literal["on", "off"] = "on"
     """Keep the replay in snapshots. Without it they are small, but a resumed run fills the replay anew before it learns
     on, so it does not end as one that was never stopped."""
     resume: bool = False
@@ -140,6 +142,8 @@ class TrainConfig:
             check_depth(self.critic_depth, field="critic_depth")
         except SpecError as error:
             raise ConfigError(str(error)) from error
+        if self.resume and self.algorithm != "crl":
+            raise ConfigError(f"resume works with algorithm crl only, not {self.algorithm}; start anew with overwrite")
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite exclude each other: continue the earlier run, or delete it")
 
@@ -281,5 +285,5 @@ def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainCon
         preset = env if env in PRESETS else "paper"
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    lengths = {"episode_length": point.EPISODE_LENGTHS[env]} if preset != "paper" else {}
+    lengths = {"episode_length": EPISODE_LENGTHS[env]} if preset != "paper" else {}
     return TrainConfig(env=env, out=out, preset=preset, **lengths, **PRESETS[preset])

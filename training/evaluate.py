@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from policy import acting
-from policy.networks import PolicyParams
+from policy.networks import ResidualNetwork
 from training.envs.base import GoalEnv, State
 
 
@@ -18,7 +18,7 @@ class Evaluation(NamedTuple):
     final_distance: jax.Array  # distance to the goal after the last step counted, in the goal's unit
 
 
-def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
+def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
     """Run `episodes` environments for `episode_length` steps each. Steps after a termination count for nothing."""
     start = jax.vmap(env.reset)(jax.random.split(key, episodes))
 
@@ -26,7 +26,7 @@ def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: in
         carry: tuple[State, jax.Array, Evaluation], _: None
     ) -> tuple[tuple[State, jax.Array, Evaluation], None]:
         current, alive, result = carry
-        action = acting.act(params, current.info["state"], current.info["goal"])
+        action = acting.deterministic_action(actor, current.info["state"], current.info["goal"])
         current = jax.vmap(env.step)(current, action)
         success = (current.metrics["success"] > 0) & alive
         result = Evaluation(
@@ -43,6 +43,11 @@ def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: in
     )
     (_, _, result), _ = jax.lax.scan(one_step, (start, jnp.ones(episodes, bool), nothing), length=episode_length)
     return result
+
+
+def evaluation_key(seed: int, moment: int) -> jax.Array:
+    """A key apart from training's own, so that how often a run is evaluated does not change what it learns."""
+    return jax.random.fold_in(jax.random.key(seed + 1), moment)
 
 
 def summarise(evaluation: Evaluation) -> dict[str, float]:

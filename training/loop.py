@@ -6,13 +6,10 @@ iterations, an evaluation, a snapshot and a published policy.
 
 import contextlib
 import functools
-import json
 import platform
-import shutil
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -28,7 +25,7 @@ from policy import bundle
 from policy.energy import ENERGIES
 from policy.layers import Execution
 from policy.networks import init_policy
-from training import evaluate, losses, memory, relabel, replay, rollout, snapshot
+from training import evaluate, losses, memory, relabel, replay, rollout, run_folder, snapshot
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.base import GoalEnv
@@ -36,14 +33,6 @@ from training.report import Report
 from training.update import Learner, Updater
 
 _PROBES = 32
-_DRAFT = ".config.json"  # of the configuration, while it is being written
-_CHANGEABLE = frozenset(
-    {"out", "max_minutes", "stop_at_share", "total_env_steps", "epochs", "eval_episodes", "resume", "overwrite"}
-)
-
-
-class OutputFolderError(Exception):
-    """The output folder holds an earlier run, or none to resume; the message says which flag to give."""
 
 
 class TrainerState(NamedTuple):
@@ -61,7 +50,7 @@ class Programs(NamedTuple):
 
     collect: Callable[[TrainerState], TrainerState]  # one unroll into the replay
     learn: Callable[[TrainerState], tuple[TrainerState, dict[str, jax.Array]]]  # a round of gradient steps, metrics [n]
-    evaluate: Callable[..., evaluate.Evaluation]  # (params, key=...)
+    evaluate: Callable[..., evaluate.Evaluation]  # (actor, key=...)
 
 
 class Outcome(NamedTuple):
@@ -93,17 +82,22 @@ def train(
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
     """
     began = clock()
-    _require_device(config)
+    require_device(config)
     env = registry.make(config.env, impl=config.physics)
     memory.require_fit(config, env)
     state = initial_state(config, env)
-    _check_folder(config)
+    run_folder.check(config)
     if config.resume:
         state = _restore(config, state)
-    _take_folder(config)  # nothing was written or deleted before this line
+    run_folder.take(config)  # nothing was written or deleted before this line
     done = int(state.iteration)
     with Report(config.out, keep_until=done * config.steps_per_iteration, console=console) as report:
         report.say(f"{config.env}: {config.iterations} iterations of {config.steps_per_iteration:,} environment steps")
+        if config.snapshot_replay == "off":
+            report.say(
+                "snapshots leave out the replay: a run resumed from one fills it anew before it learns on, and so does "
+                "not end with the same parameters as one that was never stopped"
+            )
         report.advance("compiling", done=done, of=config.iterations)
         programs = compile_programs(config, env, state)
         report.say(f"compiled in {clock() - began:.0f} s")
@@ -144,7 +138,7 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
             return Outcome(policy, metrics, stopped=True)
         metrics = {"env_steps": done * config.steps_per_iteration, **averages}
         metrics |= {"time/train_s": run.clock() - started}
-        evaluation = run.programs.evaluate(state.learner.params, key=_evaluation_key(config, done))
+        evaluation = run.programs.evaluate(state.learner.params.actor, key=evaluate.evaluation_key(config.seed, done))
         metrics |= evaluate.summarise(evaluation) | {"time/total_s": run.clock() - run.began}
         report.record(metrics)
         snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
@@ -220,7 +214,7 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: TrainerState) -> 
     lowered = (
         jax.jit(collect, donate_argnums=0).lower(state),
         jax.jit(learn, donate_argnums=0).lower(state),
-        jax.jit(evaluation).lower(state.learner.params, key=_evaluation_key(config, 0)),
+        jax.jit(evaluation).lower(state.learner.params.actor, key=evaluate.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
     try:
@@ -276,7 +270,7 @@ def _stop_signals() -> Generator[threading.Event]:
 
 def _to_save(config: TrainConfig, state: TrainerState) -> TrainerState:
     """What goes into a snapshot."""
-    return state if config.snapshot_replay else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
+    return state if config.snapshot_replay == "on" else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
 
 
 def _restore(config: TrainConfig, fresh: TrainerState) -> TrainerState:
@@ -284,10 +278,15 @@ def _restore(config: TrainConfig, fresh: TrainerState) -> TrainerState:
     if not snapshot.any_saved(config.out / "snapshots"):
         return fresh
     restored = snapshot.restore_latest(config.out / "snapshots", like=_to_save(config, fresh))
-    return restored if config.snapshot_replay else restored._replace(replay=fresh.replay)
+    return restored if config.snapshot_replay == "on" else restored._replace(replay=fresh.replay)
 
 
-def _require_device(config: TrainConfig) -> None:
+def require_device(config: TrainConfig) -> None:
+    """Refuse what the device at hand is no good for, unless it is asked for.
+
+    Raises:
+        ConfigError: bf16 on a CPU.
+    """
     if config.precision == "bf16" and jax.default_backend() == "cpu" and not config.bf16_on_cpu:
         raise ConfigError(
             "precision bf16 is slower than f32 on a CPU, which has no units for it; use f32, or --bf16-on-cpu to try"
@@ -315,50 +314,6 @@ def make_updater(config: TrainConfig, env: GoalEnv) -> Updater:
     )
 
 
-def _check_folder(config: TrainConfig) -> None:
-    """Refuse a folder that is in use, unless it holds a run and the configuration says what is to become of it."""
-    settings_path = config.out / "config.json"
-    occupied = config.out.exists() and any(entry.name != _DRAFT for entry in config.out.iterdir())
-    if config.resume:
-        if not settings_path.exists():
-            raise OutputFolderError(f"{config.out} holds no run to resume; leave out --resume to start one")
-        try:
-            earlier = dict(json.loads(settings_path.read_text()))
-        except (TypeError, ValueError) as error:
-            detail = f"{settings_path} cannot be read ({error}), so there is no resuming; start anew with --overwrite"
-            raise OutputFolderError(detail) from error
-        _require_same_run(earlier, config)
-    elif occupied and not config.overwrite:
-        raise OutputFolderError(
-            f"{config.out} is not empty; --resume continues the run in it, --overwrite deletes it; or name another"
-        )
-    elif occupied and not settings_path.exists():
-        raise OutputFolderError(f"{config.out} holds something other than a run, which is not deleted; name another")
-
-
-def _take_folder(config: TrainConfig) -> None:
-    """Make the run's folder, in the place of one to overwrite, and note the configuration in it."""
-    if config.overwrite and config.out.exists():
-        doomed = config.out.with_name(f".{config.out.name}.deleting-{uuid.uuid4().hex[:8]}")
-        config.out.rename(doomed)  # at once: what is left of it after a kill is no longer taken for a run
-        shutil.rmtree(doomed)
-    config.out.mkdir(parents=True, exist_ok=True)
-    draft = config.out / _DRAFT
-    draft.write_text(json.dumps(config.to_json(), indent=2) + "\n")
-    draft.rename(config.out / "config.json")
-
-
-def _require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
-    now = config.to_json()
-    changed = [name for name in now if name not in _CHANGEABLE and earlier.get(name) != now[name]]
-    if changed:
-        name = changed[0]
-        before, after = earlier.get(name), now[name]
-        raise ConfigError(
-            f"{name} was {before!r} in the run to resume and is {after!r} now; use the same, or a new --out"
-        )
-
-
 def publish_once(config: TrainConfig, env: GoalEnv, state: TrainerState, metrics: dict[str, Any]) -> Path:
     """Publish the policy as it is, unless the very same step was published before an interruption."""
     version = int(state.iteration) * config.steps_per_iteration
@@ -382,11 +337,6 @@ def library_versions() -> dict[str, str]:
     """The versions that a result depends on."""
     libraries = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "optax", "kilolayer-stack")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}
-
-
-def _evaluation_key(config: TrainConfig, iteration: int) -> jax.Array:
-    """A key apart from training's own, so that how often a run is evaluated does not change what it learns."""
-    return jax.random.fold_in(jax.random.key(config.seed + 1), iteration)
 
 
 def _require_finite(metrics: dict[str, np.ndarray], *, iteration: int, config: TrainConfig) -> None:

@@ -1,6 +1,7 @@
 """What a run needs of the device's memory, part by part, so that what does not fit is refused with what would."""
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,8 @@ from training.envs.base import GoalEnv
 
 _OPTIMISER_COPIES = 4  # parameters, gradients and Adam's two moments, float32 each
 _KEPT_PER_BLOCK = {"none": 8, "layers": 5, "blocks": 1}  # arrays of [rows, width], see policy.layers
+_LOGITS = 5  # arrays of [batch, batch], float32: the scores, their softmax and their slopes
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _FLOAT = 4
 _INT = 4
 
@@ -22,6 +25,7 @@ class Parts(NamedTuple):
     replay: int  # num_envs x replay_capacity
     parameters: int  # depth x width^2
     activations: int  # batch_size x depth x width
+    logits: int  # batch_size^2
 
     @property
     def total(self) -> int:
@@ -43,6 +47,7 @@ def estimate(config: TrainConfig, env: GoalEnv) -> Parts:
         replay=config.num_envs * config.replay_capacity * per_step,
         parameters=_OPTIMISER_COPIES * _FLOAT * layers,
         activations=int(item * kept * config.batch_size * layer_rows),
+        logits=_LOGITS * _FLOAT * config.batch_size**2,
     )
 
 
@@ -67,11 +72,13 @@ def advice(config: TrainConfig, env: GoalEnv) -> str:
 
 
 def device_memory() -> int:
-    """Bytes of the first device's memory; of the machine's, where the device is its CPU."""
+    """Bytes of the first device's memory; of the machine's, or of the container's, where the device is its CPU."""
     limits = jax.local_devices()[0].memory_stats()
     if limits and "bytes_limit" in limits:
         return int(limits["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    contained = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.exists() else "max"
+    return min(machine, int(contained)) if contained.isdigit() else machine
 
 
 def _advice(config: TrainConfig, parts: Parts, available: int) -> str:
@@ -82,8 +89,10 @@ def _advice(config: TrainConfig, parts: Parts, available: int) -> str:
     settings = {
         "replay": [("replay_capacity", config.unroll), ("num_envs", 1)],
         "activations": [("batch_size", 2)],
+        "logits": [("batch_size", 2)],
         "parameters": [("critic_depth", LAYERS_PER_BLOCK), ("actor_depth", LAYERS_PER_BLOCK)],
     }[name]
+    share = share**0.5 if name == "logits" else share  # they grow with the square of their setting
     lower: list[str] = []
     for setting, least in settings:
         now = getattr(config, setting)

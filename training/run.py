@@ -1,6 +1,7 @@
 """Command line of training: flags and a preset make a TrainConfig, the loop does the rest."""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -38,11 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
         loop,
         memory,
         report,
+        run_folder,
         snapshot,
     )  # after the flags are known to be right: the loop is slow to import
 
     try:
-        loop.train(config, console=rich.console.Console())
+        trainer = loop if config.algorithm == "crl" else importlib.import_module("training.baselines")
+        trainer.train(config, console=rich.console.Console())
     except KeyboardInterrupt:
         saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
         advice = "the same command with --resume continues" if saved else "nothing was saved yet; use --overwrite"
@@ -65,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         ImportError,
         MemoryError,
         SpecError,
-        loop.OutputFolderError,
+        run_folder.OutputFolderError,
         report.MetricsError,
         snapshot.SnapshotError,
     ) as error:

@@ -43,7 +43,7 @@ def _require_space(folder: Path, size: int) -> None:
     if size > free:
         detail = f"a snapshot takes {size / 1e6:,.0f} MB and the disk of {folder} has {free / 1e6:,.0f} MB left"
         raise OSError(
-            errno.ENOSPC, f"{detail}; free some, lower replay_capacity, or leave it out: --no-snapshot-replay"
+            errno.ENOSPC, f"{detail}; free some, lower replay_capacity, or leave it out: --snapshot-replay off"
         )
 
 

@@ -74,13 +74,25 @@ class Probe(GoalEnv):
 
     def step(self, state: State, action: jax.Array) -> State:
         moved = self.move(state.info["state"], jnp.clip(action[0], -1, 1))
-        return self._observe(moved, state.info["goal"], info=state.info)
+        return self._observe(moved, state.info["goal"], before=state)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         raise AssertionError("a probe has no joints")
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
         return self.begin(key)[1]
+
+    @property
+    def action_low(self) -> tuple[float, ...]:
+        return SPEC.action_low
+
+    @property
+    def action_high(self) -> tuple[float, ...]:
+        return SPEC.action_high
+
+    @property
+    def control_period_s(self) -> float:
+        return SPEC.control_period_s
 
     def sense(self, data: jax.Array) -> jax.Array:
         return data

@@ -44,8 +44,8 @@ def test_unknown_names_list_the_known_ones_nearest_first() -> None:
         preset_config("big_maze", out=Path("runs/x"))
     with pytest.raises(UnknownNameError, match="preset 'papper'; known, nearest first: paper"):
         preset_config("point_u_maze", out=Path("runs/x"), preset="papper")
-    with pytest.raises(UnknownNameError, match="environment 'ant'"):
-        TrainConfig(env="ant", out=Path("runs/x"))
+    with pytest.raises(UnknownNameError, match="environment 'aunt'; known, nearest first: ant"):
+        TrainConfig(env="aunt", out=Path("runs/x"))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -25,14 +25,17 @@ FLAGS = (
 ).split()
 
 
-def start(out: Path, *, event: str = "", fragment: str = "") -> subprocess.Popen[bytes]:
-    """Begin the run, or go on with it, in a process that `killed_run` kills at `event`."""
+def start(out: Path, *, event: str = "", fragment: str = "", cache: bool = True) -> subprocess.Popen[bytes]:
+    """Begin the run, or go on with it, in a process that `killed_run` kills at `event`.
+
+    Args:
+        cache: whether programs may come from the tests' compilation cache.
+    """
     resume = ["--resume"] if (out / "config.json").exists() else []
     command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), event, fragment, *FLAGS, f"--out={out}"]
+    settings = {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": str(cache).lower()}
     with (out.parent / f"{out.name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [*command, *resume], stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT
-        )
+        return subprocess.Popen([*command, *resume], stdout=log, stderr=log, env=os.environ | settings, cwd=ROOT)
 
 
 def killed(out: Path, event: str, fragment: str) -> None:
@@ -72,14 +75,21 @@ def wait_for_progress(out: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(900)  # eight processes, of which each traces its programs anew
+def last_params(out: Path) -> list[jax.Array]:
+    """The arrays of the last published policy."""
+    root = out / "policies"
+    return jax.tree.leaves(bundle.read(root / str(bundle.versions(root)[-1])).params)
+
+
+@pytest.mark.timeout(900)  # nine processes, of which each traces its programs anew
 def test_a_run_killed_and_stopped_all_over_ends_as_one_left_alone(tmp_path: Path) -> None:
-    """The same policies, the last bit for bit, and the same evaluations on the way.
+    """The same policies, the last bit for bit, and the same evaluations on the way; so does a fresh compilation.
 
     The losses of an epoch that was interrupted by a signal are averaged over what was left of it, so they differ.
     """
     straight, out = tmp_path / "straight", tmp_path / "run"
     assert main([*FLAGS, f"--out={straight}"]) == 0
+    compiled_anew = start(tmp_path / "anew", cache=False)
     killed(out, "os.rename", "orbax-checkpoint-tmp")  # the snapshot is written, and not yet in its place
     assert bundle.versions(out / "policies") == []
     killed(out, "open", "policy.json")  # the snapshot is there, its policy is not
@@ -92,9 +102,10 @@ def test_a_run_killed_and_stopped_all_over_ends_as_one_left_alone(tmp_path: Path
     steps = bundle.versions(straight / "policies")
     assert len(steps) == EPOCHS
     assert bundle.versions(out / "policies") == steps
-    last = [bundle.read(run / "policies" / str(steps[-1])) for run in (straight, out)]
-    for ours, theirs in zip(*(jax.tree.leaves(policy.params) for policy in last), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert compiled_anew.wait(200) == 0, (tmp_path / "anew.log").read_text()
+    for other in (out, tmp_path / "anew"):
+        for ours, theirs in zip(last_params(straight), last_params(other), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
     records = [
         [{name: value for name, value in row.items() if name.startswith(("env_steps", "eval/"))} for row in rows]
         for rows in map(read_metrics, (straight, out))

@@ -1,8 +1,12 @@
 """Whole runs, seconds long: what they leave behind, how they end, and how they go on."""
 
+import io
 import json
+import resource
 import shutil
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,8 +14,10 @@ import pytest
 import rich.console
 
 from policy import bundle
-from training import loop, snapshot
+from tests.training import probes
+from training import loop, run_folder, snapshot
 from training.config import ConfigError
+from training.envs import registry
 from training.report import read_metrics
 from training.run import main, parse
 
@@ -38,6 +44,15 @@ TINY_FLAGS = frozenset(
         "temperature_learning_rate",
     }
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_physics() -> Generator[None]:
+    """What is tested here is the shell: a task by formula compiles in a second, MJX in ten."""
+    line = probes.Line()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make", lambda *_, **__: line)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +82,7 @@ def test_a_run_leaves_metrics_curves_events_and_policies(finished: Path) -> None
 def test_a_published_policy_is_the_trained_one_and_says_where_it_comes_from(finished: Path, tiny) -> None:
     policy = bundle.read(finished / "policies" / "240")
     config = tiny(finished)
-    env = loop.registry.make(config.env)
+    env = registry.make(config.env)
     state = snapshot.restore_latest(finished / "snapshots", like=loop.initial_state(config, env))
     for stored, trained in zip(jax.tree.leaves(policy.params), jax.tree.leaves(state.learner.params), strict=True):
         np.testing.assert_array_equal(stored, trained)
@@ -101,9 +116,11 @@ def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_fills_it_ane
     finished: Path, tiny, console, tmp_path
 ) -> None:
     out = tmp_path / "small"
-    small = {"snapshot_replay": False, "total_env_steps": 400, "epochs": 1}
-    loop.train(tiny(out, **small, max_minutes=1e-9), console=console)  # ends after its first gradient steps
-    fresh = loop.initial_state(tiny(out), loop.registry.make("point_u_maze"))
+    small = {"snapshot_replay": "off", "total_env_steps": 400, "epochs": 1}
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    loop.train(tiny(out, **small, max_minutes=1e-9), console=told)  # ends after its first gradient steps
+    assert "does not end with the same parameters as one that was never stopped" in told.file.getvalue()
+    fresh = loop.initial_state(tiny(out), registry.make("point_u_maze"))
     with pytest.raises(snapshot.SnapshotError, match="replay"):
         snapshot.restore_latest(out / "snapshots", like=fresh)
     loop.train(tiny(out, **small, resume=True), console=console)
@@ -132,16 +149,16 @@ def test_training_stops_at_the_share_asked_for(tiny, tmp_path, monkeypatch, stop
 
 def test_a_folder_in_use_is_refused_unless_told_what_to_do(finished: Path, tiny, console, tmp_path) -> None:
     kept = (finished / "metrics.jsonl").read_text()
-    with pytest.raises(loop.OutputFolderError, match="--resume continues .*--overwrite deletes"):
+    with pytest.raises(run_folder.OutputFolderError, match="--resume continues .*--overwrite deletes"):
         loop.train(tiny(finished), console=console)
     with pytest.raises(ConfigError, match="batch_size was 16 in the run to resume and is 32 now"):
         loop.train(tiny(finished, resume=True, batch_size=32), console=console)
-    with pytest.raises(loop.OutputFolderError, match="no run to resume"):
+    with pytest.raises(run_folder.OutputFolderError, match="no run to resume"):
         loop.train(tiny(tmp_path / "nothing", resume=True), console=console)
     assert (finished / "metrics.jsonl").read_text() == kept
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("precious")
-    with pytest.raises(loop.OutputFolderError, match="which is not deleted"):
+    with pytest.raises(run_folder.OutputFolderError, match="which is not deleted"):
         loop.train(tiny(tmp_path / "thesis", overwrite=True), console=console)
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
 
@@ -208,9 +225,44 @@ def test_bf16_is_refused_on_a_cpu_unless_asked_for(tiny, console, tmp_path) -> N
 def test_a_disk_without_room_for_a_snapshot_is_refused_with_both_sizes(finished, tmp_path, monkeypatch) -> None:
     usage = type(shutil.disk_usage(tmp_path))(10, 9, 1_000_000)
     monkeypatch.setattr(snapshot.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match="takes 2 MB and the disk of .* has 1 MB left; .*--no-snapshot-replay"):
+    with pytest.raises(OSError, match="takes 2 MB and the disk of .* has 1 MB left; .*--snapshot-replay off"):
         snapshot.save(tmp_path / "snapshots", 1, state={"array": np.zeros(500_000, np.float32)})
     assert not any((tmp_path / "snapshots").iterdir())
+
+
+def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_path, monkeypatch, capsys) -> None:
+    """The logits of 4,096 rows take 300 MB, of which the process is left 100."""
+    out = tmp_path / "run"
+    flags = (
+        "--env=point_u_maze --preset=paper --num-envs=8 --unroll=5 --episode-length=20 --updates-per-unroll=1 "
+        "--batch-size=4096 --replay-capacity=23 --replay-min=10 --actor-width=16 --critic-width=16 --eval-episodes=4 "
+        f"--representation-dim=8 --epochs=1 --total-env-steps=240 --out={out}"
+    ).split()
+    assert main([*flags, "--max-minutes=1e-9"]) == 0  # ends after its first gradient step
+    saved = [path.name for path in (out / "snapshots").iterdir()]
+    capsys.readouterr()
+    unlimited = resource.getrlimit(resource.RLIMIT_AS)
+    compile_programs = loop.compile_programs
+
+    def compile_and_limit(*arguments: Any) -> loop.Programs:
+        programs = compile_programs(*arguments)
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + 100_000_000, unlimited[1]))
+        return programs
+
+    monkeypatch.setattr(loop, "compile_programs", compile_and_limit)
+    try:
+        assert main([*flags, "--resume"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, unlimited)
+    told = capsys.readouterr().err
+    assert "the device is out of memory; replay 0.00 GB" in told
+    assert "lower batch_size from 4096 to 2048" in told  # half, since by the estimate alone it would fit
+    assert "Traceback" not in told
+    assert [path.name for path in (out / "snapshots").iterdir()] == saved == ["3"]
+    monkeypatch.undo()
+    assert main([*flags, "--resume"]) == 0
+    assert bundle.versions(out / "policies") == [120, 240]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a run needs of memory, by hand and against the compiler, and what is said when there is too little."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -16,24 +18,41 @@ def test_the_parts_by_hand(tiny, u_maze: GoalEnv, tmp_path) -> None:
     assert parts.replay == 8 * 23 * (4 * (4 + 2) + 4)
     assert parts.parameters == 16 * (8 * 100 + 2 * 4 * 400)
     assert parts.activations == 5 * 3 * (8 * 10 + 3 * 4 * 20)  # 1.25 arrays of 4 bytes per layer
+    assert parts.logits == 5 * 4 * 3 * 3
     assert parts.total == sum(parts)
+
+
+def gradient_step(config: TrainConfig, env: GoalEnv) -> tuple[Any, tuple[Any, Any]]:
+    """One gradient step, as training jits it, and the shapes that it is lowered for."""
+    spec, updater = config.spec(env), loop.make_updater(config, env)
+    learner = jax.eval_shape(lambda: updater.init(init_policy(jax.random.key(0), spec)))
+    state, action = (
+        jax.ShapeDtypeStruct((config.batch_size, size), np.float32) for size in (env.state_size, env.action_size)
+    )
+    step = jax.jit(lambda *args: updater.update(args[0], args[1], key=jax.random.key(0)), donate_argnums=0)
+    return step, (learner, loop.relabel.Batch(state, action, state))
 
 
 def test_depth_1024_at_batch_512_stays_under_8_gb(tmp_path, u_maze: GoalEnv) -> None:
     """The compiler's own count for the gradient step of the paper's width, with what is kept by default."""
     config = TrainConfig(env="point_u_maze", out=tmp_path, actor_depth=1024, critic_depth=1024)
-    spec = config.spec(u_maze)
-    updater = loop.make_updater(config, u_maze)
-    learner = jax.eval_shape(lambda: updater.init(init_policy(jax.random.key(0), spec)))
-    rows = lambda size: jax.ShapeDtypeStruct((config.batch_size, size), np.float32)  # noqa: E731
-    batch = loop.relabel.Batch(rows(4), rows(2), rows(4))
-    step = jax.jit(lambda *args: updater.update(args[0], args[1], key=jax.random.key(0)), donate_argnums=0)
-    analysis = step.lower(learner, batch).compile().memory_analysis()
+    step, arguments = gradient_step(config, u_maze)
+    analysis = step.lower(*arguments).compile().memory_analysis()
     assert analysis is not None
     used = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     assert 4e9 < used < 8e9
     parts = memory.estimate(config, u_maze)
-    assert used == pytest.approx(parts.parameters + parts.activations, rel=0.15)
+    assert used == pytest.approx(parts.parameters + parts.activations + parts.logits, rel=0.15)
+
+
+def test_a_large_batch_of_a_small_network_is_mostly_logits(tiny, tmp_path, u_maze: GoalEnv) -> None:
+    config = tiny(tmp_path, batch_size=2048, critic_loss="symmetric")
+    step, arguments = gradient_step(config, u_maze)
+    analysis = step.lower(*arguments).compile().memory_analysis()
+    assert analysis is not None
+    parts = memory.estimate(config, u_maze)
+    assert analysis.temp_size_in_bytes == pytest.approx(parts.logits + parts.activations, rel=0.15)
+    assert parts.logits > 10 * parts.activations
 
 
 @pytest.mark.parametrize(
@@ -43,7 +62,11 @@ def test_depth_1024_at_batch_512_stays_under_8_gb(tmp_path, u_maze: GoalEnv) -> 
             {"num_envs": 1000, "replay_capacity": 1000},
             r"replay 0.03 GB.*lower replay_capacity from 1000 to \d+ or num_envs",
         ),
-        ({"batch_size": 100_000}, r"lower batch_size from 100000 to \d+; .*--remat blocks"),
+        ({"batch_size": 100_000}, r"logits 200.00 GB.*lower batch_size from 100000 to \d+$"),
+        (
+            {"batch_size": 200, "actor_depth": 64, "critic_depth": 64},
+            r"lower batch_size from 200 to \d+; .*--remat blocks",
+        ),
         ({"critic_depth": 4096, "critic_width": 512}, r"lower critic_depth from 4096 to \d+ or actor_depth from 4 to"),
     ],
 )

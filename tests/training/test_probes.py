@@ -22,7 +22,7 @@ score = jax.jit(acting.score)
 @functools.partial(jax.jit, static_argnums=0)
 def evaluation(env: probes.Probe, params: PolicyParams) -> evaluate.Evaluation:
     length = env.facts.episode_length
-    return evaluate.evaluate(env, params, key=jax.random.key(1), episodes=EPISODES, episode_length=length)
+    return evaluate.evaluate(env, params.actor, key=jax.random.key(1), episodes=EPISODES, episode_length=length)
 
 
 def test_an_actor_reaches_either_end_of_a_line_only_if_it_sees_the_goal() -> None:

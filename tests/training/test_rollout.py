@@ -33,7 +33,7 @@ class Counter(GoalEnv):
         return self._observe(jnp.stack([start, start]), self.sample_goal(goal_key))
 
     def step(self, state: State, action: jax.Array) -> State:
-        return self._observe(state.pipeline_state + jnp.array([1.0, 0.0]), state.info["goal"], info=state.info)
+        return self._observe(state.pipeline_state + jnp.array([1.0, 0.0]), state.info["goal"], before=state)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         raise AssertionError("the counter has no joints")
@@ -128,13 +128,13 @@ def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(par
         def reset(self, rng: jax.Array) -> State:
             return self._observe(jnp.array([0.5, 0.5]), jnp.array([4.0]))
 
-    result = evaluate.evaluate(Fixed(), params, key=jax.random.key(0), episodes=3, episode_length=10)
+    result = evaluate.evaluate(Fixed(), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
     assert result.time_at_goal.tolist() == [2, 2, 2]
     assert result.reached.tolist() == [True] * 3
     np.testing.assert_allclose(result.final_distance, [6.5] * 3, atol=1e-5)
 
     # 3.5 is still counted, on the step that ends the episode; 4.5 is not
-    ended = evaluate.evaluate(Fixed(limit=3.4), params, key=jax.random.key(0), episodes=3, episode_length=10)
+    ended = evaluate.evaluate(Fixed(limit=3.4), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
     assert ended.time_at_goal.tolist() == [1, 1, 1]
     np.testing.assert_allclose(ended.final_distance, [0.5] * 3, atol=1e-5)
     summary = evaluate.summarise(ended)
@@ -145,8 +145,8 @@ def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(par
 
 def test_evaluation_draws_fresh_goals(params) -> None:
     env = Counter()
-    first = evaluate.evaluate(env, params, key=jax.random.key(0), episodes=5, episode_length=3)
-    second = evaluate.evaluate(env, params, key=jax.random.key(1), episodes=5, episode_length=3)
+    first = evaluate.evaluate(env, params.actor, key=jax.random.key(0), episodes=5, episode_length=3)
+    second = evaluate.evaluate(env, params.actor, key=jax.random.key(1), episodes=5, episode_length=3)
     both = np.concatenate([first.final_distance, second.final_distance])
     assert len(np.unique(both)) == 10
 

@@ -101,11 +101,11 @@ class GoalEnv(Env):
         physics: Any = state.pipeline_state
         data = physics.replace(ctrl=control)
         data = jax.lax.fori_loop(0, self.substeps, lambda _, now: mjx.step(self._mjx_model, now), data)
-        return self._observe(data, state.info["goal"], info=state.info)
+        return self._observe(data, state.info["goal"], before=state)
 
     def with_goal(self, state: State, goal: jax.Array) -> State:
         """The same moment with another commanded goal."""
-        return self._observe(state.pipeline_state, goal, info=state.info)
+        return self._observe(state.pipeline_state, goal, before=state)
 
     @property
     def control_period_s(self) -> float:
@@ -152,8 +152,8 @@ class GoalEnv(Env):
         """brax's name for `control_period_s`."""
         return self.control_period_s
 
-    def _observe(self, data: mjx.Data, goal: jax.Array, *, info: dict[str, Any] | None = None) -> State:
-        """Everything that follows from the physics and the goal. `info` keeps what brax's wrappers stored there."""
+    def _observe(self, data: mjx.Data, goal: jax.Array, *, before: State | None = None) -> State:
+        """Everything that follows from the physics and the goal. What brax's wrappers stored in `before` is kept."""
         sensed = self.sense(data)
         distance = self.distance(sensed, goal)
         success = (distance < self.facts.success_radius).astype(jnp.float32)
@@ -162,6 +162,6 @@ class GoalEnv(Env):
             obs=jnp.concatenate([sensed, goal]),
             reward=success,
             done=self.terminated(sensed).astype(jnp.float32),
-            metrics={"success": success, "distance": distance},
-            info={**(info or {}), "state": sensed, "goal": goal},
+            metrics={**(before.metrics if before else {}), "success": success, "distance": distance},
+            info={**(before.info if before else {}), "state": sensed, "goal": goal},
         )

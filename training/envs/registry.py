@@ -4,12 +4,13 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from training.envs import point
+from training.envs import ant, point
 from training.envs.base import GoalEnv
 
 ENVIRONMENTS: Mapping[str, Callable[..., GoalEnv]] = MappingProxyType(
-    dict.fromkeys(point.EPISODE_LENGTHS, point.PointMaze)
+    dict.fromkeys(point.EPISODE_LENGTHS, point.PointMaze) | {"ant": ant.Ant}
 )
+EPISODE_LENGTHS: Mapping[str, int] = MappingProxyType({**point.EPISODE_LENGTHS, "ant": ant.EPISODE_LENGTH})
 IMPLEMENTATIONS = ("jax", "warp")
 
 

@@ -1,0 +1,140 @@
+"""SAC and PPO on a task without physics: their resets, their networks, their record, and that they learn."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+from brax.training.distribution import NormalTanhDistribution
+
+from policy import acting
+from tests.training import probes
+from training import baselines, run_folder
+from training.config import ConfigError, TrainConfig
+from training.report import read_metrics
+from training.run import main
+
+EPISODES = 64
+
+
+class ShortLine(probes.Line):
+    """The ends of the line are so near that chance finds them: a sparse reward teaches nothing before it is found."""
+
+    def begin(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        start, end = super().begin(key)
+        return start, end / 3
+
+
+@pytest.fixture
+def on_a_line(tiny, tmp_path, monkeypatch):
+    """Configurations of runs on the probe in which a point goes to either end of a line."""
+    line = ShortLine()
+    monkeypatch.setattr(baselines.registry, "make", lambda *_, **__: line)
+
+    def config(**changes: object) -> TrainConfig:
+        defaults = {
+            "num_envs": 32,
+            "unroll": 6,
+            "episode_length": line.facts.episode_length,
+            "batch_size": 64,
+            "updates_per_unroll": 12,
+            "replay_capacity": 200,
+            "replay_min": 12,
+            "discount": 0.8,
+            "actor_learning_rate": 1e-3,
+            "eval_episodes": EPISODES,
+            "epochs": 4,
+        }
+        return tiny(tmp_path / "run", **(defaults | changes))
+
+    return config
+
+
+@pytest.mark.parametrize(("algorithm", "env_steps"), [("sac", 32 * 6 * 60), ("ppo", 32 * 6 * 60)])
+def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
+    on_a_line, algorithm: str, env_steps: int
+) -> None:
+    config = on_a_line(algorithm=algorithm, total_env_steps=env_steps)
+    last = baselines.train(config, console=rich.console.Console(quiet=True))
+    rows = read_metrics(config.out)
+    assert rows[-1] == last
+    # SAC only fills its replay during the first 32 x 12 steps, and divides the rest into four; PPO divides all of them
+    fill = 32 * 12 if algorithm == "sac" else 0
+    assert [row["env_steps"] for row in rows] == [fill + (env_steps - fill) * epoch // 4 for epoch in (1, 2, 3, 4)]
+    assert last["eval/success_any"] > 0.95  # one end alone is half
+    assert 4 < last["eval/time_at_goal"] <= 6  # of six steps, of which the first is enough to get there
+    assert all(np.isfinite(row[name]) for row in rows for name in ("loss/actor", "loss/critic"))
+    assert json.loads((config.out / "config.json").read_text())["algorithm"] == algorithm
+    assert (config.out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in config.out.iterdir()) == [
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+        "tensorboard",
+    ]
+
+
+@pytest.mark.parametrize("limit", [{"stop_at_share": 1e-9}, {"max_minutes": 1e-9}])
+def test_a_baseline_ends_at_its_share_or_its_time(on_a_line, monkeypatch, limit: dict[str, float]) -> None:
+    figures = {"eval/success_any": 0.5, "eval/time_at_goal": 1.0, "eval/final_distance": 1.0}
+    monkeypatch.setattr(baselines.evaluate, "summarise", lambda _: figures)
+    config = on_a_line(algorithm="ppo", total_env_steps=32 * 6 * 8, **limit)
+    baselines.train(config, console=rich.console.Console(quiet=True))
+    assert [row["env_steps"] for row in read_metrics(config.out)] == [32 * 6 * 2]
+
+
+def test_every_episode_of_a_batch_has_a_start_and_a_goal_of_its_own() -> None:
+    class Drift(probes.Jump):
+        """The state never changes, so that it tells where its episode began; an episode ends once told to."""
+
+        def move(self, state: jax.Array, push: jax.Array) -> jax.Array:
+            return state
+
+        def terminated(self, state: jax.Array) -> jax.Array:
+            return state[0] > 0.5
+
+    batch = 64
+    env = baselines.wrap(Drift(), episode_length=3)
+    step = jax.jit(env.step)
+    now = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), batch))
+    for _ in range(7):
+        before, now = now, step(now, jnp.zeros((batch, 1)))
+        terminated = np.asarray(before.info["state"][:, 0] > 0.5)
+        in_time = np.asarray(jnp.where(before.done > 0, 0, before.info["steps"])) + 1
+        ended = np.asarray(now.done) > 0
+        np.testing.assert_array_equal(ended, terminated | (in_time >= 3))
+        np.testing.assert_array_equal(np.asarray(now.info["truncation"]) > 0, ended & ~terminated)
+        same = np.asarray((now.info["state"] == before.info["state"]).all(axis=1))
+        np.testing.assert_array_equal(same, ~ended)
+        assert len(np.unique(np.asarray(now.info["goal"][:, 0]))) == batch
+        np.testing.assert_array_equal(now.obs, jnp.concatenate([now.info["state"], now.info["goal"]], axis=1))
+        np.testing.assert_array_equal(now.pipeline_state, now.info["state"])
+
+
+def test_braxs_deterministic_action_is_ours(on_a_line) -> None:
+    config = on_a_line(algorithm="ppo")
+    net = baselines._actor_net(config, probes.Line())
+    params = net.init(jax.random.key(1))
+    state, goal = jax.random.normal(jax.random.key(2), (2, 5, 2))
+    theirs = NormalTanhDistribution(event_size=1).mode(net.apply(params, jnp.concatenate([state, goal], axis=1)))
+    np.testing.assert_allclose(acting.deterministic_action(net.network(params), state, goal), theirs, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_is_named(on_a_line) -> None:
+    config = on_a_line(algorithm="ppo", total_env_steps=32 * 6 * 8, actor_learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"loss/\w+ is not finite by step [\d,]+"):
+        baselines.train(config, console=rich.console.Console(quiet=True))
+
+
+def test_a_baseline_is_not_resumed_and_does_not_overwrite_unasked(on_a_line, capsys) -> None:
+    with pytest.raises(ConfigError, match="resume works with algorithm crl only, not sac"):
+        on_a_line(algorithm="sac", resume=True)
+    config = on_a_line(algorithm="ppo")
+    config.out.mkdir()
+    (config.out / "thesis.txt").write_text("precious")
+    with pytest.raises(run_folder.OutputFolderError, match="is not empty"):
+        baselines.train(config, console=rich.console.Console(quiet=True))
+    assert main(["--env", "point_u_maze", "--algorithm", "ppo", "--out", str(config.out)]) == 1
+    assert "is not empty" in capsys.readouterr().err

@@ -1,0 +1,99 @@
+"""The ant: a torso on four legs of two joints each, on MuJoCo dynamics.
+
+The robot is the one of the model file that brax ships. It is driven by torques of up to 150 N m, a control step is five
+physics steps of 0.01 s, and only what can matter collides: the feet with the floor.
+"""
+
+# MuJoCo is compiled and ships no type information.
+# pyright: reportAttributeAccessIssue=false
+
+from pathlib import Path
+
+import brax.envs
+import jax
+import jax.numpy as jnp
+import mujoco
+from mujoco import mjx
+
+from training.envs.base import EnvFacts, GoalEnv
+
+MODEL = Path(brax.envs.__file__).parent / "assets" / "ant.xml"
+GOAL_DISTANCE_M = 10.0
+EPISODE_LENGTH = 1000
+_TORQUE_NM = 150.0
+_TIMESTEP_S = 0.01
+_SUBSTEPS = 5
+_HEALTHY_HEIGHT_M = (0.2, 1.0)
+_START = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
+_START_NOISE = 0.1  # uniform for positions, standard deviation for velocities
+_QUATERNION = slice(3, 7)
+
+
+class Ant(GoalEnv):
+    """Walk to a point on a circle of 10 m around the start.
+
+    State: torso position and quaternion, joint angles; the velocities of the same. Goal: where the torso shall be.
+    """
+
+    def __init__(self, name: str, *, impl: str = "jax") -> None:
+        model = build_model()
+        joints = [model.joint(index).name for index in range(1, model.njnt)]
+        motors = [model.actuator(index).name for index in range(model.nu)]
+        facts = EnvFacts(
+            name=name,
+            state_names=(
+                *(f"{axis} [m]" for axis in "xyz"),
+                *(f"quaternion {part}" for part in "wxyz"),
+                *(f"{joint} [rad]" for joint in joints),
+                *(f"v{axis} [m/s]" for axis in "xyz"),
+                *(f"w{axis} [rad/s]" for axis in "xyz"),
+                *(f"{joint} rate [rad/s]" for joint in joints),
+            ),
+            goal_names=("x [m]", "y [m]"),
+            action_names=tuple(f"{motor} [N m]" for motor in motors),
+            success_radius=0.5,
+            episode_length=EPISODE_LENGTH,
+        )
+        super().__init__(facts, model, substeps=_SUBSTEPS, impl=impl)
+
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Standing, everything a little off."""
+        position_key, velocity_key = jax.random.split(key)
+        noise = jax.random.uniform(position_key, (self.model.nq,), minval=-_START_NOISE, maxval=_START_NOISE)
+        qpos = jnp.asarray(_START) + noise
+        quaternion = qpos[_QUATERNION]
+        qpos = qpos.at[_QUATERNION].set(quaternion / jnp.linalg.norm(quaternion))
+        return qpos, _START_NOISE * jax.random.normal(velocity_key, (self.model.nv,))
+
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        """On the circle, in any direction."""
+        angle = jax.random.uniform(key, maxval=2 * jnp.pi)
+        return GOAL_DISTANCE_M * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+    def sense(self, data: mjx.Data) -> jax.Array:
+        """Every position, then every velocity."""
+        return jnp.concatenate([data.qpos, data.qvel])
+
+    def achieved_goal(self, state: jax.Array) -> jax.Array:
+        """The torso's place on the floor."""
+        return state[..., :2]
+
+    def terminated(self, state: jax.Array) -> jax.Array:
+        """Once the torso is too low or too high to be walking."""
+        low, high = _HEALTHY_HEIGHT_M
+        return (state[..., 2] < low) | (state[..., 2] > high)
+
+
+def build_model() -> mujoco.MjModel:
+    """The ant on an endless floor, its actuators in N m."""
+    spec = mujoco.MjSpec.from_file(str(MODEL))
+    spec.option.timestep = _TIMESTEP_S
+    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    spec.option.iterations = 1
+    spec.option.ls_iterations = 4
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+    for motor in spec.actuators:
+        motor.name = motor.target
+        motor.gear = [1, 0, 0, 0, 0, 0]
+        motor.ctrlrange = [-_TORQUE_NM, _TORQUE_NM]
+    return spec.compile()
