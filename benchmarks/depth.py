@@ -60,7 +60,7 @@ class Options:
     jobs: int = 2
     """Runs side by side, each on an equal share of the processors."""
     quick: bool = False
-    """Two depths, two seeds and tiny runs: whether it works, not what depth buys."""
+    """Four tiny runs, some minutes in all: whether it works, not what depth buys."""
 
 
 class Run(NamedTuple):
@@ -79,7 +79,7 @@ def main() -> None:
     """Train, measure and publish."""
     options = tyro.cli(Options)
     if options.quick:
-        options = dataclasses.replace(options, depths=(4, 8), seeds=2, env_steps=40_000, evaluations=2)
+        options = dataclasses.replace(options, depths=(4, 8), seeds=2, env_steps=60_000, evaluations=1)
     about = _record.machine()
     runs = train_all(options)
     rows = [row(depth, [run for run in runs if run.depth == depth]) for depth in options.depths]
@@ -134,6 +134,7 @@ def train_all(options: Options) -> list[Run]:
             shares.put(share)
 
     planned = itertools.product(range(options.seeds), sorted(options.depths, reverse=True))
+    print(f"{options.seeds * len(options.depths)} runs, {jobs} side by side", file=sys.stderr)
     with ThreadPoolExecutor(jobs) as pool:
         return sorted(pool.map(train, ((depth, seed) for seed, depth in planned)))
 
@@ -148,7 +149,7 @@ def variant(options: Options) -> str:
 def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[int]) -> Run:
     """One run in a process of its own, begun, continued or found finished."""
     out = options.runs / variant(options) / f"depth {depth} seed {seed}"
-    flags = {
+    flags: dict[str, object] = {
         "env": options.env,
         "out": out,
         "seed": seed,

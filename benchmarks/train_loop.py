@@ -76,7 +76,8 @@ def main() -> None:
         about=about,
         json_file=options.json,
         notes=f"{options.num_envs} environments; an iteration is {options.unroll} steps and {updates} updates of batch "
-        f"{options.batch}, width {options.width}; medians of {options.repeats}; start s: from nothing to the first "
+        f"{options.batch}, width {options.width}; medians of {options.repeats}, "
+        "each column's own; start s: from nothing to the first "
         "round of gradient steps done; bound: physics alone and matrix products alone; of bound: steps/s of it",
     )
 

@@ -150,7 +150,7 @@ def main() -> None:
     rows = [row for depth in options.depths for row in measure(options, depth)]
     notes = (
         f"batch {options.batch}, width {options.width}, {options.precision}, remat {options.remat}, "
-        f"medians of {options.repeats} rounds; build: trace and compile; "
+        f"medians of {options.repeats} rounds, each column's own; build: trace and compile; "
         "rate: GFLOP/s of matrix products alone, in the same rounds; ratio: time / (GFLOP / rate), share: its inverse"
     )
     if options.compile_depths:

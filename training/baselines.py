@@ -72,22 +72,28 @@ def train(
 
     Raises:
         ConfigError: the device cannot do what the configuration asks for.
-        OutputFolderError: the folder holds an earlier run and overwrite is not set.
+        OutputFolderError: another process trains in the folder, or it holds what is not overwritten.
         FloatingPointError: a loss is no longer finite.
         OSError: the folder cannot be written.
     """
     require_device(config)
     env = registry.make(config.env, impl=config.physics)
-    run_folder.check(config)
-    run_folder.take(config)
+    evaluate.environment(config, env)  # refused before anything is touched, if it does not fit
+    with run_folder.claimed(config) as take_folder:
+        take_folder()
+        return _train(config, env, console=console, clock=clock)
+
+
+def _train(
+    config: TrainConfig, env: GoalEnv, *, console: rich.console.Console, clock: Callable[[], float]
+) -> dict[str, float]:
     with Report(config.out, keep_until=0, console=console) as report:
-        report.say(
-            f"{config.env}: {config.algorithm}, {config.iterations * config.steps_per_iteration:,} steps at least"
-        )
+        steps = config.iterations * config.steps_per_iteration
+        report.say(f"{config.env}: {config.algorithm}, {steps:,} steps at least, {_evaluations(config)} evaluations")
         judge = _Judge(config, env, report=report, clock=clock)
         with contextlib.suppress(_EnoughError), _replication():
             {"sac": _train_sac, "ppo": _train_ppo}[config.algorithm](config, env, judge)
-        report.say(f"curves in {report.draw_curves()}")
+        report.say(f"curves in {report.draw_curves()}; a baseline publishes no policy")
         return report.rows[-1]
 
 
@@ -99,7 +105,10 @@ class _Judge:
         self._began = self._since = clock()
         self._evaluate = jax.jit(
             functools.partial(
-                evaluate.evaluate, env, episodes=config.eval_episodes, episode_length=config.episode_length
+                evaluate.evaluate,
+                evaluate.environment(config, env),
+                episodes=config.eval_episodes,
+                episode_length=config.episode_length,
             )
         )
 
@@ -236,7 +245,7 @@ def _train_sac(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
             parametric_action_distribution=NormalTanhDistribution(event_size=action_size),
         )
 
-    with tempfile.TemporaryDirectory(prefix=".sac-", dir=config.out) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".sac-", dir=config.out.absolute()) as scratch:
 
         def judge_checkpoint(env_steps: int, metrics: Mapping[str, Any]) -> None:
             if env_steps:  # SAC tells its parameters to nobody; what it has just saved can be read
@@ -254,7 +263,7 @@ def _train_sac(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
             seed=config.seed,
             batch_size=config.batch_size,
             num_evals=_evaluations(config) + 1,
-            min_replay_size=config.warmup_iterations * config.steps_per_iteration,
+            min_replay_size=config.num_envs * config.replay_min,
             max_replay_size=config.num_envs * config.replay_capacity,
             grad_updates_per_step=max(1, round(config.updates_per_unroll / config.unroll)),
             network_factory=networks,

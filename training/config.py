@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs.base import GoalEnv
-from training.envs.registry import ENVIRONMENTS, EPISODE_LENGTHS, UnknownNameError
+from training.envs.registry import UnknownNameError, find
 
 
 class ConfigError(Exception):
@@ -26,6 +26,8 @@ class TrainConfig:
 
     env: str
     """Environment to train on."""
+    eval_env: str = ""
+    """Environment to evaluate on, of the same state, goal and actions; empty for the one trained on."""
     out: Path
     """Folder for the run: policies/, snapshots/, metrics.jsonl, curves.png, TensorBoard events."""
     algorithm: Literal["crl", "sac", "ppo"] = "crl"
@@ -120,8 +122,9 @@ class TrainConfig:
     """Delete an earlier run in the output folder first."""
 
     def __post_init__(self) -> None:
-        if self.env not in ENVIRONMENTS:
-            raise UnknownNameError("environment", self.env, ENVIRONMENTS)
+        find(self.env)
+        if self.eval_env:
+            find(self.eval_env)
         self._require_positive()
         if self.replay_capacity < self.unroll:
             raise ConfigError(
@@ -201,8 +204,10 @@ class TrainConfig:
         )
 
     def _require_in_range(self) -> None:
-        if not 0 < self.discount < 1:
-            raise ConfigError(f"discount must lie between 0 and 1, not {self.discount}; try 0.99")
+        if not 0 < self.discount < _LARGEST_DISCOUNT:
+            raise ConfigError(
+                f"discount must lie between 0 and 1, by more than float32 can tell, not {self.discount}; try 0.99"
+            )
         if not self.stop_at_share > 0:
             raise ConfigError(f"stop_at_share must be positive, not {self.stop_at_share}; try 0.98, or inf for never")
         for field, usual in (("goal_redraw_probability", 0.02), ("at_goal_redraw_probability", 0.25)):
@@ -219,9 +224,13 @@ class TrainConfig:
             number = getattr(self, field.name)
             if field.name in _POSITIVE and not (number > 0 and (math.isfinite(number) or field.name == "max_minutes")):
                 raise ConfigError(f"{field.name} must be a positive number, not {number}; try {field.default}")
+            if isinstance(number, int) and number > _LARGEST_COUNT and field.name not in {"total_env_steps", "seed"}:
+                raise ConfigError(f"{field.name} must be at most {_LARGEST_COUNT}, not {number}; try {field.default}")
 
 
 _SEEDS = 2**31
+_LARGEST_COUNT = 2**31 - 1  # of all whole numbers but the environment steps
+_LARGEST_DISCOUNT = 1 - 1e-6  # nearer to 1, the sum of its powers loses its digits
 
 _POSITIVE = frozenset(
     {
@@ -279,11 +288,10 @@ def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainCon
     Raises:
         UnknownNameError: there is no such environment or preset.
     """
-    if env not in ENVIRONMENTS:
-        raise UnknownNameError("environment", env, ENVIRONMENTS)
+    entry = find(env)
     if preset is None:
         preset = env if env in PRESETS else "paper"
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    lengths = {"episode_length": EPISODE_LENGTHS[env]} if preset != "paper" else {}
+    lengths = {"episode_length": entry.episode_length} if preset != "paper" else {}
     return TrainConfig(env=env, out=out, preset=preset, **lengths, **PRESETS[preset])

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from policy import acting
 from policy.networks import ResidualNetwork
+from training.config import ConfigError, TrainConfig
+from training.envs import registry
 from training.envs.base import GoalEnv, State
 
 
@@ -16,6 +18,25 @@ class Evaluation(NamedTuple):
     time_at_goal: jax.Array  # control steps within the success radius, until the first termination
     reached: jax.Array  # bool, whether there was at least one such step
     final_distance: jax.Array  # distance to the goal after the last step counted, in the goal's unit
+
+
+def environment(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
+    """The environment that `config` evaluates on: the `trained` one, or another for the same robot.
+
+    Raises:
+        ConfigError: state, goal or actions are not those of the `trained` one.
+    """
+    if config.eval_env in {"", config.env}:
+        return trained
+    judged = registry.make(config.eval_env, impl=config.physics)
+    for what in ("state_names", "goal_names", "action_names"):
+        ours, theirs = getattr(trained.facts, what), getattr(judged.facts, what)
+        if ours != theirs:
+            raise ConfigError(
+                f"eval_env {config.eval_env} has other {what.replace('_', ' ')} than {config.env}, {len(theirs)} of "
+                f"them to {len(ours)}; name another layout for the same robot"
+            )
+    return judged
 
 
 def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
@@ -47,7 +68,7 @@ def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: 
 
 def evaluation_key(seed: int, moment: int) -> jax.Array:
     """A key apart from training's own, so that how often a run is evaluated does not change what it learns."""
-    return jax.random.fold_in(jax.random.key(seed + 1), moment)
+    return jax.random.fold_in(jax.random.key(seed + 1), moment % 2**32)
 
 
 def summarise(evaluation: Evaluation) -> dict[str, float]:

@@ -75,7 +75,7 @@ def train(
 
     Raises:
         ConfigError: the device cannot do what the configuration asks for.
-        OutputFolderError: the folder holds an earlier run and neither resume nor overwrite is set.
+        OutputFolderError: another process trains in the folder, or it holds what is neither resumed nor overwritten.
         SnapshotError: the last snapshot cannot be read, or is of another run.
         FloatingPointError: a loss is no longer finite; the snapshot before it is intact.
         MemoryError: the device has no room for the run.
@@ -84,25 +84,39 @@ def train(
     began = clock()
     require_device(config)
     env = registry.make(config.env, impl=config.physics)
+    evaluate.environment(config, env)  # refused before anything is touched, if it does not fit
     memory.require_fit(config, env)
-    state = initial_state(config, env)
-    run_folder.check(config)
-    if config.resume:
-        state = _restore(config, state)
-    run_folder.take(config)  # nothing was written or deleted before this line
+    with run_folder.claimed(config) as take_folder:
+        state = initial_state(config, env)
+        if config.resume:
+            state = _restore(config, state)
+        take_folder()  # nothing was written or deleted before this line
+        done = int(state.iteration)
+        with Report(config.out, keep_until=done * config.steps_per_iteration, console=console) as report:
+            _announce(config, state, report)
+            programs = compile_programs(config, env, state)
+            report.say(f"compiled in {clock() - began:.0f} s")
+            earlier = report.rows[-1].get("time/total_s", 0.0) if report.rows else 0.0
+            with _stop_signals() as stop:
+                run = _Run(config, env, programs, report, stop, clock=clock, began=began, earlier_s=earlier)
+                return _run(run, state)
+
+
+def _announce(config: TrainConfig, state: TrainerState, report: Report) -> None:
+    """Say what is about to happen, before minutes of compiling."""
     done = int(state.iteration)
-    with Report(config.out, keep_until=done * config.steps_per_iteration, console=console) as report:
-        report.say(f"{config.env}: {config.iterations} iterations of {config.steps_per_iteration:,} environment steps")
-        if config.snapshot_replay == "off":
-            report.say(
-                "snapshots leave out the replay: a run resumed from one fills it anew before it learns on, and so does "
-                "not end with the same parameters as one that was never stopped"
-            )
-        report.advance("compiling", done=done, of=config.iterations)
-        programs = compile_programs(config, env, state)
-        report.say(f"compiled in {clock() - began:.0f} s")
-        with _stop_signals() as stop:
-            return _run(_Run(config, env, programs, report=report, stop=stop, clock=clock, began=began), state)
+    report.say(f"{config.env}: {config.iterations} iterations of {config.steps_per_iteration:,} environment steps")
+    if done:
+        report.say(f"continuing from {config.out / 'snapshots' / str(done)}")
+    missing = max(0, config.replay_min - int(state.replay.held))
+    if missing:
+        report.say(f"learning begins after {-(-missing // config.unroll)} of them, once the replay holds enough")
+    if config.snapshot_replay == "off":
+        report.say(
+            "snapshots leave out the replay: a run resumed from one fills it anew before it learns on, and so does not "
+            "end with the same parameters as one that was never stopped"
+        )
+    report.advance("compiling", done=done, of=config.iterations)
 
 
 class _Run(NamedTuple):
@@ -114,7 +128,8 @@ class _Run(NamedTuple):
     report: Report
     stop: threading.Event  # set once a signal asks for the end
     clock: Callable[[], float]
-    began: float
+    began: float  # of this process
+    earlier_s: float  # that processes before this one took
 
     @property
     def out_of_time(self) -> bool:
@@ -125,10 +140,12 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
     """Epoch after epoch, until the steps, the goal, the time or a signal ends the run."""
     config, report = run.config, run.report
     done = int(state.iteration)
-    metrics = report.rows[-1] if report.rows else {}
-    # a kill between the snapshot and the policy of an epoch leaves the policy to publish
-    due = _evaluation_due(config, done)
-    policy = publish_once(config, run.env, state, metrics) if due else _last_policy(config)
+    metrics, policy = report.rows[-1] if report.rows else {}, _last_policy(config)
+    if _evaluation_due(config, done):
+        # a kill between the snapshot and the policy leaves the policy to publish; other epochs, the evaluation too
+        if metrics.get("env_steps") != done * config.steps_per_iteration:
+            metrics = _evaluate(run, state, {})
+        policy = publish_once(config, run.env, state, metrics)
     while done < config.iterations:
         started, before = run.clock(), done
         state, averages, done = _run_epoch(run, state)
@@ -136,11 +153,7 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
             snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
             report.say(f"stopped; saved in {config.out / 'snapshots' / str(done)}, --resume continues")
             return Outcome(policy, metrics, stopped=True)
-        metrics = {"env_steps": done * config.steps_per_iteration, **averages}
-        metrics |= {"time/train_s": run.clock() - started}
-        evaluation = run.programs.evaluate(state.learner.params.actor, key=evaluate.evaluation_key(config.seed, done))
-        metrics |= evaluate.summarise(evaluation) | {"time/total_s": run.clock() - run.began}
-        report.record(metrics)
+        metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
         policy = publish_once(config, run.env, state, metrics)
         if metrics["eval/success_any"] >= config.stop_at_share:
@@ -149,8 +162,27 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
         if run.out_of_time:
             report.say(f"the limit of {config.max_minutes:g} minutes is reached")
             break
+    if "loss/critic" not in metrics:
+        report.say("no gradient step came before the last evaluation; give the run more minutes or environment steps")
     report.say(f"curves in {report.draw_curves()}, policy in {policy}")
     return Outcome(policy, metrics, stopped=False)
+
+
+def _evaluate(run: _Run, state: TrainerState, averages: dict[str, float]) -> dict[str, float]:
+    """Evaluate the policy as it is and record the result, with `averages` of the epoch; return the row."""
+    done = int(state.iteration)
+    key = evaluate.evaluation_key(run.config.seed, done)
+    evaluation = run.programs.evaluate(state.learner.params.actor, key=key)
+    row = {"env_steps": done * run.config.steps_per_iteration, **averages, **evaluate.summarise(evaluation)}
+    row["time/total_s"] = run.earlier_s + run.clock() - run.began
+    broken = [name for name, number in row.items() if not np.isfinite(number)]
+    if broken:
+        raise FloatingPointError(
+            f"{broken[0]} is not finite after iteration {done}, because the policy's actions are not; the last snapshot "
+            "is from before. Try a lower learning rate"
+        )
+    run.report.record(row)
+    return row
 
 
 def initial_state(config: TrainConfig, env: GoalEnv) -> TrainerState:
@@ -209,7 +241,10 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: TrainerState) -> 
         return state._replace(learner=learner, key=key), metrics
 
     evaluation = functools.partial(
-        evaluate.evaluate, env, episodes=config.eval_episodes, episode_length=config.episode_length
+        evaluate.evaluate,
+        evaluate.environment(config, env),
+        episodes=config.eval_episodes,
+        episode_length=config.episode_length,
     )
     lowered = (
         jax.jit(collect, donate_argnums=0).lower(state),
@@ -238,6 +273,7 @@ def _run_epoch(run: _Run, state: TrainerState) -> tuple[TrainerState, dict[str, 
         held = min(held + config.unroll, config.replay_capacity)
         done += 1
         run.report.advance("training", done=done, of=config.iterations)
+    _require_finite_parameters(jax.block_until_ready(state))  # also waits for what only fills the replay
     averages = {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
     return state, averages, done
 
@@ -275,9 +311,16 @@ def _to_save(config: TrainConfig, state: TrainerState) -> TrainerState:
 
 def _restore(config: TrainConfig, fresh: TrainerState) -> TrainerState:
     """The last snapshot, with the fresh, empty replay where it holds none; the start, if none was saved yet."""
-    if not snapshot.any_saved(config.out / "snapshots"):
+    folder, published = config.out / "snapshots", bundle.versions(config.out / "policies")
+    if not published and not snapshot.any_saved(folder):
         return fresh
-    restored = snapshot.restore_latest(config.out / "snapshots", like=_to_save(config, fresh))
+    restored = snapshot.restore_latest(folder, like=_to_save(config, fresh))
+    reached = int(restored.iteration) * config.steps_per_iteration
+    if config.snapshot_replay == "off" and any(version > reached for version in published):
+        raise snapshot.SnapshotError(
+            f"{config.out} has published step {published[-1]} and its last snapshot is of step {reached}, from which a "
+            "run without its replay goes on another way; move the later policies out, or start anew with --overwrite"
+        )
     return restored if config.snapshot_replay == "on" else restored._replace(replay=fresh.replay)
 
 
@@ -320,7 +363,7 @@ def publish_once(config: TrainConfig, env: GoalEnv, state: TrainerState, metrics
     root = config.out / "policies"
     if version in bundle.versions(root):
         return root / str(version)
-    probe_key = jax.random.fold_in(jax.random.key(config.seed), version)
+    probe_key = jax.random.fold_in(jax.random.key(config.seed), version % 2**32)
     probes = jax.jit(jax.vmap(env.reset))(jax.random.split(probe_key, _PROBES))
     return bundle.publish(
         root,
@@ -349,3 +392,13 @@ def _require_finite(metrics: dict[str, np.ndarray], *, iteration: int, config: T
             f"{name} is not finite in gradient step {broken[name] + 1} of {config.updates_per_unroll} of iteration "
             f"{iteration + 1}; the last snapshot is from before. Try a lower learning rate"
         )
+
+
+def _require_finite_parameters(state: TrainerState) -> None:
+    """The losses of the last gradient step say nothing of the parameters after it."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.learner.params):
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise FloatingPointError(
+                f"{jax.tree_util.keystr(path, simple=True, separator='.')} is not finite after iteration "
+                f"{int(state.iteration)}; the last snapshot is from before. Try a lower learning rate"
+            )

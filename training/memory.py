@@ -14,6 +14,7 @@ from training.envs.base import GoalEnv
 _OPTIMISER_COPIES = 4  # parameters, gradients and Adam's two moments, float32 each
 _KEPT_PER_BLOCK = {"none": 8, "layers": 5, "blocks": 1}  # arrays of [rows, width], see policy.layers
 _LOGITS = 5  # arrays of [batch, batch], float32: the scores, their softmax and their slopes
+_DRAWS = 4  # of a row: which step and which later one, by age and environment
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _FLOAT = 4
 _INT = 4
@@ -26,6 +27,7 @@ class Parts(NamedTuple):
     parameters: int  # depth x width^2
     activations: int  # batch_size x depth x width
     logits: int  # batch_size^2
+    draws: int  # updates_per_unroll x batch_size
 
     @property
     def total(self) -> int:
@@ -48,6 +50,7 @@ def estimate(config: TrainConfig, env: GoalEnv) -> Parts:
         parameters=_OPTIMISER_COPIES * _FLOAT * layers,
         activations=int(item * kept * config.batch_size * layer_rows),
         logits=_LOGITS * _FLOAT * config.batch_size**2,
+        draws=_DRAWS * _INT * config.updates_per_unroll * config.batch_size,
     )
 
 
@@ -82,24 +85,31 @@ def device_memory() -> int:
 
 
 def _advice(config: TrainConfig, parts: Parts, available: int) -> str:
-    """Name the largest part and the value of its setting with which the whole would fit, or half of it."""
+    """Name the largest part and the values of its settings with which the whole would fit, or half of it."""
     name = max(parts._fields, key=lambda part: getattr(parts, part))
     size = getattr(parts, name)
     share = max(0.0, (0.9 * available - (parts.total - size)) / size)
-    settings = {
-        "replay": [("replay_capacity", config.unroll), ("num_envs", 1)],
-        "activations": [("batch_size", 2)],
-        "logits": [("batch_size", 2)],
-        "parameters": [("critic_depth", LAYERS_PER_BLOCK), ("actor_depth", LAYERS_PER_BLOCK)],
-    }[name]
-    share = share**0.5 if name == "logits" else share  # they grow with the square of their setting
-    lower: list[str] = []
-    for setting, least in settings:
-        now = getattr(config, setting)
-        fitting = int(now * (share if share < 1 else 0.5)) // least * least
-        lower.append(f"{setting} from {now} to {max(least, fitting)}")
+    share = share if share < 1 else 0.5
+    match name:
+        case "replay":
+            lower = _lowered(config, "replay_capacity", share, least=config.unroll)
+            lower += f" (and replay_min with it), or {_lowered(config, 'num_envs', share, least=1)}"
+        case "logits":
+            lower = _lowered(config, "batch_size", share**0.5, least=2)  # they grow with its square
+        case "activations":
+            lower = _lowered(config, "batch_size", share, least=2)
+        case "draws":
+            lower = _lowered(config, "updates_per_unroll", share, least=1)
+        case _:
+            shallow = share * min(config.actor_depth, config.critic_depth) < LAYERS_PER_BLOCK
+            what, each, least = ("width", share**0.5, 1) if shallow else ("depth", share, LAYERS_PER_BLOCK)
+            lower = " and ".join(_lowered(config, f"{part}_{what}", each, least=least) for part in ("critic", "actor"))
     described = ", ".join(f"{part} {getattr(parts, part) / 1e9:.2f} GB" for part in parts._fields)
     remat = "; or keep less for the backward pass with --remat blocks" if config.remat != "blocks" else ""
-    return (
-        f"{described}, of {available / 1e9:.2f} GB; lower {' or '.join(lower)}{remat if name == 'activations' else ''}"
-    )
+    return f"{described}, of {available / 1e9:.2f} GB; lower {lower}{remat if name == 'activations' else ''}"
+
+
+def _lowered(config: TrainConfig, setting: str, share: float, *, least: int) -> str:
+    """From what to what a setting is to be lowered; the new value is a multiple of `least`, and at least that."""
+    now = getattr(config, setting)
+    return f"{setting} from {now} to {max(least, int(now * share) // least * least)}"

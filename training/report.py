@@ -99,11 +99,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    whole_lines = path.read_text().rpartition("\n")[0].splitlines()
     try:
-        return [json.loads(line) for line in whole_lines]
-    except ValueError as error:
+        whole_lines = path.read_text().rpartition("\n")[0].splitlines()
+        rows = [json.loads(line) for line in whole_lines]
+    except (RecursionError, ValueError) as error:  # also of bytes that are no text
         raise MetricsError(f"{path} holds a line that is not JSON: {error}; mend or remove the file") from error
+    for number, row in enumerate(rows, start=1):
+        if not (isinstance(row, dict) and isinstance(row.get("env_steps"), int)):
+            raise MetricsError(f"{path}, line {number}, does not say its env_steps; mend or remove the file")
+    return rows
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> Path:
@@ -120,7 +124,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> Path:
         panel.set(title=title, xlabel="environment steps")
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         panel.grid(alpha=0.3)
-        if len(names) > 1:
+        if panel.get_legend_handles_labels()[1] and len(names) > 1:
             panel.legend(frameon=False)
     panels[0].set_ylim(-0.03, 1.03)
     figure.savefig(path, dpi=110)

@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 import rich.console
+import rich.table
 import tyro
 
 from policy.spec import SpecError
 from training.config import PRESETS, ConfigError, TrainConfig, preset_config
-from training.envs.registry import ENVIRONMENTS, UnknownNameError
+from training.envs.registry import ENVIRONMENTS, UnknownNameError, make
 
 _DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
 
   python training/run.py --env point_u_maze --out runs/demo
 
-Both flags are needed. Environments: {", ".join(ENVIRONMENTS)}.
+Both flags are needed. Environments: {", ".join(ENVIRONMENTS)}; --list-envs shows their sizes.
 
 Presets: {", ".join(PRESETS)}. The environment's own is taken unless --preset names another; every other flag
 changes one of its values. The defaults below are those for the --env and --preset given beside --help.
@@ -28,6 +29,9 @@ _FALLBACK_ENV = "point_u_maze"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if "--list-envs" in arguments:
+        list_environments(rich.console.Console())
+        return 0
     try:
         config = parse(arguments)
     except (ConfigError, SpecError, UnknownNameError) as error:
@@ -75,6 +79,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def list_environments(console: rich.console.Console) -> None:
+    """Print a table of every environment with its sizes, its control period and its success radius."""
+    table = rich.table.Table("environment", "state", "goal", "action", "control period", "success radius", "episode")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in ENVIRONMENTS:
+        env = make(name)
+        sizes = (str(size) for size in (env.state_size, env.goal_size, env.action_size))
+        period, radius = f"{env.control_period_s:g} s", f"{env.facts.success_radius:g} m"
+        table.add_row(name, *sizes, period, radius, f"{env.facts.episode_length} steps")
+    console.print(table)
 
 
 def parse(arguments: list[str]) -> TrainConfig:

@@ -1,6 +1,7 @@
 """SAC and PPO on a task without physics: their resets, their networks, their record, and that they learn."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +55,10 @@ def on_a_line(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("algorithm", "env_steps"), [("sac", 32 * 6 * 60), ("ppo", 32 * 6 * 60)])
 def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
-    on_a_line, algorithm: str, env_steps: int
+    on_a_line, algorithm: str, env_steps: int, tmp_path, monkeypatch
 ) -> None:
-    config = on_a_line(algorithm=algorithm, total_env_steps=env_steps)
+    monkeypatch.chdir(tmp_path)  # a folder is often given relative to where one is
+    config = on_a_line(algorithm=algorithm, total_env_steps=env_steps, out=Path("run"))
     last = baselines.train(config, console=rich.console.Console(quiet=True))
     rows = read_metrics(config.out)
     assert rows[-1] == last

@@ -18,7 +18,9 @@ from training.envs.registry import ENVIRONMENTS, UnknownNameError
         ({"replay_capacity": 24}, "replay_capacity 24 must hold an unroll of 25 steps; try 400"),
         ({"replay_min": 1025}, "replay_min 1025 must not exceed replay_capacity 1000"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"discount": 1.0}, "discount must lie between 0 and 1, not 1.0; try 0.99"),
+        ({"discount": 1.0}, "discount must lie between 0 and 1, by more than float32 can tell, not 1.0; try 0.99"),
+        ({"discount": 0.99999999}, "by more than float32 can tell, not 0.99999999; try 0.99"),
+        ({"representation_dim": 10**20}, "representation_dim must be at most 2147483647, not 1"),
         ({"goal_redraw_probability": 1.5}, r"goal_redraw_probability must lie in \[0, 1\], not 1.5; try 0.02"),
         ({"at_goal_redraw_probability": -1.0}, r"at_goal_redraw_probability must lie in \[0, 1\], not -1.0; try 0.25"),
         ({"num_envs": 0}, "num_envs must be a positive number, not 0; try 512"),
@@ -40,7 +42,7 @@ def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object],
 
 
 def test_unknown_names_list_the_known_ones_nearest_first() -> None:
-    with pytest.raises(UnknownNameError, match="nearest first: point_big_maze"):
+    with pytest.raises(UnknownNameError, match="nearest first: ant_big_maze, point_big_maze"):
         preset_config("big_maze", out=Path("runs/x"))
     with pytest.raises(UnknownNameError, match="preset 'papper'; known, nearest first: paper"):
         preset_config("point_u_maze", out=Path("runs/x"), preset="papper")

@@ -1,5 +1,6 @@
 """Whole runs, seconds long: what they leave behind, how they end, and how they go on."""
 
+import dataclasses
 import io
 import json
 import resource
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -18,7 +20,7 @@ from tests.training import probes
 from training import loop, run_folder, snapshot
 from training.config import ConfigError
 from training.envs import registry
-from training.report import read_metrics
+from training.report import MetricsError, read_metrics
 from training.run import main, parse
 
 TINY_FLAGS = frozenset(
@@ -163,6 +165,85 @@ def test_a_folder_in_use_is_refused_unless_told_what_to_do(finished: Path, tiny,
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
 
 
+def test_what_is_not_a_run_is_not_deleted_whatever_it_looks_like(finished: Path, tiny, console, tmp_path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(run_folder.OutputFolderError, match="something other than a run, which is not deleted"):
+        loop.train(tiny(model, overwrite=True), console=console)
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "thesis.txt").write_text("precious")
+    with pytest.raises(run_folder.OutputFolderError, match="holds thesis.txt besides a run"):
+        loop.train(tiny(run, overwrite=True), console=console)
+    assert (run / "thesis.txt").read_text() == "precious"
+    assert bundle.versions(run / "policies") == [120, 240]
+
+
+def test_a_link_is_overwritten_where_it_points_to(finished: Path, tiny, console, tmp_path) -> None:
+    shutil.copytree(finished, tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    loop.train(tiny(tmp_path / "link", overwrite=True, total_env_steps=120, epochs=1), console=console)
+    assert (tmp_path / "link").is_symlink()
+    assert bundle.versions(tmp_path / "real" / "policies") == [120]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}])
+def test_a_folder_that_another_process_trains_in_is_refused(
+    finished: Path, tiny, console, how: dict[str, bool]
+) -> None:
+    config = tiny(finished, **how)
+    with (
+        run_folder.claimed(tiny(finished, resume=True)),
+        pytest.raises(run_folder.OutputFolderError, match="another process is training in"),
+    ):
+        loop.train(config, console=console)
+    assert bundle.versions(finished / "policies") == [120, 240]
+
+
+def test_a_run_without_the_snapshots_of_its_policies_is_not_begun_anew(finished: Path, tiny, console, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "snapshots")
+    with pytest.raises(snapshot.SnapshotError, match="no snapshot under"):
+        loop.train(tiny(run, resume=True), console=console)
+    assert len(read_metrics(run)) == 2
+
+
+def test_without_the_replay_a_policy_newer_than_the_snapshot_is_not_taken_for_the_runs_own(
+    tiny, console, tmp_path
+) -> None:
+    small = {"snapshot_replay": "off"}
+    loop.train(tiny(tmp_path / "run", **small), console=console)
+    shutil.rmtree(tmp_path / "run" / "snapshots" / "6")
+    with pytest.raises(snapshot.SnapshotError, match="has published step 240 and its last snapshot is of step 120"):
+        loop.train(tiny(tmp_path / "run", **small, resume=True), console=console)
+
+
+def test_a_policy_published_after_other_epochs_is_evaluated_first(tiny, console, tmp_path, monkeypatch) -> None:
+    """Stopped in the middle of an epoch, after three of six iterations, and resumed with three epochs of two."""
+    out = tmp_path / "run"
+    loop.train(tiny(out, epochs=1, max_minutes=1e-9), console=console)
+    shutil.rmtree(out / "policies")
+    (out / "metrics.jsonl").write_text("")
+    monkeypatch.setattr(snapshot, "any_saved", lambda _: True)
+    loop.train(tiny(out, epochs=2, resume=True), console=console)
+    rows = read_metrics(out)
+    assert [row["env_steps"] for row in rows] == [120, 240]
+    published = bundle.read(out / "policies" / "120").provenance["metrics"]
+    assert published["eval/final_distance"] == rows[0]["eval/final_distance"]
+
+
+@pytest.mark.parametrize("line", ["{}", "[1, 2]", '{"env_steps": null}', "\udcff", "["])
+def test_a_record_that_is_damaged_is_named(finished: Path, tiny, console, tmp_path, line: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "metrics.jsonl").write_bytes(line.encode(errors="surrogateescape") + b"\n")
+    with pytest.raises(MetricsError, match="metrics.jsonl"):
+        loop.train(tiny(run, resume=True), console=console)
+
+
 # Orbax leaves reads behind that complain, after the error it raised, of its event loop being closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path, tmp_path, capsys) -> None:
@@ -214,6 +295,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(tiny, console, tmp_path
         loop.train(config, console=console)
 
 
+def test_a_policy_that_is_not_finite_is_neither_saved_nor_published(tiny, console, tmp_path) -> None:
+    """The loss of the only gradient step comes before the step that ruins the actor."""
+    config = tiny(tmp_path / "run", actor_learning_rate=1e30, updates_per_unroll=1, epochs=6)
+    message = "eval/final_distance is not finite after iteration 3, because the policy's actions are not"
+    with pytest.raises(FloatingPointError, match=message):
+        loop.train(config, console=console)
+    assert bundle.versions(tmp_path / "run" / "policies") == [40, 80]
+    assert sorted(path.name for path in (tmp_path / "run" / "snapshots").iterdir()) == ["1", "2"]
+
+
+def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
+    state = loop.initial_state(tiny(tmp_path), registry.make("point_u_maze"))
+    loop._require_finite_parameters(state)
+    params = state.learner.params
+    output = params.goal_encoder.output._replace(bias=params.goal_encoder.output.bias.at[3].set(jnp.nan))
+    broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, output=output))
+    with pytest.raises(FloatingPointError, match="goal_encoder.output.bias is not finite after iteration 0"):
+        loop._require_finite_parameters(state._replace(learner=state.learner._replace(params=broken)))
+
+
 def test_bf16_is_refused_on_a_cpu_unless_asked_for(tiny, console, tmp_path) -> None:
     with pytest.raises(ConfigError, match="slower than f32 on a CPU.*--bf16-on-cpu"):
         loop.train(tiny(tmp_path / "run", precision="bf16"), console=console)
@@ -257,7 +358,7 @@ def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_p
         resource.setrlimit(resource.RLIMIT_AS, unlimited)
     told = capsys.readouterr().err
     assert "the device is out of memory; replay 0.00 GB" in told
-    assert "lower batch_size from 4096 to 2048" in told  # half, since by the estimate alone it would fit
+    assert "lower batch_size from 4096 to 2896" in told  # where the logits take half as much
     assert "Traceback" not in told
     assert [path.name for path in (out / "snapshots").iterdir()] == saved == ["3"]
     monkeypatch.undo()
@@ -304,6 +405,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys: pytest.Ca
     assert told.count("\n") == 1
 
 
+def test_the_environments_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["--list-envs"]) == 0
+    rows = {line.split("│")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "│" in line}
+    figures = [cell.strip() for cell in rows["ant_big_maze"].split("│")[2:-1]]
+    assert figures == ["29", "2", "8", "0.05 s", "0.5 m", "1000 steps"]
+    assert set(rows) == set(registry.ENVIRONMENTS)
+
+
 def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
@@ -311,3 +421,27 @@ def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     for expected in ("point_hardest_maze", "--goal-redraw-probability", "Chance per step", "--physics {jax,warp}"):
         assert expected in text
+
+
+def test_another_environment_can_judge_if_it_is_for_the_same_robot(tiny, console, tmp_path, monkeypatch) -> None:
+    class Finished(probes.Line):
+        """Starts at its goal, and an episode is as short as the other's."""
+
+        def begin(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jnp.zeros(2), jnp.zeros(2)
+
+        def move(self, state: jax.Array, push: jax.Array) -> jax.Array:
+            return state
+
+    class Renamed(probes.Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.facts = dataclasses.replace(self.facts, action_names=("thrust",))
+
+    envs = {"ant": probes.Line(), "ant_u_maze": Finished(), "point_u_maze": Renamed()}
+    monkeypatch.setattr(registry, "make", lambda name, **_: envs[name])
+    loop.train(tiny(tmp_path / "run", env="ant", eval_env="ant_u_maze"), console=console)
+    assert [row["eval/time_at_goal"] for row in read_metrics(tmp_path / "run")] == [20, 20]
+    with pytest.raises(ConfigError, match="eval_env point_u_maze has other action names than ant, 1 of them to 1"):
+        loop.train(tiny(tmp_path / "other", env="ant", eval_env="point_u_maze"), console=console)
+    assert not (tmp_path / "other").exists()

@@ -7,13 +7,42 @@ from training.envs.mazes import LAYOUTS, LayoutError, Maze
 
 
 @pytest.mark.parametrize(
-    ("layout", "walls", "goals"), [("u_maze", 18, 6), ("big_maze", 38, 25), ("hardest_maze", 62, 45)]
+    ("layout", "walls", "goals"),
+    [
+        ("u_maze", 18, 6),
+        ("u_maze_eval", 18, 3),
+        ("u4_maze", 24, 10),
+        ("u4_maze_eval", 24, 4),
+        ("u5_maze", 39, 16),
+        ("u5_maze_eval", 39, 8),
+        ("big_maze", 38, 25),
+        ("big_maze_eval", 38, 9),
+        ("hardest_maze", 62, 45),
+    ],
 )
 def test_layouts_have_the_published_numbers_of_walls_and_goals(layout: str, walls: int, goals: int) -> None:
     maze = Maze(LAYOUTS[layout], cell=4.0)
     assert int(maze.walls.sum()) == walls
     assert len(maze.goals) == goals
-    assert maze.starts.tolist() == [[4.0, 4.0]]
+    assert maze.starts.tolist() == [[8.0 if layout[1] in "4567" else 4.0, 4.0]]
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.endswith("_eval")])
+def test_an_evaluation_layout_has_the_walls_of_its_training_layout_and_some_of_its_goals(layout: str) -> None:
+    judged, trained = (Maze(LAYOUTS[name], cell=1.0) for name in (layout, layout.removesuffix("_eval")))
+    np.testing.assert_array_equal(judged.walls, trained.walls)
+    goals = [set(map(tuple, maze.goals.tolist())) for maze in (judged, trained)]
+    assert goals[0] < goals[1]
+    assert judged.starts.tolist() == trained.starts.tolist()
+
+
+def test_a_corridor_is_walked_from_its_start_to_its_end() -> None:
+    way = Maze(LAYOUTS["u4_maze"], cell=1.0).corridor
+    assert way[:3].tolist() == [[2, 1], [1, 1], [1, 2]]
+    assert way[-2:].tolist() == [[5, 1], [4, 1]]
+    assert len(way) == 11
+    with pytest.raises(LayoutError, match="forks at row 1, column 1"):
+        _ = Maze(LAYOUTS["big_maze"], cell=1.0).corridor
 
 
 def test_goals_of_the_u_maze_are_where_the_text_says() -> None:

@@ -5,7 +5,7 @@ physics steps of 0.01 s, and only what can matter collides: the feet with the fl
 """
 
 # MuJoCo is compiled and ships no type information.
-# pyright: reportAttributeAccessIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from pathlib import Path
 
@@ -35,9 +35,9 @@ class Ant(GoalEnv):
     State: torso position and quaternion, joint angles; the velocities of the same. Goal: where the torso shall be.
     """
 
-    def __init__(self, name: str, *, impl: str = "jax") -> None:
-        model = build_model()
-        joints = [model.joint(index).name for index in range(1, model.njnt)]
+    def __init__(self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None) -> None:
+        model = ant_spec().compile() if model is None else model
+        joints = [model.joint(index).name for index in range(1, model.njnt)]  # all but the torso's free one
         motors = [model.actuator(index).name for index in range(model.nu)]
         facts = EnvFacts(
             name=name,
@@ -84,16 +84,18 @@ class Ant(GoalEnv):
         return (state[..., 2] < low) | (state[..., 2] > high)
 
 
-def build_model() -> mujoco.MjModel:
-    """The ant on an endless floor, its actuators in N m."""
+def ant_spec() -> mujoco.MjSpec:
+    """The ant on an endless floor, its actuators in N m, to be compiled or added to."""
     spec = mujoco.MjSpec.from_file(str(MODEL))
     spec.option.timestep = _TIMESTEP_S
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
     spec.option.iterations = 1
     spec.option.ls_iterations = 4
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+    for numeric in spec.numerics:  # settings of brax's own physics; MJX reads its own by their place in this list
+        spec.delete(numeric)
     for motor in spec.actuators:
         motor.name = motor.target
         motor.gear = [1, 0, 0, 0, 0, 0]
         motor.ctrlrange = [-_TORQUE_NM, _TORQUE_NM]
-    return spec.compile()
+    return spec

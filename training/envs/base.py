@@ -67,6 +67,11 @@ class GoalEnv(Env):
     def sample_goal(self, key: jax.Array) -> jax.Array:
         """Draw a goal [goal_dim]."""
 
+    def sample_task(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Draw a start and a goal: positions [nq], velocities [nv], goal [goal_dim]. Apart, unless a task says so."""
+        start_key, goal_key = jax.random.split(key)
+        return *self.sample_start(start_key), self.sample_goal(goal_key)
+
     @abc.abstractmethod
     def sense(self, data: mjx.Data) -> jax.Array:
         """What the robot senses, [state_dim]. At a reset only `qpos` and `qvel` of `data` are current."""
@@ -89,10 +94,9 @@ class GoalEnv(Env):
 
     def reset(self, rng: jax.Array) -> State:
         """A fresh start and a fresh goal, drawn with the random key `rng`."""
-        start_key, goal_key = jax.random.split(rng)
-        qpos, qvel = self.sample_start(start_key)
+        qpos, qvel, goal = self.sample_task(rng)
         data = mjx.make_data(self.model, impl=self._impl).replace(qpos=qpos, qvel=qvel)
-        return self._observe(data, self.sample_goal(goal_key))
+        return self._observe(data, goal)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Advance one control period with `action: [action_dim]`, clipped to [-1, 1] and held throughout."""

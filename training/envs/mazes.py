@@ -1,4 +1,4 @@
-"""Mazes as text, and what follows from the text: starts, goals, and few large wall boxes.
+"""Mazes as text, and what follows from the text: starts, goals, ways, and few large wall boxes.
 
 Row i, column j of a layout is the cell centred at x = i * cell, y = j * cell. `#` is wall, `S` the start, `g` a goal,
 `.` free. Layouts as published for the maze tasks of arXiv 2408.11052 and arXiv 2503.14858.
@@ -6,6 +6,7 @@ Row i, column j of a layout is the cell centred at x = i * cell, y = j * cell. `
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from training.envs.base import Rectangle
@@ -18,6 +19,113 @@ LAYOUTS = {
         #ggg#
         #####
     """,
+    "u_maze_eval": """
+        #####
+        #S..#
+        ###.#
+        #ggg#
+        #####
+    """,
+    "u2_maze": """
+        ######
+        #Sggg#
+        ####g#
+        #gggg#
+        ######
+    """,
+    "u2_maze_eval": """
+        ######
+        #S...#
+        ####.#
+        #gggg#
+        ######
+    """,
+    "u3_maze": """
+        #######
+        #Sgggg#
+        #####g#
+        #ggggg#
+        #######
+    """,
+    "u3_maze_eval": """
+        #######
+        #S....#
+        #####.#
+        #ggggg#
+        #######
+    """,
+    "u4_maze": """
+        #####
+        #ggg#
+        #S#g#
+        ###g#
+        #g#g#
+        #ggg#
+        #####
+    """,
+    "u4_maze_eval": """
+        #####
+        #...#
+        #S#.#
+        ###.#
+        #g#.#
+        #ggg#
+        #####
+    """,
+    "u5_maze": """
+        ########
+        #gggggg#
+        #S####g#
+        ######g#
+        #g####g#
+        #gggggg#
+        ########
+    """,
+    "u5_maze_eval": """
+        ########
+        #......#
+        #S####.#
+        ######.#
+        #g####g#
+        #gggggg#
+        ########
+    """,
+    "u6_maze": """
+        #######
+        #ggggg#
+        #S###g#
+        #####g#
+        #g###g#
+        #ggggg#
+        #######
+    """,
+    "u6_maze_eval": """
+        #######
+        #.....#
+        #S###.#
+        #####.#
+        #g###g#
+        #ggggg#
+        #######
+    """,
+    "u7_maze": """
+        ######
+        #gggg#
+        #S##g#
+        ####g#
+        #g##g#
+        #gggg#
+        ######
+    """,
+    "u7_maze_eval": """
+        ######
+        #....#
+        #S##.#
+        ####.#
+        #g##g#
+        #gggg#
+        ######
+    """,
     "big_maze": """
         ########
         #Sg##gg#
@@ -26,6 +134,16 @@ LAYOUTS = {
         #gg#ggg#
         #g#gg#g#
         #ggg#gg#
+        ########
+    """,
+    "big_maze_eval": """
+        ########
+        #S.##gg#
+        #..#..g#
+        ##...###
+        #..#...#
+        #.#g.#g#
+        #.gg#gg#
         ########
     """,
     "hardest_maze": """
@@ -91,6 +209,23 @@ class Maze:
         return self._centres("g")
 
     @property
+    def corridor(self) -> np.ndarray:
+        """Centres of the cells along a maze that is one corridor, from its start to its end in metres, [cells, 2].
+
+        Raises:
+            LayoutError: the way forks, or the start is not at an end of it.
+        """
+        open_cells = {(int(row), int(column)) for row, column in np.argwhere(~self.walls)}
+        here = next((int(row), int(column)) for row, column in np.argwhere(self.signs == "S"))
+        way = [here]
+        while ahead := [cell for cell in _neighbours(here) if cell in open_cells and cell not in way]:
+            if len(ahead) > 1:
+                raise LayoutError(f"the maze forks at row {here[0]}, column {here[1]}, so it is not one corridor")
+            (here,) = ahead
+            way.append(here)
+        return np.array(way) * self.cell
+
+    @property
     def interior(self) -> Rectangle:
         """The floor within the border, in metres."""
         rows, columns = self.walls.shape
@@ -123,6 +258,18 @@ class Maze:
             low=((rows.start - 0.5) * self.cell, (columns.start - 0.5) * self.cell),
             high=((rows.stop - 0.5) * self.cell, (columns.stop - 0.5) * self.cell),
         )
+
+
+def sample_near(key: jax.Array, centres: jax.Array, *, noise_m: float) -> jax.Array:
+    """A uniformly chosen row of `centres: [n, 2]`, moved by uniform noise of up to `noise_m` per axis."""
+    choice_key, noise_key = jax.random.split(key)
+    centre = centres[jax.random.randint(choice_key, (), 0, len(centres))]
+    return centre + jax.random.uniform(noise_key, (2,), minval=-noise_m, maxval=noise_m)
+
+
+def _neighbours(cell: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    row, column = cell
+    return (row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)
 
 
 def _solid_rectangles(walls: np.ndarray) -> list[tuple[slice, slice]]:

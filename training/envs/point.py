@@ -10,11 +10,11 @@ Small enough to be solved within minutes on two cores: cells of 1 m, a ball of 1
 import jax
 import jax.numpy as jnp
 import mujoco
-import numpy as np
 from mujoco import mjx
 
+from training.envs import walls
 from training.envs.base import EnvFacts, GoalEnv, Rectangle
-from training.envs.mazes import LAYOUTS, Maze
+from training.envs.mazes import LAYOUTS, Maze, sample_near
 
 CELL_M = 1.0
 BALL_RADIUS_M = 0.15
@@ -49,11 +49,11 @@ class PointMaze(GoalEnv):
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """At rest within 0.1 m of the start cell's centre, per axis."""
-        return _near_one_of(key, self._starts, noise_m=_START_NOISE_M), jnp.zeros(2)
+        return sample_near(key, self._starts, noise_m=_START_NOISE_M), jnp.zeros(2)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
         """Within 0.2 m of the centre of a goal cell, per axis; every goal cell is as likely."""
-        return _near_one_of(key, self._goals, noise_m=_GOAL_NOISE_M)
+        return sample_near(key, self._goals, noise_m=_GOAL_NOISE_M)
 
     def sense(self, data: mjx.Data) -> jax.Array:
         """Position and velocity."""
@@ -64,16 +64,8 @@ class PointMaze(GoalEnv):
         return state[..., :2]
 
     def floor_plan(self) -> tuple[Rectangle, ...]:
-        """The walls within the border, and the border as four thin strips."""
-        (x_low, y_low), (x_high, y_high) = self.maze.interior
-        edge = 0.1
-        border = (
-            Rectangle((x_low - edge, y_low - edge), (x_low, y_high + edge)),
-            Rectangle((x_high, y_low - edge), (x_high + edge, y_high + edge)),
-            Rectangle((x_low, y_low - edge), (x_high, y_low)),
-            Rectangle((x_low, y_high), (x_high, y_high + edge)),
-        )
-        return (*self.maze.obstacles, *border)
+        """The walls."""
+        return walls.floor_plan(self.maze)
 
 
 def build_model(maze: Maze) -> mujoco.MjModel:
@@ -86,7 +78,7 @@ def build_model(maze: Maze) -> mujoco.MjModel:
     spec.option.solver = mujoco.mjtSolver.mjSOL_CG  # as exact as Newton's with two joints, and half the time to compile
     spec.option.iterations = 4
     spec.option.ls_iterations = 8
-    _add_walls(spec, maze)
+    walls.add_walls(spec, maze, height_m=_WALL_HEIGHT_M, condim=1, contype=1, conaffinity=0)
     ball = spec.worldbody.add_body(name="ball", pos=[0, 0, BALL_RADIUS_M])
     for axis, direction in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
         joint = ball.add_joint(name=axis, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=direction)
@@ -104,34 +96,3 @@ def build_model(maze: Maze) -> mujoco.MjModel:
         conaffinity=1,
     )
     return spec.compile()
-
-
-def _add_walls(spec: mujoco.MjSpec, maze: Maze) -> None:
-    walls = {"condim": 1, "contype": 1, "conaffinity": 0}
-    (x_low, y_low), (x_high, y_high) = maze.interior
-    half = np.sqrt(0.5)
-    border = {  # a plane's normal is its z axis, here turned to point into the maze
-        "west": ([x_low, 0, 0], [half, 0, half, 0]),
-        "east": ([x_high, 0, 0], [half, 0, -half, 0]),
-        "south": ([0, y_low, 0], [half, -half, 0, 0]),
-        "north": ([0, y_high, 0], [half, half, 0, 0]),
-    }
-    for name, (position, quaternion) in border.items():
-        spec.worldbody.add_geom(
-            name=name, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 0.1], pos=position, quat=quaternion, **walls
-        )
-    for index, (low, high) in enumerate(maze.obstacles):
-        spec.worldbody.add_geom(
-            name=f"wall {index}",
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, _WALL_HEIGHT_M / 2],
-            pos=[(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, _WALL_HEIGHT_M / 2],
-            **walls,
-        )
-
-
-def _near_one_of(key: jax.Array, centres: jax.Array, *, noise_m: float) -> jax.Array:
-    """A uniformly chosen row of `centres: [n, 2]`, moved by uniform noise of up to `noise_m` per axis."""
-    choice_key, noise_key = jax.random.split(key)
-    centre = centres[jax.random.randint(choice_key, (), 0, len(centres))]
-    return centre + jax.random.uniform(noise_key, (2,), minval=-noise_m, maxval=noise_m)

@@ -1,17 +1,32 @@
 """Environments by name."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
-from training.envs import ant, point
+from training.envs import ant, ant_maze, point
 from training.envs.base import GoalEnv
 
-ENVIRONMENTS: Mapping[str, Callable[..., GoalEnv]] = MappingProxyType(
-    dict.fromkeys(point.EPISODE_LENGTHS, point.PointMaze) | {"ant": ant.Ant}
-)
-EPISODE_LENGTHS: Mapping[str, int] = MappingProxyType({**point.EPISODE_LENGTHS, "ant": ant.EPISODE_LENGTH})
 IMPLEMENTATIONS = ("jax", "warp")
+
+
+class Entry(NamedTuple):
+    """How an environment is built, and what is known before."""
+
+    build: Callable[..., GoalEnv]  # (name, impl=...)
+    episode_length: int  # control steps after which an episode ends
+
+
+ENVIRONMENTS: Mapping[str, Entry] = MappingProxyType(
+    {name: Entry(point.PointMaze, length) for name, length in point.EPISODE_LENGTHS.items()}
+    | {"ant": Entry(ant.Ant, ant.EPISODE_LENGTH)}
+    | {name: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH) for name in ant_maze.NAMES}
+)
+_PATTERNS: Mapping[re.Pattern[str], Entry] = MappingProxyType(
+    {ant_maze.DISTANCES: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH)}
+)
 
 
 class UnknownNameError(ValueError):
@@ -21,20 +36,34 @@ class UnknownNameError(ValueError):
         super().__init__(f"unknown {kind} {name!r}; known, nearest first: {', '.join(nearest_first(name, known))}")
 
 
+def find(name: str) -> Entry:
+    """What is known of the environment called `name`: one of `ENVIRONMENTS`, or a variant by its distances.
+
+    Raises:
+        UnknownNameError: there is no such environment.
+    """
+    if name in ENVIRONMENTS:
+        return ENVIRONMENTS[name]
+    for pattern, entry in _PATTERNS.items():
+        if pattern.fullmatch(name):
+            return entry
+    raise UnknownNameError("environment", name, ENVIRONMENTS)
+
+
 def make(name: str, *, impl: str = "jax") -> GoalEnv:
     """Build the environment called `name` on the MJX implementation `impl`.
 
     Raises:
         UnknownNameError: there is no such environment or implementation.
+        LayoutError: a variant by distances that the maze is too short for.
         ImportError: `impl` is "warp" and warp-lang is not installed.
     """
-    if name not in ENVIRONMENTS:
-        raise UnknownNameError("environment", name, ENVIRONMENTS)
+    entry = find(name)
     if impl not in IMPLEMENTATIONS:
         raise UnknownNameError("physics implementation", impl, IMPLEMENTATIONS)
     if impl == "warp":
         _require_warp()
-    return ENVIRONMENTS[name](name, impl=impl)
+    return entry.build(name, impl=impl)
 
 
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:

@@ -1,0 +1,52 @@
+"""Walls of a maze in a MuJoCo model: the border as four planes, which nothing can pass, the rest as few boxes."""
+
+# MuJoCo is compiled and ships no type information.
+# pyright: reportAttributeAccessIssue=false
+
+import mujoco
+import numpy as np
+
+from training.envs.base import Rectangle
+from training.envs.mazes import Maze
+
+_EDGE_M = 0.1  # how thick the border is drawn
+
+
+def add_walls(spec: mujoco.MjSpec, maze: Maze, *, height_m: float, **contact: int) -> None:
+    """Add the walls of `maze` to the world.
+
+    Args:
+        contact: the geoms' `contype`, `conaffinity`, `condim` and `priority`.
+    """
+    (x_low, y_low), (x_high, y_high) = maze.interior
+    half = np.sqrt(0.5)
+    border = {  # a plane's normal is its z axis, here turned to point into the maze
+        "west": ([x_low, 0, 0], [half, 0, half, 0]),
+        "east": ([x_high, 0, 0], [half, 0, -half, 0]),
+        "south": ([0, y_low, 0], [half, -half, 0, 0]),
+        "north": ([0, y_high, 0], [half, half, 0, 0]),
+    }
+    for name, (position, quaternion) in border.items():
+        spec.worldbody.add_geom(
+            name=name, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 0.1], pos=position, quat=quaternion, **contact
+        )
+    for index, (low, high) in enumerate(maze.obstacles):
+        spec.worldbody.add_geom(
+            name=f"wall {index}",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, height_m / 2],
+            pos=[(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, height_m / 2],
+            **contact,
+        )
+
+
+def floor_plan(maze: Maze) -> tuple[Rectangle, ...]:
+    """The walls within the border, and the border as four thin strips."""
+    (x_low, y_low), (x_high, y_high) = maze.interior
+    return (
+        *maze.obstacles,
+        Rectangle((x_low - _EDGE_M, y_low - _EDGE_M), (x_low, y_high + _EDGE_M)),
+        Rectangle((x_high, y_low - _EDGE_M), (x_high + _EDGE_M, y_high + _EDGE_M)),
+        Rectangle((x_low, y_low - _EDGE_M), (x_high, y_low)),
+        Rectangle((x_low, y_high), (x_high, y_high + _EDGE_M)),
+    )
