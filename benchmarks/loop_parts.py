@@ -26,7 +26,7 @@ import tyro
 
 from clients.sim import fleet
 from kilolayer import PolicyClient
-from training import loop, snapshot
+from training import loop, publication, snapshot
 from training.config import TrainConfig, preset_config
 from training.envs import registry
 from training.envs.base import GoalEnv
@@ -141,7 +141,7 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
 def keep(config: TrainConfig, env: GoalEnv, state: loop.TrainerState) -> None:
     """What follows an evaluation: a snapshot, and a published policy."""
     snapshot.save(config.out / "snapshots", int(state.iteration), state=state)
-    loop.publish_once(config, env, state, {})
+    publication.publish_once(config, env, state.learner.params, iteration=int(state.iteration), metrics={})
 
 
 def serving_parts(config: TrainConfig) -> list[Part]:

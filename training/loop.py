@@ -6,15 +6,13 @@ iterations, an evaluation, a snapshot and a published policy.
 
 import contextlib
 import functools
-import platform
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +23,12 @@ from policy import bundle
 from policy.energy import ENERGIES
 from policy.layers import Execution
 from policy.networks import init_policy
-from training import evaluate, losses, memory, relabel, replay, rollout, run_folder, snapshot
+from training import evaluate, losses, memory, publication, relabel, replay, rollout, run_folder, snapshot
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.base import GoalEnv
 from training.report import Report
 from training.update import Learner, Updater
-
-_PROBES = 32
 
 
 class TrainerState(NamedTuple):
@@ -140,12 +136,12 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
     """Epoch after epoch, until the steps, the goal, the time or a signal ends the run."""
     config, report = run.config, run.report
     done = int(state.iteration)
-    metrics, policy = report.rows[-1] if report.rows else {}, _last_policy(config)
+    metrics, policy = report.rows[-1] if report.rows else {}, publication.last_policy(config)
     if _evaluation_due(config, done):
         # a kill between the snapshot and the policy leaves the policy to publish; other epochs, the evaluation too
         if metrics.get("env_steps") != done * config.steps_per_iteration:
             metrics = _evaluate(run, state, {})
-        policy = publish_once(config, run.env, state, metrics)
+        policy = publication.publish_once(config, run.env, state.learner.params, iteration=done, metrics=metrics)
     while done < config.iterations:
         started, before = run.clock(), done
         state, averages, done = _run_epoch(run, state)
@@ -155,7 +151,7 @@ def _run(run: _Run, state: TrainerState) -> Outcome:
             return Outcome(policy, metrics, stopped=True)
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         snapshot.save(config.out / "snapshots", done, state=_to_save(config, state))
-        policy = publish_once(config, run.env, state, metrics)
+        policy = publication.publish_once(config, run.env, state.learner.params, iteration=done, metrics=metrics)
         if metrics["eval/success_any"] >= config.stop_at_share:
             report.say(f"the share of {config.stop_at_share:g} is reached")
             break
@@ -178,8 +174,8 @@ def _evaluate(run: _Run, state: TrainerState, averages: dict[str, float]) -> dic
     broken = [name for name, number in row.items() if not np.isfinite(number)]
     if broken:
         raise FloatingPointError(
-            f"{broken[0]} is not finite after iteration {done}, because the policy's actions are not; the last snapshot "
-            "is from before. Try a lower learning rate"
+            f"{broken[0]} is not finite after iteration {done}, because the policy's actions are not; the last "
+            "snapshot is from before. Try a lower learning rate"
         )
     run.report.record(row)
     return row
@@ -336,12 +332,6 @@ def require_device(config: TrainConfig) -> None:
         )
 
 
-def _last_policy(config: TrainConfig) -> Path | None:
-    root = config.out / "policies"
-    versions = bundle.versions(root)
-    return root / str(versions[-1]) if versions else None
-
-
 def make_updater(config: TrainConfig, env: GoalEnv) -> Updater:
     """The gradient step that `config` describes."""
     return Updater(
@@ -355,31 +345,6 @@ def make_updater(config: TrainConfig, env: GoalEnv) -> Updater:
         logsumexp_penalty=config.logsumexp_penalty,
         execution=Execution(precision=config.precision, remat=config.remat),
     )
-
-
-def publish_once(config: TrainConfig, env: GoalEnv, state: TrainerState, metrics: dict[str, Any]) -> Path:
-    """Publish the policy as it is, unless the very same step was published before an interruption."""
-    version = int(state.iteration) * config.steps_per_iteration
-    root = config.out / "policies"
-    if version in bundle.versions(root):
-        return root / str(version)
-    probe_key = jax.random.fold_in(jax.random.key(config.seed), version % 2**32)
-    probes = jax.jit(jax.vmap(env.reset))(jax.random.split(probe_key, _PROBES))
-    return bundle.publish(
-        root,
-        version,
-        spec=config.spec(env),
-        params=jax.tree.map(np.asarray, state.learner.params),
-        probe_state=np.asarray(probes.info["state"]),
-        probe_goal=np.asarray(probes.info["goal"]),
-        provenance={"config": config.to_json(), "metrics": metrics, "versions": library_versions()},
-    )
-
-
-def library_versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    libraries = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "optax", "kilolayer-stack")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}
 
 
 def _require_finite(metrics: dict[str, np.ndarray], *, iteration: int, config: TrainConfig) -> None:

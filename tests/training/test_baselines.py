@@ -48,7 +48,7 @@ def on_a_line(tiny, tmp_path, monkeypatch):
             "eval_episodes": EPISODES,
             "epochs": 4,
         }
-        return tiny(tmp_path / "run", **(defaults | changes))
+        return tiny(changes.pop("out", tmp_path / "run"), **(defaults | changes))
 
     return config
 
