@@ -24,7 +24,7 @@ protos: $(READY)  ## the Python stubs, from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=clients/python --pyi_out=clients/python \
 		--grpc_python_out=clients/python protos/kilolayer/v1/policy.proto
 
-bench: $(READY)  ## every benchmark, recorded under runs/bench
+bench: $(READY)  ## every benchmark, recorded under runs/bench; takes hours
 	@mkdir -p runs/bench
 	@set -e; for script in benchmarks/[a-z]*.py; do \
 		$(BIN)/python $$script --json runs/bench/$$(basename $$script .py).json; done

@@ -1,0 +1,82 @@
+"""How fast each environment's physics is: random actions in many worlds, nothing learned and nothing recorded.
+
+    python benchmarks/physics.py --json physics.json
+
+Environment steps per second, all worlds together, compilation apart: one compiled unroll for every environment and
+number of worlds, of whose runs the median counts.
+"""
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Any
+
+import _record
+import jax
+import train_step
+import tyro
+
+from training.envs import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Environment steps per second of physics alone."""
+
+    json: Path | None = None
+    """File for the record."""
+    envs: tuple[str, ...] = ("point_u_maze", "point_hardest_maze", "ant", "ant_u_maze", "ant_big_maze")
+    """Environments."""
+    worlds: train_step.Depths = (64, 512)
+    """Numbers of worlds that run in step."""
+    physics: str = "jax"
+    """MJX implementation."""
+    steps: int = 20
+    """Steps of every world in a run."""
+    repeats: int = 7
+    """Runs; the median counts."""
+    quick: bool = False
+    """One environment, a few worlds and steps: whether it works, not how fast."""
+
+
+def main() -> None:
+    """Measure and publish."""
+    options = tyro.cli(Options)
+    if options.quick:
+        options = dataclasses.replace(options, envs=("point_u_maze",), worlds=(4,), steps=2, repeats=2)
+    about = _record.machine()
+    rows = [measure(options, env, worlds) for env in options.envs for worlds in options.worlds]
+    notes = f"impl {options.physics}, random actions, {options.steps} steps a run, medians of {options.repeats}"
+    _record.publish("physics alone", rows, about=about, json_file=options.json, notes=notes)
+
+
+def measure(options: Options, name: str, worlds: int) -> dict[str, Any]:
+    """One row of the table."""
+    env = registry.make(name, impl=options.physics)
+
+    def step(robots: Any, key: jax.Array) -> tuple[Any, None]:
+        actions = jax.random.uniform(key, (worlds, env.action_size), minval=-1)
+        return jax.vmap(env.step)(robots, actions), None
+
+    def unroll(robots: Any, key: jax.Array) -> Any:
+        return jax.lax.scan(step, robots, jax.random.split(key, options.steps))[0]
+
+    robots = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), worlds))
+    compiled, seconds = _record.timed(lambda: jax.jit(unroll).lower(robots, jax.random.key(1)).compile())
+    robots = jax.block_until_ready(compiled(robots, jax.random.key(1)))
+    runs: list[float] = []
+    for key in jax.random.split(jax.random.key(2), options.repeats):
+        robots, took = _record.timed(lambda robots=robots, key=key: compiled(robots, key))
+        runs.append(worlds * options.steps / took)
+    return {
+        "environment": name,
+        "worlds": worlds,
+        "steps/s": statistics.median(runs),
+        "physics steps/s": statistics.median(runs) * env.substeps,
+        "geoms": env.model.ngeom,
+        "compile s": seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()
