@@ -30,6 +30,7 @@ import tyro
 from training.report import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDED = ("env_steps", "eval/time_at_goal", "eval/success_any", "loss/critic", "time/train_s")  # of every evaluation
 LAST = 5  # evaluations that a run's figure is the mean of
 
 
@@ -47,9 +48,9 @@ class Options:
     """Depths of actor and critic alike."""
     seeds: int = 3
     """Runs of each depth, with the seeds 0, 1, 2 ..."""
-    env_steps: int = 960_000
+    env_steps: int = 1_920_000
     """Environment steps of a run."""
-    evaluations: int = 15
+    evaluations: int = 30
     """Evaluations of a run, evenly spaced."""
     learning_rate: float | None = None
     """Of actor, critic and temperature; the preset's, if None. The paper's is 3e-4."""
@@ -75,6 +76,12 @@ class Run(NamedTuple):
         return statistics.fmean(row[metric] for row in self.curve[-LAST:])
 
 
+    def record(self) -> dict[str, Any]:
+        """What the record keeps of it: columns by name."""
+        columns = {name: [row.get(name) for row in self.curve] for name in RECORDED}
+        return {"depth": self.depth, "seed": self.seed, **columns}
+
+
 def main() -> None:
     """Train, measure and publish."""
     options = tyro.cli(Options)
@@ -93,7 +100,7 @@ def main() -> None:
         notes=f"{options.env_steps:,} environment steps, {options.seeds} seeds; of each run the mean of its last "
         f"{LAST} evaluations, over the runs the mean and its standard error; train s: gradient steps and rollouts, "
         f"compilation and evaluation apart, {options.jobs} runs side by side",
-        details={"runs": [run._asdict() for run in runs]},
+        details={"runs": [run.record() for run in runs]},
     )
 
 
