@@ -75,7 +75,6 @@ class Run(NamedTuple):
         """The mean of the last evaluations."""
         return statistics.fmean(row[metric] for row in self.curve[-LAST:])
 
-
     def record(self) -> dict[str, Any]:
         """What the record keeps of it: columns by name."""
         columns = {name: [row.get(name) for row in self.curve] for name in RECORDED}

@@ -254,15 +254,8 @@ def _train_sac(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
 
         sac.train(
             env,
-            num_timesteps=config.iterations * config.steps_per_iteration,
-            episode_length=config.episode_length,
-            wrap_env_fn=wrap,
-            num_envs=config.num_envs,
-            learning_rate=config.actor_learning_rate,
-            discounting=config.discount,
-            seed=config.seed,
+            **_shared(config),
             batch_size=config.batch_size,
-            num_evals=_evaluations(config) + 1,
             min_replay_size=config.num_envs * config.replay_min,
             max_replay_size=config.num_envs * config.replay_capacity,
             grad_updates_per_step=max(1, round(config.updates_per_unroll / config.unroll)),
@@ -271,7 +264,6 @@ def _train_sac(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
             eval_env=_NothingToJudge(env),
             progress_fn=judge_checkpoint,
             checkpoint_logdir=scratch,
-            max_devices_per_host=1,
         )
 
 
@@ -294,25 +286,32 @@ def _train_ppo(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
     minibatches = math.gcd(config.num_envs, _LARGEST_MINIBATCHES)
     ppo.train(
         env,
-        num_timesteps=config.iterations * config.steps_per_iteration,
-        episode_length=config.episode_length,
-        wrap_env_fn=wrap,
-        num_envs=config.num_envs,
-        learning_rate=config.actor_learning_rate,
+        **_shared(config),
         entropy_cost=_ENTROPY_COST,
-        discounting=config.discount,
         unroll_length=config.unroll,
         batch_size=config.num_envs // minibatches,
         num_minibatches=minibatches,
         num_updates_per_batch=_PASSES,
         network_factory=networks,
-        seed=config.seed,
-        num_evals=_evaluations(config) + 1,
         run_evals=False,
         policy_params_fn=keep,
         progress_fn=lambda steps, metrics: judge(steps, actor.network(latest), _renamed(metrics, _PPO_LOSSES)),
-        max_devices_per_host=1,
     )
+
+
+def _shared(config: TrainConfig) -> dict[str, Any]:
+    """What both of brax's trainers take, by brax's names."""
+    return {
+        "num_timesteps": config.iterations * config.steps_per_iteration,
+        "episode_length": config.episode_length,
+        "wrap_env_fn": wrap,
+        "num_envs": config.num_envs,
+        "learning_rate": config.actor_learning_rate,
+        "discounting": config.discount,
+        "seed": config.seed,
+        "num_evals": _evaluations(config) + 1,  # brax counts one before training
+        "max_devices_per_host": 1,
+    }
 
 
 def _feed_forward(net: _Net) -> FeedForwardNetwork:

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from tests.training.truth import Moments, step_errors
 from training.envs import registry
 from training.envs.base import GoalEnv
 
@@ -21,11 +22,6 @@ def ant() -> GoalEnv:
 @pytest.fixture(scope="module")
 def starts(ant: GoalEnv):
     return jax.jit(jax.vmap(ant.reset))(jax.random.split(jax.random.key(0), STEPS))
-
-
-@pytest.fixture(scope="module")
-def step(ant: GoalEnv):
-    return jax.jit(jax.vmap(ant.step))
 
 
 def test_sizes_names_and_limits(ant: GoalEnv) -> None:
@@ -84,7 +80,7 @@ def touching(ant: GoalEnv, data: mujoco.MjData) -> set[tuple[str, str]]:
     return {(first, second) for first, second in names}
 
 
-def test_physics_agrees_with_mujoco_c(ant: GoalEnv, starts, step) -> None:
+def test_physics_agrees_with_mujoco_c(ant: GoalEnv, starts) -> None:
     """One control step from C's own state, at every moment of a rollout of 200 under random torques.
 
     1e-4 of a metre or radian (1e-2 a second) where nothing touches. With feet on the floor, one solver iteration in
@@ -93,7 +89,7 @@ def test_physics_agrees_with_mujoco_c(ant: GoalEnv, starts, step) -> None:
     random = np.random.default_rng(0)
     data = mujoco.MjData(ant.model)
     actions = random.uniform(-1, 1, (STEPS, 8))
-    before: list[list[np.ndarray]] = []
+    moments = Moments([], [], [])
     truth: list[np.ndarray] = []
     contacts = np.zeros(STEPS, int)
     for index, action in enumerate(actions):
@@ -101,17 +97,13 @@ def test_physics_agrees_with_mujoco_c(ant: GoalEnv, starts, step) -> None:
             mujoco.mj_resetData(ant.model, data)
             data.qpos[:] = starts.info["state"][index, :15]
             data.qvel[:] = starts.info["state"][index, 15:]
-        before.append([data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()])
+        moments.note(data)
         data.ctrl[:] = 150 * action
         for _ in range(5):
             mujoco.mj_step(ant.model, data)
             contacts[index] += data.ncon
         truth.append(np.concatenate([data.qpos, data.qvel]))
-    qpos, qvel, warmstart = (jnp.asarray(np.array(column), jnp.float32) for column in zip(*before, strict=True))
-    physics = starts.pipeline_state.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart)
-    after = step(starts.replace(pipeline_state=physics), jnp.asarray(actions, jnp.float32))
-    error = np.abs(np.asarray(after.info["state"]) - np.array(truth))
-    position, velocity = error[:, :15].max(axis=1), error[:, 15:].max(axis=1)
+    position, velocity = step_errors(ant, starts, moments, actions=actions, truth=truth)
     free = contacts == 0
     assert min(free.sum(), (~free).sum()) > 30
     assert position[free].max() < 1e-4

@@ -3,11 +3,11 @@
 import collections
 
 import jax
-import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 
+from tests.training.truth import Moments, step_errors
 from training.envs import ant_maze, registry
 from training.envs.ant_maze import AntMaze
 from training.envs.mazes import LayoutError
@@ -105,27 +105,22 @@ def test_physics_agrees_with_mujoco_c_with_and_without_walls(big: AntMaze) -> No
     C knows no limit on contacts, so this also holds that the deepest eight are enough.
     """
     random = np.random.default_rng(0)
-    reset, step = jax.jit(jax.vmap(big.reset)), jax.jit(jax.vmap(big.step))
-    starts = reset(jax.random.split(jax.random.key(0), STEPS))
+    starts = jax.jit(jax.vmap(big.reset))(jax.random.split(jax.random.key(0), STEPS))
     actions = random.uniform(-1, 1, (STEPS, 8))
-    before: list[list[np.ndarray]] = []
+    moments = Moments([], [], [])
     truth: list[np.ndarray] = []
     against_walls = np.zeros(STEPS, bool)
     data = placed(big, 4, 4)
     for index, action in enumerate(actions):
         if index % 6 == 0:
             data = placed(big, *((4, 4) if index % 12 else (2.5, 2.5 + 0.1 * (index % 5))), height=0.6)
-        before.append([data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()])
+        moments.note(data)
         data.ctrl[:] = 150 * action
         for _ in range(5):
             mujoco.mj_step(big.model, data)
             against_walls[index] |= any("floor" not in pair for pair in touching(big, data))
         truth.append(np.concatenate([data.qpos, data.qvel]))
-    qpos, qvel, warmstart = (jnp.asarray(np.array(column), jnp.float32) for column in zip(*before, strict=True))
-    physics = starts.pipeline_state.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart)
-    after = step(starts.replace(pipeline_state=physics), jnp.asarray(actions, jnp.float32))
-    error = np.abs(np.asarray(after.info["state"]) - np.array(truth))
-    position, velocity = error[:, :15].max(axis=1), error[:, 15:].max(axis=1)
+    position, velocity = step_errors(big, starts, moments, actions=actions, truth=truth)
     assert 20 < against_walls.sum() < 76
     assert np.quantile(position, 0.8) < 1e-3
     assert np.quantile(velocity, 0.8) < 5e-2

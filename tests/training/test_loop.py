@@ -5,6 +5,8 @@ import io
 import json
 import resource
 import shutil
+import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -244,9 +246,10 @@ def test_a_record_that_is_damaged_is_named(finished: Path, tiny, console, tmp_pa
         loop.train(tiny(run, resume=True), console=console)
 
 
-# Orbax leaves reads behind that complain, after the error it raised, of its event loop being closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path, tmp_path, capsys) -> None:
+def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path, tmp_path, capsys, monkeypatch) -> None:
+    # Orbax leaves reads behind that complain, for a while after the error it raised, of its event loop being closed.
+    heard = [time.monotonic()]
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: heard.append(time.monotonic()))
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     settings = json.loads((run / "config.json").read_text()) | {"out": str(run)}
@@ -271,6 +274,8 @@ def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path,
     (run / "config.json").write_text("garbage")
     refused("config.json cannot be read")
     assert bundle.versions(run / "policies") == [120, 240]
+    while time.monotonic() - heard[-1] < 1:
+        time.sleep(0.05)
 
 
 def test_a_bad_name_costs_nothing(finished: Path, capsys) -> None:
