@@ -174,8 +174,8 @@ def _evaluate(run: _Run, state: TrainerState, averages: dict[str, float]) -> dic
     broken = [name for name, number in row.items() if not np.isfinite(number)]
     if broken:
         raise FloatingPointError(
-            f"{broken[0]} is not finite after iteration {done}, because the policy's actions are not; the last "
-            "snapshot is from before. Try a lower learning rate"
+            f"{broken[0]} is not finite after iteration {done}, because the policy's actions are not, or the physics "
+            "under them is not; the last snapshot is from before. Try a lower learning rate"
         )
     run.report.record(row)
     return row

@@ -12,6 +12,7 @@ import tyro
 
 from policy.spec import SpecError
 from training.config import PRESETS, ConfigError, TrainConfig, preset_config
+from training.envs.mazes import LayoutError
 from training.envs.registry import ENVIRONMENTS, UnknownNameError, make
 
 _DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         ConfigError,
         FloatingPointError,
         ImportError,
+        LayoutError,
         MemoryError,
         SpecError,
         run_folder.OutputFolderError,

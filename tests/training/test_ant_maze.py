@@ -11,6 +11,7 @@ from tests.training.truth import Moments, step_errors
 from training.envs import ant_maze, registry
 from training.envs.ant_maze import AntMaze
 from training.envs.mazes import LayoutError
+from training.run import main
 
 STEPS = 96
 
@@ -63,6 +64,19 @@ def test_evaluation_by_distance_starts_at_the_start() -> None:
 def test_a_distance_that_the_corridor_has_not_is_refused(name: str, complaint: str) -> None:
     with pytest.raises(LayoutError, match=complaint):
         registry.make(name)
+
+
+def test_such_a_distance_is_one_line_on_the_command_line(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--env", "ant_u_maze_gen_9f", "--out", str(tmp_path / "run")]) == 1
+    told = capsys.readouterr().err
+    assert told == "error: ant_u_maze_gen_9f: u_maze has distances of 1 to 6 cells, not [9]\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_limit_on_contacts_is_the_only_setting_of_mjx(big: AntMaze) -> None:
+    """MJX finds it by its place in this list: among others it would be read as one of theirs."""
+    assert big.model.numeric_data.tolist() == [8]
+    assert jax.eval_shape(big.reset, jax.random.key(0)).pipeline_state._impl.contact.dist.shape == (4 + 8,)
 
 
 def test_unknown_variants_are_unknown_names() -> None:

@@ -92,7 +92,7 @@ def ant_spec() -> mujoco.MjSpec:
     spec.option.iterations = 1
     spec.option.ls_iterations = 4
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
-    for numeric in spec.numerics:  # settings of brax's own physics; MJX reads its own by their place in this list
+    for numeric in list(spec.numerics):  # settings of brax's own physics; MJX reads its own by their place in this list
         spec.delete(numeric)
     for motor in spec.actuators:
         motor.name = motor.target
