@@ -92,6 +92,10 @@ class GoalEnv(Env):
         """How far `state: [..., state_dim]` is from `goal: [..., goal_dim]`, in the goal's unit, [...]."""
         return jnp.linalg.norm(self.achieved_goal(state) - goal, axis=-1)
 
+    def control(self, action: jax.Array) -> jax.Array:
+        """What `action: [action_dim]` asks of the actuators, [nu]: their range, unless a family says otherwise."""
+        return self._control_low + (action + 1) / 2 * (self._control_high - self._control_low)
+
     def reset(self, rng: jax.Array) -> State:
         """A fresh start and a fresh goal, drawn with the random key `rng`."""
         qpos, qvel, goal = self.sample_task(rng)
@@ -100,10 +104,8 @@ class GoalEnv(Env):
 
     def step(self, state: State, action: jax.Array) -> State:
         """Advance one control period with `action: [action_dim]`, clipped to [-1, 1] and held throughout."""
-        fraction = (jnp.clip(action, -1, 1) + 1) / 2
-        control = self._control_low + fraction * (self._control_high - self._control_low)
         physics: Any = state.pipeline_state
-        data = physics.replace(ctrl=control)
+        data = physics.replace(ctrl=self.control(jnp.clip(action, -1, 1)))
         data = jax.lax.fori_loop(0, self.substeps, lambda _, now: mjx.step(self._mjx_model, now), data)
         return self._observe(data, state.info["goal"], before=state)
 

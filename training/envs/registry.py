@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from training.envs import ant, ant_maze, point
+from training.envs import ant, ant_maze, humanoid, humanoid_maze, point
 from training.envs.base import GoalEnv
 
 IMPLEMENTATIONS = ("jax", "warp")
@@ -23,6 +23,8 @@ ENVIRONMENTS: Mapping[str, Entry] = MappingProxyType(
     {name: Entry(point.PointMaze, length) for name, length in point.EPISODE_LENGTHS.items()}
     | {"ant": Entry(ant.Ant, ant.EPISODE_LENGTH)}
     | {name: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH) for name in ant_maze.NAMES}
+    | {"humanoid": Entry(humanoid.Humanoid, humanoid.EPISODE_LENGTH)}
+    | {name: Entry(humanoid_maze.HumanoidMaze, humanoid.EPISODE_LENGTH) for name in humanoid_maze.NAMES}
 )
 _PATTERNS: Mapping[re.Pattern[str], Entry] = MappingProxyType(
     {ant_maze.DISTANCES: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH)}
