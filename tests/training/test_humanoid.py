@@ -53,11 +53,10 @@ def test_resets_stand_at_the_origin_and_aim_one_to_five_metres_away(starts) -> N
     np.testing.assert_allclose(state[:, :24], np.tile([0, 0, 1.4, 1, *[0] * 20], (STEPS, 1)))
     assert not state[:, 24:47].any()
     distance = np.linalg.norm(goal[:, :2], axis=1)
-    assert 1 <= distance.min() < 1.3 < 4.7 < distance.max() <= 5
+    assert 1 <= distance.min() < 1.3
+    assert 4.7 < distance.max() <= 5
     assert distance.mean() == pytest.approx(3, abs=0.3)
-    assert set(zip(*(goal[:, :2] > 0).T.tolist(), strict=True)) == {
-        (a, b) for a in (False, True) for b in (False, True)
-    }
+    assert len(set(zip(*(goal[:, :2] > 0).T.tolist(), strict=True))) == 4  # every quadrant
     np.testing.assert_allclose(goal[:, 2], 1.25)
     assert (state == state[0]).all()  # so the goal is not part of it
 
@@ -155,8 +154,8 @@ def test_physics_agrees_with_mujoco_c(humanoid: GoalEnv, starts) -> None:
     """Windows of one to four control steps, begun at every moment of C's own 200 steps under random torques.
 
     Where nothing touches and no joint is at its limit, 1e-5 of a metre or radian and 1e-3 a second. Else one solver
-    iteration in float32 finds another force than in float64 now and then: by length, within these in seven of ten and nine
-    of ten windows, and never off by much.
+    iteration in float32 finds another force than in float64 now and then: by length, within these in seven and in
+    nine of ten windows, and never off by much.
     """
     random = np.random.default_rng(0)
 

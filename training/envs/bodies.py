@@ -27,7 +27,7 @@ class Motion:
         self._moved_by = jnp.asarray(_ancestor_dofs(model))
 
     def velocities(self, data: mjx.Data) -> jax.Array:
-        """MuJoCo's `cvel` [nbody, 6]: angular velocity, then linear at the centre of mass of the whole tree, in the world.
+        """MuJoCo's `cvel` [nbody, 6] in the world's axes: angular, then linear at the whole tree's centre of mass.
 
         Args:
             data: `placed`.

@@ -1,8 +1,8 @@
 """The humanoid: eleven links and seventeen hinges on two feet, on MuJoCo dynamics.
 
-The robot is the one of the model file that brax ships, its torques those of that file (gear times control range: 40 N m,
-120 at the hips' y, 80 at the knees, 10 in the arms). Only the feet touch the floor: an episode ends before anything else
-can. A control step is six physics steps of 0.005 s.
+The robot is the one of the model file that brax ships, its torques those of that file (gear times control range: 40
+N m, 120 at the hips' y, 80 at the knees, 10 in the arms). Only the feet touch the floor: an episode ends before
+anything else can. A control step is six physics steps of 0.005 s.
 """
 
 # MuJoCo is compiled and ships no type information.
