@@ -9,6 +9,7 @@ import pytest
 
 from tests.training.truth import roll, touching, window_errors
 from training.envs import ant_maze, registry
+from training.envs.ant import FEET
 from training.envs.ant_maze import AntMaze
 from training.envs.mazes import LayoutError
 from training.run import main
@@ -99,10 +100,10 @@ def placed(env: AntMaze, x: float, y: float, *, height: float = 0.45) -> mujoco.
 
 
 def test_torso_and_feet_meet_the_walls_and_nothing_else_does(big: AntMaze) -> None:
-    assert touching(big, placed(big, 4, 4)) == {tuple(sorted(("floor", foot))) for foot in ant_maze._FEET}
+    assert touching(big, placed(big, 4, 4)) == {tuple(sorted(("floor", foot))) for foot in FEET}
     west = placed(big, 2 + 0.3, 4)  # the border is 2 m from the middle of the first cell, the hull reaches 0.36 m
     assert ("hull", "west") in touching(big, west)
-    assert {name for pair in touching(big, west) for name in pair} <= {"hull", "west", "floor", *ant_maze._FEET}
+    assert {name for pair in touching(big, west) for name in pair} <= {"hull", "west", "floor", *FEET}
     box = next(index for index, rectangle in enumerate(big.maze.obstacles) if rectangle.low[1] <= 8 < rectangle.high[1])
     (x_low, y_low), (_, y_high) = big.maze.obstacles[box]
     near = placed(big, x_low - 0.3, (y_low + y_high) / 2)

@@ -8,4 +8,8 @@ import io
 with contextlib.redirect_stdout(io.StringIO()):
     from mujoco import mjx
 
+from training.envs import long_chains
+
+long_chains.keep_levels_apart()
+
 __all__ = ["mjx"]

@@ -7,24 +7,23 @@ physics steps of 0.01 s, and only what can matter collides: the feet with the fl
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
-from pathlib import Path
-
-import brax.envs
 import jax
 import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
+from training.envs import models
 from training.envs.base import EnvFacts, GoalEnv
 
-MODEL = Path(brax.envs.__file__).parent / "assets" / "ant.xml"
 GOAL_DISTANCE_M = 10.0
 EPISODE_LENGTH = 1000
-_TORQUE_NM = 150.0
+NQ, NV = 15, 14  # positions and velocities of the ant alone, which come first
+FEET = ("left_foot_geom", "right_foot_geom", "third_foot_geom", "fourth_foot_geom")
 _TIMESTEP_S = 0.01
 _SUBSTEPS = 5
 _HEALTHY_HEIGHT_M = (0.2, 1.0)
-_START = (0.0, 0.0, 0.55, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
+START_HEIGHT_M = 0.55
+_START = (0.0, 0.0, START_HEIGHT_M, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
 _START_NOISE = 0.1  # uniform for positions, standard deviation for velocities
 _QUATERNION = slice(3, 7)
 
@@ -35,9 +34,11 @@ class Ant(GoalEnv):
     State: torso position and quaternion, joint angles; the velocities of the same. Goal: where the torso shall be.
     """
 
-    def __init__(self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None) -> None:
+    def __init__(
+        self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None, sensed_too: tuple[str, ...] = ()
+    ) -> None:
         model = ant_spec().compile() if model is None else model
-        joints = [model.joint(index).name for index in range(1, model.njnt)]  # all but the torso's free one
+        joints = [model.joint(index).name for index in range(1, 1 + model.nu)]  # the torso's free one comes before
         motors = [model.actuator(index).name for index in range(model.nu)]
         facts = EnvFacts(
             name=name,
@@ -48,6 +49,7 @@ class Ant(GoalEnv):
                 *(f"v{axis} [m/s]" for axis in "xyz"),
                 *(f"w{axis} [rad/s]" for axis in "xyz"),
                 *(f"{joint} rate [rad/s]" for joint in joints),
+                *sensed_too,
             ),
             goal_names=("x [m]", "y [m]"),
             action_names=tuple(f"{motor} [N m]" for motor in motors),
@@ -59,11 +61,11 @@ class Ant(GoalEnv):
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Standing, everything a little off."""
         position_key, velocity_key = jax.random.split(key)
-        noise = jax.random.uniform(position_key, (self.model.nq,), minval=-_START_NOISE, maxval=_START_NOISE)
+        noise = jax.random.uniform(position_key, (NQ,), minval=-_START_NOISE, maxval=_START_NOISE)
         qpos = jnp.asarray(_START) + noise
         quaternion = qpos[_QUATERNION]
         qpos = qpos.at[_QUATERNION].set(quaternion / jnp.linalg.norm(quaternion))
-        return qpos, _START_NOISE * jax.random.normal(velocity_key, (self.model.nv,))
+        return qpos, _START_NOISE * jax.random.normal(velocity_key, (NV,))
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
         """On the circle, in any direction."""
@@ -71,8 +73,8 @@ class Ant(GoalEnv):
         return GOAL_DISTANCE_M * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
     def sense(self, data: mjx.Data) -> jax.Array:
-        """Every position, then every velocity."""
-        return jnp.concatenate([data.qpos, data.qvel])
+        """Every position of the ant, then every velocity."""
+        return jnp.concatenate([data.qpos[:NQ], data.qvel[:NV]])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
         """The torso's place on the floor."""
@@ -86,16 +88,4 @@ class Ant(GoalEnv):
 
 def ant_spec() -> mujoco.MjSpec:
     """The ant on an endless floor, its actuators in N m, to be compiled or added to."""
-    spec = mujoco.MjSpec.from_file(str(MODEL))
-    spec.option.timestep = _TIMESTEP_S
-    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    spec.option.iterations = 1
-    spec.option.ls_iterations = 4
-    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
-    for numeric in list(spec.numerics):  # settings of brax's own physics; MJX reads its own by their place in this list
-        spec.delete(numeric)
-    for motor in spec.actuators:
-        motor.name = motor.target
-        motor.gear = [1, 0, 0, 0, 0, 0]
-        motor.ctrlrange = [-_TORQUE_NM, _TORQUE_NM]
-    return spec
+    return models.load("ant.xml", timestep_s=_TIMESTEP_S)

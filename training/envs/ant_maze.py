@@ -20,19 +20,17 @@ import mujoco
 import numpy as np
 
 from training.envs import walls
-from training.envs.ant import Ant, ant_spec
+from training.envs.ant import FEET, Ant, ant_spec
 from training.envs.base import Rectangle
 from training.envs.mazes import LAYOUTS, LayoutError, Maze
 
 CELL_M = 4.0
-_WALL_HEIGHT_M = 2.0
+WALL_HEIGHT_M = 2.0
 _HULL_RADIUS_M = 0.36
-_FLOOR, _WALLS = 1, 2  # bits of contype and conaffinity: what meets what
+FLOOR, WALLS, BALL = 1, 2, 4  # bits of contype and conaffinity: what meets what
 _CONTACTS = 8  # with walls at once, the deepest: hull and feet in a corner; the floor's four are counted apart
 
-_FEET = ("left_foot_geom", "right_foot_geom", "third_foot_geom", "fourth_foot_geom")
-
-NAMES = tuple(f"ant_{layout}" for layout in LAYOUTS)
+NAMES = tuple(f"ant_{layout}" for layout in LAYOUTS if layout != "ball_maze")
 DISTANCES = re.compile(r"ant_(?P<layout>u[2-7]?_maze)_(?P<kind>gen|eval)_(?P<cells>(\d+f)+)")
 
 
@@ -103,18 +101,23 @@ def _along_the_corridor(maze: Maze, variant: re.Match[str]) -> _Tasks:
 def build_model(maze: Maze) -> mujoco.MjModel:
     """The ant between walls."""
     spec = ant_spec()
-    walls.add_walls(spec, maze, height_m=_WALL_HEIGHT_M, condim=1, contype=_WALLS, conaffinity=0, priority=1)
+    walls.add_walls(spec, maze, height_m=WALL_HEIGHT_M, condim=1, contype=WALLS, conaffinity=0, priority=1)
+    let_meet(spec, walls=WALLS)
+    spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
+    return spec.compile()
+
+
+def let_meet(spec: mujoco.MjSpec, *, walls: int) -> None:
+    """Let the ant's feet, and a hull around its torso, meet what bears one of the bits `walls`."""
     spec.body("torso").add_geom(
         name="hull",
         type=mujoco.mjtGeom.mjGEOM_SPHERE,
         size=[_HULL_RADIUS_M, 0, 0],
         mass=0,
         contype=0,
-        conaffinity=_WALLS,
+        conaffinity=walls,
         group=3,  # not drawn
     )
-    for foot in _FEET:
+    for foot in FEET:
         geom = spec.geom(foot)
-        geom.contype, geom.conaffinity = _FLOOR, _WALLS
-    spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
-    return spec.compile()
+        geom.contype, geom.conaffinity = FLOOR, walls

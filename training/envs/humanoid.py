@@ -8,18 +8,14 @@ anything else can. A control step is six physics steps of 0.005 s.
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
-from pathlib import Path
-
-import brax.envs
 import jax
 import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
-from training.envs import bodies
+from training.envs import bodies, models
 from training.envs.base import EnvFacts, GoalEnv
 
-MODEL = Path(brax.envs.__file__).parent / "assets" / "humanoid.xml"
 EPISODE_LENGTH = 1000
 GOAL_HEIGHT_M = 1.25
 FEET = ("right_foot", "left_foot")
@@ -107,18 +103,7 @@ def _facts(name: str, model: mujoco.MjModel) -> EnvFacts:
 
 def humanoid_spec() -> mujoco.MjSpec:
     """The humanoid on an endless floor, its actuators in N m, to be compiled or added to."""
-    spec = mujoco.MjSpec.from_file(str(MODEL))
-    spec.option.timestep = _TIMESTEP_S
-    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    spec.option.iterations = 1
-    spec.option.ls_iterations = 4
-    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
-    for numeric in list(spec.numerics):  # settings of brax's own physics; MJX reads its own by their place in this list
-        spec.delete(numeric)
-    for motor in spec.actuators:
-        torque = motor.gear[0] * motor.ctrlrange[1]
-        motor.gear = [1, 0, 0, 0, 0, 0]
-        motor.ctrlrange = [-torque, torque]
+    spec = models.load("humanoid.xml", timestep_s=_TIMESTEP_S)
     for foot in FEET:  # a foot is no link of its own: it moves with the shin
         body = spec.body(foot)
         drawn = spec.geom(foot)

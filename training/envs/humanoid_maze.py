@@ -1,7 +1,8 @@
 """The humanoid among walls of 1 m, in mazes of 2 m cells.
 
 What meets the walls are spheres: the feet, and stand-ins without mass for what is lower than a wall's top: the pelvis
-with the thighs' upper ends, the knees, the hands. Walls are without friction: contacts are what physics here costs. A control step is three physics steps of 0.005 s.
+with the thighs' upper ends, the knees, the hands. Walls are without friction: contacts are what physics here costs. A
+control step is three physics steps of 0.005 s.
 """
 
 # MuJoCo is compiled and ships no type information.

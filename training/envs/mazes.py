@@ -1,7 +1,7 @@
 """Mazes as text, and what follows from the text: starts, goals, ways, and few large wall boxes.
 
 Row i, column j of a layout is the cell centred at x = i * cell, y = j * cell. `#` is wall, `S` the start, `g` a goal,
-`.` free. Layouts as published for the maze tasks of arXiv 2408.11052 and arXiv 2503.14858.
+`b` a ball, `.` free. Layouts as published for the maze tasks of arXiv 2408.11052 and arXiv 2503.14858.
 """
 
 import dataclasses
@@ -146,6 +146,13 @@ LAYOUTS = {
         #.gg#gg#
         ########
     """,
+    "ball_maze": """
+        #####
+        #Sgb#
+        ###g#
+        #ggg#
+        #####
+    """,
     "hardest_maze": """
         ############
         #Sggg#ggggg#
@@ -179,8 +186,8 @@ class Maze:
         rows = self.text.split()
         if not rows or len({len(row) for row in rows}) != 1:
             raise LayoutError(f"every row of a maze must be equally long: {rows}")
-        if unknown := set("".join(rows)) - set("#Sg."):
-            raise LayoutError(f"a maze is made of # S g and . only, not {sorted(unknown)}")
+        if unknown := set("".join(rows)) - set("#Sgb."):
+            raise LayoutError(f"a maze is made of # S g b and . only, not {sorted(unknown)}")
         walls = self.walls
         if not (walls[0].all() and walls[-1].all() and walls[:, 0].all() and walls[:, -1].all()):
             raise LayoutError("the border of a maze must be # all around")
@@ -207,6 +214,11 @@ class Maze:
     def goals(self) -> np.ndarray:
         """Centres of the goal cells in metres, [goals, 2]."""
         return self._centres("g")
+
+    @property
+    def balls(self) -> np.ndarray:
+        """Centres of the balls' cells in metres, [balls, 2]."""
+        return self._centres("b")
 
     @property
     def corridor(self) -> np.ndarray:

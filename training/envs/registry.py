@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from training.envs import ant, ant_maze, humanoid, humanoid_maze, point
+from training.envs import ant, ant_ball, ant_maze, ant_push, cheetah, humanoid, humanoid_maze, point, pusher, reacher
 from training.envs.base import GoalEnv
 
 IMPLEMENTATIONS = ("jax", "warp")
@@ -23,8 +23,16 @@ ENVIRONMENTS: Mapping[str, Entry] = MappingProxyType(
     {name: Entry(point.PointMaze, length) for name, length in point.EPISODE_LENGTHS.items()}
     | {"ant": Entry(ant.Ant, ant.EPISODE_LENGTH)}
     | {name: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH) for name in ant_maze.NAMES}
+    | {
+        "ant_ball": Entry(ant_ball.AntBall, ant.EPISODE_LENGTH),
+        "ant_ball_maze": Entry(ant_ball.AntBallMaze, ant.EPISODE_LENGTH),
+        "ant_push": Entry(ant_push.AntPush, ant.EPISODE_LENGTH),
+    }
     | {"humanoid": Entry(humanoid.Humanoid, humanoid.EPISODE_LENGTH)}
     | {name: Entry(humanoid_maze.HumanoidMaze, humanoid.EPISODE_LENGTH) for name in humanoid_maze.NAMES}
+    | {"reacher": Entry(reacher.Reacher, reacher.EPISODE_LENGTH)}
+    | {name: Entry(pusher.Pusher, pusher.EPISODE_LENGTH) for name in pusher.NAMES}
+    | {"cheetah": Entry(cheetah.Cheetah, cheetah.EPISODE_LENGTH)}
 )
 _PATTERNS: Mapping[re.Pattern[str], Entry] = MappingProxyType(
     {ant_maze.DISTANCES: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH)}
