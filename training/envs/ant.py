@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
+from training.envs import scenery
 from training.envs.base import EnvFacts, GoalEnv
 
 MODEL = Path(brax.envs.__file__).parent / "assets" / "ant.xml"
@@ -98,4 +99,6 @@ def ant_spec() -> mujoco.MjSpec:
         motor.name = motor.target
         motor.gear = [1, 0, 0, 0, 0, 0]
         motor.ctrlrange = [-_TORQUE_NM, _TORQUE_NM]
+    scenery.add_scenery(spec)
+    scenery.paint(spec.body("torso"))
     return spec

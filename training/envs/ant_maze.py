@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from training.envs import walls
+from training.envs import scenery, walls
 from training.envs.ant import Ant, ant_spec
 from training.envs.base import Rectangle
 from training.envs.mazes import LAYOUTS, LayoutError, Maze
@@ -111,7 +111,7 @@ def build_model(maze: Maze) -> mujoco.MjModel:
         mass=0,
         contype=0,
         conaffinity=_WALLS,
-        group=3,  # not drawn
+        group=scenery.UNSEEN,
     )
     for foot in _FEET:
         geom = spec.geom(foot)
