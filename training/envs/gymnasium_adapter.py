@@ -133,7 +133,7 @@ def register(names: Iterable[str] | None = None) -> None:
         UnknownNameError: one of them is not known.
     """
     for name in registry.ENVIRONMENTS if names is None else names:
-        identity = f"kilolayer/{name}-v0"
+        identity = f"kilolayer/{name.rpartition(':')[2]}-v0"  # what stands before a colon Gymnasium would import
         if identity not in gymnasium.registry:
             gymnasium.register(
                 identity,
