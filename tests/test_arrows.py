@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 OURS = frozenset({"benchmarks", "clients", "deploy", "kilolayer", "policy", "serving", "tests", "training"})
-RUN_AS_SCRIPTS = ("training", "serving", "clients/sim", "deploy", "benchmarks")  # each comes first on sys.path
+RUN_AS_SCRIPTS = ("training", "serving", "clients/sim", "deploy", "benchmarks", "docs")  # each comes first on sys.path
 PICKLES = frozenset({"_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
 
 

@@ -7,14 +7,14 @@ counts as missed. Nothing is sent again.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kilolayer import Action, DeadlineExceeded, Overloaded, PolicyClient
-from training.envs.base import GoalEnv
+from training.envs.base import GoalEnv, State
 
 
 class Tick(NamedTuple):
@@ -32,6 +32,7 @@ class Episode(NamedTuple):
     time_at_goal: int  # control steps within the success radius
     ticks: tuple[Tick, ...]  # the requests that were answered
     missed: int  # the requests that were not
+    poses: np.ndarray | None = None  # [steps + 1, nq], joint positions as MuJoCo orders them; only where asked for
 
     @property
     def reached(self) -> bool:
@@ -54,12 +55,14 @@ def drive(
     key: jax.Array,
     episodes: int,
     episode_length: int,
+    keep_poses: bool = False,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Episode]:
     """Drive `episodes` episodes, as many at once as there are pilots; yield each when its round ends.
 
     Args:
         episode_length: control steps; an episode that terminates earlier stands still from then on.
+        keep_poses: whether the first episode keeps its joint positions, up to its end, for pictures.
         on_step: told after every control period how many robots moved.
 
     Raises:
@@ -75,6 +78,7 @@ def drive(
             active = min(len(pilots), episodes - first)
             goals = np.asarray(current.info["goal"])
             paths = [np.asarray(achieved(current.info["state"]))]
+            poses = [_pose(current)] if keep_poses and first == 0 else None
             at_goal, alive = np.zeros(len(pilots), int), np.ones(len(pilots), bool)
             answers: list[list[Action | None]] = [[] for _ in range(active)]
             for _ in range(episode_length):
@@ -84,17 +88,26 @@ def drive(
                     answers[robot].append(reply)
                 current = step(current, jnp.asarray(_actions(replies, rows=len(pilots), action_size=env.action_size)))
                 paths.append(np.where(alive[:, None], np.asarray(achieved(current.info["state"])), paths[-1]))
+                if poses is not None and alive[0]:
+                    poses.append(_pose(current))
                 at_goal += alive & (np.asarray(current.metrics["success"]) > 0)
                 alive &= np.asarray(current.done) == 0
                 on_step(active)
             path = np.stack(paths, axis=1)
             for robot in range(active):
-                yield _episode(goals[robot], path[robot], time_at_goal=int(at_goal[robot]), answers=answers[robot])
+                episode = _episode(goals[robot], path[robot], time_at_goal=int(at_goal[robot]), answers=answers[robot])
+                yield episode if poses is None or robot else episode._replace(poses=np.stack(poses))
 
 
 def connect(address: str, *, robots: int, policy: str, timeout_s: float) -> list[PolicyClient]:
     """One client per robot, as if each were a machine of its own."""
     return [PolicyClient(address, policy=policy, timeout_s=timeout_s) for _ in range(robots)]
+
+
+def _pose(current: State) -> np.ndarray:
+    """The first robot's joint positions, [nq]."""
+    physics: Any = current.pipeline_state
+    return np.array(physics.qpos[0])
 
 
 def _ask(pilot: Pilot, state: np.ndarray, goal: np.ndarray) -> Action | None:

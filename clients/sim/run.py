@@ -12,7 +12,7 @@ import rich.console
 import rich.progress
 import tyro
 
-from clients.sim import fleet, summary
+from clients.sim import film, fleet, summary
 from kilolayer import KilolayerError
 from training.envs import registry
 from training.envs.base import GoalEnv
@@ -49,6 +49,10 @@ class DriveConfig:
     """Starts and goals follow from it."""
     out: Path | None = None
     """Folder for summary.json and paths.png; left out, only the table is shown."""
+    video: Path | None = None
+    """MP4 file to show the first robot's first episode in; left out, none is made."""
+    picture: Path | None = None
+    """PNG file to show the end of that episode in; left out, none is made."""
     min_share: float = 0.0
     """Exit with an error if a smaller share of the episodes reached the goal."""
 
@@ -61,6 +65,10 @@ class DriveConfig:
             raise DriveError(f"episode_length must be at least 1, not {self.episode_length}")
         if not 0 <= self.min_share <= 1:
             raise DriveError(f"min_share must lie in [0, 1], not {self.min_share}; try 0.9")
+        for field, ending in (("video", ".mp4"), ("picture", ".png")):
+            path: Path | None = getattr(self, field)
+            if path is not None and path.suffix != ending:
+                raise DriveError(f"{field} must be a file that ends in {ending}, not {path}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,6 +114,7 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
     finally:
         for client in clients:
             client.close()
+    film.show(env, episodes[0], video=config.video, picture=config.picture, console=console)
     picture = None
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -137,6 +146,7 @@ def _drive_with_progress(
             key=jax.random.key(config.seed),
             episodes=config.episodes,
             episode_length=episode_length,
+            keep_poses=config.video is not None or config.picture is not None,
             on_step=lambda robots: progress.advance(task, robots),
         )
         return list(drive)

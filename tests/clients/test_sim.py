@@ -1,15 +1,21 @@
 """The simulated fleet with a pilot in place of the network, and the figures made of a drive, worked out by hand."""
 
+import io
 import itertools
 from pathlib import Path
 
+import imageio.v3 as imageio
+import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
+import rich.console
 
-from clients.sim import fleet, summary
+from clients.sim import film, fleet, summary
+from clients.sim import run as sim
 from kilolayer import Action, DeadlineExceeded, InvalidRequest
-from training.envs import registry
+from tests.training.cart import Cart
+from training.envs import camera, registry
 from training.envs.base import GoalEnv
 
 
@@ -69,6 +75,69 @@ def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
         near = np.linalg.norm(episode.path[1:] - episode.goal, axis=1) < 0.3
         assert episode.time_at_goal == near.sum()
         assert episode.reached == near.any()
+
+
+def test_the_first_episode_keeps_its_poses_where_asked_for(env: GoalEnv) -> None:
+    episodes = list(
+        fleet.drive(env, [Pusher()] * 3, key=jax.random.key(1), episodes=4, episode_length=5, keep_poses=True)
+    )
+    assert episodes[0].poses is not None
+    np.testing.assert_array_equal(episodes[0].poses, episodes[0].path)  # a ball's joints are its place
+    assert [episode.poses for episode in episodes[1:]] == [None, None, None]
+
+
+def test_poses_end_where_the_episode_does() -> None:
+    """Pushed with 1 N, the cart is 0.01 m times 1, 3, 6, 10, 15 from its start, and its episode ends beyond 0.1 m."""
+
+    class Push:
+        def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+            return answer(np.ones(1, np.float32), batch_rows=1)
+
+    (episode,) = fleet.drive(
+        Cart("cart"), [Push()], key=jax.random.key(0), episodes=1, episode_length=9, keep_poses=True
+    )
+    assert episode.poses is not None
+    np.testing.assert_allclose(episode.poses[:, 0], [0, 0.01, 0.03, 0.06, 0.1, 0.15], atol=1e-6)
+
+
+def test_an_episode_becomes_a_video_and_a_picture(env: GoalEnv, tmp_path: Path) -> None:
+    try:
+        camera.make_ready()
+    except camera.CannotDrawError as error:
+        pytest.skip(f"this machine cannot draw: {error}")
+    video, picture = tmp_path / "new folder" / "film.mp4", tmp_path / "end.png"
+    said = io.StringIO()
+    film.show(env, moving_episode(), video=video, picture=picture, console=rich.console.Console(file=said, width=999))
+    assert said.getvalue().splitlines() == [f"video in {video}", f"picture in {picture}"]
+    assert imageio_ffmpeg.count_frames_and_secs(str(video)) == (4, pytest.approx(0.64))  # 4 control periods of 0.16 s
+    with camera.Camera(env) as eye:
+        expected = eye.picture(np.array([1.3, 1.0]), np.array([3.0, 1.0]))
+    np.testing.assert_array_equal(imageio.imread(picture), expected)
+
+
+def moving_episode() -> fleet.Episode:
+    poses = np.array([[1.0, 1.0], [1.1, 1.0], [1.2, 1.0], [1.3, 1.0]])
+    return fleet.Episode(np.array([3.0, 1.0]), poses, time_at_goal=0, ticks=(), missed=3, poses=poses)
+
+
+def test_where_nothing_can_be_drawn_it_is_said_and_no_more(
+    env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing_there() -> None:
+        camera.choose_backend(None, works=lambda _: False)
+
+    monkeypatch.setattr(camera, "make_ready", nothing_there)
+    console = rich.console.Console(file=io.StringIO())
+    film.show(env, moving_episode(), video=tmp_path / "film.mp4", picture=tmp_path / "end.png", console=console)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("no pictures: neither EGL nor OSMesa is there")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("field", "ending"), [("video", ".mp4"), ("picture", ".png")])
+def test_a_file_of_another_kind_is_refused_before_the_drive(field: str, ending: str) -> None:
+    with pytest.raises(sim.DriveError, match=f"{field} must be a file that ends in {ending}, not film.avi"):
+        sim.DriveConfig(env="point_u_maze", **{field: Path("film.avi")})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> None:

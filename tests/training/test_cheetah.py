@@ -59,5 +59,6 @@ def test_physics_agrees_with_mujoco_c(cheetah: GoalEnv, starts) -> None:
 
     truth = roll(cheetah, random_actions(cheetah, steps=STEPS, window=8), window=8, place=place)
     errors = window_errors(cheetah, starts, truth)
-    for share in (0.7, 0.9, 1): print(share, errors.of(free=True, share=share), errors.of(free=False, share=share))
+    for share in (0.7, 0.9, 1):
+        print(share, errors.of(free=True, share=share), errors.of(free=False, share=share))
     assert 0

@@ -102,5 +102,6 @@ def test_physics_agrees_with_mujoco_c(pusher: GoalEnv, starts) -> None:
     truth = roll(pusher, random_actions(pusher, steps=STEPS, window=8), window=8, place=place)
     assert sum(any("object_geom" in pair for pair in met) for met in truth.contacts) > 30
     errors = window_errors(pusher, starts, truth)
-    for share in (0.7, 0.9, 1): print(share, errors.of(free=True, share=share), errors.of(free=False, share=share))
+    for share in (0.7, 0.9, 1):
+        print(share, errors.of(free=True, share=share), errors.of(free=False, share=share))
     assert 0

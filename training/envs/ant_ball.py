@@ -41,8 +41,8 @@ class AntBall(Ant):
     def sample_task(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The ant standing in the middle, the ball ahead of it.
 
-        A metre from the point that lies a fifth of the way to the goal, on that half of the circle around it that is away
-        from the ant, which the ball would else overlap.
+        A metre from the point that lies a fifth of the way to the goal, on that half of the circle around it that is
+        away from the ant, which the ball would else overlap.
         """
         start_key, goal_key, ball_key = jax.random.split(key, 3)
         goal = self.sample_goal(goal_key)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from training.envs import walls
+from training.envs import scenery, walls
 from training.envs.ant import FEET, Ant, ant_spec
 from training.envs.base import Rectangle
 from training.envs.mazes import LAYOUTS, LayoutError, Maze
@@ -116,7 +116,7 @@ def let_meet(spec: mujoco.MjSpec, *, walls: int) -> None:
         mass=0,
         contype=0,
         conaffinity=walls,
-        group=3,  # not drawn
+        group=scenery.UNSEEN,
     )
     for foot in FEET:
         geom = spec.geom(foot)

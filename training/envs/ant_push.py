@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
-from training.envs import ant
+from training.envs import ant, scenery
 from training.envs.ant import Ant, ant_spec
 from training.envs.ant_maze import BALL, WALLS, let_meet
 from training.envs.base import Rectangle
@@ -95,6 +95,7 @@ def build_model() -> mujoco.MjModel:
             half=((high[0] - low[0]) / 2, (high[1] - low[1]) / 2, _WALL_HEIGHT_M / 2),
             pos=((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, _WALL_HEIGHT_M / 2),
             contype=WALLS,
+            rgba=scenery.WALL,
         )
     half_x, half_y, half_z = _BOX_HALF_M
     box = spec.worldbody.add_body(name="box", pos=[0, 0, half_z])
@@ -113,7 +114,7 @@ def build_model() -> mujoco.MjModel:
             mass=0,
             contype=0,
             conaffinity=WALLS,
-            group=3,  # not drawn
+            group=scenery.UNSEEN,
         )
     spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
     return spec.compile()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 from brax.envs.base import Env, State
 from mujoco import mjx
 
@@ -88,9 +89,23 @@ class GoalEnv(Env):
         """The obstacles seen from above, for pictures."""
         return ()
 
+    def marker(self, goal: np.ndarray) -> np.ndarray:
+        """Where pictures show `goal: [goal_dim]`, [3] in metres: its first three values, zeros for lacking ones."""
+        place = np.zeros(3)
+        place[: len(goal)] = goal[:3]
+        return place
+
+    def view(self) -> tuple[float, float]:
+        """Azimuth and elevation in degrees that pictures are taken at; a maze lies as its text is written."""
+        return (180.0, -65.0) if self.floor_plan() else (120.0, -30.0)
+
     def distance(self, state: jax.Array, goal: jax.Array) -> jax.Array:
         """How far `state: [..., state_dim]` is from `goal: [..., goal_dim]`, in the goal's unit, [...]."""
-        return jnp.linalg.norm(self.achieved_goal(state) - goal, axis=-1)
+        return self.goal_distance(self.achieved_goal(state), goal)
+
+    def goal_distance(self, achieved: jax.Array, goal: jax.Array) -> jax.Array:
+        """How far `achieved` is from `goal`, both [..., goal_dim], in the goal's unit, [...]: the straight line."""
+        return jnp.linalg.norm(achieved - goal, axis=-1)
 
     def control(self, action: jax.Array) -> jax.Array:
         """What `action: [action_dim]` asks of the actuators, [nu]: their range, unless a family says otherwise."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from training.envs import walls
+from training.envs import scenery, walls
 from training.envs.base import Rectangle
 from training.envs.humanoid import FEET, GOAL_HEIGHT_M, Humanoid, humanoid_spec
 from training.envs.mazes import LAYOUTS, Maze
@@ -71,7 +71,7 @@ def build_model(maze: Maze) -> mujoco.MjModel:
             mass=0,
             contype=0,
             conaffinity=_WALLS,
-            group=3,  # not drawn
+            group=scenery.UNSEEN,
         )
     for foot in FEET:
         geom = spec.geom(foot)

@@ -1,7 +1,7 @@
 """Keep XLA from working out a chain of bodies anew for every body of it.
 
 MJX places bodies from the root outwards, level by level, each from its parent's place. On a CPU, XLA's fusion (jaxlib
-0.10) puts the levels into one kernel and computes a parent again wherever it is used, so that the work doubles with every
+0.10) puts the levels into one kernel and computes a parent again wherever it is used, so that work doubles with every
 level: an arm of ten links took 50 ms to place instead of 0.3. A barrier between levels ends this, and changes no value.
 Robots of few levels are better off without.
 """

@@ -8,14 +8,25 @@ from pathlib import Path
 import brax.envs
 import mujoco
 
+from training.envs import scenery
+
 _FOLDER = Path(brax.envs.__file__).parent / "assets"
 
 
-def load(file: str, *, timestep_s: float, iterations: int = 1, ls_iterations: int = 4) -> mujoco.MjSpec:
+def load(
+    file: str,
+    *,
+    timestep_s: float,
+    iterations: int = 1,
+    ls_iterations: int = 4,
+    floor: str = "floor",
+    tile_m: float = 1.0,
+) -> mujoco.MjSpec:
     """The robot of `file`, its actuators in N m, to be compiled or added to.
 
     Args:
         iterations: Newton steps of the solver per physics step, each with `ls_iterations` of its line search.
+        floor: the file's plane that is drawn as the floor, in tiles of `tile_m` metres.
     """
     spec = mujoco.MjSpec.from_file(str(_FOLDER / file))
     spec.option.timestep = timestep_s
@@ -28,6 +39,8 @@ def load(file: str, *, timestep_s: float, iterations: int = 1, ls_iterations: in
     for motor in spec.actuators:
         motor.name = motor.target
         set_torque(motor, motor.gear[0] * motor.ctrlrange[1])
+    scenery.add_scenery(spec, floor=floor, tile_m=tile_m)
+    scenery.paint(spec.worldbody.first_body())
     return spec
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
-from training.envs import walls
+from training.envs import scenery, walls
 from training.envs.base import EnvFacts, GoalEnv, Rectangle
 from training.envs.mazes import LAYOUTS, Maze, sample_near
 
@@ -95,4 +95,6 @@ def build_model(maze: Maze) -> mujoco.MjModel:
         contype=0,
         conaffinity=1,
     )
+    scenery.add_scenery(spec)
+    scenery.paint(ball)
     return spec.compile()

@@ -107,6 +107,6 @@ def _draw(key: jax.Array, within: _Range) -> jax.Array:
 
 def build_model() -> mujoco.MjModel:
     """The arm and the puck, without the file's goal: the goal is no body."""
-    spec = models.load("pusher.xml", timestep_s=_TIMESTEP_S, iterations=4, ls_iterations=8)
+    spec = models.load("pusher.xml", timestep_s=_TIMESTEP_S, floor="table", tile_m=0.2, iterations=4, ls_iterations=8)
     spec.delete(spec.body("goal"))
     return spec.compile()

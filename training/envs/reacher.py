@@ -77,7 +77,7 @@ class Reacher(GoalEnv):
 
 def build_model() -> mujoco.MjModel:
     """The two links, without the file's target: the goal is no body."""
-    spec = models.load("reacher.xml", timestep_s=_TIMESTEP_S)
+    spec = models.load("reacher.xml", timestep_s=_TIMESTEP_S, floor="ground", tile_m=0.1)
     spec.delete(spec.body("target"))
     for motor in spec.actuators:
         models.set_torque(motor, _TORQUE_NM)

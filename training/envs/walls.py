@@ -6,6 +6,7 @@
 import mujoco
 import numpy as np
 
+from training.envs import scenery
 from training.envs.base import Rectangle
 from training.envs.mazes import Maze
 
@@ -28,25 +29,45 @@ def add_walls(spec: mujoco.MjSpec, maze: Maze, *, height_m: float, **contact: in
     }
     for name, (position, quaternion) in border.items():
         spec.worldbody.add_geom(
-            name=name, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 0.1], pos=position, quat=quaternion, **contact
-        )
-    for index, (low, high) in enumerate(maze.obstacles):
-        spec.worldbody.add_geom(
-            name=f"wall {index}",
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[(high[0] - low[0]) / 2, (high[1] - low[1]) / 2, height_m / 2],
-            pos=[(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, height_m / 2],
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_PLANE,
+            size=[1, 1, 0.1],
+            pos=position,
+            quat=quaternion,
+            group=scenery.UNSEEN,
             **contact,
         )
+    for index, obstacle in enumerate(maze.obstacles):
+        _add_box(spec, obstacle, name=f"wall {index}", height_m=height_m, **contact)
+    for name, strip in zip(border, _border(maze), strict=True):  # a plane cannot be seen from behind
+        _add_box(spec, strip, name=f"{name} seen", height_m=height_m, contype=0, conaffinity=0)
+    if (floor := spec.geom("floor")) is not None:
+        floor.size = [0, 0, 1]  # drawn without end: a maze can be larger than the floor of a robot's own model
 
 
 def floor_plan(maze: Maze) -> tuple[Rectangle, ...]:
     """The walls within the border, and the border as four thin strips."""
+    return *maze.obstacles, *_border(maze)
+
+
+def _border(maze: Maze) -> tuple[Rectangle, Rectangle, Rectangle, Rectangle]:
+    """What is drawn of the border: west, east, south, north."""
     (x_low, y_low), (x_high, y_high) = maze.interior
     return (
-        *maze.obstacles,
         Rectangle((x_low - _EDGE_M, y_low - _EDGE_M), (x_low, y_high + _EDGE_M)),
         Rectangle((x_high, y_low - _EDGE_M), (x_high + _EDGE_M, y_high + _EDGE_M)),
         Rectangle((x_low, y_low - _EDGE_M), (x_high, y_low)),
         Rectangle((x_low, y_high), (x_high, y_high + _EDGE_M)),
+    )
+
+
+def _add_box(spec: mujoco.MjSpec, place: Rectangle, *, name: str, height_m: float, **contact: int) -> None:
+    (x_low, y_low), (x_high, y_high) = place
+    spec.worldbody.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[(x_high - x_low) / 2, (y_high - y_low) / 2, height_m / 2],
+        pos=[(x_low + x_high) / 2, (y_low + y_high) / 2, height_m / 2],
+        rgba=scenery.WALL,
+        **contact,
     )

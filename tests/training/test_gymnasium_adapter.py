@@ -1,0 +1,145 @@
+"""The environments as a user of Gymnasium meets them."""
+
+from collections.abc import Iterator
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from tests.training.cart import Cart
+from training.envs import camera, gymnasium_adapter, registry
+
+
+@pytest.fixture(scope="module")
+def maze() -> Iterator[gymnasium.Env]:
+    env = gymnasium.make("kilolayer/point_u_maze-v0")
+    yield env
+    env.close()
+
+
+def test_every_environment_can_be_made_and_lasts_as_long_as_ours() -> None:
+    gymnasium_adapter.register()  # once more, for what another test may have added
+    specs = {identity: spec for identity, spec in gymnasium.registry.items() if spec.namespace == "kilolayer"}
+    assert {f"kilolayer/{name}-v0" for name in registry.ENVIRONMENTS} <= specs.keys()
+    for name, entry in registry.ENVIRONMENTS.items():
+        assert specs[f"kilolayer/{name}-v0"].max_episode_steps == entry.episode_length
+    ant = gymnasium.make("kilolayer/ant-v0")
+    assert {part: space.shape for part, space in ant.observation_space.items()} == {
+        "state": (29,),
+        "achieved_goal": (2,),
+        "desired_goal": (2,),
+    }
+    assert ant.action_space == gymnasium.spaces.Box(-1, 1, (8,), np.float32)
+    assert ant.unwrapped.metadata["render_fps"] == pytest.approx(20)
+
+
+# of a state's size nothing is known; Gymnasium thinks that there is always something
+@pytest.mark.filterwarnings("ignore:.*A Box observation space minimum value is -infinity:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*A Box observation space maximum value is infinity:UserWarning")
+def test_gymnasium_finds_nothing_to_say(maze: gymnasium.Env) -> None:
+    check_env(maze.unwrapped, skip_render_check=not can_draw())
+
+
+def can_draw() -> bool:
+    try:
+        camera.make_ready()
+    except camera.CannotDrawError:
+        return False
+    return True
+
+
+def test_a_step_is_that_of_mujoco_c(maze: gymnasium.Env) -> None:
+    observation, _ = maze.reset(seed=5)
+    model = maze.unwrapped.env.model
+    data = mujoco.MjData(model)
+    data.qpos[:] = observation["state"][:2]
+    for action in ([1.0, 0.5], [-0.3, 1.0], [0.2, -3.0]):
+        observation, *_ = maze.step(np.array(action, np.float32))
+        data.ctrl[:] = 4 * np.clip(action, -1, 1)
+        mujoco.mj_step(model, data, nstep=4)
+        np.testing.assert_allclose(observation["state"], [*data.qpos, *data.qvel], atol=1e-4)
+        np.testing.assert_array_equal(observation["achieved_goal"], observation["state"][:2])
+
+
+def test_rewards_of_rows_by_hand(maze: gymnasium.Env) -> None:
+    achieved = np.array([[1, 1], [1, 1], [0, 0], [3, 1]], np.float32)
+    desired = np.array([[1.29, 1], [1.31, 1], [0.2, 0.2], [1, 3]], np.float32)
+    rewards = maze.unwrapped.compute_reward(achieved, desired, [{}] * 4)
+    np.testing.assert_array_equal(rewards, [1, 0, 1, 0])
+    assert rewards.dtype == np.float32
+    assert maze.unwrapped.compute_reward(achieved[0], desired[0], {}) == 1
+
+
+def test_a_way_to_the_goal_is_rewarded_there_and_ends_at_the_time_limit(maze: gymnasium.Env) -> None:
+    """The nearest goal cell lies to the +y of the start with nothing between them."""
+    seed = next(seed for seed in range(100) if np.abs(maze.reset(seed=seed)[0]["desired_goal"] - [1, 2]).max() < 0.3)
+    observation, info = maze.reset(seed=seed)
+    goal = observation["desired_goal"].copy()
+    rewards: list[float] = []
+    for step in range(1, 101):
+        to_goal, velocity = goal - observation["achieved_goal"], observation["state"][2:]
+        observation, reward, terminated, truncated, info = maze.step((2 * to_goal - velocity).astype(np.float32))
+        distance = np.linalg.norm(observation["achieved_goal"] - goal)
+        assert info == {"success": bool(distance < 0.3), "distance": pytest.approx(distance, abs=1e-6)}
+        assert reward == maze.unwrapped.compute_reward(observation["achieved_goal"], goal, info) == info["success"]
+        assert (terminated, truncated) == (False, step == 100)
+        np.testing.assert_array_equal(observation["desired_goal"], goal)
+        rewards.append(reward)
+    assert rewards[0] == 0
+    assert rewards[-50:] == [1] * 50
+
+
+def test_episodes_follow_from_the_seed(maze: gymnasium.Env) -> None:
+    def episodes(seed: int) -> np.ndarray:
+        resets = (maze.reset(seed=seed), maze.reset(), maze.reset())
+        return np.array([np.concatenate([*observation.values()]) for observation, _ in resets])
+
+    np.testing.assert_array_equal(episodes(1), episodes(1))
+    assert len(np.unique(np.concatenate([episodes(1), episodes(2)]), axis=0)) == 6
+
+
+@pytest.mark.parametrize(
+    ("action", "complaint"),
+    [
+        ([0.0, np.nan], r"point_u_maze must be made of finite numbers, but force y \[N\] is nan"),
+        ([np.inf, 0.0], r"point_u_maze must be made of finite numbers, but force x \[N\] is inf"),
+        ([0.0, 0.0, 0.0], r"point_u_maze has shape \(2,\), not \(3,\)"),
+        ([[0.0, 0.0]], r"point_u_maze has shape \(2,\), not \(1, 2\)"),
+    ],
+)
+def test_what_is_no_action_is_named(maze: gymnasium.Env, action: list[float], complaint: str) -> None:
+    maze.reset(seed=0)
+    with pytest.raises(ValueError, match=complaint):
+        maze.step(np.array(action))
+
+
+def test_nothing_is_done_before_a_reset() -> None:
+    fresh = gymnasium.make("kilolayer/point_u_maze-v0", render_mode="rgb_array").unwrapped
+    for early in (lambda: fresh.step(np.zeros(2)), fresh.render):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            early()
+
+
+def test_an_environment_of_ones_own_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pushed with 1 N from rest, the cart is 0.01 m times 1, 3, 6, 10, 15 ... from its start."""
+    monkeypatch.setattr(registry, "ENVIRONMENTS", {"cart": registry.Entry(Cart, 6)})
+    gymnasium_adapter.register()
+    env = gymnasium.make("kilolayer/cart-v0")
+    observation, info = env.reset(seed=0)
+    assert observation == {"state": pytest.approx([0, 0]), "achieved_goal": [0], "desired_goal": pytest.approx([0.07])}
+    assert info == {"success": False, "distance": pytest.approx(0.07)}
+    pushed = [env.step(np.ones(1)) for _ in range(5)]
+    np.testing.assert_allclose([step[0]["achieved_goal"][0] for step in pushed], [0.01, 0.03, 0.06, 0.1, 0.15])
+    assert [step[1] for step in pushed] == [0, 0, 1, 0, 0]
+    assert [step[2] for step in pushed] == [False, False, False, False, True]
+    env.reset()
+    assert [env.step(np.zeros(1))[2:4] for _ in range(6)] == [(False, False)] * 5 + [(False, True)]
+
+
+def test_any_name_of_the_registry_can_be_made() -> None:
+    gymnasium_adapter.register(["ant_u_maze_gen_1f2f3f"])
+    assert gymnasium.spec("kilolayer/ant_u_maze_gen_1f2f3f-v0").max_episode_steps == 1000
+    with pytest.raises(registry.UnknownNameError, match="unknown environment 'no_such'"):
+        gymnasium_adapter.register(["no_such"])
