@@ -30,7 +30,7 @@ class DriveConfig:
     """
 
     env: str
-    """Environment the robots live in; the policy must have been trained on it."""
+    """Environment the robots live in; the policy must have been trained on it. MODULE:NAME for one of your own."""
     address: str = "127.0.0.1:50051"
     """The server, host:port."""
     policy: str = ""
@@ -92,7 +92,7 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
 
     Raises:
         DriveError: the served policy does not fit the environment.
-        UnknownNameError: there is no such environment.
+        UnknownNameError, EnvError: there is no such environment, or it cannot be built.
         KilolayerError: the server cannot be reached or refuses.
     """
     env = registry.make(config.env)
