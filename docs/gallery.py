@@ -26,7 +26,8 @@ _KEY = 1  # of the start and the goal that are drawn
 
 def names() -> list[str]:
     """The environments that have a picture, in the registry's order."""
-    return [name for name in registry.ENVIRONMENTS if not _LEFT_OUT.fullmatch(name)]
+    own = {name for name, entry in registry.ENVIRONMENTS.items() if entry.own}
+    return [name for name in registry.ENVIRONMENTS if name not in own and not _LEFT_OUT.fullmatch(name)]
 
 
 def table() -> str:

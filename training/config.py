@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs.base import GoalEnv
-from training.envs.registry import UnknownNameError, find
+from training.envs.registry import UnknownNameError, bare_name, find
 
 
 class ConfigError(Exception):
@@ -25,7 +25,7 @@ class TrainConfig:
     """
 
     env: str
-    """Environment to train on."""
+    """Environment to train on; MODULE:NAME for one of your own, which that module registers."""
     eval_env: str = ""
     """Environment to evaluate on, of the same state, goal and actions; empty for the one trained on."""
     out: Path
@@ -153,7 +153,7 @@ class TrainConfig:
     @property
     def policy_name(self) -> str:
         """The name the policy is served under."""
-        return self.name or self.env
+        return self.name or bare_name(self.env)
 
     @property
     def steps_per_iteration(self) -> int:
@@ -184,7 +184,7 @@ class TrainConfig:
         """What the trained policy will promise on `env`."""
         return PolicySpec(
             name=self.policy_name,
-            environment=self.env,
+            environment=bare_name(self.env),
             state_names=env.facts.state_names,
             goal_names=env.facts.goal_names,
             action_names=env.facts.action_names,
@@ -287,6 +287,7 @@ def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainCon
 
     Raises:
         UnknownNameError: there is no such environment or preset.
+        EnvError, SpecError: one of your own cannot be imported.
     """
     entry = find(env)
     if preset is None:

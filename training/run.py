@@ -13,13 +13,14 @@ import tyro
 from policy.spec import SpecError
 from training.config import PRESETS, ConfigError, TrainConfig, preset_config
 from training.envs.mazes import LayoutError
-from training.envs.registry import ENVIRONMENTS, UnknownNameError, make
+from training.envs.registry import ENVIRONMENTS, EnvError, UnknownNameError, bare_name, import_module_of, make
 
 _DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
 
   python training/run.py --env point_u_maze --out runs/demo
 
 Both flags are needed. Environments: {", ".join(ENVIRONMENTS)}; --list-envs shows their sizes.
+For a robot of your own see docs/your-own-robot.md.
 
 Presets: {", ".join(PRESETS)}. The environment's own is taken unless --preset names another; every other flag
 changes one of its values. The defaults below are those for the --env and --preset given beside --help.
@@ -30,12 +31,13 @@ _FALLBACK_ENV = "point_u_maze"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--list-envs" in arguments:
-        list_environments(rich.console.Console())
-        return 0
     try:
+        if "--list-envs" in arguments:
+            import_module_of(_chosen(arguments).env or "")
+            list_environments(rich.console.Console())
+            return 0
         config = parse(arguments)
-    except (ConfigError, SpecError, UnknownNameError) as error:
+    except (ConfigError, EnvError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     import jax
@@ -69,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (
         ConfigError,
+        EnvError,
         FloatingPointError,
         ImportError,
         LayoutError,
@@ -100,22 +103,18 @@ def parse(arguments: list[str]) -> TrainConfig:
     """Flags to configuration: first what the preset is, then what the flags change of it.
 
     Raises:
-        ConfigError, SpecError, UnknownNameError: a flag's value cannot work.
+        ConfigError, EnvError, SpecError, UnknownNameError: a flag's value cannot work.
         SystemExit: a flag that is not known, or --help.
     """
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--env")
-    chooser.add_argument("--preset")
-    chooser.add_argument("--out", type=Path)
-    chosen, _ = chooser.parse_known_args(arguments)
+    chosen = _chosen(arguments)
     asks_for_help = "--help" in arguments or "-h" in arguments
     if not asks_for_help:
         if chosen.env is None:
             raise ConfigError(f"--env is needed; known: {', '.join(ENVIRONMENTS)}")
         if chosen.out is None:
-            raise ConfigError(f"--out is needed, a folder for the run; for example --out runs/{chosen.env}")
+            raise ConfigError(f"--out is needed, a folder for the run; for example --out runs/{bare_name(chosen.env)}")
     env = chosen.env or _FALLBACK_ENV
-    defaults = preset_config(env, out=chosen.out or Path("runs") / env, preset=chosen.preset)
+    defaults = preset_config(env, out=chosen.out or Path("runs") / bare_name(env), preset=chosen.preset)
     return tyro.cli(
         TrainConfig,
         default=defaults,
@@ -123,6 +122,15 @@ def parse(arguments: list[str]) -> TrainConfig:
         prog="python training/run.py",
         description=_DESCRIPTION,
     )
+
+
+def _chosen(arguments: list[str]) -> argparse.Namespace:
+    """The flags that say which defaults all others have: `env`, `preset`, `out`; None where one is left out."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--env")
+    chooser.add_argument("--preset")
+    chooser.add_argument("--out", type=Path)
+    return chooser.parse_known_args(arguments)[0]
 
 
 if __name__ == "__main__":

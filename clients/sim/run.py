@@ -1,6 +1,7 @@
 """Command line of the simulated robots: connect, drive, tell."""
 
 import dataclasses
+import itertools
 import math
 import os
 import sys
@@ -13,7 +14,7 @@ import rich.progress
 import tyro
 
 from clients.sim import film, fleet, summary
-from kilolayer import KilolayerError
+from kilolayer import KilolayerError, PolicyDescription
 from training.envs import registry
 from training.envs.base import GoalEnv
 
@@ -30,7 +31,7 @@ class DriveConfig:
     """
 
     env: str
-    """Environment the robots live in; the policy must have been trained on it."""
+    """Environment the robots live in; the policy must have been trained on it. MODULE:NAME for one of your own."""
     address: str = "127.0.0.1:50051"
     """The server, host:port."""
     policy: str = ""
@@ -100,14 +101,14 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
 
     Raises:
         DriveError: the served policy does not fit the environment.
-        UnknownNameError: there is no such environment.
+        UnknownNameError, EnvError: there is no such environment, or it cannot be built.
         KilolayerError: the server cannot be reached or refuses.
     """
     env = registry.make(config.env)
     clients = fleet.connect(config.address, robots=config.robots, policy=config.policy, timeout_s=config.timeout_s)
     try:
         served = clients[0].wait_until_ready(config.wait_s)
-        _require_fit(env, environment=served.environment, state_dim=served.state_dim, goal_dim=served.goal_dim)
+        _require_fit(env, served)
         began = time.monotonic()
         episodes = _drive_with_progress(config, env, clients, console=console)
         wall_s = time.monotonic() - began
@@ -152,16 +153,19 @@ def _drive_with_progress(
         return list(drive)
 
 
-def _require_fit(env: GoalEnv, *, environment: str, state_dim: int, goal_dim: int) -> None:
-    if environment != env.facts.name:
+def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:
+    if served.environment != env.facts.name:
         raise DriveError(
-            f"the policy was trained on {environment}, not {env.facts.name}; drive with --env {environment}"
+            f"the policy was trained on {served.environment}, not {env.facts.name}; drive with --env "
+            f"{served.environment}"
         )
-    if (state_dim, goal_dim) != (env.state_size, env.goal_size):
-        raise DriveError(
-            f"the policy takes states of {state_dim} and goals of {goal_dim} values, {env.facts.name} gives "
-            f"{env.state_size} and {env.goal_size}; train it again"
-        )
+    for what in ("state_names", "goal_names", "action_names"):  # a robot of one's own may have changed since
+        for theirs, ours in itertools.zip_longest(getattr(served, what), getattr(env.facts, what), fillvalue="nothing"):
+            if theirs != ours:
+                raise DriveError(
+                    f"the policy's {what.replace('_', ' ')} hold {theirs!r} where {env.facts.name} has {ours!r} now; "
+                    "train it again"
+                )
 
 
 if __name__ == "__main__":

@@ -98,19 +98,25 @@ def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
         panel.add_patch(Patch(low, high[0] - low[0], high[1] - low[1], color="0.25", linewidth=0))
     for episode in episodes:
         colour = "tab:blue" if episode.reached else "tab:red"
-        panel.plot(*episode.path[:, :2].T, color=colour, alpha=0.35, linewidth=1, zorder=2)
+        panel.plot(*_from_above(episode.path).T, color=colour, alpha=0.35, linewidth=1, zorder=2)
     for reached, colour in ((True, "tab:green"), (False, "tab:red")):
-        goals = [episode.goal[:2] for episode in episodes if episode.reached is reached]
+        goals = [_from_above(episode.goal) for episode in episodes if episode.reached is reached]
         if goals:
             label = f"goal {'reached' if reached else 'missed'} ({len(goals)})"
             panel.scatter(*np.array(goals).T, marker="*", s=70, color=colour, edgecolors="white", zorder=3, label=label)
-    starts = np.array([episode.path[0, :2] for episode in episodes])
+    starts = _from_above(np.array([episode.path[0] for episode in episodes]))
     panel.scatter(*starts.T, s=12, color="black", zorder=3, label="start")
-    panel.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", title=f"{env.facts.name}: {len(episodes)} episodes")
+    xlabel, ylabel = (*env.facts.goal_names, "")[:2]
+    panel.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", title=f"{env.facts.name}: {len(episodes)} episodes")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def _from_above(goals: np.ndarray) -> np.ndarray:
+    """The first two values of `goals: [..., goal_dim]`, [..., 2]; a goal of one value lies on a line."""
+    return goals[..., :2] if goals.shape[-1] > 1 else np.concatenate([goals, np.zeros_like(goals)], axis=-1)
 
 
 def _number(figure: float | None) -> str:

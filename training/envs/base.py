@@ -36,6 +36,7 @@ class EnvFacts:
     action_names: tuple[str, ...]
     success_radius: float  # distance to the goal that counts as reached, in the goal's unit
     episode_length: int  # control steps after which an episode ends
+    source: str = ""  # the file that the robot is from, to name in errors; empty if there is none
 
 
 class GoalEnv(Env):

@@ -1,0 +1,259 @@
+"""Environments from MJCF files: the example against MuJoCo's own C engine, and what a file can contradict."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from clients.sim import fleet, summary
+from tests.training.truth import Moments, step_errors
+from training.envs.mjcf import Box, MjcfEnv
+from training.envs.registry import EnvError
+
+ARM = Path(__file__).parents[2] / "docs" / "examples" / "two_link" / "two_link.xml"
+STEPS = 200
+UPPER_M, FOREARM_M = 0.3, 0.25
+EVERY_JOINT = """
+<mujoco>
+  <worldbody>
+    <body name="base" pos="0 0 1">
+      <freejoint name="base"/>
+      <geom size="0.1"/>
+      <site name="top" pos="0 0 0.1"/>
+      <body name="arm" pos="0.2 0 0">
+        <joint name="ball" type="ball" pos="0.05 0 0"/>
+        <geom size="0.05"/>
+        <body pos="0 0.3 0">
+          <joint name="rail" type="slide" axis="1 2 0"/>
+          <joint name="hinge" axis="0 1 1"/>
+          <geom size="0.05"/>
+          <site name="tip" pos="0.1 0.2 0.3"/>
+        </body>
+      </body>
+    </body>
+  </worldbody>
+  <actuator>
+    <position name="rail" joint="rail" kp="20" kv="1" ctrlrange="-0.1 0.1"/>
+    <velocity name="spin" joint="hinge" kv="3" ctrlrange="-2 2"/>
+    <motor name="geared" joint="hinge" gear="5" ctrlrange="-1 1"/>
+    <motor joint="rail" ctrlrange="-3 4"/>
+  </actuator>
+  <keyframe><key name="tilted" qpos="0 0 2 0.8 0.6 0 0 1 0 0 0 0.1 0.2"/></keyframe>
+</mujoco>
+"""
+
+
+def two_link(file: Path = ARM, **changes: object) -> MjcfEnv:
+    facts = {
+        "joints": ("shoulder", "elbow"),
+        "goal_sites": "fingertip",
+        "goal_axes": "xy",
+        "goals": Box(low=(0.2, -0.35), high=(0.4, 0.35)),
+        "start_noise": 0.1,
+        "success_radius": 0.05,
+        "control_period_s": 0.04,
+        "episode_length": 100,
+    }
+    return MjcfEnv("two_link", file, **(facts | changes))
+
+
+@pytest.fixture(scope="module")
+def arm() -> MjcfEnv:
+    return two_link()
+
+
+@pytest.fixture(scope="module")
+def starts(arm: MjcfEnv):
+    return jax.jit(jax.vmap(arm.reset))(jax.random.split(jax.random.key(0), STEPS))
+
+
+def test_the_facts_are_those_of_the_file(arm: MjcfEnv) -> None:
+    assert arm.facts.state_names == (
+        *("shoulder [rad]", "elbow [rad]", "shoulder rate [rad/s]", "elbow rate [rad/s]"),
+        *("fingertip x [m]", "fingertip y [m]"),
+    )
+    assert arm.facts.goal_names == ("fingertip x [m]", "fingertip y [m]")
+    assert arm.facts.action_names == ("shoulder [N m]", "elbow [N m]")
+    assert (arm.action_low, arm.action_high) == ((-0.5, -0.5), (0.5, 0.5))
+    assert arm.control_period_s == pytest.approx(0.04)
+    assert arm.substeps == 2
+
+
+def test_starts_and_goals_are_fresh_and_where_the_facts_say(arm: MjcfEnv, starts) -> None:
+    """The fingertip follows from the angles by hand; nothing in a state tells its goal."""
+    state, goal = np.asarray(starts.info["state"]), np.asarray(starts.info["goal"])
+    shoulder, elbow = state[:, 0], state[:, 1]
+    assert 0.09 < np.abs(state[:, :2]).max() <= 0.1
+    assert (state[:, 2:4] == 0).all()
+    tip = UPPER_M * direction(shoulder) + FOREARM_M * direction(shoulder + elbow)
+    np.testing.assert_allclose(state[:, 4:], tip, atol=1e-6)
+    np.testing.assert_array_equal(arm.achieved_goal(starts.info["state"]), state[:, 4:])
+    assert (goal >= [0.2, -0.35]).all()
+    assert (goal <= [0.4, 0.35]).all()
+    assert goal.std(axis=0) == pytest.approx([0.2 / 12**0.5, 0.7 / 12**0.5], rel=0.1)
+    assert np.abs(np.corrcoef(state[:, :2], goal, rowvar=False)[:2, 2:]).max() < 0.25
+
+
+def direction(angle: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def test_physics_agrees_with_mujoco_c(arm: MjcfEnv, starts) -> None:
+    """Position, velocity and fingertip one control step after every moment of a rollout that comes to its limits.
+
+    MuJoCo itself leaves the site where it was before the last physics step; there it is 1 cm off at full speed.
+    """
+    random = np.random.default_rng(0)
+    data, stale = mujoco.MjData(arm.model), 0.0
+    actions = np.repeat(random.uniform(-1, 1, (STEPS // 40, 2)), 40, axis=0)
+    actions[:80] = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 40, axis=0)
+    moments, truth, limited = Moments([], [], []), [], np.zeros(STEPS, bool)
+    for index, action in enumerate(actions):
+        moments.note(data)
+        data.ctrl[:] = 0.5 * action
+        for _ in range(2):
+            mujoco.mj_step(arm.model, data)
+        limited[index] = data.nefc > 0
+        before = data.site("fingertip").xpos[:2].copy()
+        mujoco.mj_kinematics(arm.model, data)
+        tip = data.site("fingertip").xpos[:2].copy()
+        stale = max(stale, np.abs(tip - before).max())
+        truth.append(np.concatenate([data.qpos, data.qvel, tip]))
+    angle, rest = step_errors(arm, starts, moments, actions=actions, truth=truth)
+    assert limited.sum() > 10
+    assert stale > 5e-3
+    assert angle.max() < 1e-5
+    assert rest[~limited].max() < 1e-5
+    assert rest.max() < 1e-3  # a limit is as stiff as its solver is exact
+
+
+def test_every_kind_of_joint_and_actuator(tmp_path: Path) -> None:
+    """A model of a free, a ball, a slide and a hinge joint: what the state is, from where MuJoCo's C engine has it."""
+    file = tmp_path / "every.xml"
+    file.write_text(EVERY_JOINT)
+    sites = Box(low=(-1,) * 4, high=(1,) * 4)
+    changes = {"goal_sites": ("tip", "top"), "goal_axes": "zx", "goals": sites, "control_period_s": 0.002}
+    env = two_link(file, joints=None, keyframe="tilted", start_noise=0.05, **changes)
+    assert env.facts.state_names == (
+        *("base x [m]", "base y [m]", "base z [m]"),
+        *(f"base quaternion {part}" for part in "wxyz"),
+        *(f"ball quaternion {part}" for part in "wxyz"),
+        *("rail [m]", "hinge [rad]", "base vx [m/s]", "base vy [m/s]", "base vz [m/s]"),
+        *("base wx [rad/s]", "base wy [rad/s]", "base wz [rad/s]", "ball wx [rad/s]", "ball wy [rad/s]"),
+        *("ball wz [rad/s]", "rail rate [m/s]", "hinge rate [rad/s]"),
+        *("tip z [m]", "tip x [m]", "top z [m]", "top x [m]"),
+    )
+    assert env.facts.action_names == ("rail [m]", "spin [rad/s]", "geared", "actuator 3 [N]")
+    assert (env.action_low[3], env.action_high[3]) == (-3.0, 4.0)
+
+    qpos, qvel = env.sample_start(jax.random.key(1))
+    tilted = np.array([0, 0, 2, 0.8, 0.6, 0, 0, 1, 0, 0, 0, 0.1, 0.2])
+    assert 0.02 < np.abs(qpos - tilted).max() <= 0.1
+    assert jnp.linalg.norm(qpos[3:7]) == pytest.approx(1, abs=1e-6)
+    assert jnp.linalg.norm(qpos[7:11]) == pytest.approx(1, abs=1e-6)
+    assert not qvel.any()
+
+    data = mujoco.MjData(env.model)
+    data.qpos[:], data.qvel[:] = qpos, np.arange(11) / 10
+    mujoco.mj_kinematics(env.model, data)
+    senses = jax.jit(lambda qpos, qvel: env.sense(fresh(env).replace(qpos=qpos, qvel=qvel)))
+    sites = [data.site(site).xpos[axis] for site in ("tip", "top") for axis in (2, 0)]
+    truth = np.concatenate([data.qpos, data.qvel, sites])
+    np.testing.assert_allclose(senses(qpos, jnp.asarray(data.qvel)), truth, atol=1e-6)
+
+    some = two_link(file, joints=("hinge", "base"), **(changes | {"goal_axes": "x", "goals": lambda _: jnp.ones(2)}))
+    assert some.facts.state_names[:8] == ("hinge [rad]", *env.facts.state_names[:7])
+    np.testing.assert_array_equal(
+        some.sample_start(jax.random.key(0))[0][7:12], [1, 0, 0, 0, 0]
+    )  # not among the chosen
+    np.testing.assert_array_equal(some.sample_goal(jax.random.key(0)), [1, 1])
+
+
+def fresh(env: MjcfEnv):
+    return mujoco.mjx.make_data(env.model)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current one, where MuJoCo notes down that a file holds a nan."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+KEYFRAME = '<keyframe><key name="home" qpos="0 nan"/></keyframe><actuator>'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "facts", "message"),
+    [
+        ("</mujoco>", "", {}, "MuJoCo cannot load it: XML parse error .*XML_ERROR_PARSING .*Line number=1$"),
+        ("<motor name", "<moter name", {}, "MuJoCo cannot load it: .*unrecognized element Element 'moter', line"),
+        ('joint="elbow"', 'joint="wrist"', {}, "MuJoCo cannot load it: .*unknown .*'wrist'"),
+        ("", "", {"joints": ("shoulder", "elbw")}, "no joint 'elbw'; known, nearest first: elbow, shoulder$"),
+        ("", "", {"joints": ()}, "no joint is named; known: shoulder, elbow$"),
+        ("", "", {"joints": ("elbow", "elbow")}, "a joint is named twice: elbow, elbow"),
+        ("", "", {"goal_sites": ("fingertip", "tip")}, "no site 'tip'; known, nearest first: fingertip$"),
+        ('name="fingertip"', "", {}, "no site 'fingertip'; known, nearest first: none that has a name"),
+        ("<worldbody>", '<worldbody><site name="mark"/>', {"goal_sites": "mark"}, "site 'mark' is fixed to the world"),
+        ("", "", {"goal_axes": "xw"}, "goal_axes: some of xyz, each once, not 'xw'"),
+        ("", "", {"keyframe": "home"}, "no keyframe 'home'; known, nearest first: none that has a name"),
+        ("<actuator>", KEYFRAME, {"keyframe": "home"}, r"joint 'elbow' starts at \[nan\] by keyframe 'home'"),
+        ('name="elbow" range', 'name="elbow" ref="nan" range', {}, r"joint 'elbow' starts at \[nan\] by its bodies"),
+        ('pos="0.25 0 0"', 'pos="nan 0 0"', {}, r"site 'fingertip' is at \[nan nan nan\] at the start"),
+        (
+            'name="elbow" range',
+            'name="elbow" damping="nan" range',
+            {},
+            "joint 'elbow' starts with a force that is no number",
+        ),
+        ('<motor ctrlrange="-0.5 0.5"/>', "", {}, "actuator 'shoulder' has no limits; give it a ctrlrange"),
+        ('-0.5 0.5"', '-inf 0.5"', {}, "actuator 'shoulder' has no limits"),
+        (
+            "",
+            "",
+            {"control_period_s": 0.05},
+            "control_period_s 0.05 is no whole number of timesteps of 0.02 s; try 0.04 or 0.06",
+        ),
+        ("", "", {"control_period_s": 0.01}, "no whole number of timesteps of 0.02 s; try 0.02 or 0.04"),
+        ("", "", {"control_period_s": -0.04}, "must be positive numbers"),
+        ("", "", {"goal_axes": "xyz"}, r"goals draws \[2\] values, but 1 sites along xyz are 3: fingertip x"),
+        ("<option", '<option integrator="implicit"', {}, "MuJoCo MJX cannot simulate it: .*IMPLICIT$"),
+    ],
+)
+def test_what_a_file_contradicts_is_named(
+    folder: Path, old: str, new: str, facts: dict[str, object], message: str
+) -> None:
+    text, file = ARM.read_text(), folder / "arm.xml"
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(EnvError, match=message) as raised:
+        two_link(file, **facts)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_robot_without_actuators_or_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "arm.xml"
+    file.write_text(re.sub("<actuator>.*</actuator>", "", ARM.read_text(), flags=re.DOTALL))
+    with pytest.raises(EnvError, match=r"arm\.xml: there is no actuator"):
+        two_link(file)
+    with pytest.raises(EnvError, match=r"/lost\.xml: there is no such file; .*with_name\('lost\.xml'\)"):
+        two_link(tmp_path / "lost.xml")
+
+
+@pytest.mark.parametrize("corners", [((0, 1), (1, 0)), ((0,), (1, 1)), ((0, float("nan")), (1, 1))])
+def test_a_box_whose_corners_are_none_is_refused(corners) -> None:
+    with pytest.raises(EnvError, match="goals: low .* must be as long as high .* and nowhere above it"):
+        Box(low=corners[0], high=corners[1])
+
+
+def test_a_goal_along_one_axis_is_drawn_too(tmp_path: Path) -> None:
+    env = two_link(goal_axes="y", goals=Box(low=(0.1,), high=(0.3,)))
+    assert env.facts.state_names[4:] == env.facts.goal_names == ("fingertip y [m]",)
+    path, goal = np.linspace(0, 0.2, 5)[:, None], np.array([0.2])
+    episodes = [fleet.Episode(goal, path, time_at_goal=reached, ticks=(), missed=0) for reached in (0, 1)]
+    assert summary.draw_paths(env, episodes, tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,166 @@
+"""Environments registered from outside: their names, their modules, and the look that is taken at them."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from policy.spec import SpecError
+from tests.training.test_mjcf import ARM, Box, MjcfEnv
+from training.config import TrainConfig
+from training.envs import registry
+from training.envs.registry import EnvError, UnknownNameError
+from training.run import main
+
+FACTS = {
+    "goal_sites": "fingertip",
+    "goal_axes": "xy",
+    "goals": Box(low=(0.2, -0.35), high=(0.4, 0.35)),
+    "success_radius": 0.05,
+    "control_period_s": 0.04,
+}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch):
+    """What a test registers and imports is gone after it."""
+    entries, modules = dict(registry._entries), set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    registry._entries.clear()
+    registry._entries.update(entries)
+    for name in set(sys.modules) - modules:
+        if name.startswith("own_"):
+            del sys.modules[name]
+
+
+def arm(name: str, *, impl: str, cls: type[MjcfEnv] = MjcfEnv, **changes: object) -> MjcfEnv:
+    return cls(name, ARM, impl=impl, **(FACTS | {"episode_length": 100} | changes))
+
+
+def test_a_registered_environment_is_found_and_made() -> None:
+    registry.register("two_link", arm, episode_length=100)
+    assert registry.find("two_link").episode_length == 100
+    assert "two_link" in registry.ENVIRONMENTS
+    assert registry.make("two_link").facts.name == "two_link"
+
+
+@pytest.mark.parametrize("taken", ["point_u_maze", "ant", "ant_u_maze_gen_1f2f"])
+def test_a_name_that_is_taken_is_refused(taken: str) -> None:
+    with pytest.raises(EnvError, match=f"there is an environment '{taken}' already"):
+        registry.register(taken, arm, episode_length=100)
+
+
+@pytest.mark.parametrize("odd", ["", "two link", "a/b", "my:arm", "ä"])
+def test_odd_names_are_refused_as_those_of_policies_are(odd: str) -> None:
+    with pytest.raises(SpecError, match="environment must be 1 to 64 letters, digits"):
+        registry.register(odd, arm, episode_length=100)
+
+
+class Lost(MjcfEnv):
+    """Starts with an elbow that is nowhere."""
+
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        qpos, qvel = super().sample_start(key)
+        return qpos.at[1].set(jnp.nan), qvel
+
+
+class Dreamer(MjcfEnv):
+    """Wishes itself to infinity."""
+
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        return jnp.array([0.3, jnp.inf])
+
+
+class Talker(MjcfEnv):
+    """Senses more than it says."""
+
+    def sense(self, data) -> jax.Array:
+        return jnp.append(super().sense(data), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cls": Lost}, f"{ARM}: odd: the state at a reset holds no number: elbow \\[rad\\] is nan, fingertip x"),
+        ({"cls": Dreamer}, f"{ARM}: odd: the goal at a reset holds no number: fingertip y \\[m\\] is inf;"),
+        ({"cls": Talker}, f"{ARM}: odd: a state has the shape \\[7\\], state_names holds 6"),
+        ({"episode_length": 90}, "odd: registered with episode_length 100, its facts say 90"),
+    ],
+)
+def test_a_reset_is_looked_at_once(changes: dict[str, object], message: str) -> None:
+    registry.register("odd", lambda name, impl: arm(name, impl=impl, **changes), episode_length=100)
+    with pytest.raises(EnvError, match=message):
+        registry.make("odd")
+
+
+def test_an_environment_that_calls_itself_otherwise_is_refused() -> None:
+    registry.register("odd", lambda _, impl: arm("even", impl=impl), episode_length=100)
+    with pytest.raises(EnvError, match="odd: registered with name 'odd', its facts say 'even'"):
+        registry.make("odd")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def module(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.py").write_text(text)
+
+
+REGISTERS = """
+from tests.training.test_registry import arm
+from training.envs import registry
+registry.register("own_arm", arm, episode_length=100)
+"""
+
+
+def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -> None:
+    module(folder, "own_robot", REGISTERS)
+    with pytest.raises(UnknownNameError, match="unknown environment 'own_arm'; .*; one of your own is MODULE:NAME"):
+        registry.find("own_arm")
+    config = TrainConfig(env="own_robot:own_arm", out=Path("run"))
+    assert config.policy_name == "own_arm"
+    env = registry.make("own_robot:own_arm")
+    assert env.facts.name == "own_arm"
+    assert (config.spec(env).name, config.spec(env).environment) == ("own_arm", "own_arm")
+    with pytest.raises(UnknownNameError, match="unknown environment 'own_am'; known, nearest first: own_arm, "):
+        registry.find("own_robot:own_am")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "own_gone",
+            None,
+            "there is no module 'own_gone' in .* or on PYTHONPATH; for a file my_robot.py, say my_robot:",
+        ),
+        ("own_a.b", "", "there is no module 'own_a.b' in "),
+        (
+            "own_b",
+            "import nothing_of_that_name",
+            "own_b cannot be imported: ModuleNotFoundError at .*own_b.py:1: No mod",
+        ),
+        ("own_c", "\n\n1 / 0", "own_c cannot be imported: ZeroDivisionError at .*own_c.py:3: division by zero"),
+        ("own_d", "def", "own_d cannot be imported: SyntaxError.*own_d.py, line 1"),
+        ("own_e", REGISTERS.replace('"own_arm"', '"ant"'), "there is an environment 'ant' already"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str | None, message: str
+) -> None:
+    if text is not None:
+        module(folder, name.partition(".")[0], text)
+    with pytest.raises(EnvError, match=message):
+        registry.find(f"{name}:arm")
+    assert main(["--env", f"{name}:arm", "--out", "run"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert main(["--list-envs", "--env", f"{name}:"]) == 2
