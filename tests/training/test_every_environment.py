@@ -1,4 +1,4 @@
-"""Every environment of the registry: it is built, reset and stepped 200 times, under the wrappers of brax's trainers."""
+"""Every environment of the registry: built, reset and stepped 200 times, under the wrappers of brax's trainers."""
 
 import functools
 
