@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
-from training.envs import bodies, models
+from training.envs import bodies, models, scenery
 from training.envs.base import EnvFacts, GoalEnv
 
 EPISODE_LENGTH = 1000
@@ -111,4 +111,5 @@ def humanoid_spec() -> mujoco.MjSpec:
         shin = body.parent
         spec.delete(body)
         shin.add_geom(name=foot, type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[radius, 0, 0], pos=place, contype=1)
+    scenery.paint(spec.body("torso"))
     return spec

@@ -94,6 +94,10 @@ class Pusher(GoalEnv):
         now = bodies.placed(self._mjx_model, data)
         return jnp.concatenate([data.qpos[:JOINTS], now.xipos[self._hand], now.xpos[self._puck], data.qvel[:JOINTS]])
 
+    def view(self) -> tuple[float, float]:
+        """From above, so that the arm does not hide the puck."""
+        return 60.0, -55.0
+
     def achieved_goal(self, state: jax.Array) -> jax.Array:
         """Where the puck is."""
         return state[..., 10:13]

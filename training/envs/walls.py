@@ -69,5 +69,6 @@ def _add_box(spec: mujoco.MjSpec, place: Rectangle, *, name: str, height_m: floa
         size=[(x_high - x_low) / 2, (y_high - y_low) / 2, height_m / 2],
         pos=[(x_low + x_high) / 2, (y_low + y_high) / 2, height_m / 2],
         rgba=scenery.WALL,
+        material="",
         **contact,
     )
