@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from training.envs import ant, ant_maze, point
+from training.envs import ant, ant_maze, physics, point
 from training.envs.base import GoalEnv
 
 IMPLEMENTATIONS = ("jax", "warp")
@@ -62,17 +62,10 @@ def make(name: str, *, impl: str = "jax") -> GoalEnv:
     if impl not in IMPLEMENTATIONS:
         raise UnknownNameError("physics implementation", impl, IMPLEMENTATIONS)
     if impl == "warp":
-        _require_warp()
+        physics.require_installed()
     return entry.build(name, impl=impl)
 
 
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
     """`known` in the order of likeness to `name`."""
     return sorted(known, key=lambda candidate: -difflib.SequenceMatcher(a=name, b=candidate).ratio())
-
-
-def _require_warp() -> None:
-    try:
-        import warp  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
-    except ImportError as error:
-        raise ImportError('the physics implementation "warp" needs warp-lang: pip install warp-lang==1.18.0') from error
