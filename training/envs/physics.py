@@ -10,11 +10,12 @@ not know of Warp. Of what was dropped a flag stays with the world, which `requir
 # MuJoCo and Warp ship no type information that holds; the fields that worlds share are MJX's own secret.
 # pyright: reportAttributeAccessIssue=false
 
+import dataclasses
 import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,20 @@ from mujoco import mjx
 _COMMAND = "pip install warp-lang==1.18.0"
 
 
-class WarpSizes(NamedTuple):
-    """What Warp has room for, per world. `benchmarks/contact_sizes.py` measures what an environment needs."""
+@dataclasses.dataclass(frozen=True)
+class WarpSizes:
+    """What Warp has room for, per world. `benchmarks/contact_sizes.py` measures what an environment needs.
+
+    Raises:
+        ValueError: a size is 0, with which Warp leaves out all contacts or constraints and tells nobody.
+    """
 
     contacts: int  # and pairs of geoms near enough to be looked at; a world may use what others leave
     rows: int  # constraint rows: joint limits, equalities, friction, and one to ten per contact
+
+    def __post_init__(self) -> None:
+        if self.contacts < 1 or self.rows < 1:
+            raise ValueError(f"{self}: both must be at least 1, even where nothing ever touches")
 
 
 class PhysicsOverflowError(Exception):
@@ -104,7 +114,9 @@ class WarpPhysics:
         self.model = put.replace(opt=put.opt.replace(_impl=private))
         wanted = {"naconmax": sizes.contacts, "njmax": sizes.rows} if sizes else {}
         self._one_world: Any = mjx.make_data(model, impl="warp", **wanted)
-        self.sizes: WarpSizes | None = WarpSizes(contacts=self._one_world._impl.naconmax, rows=self._one_world._impl.njmax)
+        self.sizes: WarpSizes | None = WarpSizes(
+            contacts=self._one_world._impl.naconmax, rows=self._one_world._impl.njmax
+        )
 
     def start(self, qpos: jax.Array, qvel: jax.Array) -> mjx.Data:
         """See `Physics`."""
