@@ -1,5 +1,8 @@
 """MuJoCo Warp as the physics: against MuJoCo's own C engine, family by family, and what becomes of too little room."""
 
+# brax types its physics by its own retired pipelines.
+# pyright: reportOptionalMemberAccess=false
+
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.training.truth import Errors, Moments, step_errors
-from training import loop, rollout, run, snapshot
+from training import baselines, loop, rollout, run, snapshot
 from training.config import TrainConfig
 from training.envs import physics, registry
 from training.envs.ant import Ant
@@ -175,8 +178,8 @@ STANDING = (0, 0, 0.55, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1)
 @pytest.mark.parametrize(
     ("sizes", "complaint"),
     [
-        (WarpSizes(contacts=2, rows=64), r"ant: Warp needed more than 2 contacts per world.*raise contacts in Ant\."),
-        (WarpSizes(contacts=48, rows=15), r"ant: Warp needed more than 15 rows per world.*raise rows in Ant\."),
+        (WarpSizes(contacts=2, rows=64), r"ant: Warp has room for 2 contacts per world.*raise contacts in Ant\."),
+        (WarpSizes(contacts=48, rows=15), r"ant: Warp has room for 15 rows per world.*raise rows in Ant\."),
     ],
 )
 def test_too_little_room_is_an_error_that_names_it(
@@ -214,6 +217,20 @@ def test_what_was_dropped_outlives_the_episode(maze: GoalEnv) -> None:
     np.testing.assert_array_equal(maze.overflow(restarted.env), flags)
 
 
+@pytest.mark.parametrize(("contacts", "short"), [(1, True), (8, False)])
+def test_a_baseline_hears_of_what_was_dropped(contacts: int, short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ants that land on four feet, within the programs that brax compiles."""
+    monkeypatch.setattr(Ant, "warp_sizes", WarpSizes(contacts=contacts, rows=64))
+    told: list[np.ndarray] = []
+    env = baselines.wrap(Ant("ant", impl="warp"), episode_length=100, on_overflow=told.append)
+    state = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), 2))
+    step = jax.jit(env.step)
+    for _ in range(5):
+        state = step(state, jnp.zeros((2, 8)))
+    jax.effects_barrier()
+    assert [bool(np.all(flags)) for flags in told] == [True] * 5 * short
+
+
 def test_training_stops_where_physics_has_no_room(
     tiny: Callable[..., TrainConfig], tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,7 +240,7 @@ def test_training_stops_where_physics_has_no_room(
     monkeypatch.setattr(run, "parse", lambda _: config)
     assert run.main([]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: ant: Warp needed more than 1 contacts per world")
+    assert told.startswith("error: ant: Warp has room for 1 contacts per world, needed more")
     assert not (tmp_path / "run" / "policies").exists()
 
 

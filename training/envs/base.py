@@ -119,15 +119,15 @@ class GoalEnv(Env):
         """Flags of what Warp had no room for in this world, int32; 0 if nothing, and always in JAX."""
         return physics.overflow(state.pipeline_state)
 
-    def require_no_overflow(self, flags: jax.Array) -> None:
+    def require_no_overflow(self, flags: jax.Array | np.ndarray) -> None:
         """Make an error of any flag in `flags`, of `overflow`.
 
         Raises:
             PhysicsOverflowError: Warp dropped contacts or constraint rows; the message says which size to raise.
         """
-        if np.any(flags):
-            family, sizes = type(self).__name__, self._physics.sizes
-            physics.require_no_overflow(flags, env=self.facts.name, family=family, sizes=sizes)
+        if np.any(flags) and (sizes := self._physics.sizes):
+            family = type(self).__name__
+            physics.require_no_overflow(np.asarray(flags), env=self.facts.name, family=family, sizes=sizes)
 
     @property
     def control_period_s(self) -> float:

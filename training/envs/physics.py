@@ -13,7 +13,6 @@ not know of Warp. Of what was dropped a flag stays with the world, which `requir
 import dataclasses
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -112,7 +111,7 @@ class WarpPhysics:
         put: Any = mjx.put_model(model, impl="warp")
         private = put.opt._impl.replace(warn_overflow=0)  # else it prints, even of the few iterations asked for
         self.model = put.replace(opt=put.opt.replace(_impl=private))
-        wanted = {"naconmax": sizes.contacts, "njmax": sizes.rows} if sizes else {}
+        wanted: dict[str, Any] = {"naconmax": sizes.contacts, "njmax": sizes.rows} if sizes else {}
         self._one_world: Any = mjx.make_data(model, impl="warp", **wanted)
         self.sizes: WarpSizes | None = WarpSizes(
             contacts=self._one_world._impl.naconmax, rows=self._one_world._impl.njmax
@@ -179,7 +178,11 @@ class WarpPhysics:
 
 def overflow(data: Any) -> jax.Array:
     """What Warp has dropped in each world since it was made, as bits; 0 in JAX, which drops nothing unasked."""
-    return data._impl.overflow if _is_warps(data) else jnp.int32(0)
+    if not _is_warps(data):
+        return jnp.int32(0)
+    from mujoco.mjx.third_party.mujoco_warp import OverflowType as Bit
+
+    return data._impl.overflow & ~(Bit.ITERATIONS | Bit.LS_ITERATIONS)  # few iterations are asked for
 
 
 def keep_overflow(begun: Any, *, ended: Any) -> Any:
@@ -189,7 +192,7 @@ def keep_overflow(begun: Any, *, ended: Any) -> Any:
     return begun.replace(_impl=begun._impl.replace(overflow=begun._impl.overflow | ended._impl.overflow))
 
 
-def require_no_overflow(flags: jax.Array, *, env: str, family: str, sizes: WarpSizes | None) -> None:
+def require_no_overflow(flags: np.ndarray, *, env: str, family: str, sizes: WarpSizes) -> None:
     """Make an error of what `overflow` tells of the worlds of the environment `env`, if it is anything.
 
     Args:
@@ -198,32 +201,23 @@ def require_no_overflow(flags: jax.Array, *, env: str, family: str, sizes: WarpS
     Raises:
         PhysicsOverflowError: Warp has dropped contacts or constraint rows.
     """
-    dropped = int(np.bitwise_or.reduce(np.asarray(flags), axis=None))
-    limits, others = _exceeded(dropped)
-    if limits:
-        needed = " and ".join(f"more than {getattr(sizes, limit)} {limit} per world" for limit in limits)
-        raise PhysicsOverflowError(
-            f"{env}: Warp needed {needed} and dropped the rest; raise {' and '.join(limits)} in {family}.warp_sizes, "
-            f"now {sizes} (python benchmarks/contact_sizes.py --envs {env} measures what it needs), or use --physics jax"
-        )
-    if others:
-        raise PhysicsOverflowError(
-            f"{env}: Warp could not complete its collisions ({', '.join(others)}), for which there is no setting; "
-            "use --physics jax"
-        )
-
-
-def _exceeded(dropped: int) -> tuple[list[str], list[str]]:
-    """The sizes that were too small, and what else went wrong, in Warp's names. Few solver iterations are no harm."""
-    if not dropped:
-        return [], []
     from mujoco.mjx.third_party.mujoco_warp import OverflowType as Bit
 
     meanings = {"contacts": Bit.BROADPHASE | Bit.NARROWPHASE | Bit.CCD, "rows": Bit.NEFC | Bit.NJMAX_NNZ}
-    limits = [limit for limit, bits in meanings.items() if dropped & bits]
-    asked_for = Bit.ITERATIONS | Bit.LS_ITERATIONS
-    known = functools.reduce(operator.or_, meanings.values(), asked_for)
-    return limits, [str(bit.name) for bit in Bit if bit & dropped & ~known]
+    dropped = Bit(int(np.bitwise_or.reduce(flags, axis=None)))
+    short = {limit: getattr(sizes, limit) for limit, bits in meanings.items() if dropped & bits}
+    if short:
+        needed = " and ".join(f"{size} {limit} per world" for limit, size in short.items())
+        raise PhysicsOverflowError(
+            f"{env}: Warp has room for {needed}, needed more and dropped it; raise {' and '.join(short)} in "
+            f"{family}.warp_sizes to what `python benchmarks/contact_sizes.py --envs {env}` measures, or use "
+            "--physics jax"
+        )
+    if dropped:
+        raise PhysicsOverflowError(
+            f"{env}: Warp could not complete its collisions ({dropped.name}), and there is no setting for that; use "
+            "--physics jax"
+        )
 
 
 def require_installed() -> None:
