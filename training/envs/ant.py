@@ -16,6 +16,7 @@ import mujoco
 from mujoco import mjx
 
 from training.envs.base import EnvFacts, GoalEnv
+from training.envs.physics import WarpSizes
 
 MODEL = Path(brax.envs.__file__).parent / "assets" / "ant.xml"
 GOAL_DISTANCE_M = 10.0
@@ -34,6 +35,8 @@ class Ant(GoalEnv):
 
     State: torso position and quaternion, joint angles; the velocities of the same. Goal: where the torso shall be.
     """
+
+    warp_sizes = WarpSizes(contacts=8, rows=40)
 
     def __init__(self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None) -> None:
         model = ant_spec().compile() if model is None else model
