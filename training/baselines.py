@@ -39,7 +39,7 @@ from policy.layers import Architecture, Execution
 from policy.networks import ResidualNetwork, apply_network, init_network
 from training import evaluate, run_folder
 from training.config import TrainConfig
-from training.envs import registry
+from training.envs import physics, registry
 from training.envs.base import GoalEnv
 from training.loop import require_device
 from training.report import Report
@@ -74,6 +74,7 @@ def train(
         ConfigError: the device cannot do what the configuration asks for.
         OutputFolderError: another process trains in the folder, or it holds what is not overwritten.
         FloatingPointError: a loss is no longer finite.
+        PhysicsOverflowError: Warp has no room for the robots' contacts.
         OSError: the folder cannot be written.
     """
     require_device(config)
@@ -101,20 +102,28 @@ class _Judge:
     """Evaluates, records, and ends a run that has reached its share or its time."""
 
     def __init__(self, config: TrainConfig, env: GoalEnv, *, report: Report, clock: Callable[[], float]) -> None:
-        self._config, self._report, self._clock = config, report, clock
+        self._config, self._env, self._report, self._clock = config, env, report, clock
+        self._judged, self._overflow = evaluate.environment(config, env), np.zeros((), np.int32)
         self._began = self._since = clock()
         self._evaluate = jax.jit(
             functools.partial(
                 evaluate.evaluate,
-                evaluate.environment(config, env),
+                self._judged,
                 episodes=config.eval_episodes,
                 episode_length=config.episode_length,
             )
         )
 
+    def note_overflow(self, flags: np.ndarray) -> None:
+        """Keep what physics in training had no room for, for the next evaluation to make an error of."""
+        self._overflow = self._overflow | np.bitwise_or.reduce(np.asarray(flags), axis=None)
+
     def __call__(self, env_steps: int, actor: ResidualNetwork, losses: Mapping[str, float]) -> None:
         config, now = self._config, self._clock()
         evaluation = self._evaluate(actor, key=evaluate.evaluation_key(config.seed, env_steps))
+        jax.effects_barrier()  # what training had to note is noted
+        self._env.require_no_overflow(self._overflow)
+        self._judged.require_no_overflow(evaluation.overflow)
         summary = evaluate.summarise(evaluation)
         broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
         if broken:
@@ -134,7 +143,14 @@ class FreshResets(Wrapper):
     """Where an episode of a batch ends, another begins with a start and a goal of its own.
 
     brax's own wrapper puts an environment back to its first start and goal, again and again.
+
+    Args:
+        on_overflow: told the flags of `GoalEnv.overflow` after a step that has any.
     """
+
+    def __init__(self, env: Env, *, on_overflow: Callable[[np.ndarray], None]) -> None:
+        super().__init__(env)
+        self._on_overflow = on_overflow
 
     def reset(self, rng: jax.Array) -> State:
         """A batch of starts, for keys [B, 2]; its info keeps a key for the resets to come."""
@@ -147,6 +163,7 @@ class FreshResets(Wrapper):
         steps = jnp.where(ended, 0, state.info["steps"])
         before = state.replace(done=jnp.zeros_like(state.done), info={**state.info, "steps": steps})
         moved = self.env.step(before, action)
+        self._tell(physics.overflow(moved.pipeline_state))
         keys = jax.vmap(jax.random.split)(moved.info["reset_key"])
         begun = self.env.reset(keys[:, 0])
 
@@ -158,15 +175,27 @@ class FreshResets(Wrapper):
         info = {**moved.info, **task, "reset_key": keys[:, 1]}
         return moved.replace(pipeline_state=pipeline_state, obs=obs, info=info)
 
+    def _tell(self, flags: jax.Array) -> None:
+        """brax keeps the physics to itself, so what was dropped leaves it by a callback. Only Warp drops anything."""
+        if flags.ndim:
+            jax.lax.cond(jnp.any(flags), lambda: jax.debug.callback(self._on_overflow, flags), lambda: None)
+
 
 def _task(state: State) -> dict[str, jax.Array]:
     return {name: state.info[name] for name in ("state", "goal")}
 
 
-def wrap(env: Env, episode_length: int, action_repeat: int = 1, randomization_fn: None = None) -> Wrapper:
-    """As brax's function of that name, with `FreshResets`; the names of the arguments are brax's."""
+def wrap(
+    env: Env,
+    episode_length: int,
+    action_repeat: int = 1,
+    randomization_fn: None = None,
+    *,
+    on_overflow: Callable[[np.ndarray], None],
+) -> Wrapper:
+    """As brax's function of that name, with `FreshResets`; the names of the arguments but the last are brax's."""
     del randomization_fn
-    return FreshResets(EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat))
+    return FreshResets(EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat), on_overflow=on_overflow)
 
 
 class _NothingToJudge(Wrapper):
@@ -254,7 +283,7 @@ def _train_sac(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
 
         sac.train(
             env,
-            **_shared(config),
+            **_shared(config, judge),
             batch_size=config.batch_size,
             min_replay_size=config.num_envs * config.replay_min,
             max_replay_size=config.num_envs * config.replay_capacity,
@@ -286,7 +315,7 @@ def _train_ppo(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
     minibatches = math.gcd(config.num_envs, _LARGEST_MINIBATCHES)
     ppo.train(
         env,
-        **_shared(config),
+        **_shared(config, judge),
         entropy_cost=_ENTROPY_COST,
         unroll_length=config.unroll,
         batch_size=config.num_envs // minibatches,
@@ -299,12 +328,12 @@ def _train_ppo(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
     )
 
 
-def _shared(config: TrainConfig) -> dict[str, Any]:
+def _shared(config: TrainConfig, judge: _Judge) -> dict[str, Any]:
     """What both of brax's trainers take, by brax's names."""
     return {
         "num_timesteps": config.iterations * config.steps_per_iteration,
         "episode_length": config.episode_length,
-        "wrap_env_fn": wrap,
+        "wrap_env_fn": functools.partial(wrap, on_overflow=judge.note_overflow),
         "num_envs": config.num_envs,
         "learning_rate": config.actor_learning_rate,
         "discounting": config.discount,

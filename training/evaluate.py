@@ -18,6 +18,7 @@ class Evaluation(NamedTuple):
     time_at_goal: jax.Array  # control steps within the success radius, until the first termination
     reached: jax.Array  # bool, whether there was at least one such step
     final_distance: jax.Array  # distance to the goal after the last step counted, in the goal's unit
+    overflow: jax.Array  # int32, flags of what physics had no room for, see `GoalEnv.require_no_overflow`
 
 
 def environment(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
@@ -54,6 +55,7 @@ def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: 
             time_at_goal=result.time_at_goal + success,
             reached=result.reached | success,
             final_distance=jnp.where(alive, current.metrics["distance"], result.final_distance),
+            overflow=jax.vmap(env.overflow)(current),
         )
         return (current, alive & (current.done == 0), result), None
 
@@ -61,6 +63,7 @@ def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: 
         time_at_goal=jnp.zeros(episodes, jnp.int32),
         reached=jnp.zeros(episodes, bool),
         final_distance=start.metrics["distance"],
+        overflow=jnp.zeros(episodes, jnp.int32),
     )
     (_, _, result), _ = jax.lax.scan(one_step, (start, jnp.ones(episodes, bool), nothing), length=episode_length)
     return result

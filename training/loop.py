@@ -74,13 +74,14 @@ def train(
         OutputFolderError: another process trains in the folder, or it holds what is neither resumed nor overwritten.
         SnapshotError: the last snapshot cannot be read, or is of another run.
         FloatingPointError: a loss is no longer finite; the snapshot before it is intact.
+        PhysicsOverflowError: Warp has no room for the robots' contacts; the snapshot before is intact.
         MemoryError: the device has no room for the run.
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
     """
     began = clock()
     require_device(config)
     env = registry.make(config.env, impl=config.physics)
-    evaluate.environment(config, env)  # refused before anything is touched, if it does not fit
+    judged = evaluate.environment(config, env)  # refused before anything is touched, if it does not fit
     memory.require_fit(config, env)
     with run_folder.claimed(config) as take_folder:
         state = initial_state(config, env)
@@ -94,7 +95,7 @@ def train(
             report.say(f"compiled in {clock() - began:.0f} s")
             earlier = report.rows[-1].get("time/total_s", 0.0) if report.rows else 0.0
             with _stop_signals() as stop:
-                run = _Run(config, env, programs, report, stop, clock=clock, began=began, earlier_s=earlier)
+                run = _Run(config, env, judged, programs, report, stop, clock=clock, began=began, earlier_s=earlier)
                 return _run(run, state)
 
 
@@ -120,6 +121,7 @@ class _Run(NamedTuple):
 
     config: TrainConfig
     env: GoalEnv
+    judged: GoalEnv  # what is evaluated on
     programs: Programs
     report: Report
     stop: threading.Event  # set once a signal asks for the end
@@ -169,6 +171,7 @@ def _evaluate(run: _Run, state: TrainerState, averages: dict[str, float]) -> dic
     done = int(state.iteration)
     key = evaluate.evaluation_key(run.config.seed, done)
     evaluation = run.programs.evaluate(state.learner.params.actor, key=key)
+    run.judged.require_no_overflow(evaluation.overflow)
     row = {"env_steps": done * run.config.steps_per_iteration, **averages, **evaluate.summarise(evaluation)}
     row["time/total_s"] = run.earlier_s + run.clock() - run.began
     broken = [name for name, number in row.items() if not np.isfinite(number)]
@@ -265,10 +268,12 @@ def _run_epoch(run: _Run, state: TrainerState) -> tuple[TrainerState, dict[str, 
         if held >= config.replay_min:
             state, metrics = run.programs.learn(state)
             rows.append({name: np.asarray(numbers) for name, numbers in metrics.items()})
+            run.env.require_no_overflow(run.env.overflow(state.robots.env))
             _require_finite(rows[-1], iteration=done, config=config)
         held = min(held + config.unroll, config.replay_capacity)
         done += 1
         run.report.advance("training", done=done, of=config.iterations)
+    run.env.require_no_overflow(run.env.overflow(state.robots.env))
     _require_finite_parameters(jax.block_until_ready(state))  # also waits for what only fills the replay
     averages = {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
     return state, averages, done

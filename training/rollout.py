@@ -6,13 +6,14 @@ to get there first. And a good policy would spend most of an episode at rest at 
 else, and the critic would forget the far cells: a goal that is reached may be redrawn sooner.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from policy import acting
 from policy.networks import ResidualNetwork
+from training.envs import physics
 from training.envs.base import GoalEnv, State
 from training.replay import Steps
 
@@ -89,8 +90,10 @@ def restart_where(env: GoalEnv, ended: jax.Array, robots: Robots, *, key: jax.Ar
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(ended.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
+    chosen: Any = jax.tree.map(choose, fresh, robots.env)
+    kept = physics.keep_overflow(chosen.pipeline_state, ended=robots.env.pipeline_state)
     return Robots(
-        env=jax.tree.map(choose, fresh, robots.env),
+        env=chosen.replace(pipeline_state=kept),
         episode=robots.episode + ended,
         age=jnp.where(ended, 0, robots.age),
     )

@@ -13,6 +13,7 @@ import tyro
 from policy.spec import SpecError
 from training.config import PRESETS, ConfigError, TrainConfig, preset_config
 from training.envs.mazes import LayoutError
+from training.envs.physics import PhysicsOverflowError
 from training.envs.registry import ENVIRONMENTS, EnvError, UnknownNameError, bare_name, import_module_of, make
 
 _DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         ImportError,
         LayoutError,
         MemoryError,
+        PhysicsOverflowError,
         SpecError,
         run_folder.OutputFolderError,
         report.MetricsError,

@@ -67,6 +67,7 @@ def drive(
 
     Raises:
         KilolayerError: the server refused or is gone; a late or shed answer is not raised but counted as missed.
+        PhysicsOverflowError: Warp has no room for the robots' contacts.
     """
     reset = jax.jit(jax.vmap(env.reset))
     step = jax.jit(jax.vmap(env.step))
@@ -93,6 +94,7 @@ def drive(
                 at_goal += alive & (np.asarray(current.metrics["success"]) > 0)
                 alive &= np.asarray(current.done) == 0
                 on_step(active)
+            env.require_no_overflow(env.overflow(current))
             path = np.stack(paths, axis=1)
             for robot in range(active):
                 episode = _episode(goals[robot], path[robot], time_at_goal=int(at_goal[robot]), answers=answers[robot])

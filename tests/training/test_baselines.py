@@ -98,7 +98,7 @@ def test_every_episode_of_a_batch_has_a_start_and_a_goal_of_its_own() -> None:
             return state[0] > 0.5
 
     batch = 64
-    env = baselines.wrap(Drift(), episode_length=3)
+    env = baselines.wrap(Drift(), episode_length=3, on_overflow=lambda flags: pytest.fail(str(flags)))
     step = jax.jit(env.step)
     now = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), batch))
     for _ in range(7):

@@ -162,8 +162,3 @@ def test_unknown_names_list_the_known_ones_nearest_first() -> None:
         registry.make("point_umaze")
     with pytest.raises(registry.UnknownNameError, match="implementation 'jaxx'.*jax"):
         registry.make("point_u_maze", impl="jaxx")
-
-
-def test_warp_that_is_not_installed_is_an_error_with_the_command() -> None:
-    with pytest.raises(ImportError, match="pip install warp-lang"):
-        registry.make("point_u_maze", impl="warp")

@@ -14,6 +14,7 @@ from mujoco import mjx
 
 from training.envs import models
 from training.envs.base import EnvFacts, GoalEnv
+from training.envs.physics import WarpSizes
 
 GOAL_DISTANCE_M = 10.0
 EPISODE_LENGTH = 1000
@@ -33,6 +34,8 @@ class Ant(GoalEnv):
 
     State: torso position and quaternion, joint angles; the velocities of the same. Goal: where the torso shall be.
     """
+
+    warp_sizes = WarpSizes(contacts=8, rows=40)
 
     def __init__(
         self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None, sensed_too: tuple[str, ...] = ()

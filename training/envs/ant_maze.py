@@ -23,6 +23,7 @@ from training.envs import scenery, walls
 from training.envs.ant import FEET, Ant, ant_spec
 from training.envs.base import Rectangle
 from training.envs.mazes import LAYOUTS, LayoutError, Maze
+from training.envs.physics import WarpSizes
 
 CELL_M = 4.0
 WALL_HEIGHT_M = 2.0
@@ -36,6 +37,8 @@ DISTANCES = re.compile(r"ant_(?P<layout>u[2-7]?_maze)_(?P<kind>gen|eval)_(?P<cel
 
 class AntMaze(Ant):
     """Walk through a maze to the middle of a goal cell. State and goal are those of the ant."""
+
+    warp_sizes = WarpSizes(contacts=16, rows=48)
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         variant = DISTANCES.fullmatch(name)

@@ -9,7 +9,7 @@ own trainers want, `state.obs`, is put together from them here and taken apart n
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import mujoco
 import numpy as np
 from brax.envs.base import Env, State
 from mujoco import mjx
+
+from training.envs import physics
 
 
 class Rectangle(NamedTuple):
@@ -53,12 +55,15 @@ class GoalEnv(Env):
         impl: the MJX implementation, "jax" or "warp".
     """
 
+    warp_sizes: ClassVar[physics.WarpSizes | None] = None
+    """What `impl="warp"` has room for, as benchmarks/contact_sizes.py has measured; None leaves it to MJX's guess."""
+
     def __init__(self, facts: EnvFacts, model: mujoco.MjModel, *, substeps: int, impl: str = "jax") -> None:
         self.facts = facts
         self.model = model
         self.substeps = substeps
-        self._impl = impl
-        self._mjx_model = mjx.put_model(model, impl=impl)
+        self._physics = physics.make(model, impl=impl, sizes=self.warp_sizes)
+        self._mjx_model = self._physics.model
         self._control_low, self._control_high = jnp.asarray(model.actuator_ctrlrange.T)
 
     @abc.abstractmethod
@@ -115,19 +120,32 @@ class GoalEnv(Env):
     def reset(self, rng: jax.Array) -> State:
         """A fresh start and a fresh goal, drawn with the random key `rng`."""
         qpos, qvel, goal = self.sample_task(rng)
-        data = mjx.make_data(self.model, impl=self._impl).replace(qpos=qpos, qvel=qvel)
-        return self._observe(data, goal)
+        return self._observe(self._physics.start(qpos, qvel), goal)
 
     def step(self, state: State, action: jax.Array) -> State:
         """Advance one control period with `action: [action_dim]`, clipped to [-1, 1] and held throughout."""
-        physics: Any = state.pipeline_state
-        data = physics.replace(ctrl=self.control(jnp.clip(action, -1, 1)))
-        data = jax.lax.fori_loop(0, self.substeps, lambda _, now: mjx.step(self._mjx_model, now), data)
+        before: Any = state.pipeline_state
+        controlled = before.replace(ctrl=self.control(jnp.clip(action, -1, 1)))
+        data = self._physics.step(controlled, substeps=self.substeps)
         return self._observe(data, state.info["goal"], before=state)
 
     def with_goal(self, state: State, goal: jax.Array) -> State:
         """The same moment with another commanded goal."""
         return self._observe(state.pipeline_state, goal, before=state)
+
+    def overflow(self, state: State) -> jax.Array:
+        """Flags of what Warp had no room for in this world, int32; 0 if nothing, and always in JAX."""
+        return physics.overflow(state.pipeline_state)
+
+    def require_no_overflow(self, flags: jax.Array | np.ndarray) -> None:
+        """Make an error of any flag in `flags`, of `overflow`.
+
+        Raises:
+            PhysicsOverflowError: Warp dropped contacts or constraint rows; the message says which size to raise.
+        """
+        if np.any(flags) and (sizes := self._physics.sizes):
+            family = type(self).__name__
+            physics.require_no_overflow(np.asarray(flags), env=self.facts.name, family=family, sizes=sizes)
 
     @property
     def control_period_s(self) -> float:

@@ -15,6 +15,7 @@ from mujoco import mjx
 from training.envs import scenery, walls
 from training.envs.base import EnvFacts, GoalEnv, Rectangle
 from training.envs.mazes import LAYOUTS, Maze, sample_near
+from training.envs.physics import WarpSizes
 
 CELL_M = 1.0
 BALL_RADIUS_M = 0.15
@@ -32,6 +33,8 @@ EPISODE_LENGTHS = {"point_u_maze": 100, "point_big_maze": 150, "point_hardest_ma
 
 class PointMaze(GoalEnv):
     """The ball in a maze. State: position and velocity; goal: a position near the centre of a goal cell."""
+
+    warp_sizes = WarpSizes(contacts=8, rows=8)
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         self.maze = Maze(LAYOUTS[name.removeprefix("point_")], cell=CELL_M)

@@ -17,7 +17,19 @@ import jax
 import numpy as np
 
 from policy.spec import SpecError, check_name
-from training.envs import ant, ant_ball, ant_maze, ant_push, cheetah, humanoid, humanoid_maze, point, pusher, reacher
+from training.envs import (
+    ant,
+    ant_ball,
+    ant_maze,
+    ant_push,
+    cheetah,
+    humanoid,
+    humanoid_maze,
+    physics,
+    point,
+    pusher,
+    reacher,
+)
 from training.envs.base import GoalEnv
 
 IMPLEMENTATIONS = ("jax", "warp")
@@ -148,7 +160,7 @@ def make(name: str, *, impl: str = "jax") -> GoalEnv:
     if impl not in IMPLEMENTATIONS:
         raise UnknownNameError("physics implementation", impl, IMPLEMENTATIONS)
     if impl == "warp":
-        _require_warp()
+        physics.require_installed()
     env = entry.build(bare_name(name), impl=impl)
     if entry.own:
         _require_as_registered(env, bare_name(name), entry)
@@ -159,13 +171,6 @@ def make(name: str, *, impl: str = "jax") -> GoalEnv:
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
     """`known` in the order of likeness to `name`."""
     return sorted(known, key=lambda candidate: -difflib.SequenceMatcher(a=name, b=candidate).ratio())
-
-
-def _require_warp() -> None:
-    try:
-        import warp  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
-    except ImportError as error:
-        raise ImportError('the physics implementation "warp" needs warp-lang: pip install warp-lang==1.18.0') from error
 
 
 def _require_as_registered(env: GoalEnv, name: str, entry: Entry) -> None:
