@@ -11,7 +11,7 @@ import numpy as np
 
 from training.envs.base import GoalEnv, State
 
-LENGTH = 4  # control steps of the longest window
+LENGTH = 4  # control steps of the longest window, unless another is asked for
 
 
 class Errors(NamedTuple):
@@ -85,16 +85,16 @@ def touching(env: GoalEnv, data: mujoco.MjData) -> set[tuple[str, ...]]:
     return {tuple(sorted(env.model.geom(geom).name for geom in contact.geom)) for contact in data.contact}
 
 
-def window_errors(env: GoalEnv, starts: State, truth: Rollout) -> Errors:
-    """Begin in MJX where every step of C's rollout began, take up to `LENGTH` of its actions, and compare.
+def window_errors(env: GoalEnv, starts: State, truth: Rollout, *, length: int = LENGTH) -> Errors:
+    """Begin in MJX where every step of C's rollout began, take up to `length` of its actions, and compare.
 
     Args:
         starts: as many robots as steps, of which everything but positions and velocities is kept.
     """
     steps = len(truth.actions)
-    follow = np.minimum(np.arange(steps)[:, None] + np.arange(LENGTH), steps - 1)  # which steps a window takes
-    whole = (np.arange(steps)[:, None] % truth.window + np.arange(LENGTH)) < truth.window
-    whole &= np.arange(steps)[:, None] + np.arange(LENGTH) < steps
+    follow = np.minimum(np.arange(steps)[:, None] + np.arange(length), steps - 1)  # which steps a window takes
+    whole = (np.arange(steps)[:, None] % truth.window + np.arange(length)) < truth.window
+    whole &= np.arange(steps)[:, None] + np.arange(length) < steps
     physics: Any = starts.pipeline_state
     arrays = {name: jnp.asarray(array, jnp.float32) for name, array in truth.arrays.items()}
     before = starts.replace(pipeline_state=physics.replace(**arrays))
