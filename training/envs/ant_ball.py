@@ -18,6 +18,7 @@ from training.envs.ant import FEET, Ant, ant_spec
 from training.envs.ant_maze import BALL, CELL_M, FLOOR, WALL_HEIGHT_M, WALLS, let_meet
 from training.envs.base import Rectangle
 from training.envs.mazes import LAYOUTS, Maze
+from training.envs.physics import WarpSizes
 
 GOAL_DISTANCE_M = 5.0
 BALL_RADIUS_M = 0.5
@@ -33,6 +34,8 @@ class AntBall(Ant):
 
     State: that of the ant, then where the ball is. Goal: where the ball shall be.
     """
+
+    warp_sizes = WarpSizes(contacts=16, rows=48)  # with the ball at feet and torso, which random actions seldom are
 
     def __init__(self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None) -> None:
         model = build_model() if model is None else model

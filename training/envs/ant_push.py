@@ -25,6 +25,7 @@ from training.envs import ant, scenery
 from training.envs.ant import Ant, ant_spec
 from training.envs.ant_maze import BALL, WALLS, let_meet
 from training.envs.base import Rectangle
+from training.envs.physics import WarpSizes
 
 _WALLS_M = {  # name: low and high corner on the floor
     "A": ((-12, 12), (4, 28)),
@@ -54,6 +55,8 @@ class AntPush(Ant):
 
     State: that of the ant, then where the box is. Goal: where the torso shall be.
     """
+
+    warp_sizes = WarpSizes(contacts=16, rows=56)  # with box and walls, which random actions do not get to
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         super().__init__(name, model=build_model(), impl=impl, sensed_too=("box x [m]", "box y [m]"))

@@ -14,6 +14,7 @@ from mujoco import mjx
 
 from training.envs import models
 from training.envs.base import EnvFacts, GoalEnv
+from training.envs.physics import WarpSizes
 
 EPISODE_LENGTH = 1000
 GOAL_M = 5.0
@@ -28,6 +29,8 @@ class Cheetah(GoalEnv):
 
     State: every position, then every velocity. Goal: the torso's x.
     """
+
+    warp_sizes = WarpSizes(contacts=16, rows=56)  # with all that may touch on the floor
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         model = build_model()

@@ -15,6 +15,7 @@ from mujoco import mjx
 
 from training.envs import bodies, models, scenery
 from training.envs.base import EnvFacts, GoalEnv
+from training.envs.physics import WarpSizes
 
 EPISODE_LENGTH = 1000
 GOAL_HEIGHT_M = 1.25
@@ -39,6 +40,8 @@ class Humanoid(GoalEnv):
     same; for each of the eleven links its inertia about the whole body's centre of mass (MuJoCo's `cinert`) and its
     velocity (`cvel`); the torque on every degree of freedom. Goal: where the torso shall be, its height included.
     """
+
+    warp_sizes = WarpSizes(contacts=8, rows=40)
 
     def __init__(
         self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None, substeps: int = _SUBSTEPS

@@ -16,6 +16,7 @@ from training.envs import scenery, walls
 from training.envs.base import Rectangle
 from training.envs.humanoid import FEET, GOAL_HEIGHT_M, Humanoid, humanoid_spec
 from training.envs.mazes import LAYOUTS, Maze
+from training.envs.physics import WarpSizes
 
 CELL_M = 2.0
 _SUBSTEPS = 3
@@ -38,6 +39,8 @@ NAMES = tuple(f"humanoid_{layout}" for layout in _MAZES)
 
 class HumanoidMaze(Humanoid):
     """Walk through a maze to the middle of a goal cell, and stand there. State and goal are those of the humanoid."""
+
+    warp_sizes = WarpSizes(contacts=16, rows=48)
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         self.maze = Maze(_MAZES[name.removeprefix("humanoid_")], cell=CELL_M)

@@ -16,6 +16,7 @@ from mujoco import mjx
 
 from training.envs import bodies, models
 from training.envs.base import EnvFacts, GoalEnv
+from training.envs.physics import WarpSizes
 
 EPISODE_LENGTH = 1000
 JOINTS = 7
@@ -46,6 +47,8 @@ class Pusher(GoalEnv):
 
     State: joint angles, the hand's position, the puck's position, joint rates. Goal: where the puck shall be.
     """
+
+    warp_sizes = WarpSizes(contacts=16, rows=56)  # with hand and puck on each other, which random actions seldom are
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         model = build_model()

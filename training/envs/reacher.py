@@ -14,6 +14,7 @@ from mujoco import mjx
 
 from training.envs import bodies, models
 from training.envs.base import EnvFacts, GoalEnv
+from training.envs.physics import WarpSizes
 
 EPISODE_LENGTH = 1000
 _TIMESTEP_S = 0.01
@@ -30,6 +31,8 @@ class Reacher(GoalEnv):
 
     State: cosine and sine of both joints' angles; the tip's position and velocity. Goal: where the tip shall be.
     """
+
+    warp_sizes = WarpSizes(contacts=8, rows=8)
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         model = build_model()
