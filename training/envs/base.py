@@ -84,6 +84,14 @@ class GoalEnv(Env):
         """Whether `state: [state_dim]` ends the episode early, a boolean scalar. Never, unless a family says so."""
         return jnp.zeros(state.shape[:-1], bool)
 
+    def control(self, action: jax.Array) -> jax.Array:
+        """What the actuators are told [nu] for `action: [action_dim]`, within [-1, 1]: as much of their ranges."""
+        return self._control_low + (action + 1) / 2 * (self._control_high - self._control_low)
+
+    def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:
+        """What is asked for at `state: [state_dim]`, given what was before: the same, unless a task's goal moves."""
+        return goal
+
     def floor_plan(self) -> tuple[Rectangle, ...]:
         """The obstacles seen from above, for pictures."""
         return ()
@@ -100,10 +108,8 @@ class GoalEnv(Env):
 
     def step(self, state: State, action: jax.Array) -> State:
         """Advance one control period with `action: [action_dim]`, clipped to [-1, 1] and held throughout."""
-        fraction = (jnp.clip(action, -1, 1) + 1) / 2
-        control = self._control_low + fraction * (self._control_high - self._control_low)
         physics: Any = state.pipeline_state
-        data = physics.replace(ctrl=control)
+        data = physics.replace(ctrl=self.control(jnp.clip(action, -1, 1)))
         data = jax.lax.fori_loop(0, self.substeps, lambda _, now: mjx.step(self._mjx_model, now), data)
         return self._observe(data, state.info["goal"], before=state)
 
@@ -159,6 +165,7 @@ class GoalEnv(Env):
     def _observe(self, data: mjx.Data, goal: jax.Array, *, before: State | None = None) -> State:
         """Everything that follows from the physics and the goal. What brax's wrappers stored in `before` is kept."""
         sensed = self.sense(data)
+        goal = self.current_goal(sensed, goal)
         distance = self.distance(sensed, goal)
         success = (distance < self.facts.success_radius).astype(jnp.float32)
         return State(

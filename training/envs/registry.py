@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from training.envs import ant, ant_maze, point
+from training.envs import ant, ant_maze, arm, point
 from training.envs.base import GoalEnv
 
 IMPLEMENTATIONS = ("jax", "warp")
@@ -23,6 +23,7 @@ ENVIRONMENTS: Mapping[str, Entry] = MappingProxyType(
     {name: Entry(point.PointMaze, length) for name, length in point.EPISODE_LENGTHS.items()}
     | {"ant": Entry(ant.Ant, ant.EPISODE_LENGTH)}
     | {name: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH) for name in ant_maze.NAMES}
+    | {name: Entry(build, arm.EPISODE_LENGTH) for name, build in arm.TASKS.items()}
 )
 _PATTERNS: Mapping[re.Pattern[str], Entry] = MappingProxyType(
     {ant_maze.DISTANCES: Entry(ant_maze.AntMaze, ant.EPISODE_LENGTH)}
