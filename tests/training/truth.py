@@ -43,6 +43,7 @@ def step_errors(
     physics: Any = starts.pipeline_state
     before = starts.replace(pipeline_state=physics.replace(**arrays))
     after = jax.jit(jax.vmap(env.step))(before, jnp.asarray(actions, jnp.float32))
-    error = np.abs(np.asarray(after.info["state"]) - np.array(truth))
+    moved: Any = after.pipeline_state
+    error = np.abs(np.concatenate([moved.qpos, moved.qvel], axis=1) - np.array(truth))
     joints = env.model.nq
     return Errors(error[:, :joints].max(axis=1), error[:, joints:].max(axis=1))

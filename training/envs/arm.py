@@ -48,7 +48,7 @@ class Arm(GoalEnv):
         self._angles = jnp.array([joint.qposadr[0] for joint in joints])
         self._rates = jnp.array([joint.dofadr[0] for joint in joints])
 
-    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:  # noqa: ARG002
         """The arm in the pose it always starts in, at rest."""
         qpos = jnp.asarray(self.model.qpos0, jnp.float32)
         return qpos.at[self._angles].set(jnp.array(_START_ANGLES)), jnp.zeros(self.model.nv)
@@ -71,7 +71,7 @@ class Arm(GoalEnv):
 
 
 class ArmReach(Arm):
-    """Bring the end effector to a point. State: the arm's; goal: a point in a box before it. The hand has no fingers."""
+    """Bring the end effector to a point in a box. State: the arm's; goal: the point. No fingers, no cube."""
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         facts = EnvFacts(
@@ -217,7 +217,7 @@ class ArmGrasp(ArmWithCube):
         """Around a cube anywhere in its square."""
         return _around(on_table(key, _GRASP_SQUARE))
 
-    def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:
+    def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:  # noqa: ARG002
         """Around the cube where it is now."""
         return _around(state[:3])
 
@@ -231,8 +231,9 @@ class ArmGrasp(ArmWithCube):
         return state[..., 16:23]
 
     def distance(self, state: jax.Array, goal: jax.Array) -> jax.Array:
-        """In metres, the larger of two: how far the middle between the fingertips is from where it shall be, and how far
-        the opening is from the goal's, 2.5 times, since it has 2 cm to be within and the middle 5 cm.
+        """The larger of two errors, in metres: that of the middle between the fingertips, and that of the opening.
+
+        The opening has 2 cm to be within where the middle has 5 cm, so its error counts 2.5 times.
         """
         achieved = self.achieved_goal(state)
         middle = jnp.linalg.norm(_middle(achieved) - _middle(goal), axis=-1)

@@ -88,7 +88,7 @@ class GoalEnv(Env):
         """What the actuators are told [nu] for `action: [action_dim]`, within [-1, 1]: as much of their ranges."""
         return self._control_low + (action + 1) / 2 * (self._control_high - self._control_low)
 
-    def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:
+    def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:  # noqa: ARG002
         """What is asked for at `state: [state_dim]`, given what was before: the same, unless a task's goal moves."""
         return goal
 

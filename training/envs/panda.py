@@ -2,11 +2,11 @@
 
 Kinematics and inertias are those of MuJoCo Menagerie's model; shapes are capsules, and only hand and fingers collide.
 Of the seven joints four move: 3, 5 and 7 are locked at the angles that the tasks of arXiv 2408.11052 hold them at, and
-the links that they would part are one body. A chain of seven links would not run on a CPU: what the compiler of JAX
-0.10 makes of MJX's walk along it takes a thousand times as long as of half the chain.
+the links on either side of them are one body. Joints 1 and 2, whose axes meet, belong to one body too. All this keeps
+MJX's walk along the arm short: what XLA makes of it on a CPU takes hundreds of times as long for seven links.
 
 Each moving joint has a servo: torque = gain * (target - angle) - rate gain * rate, within the rated torque. A joint's
-own damping is its rated torque over its rated speed, so a far target is approached at that speed.
+own damping is its rated torque over its rated speed, so that a far target is approached at about that speed.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -39,6 +39,7 @@ _TIP_M = 0.07  # along the finger
 _WHITE, _GREY = (0.93, 0.94, 0.95, 1.0), (0.3, 0.31, 0.33, 1.0)
 
 Point = tuple[float, float, float]
+Capsule = tuple[Point, Point, float]  # ends and radius, m
 
 
 class _Link(NamedTuple):
@@ -50,9 +51,14 @@ class _Link(NamedTuple):
     centre: Point  # of mass, m
     inertia: tuple[float, float, float, float, float, float]  # xx, yy, zz, xy, xz, yz about the centre, kg m^2
     limits: tuple[float, float]  # rad
-    shape: tuple[tuple[Point, Point, float], ...]  # capsules to be drawn: ends and radius, m
+    shape: tuple[Capsule, ...]  # to be drawn
 
 
+_BASE: tuple[Capsule, ...] = (
+    ((-0.06, 0, 0.03), (0, 0, 0.03), 0.07),
+    ((0, 0, 0.03), (0, 0, 0.1), 0.075),
+    ((0, 0, 0.1), (0, 0, 0.3), 0.06),
+)
 _RIGHT = np.pi / 2
 _FULL = (-2.8973, 2.8973)
 _LINKS = (
@@ -63,7 +69,7 @@ _LINKS = (
         centre=(0.003875, 0.002081, -0.04762),
         inertia=(0.70337, 0.70661, 0.009117, -0.000139, 0.006772, 0.019169),
         limits=_FULL,
-        shape=(((0, 0, -0.17), (0, 0, -0.02), 0.06),),
+        shape=(),  # drawn with the base
     ),
     _Link(
         offset=(0, 0, 0),
@@ -150,20 +156,24 @@ def add_panda(spec: mujoco.MjSpec, targets: Mapping[int, tuple[float, float]], *
     spec.compiler.fusestatic = True
     spec.compiler.degree = False
     body = spec.worldbody
-    _draw(body, [((0, 0, 0.03), (0, 0, 0.1), 0.075), ((-0.06, 0, 0.03), (0, 0, 0.03), 0.07)], _WHITE)
-    for index, link in enumerate(_LINKS, start=1):
-        body = _add_link(body, link, locked_at=LOCKED.get(index))
+    _draw(body, _BASE)
+    first, *others = _LINKS
+    for index, link in enumerate(others, start=2):
+        body = _add_link(body, link, name=f"link {index}", locked_at=LOCKED.get(index, 0.0))
+        if index == 2:
+            _add_shoulder(spec, body, first, targets=targets[1])
         if index in MOVING:
             _add_joint(spec, body, index, limits=link.limits, targets=targets[index])
-        _draw(body, link.shape, _WHITE)
+        _draw(body, link.shape)
     body.add_site(name=END_EFFECTOR)
     _add_hand(spec, body, fingers=fingers)
 
 
-def _add_link(parent: mujoco.MjsBody, link: _Link, *, locked_at: float | None) -> mujoco.MjsBody:
-    turned, angle = np.zeros(4), locked_at or 0.0
-    mujoco.mju_mulQuat(turned, _about([1, 0, 0], link.turn), _about([0, 0, 1], angle))
+def _add_link(parent: mujoco.MjsBody, link: _Link, *, name: str, locked_at: float) -> mujoco.MjsBody:
+    turned = np.zeros(4)
+    mujoco.mju_mulQuat(turned, _about([1, 0, 0], link.turn), _about([0, 0, 1], locked_at))
     return parent.add_body(
+        name=name,
         pos=list(link.offset),
         quat=turned,
         mass=link.mass,
@@ -173,14 +183,30 @@ def _add_link(parent: mujoco.MjsBody, link: _Link, *, locked_at: float | None) -
     )
 
 
+def _add_shoulder(spec: mujoco.MjSpec, second: mujoco.MjsBody, first: _Link, *, targets: tuple[float, float]) -> None:
+    """Let the second link turn about the first joint too. Of the first link, which turns about the vertical and nothing
+    else, only its inertia about that axis matters.
+    """
+    second.pos = list(first.offset)
+    x, y, _ = first.centre
+    hinge = _add_joint(spec, second, 1, limits=first.limits, targets=targets, axis=(0, -1, 0))  # the vertical, there
+    hinge.armature += first.inertia[2] + first.mass * (x**2 + y**2)
+
+
 def _add_joint(
-    spec: mujoco.MjSpec, body: mujoco.MjsBody, index: int, *, limits: tuple[float, float], targets: tuple[float, float]
-) -> None:
+    spec: mujoco.MjSpec,
+    body: mujoco.MjsBody,
+    index: int,
+    *,
+    limits: tuple[float, float],
+    targets: tuple[float, float],
+    axis: Point = (0, 0, 1),
+) -> mujoco.MjsJoint:
     servo = _SERVOS[index]
     hinge = body.add_joint(
         name=f"joint {index}",
         type=mujoco.mjtJoint.mjJNT_HINGE,
-        axis=[0, 0, 1],
+        axis=list(axis),
         range=list(limits),
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
         armature=_ARMATURE,
@@ -189,16 +215,18 @@ def _add_joint(
     motor = _add_servo(spec, f"joint {index}", gain=servo.gain, rate_gain=servo.rate_gain, targets=targets)
     motor.forcerange = [-servo.torque, servo.torque]
     motor.forcelimited = True
+    return hinge
 
 
 def _add_hand(spec: mujoco.MjSpec, link: mujoco.MjsBody, *, fingers: bool) -> None:
-    """The hand, which weighs nothing: the last link's inertia has it in; and its fingers, coupled so that they mirror."""
+    """The hand, which weighs nothing, for the last link's inertia includes it, and two fingers, each other's mirror."""
     hand = link.add_body(name="hand", pos=[0, 0, _HAND_OFFSET_M], quat=_about([0, 0, 1], _HAND_YAW))
-    _add_capsule(hand, (0, -0.06, 0.035), (0, 0.06, 0.035), 0.04, name="hand", rgba=_WHITE)
+    _add_capsule(hand, ((0, -0.06, 0.035), (0, 0.06, 0.035), 0.04), name="hand", rgba=_WHITE)
     if not fingers:
         return
     for side, yaw in zip(SIDES, (0.0, np.pi), strict=True):
         finger = hand.add_body(
+            name=side,
             pos=[0, 0, _FINGER_OFFSET_M],
             quat=_about([0, 0, 1], yaw),
             mass=_FINGER_MASS_KG,
@@ -216,8 +244,7 @@ def _add_hand(spec: mujoco.MjSpec, link: mujoco.MjsBody, *, fingers: bool) -> No
         slide.damping = [_FINGER_DAMPING, 0, 0]
         _add_servo(spec, side, gain=_FINGER_GAIN, rate_gain=_FINGER_RATE_GAIN, targets=(0, OPEN_M))
         y = _FINGER_GAP_M + _FINGER_RADIUS_M
-        ends = (0, y, _FINGER_RADIUS_M - 0.005), (0, y, 0.075 - _FINGER_RADIUS_M)
-        _add_capsule(finger, *ends, _FINGER_RADIUS_M, name=f"{side} finger", rgba=_GREY)
+        _add_capsule(finger, ((0, y, 0.005), (0, y, 0.065), _FINGER_RADIUS_M), name=f"{side} finger", rgba=_GREY)
         finger.add_site(name=f"{side} tip", pos=[0, 0, _TIP_M])
     coupling = spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT)
     coupling.name1, coupling.name2 = SIDES
@@ -241,15 +268,14 @@ def _add_servo(
     return servo
 
 
-def _draw(body: mujoco.MjsBody, capsules: Iterable[tuple[Point, Point, float]], rgba: tuple[float, ...]) -> None:
-    for start, end, radius in capsules:
-        _add_capsule(body, start, end, radius, rgba=rgba)
+def _draw(body: mujoco.MjsBody, capsules: Iterable[Capsule]) -> None:
+    for capsule in capsules:
+        _add_capsule(body, capsule, rgba=_WHITE)
 
 
-def _add_capsule(
-    body: mujoco.MjsBody, start: Point, end: Point, radius: float, *, rgba: tuple[float, ...], name: str = ""
-) -> None:
+def _add_capsule(body: mujoco.MjsBody, capsule: Capsule, *, rgba: tuple[float, ...], name: str = "") -> None:
     """A shape without mass. It collides only where a pair says so."""
+    start, end, radius = capsule
     body.add_geom(
         name=name,
         type=mujoco.mjtGeom.mjGEOM_CAPSULE,

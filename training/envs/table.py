@@ -21,6 +21,9 @@ TIMESTEP_S = 0.005
 _DENSITY = 1000.0  # kg/m^3
 _WALL_HALF_M, _WALL_HEIGHT_M = 0.005, 0.066
 _RAILS_M = (0.025, _WALL_HEIGHT_M - _WALL_HALF_M)  # heights of a wall's capsules
+# MJX reads these two, and finds each by its place among the model's numbers, so each is one number long.
+_NEAREST_PAIRS = 6  # of walls with the cube, and of walls with hand and fingers, that are looked at
+_DEEPEST_CONTACTS = 12  # of those with friction, and of those without, that count at once
 _BLUE, _RED, _GREEN, _TABLE = (0.25, 0.4, 0.75, 1), (0.75, 0.3, 0.25, 1), (0.3, 0.6, 0.35, 1), (0.8, 0.78, 0.74, 1)
 
 Square = tuple[float, float, float]  # centre and half-width, m
@@ -63,12 +66,12 @@ def build_model(
         if cube:
             _collide(spec, "cube", mover, condim=3)
     for (x, y, half), colour in zip(marks, (_BLUE, _RED), strict=False):
-        spec.worldbody.add_site(
-            type=mujoco.mjtGeom.mjGEOM_BOX, pos=[x, y, 0], size=[half, half, 0.001], rgba=colour
-        )
+        spec.worldbody.add_site(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[x, y, 0], size=[half, half, 0.001], rgba=colour)
     if bins is not None:
         for centre, colour in ((-bins.x, _BLUE), (bins.x, _RED)):
             _add_bin(spec, (centre, bins.y, bins.inner_half), colour, movers=movers)
+        spec.add_numeric(name="max_geom_pairs", data=[_NEAREST_PAIRS])
+        spec.add_numeric(name="max_contact_points", data=[_DEEPEST_CONTACTS])
     return spec.compile()
 
 
@@ -105,7 +108,14 @@ def _add_bin(spec: mujoco.MjSpec, square: Square, colour: tuple[float, ...], *, 
                 spec.worldbody.add_geom(
                     name=rail,
                     type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-                    fromto=[place[0] - ends[0], place[1] - ends[1], height, place[0] + ends[0], place[1] + ends[1], height],
+                    fromto=[
+                        place[0] - ends[0],
+                        place[1] - ends[1],
+                        height,
+                        place[0] + ends[0],
+                        place[1] + ends[1],
+                        height,
+                    ],
                     size=[_WALL_HALF_M, 0, 0],
                     contype=0,
                     conaffinity=0,
