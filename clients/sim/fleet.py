@@ -83,8 +83,10 @@ def drive(
             at_goal, alive = np.zeros(len(pilots), int), np.ones(len(pilots), bool)
             answers: list[list[Action | None]] = [[] for _ in range(active)]
             for _ in range(episode_length):
-                states = np.asarray(current.info["state"])
-                replies = list(pool.map(_ask, pilots[:active], states[:active], goals[:active]))
+                states, asked = (
+                    np.asarray(current.info[name])[:active] for name in ("state", "goal")
+                )  # goals may move
+                replies = list(pool.map(_ask, pilots[:active], states, asked))
                 for robot, reply in enumerate(replies):
                     answers[robot].append(reply)
                 current = step(current, jnp.asarray(_actions(replies, rows=len(pilots), action_size=env.action_size)))

@@ -91,6 +91,10 @@ class GoalEnv(Env):
         """Whether `state: [state_dim]` ends the episode early, a boolean scalar. Never, unless a family says so."""
         return jnp.zeros(state.shape[:-1], bool)
 
+    def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:  # noqa: ARG002
+        """What is asked for at `state: [state_dim]`, given what was before: the same, unless a task's goal moves."""
+        return goal
+
     def floor_plan(self) -> tuple[Rectangle, ...]:
         """The obstacles seen from above, for pictures."""
         return ()
@@ -195,6 +199,7 @@ class GoalEnv(Env):
     def _observe(self, data: mjx.Data, goal: jax.Array, *, before: State | None = None) -> State:
         """Everything that follows from the physics and the goal. What brax's wrappers stored in `before` is kept."""
         sensed = self.sense(data)
+        goal = self.current_goal(sensed, goal)
         distance = self.distance(sensed, goal)
         success = (distance < self.facts.success_radius).astype(jnp.float32)
         return State(

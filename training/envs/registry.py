@@ -22,6 +22,7 @@ from training.envs import (
     ant_ball,
     ant_maze,
     ant_push,
+    arm,
     cheetah,
     humanoid,
     humanoid_maze,
@@ -54,6 +55,7 @@ _entries = (
     }
     | {"humanoid": Entry(humanoid.Humanoid, humanoid.EPISODE_LENGTH)}
     | {name: Entry(humanoid_maze.HumanoidMaze, humanoid.EPISODE_LENGTH) for name in humanoid_maze.NAMES}
+    | {name: Entry(build, arm.EPISODE_LENGTH) for name, build in arm.TASKS.items()}
     | {"reacher": Entry(reacher.Reacher, reacher.EPISODE_LENGTH)}
     | {name: Entry(pusher.Pusher, pusher.EPISODE_LENGTH) for name in pusher.NAMES}
     | {"cheetah": Entry(cheetah.Cheetah, cheetah.EPISODE_LENGTH)}
