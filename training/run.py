@@ -90,14 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def list_environments(console: rich.console.Console) -> None:
     """Print a table of every environment with its sizes, its control period and its success radius."""
-    table = rich.table.Table("environment", "state", "goal", "action", "control period", "success radius", "episode")
+    table = rich.table.Table("environment", "state", "goal", "action", "period", "radius", "episode")
+    table.columns[0].no_wrap = True
+    table.caption = "state, goal and action in values, the control period, the success radius, an episode's steps"
     for column in table.columns[1:]:
         column.justify = "right"
     for name in ENVIRONMENTS:
         env = make(name)
         sizes = (str(size) for size in (env.state_size, env.goal_size, env.action_size))
         period, radius = f"{env.control_period_s:g} s", f"{env.facts.success_radius:g} m"
-        table.add_row(name, *sizes, period, radius, f"{env.facts.episode_length} steps")
+        table.add_row(name, *sizes, period, radius, f"{env.facts.episode_length}")
     console.print(table)
 
 
@@ -112,7 +114,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     asks_for_help = "--help" in arguments or "-h" in arguments
     if not asks_for_help:
         if chosen.env is None:
-            raise ConfigError(f"--env is needed; known: {', '.join(ENVIRONMENTS)}")
+            raise ConfigError(f"--env is needed, for example --env {_FALLBACK_ENV}; --list-envs shows all")
         if chosen.out is None:
             raise ConfigError(f"--out is needed, a folder for the run; for example --out runs/{bare_name(chosen.env)}")
     env = chosen.env or _FALLBACK_ENV

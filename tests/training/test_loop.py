@@ -374,7 +374,7 @@ def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "runs/x"], "--env is needed; known: point_u_maze"),
+        (["--out", "runs/x"], "--env is needed, for example --env point_u_maze"),
         (["--env", "point_u_maze"], "--out is needed"),
         (
             ["--env", "point_umaze", "--out", "runs/x"],

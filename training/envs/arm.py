@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 from mujoco import mjx
 
 from training.envs import panda, table
@@ -230,12 +231,15 @@ class ArmGrasp(ArmWithCube):
         """Both fingertips and their distance."""
         return state[..., 16:23]
 
-    def distance(self, state: jax.Array, goal: jax.Array) -> jax.Array:
+    def marker(self, goal: np.ndarray) -> np.ndarray:
+        """Between the fingertips."""
+        return (goal[:3] + goal[3:6]) / 2
+
+    def goal_distance(self, achieved: jax.Array, goal: jax.Array) -> jax.Array:
         """The larger of two errors, in metres: that of the middle between the fingertips, and that of the opening.
 
         The opening has 2 cm to be within where the middle has 5 cm, so its error counts 2.5 times.
         """
-        achieved = self.achieved_goal(state)
         middle = jnp.linalg.norm(_middle(achieved) - _middle(goal), axis=-1)
         opening = jnp.abs(achieved[..., 6] - goal[..., 6])
         return jnp.maximum(middle, opening * (_GRASP_RADIUS_M / _GRASP_TOLERANCE_M))

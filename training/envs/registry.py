@@ -34,6 +34,7 @@ from training.envs import (
 from training.envs.base import GoalEnv
 
 IMPLEMENTATIONS = ("jax", "warp")
+_LISTED = 8  # names that an error lists
 
 
 class Entry(NamedTuple):
@@ -67,10 +68,12 @@ _PATTERNS: Mapping[re.Pattern[str], Entry] = MappingProxyType(
 
 
 class UnknownNameError(ValueError):
-    """A name that is not among the known ones; the message lists those, nearest first."""
+    """A name that is not among the known ones; the message lists those, nearest first, or the nearest of many."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
-        listed = ", ".join(nearest_first(name, known))
+        ordered = nearest_first(name, known)
+        left_out = len(ordered) - _LISTED
+        listed = ", ".join(ordered[:_LISTED]) + (f" and {left_out} more" if left_out > 0 else "")
         super().__init__(f"unknown {kind} {name!r}; known, nearest first: {listed}{hint and f'; {hint}'}")
 
 
