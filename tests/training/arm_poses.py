@@ -1,5 +1,7 @@
 """Where to put the arm's joints so that its hand is somewhere, by MuJoCo C's kinematics; and the arm driven in C."""
 
+import re
+
 import mujoco
 import numpy as np
 from scipy.optimize import least_squares
@@ -65,6 +67,10 @@ class Driver:
         self.move(angles, fingers=fingers, seconds=seconds)
 
     def touching(self) -> set[tuple[str, ...]]:
-        """The pairs of shapes that touch."""
+        """The pairs of things that touch, under names without the number of the sphere or capsule that does."""
         pairs = (contact.geom for contact in self.data.contact if contact.dist < 0)
-        return {tuple(sorted(self.model.geom(geom).name for geom in pair)) for pair in pairs}
+        return {tuple(sorted(self._thing(geom) for geom in pair)) for pair in pairs}
+
+    def _thing(self, geom: int) -> str:
+        name = self.model.geom(geom).name
+        return "cube" if name.startswith("corner") else re.sub(r" \d$", "", name)

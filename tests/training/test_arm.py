@@ -1,5 +1,7 @@
 """The arm against its published facts, the seven-jointed robot, MuJoCo's own C engine, and what its tasks need."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -85,7 +87,9 @@ def test_an_action_is_target_angles_and_a_hand_that_closes_above_zero(reach: Arm
         ("arm_binpick_hard", (-0.3, 0.6, 0.15), (0.3, 0.6, 0.15)),
     ],
 )
-def test_cube_and_goal_are_drawn_anywhere_in_their_squares(name: str, start: tuple, goal: tuple) -> None:
+def test_cube_and_goal_are_drawn_anywhere_in_their_squares(
+    name: str, start: tuple[float, ...], goal: tuple[float, ...]
+) -> None:
     env = made(name)
     qpos, qvel, goals = jax.jit(jax.vmap(env.sample_task))(jax.random.split(jax.random.key(0), 1000))
     for drawn, (x, y, half) in ((qpos[:, :3], start), (goals, goal)):
@@ -172,11 +176,16 @@ def test_a_cube_rests_on_the_table_and_the_arms_links_pass_through(push: Arm) ->
     driver.move(driver.data.qpos[driver.angles].copy(), fingers=OPEN, seconds=1)
     assert driver.touching() == {("cube", "table")}
     np.testing.assert_allclose(driver.cube, [-0.1, 0.6, 0.03], atol=1e-3)
-    driver.data.qpos[driver.angles] = [1.571, 1.76, -0.07, 2.4]  # stretched out, low: the elbow is within the table
+    driver.data.qpos[driver.angles] = [1.571, 1.7, -1.6, 3.7]  # forearm and wrist within the table
     driver.data.qpos[0] = 3
     mujoco.mj_forward(push.model, driver.data)
-    assert min(driver.data.geom_xpos[:, 2]) < -0.05
-    assert driver.touching() <= {("hand", "table"), ("left finger", "table"), ("right finger", "table")}
+    assert driver.data.site("end effector").xpos[2] < -0.05
+    assert driver.touching() == {
+        ("hand", "table"),
+        ("left finger", "table"),
+        ("right finger", "table"),
+        ("cube", "table"),
+    }
 
 
 def test_fingers_hold_a_cube_and_carry_it_from_bin_to_bin(hard_bins: Arm) -> None:
@@ -195,22 +204,34 @@ def test_fingers_hold_a_cube_and_carry_it_from_bin_to_bin(hard_bins: Arm) -> Non
     np.testing.assert_allclose(driver.cube, [0.3, 0.6, 0.03], atol=0.05)
 
 
-def test_walls_keep_a_cube_in_its_bin(hard_bins: Arm) -> None:
-    """Thrown at a wall, at a corner, and dropped on an edge."""
-    for velocity, rails in (((-1.5, 0), 2), ((-1.5, 1.5), 4)):
-        driver = Driver(hard_bins, (-0.4, 0.7))
-        driver.data.qvel[:2] = velocity
-        met = set()
-        for _ in range(100):
-            mujoco.mj_step(hard_bins.model, driver.data)
-            met |= {pair for pair in driver.touching() if "cube" in pair and pair != ("cube", "table")}
-        assert len(met) == rails, "two capsules to a wall"
-        assert -0.485 < driver.cube[0] < -0.3
-        assert 0.6 < driver.cube[1] < 0.785
-    driver = Driver(hard_bins, (-0.49, 0.6))  # across the top of the left wall
+@pytest.mark.parametrize(("velocity", "walls"), [((-2.0, 0), {"wall 2"}), ((-2.0, 2.0), {"wall 1", "wall 2"})])
+def test_walls_stop_a_cube(hard_bins: Arm, velocity: tuple[float, float], walls: set[str]) -> None:
+    """Thrown at the left wall, and into the far left corner, from a few centimetres."""
+    driver = Driver(hard_bins, (-0.44, 0.73))
+    driver.data.qvel[:2] = velocity
+    met: set[str] = set()
+    for _ in range(100):
+        mujoco.mj_step(hard_bins.model, driver.data)
+        met |= {name for pair in driver.touching() for name in pair}
+    assert met - {"cube", "table"} == walls
+    assert -0.485 < driver.cube[0] < -0.4
+    assert driver.cube[1] < 0.785
+
+
+def test_a_cube_lies_on_top_of_a_wall(hard_bins: Arm) -> None:
+    driver = Driver(hard_bins, (-0.49, 0.6))
     driver.data.qpos[2] = 0.1
-    driver.move(driver.data.qpos[driver.angles].copy(), fingers=OPEN, seconds=0.1)
-    assert driver.cube[2] > 0.09
+    driver.move(driver.data.qpos[driver.angles].copy(), fingers=OPEN, seconds=0.2)
+    assert driver.touching() == {("cube", "wall 2")}
+    assert driver.cube[2] == pytest.approx(0.066 + 0.03, abs=2e-3)
+
+
+def test_the_floor_plan_has_the_walls_as_published(hard_bins: Arm, push: Arm) -> None:
+    plan = hard_bins.floor_plan()
+    assert len(plan) == 8
+    np.testing.assert_allclose(plan[0], [(-0.495, 0.405), (-0.105, 0.415)], atol=1e-9)
+    np.testing.assert_allclose(plan[7], [(0.485, 0.415), (0.495, 0.785)], atol=1e-9)
+    assert push.floor_plan() == ()
 
 
 def test_closed_fingers_push_a_cube_to_its_goal(push: Arm) -> None:
@@ -229,14 +250,11 @@ def test_an_arm_that_is_told_where_to_go_reaches_its_goals(reach: Arm) -> None:
     angles = [driver.pose(goal) for goal in np.asarray(now.info["goal"])]
     actions = jnp.asarray([driver.action(pose) for pose in angles], jnp.float32)
     step = jax.jit(jax.vmap(reach.step))
-    successes = np.zeros(worlds)
     assert (np.asarray(now.metrics["success"]) > 0).sum() < 8
     for _ in range(40):
         now = step(now, actions)
-        successes += np.asarray(now.metrics["success"])
     assert np.asarray(now.metrics["success"]).all()
-    assert np.quantile(now.metrics["distance"], 0.9) < 0.03
-    assert successes.max() < 40
+    assert np.median(now.metrics["distance"]) < 0.02
     np.testing.assert_allclose(
         now.metrics["distance"], np.linalg.norm(now.info["state"][:, 7:10] - now.info["goal"], axis=1), atol=1e-6
     )
@@ -246,7 +264,7 @@ def anywhere(grasp: Arm, grasp_starts: State) -> State:
     """The same worlds in random poses and motion, with all other positions left as they were."""
     random = np.random.default_rng(0)
     low, high = np.array([*grasp.action_low[:4], 0, 0]), np.array([*grasp.action_high[:4], OPEN, OPEN])
-    physics = grasp_starts.pipeline_state
+    physics: Any = grasp_starts.pipeline_state
     qpos = np.array(physics.qpos)
     qpos[:, :3] += random.uniform(-0.1, 0.1, (64, 3))
     qpos[:, 7:] = random.uniform(low, high, (64, 6))
@@ -259,7 +277,8 @@ def test_what_is_sensed_is_where_mujoco_c_says_it_is(grasp: Arm, grasp_starts: S
     now = anywhere(grasp, grasp_starts)
     data = mujoco.MjData(grasp.model)
     site = grasp.model.site("end effector").id
-    for row, qpos, qvel in zip(now.info["state"], now.pipeline_state.qpos, now.pipeline_state.qvel, strict=True):
+    physics: Any = now.pipeline_state
+    for row, qpos, qvel in zip(now.info["state"], physics.qpos, physics.qvel, strict=True):
         data.qpos[:], data.qvel[:] = qpos, qvel
         mujoco.mj_forward(grasp.model, data)
         velocity = np.zeros(6)
@@ -306,16 +325,27 @@ def test_a_cube_is_at_its_goal_within_10_cm(push: Arm) -> None:
 
 @pytest.mark.parametrize("name", ["arm_push_easy", "arm_binpick_hard"])
 def test_physics_agrees_with_mujoco_c(name: str) -> None:
-    """Windows of one to four control steps, begun at every moment of 200 in which the hand goes at the cube."""
+    """Windows of one and of two control steps, begun at every moment of 200 in which the hand goes at the cube.
+
+    Ten physics steps magnify what little MJX finds otherwise where the hand pins the cube and it springs away, hence
+    the quantiles. Where the hand does not touch the cube, nine steps in ten agree within 3e-4 m or rad.
+    """
     env = made(name)
     truth = rollout_at_the_cube(env, name)
-    met = [{name for pair in pairs for name in pair} for pairs in truth.contacts]
-    by_hand = [bool({"cube"} & names and any("hand" in name or "finger" in name for name in names)) for names in met]
-    assert 40 < sum(by_hand) < STEPS
-    errors = window_errors(env, starts(env, worlds=STEPS), truth)
-    for share in (0.5, 0.7, 0.9, 1):
-        print(share, errors.of(free=False, share=share))
-    assert 0
+    everything = frozenset[tuple[str, ...]]().union(*truth.contacts)
+    assert {("cube", other) for other in ("hand", "left finger", "right finger", "table")} <= everything
+    handled = np.array([any("cube" in pair and pair != ("cube", "table") for pair in met) for met in truth.contacts])
+    assert min(handled.sum(), (~handled).sum()) > 30
+    errors = window_errors(env, starts(env, worlds=STEPS), truth, length=2)
+    assert np.quantile(errors.position[~handled, 0], 0.9) < 3e-4
+    assert np.quantile(errors.velocity[~handled, 0], 0.9) < 1e-2
+    assert np.quantile(errors.position[handled, 0], 0.7) < 1e-3
+    assert np.quantile(errors.velocity[handled, 0], 0.7) < 0.1
+    print(np.nanquantile(errors.position[:, 1], [0.5, 0.7, 0.9]))
+    assert np.nanquantile(errors.position[:, 1], 0.6) < 1e-3
+    if name == "arm_binpick_hard":
+        walls = {tuple(thing.split()[0] if "wall" in thing else thing for thing in pair) for pair in everything}
+        assert {(thing, "wall") for thing in ("cube", "hand", "left finger", "right finger")} <= walls
 
 
 def rollout_at_the_cube(env: Arm, name: str) -> Rollout:

@@ -18,7 +18,7 @@ import numpy as np
 from mujoco import mjx
 
 from training.envs import panda, table
-from training.envs.base import EnvFacts, GoalEnv
+from training.envs.base import EnvFacts, GoalEnv, Rectangle
 
 EPISODE_LENGTH = 1000
 _SUBSTEPS = 10
@@ -176,7 +176,7 @@ class ArmTransport(ArmWithCube):
             success_radius=0.1,
             episode_length=EPISODE_LENGTH,
         )
-        self._goal = task.goal
+        self._goal, self._bins = task.goal, task.bins
         marks = () if task.bins else (task.start, task.goal)
         model = table.build_model(_TARGETS, cube=True, marks=marks, bins=task.bins)
         super().__init__(facts, model, square=task.start, impl=impl)
@@ -193,6 +193,10 @@ class ArmTransport(ArmWithCube):
     def achieved_goal(self, state: jax.Array) -> jax.Array:
         """The cube's position."""
         return state[..., :3]
+
+    def floor_plan(self) -> tuple[Rectangle, ...]:
+        """The bins' walls."""
+        return table.walls(self._bins) if self._bins else ()
 
 
 class ArmGrasp(ArmWithCube):

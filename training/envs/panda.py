@@ -1,6 +1,7 @@
 """The Franka Panda: an arm with a hand of two fingers, built in code from its published masses and lengths.
 
-Kinematics and inertias are those of MuJoCo Menagerie's model; shapes are capsules, and only hand and fingers collide.
+Kinematics and inertias are those of MuJoCo Menagerie's model. What is drawn are capsules; what collides are spheres in
+a row within the hand and the fingers, for which MJX finds the same contacts as MuJoCo's C engine, and soonest.
 Of the seven joints four move: 3, 5 and 7 are locked at the angles that the tasks of arXiv 2408.11052 hold them at, and
 the links on either side of them are one body. Joints 1 and 2, whose axes meet, belong to one body too. All this keeps
 MJX's walk along the arm short: what XLA makes of it on a CPU takes hundreds of times as long for seven links.
@@ -18,16 +19,19 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from training.envs import scenery
+
 OPEN_M = 0.08  # how far each finger goes from the middle
 END_EFFECTOR = "end effector"  # the site that stands for the last link's frame
 LOCKED = {3: 0.0, 5: 0.0, 7: 1.4487}  # rad
 MOVING = (1, 2, 4, 6)
+NO_CONTACTS = {"contype": 0, "conaffinity": 0}  # but those of named pairs
 SIDES = ("left", "right")  # of the hand; a finger's joint is called after its side
-COLLIDERS = ("hand", "left finger", "right finger")
 
 _ARMATURE = 0.1  # kg m^2, and kg for the fingers
 _HAND_OFFSET_M = 0.107
 _HAND_YAW = -np.pi / 4
+_HAND_RADIUS_M, _HAND_HALF_M, _HAND_HEIGHT_M = 0.04, 0.06, 0.035  # a capsule across the hand
 _FINGER_OFFSET_M = 0.0584
 _FINGER_MASS_KG = 0.015
 _FINGER_INERTIA = (2.375e-6, 2.375e-6, 7.5e-7)
@@ -35,7 +39,10 @@ _FINGER_RADIUS_M = 0.01
 _FINGER_GAP_M = 0.0005  # from the middle of the hand to a closed finger's inner side
 _FINGER_DAMPING = 5.0  # N s/m
 _FINGER_GAIN, _FINGER_RATE_GAIN = 500.0, 15.0  # N/m, N s/m
+_FINGER_ENDS_M = (0.005, 0.065)  # of the capsule's axis
 _TIP_M = 0.07  # along the finger
+_HAND_SPHERES_M = (-0.05, 0.0, 0.05)  # across the hand
+_FINGER_SPHERES_M = (0.025, 0.045, 0.065)  # along the finger
 _WHITE, _GREY = (0.93, 0.94, 0.95, 1.0), (0.3, 0.31, 0.33, 1.0)
 
 Point = tuple[float, float, float]
@@ -50,8 +57,8 @@ class _Link(NamedTuple):
     mass: float  # kg
     centre: Point  # of mass, m
     inertia: tuple[float, float, float, float, float, float]  # xx, yy, zz, xy, xz, yz about the centre, kg m^2
-    limits: tuple[float, float]  # rad
     shape: tuple[Capsule, ...]  # to be drawn
+    limits: tuple[float, float] = (-2.8973, 2.8973)  # rad
 
 
 _BASE: tuple[Capsule, ...] = (
@@ -60,7 +67,6 @@ _BASE: tuple[Capsule, ...] = (
     ((0, 0, 0.1), (0, 0, 0.3), 0.06),
 )
 _RIGHT = np.pi / 2
-_FULL = (-2.8973, 2.8973)
 _LINKS = (
     _Link(
         offset=(0, 0, 0.333),
@@ -68,7 +74,6 @@ _LINKS = (
         mass=4.970684,
         centre=(0.003875, 0.002081, -0.04762),
         inertia=(0.70337, 0.70661, 0.009117, -0.000139, 0.006772, 0.019169),
-        limits=_FULL,
         shape=(),  # drawn with the base
     ),
     _Link(
@@ -86,7 +91,6 @@ _LINKS = (
         mass=3.228604,
         centre=(0.027518, 0.039252, -0.066502),
         inertia=(0.037242, 0.036155, 0.01083, -0.004761, -0.011396, -0.012805),
-        limits=_FULL,
         shape=(((0, 0, -0.14), (0.02, 0, -0.03), 0.055), ((0.02, 0, -0.03), (0.0825, 0, 0), 0.055)),
     ),
     _Link(
@@ -104,7 +108,6 @@ _LINKS = (
         mass=1.225946,
         centre=(-0.011953, 0.041065, -0.038437),
         inertia=(0.035549, 0.029474, 0.008627, -0.002117, -0.004037, 0.000229),
-        limits=_FULL,
         shape=(((0, 0, -0.26), (0, 0.04, -0.12), 0.05), ((0, 0.04, -0.12), (0, 0, 0), 0.045)),
     ),
     _Link(
@@ -122,7 +125,6 @@ _LINKS = (
         mass=0.735522,
         centre=(0.010517, -0.004252, 0.061597),
         inertia=(0.012516, 0.010027, 0.004815, -0.000428, -0.001196, -0.000741),
-        limits=_FULL,
         shape=(((0, 0, -0.02), (0, 0, 0.075), 0.045),),
     ),
 )
@@ -146,12 +148,15 @@ _SERVOS = {
 }
 
 
-def add_panda(spec: mujoco.MjSpec, targets: Mapping[int, tuple[float, float]], *, fingers: bool) -> None:
+def add_panda(spec: mujoco.MjSpec, targets: Mapping[int, tuple[float, float]], *, fingers: bool) -> list[str]:
     """Add the robot to the world, its base at the origin, and a servo to each moving joint.
 
     Args:
         targets: the range of angles that a servo can be asked for, by joint, in rad.
         fingers: whether the hand has fingers, both driven by servos that are asked for 0 to `OPEN_M`.
+
+    Returns:
+        The names of the shapes that are there to collide. They do so where the caller pairs them with others.
     """
     spec.compiler.fusestatic = True
     spec.compiler.degree = False
@@ -166,7 +171,11 @@ def add_panda(spec: mujoco.MjSpec, targets: Mapping[int, tuple[float, float]], *
             _add_joint(spec, body, index, limits=link.limits, targets=targets[index])
         _draw(body, link.shape)
     body.add_site(name=END_EFFECTOR)
-    _add_hand(spec, body, fingers=fingers)
+    hand = body.add_body(name="hand", pos=[0, 0, _HAND_OFFSET_M], quat=_about([0, 0, 1], _HAND_YAW))
+    height = _HAND_HEIGHT_M  # the hand weighs nothing: the last link's inertia has it in
+    _draw(hand, [((0, -_HAND_HALF_M, height), (0, _HAND_HALF_M, height), _HAND_RADIUS_M)])
+    colliders = _add_spheres(hand, "hand", [(0, y, height) for y in _HAND_SPHERES_M], radius=_HAND_RADIUS_M)
+    return colliders + _add_fingers(spec, hand) if fingers else colliders
 
 
 def _add_link(parent: mujoco.MjsBody, link: _Link, *, name: str, locked_at: float) -> mujoco.MjsBody:
@@ -218,12 +227,9 @@ def _add_joint(
     return hinge
 
 
-def _add_hand(spec: mujoco.MjSpec, link: mujoco.MjsBody, *, fingers: bool) -> None:
-    """The hand, which weighs nothing, for the last link's inertia includes it, and two fingers, each other's mirror."""
-    hand = link.add_body(name="hand", pos=[0, 0, _HAND_OFFSET_M], quat=_about([0, 0, 1], _HAND_YAW))
-    _add_capsule(hand, ((0, -0.06, 0.035), (0, 0.06, 0.035), 0.04), name="hand", rgba=_WHITE)
-    if not fingers:
-        return
+def _add_fingers(spec: mujoco.MjSpec, hand: mujoco.MjsBody) -> list[str]:
+    """Two fingers, coupled so that either mirrors the other; the names of what of them collides."""
+    colliders: list[str] = []
     for side, yaw in zip(SIDES, (0.0, np.pi), strict=True):
         finger = hand.add_body(
             name=side,
@@ -243,13 +249,16 @@ def _add_hand(spec: mujoco.MjSpec, link: mujoco.MjsBody, *, fingers: bool) -> No
         )
         slide.damping = [_FINGER_DAMPING, 0, 0]
         _add_servo(spec, side, gain=_FINGER_GAIN, rate_gain=_FINGER_RATE_GAIN, targets=(0, OPEN_M))
-        y = _FINGER_GAP_M + _FINGER_RADIUS_M
-        _add_capsule(finger, ((0, y, 0.005), (0, y, 0.065), _FINGER_RADIUS_M), name=f"{side} finger", rgba=_GREY)
+        y, (low, high) = _FINGER_GAP_M + _FINGER_RADIUS_M, _FINGER_ENDS_M
+        _draw(finger, [((0, y, low), (0, y, high), _FINGER_RADIUS_M)], rgba=_GREY)
+        places = [(0, y, z) for z in _FINGER_SPHERES_M]
+        colliders += _add_spheres(finger, f"{side} finger", places, radius=_FINGER_RADIUS_M)
         finger.add_site(name=f"{side} tip", pos=[0, 0, _TIP_M])
     coupling = spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT)
     coupling.name1, coupling.name2 = SIDES
     coupling.data[1] = 1
     coupling.solimp = [0.95, 0.99, 0.001, 0.5, 2]
+    return colliders
 
 
 def _add_servo(
@@ -268,24 +277,34 @@ def _add_servo(
     return servo
 
 
-def _draw(body: mujoco.MjsBody, capsules: Iterable[Capsule]) -> None:
-    for capsule in capsules:
-        _add_capsule(body, capsule, rgba=_WHITE)
+def _draw(body: mujoco.MjsBody, capsules: Iterable[Capsule], *, rgba: tuple[float, ...] = _WHITE) -> None:
+    """Shapes to be seen, without mass or contacts."""
+    for start, end, radius in capsules:
+        body.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+            fromto=[*start, *end],
+            size=[radius, 0, 0],
+            mass=0,
+            rgba=rgba,
+            **NO_CONTACTS,
+        )
 
 
-def _add_capsule(body: mujoco.MjsBody, capsule: Capsule, *, rgba: tuple[float, ...], name: str = "") -> None:
-    """A shape without mass. It collides only where a pair says so."""
-    start, end, radius = capsule
-    body.add_geom(
-        name=name,
-        type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-        fromto=[*start, *end],
-        size=[radius, 0, 0],
-        mass=0,
-        contype=0,
-        conaffinity=0,
-        rgba=rgba,
-    )
+def _add_spheres(body: mujoco.MjsBody, name: str, places: Iterable[Point], *, radius: float) -> list[str]:
+    """Spheres without mass that are not drawn, and their names."""
+    names: list[str] = []
+    for index, place in enumerate(places):
+        names.append(f"{name} {index}")
+        body.add_geom(
+            name=names[-1],
+            type=mujoco.mjtGeom.mjGEOM_SPHERE,
+            pos=list(place),
+            size=[radius, 0, 0],
+            mass=0,
+            group=scenery.UNSEEN,
+            **NO_CONTACTS,
+        )
+    return names
 
 
 def _about(axis: list[float], angle: float) -> np.ndarray:

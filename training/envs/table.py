@@ -1,32 +1,36 @@
 """The table that the arm works at: a cube on it, and two bins for it where the task has them.
 
 Only pairs that are named here collide: the cube with table, hand, fingers and walls; hand and fingers with table and
-walls. The cube's contacts with the table, the hand and the fingers have friction, the others none. Shapes are chosen
-for what contacts cost in MJX: fingers are capsules, and a wall is two capsules, one above the other, within a box that
-is only drawn. Of the contacts with walls the nearest count.
+walls. The cube's contacts with the table, the hand and the fingers have friction, the others none. Shapes are chosen so
+that MJX is quick and finds what MuJoCo's C engine finds: on the table the cube stands on its corners, eight small
+spheres, and a wall is two capsules, one above the other, within a box that is only drawn.
 """
 
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import mujoco
+import numpy as np
 
-from training.envs import panda
+from training.envs import panda, scenery
+from training.envs.base import Rectangle
 
 CUBE_HALF_M = 0.03
 TIMESTEP_S = 0.005
 _DENSITY = 1000.0  # kg/m^3
+_CORNER_RADIUS_M = 0.002
 _WALL_HALF_M, _WALL_HEIGHT_M = 0.005, 0.066
 _RAILS_M = (0.025, _WALL_HEIGHT_M - _WALL_HALF_M)  # heights of a wall's capsules
-# MJX reads these two, and finds each by its place among the model's numbers, so each is one number long.
-_NEAREST_PAIRS = 6  # of walls with the cube, and of walls with hand and fingers, that are looked at
-_DEEPEST_CONTACTS = 12  # of those with friction, and of those without, that count at once
-_BLUE, _RED, _GREEN, _TABLE = (0.25, 0.4, 0.75, 1), (0.75, 0.3, 0.25, 1), (0.3, 0.6, 0.35, 1), (0.8, 0.78, 0.74, 1)
+_CONTACTS = 10  # with friction, and as many without, the deepest: more than there ever are at once
+_BLUE, _RED = (0.25, 0.4, 0.75, 1), (0.75, 0.3, 0.25, 1)
+_CUBE = (0.9, 0.65, 0.2, 1)  # a goal is green
 
 Square = tuple[float, float, float]  # centre and half-width, m
+Colour = tuple[float, float, float, float]
 
 
 class Bins(NamedTuple):
@@ -50,17 +54,14 @@ def build_model(
     spec = mujoco.MjSpec()
     spec.option.timestep = TIMESTEP_S
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    spec.option.iterations = 1
+    spec.option.iterations = 3
     spec.option.ls_iterations = 4
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
-    spec.worldbody.add_light(pos=[0, 0, 3], dir=[0, 0, -1])
-    spec.worldbody.add_geom(
-        name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1.2, 1.2, 0.1], contype=0, conaffinity=0, rgba=_TABLE
-    )
+    spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.1], **panda.NO_CONTACTS)
+    scenery.add_scenery(spec, floor="table", tile_m=0.2)
     if cube:
         _add_cube(spec)
-    panda.add_panda(spec, targets, fingers=cube)
-    movers = panda.COLLIDERS if cube else panda.COLLIDERS[:1]
+    movers = panda.add_panda(spec, targets, fingers=cube)
     for mover in movers:
         _collide(spec, "table", mover, condim=1)
         if cube:
@@ -68,10 +69,9 @@ def build_model(
     for (x, y, half), colour in zip(marks, (_BLUE, _RED), strict=False):
         spec.worldbody.add_site(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[x, y, 0], size=[half, half, 0.001], rgba=colour)
     if bins is not None:
-        for centre, colour in ((-bins.x, _BLUE), (bins.x, _RED)):
-            _add_bin(spec, (centre, bins.y, bins.inner_half), colour, movers=movers)
-        spec.add_numeric(name="max_geom_pairs", data=[_NEAREST_PAIRS])
-        spec.add_numeric(name="max_contact_points", data=[_DEEPEST_CONTACTS])
+        for index, wall in enumerate(walls(bins)):
+            _add_wall(spec, f"wall {index}", wall, colour=_BLUE if index < 4 else _RED, movers=movers)
+    spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
     return spec.compile()
 
 
@@ -83,49 +83,62 @@ def _add_cube(spec: mujoco.MjSpec) -> None:
         type=mujoco.mjtGeom.mjGEOM_BOX,
         size=[CUBE_HALF_M] * 3,
         density=_DENSITY,
-        contype=0,
-        conaffinity=0,
-        rgba=_GREEN,
+        **panda.NO_CONTACTS,
+        rgba=_CUBE,
     )
-    _collide(spec, "cube", "table", condim=3)
+    for index, signs in enumerate(itertools.product((-1, 1), repeat=3)):
+        corner = f"corner {index}"
+        cube.add_geom(
+            name=corner,
+            type=mujoco.mjtGeom.mjGEOM_SPHERE,
+            size=[_CORNER_RADIUS_M, 0, 0],
+            pos=[sign * (CUBE_HALF_M - _CORNER_RADIUS_M) for sign in signs],
+            mass=0,
+            **panda.NO_CONTACTS,
+            group=scenery.UNSEEN,
+        )
+        _collide(spec, "table", corner, condim=3)
 
 
-def _add_bin(spec: mujoco.MjSpec, square: Square, colour: tuple[float, ...], *, movers: Iterable[str]) -> None:
-    """Four walls around `square`."""
-    x, y, inner = square
-    middle, half = inner + _WALL_HALF_M, _WALL_HEIGHT_M / 2
-    for side in (-1, 1):
-        for across in (False, True):
-            place = (x, y + side * middle) if across else (x + side * middle, y)
-            length = inner + 2 * _WALL_HALF_M if across else inner
-            reach = (length, _WALL_HALF_M) if across else (_WALL_HALF_M, length)
-            spec.worldbody.add_site(
-                type=mujoco.mjtGeom.mjGEOM_BOX, pos=[*place, half], size=[*reach, half], rgba=colour
-            )
-            for height in _RAILS_M:
-                ends = (length, 0) if across else (0, length)
-                rail = f"wall {x:+} {side:+} {'across' if across else 'along'} {height}"
-                spec.worldbody.add_geom(
-                    name=rail,
-                    type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-                    fromto=[
-                        place[0] - ends[0],
-                        place[1] - ends[1],
-                        height,
-                        place[0] + ends[0],
-                        place[1] + ends[1],
-                        height,
-                    ],
-                    size=[_WALL_HALF_M, 0, 0],
-                    contype=0,
-                    conaffinity=0,
-                    group=3,  # not drawn
-                )
-                _collide(spec, "cube", rail, condim=1)
-                if height == max(_RAILS_M):
-                    for mover in movers:
-                        _collide(spec, mover, rail, condim=1)
+def walls(bins: Bins) -> tuple[Rectangle, ...]:
+    """The four walls of each bin, seen from above; the left bin's first."""
+    inner, outer = bins.inner_half, bins.inner_half + 2 * _WALL_HALF_M
+    sides = (  # of a bin around the origin
+        Rectangle((-outer, -outer), (outer, -inner)),
+        Rectangle((-outer, inner), (outer, outer)),
+        Rectangle((-outer, -inner), (-inner, inner)),
+        Rectangle((inner, -inner), (outer, inner)),
+    )
+    return tuple(
+        Rectangle((low[0] + x, low[1] + bins.y), (high[0] + x, high[1] + bins.y))
+        for x in (-bins.x, bins.x)
+        for low, high in sides
+    )
 
 
-def _collide(spec: mujoco.MjSpec, first: str, second: str, *, condim: int) -> None:
-    spec.add_pair(geomname1=first, geomname2=second, condim=condim)
+def _add_wall(spec: mujoco.MjSpec, name: str, wall: Rectangle, *, colour: Colour, movers: Iterable[str]) -> None:
+    """A wall: drawn as a box, met by the cube as two capsules and by `movers` as the upper one of these."""
+    low, high = np.array(wall.low), np.array(wall.high)
+    middle, half = (low + high) / 2, (high - low) / 2
+    top = _WALL_HEIGHT_M / 2
+    spec.worldbody.add_site(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[*middle, top], size=[*half, top], rgba=colour)
+    reach = np.where(half > _WALL_HALF_M, half, 0)
+    for level, height in enumerate(_RAILS_M):
+        rail = f"{name} {level}"
+        spec.worldbody.add_geom(
+            name=rail,
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+            fromto=[*(middle - reach), height, *(middle + reach), height],
+            size=[_WALL_HALF_M, 0, 0],
+            **panda.NO_CONTACTS,
+            group=scenery.UNSEEN,
+        )
+        for thing in ("cube", *(movers if height == max(_RAILS_M) else ())):
+            _collide(spec, thing, rail, condim=1).solref = [
+                2 * TIMESTEP_S,
+                1,
+            ]  # as stiff as the step allows: it is thin
+
+
+def _collide(spec: mujoco.MjSpec, first: str, second: str, *, condim: int) -> mujoco.MjsPair:
+    return spec.add_pair(geomname1=first, geomname2=second, condim=condim)
