@@ -17,6 +17,7 @@ from kilolayer import Action, DeadlineExceeded, InvalidRequest
 from tests.training.cart import Cart
 from training.envs import camera, registry
 from training.envs.base import GoalEnv
+from training.envs.point import PointMaze
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,20 @@ def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEn
     assert len({tuple(episode.goal) for episode in episodes}) == 5
     np.testing.assert_array_equal(pilots[0].asked[0][1], episodes[0].goal)
     np.testing.assert_allclose(pilots[0].asked[1][0][:2], episodes[0].path[1])
+
+
+def test_a_goal_that_moves_is_asked_for_where_it_is() -> None:
+    class Ahead(PointMaze):
+        """The goal stays 1 m ahead of the ball."""
+
+        def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:
+            return state[:2] + 1
+
+    pilot = Pusher()
+    (episode,) = fleet.drive(Ahead("point_u_maze"), [pilot], key=jax.random.key(0), episodes=1, episode_length=4)
+    asked = [goal for _, goal in pilot.asked]
+    np.testing.assert_allclose(asked, episode.path[:-1] + 1, atol=1e-6)
+    assert asked[3][1] > asked[0][1] + 0.05
 
 
 def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:

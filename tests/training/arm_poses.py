@@ -67,10 +67,10 @@ class Driver:
         self.move(angles, fingers=fingers, seconds=seconds)
 
     def touching(self) -> set[tuple[str, ...]]:
-        """The pairs of things that touch, under names without the number of the sphere or capsule that does."""
+        """The pairs of things that touch, under names without the number of the sphere that does."""
         pairs = (contact.geom for contact in self.data.contact if contact.dist < 0)
         return {tuple(sorted(self._thing(geom) for geom in pair)) for pair in pairs}
 
     def _thing(self, geom: int) -> str:
         name = self.model.geom(geom).name
-        return "cube" if name.startswith("corner") else re.sub(r" \d$", "", name)
+        return "cube" if name.startswith("corner") else re.sub(r"^(hand|left finger|right finger) \d$", r"\1", name)

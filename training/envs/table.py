@@ -1,9 +1,9 @@
 """The table that the arm works at: a cube on it, and two bins for it where the task has them.
 
 Only pairs that are named here collide: the cube with table, hand, fingers and walls; hand and fingers with table and
-walls. The cube's contacts with the table, the hand and the fingers have friction, the others none. Shapes are chosen so
-that MJX is quick and finds what MuJoCo's C engine finds: on the table the cube stands on its corners, eight small
-spheres, and a wall is two capsules, one above the other, within a box that is only drawn.
+walls. The cube's contacts with the table, the hand and the fingers have friction, the others none. On the table the
+cube stands on its corners, eight small spheres: of a box that is pressed down aslant MJX would find the lowest corners
+only. Walls are thin, and their contacts as stiff as the physics step allows, lest the hand press the cube through one.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -24,7 +24,6 @@ TIMESTEP_S = 0.005
 _DENSITY = 1000.0  # kg/m^3
 _CORNER_RADIUS_M = 0.002
 _WALL_HALF_M, _WALL_HEIGHT_M = 0.005, 0.066
-_RAILS_M = (0.025, _WALL_HEIGHT_M - _WALL_HALF_M)  # heights of a wall's capsules
 _CONTACTS = 10  # with friction, and as many without, the deepest: more than there ever are at once
 _BLUE, _RED = (0.25, 0.4, 0.75, 1), (0.75, 0.3, 0.25, 1)
 _CUBE = (0.9, 0.65, 0.2, 1)  # a goal is green
@@ -117,27 +116,19 @@ def walls(bins: Bins) -> tuple[Rectangle, ...]:
 
 
 def _add_wall(spec: mujoco.MjSpec, name: str, wall: Rectangle, *, colour: Colour, movers: Iterable[str]) -> None:
-    """A wall: drawn as a box, met by the cube as two capsules and by `movers` as the upper one of these."""
+    """A box that the cube and `movers` meet."""
     low, high = np.array(wall.low), np.array(wall.high)
-    middle, half = (low + high) / 2, (high - low) / 2
     top = _WALL_HEIGHT_M / 2
-    spec.worldbody.add_site(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[*middle, top], size=[*half, top], rgba=colour)
-    reach = np.where(half > _WALL_HALF_M, half, 0)
-    for level, height in enumerate(_RAILS_M):
-        rail = f"{name} {level}"
-        spec.worldbody.add_geom(
-            name=rail,
-            type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-            fromto=[*(middle - reach), height, *(middle + reach), height],
-            size=[_WALL_HALF_M, 0, 0],
-            **panda.NO_CONTACTS,
-            group=scenery.UNSEEN,
-        )
-        for thing in ("cube", *(movers if height == max(_RAILS_M) else ())):
-            _collide(spec, thing, rail, condim=1).solref = [
-                2 * TIMESTEP_S,
-                1,
-            ]  # as stiff as the step allows: it is thin
+    spec.worldbody.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        pos=[*(low + high) / 2, top],
+        size=[*(high - low) / 2, top],
+        rgba=colour,
+        **panda.NO_CONTACTS,
+    )
+    for thing in ("cube", *movers):
+        _collide(spec, thing, name, condim=1).solref = [2 * TIMESTEP_S, 1]
 
 
 def _collide(spec: mujoco.MjSpec, first: str, second: str, *, condim: int) -> mujoco.MjsPair:
