@@ -33,7 +33,7 @@ class Family(NamedTuple):
     position: float  # m or rad
     velocity: float  # m/s or rad/s
     places: tuple[tuple[float, float], ...] = ()  # where `qpos[:2]` starts instead, in turn: in the open, at a wall
-    touches: bool = True
+    touches: bool = True  # whether random actions make some steps with and some without contacts
 
 
 FAMILIES = (
@@ -41,6 +41,7 @@ FAMILIES = (
     Family("ant", 1e-4, 1e-2),
     Family("ant_u_maze", 1e-4, 1e-2, places=((4.0, 4.0), (2.4, 2.5))),
     Family("humanoid", 1e-4, 1e-2),
+    Family("arm_push_easy", 1e-3, 1e-1, touches=False),  # the cube always lies on the table
     Family("reacher", 1e-5, 1e-3, touches=False),
     Family("pusher_easy", 1e-5, 1e-3, touches=False),
     Family("cheetah", 1e-4, 1e-2),

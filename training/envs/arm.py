@@ -19,6 +19,7 @@ from mujoco import mjx
 
 from training.envs import panda, table
 from training.envs.base import EnvFacts, GoalEnv, Rectangle
+from training.envs.physics import WarpSizes
 
 EPISODE_LENGTH = 1000
 _SUBSTEPS = 10
@@ -54,6 +55,10 @@ class Arm(GoalEnv):
         qpos = jnp.asarray(self.model.qpos0, jnp.float32)
         return qpos.at[self._angles].set(jnp.array(_START_ANGLES)), jnp.zeros(self.model.nv)
 
+    def view(self) -> tuple[float, float]:
+        """Over the table, past the arm, at what it works on."""
+        return -60.0, -40.0
+
     def place(self, data: mjx.Data, site: str) -> jax.Array:
         """Where a site is, [3] in metres."""
         return data.site_xpos[self.model.site(site).id]
@@ -73,6 +78,8 @@ class Arm(GoalEnv):
 
 class ArmReach(Arm):
     """Bring the end effector to a point in a box. State: the arm's; goal: the point. No fingers, no cube."""
+
+    warp_sizes = WarpSizes(contacts=8, rows=16)
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         facts = EnvFacts(
@@ -105,6 +112,10 @@ class ArmWithCube(Arm):
         square: centre and half-width of the square, in metres.
     """
 
+    warp_sizes = WarpSizes(
+        contacts=32, rows=96
+    )  # with hand, cube and walls on one another, which random actions seldom are
+
     def __init__(self, facts: EnvFacts, model: mujoco.MjModel, *, square: table.Square, impl: str) -> None:
         super().__init__(facts, model, impl=impl)
         self._square = square
@@ -134,7 +145,11 @@ class ArmWithCube(Arm):
 
     def cube(self, data: mjx.Data) -> jax.Array:
         """Where the middle of the cube is, [3] in metres."""
-        return data.qpos[self._cube : self._cube + 3]
+        return self.cube_at(data.qpos)
+
+    def cube_at(self, qpos: jax.Array) -> jax.Array:
+        """Where the middle of the cube is, [3] in metres, at positions [nq]."""
+        return qpos[self._cube : self._cube + 3]
 
     def tips(self, data: mjx.Data) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Where the left and the right fingertip are, [3] each, and how far apart, [1], in metres."""
@@ -221,6 +236,11 @@ class ArmGrasp(ArmWithCube):
     def sample_goal(self, key: jax.Array) -> jax.Array:
         """Around a cube anywhere in its square."""
         return _around(on_table(key, _GRASP_SQUARE))
+
+    def sample_task(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """A start, with the goal around its cube."""
+        qpos, qvel = self.sample_start(key)
+        return qpos, qvel, _around(self.cube_at(qpos))
 
     def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:  # noqa: ARG002
         """Around the cube where it is now."""
