@@ -83,9 +83,8 @@ def drive(
             at_goal, alive = np.zeros(len(pilots), int), np.ones(len(pilots), bool)
             answers: list[list[Action | None]] = [[] for _ in range(active)]
             for _ in range(episode_length):
-                states, asked = (
-                    np.asarray(current.info[name])[:active] for name in ("state", "goal")
-                )  # goals may move
+                states = np.asarray(current.info["state"])[:active]
+                asked = np.asarray(current.info["goal"])[:active]  # a goal may move
                 replies = list(pool.map(_ask, pilots[:active], states, asked))
                 for robot, reply in enumerate(replies):
                     answers[robot].append(reply)
