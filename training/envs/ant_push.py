@@ -45,7 +45,7 @@ _CORNER_RADIUS_M = 0.3
 _START_HEIGHT_M = 0.75
 _GOAL_M = ((16.0, 8.0), (8.0, 16.0))
 _GOAL_NOISE_M = 2.0
-_DENSITY = 40.0  # kg/m^3, eight times the other ants'
+_DENSITY = 40.0  # kg/m^3; this task is published on MuJoCo dynamics, with this density
 _SOLIMP = (0.995, 0.995, 0.01, 0.5, 2.0)  # contacts of the ant are hard
 _CONTACTS = 12  # with walls and box at once, the deepest
 
