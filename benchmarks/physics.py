@@ -25,9 +25,13 @@ class Options:
 
     json: Path | None = None
     """File for the record."""
-    envs: tuple[str, ...] = ("point_u_maze", "point_hardest_maze", "ant", "ant_u_maze", "ant_big_maze")
+    envs: tuple[str, ...] = (
+        *("point_u_maze", "point_hardest_maze", "ant", "ant_u_maze", "ant_big_maze", "ant_ball", "ant_push"),
+        *("humanoid", "humanoid_u_maze", "humanoid_big_maze", "arm_reach", "arm_push_easy", "arm_binpick_hard"),
+        *("reacher", "pusher_easy", "cheetah"),
+    )
     """Environments."""
-    worlds: train_step.Depths = (64, 512)
+    worlds: train_step.Depths = (64, 512, 4096)
     """Numbers of worlds that run in step."""
     physics: str = "jax"
     """MJX implementation."""
