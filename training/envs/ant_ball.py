@@ -105,7 +105,7 @@ def build_model(maze: Maze | None = None) -> mujoco.MjModel:
         let_meet_ball_only(spec)
     else:
         walls.add_walls(spec, maze, height_m=WALL_HEIGHT_M, condim=1, contype=WALLS, conaffinity=0, priority=1)
-        let_meet(spec, walls=WALLS | BALL)
+        let_meet(spec, meets=WALLS | BALL)
         spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
     ball = spec.worldbody.add_body(name="ball", pos=[0, 0, BALL_RADIUS_M])
     for axis, direction in (("x", [1, 0, 0]), ("y", [0, 1, 0])):

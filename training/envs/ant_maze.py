@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from training.envs import scenery, walls
+from training.envs import walls
 from training.envs.ant import FEET, Ant, ant_spec
 from training.envs.base import Rectangle
 from training.envs.mazes import LAYOUTS, LayoutError, Maze
@@ -105,22 +105,14 @@ def build_model(maze: Maze) -> mujoco.MjModel:
     """The ant between walls."""
     spec = ant_spec()
     walls.add_walls(spec, maze, height_m=WALL_HEIGHT_M, condim=1, contype=WALLS, conaffinity=0, priority=1)
-    let_meet(spec, walls=WALLS)
+    let_meet(spec, meets=WALLS)
     spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
     return spec.compile()
 
 
-def let_meet(spec: mujoco.MjSpec, *, walls: int) -> None:
-    """Let the ant's feet, and a hull around its torso, meet what bears one of the bits `walls`."""
-    spec.body("torso").add_geom(
-        name="hull",
-        type=mujoco.mjtGeom.mjGEOM_SPHERE,
-        size=[_HULL_RADIUS_M, 0, 0],
-        mass=0,
-        contype=0,
-        conaffinity=walls,
-        group=scenery.UNSEEN,
-    )
+def let_meet(spec: mujoco.MjSpec, *, meets: int) -> None:
+    """Let the ant's feet, and a hull around its torso, meet what has one of the bits `meets` in its `contype`."""
+    walls.add_stand_in(spec.body("torso"), "hull", radius_m=_HULL_RADIUS_M, meets=meets)
     for foot in FEET:
         geom = spec.geom(foot)
-        geom.contype, geom.conaffinity = FLOOR, walls
+        geom.contype, geom.conaffinity = FLOOR, meets

@@ -26,6 +26,7 @@ from training.envs.ant import Ant, ant_spec
 from training.envs.ant_maze import BALL, WALLS, let_meet
 from training.envs.base import Rectangle
 from training.envs.physics import WarpSizes
+from training.envs.walls import add_stand_in
 
 _WALLS_M = {  # name: low and high corner on the floor
     "A": ((-12, 12), (4, 28)),
@@ -87,7 +88,7 @@ def build_model() -> mujoco.MjModel:
     spec = ant_spec()
     spec.option.iterations = 4
     spec.option.ls_iterations = 8
-    let_meet(spec, walls=WALLS | BALL)
+    let_meet(spec, meets=WALLS | BALL)
     for geom in spec.geoms:
         geom.density = _DENSITY
         geom.solimp = _SOLIMP
@@ -109,16 +110,8 @@ def build_model() -> mujoco.MjModel:
         joint.damping = [_BOX_DAMPING, 0, 0]
     _add_box(box, name="box", half=_BOX_HALF_M, pos=(0, 0, 0), contype=BALL, mass=_BOX_MASS_KG, rgba=[0.8, 0.5, 0.2, 1])
     for index, (x, y) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
-        box.add_geom(
-            name=f"corner {index}",
-            type=mujoco.mjtGeom.mjGEOM_SPHERE,
-            size=[_CORNER_RADIUS_M, 0, 0],
-            pos=[x * (half_x - _CORNER_RADIUS_M), y * (half_y - _CORNER_RADIUS_M), 0],
-            mass=0,
-            contype=0,
-            conaffinity=WALLS,
-            group=scenery.UNSEEN,
-        )
+        place = (x * (half_x - _CORNER_RADIUS_M), y * (half_y - _CORNER_RADIUS_M), 0.0)
+        add_stand_in(box, f"corner {index}", radius_m=_CORNER_RADIUS_M, meets=WALLS, place=place)
     spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
     return spec.compile()
 

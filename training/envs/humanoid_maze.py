@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from training.envs import scenery, walls
+from training.envs import walls
 from training.envs.base import Rectangle
 from training.envs.humanoid import FEET, GOAL_HEIGHT_M, Humanoid, humanoid_spec
 from training.envs.mazes import LAYOUTS, Maze
@@ -66,16 +66,7 @@ def build_model(maze: Maze) -> mujoco.MjModel:
     spec = humanoid_spec()
     walls.add_walls(spec, maze, height_m=_WALL_HEIGHT_M, condim=1, contype=_WALLS, conaffinity=0, priority=1)
     for name, (body, place, radius) in _STAND_INS.items():
-        spec.body(body).add_geom(
-            name=name,
-            type=mujoco.mjtGeom.mjGEOM_SPHERE,
-            size=[radius, 0, 0],
-            pos=list(place),
-            mass=0,
-            contype=0,
-            conaffinity=_WALLS,
-            group=scenery.UNSEEN,
-        )
+        walls.add_stand_in(spec.body(body), name, radius_m=radius, meets=_WALLS, place=place)
     for foot in FEET:
         geom = spec.geom(foot)
         geom.contype, geom.conaffinity = _FLOOR, _WALLS

@@ -45,6 +45,22 @@ def add_walls(spec: mujoco.MjSpec, maze: Maze, *, height_m: float, **contact: in
         floor.size = [0, 0, 1]  # drawn without end: a maze can be larger than the floor of a robot's own model
 
 
+def add_stand_in(
+    body: mujoco.MjsBody, name: str, *, radius_m: float, meets: int, place: tuple[float, float, float] = (0, 0, 0)
+) -> None:
+    """Add a sphere without mass, not drawn, that meets what has a bit of `meets` in its `contype`."""
+    body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_SPHERE,
+        size=[radius_m, 0, 0],
+        pos=list(place),
+        mass=0,
+        contype=0,
+        conaffinity=meets,
+        group=scenery.UNSEEN,
+    )
+
+
 def floor_plan(maze: Maze) -> tuple[Rectangle, ...]:
     """The walls within the border, and the border as four thin strips."""
     return *maze.obstacles, *_border(maze)
