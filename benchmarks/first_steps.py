@@ -1,0 +1,134 @@
+"""Whether a short training run has brought a robot nearer to its goals than random actions do.
+
+    python benchmarks/first_steps.py --minutes 25 --json first_steps.json
+
+Trains `ant` on a small budget with `training/run.py`, then lets the newest policy and uniformly random actions loose on
+the same starts and goals. A run that is already in the folder is taken as it is. An episode counts until the robot
+falls: its figure is how far from the goal it ended, and how near it ever came.
+"""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _record
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from policy import acting, bundle
+from training.envs import registry
+from training.envs.base import GoalEnv, State
+
+ROOT = Path(__file__).resolve().parent.parent
+BUDGET = {
+    "num-envs": 256,
+    "unroll": 50,
+    "updates-per-unroll": 100,
+    "batch-size": 256,
+    "replay-capacity": 2000,
+    "replay-min": 200,
+    "discount": 0.98,
+    "goal-redraw-probability": 0.01,
+    "actor-width": 128,
+    "critic-width": 128,
+    "actor-learning-rate": 6e-4,
+    "critic-learning-rate": 6e-4,
+    "episode-length": 500,
+    "total-env-steps": 6_000_000,
+    "epochs": 30,
+    "eval-episodes": 64,
+}
+
+Act = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (states, goals, key) to actions, row by row
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Distance to the goal, trained and at random."""
+
+    json: Path | None = None
+    """File for the record."""
+    env: str = "ant"
+    """Environment."""
+    run: Path = Path("runs/first_steps")
+    """Folder of the run; one found there is not repeated."""
+    minutes: float = 25.0
+    """How long it trains at most."""
+    episodes: int = 512
+    """Starts and goals, the same for both."""
+    steps: int = 500
+    """Control steps of an episode."""
+    quick: bool = False
+    """A point maze, a minute of training, few episodes: whether it works, not what it learns."""
+
+
+def main() -> None:
+    """Train, compare and publish."""
+    options = tyro.cli(Options)
+    if options.quick:
+        options = dataclasses.replace(options, env="point_u_maze", minutes=0.5, episodes=8, steps=20)
+    about = _record.machine()
+    if not bundle.versions(options.run / "policies"):
+        train(options)
+    version = bundle.versions(options.run / "policies")[-1]
+    actor = bundle.read(options.run / "policies" / str(version)).params.actor
+    env = registry.make(options.env)
+
+    def trained(states: jax.Array, goals: jax.Array, key: jax.Array) -> jax.Array:
+        del key
+        return acting.deterministic_action(actor, states, goals)
+
+    def at_random(states: jax.Array, goals: jax.Array, key: jax.Array) -> jax.Array:
+        del goals
+        return jax.random.uniform(key, (len(states), env.action_size), minval=-1)
+
+    acts: dict[str, Act] = {"random actions": at_random, f"policy after {version:,} steps": trained}
+    rows = [measure(options, env, name, act) for name, act in acts.items()]
+    notes = f"{options.env}, {options.episodes} episodes of {options.steps} steps; +- are standard errors"
+    _record.publish("distance to the goal", rows, about=about, json_file=options.json, notes=notes)
+
+
+def train(options: Options) -> None:
+    """Run the command line, whose output is shown."""
+    flags = [part for name, value in BUDGET.items() for part in (f"--{name}", str(value))]
+    where = ["--env", options.env, "--out", str(options.run), "--max-minutes", str(options.minutes)]
+    subprocess.run([sys.executable, str(ROOT / "training" / "run.py"), *where, *flags], check=True)
+
+
+def measure(options: Options, env: GoalEnv, name: str, act: Act) -> dict[str, Any]:
+    """One row of the table."""
+    starts = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), options.episodes))
+
+    def step(carry: tuple[State, jax.Array], key: jax.Array) -> tuple[tuple[State, jax.Array], tuple[jax.Array, ...]]:
+        robots, alive = carry
+        robots = jax.vmap(env.step)(robots, act(robots.info["state"], robots.info["goal"], key))
+        counted = alive, robots.metrics["distance"]
+        return (robots, alive & (robots.done == 0)), counted
+
+    keys = jax.random.split(jax.random.key(1), options.steps)
+    began = starts, jnp.ones(options.episodes, bool)
+    alive, distance = (np.asarray(column) for column in jax.jit(lambda: jax.lax.scan(step, began, keys)[1])())
+    life = alive.sum(axis=0)
+    ended = distance[life - 1, np.arange(options.episodes)]
+    nearest = np.where(alive, distance, np.inf).min(axis=0)
+    return {
+        "what acts": name,
+        "distance at the end": float(ended.mean()),
+        "+-": _standard_error(ended),
+        "nearest": float(nearest.mean()),
+        "+- ": _standard_error(nearest),
+        "steps until it falls": float(life.mean()),
+    }
+
+
+def _standard_error(figures: np.ndarray) -> float:
+    return float(figures.std(ddof=1) / len(figures) ** 0.5)
+
+
+if __name__ == "__main__":
+    main()
