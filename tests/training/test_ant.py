@@ -95,4 +95,4 @@ def test_physics_agrees_with_mujoco_c(ant: GoalEnv, starts) -> None:
     assert (velocity < 1e-3).all()
     assert (errors.of(free=False, share=0.9)[0] < [1e-4, 5e-4, 1e-3, 3e-3]).all()
     assert (errors.of(free=False, share=0.9)[1] < [5e-3, 2e-2, 5e-2, 1e-1]).all()
-    assert (errors.of(free=False)[0] < 0.1).all()
+    assert (errors.of(free=False)[0] < [0.05, 0.1, 0.1, 0.1]).all()

@@ -341,7 +341,6 @@ def test_physics_agrees_with_mujoco_c(name: str) -> None:
     assert np.quantile(errors.velocity[~handled, 0], 0.9) < 1e-2
     assert np.quantile(errors.position[handled, 0], 0.7) < 1e-3
     assert np.quantile(errors.velocity[handled, 0], 0.7) < 0.1
-    print(np.nanquantile(errors.position[:, 1], [0.5, 0.7, 0.9]))
     assert np.nanquantile(errors.position[:, 1], 0.6) < 1e-3
     if name == "arm_binpick_hard":
         walls = {tuple(thing.split()[0] if "wall" in thing else thing for thing in pair) for pair in everything}
