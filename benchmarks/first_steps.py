@@ -1,6 +1,6 @@
 """Whether a short training run has brought a robot nearer to its goals than random actions do.
 
-    python benchmarks/first_steps.py --minutes 25 --json first_steps.json
+    python benchmarks/first_steps.py --json first_steps.json
 
 Trains `ant` on a small budget with `training/run.py`, then lets the newest policy and uniformly random actions loose on
 the same starts and goals. A run that is already in the folder is taken as it is. An episode counts until the robot
@@ -28,19 +28,21 @@ ROOT = Path(__file__).resolve().parent.parent
 BUDGET = {
     "num-envs": 256,
     "unroll": 50,
-    "updates-per-unroll": 100,
+    "updates-per-unroll": 200,
     "batch-size": 256,
     "replay-capacity": 2000,
     "replay-min": 200,
-    "discount": 0.98,
+    "discount": 0.97,
     "goal-redraw-probability": 0.01,
     "actor-width": 128,
     "critic-width": 128,
     "actor-learning-rate": 6e-4,
     "critic-learning-rate": 6e-4,
-    "episode-length": 500,
-    "total-env-steps": 6_000_000,
-    "epochs": 30,
+    "temperature-learning-rate": 3e-3,
+    "target-entropy-per-action": 0.0,
+    "episode-length": 200,
+    "total-env-steps": 12_000_000,
+    "epochs": 60,
     "eval-episodes": 64,
 }
 
@@ -57,11 +59,11 @@ class Options:
     """Environment."""
     run: Path = Path("runs/first_steps")
     """Folder of the run; one found there is not repeated."""
-    minutes: float = 25.0
+    minutes: float = 90.0
     """How long it trains at most."""
     episodes: int = 512
     """Starts and goals, the same for both."""
-    steps: int = 500
+    steps: int = 200
     """Control steps of an episode."""
     quick: bool = False
     """A point maze, a minute of training, few episodes: whether it works, not what it learns."""
