@@ -23,7 +23,7 @@ types: $(READY)
 
 protos: $(READY)  ## the Python stubs, from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=clients/python --pyi_out=clients/python \
-		--grpc_python_out=clients/python protos/kilolayer/v1/policy.proto
+		--grpc_python_out=clients/python protos/kilolayer/v1/*.proto
 
 bench: $(READY)  ## every benchmark, recorded under runs/bench; takes hours
 	@mkdir -p runs/bench

@@ -1,16 +1,19 @@
-"""Batcher: the sole owner of one policy's queue. It admits calls, batches their rows, sheds, and answers.
+"""Batcher: the sole owner of one policy's waiting line. It admits calls, batches their rows, sheds, and answers.
 
 The whole story of concurrency:
 
 * Everything but the computation happens on the event loop, so no lock is needed anywhere.
-* `submit` admits a call by putting its rows into the queue, and waits for its own future. The queue is bounded in
-  rows; a call that does not fit is shed at once.
-* One task takes as many calls from the front of the queue as fit into `max_rows`, has them computed in the batcher's
-  one worker thread, and settles their futures. Meanwhile the queue fills: the next batch is whoever waited during
-  this one. An idle server computes a lone call immediately; nobody ever waits for company.
-* A call's rows stay together, in order, and calls are taken in the order they came: none overtakes another.
-* A caller that gives up while it waits leaves the queue at once. One whose deadline has passed is refused when its
-  turn comes. Neither is computed. Rows already being computed are finished, and thrown away if nobody wants them.
+* `admit` puts a call into the waiting line and returns it with a future; `submit` awaits that. The line is bounded in
+  rows and by the age of its head. A call that does not fit, or whose deadline would pass while the rows before it are
+  computed, is shed at once: it costs no computation, and its caller learns of it in time to do something else.
+* One task takes rows from the front of the line, as many as fit into `engine.max_rows`, has them computed in the
+  batcher's one worker thread, and settles the calls. Meanwhile the line fills: the next batch is whoever waited during
+  this one. A batch that is not full may wait a little for company, and only when the computation has been busy; an
+  idle server computes a lone call immediately (see `serving.pace`).
+* Calls are taken by priority, then in the order they came; a batch holds one kind of work. A call that is larger than
+  the room in a batch is split: it gives the rows that fit, stays at the front, and is answered when its last row is.
+* A caller that gives up while it waits leaves the line at once. One whose deadline has passed is refused when its turn
+  comes. Neither is computed. Rows already being computed are finished, and thrown away if nobody wants them.
 * If the computation of a batch raises, its calls fail with a text of ours, and the next batch goes on as usual.
 * `drain` refuses new calls, answers every admitted one, and ends the task and the thread. If that takes too long,
   what is left is failed rather than forgotten: every admitted call is settled exactly once.
@@ -21,44 +24,39 @@ import dataclasses
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
 
-from serving.engine import ActFunction
+from serving.engine import Computer, Kind
 from serving.errors import ComputationError, DeadlinePassedError, OverloadedError, ServingError, UnavailableError
 from serving.metrics import PolicyMetrics
+from serving.pace import Pace
+from serving.waiting import Answer, Call, Part, WaitingLine
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class Answer(NamedTuple):
-    """The actions of one call, and how they came about."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a batcher keeps to."""
 
-    action: np.ndarray  # [rows, action_dim] float32, finite
-    queue_s: float  # from admission to the start of the computation
-    compute_s: float  # of the whole batch
-    batch_rows: int  # rows computed together, padding excluded
-
-
-@dataclasses.dataclass(eq=False)
-class _Call:
-    """One admitted call; compared by identity."""
-
-    rows: np.ndarray
-    admitted_s: float
-    deadline_s: float  # on the batcher's clock; infinite if the caller waits for ever
-    answer: asyncio.Future[Answer]
+    queue_rows: int  # most rows that may wait
+    queue_age_s: float = math.inf  # nobody joins while a call has waited longer than this
+    wait_s: float = 0.0  # longest wait of a batch for company
 
 
 class _Computed(NamedTuple):
-    action: np.ndarray | None  # [rows, action_dim]; None: the engine failed
-    finite: np.ndarray  # [rows], whether every value of a row's action is
+    results: np.ndarray | None  # [rows, ...]; None: the engine failed
+    finite: np.ndarray  # [rows], whether every result of a row is
     started_s: float
     compute_s: float
+
+
+_Job = tuple[list[Part], "asyncio.Future[_Computed]"]
 
 
 class Batcher:
@@ -66,63 +64,87 @@ class Batcher:
 
     Args:
         engine: computes a batch; only ever called from the batcher's own thread.
-        max_queue_rows: most rows that may wait, at least `engine.max_rows`.
+        limits: of the waiting line and of patience.
         metrics: receives what happened.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        engine: ActFunction,
+        engine: Computer,
         *,
-        max_queue_rows: int,
+        limits: Limits,
         metrics: PolicyMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._max_queue_rows = max_queue_rows
+        self._limits = limits
         self._metrics = metrics
         self._clock = clock
-        self._queue: OrderedDict[_Call, None] = OrderedDict()  # a queue that calls can leave from the middle
-        self._queue_rows = 0
-        self._in_flight: list[_Call] = []
+        self._line = WaitingLine()
+        self._pace = Pace(limits.wait_s)
+        self._batch: list[Part] = []  # under way
+        self._batch_ends_s = -math.inf  # when it should
         self._arrival = asyncio.Event()
         self._draining = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name="compute", daemon=True)
+        self._thread.start()
         self._task = asyncio.create_task(self._run())
 
     @property
     def queue_rows(self) -> int:
         """Rows waiting for computation."""
-        return self._queue_rows
+        return self._line.rows
 
-    async def submit(self, rows: np.ndarray, *, timeout_s: float | None = None) -> Answer:
-        """Compute the actions for `rows: [rows, state_dim + goal_dim]`, 1 to `engine.max_rows` of them.
+    async def submit(
+        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+    ) -> Answer:
+        """Compute the results for `rows: [rows, columns of the kind]`, at least one.
 
         Args:
+            priority: 0 to 3; calls of a higher one are computed first.
             timeout_s: seconds until the caller has no use for the answer; None: no limit.
 
         Raises:
             UnavailableError: the batcher is draining.
             DeadlinePassedError: the time was over before the rows were computed.
-            OverloadedError: the queue is full.
-            ComputationError: the computation failed or gave an action that is not finite.
+            OverloadedError: the line is full, too slow, or too long for the caller's deadline.
+            ComputationError: the computation failed or gave a result that is not finite.
         """
-        assert 0 < len(rows) <= self._engine.max_rows
+        call = self.admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
+        try:
+            return await call.answer
+        finally:
+            self.withdraw(call)  # it is still there only if the caller gave up
+
+    def admit(
+        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+    ) -> Call:
+        """Let a call join the line; its `answer` will be set, or fail. Arguments and errors as `submit`.
+
+        Whoever loses interest must `withdraw` it.
+        """
         if self._draining:
             raise UnavailableError("the server is shutting down; connect to another, or again in a moment")
         if timeout_s is not None and timeout_s <= 0:
             raise DeadlinePassedError("the deadline had passed when the request arrived; allow more time")
-        if self._queue_rows + len(rows) > self._max_queue_rows:
-            raise OverloadedError(
-                f"{self._queue_rows} of {self._max_queue_rows} rows are waiting already; send the next observation"
-                " rather than this one again, and less often"
-            )
-        call = self._admit(rows, timeout_s=timeout_s)
-        try:
-            return await call.answer
-        finally:
-            self._leave_queue(call)  # it is still there only if the caller gave up
+        now_s = self._clock()
+        deadline_s = math.inf if timeout_s is None else now_s + timeout_s
+        call = Call(rows, kind=kind, admitted_s=now_s, deadline_s=deadline_s, priority=priority, answer=self._future())
+        self._refuse_if_overloaded(call)
+        self._line.join(call)
+        self._metrics.queue_rows.set(self._line.rows)
+        self._arrival.set()
+        return call
+
+    def withdraw(self, call: Call) -> None:
+        """The caller has no use for `call` any more; harmless if it is settled."""
+        self._line.leave(call)
+        self._metrics.queue_rows.set(self._line.rows)
+        if not call.answer.cancel() and not call.answer.cancelled():
+            call.answer.exception()  # seen: asyncio would otherwise report an error that nobody asked for
 
     async def drain(self, *, grace_s: float) -> bool:
         """Answer every admitted call and stop; after `grace_s` fail what is left. Returns whether none was left."""
@@ -132,112 +154,186 @@ class Batcher:
         if unfinished:
             self._task.cancel()
             await asyncio.wait({self._task})
-        self._thread.shutdown(wait=not unfinished, cancel_futures=True)
+        self._jobs.put(None)
+        if not unfinished:
+            self._thread.join()
         return not unfinished
 
-    def _admit(self, rows: np.ndarray, *, timeout_s: float | None) -> _Call:
-        now_s = self._clock()
-        deadline_s = math.inf if timeout_s is None else now_s + timeout_s
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        call = _Call(rows, admitted_s=now_s, deadline_s=deadline_s, answer=answer)
-        self._queue[call] = None
-        self._count_queue(len(rows))
-        self._arrival.set()
-        return call
+    def _future(self) -> "asyncio.Future[Answer]":
+        return self._loop.create_future()
 
-    def _leave_queue(self, call: _Call) -> None:
-        if call in self._queue:
-            del self._queue[call]
-            self._count_queue(-len(call.rows))
+    def _refuse_if_overloaded(self, call: Call) -> None:
+        """Shed `call` if the line has no room for it or would not get to it in time."""
+        limits, now_s = self._limits, call.admitted_s
+        if self._line.rows + len(call.rows) > limits.queue_rows:
+            reason, problem = "rows", f"{self._line.rows} of {limits.queue_rows} rows are waiting already"
+        elif (age_s := self._line.age_s(now_s)) > limits.queue_age_s:
+            reason, problem = "age", f"calls have waited for {age_s:.3f} s"
+        elif (
+            (self._line or self._batch)
+            and call.deadline_s < math.inf
+            and (ready_s := self._ready_s(call)) > call.deadline_s
+        ):
+            reason = "deadline"
+            problem = f"the answer would take about {ready_s - now_s:.4f} s of {call.deadline_s - now_s:.4f} s"
+        else:
+            return
+        self._metrics.count_shed(reason)
+        raise OverloadedError(f"{problem}; send the next observation rather than this one again, and less often")
 
-    def _count_queue(self, change: int) -> None:
-        self._queue_rows += change
-        self._metrics.queue_rows.set(self._queue_rows)
+    def _ready_s(self, call: Call) -> float:
+        """When `call` will be computed, going by how long batches take."""
+        rows = self._line.rows_before(call.priority)
+        rows[call.kind] += len(call.rows)
+        most = self._engine.max_rows
+        ready_s = max(self._batch_ends_s, call.admitted_s) if self._batch else call.admitted_s
+        for kind, count in rows.items():
+            full, rest = divmod(count, most)
+            if full:
+                ready_s += full * self._engine.expected_s(kind, most)
+            if rest:
+                ready_s += self._engine.expected_s(kind, rest)
+        return ready_s
 
     async def _run(self) -> None:
         try:
             while await self._wait_for_calls():
-                self._in_flight = self._take_batch()
-                if self._in_flight:
-                    await self._compute(self._in_flight)
+                self._batch = self._take_batch()
+                if self._batch:
+                    await self._compute(self._batch)
+                    self._batch = []
         finally:
             # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
             self._draining = True
-            for call in (*self._in_flight, *self._queue):
+            left = [*(part.call for part in self._batch), *self._line]
+            for call in left:
                 _fail(call, UnavailableError("the server shut down before this call was computed"))
 
     async def _wait_for_calls(self) -> bool:
-        """Wait until the queue holds a call; False once it never will again."""
-        while not self._queue:
+        """Wait until the line holds a batch that is worth computing now; False once it never will again."""
+        while not self._line:
             if self._draining:
                 return False
             self._arrival.clear()
             await self._arrival.wait()
+        await self._wait_for_company()
         return True
 
-    def _take_batch(self) -> list[_Call]:
-        """Take calls from the front of the queue while they fit; drop those that nobody waits for any more."""
+    async def _wait_for_company(self) -> None:
+        """Give others the time to join that the pace says is worth it; never past the deadline of the first call."""
+        head, now_s, most = self._line.head(), self._clock(), self._engine.max_rows
+        if self._line.rows >= most:
+            return
+        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, most)
+        wait_s = self._pace.wait_s(now_s, slack_s=slack_s)
+        if wait_s <= 0:
+            return
+        try:
+            async with asyncio.timeout(wait_s):
+                while 0 < self._line.rows < most and not self._draining:
+                    self._arrival.clear()
+                    await self._arrival.wait()
+        except TimeoutError:
+            pass  # as many as came
+
+    def _take_batch(self) -> list[Part]:
+        """Take rows of one kind from the front while there is room; drop calls that nobody waits for any more."""
         now_s = self._clock()
-        batch: list[_Call] = []
+        batch: list[Part] = []
         room = self._engine.max_rows
-        while self._queue:
-            call = next(iter(self._queue))
-            wanted = not call.answer.done() and call.deadline_s > now_s
-            if wanted and len(call.rows) > room:
-                break
-            self._leave_queue(call)
-            if wanted:
-                batch.append(call)
-                room -= len(call.rows)
-            else:
+        while room and self._line:
+            call = self._line.head()
+            if call.answer.done() or call.deadline_s <= now_s:
+                self._line.leave(call)
                 _fail(call, DeadlinePassedError("the deadline passed while the request waited; allow more time"))
+            elif batch and call.kind is not batch[0].call.kind:
+                break
+            else:
+                batch.append(self._line.take(call, room))
+                room -= len(batch[-1].rows)
+        self._metrics.queue_rows.set(self._line.rows)
         return batch
 
-    async def _compute(self, batch: list[_Call]) -> None:
+    async def _compute(self, batch: list[Part]) -> None:
         """Compute `batch` in the worker thread and settle its calls."""
-        loop = asyncio.get_running_loop()
-        computed = await loop.run_in_executor(self._thread, self._call_engine, [call.rows for call in batch])
-        for call in batch:
-            self._metrics.observe_wait(computed.started_s - call.admitted_s)
-        if computed.action is None:
+        kind, rows = batch[0].call.kind, sum(part.stop - part.start for part in batch)
+        taken_s = self._clock()
+        self._batch_ends_s = taken_s + self._engine.expected_s(kind, rows)
+        done: asyncio.Future[_Computed] = self._loop.create_future()
+        self._jobs.put((batch, done))
+        computed = await done
+        self._pace.batch_was_under_way(taken_s, self._clock())
+        if computed.results is None:
             self._metrics.failed_batches.inc()
-            for call in batch:
-                _fail(call, ComputationError("the policy could not be computed; send the next observation"))
+            for part in batch:
+                self._line.leave(part.call)
+                _fail(part.call, ComputationError("the policy could not be computed; send the next observation"))
             return
-        rows = len(computed.action)
-        self._metrics.observe_batch(rows, padding=self._engine.padding(rows), compute_s=computed.compute_s)
-        self._answer(batch, computed.action, computed=computed)
-
-    def _call_engine(self, blocks: list[np.ndarray]) -> _Computed:
-        """Run the engine; this alone happens in the worker thread."""
-        started_s = self._clock()
-        action, finite = None, np.empty(0, bool)
-        try:
-            rows = np.concatenate(blocks)
-            action = self._engine.act(rows)
-            finite = np.asarray(np.isfinite(action).all(axis=1))
-            if len(action) != len(rows):
-                raise ValueError(f"the engine gave {len(action)} actions for {len(rows)} rows")
-        except BaseException:  # a foreign CancelledError would otherwise end our task as if we had been cancelled
-            _LOGGER.exception("a batch of %d calls failed", len(blocks))
-            action = None
-        return _Computed(action, finite, started_s=started_s, compute_s=self._clock() - started_s)
-
-    def _answer(self, batch: list[_Call], action: np.ndarray, *, computed: _Computed) -> None:
-        """Give each call its own rows of `action`, unless one of them is not finite."""
+        padding = self._engine.padding(kind, rows)
+        self._metrics.observe_batch(rows, padding=padding, compute_s=computed.compute_s)
         start = 0
-        for call in batch:
-            own = slice(start, start + len(call.rows))
+        for part in batch:
+            own = slice(start, start + part.stop - part.start)
             start = own.stop
-            if not computed.finite[own].all():
+            if computed.finite[own].all():
+                self._settle(part, computed.results[own], computed=computed)
+            else:
                 self._metrics.non_finite.inc()
-                _fail(call, ComputationError("the policy gave NaN or infinity for this input; bring the robot to rest"))
-            elif not call.answer.done():
-                queue_s = computed.started_s - call.admitted_s
-                call.answer.set_result(Answer(action[own], queue_s, computed.compute_s, batch_rows=len(action)))
+                self._line.leave(part.call)
+                _fail(part.call, ComputationError("the policy gave NaN or infinity; bring the robot to rest"))
+
+    def _work(self) -> None:
+        """The worker thread: compute one batch after another until told to stop."""
+        while (job := self._jobs.get()) is not None:
+            batch, done = job
+            computed = self._call_engine(batch)
+            try:
+                self._loop.call_soon_threadsafe(_set, done, computed)
+            except RuntimeError:  # the loop is closed: the grace was over before this computation was
+                return
+
+    def _call_engine(self, batch: list[Part]) -> _Computed:
+        started_s = self._clock()
+        results, finite = None, np.empty(0, bool)
+        try:
+            rows = batch[0].rows if len(batch) == 1 else np.concatenate([part.rows for part in batch])
+            results = self._engine.compute(batch[0].call.kind, rows)
+            if len(results) != len(rows):
+                raise ValueError(f"the engine gave {len(results)} results for {len(rows)} rows")
+            finite = np.asarray(np.isfinite(results).all(axis=1))
+        except BaseException:  # a foreign CancelledError would otherwise end our task as if we had been cancelled
+            _LOGGER.exception("a batch of %d calls failed", len(batch))
+            results = None
+        return _Computed(results, finite, started_s=started_s, compute_s=self._clock() - started_s)
+
+    def _settle(self, part: Part, results: np.ndarray, *, computed: _Computed) -> None:
+        """Give the call of `part` its results, and answer it if they are its last."""
+        call = part.call
+        assert computed.results is not None
+        if math.isnan(call.started_s):
+            call.started_s = computed.started_s
+            self._metrics.observe_wait(call.started_s - call.admitted_s)
+        call.compute_s += computed.compute_s
+        call.batch_rows = max(call.batch_rows, len(computed.results))
+        if len(results) == len(call.rows):
+            call.results = results
+        else:
+            if call.results is None:
+                call.results = np.empty((len(call.rows), results.shape[1]), np.float32)
+            call.results[part.start : part.stop] = results
+        call.settled += len(results)
+        if call.settled == len(call.rows) and not call.answer.done():
+            queue_s = call.started_s - call.admitted_s
+            call.answer.set_result(Answer(call.results, queue_s, call.compute_s, batch_rows=call.batch_rows))
 
 
-def _fail(call: _Call, error: ServingError) -> None:
+def _set(future: "asyncio.Future[_Computed]", computed: _Computed) -> None:
+    """Settle `future`, unless whoever waited was cancelled when the grace was over."""
+    if not future.done():
+        future.set_result(computed)
+
+
+def _fail(call: Call, error: ServingError) -> None:
     """Settle `call` with `error`, unless its caller is gone or it is settled."""
     if not call.answer.done():
         call.answer.set_exception(error)

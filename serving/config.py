@@ -14,7 +14,7 @@ class ConfigError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Serve published policies over gRPC: Act, Describe and List, with health checks and Prometheus metrics.
+    """Serve published policies over gRPC: Act, ActStream, Score, Describe and List, with health and Prometheus metrics.
 
     The newest version of each policy that verifies is loaded and compiled for every batch size before health says
     SERVING. SIGTERM or SIGINT refuses new calls, answers the accepted ones, and exits with 0.
@@ -47,12 +47,23 @@ class ServeConfig:
     metrics_port: int = 9464
     """Port for the metrics. 0: any free one; the ready line in the log names it."""
 
-    max_rows: int = 256
-    """Most rows that one call may hold, and most that are computed together; a power of two. Start-up time grows with
-    its logarithm."""
+    max_batch_rows: int = 256
+    """Most rows that are computed together; a power of two. 1 switches batching off. Start-up time grows with its
+    logarithm."""
 
-    max_queue_rows: int = 1024
+    max_call_rows: int = 4096
+    """Most rows that one call may hold, candidates of best-of counted. A call of more rows than a batch is computed in
+    several."""
+
+    max_queue_rows: int = 8192
     """Most rows per policy that may wait for computation; calls beyond it are shed with RESOURCE_EXHAUSTED."""
+
+    max_queue_age_s: float = 1.0
+    """Calls are shed while one has waited longer than this, in seconds, without its computation having begun."""
+
+    max_wait_s: float = 0.001
+    """Longest that a batch which is not full waits for company, in seconds; 0: never. Nobody waits while the
+    computation is idle half of the time."""
 
     grace_s: float = 10.0
     """Seconds that accepted calls have to be answered after SIGTERM."""
@@ -68,11 +79,18 @@ class ServeConfig:
                 raise ConfigError(f"{field} must be 0 (any free one) to {_LARGEST_PORT}, not {port}")
         if self.metrics and self.port == self.metrics_port != 0:
             raise ConfigError(f"metrics_port must differ from port, {self.port}; 0 picks a free one")
-        if not 1 <= self.max_rows <= _MOST_ROWS or self.max_rows & (self.max_rows - 1):
+        rows = self.max_batch_rows
+        if not 1 <= rows <= _MOST_ROWS or rows & (rows - 1):
+            raise ConfigError(f"max_batch_rows must be a power of two from 1 to {_MOST_ROWS}, such as 256, not {rows}")
+        if not 1 <= self.max_call_rows <= _MOST_ROWS:
+            raise ConfigError(f"max_call_rows must be 1 to {_MOST_ROWS}, such as 4096, not {self.max_call_rows}")
+        if self.max_queue_rows < self.max_call_rows:
             raise ConfigError(
-                f"max_rows must be a power of two from 1 to {_MOST_ROWS}, such as 256, not {self.max_rows}"
+                f"max_queue_rows must be at least max_call_rows, {self.max_call_rows}, not {self.max_queue_rows}"
             )
-        if self.max_queue_rows < self.max_rows:
-            raise ConfigError(f"max_queue_rows must be at least max_rows, {self.max_rows}, not {self.max_queue_rows}")
-        if not (math.isfinite(self.grace_s) and self.grace_s > 0):
-            raise ConfigError(f"grace_s must be a positive number of seconds, such as 10, not {self.grace_s}")
+        for field, example in (("grace_s", "10"), ("max_queue_age_s", "1")):
+            seconds = getattr(self, field)
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise ConfigError(f"{field} must be a positive number of seconds, such as {example}, not {seconds}")
+        if not 0 <= self.max_wait_s <= 1:
+            raise ConfigError(f"max_wait_s must be 0 to 1 second, such as 0.001, not {self.max_wait_s}")

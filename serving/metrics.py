@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 UNKNOWN_POLICY = "(unknown)"  # brackets do not occur in a policy's name
 NO_POLICY = "(none)"  # for methods that are not about one policy
+SHED_REASONS = ("rows", "age", "deadline")
 # Control loops run at 10 to 1000 Hz, so 0.1 ms to 1 s.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -21,22 +22,36 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"kilolayer_{name}", text, labels, registry=registry)
 
-        def seconds(name: str, text: str) -> Histogram:
-            return Histogram(f"kilolayer_{name}_seconds", text, ["policy"], registry=registry, buckets=_SECONDS)
+        def seconds(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"kilolayer_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
 
-        self.requests = counter("requests", "Calls by method and gRPC status.", "method", "policy", "code")
+        self.requests = counter("requests", "Calls and requests of streams by outcome.", "method", "policy", "code")
         self.rows = counter("rows", "Rows computed, padding excluded.", "policy")
         self.batches = counter("batches", "Batches computed; rows / batches is the mean batch.", "policy")
         self.padding_rows = counter("padding_rows", "Rows computed only to fill a bucket.", "policy")
         self.failed_batches = counter("failed_batches", "Batches whose computation failed.", "policy")
         self.non_finite = counter("non_finite", "Calls whose actions were NaN or infinite.", "policy")
+        self.shed = counter("shed", "Calls shed, by what was exceeded: rows, age or deadline.", "policy", "reason")
         self.queue_rows = gauge("queue_rows", "Rows waiting for computation.", "policy")
-        self.queue_seconds = seconds("queue", "From a call's admission to the start of its computation.")
-        self.compute_seconds = seconds("compute", "Computation of one batch.")
-        self.total_seconds = seconds("total", "Act, from the request's arrival in the handler to its outcome.")
+        self.queue_seconds = seconds("queue", "From a call's admission to the start of its computation.", "policy")
+        self.compute_seconds = seconds("compute", "Computation of one batch.", "policy")
+        self.total_seconds = seconds(
+            "total", "From a request's arrival in the handler to its outcome.", "method", "policy"
+        )
         self.live_version = gauge("live_version", "Version that answers, a training step.", "policy")
         self.bundles_rejected = counter("bundles_rejected", "Versions on disk not fit for use.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
+
+        self._outcomes: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def observe_request(self, method: str, policy: str, *, code: str, total_s: float) -> None:
+        """One call, or one request of a stream, ended with the gRPC status `code`."""
+        outcome = self._outcomes.get((method, policy, code))
+        if outcome is None:  # looking up labels costs more than counting
+            outcome = self.requests.labels(method, policy, code), self.total_seconds.labels(method, policy)
+            self._outcomes[method, policy, code] = outcome
+        outcome[0].inc()
+        outcome[1].observe(total_s)
 
     def for_policy(self, policy: str) -> "PolicyMetrics":
         """The metrics of one policy that is served."""
@@ -52,6 +67,7 @@ class PolicyMetrics:
         self._padding_rows = metrics.padding_rows.labels(policy)
         self._queue_seconds = metrics.queue_seconds.labels(policy)
         self._compute_seconds = metrics.compute_seconds.labels(policy)
+        self._shed = {reason: metrics.shed.labels(policy, reason) for reason in SHED_REASONS}
         self.queue_rows = metrics.queue_rows.labels(policy)
         self.failed_batches = metrics.failed_batches.labels(policy)
         self.non_finite = metrics.non_finite.labels(policy)
@@ -62,6 +78,10 @@ class PolicyMetrics:
         self._batches.inc()
         self._padding_rows.inc(padding)
         self._compute_seconds.observe(compute_s)
+
+    def count_shed(self, reason: str) -> None:
+        """One call was shed for one of `SHED_REASONS`."""
+        self._shed[reason].inc()
 
     def observe_wait(self, queue_s: float) -> None:
         """One call's rows went from the queue into computation."""

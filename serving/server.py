@@ -25,13 +25,15 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from policy.bundle import PROBE_TOLERANCE, Bundle
 from policy.spec import PolicySpec
 from serving import store
-from serving.batcher import Batcher
+from serving.batcher import Batcher, Limits
+from serving.calls import Calls
 from serving.config import ServeConfig
-from serving.engine import Engine
+from serving.engine import Engine, Kind
 from serving.errors import StartupError
 from serving.health import Health
 from serving.metrics import Metrics
-from serving.service import Offer, PolicyService
+from serving.offers import Offer, Offers
+from serving.service import PolicyService
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,14 +73,14 @@ class Server:
         self._metrics = metrics
         self._registry = registry
         self._clock = clock
-        self._offers: dict[str, Offer] = {}
+        self._live: dict[str, Offer] = {}
         self._counting = False
-        self._service = PolicyService(
-            frozenset(bundles), default=default, max_rows=config.max_rows, metrics=metrics, clock=clock
-        )
+        self._offers = Offers(frozenset(bundles), default=default)
+        self._calls = Calls(metrics, clock=clock)
+        service = PolicyService(self._offers, calls=self._calls, max_rows=config.max_call_rows)
         self._health = Health(bundles)
-        self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config.max_rows))
-        self._grpc.add_generic_rpc_handlers((self._service.handlers(),))
+        self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config.max_call_rows))
+        self._grpc.add_generic_rpc_handlers((service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
         self.port = 0  # those that are bound; 0 before `start`
@@ -110,15 +112,12 @@ class Server:
         Raises:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
+        config = self._config
+        limits = Limits(queue_rows=config.max_queue_rows, queue_age_s=config.max_queue_age_s, wait_s=config.max_wait_s)
         for name, bundle in self._bundles.items():
             engine = await self._compile(bundle)
-            batcher = Batcher(
-                engine,
-                max_queue_rows=self._config.max_queue_rows,
-                metrics=self._metrics.for_policy(name),
-                clock=self._clock,
-            )
-            self._offers[name] = Offer(bundle, batcher)
+            metrics = self._metrics.for_policy(name)
+            self._live[name] = Offer(bundle, Batcher(engine, limits=limits, metrics=metrics, clock=self._clock))
         # What lives now lives as long as the server: collections need not walk through it and hold up calls.
         gc.collect()
         gc.freeze()
@@ -126,20 +125,20 @@ class Server:
         self._counting = True
         for name, bundle in self._bundles.items():
             self._metrics.live_version.labels(name).set(bundle.version)
-        self._service.open(self._offers)
+        self._offers.open(self._live)
         await self._health.set_all(serving=True)
 
     async def drain(self) -> bool:
         """Refuse new calls, answer the admitted ones, close the ports. Returns whether all were answered in time."""
         ends_s = self._clock() + self._config.grace_s
         await self._health.close()
-        self._service.close()
-        batchers = [offer.batcher for offer in self._offers.values()]
+        self._calls.close()
+        batchers = [offer.batcher for offer in self._live.values()]
         drained = await asyncio.gather(*(batcher.drain(grace_s=self._config.grace_s) for batcher in batchers))
         await asyncio.sleep(_SETTLE_S)
         stopping = asyncio.create_task(self._grpc.stop(max(ends_s - self._clock(), _LAST_WORD_S)))
         await asyncio.sleep(0)  # by now gRPC is shutting down, and lets no new call in
-        self._service.let_go()
+        self._calls.let_go()
         await stopping
         if self._counting:
             jax.monitoring.unregister_event_duration_listener(self._count_compilation)
@@ -150,21 +149,22 @@ class Server:
     def ready_line(self) -> str:
         """One line with the addresses and the policies."""
         host = self._config.host
-        policies = " ".join(f"{name}@{offer.version}" for name, offer in self._offers.items())
+        policies = " ".join(f"{name}@{offer.version}" for name, offer in self._live.items())
         metrics = f"http://{_address(host, self.metrics_port)}/metrics" if self._config.metrics else "off"
         return f"ready: grpc={_address(host, self.port)} metrics={metrics} policies={policies}"
 
     async def _compile(self, bundle: Bundle) -> Engine:
         """Compile off the event loop, one bucket at a time, so that health answers and a signal is heard meanwhile."""
-        spec, config = bundle.spec, self._config
-        engine = Engine(bundle.params, state_dim=spec.state_dim, goal_dim=spec.goal_dim, max_rows=config.max_rows)
+        spec = bundle.spec
+        engine = Engine(bundle.params, spec, max_rows=self._config.max_batch_rows)
         started_s = self._clock()
-        for bucket in engine.buckets:
-            await asyncio.to_thread(engine.compile, bucket)
+        for kind, buckets in engine.buckets.items():
+            for bucket in buckets:
+                await asyncio.to_thread(engine.compile, kind, bucket)
         await asyncio.to_thread(_check_probes, engine, bundle)
         took_s = self._clock() - started_s
         _LOGGER.info(
-            "compiled %s@%d for %d batch sizes in %.1f s", spec.name, bundle.version, engine.compilations, took_s
+            "compiled %s@%d, %d executables, in %.1f s", spec.name, bundle.version, engine.compilations, took_s
         )
         return engine
 
@@ -232,7 +232,7 @@ def _check_probes(engine: Engine, bundle: Bundle) -> None:
     rows = np.concatenate([bundle.probes.state, bundle.probes.goal], axis=1)
     for start in range(0, len(rows), engine.max_rows):
         part = slice(start, start + engine.max_rows)
-        worst = np.max(np.abs(engine.act(rows[part]) - bundle.probes.action[part]))
+        worst = np.max(np.abs(engine.compute(Kind.ACT, rows[part]) - bundle.probes.action[part]))
         if not worst <= PROBE_TOLERANCE:  # NaN is not
             raise StartupError(
                 f"{bundle.path}, compiled for this machine, misses its stored actions by {worst:.2g}; publish it again"
@@ -241,7 +241,7 @@ def _check_probes(engine: Engine, bundle: Bundle) -> None:
 
 
 def _grpc_options(specs: list[PolicySpec], max_rows: int) -> list[tuple[str, int]]:
-    row_dim = max(spec.state_dim + spec.goal_dim for spec in specs)
+    row_dim = max(spec.state_dim + spec.goal_dim + spec.action_dim for spec in specs)
     return [
         ("grpc.so_reuseport", 0),  # otherwise two servers share a port, and calls, without a word
         ("grpc.max_receive_message_length", max_rows * row_dim * _VALUE_BYTES + _ENVELOPE_BYTES),

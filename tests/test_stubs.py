@@ -36,6 +36,6 @@ def test_a_changed_proto_changes_the_stubs(tmp_path: Path) -> None:
     (protos / source).parent.mkdir(parents=True)
     stubs.mkdir()
     text = (REPOSITORY / "protos" / source).read_text()
-    (protos / source).write_text(text.replace("uint64 sequence = 5;", "uint64 sequence = 5; bool urgent = 6;"))
+    (protos / source).write_text(text.replace("uint64 sequence = 5;", "uint64 sequence = 5; bool urgent = 100;"))
     changed = generate(stubs, protos)["kilolayer/v1/policy_pb2.py"]
     assert changed != (COMMITTED / "kilolayer/v1/policy_pb2.py").read_text()

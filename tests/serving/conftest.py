@@ -15,6 +15,7 @@ from policy import bundle
 from policy.bundle import Bundle
 from policy.networks import init_policy
 from serving.config import ServeConfig
+from serving.engine import Kind
 from serving.server import Server, load
 from tests.samples import policy_spec
 
@@ -72,9 +73,9 @@ class Running:
 
 @pytest.fixture(scope="session")
 def running(policies: Path) -> Iterator[Running]:
-    """One server for all tests that only call it: max_rows 8, metrics without a port."""
+    """One server for all tests that only call it: batches and calls of at most 8 rows, metrics without a port."""
     registry = CollectorRegistry()
-    config = ServeConfig(policies=(policies,), port=0, metrics=False, max_rows=8)
+    config = ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=8, max_call_rows=8)
     ready: list[Server] = []
     started, stop = threading.Event(), threading.Event()
 
@@ -101,12 +102,14 @@ def running(policies: Path) -> Iterator[Running]:
 class FakeEngine:
     """Gives each row [sum, 10 * sum] at once, or when it is let, and remembers what it was asked.
 
-    The clock, `now_s`, moves only when a test moves it.
+    The clock, `now_s`, moves only when a test moves it, and by `compute_s` in every batch; that is also what a batch
+    is expected to take.
     """
 
     def __init__(self, max_rows: int = 8) -> None:
         self.max_rows = max_rows
         self.batches: list[list[list[float]]] = []  # batch, row, value
+        self.kinds: list[Kind] = []
         self.failure: BaseException | None = None
         self.now_s = 100.0
         self.compute_s = 0.0
@@ -119,8 +122,9 @@ class FakeEngine:
     def let_go(self) -> None:
         self._may_compute.set()
 
-    def act(self, rows: np.ndarray) -> np.ndarray:
+    def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         self.batches.append(rows.tolist())
+        self.kinds.append(kind)
         self._may_compute.wait(timeout=30)
         self.now_s += self.compute_s
         if self.failure is not None:
@@ -128,8 +132,11 @@ class FakeEngine:
         total = rows.sum(axis=1)
         return np.stack([total, 10 * total], axis=1)
 
-    def padding(self, rows: int) -> int:
+    def padding(self, kind: Kind, rows: int) -> int:
         return self.max_rows - rows
+
+    def expected_s(self, kind: Kind, rows: int) -> float:
+        return self.compute_s
 
     def clock(self) -> float:
         return self.now_s

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from serving.batcher import Answer, Batcher
+from serving.batcher import Batcher, Limits
+from serving.engine import Kind
 from serving.errors import ComputationError, DeadlinePassedError, OverloadedError, ServingError, UnavailableError
 from serving.metrics import Metrics
+from serving.waiting import Answer
 
 WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -21,14 +23,16 @@ WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 class Engine(Protocol):
     max_rows: int
     batches: list[list[list[float]]]
+    kinds: list[Kind]
     failure: BaseException | None
     now_s: float
     compute_s: float
 
     def hold(self) -> None: ...
     def let_go(self) -> None: ...
-    def act(self, rows: np.ndarray) -> np.ndarray: ...
-    def padding(self, rows: int) -> int: ...
+    def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray: ...
+    def padding(self, kind: Kind, rows: int) -> int: ...
+    def expected_s(self, kind: Kind, rows: int) -> float: ...
     def clock(self) -> float: ...
 
 
@@ -38,19 +42,20 @@ MakeEngine = Callable[..., Engine]
 class Bench:
     """A batcher around a fake engine, and the metrics it reports to."""
 
-    def __init__(self, engine: Engine, *, max_queue_rows: int = 100) -> None:
+    def __init__(self, engine: Engine, *, max_queue_rows: int = 100, **limits: float) -> None:
         self.engine = engine
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry).for_policy("p")
-        self.batcher = Batcher(engine, max_queue_rows=max_queue_rows, metrics=metrics, clock=engine.clock)
+        self.limits = Limits(queue_rows=max_queue_rows, **limits)
+        self.batcher = Batcher(engine, limits=self.limits, metrics=metrics, clock=engine.clock)
 
-    def submit(self, *values: float, timeout_s: float | None = None) -> asyncio.Task[Answer]:
+    def submit(self, *values: float, **options: Any) -> asyncio.Task[Answer]:
         """One call with a one-column row per value."""
         rows = np.array([[value] for value in values], np.float32)
-        return asyncio.create_task(self.batcher.submit(rows, timeout_s=timeout_s))
+        return asyncio.create_task(self.batcher.submit(rows, **options))
 
-    def metric(self, name: str) -> float | None:
-        return self.registry.get_sample_value(f"kilolayer_{name}", {"policy": "p"})
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"kilolayer_{name}", {"policy": "p", **labels})
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -71,7 +76,7 @@ def test_a_lone_call_is_computed_alone_and_at_once(make_engine: MakeEngine) -> N
         engine.compute_s = 0.25
         bench = Bench(engine)
         answer = await bench.submit(1, 2, 3)
-        np.testing.assert_array_equal(answer.action, [[1, 10], [2, 20], [3, 30]])
+        np.testing.assert_array_equal(answer.results, [[1, 10], [2, 20], [3, 30]])
         assert (answer.queue_s, answer.compute_s, answer.batch_rows) == (0.0, 0.25, 3)
         assert bench.metric("rows_total") == 3
         assert bench.metric("batches_total") == 1
@@ -94,7 +99,7 @@ def test_calls_that_wait_during_a_batch_form_the_next_one(make_engine: MakeEngin
         bench.engine.let_go()
         answers = await asyncio.gather(first, *calls)
         assert bench.engine.batches == [[[-1]], [[1], [2], [3], [4], [5], [6]]]
-        assert [answer.action[:, 0].tolist() for answer in answers] == [[-1], [1], [2, 3], [4, 5, 6]]
+        assert [answer.results[:, 0].tolist() for answer in answers] == [[-1], [1], [2, 3], [4, 5, 6]]
         assert [answer.batch_rows for answer in answers] == [1, 6, 6, 6]
         assert [answer.queue_s for answer in answers] == [0, 2, 2, 2]
         assert bench.metric("queue_rows") == 0
@@ -105,16 +110,23 @@ def test_calls_that_wait_during_a_batch_form_the_next_one(make_engine: MakeEngin
     run(test())
 
 
-def test_a_batch_never_exceeds_the_cap_and_no_call_overtakes(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+def test_a_batch_never_exceeds_the_cap_and_a_call_is_split_rather_than_overtaken(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
     async def test() -> None:
         bench = Bench(make_engine(max_rows=4))
         first = await busy(bench, wait_until)
         calls = [bench.submit(1, 2, 3), bench.submit(4, 5), bench.submit(6), bench.submit(7, 8, 9, 10)]
         await wait_until(lambda: bench.batcher.queue_rows == 10)
         bench.engine.let_go()
-        await asyncio.gather(first, *calls)
-        # [6] would have fitted beside [1, 2, 3], but [4, 5] came before it.
-        assert bench.engine.batches[1:] == [[[1], [2], [3]], [[4], [5], [6]], [[7], [8], [9], [10]]]
+        answers = await asyncio.gather(first, *calls)
+        assert [answer.results[:, 1].tolist() for answer in answers[1:]] == [
+            [10, 20, 30],
+            [40, 50],
+            [60],
+            [70, 80, 90, 100],
+        ]
+        assert bench.engine.batches[1:] == [[[1], [2], [3], [4]], [[5], [6], [7], [8]], [[9], [10]]]
         await bench.batcher.drain(grace_s=5)
 
     run(test())
@@ -139,6 +151,74 @@ def test_a_call_that_does_not_fit_into_the_queue_is_shed(make_engine: MakeEngine
     run(test())
 
 
+def test_nobody_joins_behind_a_call_that_has_waited_too_long(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(), queue_age_s=1.0)
+        first = await busy(bench, wait_until)
+        waiting = bench.submit(1)
+        await wait_until(lambda: bench.batcher.queue_rows == 1)
+        bench.engine.now_s += 1.5
+        with pytest.raises(OverloadedError, match=r"calls have waited for 1\.500 s"):
+            await bench.submit(2)
+        assert bench.metric("shed_total", reason="age") == 1
+        bench.engine.let_go()
+        await asyncio.gather(first, waiting)
+        assert (await bench.submit(3)).results.tolist() == [[3, 30]]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_call_that_would_be_answered_too_late_is_shed_at_once(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=2)
+        engine.compute_s = 1.0  # for any batch
+        bench = Bench(engine)
+        first = await busy(bench, wait_until)
+        waiting = bench.submit(1, 2, 3, 4)
+        await wait_until(lambda: bench.batcher.queue_rows == 4)
+        # One second is left of the first batch, then come two of the call before, then its own: four in all.
+        with pytest.raises(OverloadedError, match=r"the answer would take about 4\.0000 s of 3\.5000 s"):
+            await bench.submit(5, timeout_s=3.5)
+        assert bench.metric("shed_total", reason="deadline") == 1
+        in_time = bench.submit(6, timeout_s=4.5)
+        await wait_until(lambda: bench.batcher.queue_rows == 5)
+        bench.engine.let_go()
+        await asyncio.gather(first, waiting, in_time)
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_higher_priority_is_computed_first(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=1))
+        first = await busy(bench, wait_until)
+        calls = [bench.submit(value, priority=priority) for value, priority in ((1, 0), (2, 3), (3, 1), (4, 3))]
+        await wait_until(lambda: bench.batcher.queue_rows == 4)
+        bench.engine.let_go()
+        await asyncio.gather(first, *calls)
+        assert bench.engine.batches[1:] == [[[2]], [[4]], [[3]], [[1]]]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_batch_holds_one_kind_of_work(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine())
+        first = await busy(bench, wait_until)
+        calls = [bench.submit(value, kind=kind) for value, kind in ((1, Kind.ACT), (2, Kind.SCORE), (3, Kind.ACT))]
+        await wait_until(lambda: bench.batcher.queue_rows == 3)
+        bench.engine.let_go()
+        await asyncio.gather(first, *calls)
+        assert bench.engine.batches[1:] == [[[1]], [[2]], [[3]]]
+        assert bench.engine.kinds[1:] == [Kind.ACT, Kind.SCORE, Kind.ACT]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
 def test_a_deadline_that_has_passed_costs_no_compute(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
     async def test() -> None:
         bench = Bench(make_engine())
@@ -151,7 +231,7 @@ def test_a_deadline_that_has_passed_costs_no_compute(make_engine: MakeEngine, wa
         bench.engine.let_go()
         with pytest.raises(DeadlinePassedError, match="while the request waited"):
             await late
-        assert (await in_time).action.tolist() == [[4, 40]]
+        assert (await in_time).results.tolist() == [[4, 40]]
         await first
         assert bench.engine.batches == [[[-1]], [[4]]]
         assert bench.batcher.queue_rows == 0
@@ -186,7 +266,7 @@ def test_a_caller_that_gives_up_during_its_computation_harms_nobody(
         first = await busy(bench, wait_until)
         first.cancel()
         bench.engine.let_go()
-        assert (await bench.submit(2)).action.tolist() == [[2, 20]]
+        assert (await bench.submit(2)).results.tolist() == [[2, 20]]
         assert bench.batcher.queue_rows == 0
         await bench.batcher.drain(grace_s=5)
 
@@ -203,7 +283,7 @@ def test_an_engine_that_raises_fails_its_batch_only(make_engine: MakeEngine, fai
         assert failed.value.status is grpc.StatusCode.INTERNAL
         assert "secret" not in str(failed.value)
         bench.engine.failure = None
-        assert (await bench.submit(2)).action.tolist() == [[2, 20]]
+        assert (await bench.submit(2)).results.tolist() == [[2, 20]]
         assert bench.metric("failed_batches_total") == 1
         assert bench.metric("batches_total") == 1
         await bench.batcher.drain(grace_s=5)
@@ -214,8 +294,8 @@ def test_an_engine_that_raises_fails_its_batch_only(make_engine: MakeEngine, fai
 def test_an_engine_that_gives_too_few_rows_fails_its_batch(make_engine: MakeEngine) -> None:
     async def test() -> None:
         engine = make_engine()
-        whole = engine.act
-        engine.act = lambda rows: whole(rows)[1:]
+        whole = engine.compute
+        engine.compute = lambda kind, rows: whole(kind, rows)[1:]
         bench = Bench(engine)
         with pytest.raises(ComputationError):
             await bench.submit(1, 2)
@@ -234,7 +314,7 @@ def test_an_action_that_is_not_finite_fails_its_call_only(make_engine: MakeEngin
         one, bad, three = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(one, Answer)
         assert isinstance(three, Answer)
-        assert (one.action.tolist(), three.action.tolist()) == ([[1, 10]], [[3, 30]])
+        assert (one.results.tolist(), three.results.tolist()) == ([[1, 10]], [[3, 30]])
         assert isinstance(bad, ComputationError)
         assert bench.metric("non_finite_total") == 1
         await first
@@ -257,7 +337,7 @@ def test_drain_answers_everything_admitted_and_refuses_the_rest(make_engine: Mak
         bench.engine.let_go()
         assert await draining is True
         assert all(call.done() for call in (first, *calls))
-        assert [call.result().action[0, 1] for call in calls] == [0, 10, 20, 30, 40]
+        assert [call.result().results[0, 1] for call in calls] == [0, 10, 20, 30, 40]
 
     run(test())
 
@@ -281,7 +361,7 @@ def test_drain_gives_up_after_its_grace_and_leaves_nobody_waiting(
 
 CALLS = st.lists(
     st.tuples(
-        st.integers(1, 4),  # rows
+        st.integers(1, 11),  # rows: up to three batches
         st.sampled_from(["wait", "wait", "wait", "give up", "late"]),
         st.integers(0, 3),  # turns of the event loop before the next call
     ),
@@ -289,7 +369,7 @@ CALLS = st.lists(
 )
 
 
-@given(CALLS, st.integers(4, 12))
+@given(CALLS, st.integers(4, 30))
 @settings(max_examples=60, deadline=None)
 def test_every_admitted_call_gets_its_own_rows_once(calls: list[tuple[int, str, int]], max_queue_rows: int) -> None:
     """Whatever the mixture, each call ends in one of the ways it may, and the bounds hold."""
@@ -298,16 +378,19 @@ def test_every_admitted_call_gets_its_own_rows_once(calls: list[tuple[int, str, 
     class Recorder:
         max_rows = 4
 
-        def act(self, rows: np.ndarray) -> np.ndarray:
+        def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
             batches.append(rows)
             return 10 * rows
 
-        def padding(self, rows: int) -> int:
+        def padding(self, kind: Kind, rows: int) -> int:
             return self.max_rows - rows
+
+        def expected_s(self, kind: Kind, rows: int) -> float:
+            return 0.0
 
     async def test() -> None:
         metrics = Metrics(CollectorRegistry()).for_policy("p")
-        batcher = Batcher(Recorder(), max_queue_rows=max_queue_rows, metrics=metrics)
+        batcher = Batcher(Recorder(), limits=Limits(queue_rows=max_queue_rows), metrics=metrics)
         tasks: list[asyncio.Task[Answer]] = []
         for index, (rows, fate, turns) in enumerate(calls):
             block = np.arange(rows, dtype=np.float32)[:, None] + 100 * index
@@ -325,7 +408,7 @@ def test_every_admitted_call_gets_its_own_rows_once(calls: list[tuple[int, str, 
             outcome = "given up" if task.cancelled() else task.exception()
             if outcome is None:
                 expected = 10 * (np.arange(rows) + 100 * index)
-                np.testing.assert_array_equal(task.result().action[:, 0], expected)
+                np.testing.assert_array_equal(task.result().results[:, 0], expected)
             elif fate == "late":
                 assert isinstance(outcome, DeadlinePassedError)
             else:

@@ -3,45 +3,121 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy.acting import act
+from policy import acting
 from policy.bundle import Bundle
-from serving.engine import Engine
+from serving.engine import Engine, Kind, draw_columns
+
+ROWS = 5  # more than the bucket of four, fewer than that of sixteen
 
 
 @pytest.fixture(scope="module")
 def engine(served_bundle: Bundle) -> Engine:
-    engine = Engine(served_bundle.params, state_dim=4, goal_dim=2, max_rows=4)
-    for bucket in engine.buckets:
-        engine.compile(bucket)
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=8)
+    for kind, buckets in engine.buckets.items():
+        for bucket in buckets:
+            engine.compile(kind, bucket)
     return engine
 
 
-def test_buckets_are_the_powers_of_two_up_to_the_cap_compiled_once_each(engine: Engine) -> None:
-    assert engine.buckets == (1, 2, 4)
-    assert engine.max_rows == 4
-    assert engine.compilations == 3
+def pairs(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(rows, 4)).astype(np.float32), rng.normal(size=(rows, 2)).astype(np.float32)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def drawn_rows(seed: int, rows: int, *, candidates: int = 1) -> np.ndarray:
+    plain = np.repeat(np.concatenate(pairs(1, rows), axis=1), candidates, axis=0)
+    return np.concatenate([plain, draw_columns(seed, rows=rows, candidates=candidates)], axis=1)
+
+
+def test_buckets_are_powers_of_two_up_to_the_cap_compiled_once_each(engine: Engine) -> None:
+    assert engine.buckets == {Kind.ACT: (1, 2, 4, 8), Kind.DRAW: (1, 4, 8), Kind.SCORE: (1, 4, 8)}
+    assert engine.max_rows == 8
+    assert engine.compilations == 10
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8])
 def test_the_action_is_that_of_the_policy_and_padding_stays_inside(
     engine: Engine, served_bundle: Bundle, rows: int
 ) -> None:
-    rng = np.random.default_rng(rows)
-    state, goal = rng.normal(size=(rows, 4)).astype(np.float32), rng.normal(size=(rows, 2)).astype(np.float32)
-    action = engine.act(np.concatenate([state, goal], axis=1))
+    state, goal = pairs(rows, rows)
+    action = engine.compute(Kind.ACT, np.concatenate([state, goal], axis=1))
     assert action.shape == (rows, 2)
-    expected = jax.jit(act)(served_bundle.params, jnp.asarray(state), jnp.asarray(goal))
+    expected = jax.jit(acting.act)(served_bundle.params, jnp.asarray(state), jnp.asarray(goal))
     np.testing.assert_allclose(action, expected, atol=1e-6)
-    assert engine.compilations == 3
+    assert engine.compilations == 10
 
 
-@pytest.mark.parametrize(("rows", "padding"), [(1, 0), (2, 0), (3, 1), (4, 0), (5, 3), (9, 7)])
-def test_padding_fills_up_to_the_next_power_of_two(engine: Engine, rows: int, padding: int) -> None:
-    assert engine.padding(rows) == padding
+def test_the_energy_is_that_of_the_critic(engine: Engine, served_bundle: Bundle) -> None:
+    state, goal = pairs(1, ROWS)
+    action = np.tanh(pairs(2, ROWS)[1])
+    energy = engine.compute(Kind.SCORE, np.concatenate([state, action, goal], axis=1))
+    expected = acting.score(
+        served_bundle.params, jnp.array(state), jnp.array(action), goal=jnp.array(goal), energy="l2"
+    )
+    np.testing.assert_allclose(energy[:, 0], expected, atol=1e-5)
+
+
+def test_a_draw_is_the_mean_and_noise_of_its_own_key(engine: Engine, served_bundle: Bundle) -> None:
+    state, goal = pairs(1, ROWS)
+    seed = 2**40 + 7
+    drawn = engine.compute(Kind.DRAW, drawn_rows(seed, ROWS))
+    distribution = acting.action_distribution(served_bundle.params.actor, jnp.array(state), jnp.array(goal))
+    key = jax.random.wrap_key_data(jnp.array([2**8, 7], jnp.uint32), impl="threefry2x32")
+    keys = [jax.random.fold_in(jax.random.fold_in(key, row), 0) for row in range(ROWS)]
+    noise = np.stack([jax.random.normal(key, (2,)) for key in keys])
+    expected = np.tanh(distribution.mean + np.exp(distribution.log_std) * noise)
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+
+
+def test_the_same_seed_draws_the_same_whatever_else_is_in_the_batch(engine: Engine) -> None:
+    rows = drawn_rows(3, ROWS)
+    together = engine.compute(Kind.DRAW, rows)
+    for row in range(ROWS):
+        np.testing.assert_allclose(engine.compute(Kind.DRAW, rows[row : row + 1])[0], together[row], atol=1e-6)
+    others = engine.compute(Kind.DRAW, drawn_rows(4, ROWS))
+    assert np.abs(together - others).min() > 1e-4
+
+
+def test_draws_spread_as_the_distribution_says(engine: Engine, served_bundle: Bundle) -> None:
+    state, goal = np.zeros((1, 4), np.float32), np.ones((1, 2), np.float32)
+    plain = np.repeat(np.concatenate([state, goal], axis=1), 4096, axis=0)
+    rows = np.concatenate([plain, draw_columns(11, rows=1, candidates=4096)], axis=1)
+    drawn = np.concatenate([engine.compute(Kind.DRAW, rows[start : start + 8]) for start in range(0, 4096, 8)])
+    distribution = acting.action_distribution(served_bundle.params.actor, jnp.array(state), jnp.array(goal))
+    raw = np.arctanh(np.clip(drawn.astype(np.float64), -1 + 1e-7, 1 - 1e-7))
+    std = np.exp(np.asarray(distribution.log_std[0]))
+    # Standard errors are std / 64 and std / 90.
+    np.testing.assert_allclose(raw.mean(axis=0), distribution.mean[0], atol=4 * std.max() / 64)
+    np.testing.assert_allclose(raw.std(axis=0) / std, 1, atol=4 / 90)
+
+
+def test_judging_is_drawing_and_then_scoring(engine: Engine) -> None:
+    rows = drawn_rows(5, 2, candidates=4)
+    judged = engine.compute(Kind.JUDGE, rows)
+    action = engine.compute(Kind.DRAW, rows)
+    np.testing.assert_array_equal(judged[:, :2], action)
+    scored = engine.compute(Kind.SCORE, np.concatenate([rows[:, :4], action, rows[:, 4:6]], axis=1))
+    np.testing.assert_array_equal(judged[:, 2:], scored)
+
+
+def test_draw_columns_number_rows_and_candidates_in_the_bits_of_floats() -> None:
+    columns = draw_columns(2**32 * 5 + 6, rows=2, candidates=3).view(np.uint32)
+    assert columns.tolist() == [[6, 5, 0, 0], [6, 5, 0, 1], [6, 5, 0, 2], [6, 5, 1, 0], [6, 5, 1, 1], [6, 5, 1, 2]]
+
+
+@pytest.mark.parametrize(("kind", "rows", "padding"), [(Kind.ACT, 3, 1), (Kind.ACT, 4, 0), (Kind.DRAW, 2, 2)])
+def test_padding_fills_up_to_the_next_bucket(engine: Engine, kind: Kind, rows: int, padding: int) -> None:
+    assert engine.padding(kind, rows) == padding
+
+
+def test_what_a_batch_is_expected_to_take_follows_what_it_took(engine: Engine) -> None:
+    for kind in Kind:
+        assert 0 < engine.expected_s(kind, 3) < 1
+    assert engine.expected_s(Kind.JUDGE, 3) == engine.expected_s(Kind.DRAW, 3) + engine.expected_s(Kind.SCORE, 3)
 
 
 def test_nothing_is_compiled_on_the_way(served_bundle: Bundle) -> None:
-    engine = Engine(served_bundle.params, state_dim=4, goal_dim=2, max_rows=2)
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=2)
     with pytest.raises(KeyError):
-        engine.act(np.zeros((1, 6), np.float32))
+        engine.compute(Kind.ACT, np.zeros((1, 6), np.float32))
     assert engine.compilations == 0

@@ -28,10 +28,16 @@ GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
 def test_flags_become_the_configuration() -> None:
-    numbers = ["--port", "1", "--metrics-port", "2", "--max-rows", "4", "--grace-s", "0.5"]
+    numbers = ["--port", "1", "--metrics-port", "2", "--max-batch-rows", "4", "--grace-s", "0.5"]
     arguments = ["--policies", "a", "b", *numbers, "--no-metrics", "--host", "::1"]
     assert parse(arguments, {}) == ServeConfig(
-        policies=(Path("a"), Path("b")), port=1, metrics_port=2, metrics=False, max_rows=4, grace_s=0.5, host="::1"
+        policies=(Path("a"), Path("b")),
+        port=1,
+        metrics_port=2,
+        metrics=False,
+        max_batch_rows=4,
+        grace_s=0.5,
+        host="::1",
     )
 
 
@@ -68,9 +74,12 @@ def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
         ({"port": -1}, "port must be 0 (any free one) to 65535, not -1"),
         ({"metrics_port": 65536}, "metrics_port must be 0 (any free one) to 65535, not 65536"),
         ({"port": 9464}, "metrics_port must differ from port, 9464; 0 picks a free one"),
-        ({"max_rows": 0}, "max_rows must be a power of two from 1 to 65536, such as 256, not 0"),
-        ({"max_rows": 100}, "max_rows must be a power of two from 1 to 65536, such as 256, not 100"),
-        ({"max_queue_rows": 255}, "max_queue_rows must be at least max_rows, 256, not 255"),
+        ({"max_batch_rows": 0}, "max_batch_rows must be a power of two from 1 to 65536, such as 256, not 0"),
+        ({"max_batch_rows": 100}, "max_batch_rows must be a power of two from 1 to 65536, such as 256, not 100"),
+        ({"max_call_rows": 0}, "max_call_rows must be 1 to 65536, such as 4096, not 0"),
+        ({"max_queue_rows": 4095}, "max_queue_rows must be at least max_call_rows, 4096, not 4095"),
+        ({"max_queue_age_s": 0.0}, "max_queue_age_s must be a positive number of seconds, such as 1, not 0.0"),
+        ({"max_wait_s": -0.1}, "max_wait_s must be 0 to 1 second, such as 0.001, not -0.1"),
         ({"grace_s": float("inf")}, "grace_s must be a positive number of seconds, such as 10, not inf"),
         ({"grace_s": 0.0}, "grace_s must be a positive number of seconds, such as 10, not 0.0"),
     ],
@@ -104,7 +113,7 @@ def test_a_log_record_is_one_plain_line() -> None:
 @contextmanager
 def launch(*arguments: str) -> Generator["subprocess.Popen[str]"]:
     """A server process, which ends with the block at the latest."""
-    command = [sys.executable, str(RUN), "--port", "0", "--metrics-port", "0", "--max-rows", "2", *arguments]
+    command = [sys.executable, str(RUN), "--port", "0", "--metrics-port", "0", "--max-batch-rows", "2", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -174,10 +183,10 @@ def test_a_damaged_bundle_is_named_and_exit_code_1(policies: Path, tmp_path: Pat
 
 
 def test_wrong_usage_is_exit_code_2() -> None:
-    code, lines = fail("--max-rows", "3", "--policies", "x")
+    code, lines = fail("--max-batch-rows", "3", "--policies", "x")
     assert code == 2
     assert len(lines) == 1
-    assert "ERROR max_rows must be a power of two" in lines[0]
+    assert "ERROR max_batch_rows must be a power of two" in lines[0]
 
 
 def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
@@ -225,7 +234,7 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
 
 
 def test_sigterm_while_compiling_exits_0(policies: Path) -> None:
-    with launch("--policies", str(policies), "--max-rows", "1024") as process:
+    with launch("--policies", str(policies), "--max-batch-rows", "1024") as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "NOT_SERVING until everything is compiled" in line:

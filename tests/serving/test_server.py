@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.config import ServeConfig
-from serving.engine import Engine
+from serving.engine import Engine, Kind
 from serving.errors import StartupError
 from serving.server import load
 
@@ -28,7 +28,7 @@ GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
 def config_of(policies: Path, **fields: Any) -> ServeConfig:
-    settings: dict[str, Any] = {"policies": (policies,), "port": 0, "metrics_port": 0, "max_rows": 1, **fields}
+    settings: dict[str, Any] = {"policies": (policies,), "port": 0, "metrics_port": 0, "max_batch_rows": 1, **fields}
     return ServeConfig(**settings)
 
 
@@ -66,17 +66,17 @@ def test_health_follows_the_server_from_start_to_drain(policies: Path) -> None:
 
 
 def test_drain_answers_accepted_calls_and_refuses_new_ones(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Engine.act
+    compute = Engine.compute
 
-    def slowly(engine: Engine, rows: np.ndarray) -> np.ndarray:
+    def slowly(engine: Engine, kind: Kind, rows: np.ndarray) -> np.ndarray:
         time.sleep(0.15)
-        return compute(engine, rows)
+        return compute(engine, kind, rows)
 
     async def test() -> None:
         server = await load(config_of(policies, metrics=False))
         await server.start()
         await server.prepare()
-        monkeypatch.setattr(Engine, "act", slowly)
+        monkeypatch.setattr(Engine, "compute", slowly)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             stub: Any = PolicyStub(channel)
             accepted = [asyncio.ensure_future(stub.Act(GOOD, timeout=20)) for _ in range(5)]
@@ -107,8 +107,8 @@ def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
         text = await asyncio.to_thread(read, url)
         assert 'kilolayer_requests_total{code="OK",method="Act",policy="point_u_maze"} 1.0\n' in text
         assert 'kilolayer_live_version{policy="point_u_maze"} 1000.0\n' in text
-        assert 'kilolayer_total_seconds_bucket{le="0.0001",policy="point_u_maze"}' in text
-        assert 'kilolayer_total_seconds_bucket{le="1.0",policy="point_u_maze"}' in text
+        assert 'kilolayer_total_seconds_bucket{le="0.0001",method="Act",policy="point_u_maze"}' in text
+        assert 'kilolayer_total_seconds_bucket{le="1.0",method="Act",policy="point_u_maze"}' in text
         assert "process_resident_memory_bytes" in text
         assert await server.drain() is True
         with socket.socket() as probe:
@@ -128,7 +128,7 @@ def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tmp_path
 
     async def test() -> None:
         folders = (tmp_path / "z", tmp_path / "a")
-        server = await load(ServeConfig(policies=folders, port=0, metrics=False, max_rows=1))
+        server = await load(ServeConfig(policies=folders, port=0, metrics=False, max_batch_rows=1))
         await server.start()
         await server.prepare()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -156,8 +156,8 @@ def test_a_default_that_is_not_served_is_an_error(policies: Path) -> None:
 def test_a_policy_that_misses_its_probes_once_compiled_is_not_served(
     policies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute = Engine.act
-    monkeypatch.setattr(Engine, "act", lambda engine, rows: compute(engine, rows) + np.float32(0.01))
+    compute = Engine.compute
+    monkeypatch.setattr(Engine, "compute", lambda *arguments: compute(*arguments) + np.float32(0.01))
 
     async def test() -> None:
         server = await load(config_of(policies, metrics=False), registry=CollectorRegistry())

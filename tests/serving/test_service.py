@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, Protocol, cast
 
@@ -19,9 +18,11 @@ from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from policy.acting import act
 from policy.bundle import Bundle
 from serving.batcher import Batcher
-from serving.errors import InvalidRequestError, OverloadedError, echo
+from serving.calls import Calls
+from serving.errors import OverloadedError, echo
 from serving.metrics import Metrics
-from serving.service import Offer, PolicyService, decode_rows
+from serving.offers import Offer, Offers
+from serving.service import PolicyService
 
 NAN, INF = float("nan"), float("inf")
 
@@ -115,7 +116,14 @@ def test_concurrent_callers_share_batches_and_get_their_own_rows(running: Runnin
         ({}, "state must hold rows * 4 values for at least one row of point_u_maze, not 0"),
         ({"state": [0] * 5}, "state must hold rows * 4 values for at least one row of point_u_maze, not 5"),
         ({"state": [0] * 4}, "goal must hold 2 values of point_u_maze, not 0"),
-        ({"state": [0] * 12, "goal": [0] * 4}, "goal must hold 2 values or 6 for 3 rows of point_u_maze, not 4"),
+        ({"state": [0] * 12, "goal": [0] * 4}, "goal must hold 2 values, or 6 for 3 rows, of point_u_maze, not 4"),
+        ({"state": [0] * 8, "goal": [0] * 2, "rows": 3}, "state must hold 12 values for 3 rows of point_u_maze, not 8"),
+        ({"state": [0] * 4, "goal": [0] * 2, "priority": 4}, "priority must be 0 to 3, not 4"),
+        ({"state": [0] * 4, "goal": [0] * 2, "mode": 7}, "mode must be one of 0 to 3, not 7"),
+        (
+            {"state": [0] * 8, "goal": [0] * 2, "mode": "ACT_MODE_BEST_OF", "candidates": 5},
+            "candidates must be 1 to 4 for 2 rows, since one call may hold 8 draws, not 5",
+        ),
         ({"state": [0] * 36, "goal": [0] * 2}, "one call may hold 8 rows, not 9; split it into several"),
         (
             {"state": [0] * 5 + [NAN] + [0] * 6, "goal": [0] * 2},
@@ -143,10 +151,10 @@ def test_bytes_that_are_no_request_are_refused(running: Running) -> None:
 
 
 def test_a_message_beyond_the_byte_cap_is_refused_before_it_is_read(stub: Any) -> None:
-    # Eight rows of six values need 192 bytes; the cap is 8 * 6 * 8 + 65536.
+    # Eight rows of six values need 192 bytes, and two are kept for actions; the cap is 8 * 8 * 8 + 65536.
     code, message = refusal(lambda: stub.Act(pb.ActRequest(state=[0.0] * 20_000), timeout=10))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "65920" in message
+    assert "66048" in message
 
 
 @pytest.mark.parametrize("method", ["Act", "Describe"])
@@ -202,13 +210,13 @@ def test_the_metrics_say_what_the_client_counted(stub: Any, running: Running) ->
         }
         for name in ("rows_total", "batches_total", "padding_rows_total", "queue_seconds_count"):
             counted[name] = running.sample(name, policy=policy)
-        for name in ("compute_seconds_count", "total_seconds_count"):
-            counted[name] = running.sample(name, policy=policy)
+        counted["compute_seconds_count"] = running.sample("compute_seconds_count", policy=policy)
+        counted["total_seconds_count"] = running.sample("total_seconds_count", method="Act", policy=policy)
         counted["compilations"] = running.sample("compilations_after_ready_total")
         return counted
 
     before = samples()
-    started_s = running.sample("total_seconds_sum", policy=policy)
+    started_s = running.sample("total_seconds_sum", method="Act", policy=policy)
     for rows in (1, 3, 5):
         stub.Act(request_of(*rows_of(rows, rows)), timeout=10)
     refusal(lambda: stub.Act(pb.ActRequest(), timeout=10))
@@ -230,7 +238,7 @@ def test_the_metrics_say_what_the_client_counted(stub: Any, running: Running) ->
         "total_seconds_count": 4,
         "compilations": 0,
     }
-    assert running.sample("total_seconds_sum", policy=policy) > started_s
+    assert running.sample("total_seconds_sum", method="Act", policy=policy) > started_s
     assert running.sample("queue_rows", policy=policy) == 0
     assert running.sample("live_version", policy=policy) == 1000
 
@@ -247,7 +255,7 @@ class Misbehaving:
     def __init__(self, submit: Callable[[], Awaitable[Any]]) -> None:
         self._submit = submit
 
-    async def submit(self, *_rows: np.ndarray, **_options: float | None) -> Any:
+    async def submit(self, *_rows: np.ndarray, **_options: object) -> Any:
         return await self._submit()
 
 
@@ -258,8 +266,9 @@ async def served(
     """A stub of a service around `submit`, and how often Act ended with a code."""
     registry = CollectorRegistry()
     names = frozenset({"point_u_maze"})
-    service = PolicyService(names, default="point_u_maze", max_rows=8, metrics=Metrics(registry))
-    service.open({"point_u_maze": Offer(bundle, cast("Batcher", Misbehaving(submit)))})
+    offers = Offers(names, default="point_u_maze")
+    offers.open({"point_u_maze": Offer(bundle, cast("Batcher", Misbehaving(submit)))})
+    service = PolicyService(offers, calls=Calls(Metrics(registry)), max_rows=8)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((service.handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -334,15 +343,6 @@ def test_a_caller_that_leaves_is_counted_as_it_left(
             await wait_until(lambda: count(code) == 1)
 
     asyncio.run(test())
-
-
-def test_decoding_puts_each_state_beside_its_goal(served_bundle: Bundle) -> None:
-    request = pb.ActRequest(state=[1, 2, 3, 4, 5, 6, 7, 8], goal=[10, 20, 30, 40])
-    rows = decode_rows(request, served_bundle.spec, max_rows=2)
-    assert rows.dtype == np.float32
-    assert rows.tolist() == [[1, 2, 3, 4, 10, 20], [5, 6, 7, 8, 30, 40]]
-    with pytest.raises(InvalidRequestError, match=re.escape("one call may hold 1 rows, not 2")):
-        decode_rows(request, served_bundle.spec, max_rows=1)
 
 
 def test_echoed_text_is_short_plain_and_on_one_line() -> None:

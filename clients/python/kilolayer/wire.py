@@ -31,7 +31,9 @@ def encode_rows(
         )
     if not 0 <= sequence <= _MAX_SEQUENCE:
         raise _invalid(f"sequence must lie between 0 and {_MAX_SEQUENCE}, not {sequence}")
-    request = policy_pb2.ActRequest(policy=policy, version=version, sequence=sequence)
+    # With the number of rows, the server refuses a state of the wrong width that would pass as fewer rows.
+    rows = len(states) if states.ndim == 2 else 1
+    request = policy_pb2.ActRequest(policy=policy, version=version, sequence=sequence, rows=rows)
     request.MergeFromString(
         _packed(policy_pb2.ActRequest.STATE_FIELD_NUMBER, states)
         + _packed(policy_pb2.ActRequest.GOAL_FIELD_NUMBER, goals)
@@ -53,8 +55,6 @@ def decode_action(
     action = np.array(reply.action, dtype=np.float32)
     if not action.size or action.size % rows:
         raise _bad(f"{action.size} action values cannot be shared among {rows} rows")
-    if reply.batch_rows < rows:  # the server divides by its own state_dim, so a wrong width can pass as fewer rows
-        raise _bad(f"the server saw {reply.batch_rows} rows in {rows}; compare the state's width with describe()")
     if not (np.abs(action) <= 1 + _ROUNDING).all():
         raise _bad(f"an action must lie in [-1, 1], but its values reach from {action.min()} to {action.max()}")
     return action.reshape(*leading_axes, -1)

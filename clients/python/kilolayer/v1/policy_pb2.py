@@ -24,29 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kilolayer/v1/policy.proto\x12\x0ckilolayer.v1\"\\\n\nActRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x03(\x02\x12\x0c\n\x04goal\x18\x04 \x03(\x02\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"\x8a\x01\n\x0b\x41\x63tResponse\x12\x0e\n\x06\x61\x63tion\x18\x01 \x03(\x02\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x12\n\ncompute_us\x18\x06 \x01(\r\x12\x12\n\nbatch_rows\x18\x07 \x01(\r\"2\n\x0f\x44\x65scribeRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"v\n\x10\x44\x65scribeResponse\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.kilolayer.v1.PolicySpec\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x03 \x01(\t\x12\x10\n\x08max_rows\x18\x04 \x01(\r\"\r\n\x0bListRequest\";\n\x0cListResponse\x12+\n\x08policies\x18\x01 \x03(\x0b\x32\x19.kilolayer.v1.PolicyEntry\"Y\n\x0bPolicyEntry\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x14\n\x0clive_version\x18\x03 \x01(\t\x12\x12\n\nis_default\x18\x04 \x01(\x08\"\xbe\x03\n\nPolicySpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x11\n\tstate_dim\x18\x03 \x01(\r\x12\x10\n\x08goal_dim\x18\x04 \x01(\r\x12\x12\n\naction_dim\x18\x05 \x01(\r\x12\x13\n\x0bstate_names\x18\x06 \x03(\t\x12\x12\n\ngoal_names\x18\x07 \x03(\t\x12\x14\n\x0c\x61\x63tion_names\x18\x08 \x03(\t\x12\x12\n\naction_low\x18\t \x03(\x02\x12\x13\n\x0b\x61\x63tion_high\x18\n \x03(\x02\x12\x18\n\x10\x63ontrol_period_s\x18\x0b \x01(\x01\x12\x16\n\x0esuccess_radius\x18\x0c \x01(\x01\x12\x13\n\x0b\x61\x63tor_depth\x18\r \x01(\r\x12\x13\n\x0b\x61\x63tor_width\x18\x0e \x01(\r\x12\x14\n\x0c\x63ritic_depth\x18\x0f \x01(\r\x12\x14\n\x0c\x63ritic_width\x18\x10 \x01(\r\x12\x1a\n\x12representation_dim\x18\x11 \x01(\r\x12\x0e\n\x06\x65nergy\x18\x12 \x01(\t\x12\x12\n\nactivation\x18\x13 \x01(\t\x12\x12\n\nlayer_norm\x18\x14 \x01(\x08\x12\x10\n\x08residual\x18\x15 \x01(\x08\x32\xce\x01\n\x06Policy\x12:\n\x03\x41\x63t\x12\x18.kilolayer.v1.ActRequest\x1a\x19.kilolayer.v1.ActResponse\x12I\n\x08\x44\x65scribe\x12\x1d.kilolayer.v1.DescribeRequest\x1a\x1e.kilolayer.v1.DescribeResponse\x12=\n\x04List\x12\x19.kilolayer.v1.ListRequest\x1a\x1a.kilolayer.v1.ListResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kilolayer/v1/policy.proto\x12\x0ckilolayer.v1\"\xd7\x01\n\nActRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x03(\x02\x12\x0c\n\x04goal\x18\x04 \x03(\x02\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x0c\n\x04rows\x18\x06 \x01(\r\x12#\n\x04mode\x18\x07 \x01(\x0e\x32\x15.kilolayer.v1.ActMode\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x12\n\ncandidates\x18\t \x01(\r\x12\x10\n\x08priority\x18\n \x01(\r\x12\x12\n\ntimeout_us\x18\x0b \x01(\x04\"\xb2\x01\n\x0b\x41\x63tResponse\x12\x0e\n\x06\x61\x63tion\x18\x01 \x03(\x02\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x12\n\ncompute_us\x18\x06 \x01(\r\x12\x12\n\nbatch_rows\x18\x07 \x01(\r\x12&\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x15.kilolayer.v1.Failure\"(\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xa2\x01\n\x0cScoreRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x03(\x02\x12\x0e\n\x06\x61\x63tion\x18\x04 \x03(\x02\x12\x0c\n\x04goal\x18\x05 \x03(\x02\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x0c\n\x04rows\x18\x07 \x01(\r\x12\x10\n\x08priority\x18\x08 \x01(\r\x12\x12\n\ntimeout_us\x18\t \x01(\x04\"\x8c\x01\n\rScoreResponse\x12\x0e\n\x06\x65nergy\x18\x01 \x03(\x02\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x12\n\ncompute_us\x18\x06 \x01(\r\x12\x12\n\nbatch_rows\x18\x07 \x01(\r\"2\n\x0f\x44\x65scribeRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"v\n\x10\x44\x65scribeResponse\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.kilolayer.v1.PolicySpec\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x03 \x01(\t\x12\x10\n\x08max_rows\x18\x04 \x01(\r\"\r\n\x0bListRequest\";\n\x0cListResponse\x12+\n\x08policies\x18\x01 \x03(\x0b\x32\x19.kilolayer.v1.PolicyEntry\"Y\n\x0bPolicyEntry\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x14\n\x0clive_version\x18\x03 \x01(\t\x12\x12\n\nis_default\x18\x04 \x01(\x08\"\xbe\x03\n\nPolicySpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x11\n\tstate_dim\x18\x03 \x01(\r\x12\x10\n\x08goal_dim\x18\x04 \x01(\r\x12\x12\n\naction_dim\x18\x05 \x01(\r\x12\x13\n\x0bstate_names\x18\x06 \x03(\t\x12\x12\n\ngoal_names\x18\x07 \x03(\t\x12\x14\n\x0c\x61\x63tion_names\x18\x08 \x03(\t\x12\x12\n\naction_low\x18\t \x03(\x02\x12\x13\n\x0b\x61\x63tion_high\x18\n \x03(\x02\x12\x18\n\x10\x63ontrol_period_s\x18\x0b \x01(\x01\x12\x16\n\x0esuccess_radius\x18\x0c \x01(\x01\x12\x13\n\x0b\x61\x63tor_depth\x18\r \x01(\r\x12\x13\n\x0b\x61\x63tor_width\x18\x0e \x01(\r\x12\x14\n\x0c\x63ritic_depth\x18\x0f \x01(\r\x12\x14\n\x0c\x63ritic_width\x18\x10 \x01(\r\x12\x1a\n\x12representation_dim\x18\x11 \x01(\r\x12\x0e\n\x06\x65nergy\x18\x12 \x01(\t\x12\x12\n\nactivation\x18\x13 \x01(\t\x12\x12\n\nlayer_norm\x18\x14 \x01(\x08\x12\x10\n\x08residual\x18\x15 \x01(\x08*n\n\x07\x41\x63tMode\x12\x18\n\x14\x41\x43T_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41\x43T_MODE_DETERMINISTIC\x10\x01\x12\x17\n\x13\x41\x43T_MODE_STOCHASTIC\x10\x02\x12\x14\n\x10\x41\x43T_MODE_BEST_OF\x10\x03\x32\xd6\x02\n\x06Policy\x12:\n\x03\x41\x63t\x12\x18.kilolayer.v1.ActRequest\x1a\x19.kilolayer.v1.ActResponse\x12\x44\n\tActStream\x12\x18.kilolayer.v1.ActRequest\x1a\x19.kilolayer.v1.ActResponse(\x01\x30\x01\x12@\n\x05Score\x12\x1a.kilolayer.v1.ScoreRequest\x1a\x1b.kilolayer.v1.ScoreResponse\x12I\n\x08\x44\x65scribe\x12\x1d.kilolayer.v1.DescribeRequest\x1a\x1e.kilolayer.v1.DescribeResponse\x12=\n\x04List\x12\x19.kilolayer.v1.ListRequest\x1a\x1a.kilolayer.v1.ListResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kilolayer.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTREQUEST']._serialized_start=43
-  _globals['_ACTREQUEST']._serialized_end=135
-  _globals['_ACTRESPONSE']._serialized_start=138
-  _globals['_ACTRESPONSE']._serialized_end=276
-  _globals['_DESCRIBEREQUEST']._serialized_start=278
-  _globals['_DESCRIBEREQUEST']._serialized_end=328
-  _globals['_DESCRIBERESPONSE']._serialized_start=330
-  _globals['_DESCRIBERESPONSE']._serialized_end=448
-  _globals['_LISTREQUEST']._serialized_start=450
-  _globals['_LISTREQUEST']._serialized_end=463
-  _globals['_LISTRESPONSE']._serialized_start=465
-  _globals['_LISTRESPONSE']._serialized_end=524
-  _globals['_POLICYENTRY']._serialized_start=526
-  _globals['_POLICYENTRY']._serialized_end=615
-  _globals['_POLICYSPEC']._serialized_start=618
-  _globals['_POLICYSPEC']._serialized_end=1064
-  _globals['_POLICY']._serialized_start=1067
-  _globals['_POLICY']._serialized_end=1273
+  _globals['_ACTMODE']._serialized_start=1580
+  _globals['_ACTMODE']._serialized_end=1690
+  _globals['_ACTREQUEST']._serialized_start=44
+  _globals['_ACTREQUEST']._serialized_end=259
+  _globals['_ACTRESPONSE']._serialized_start=262
+  _globals['_ACTRESPONSE']._serialized_end=440
+  _globals['_FAILURE']._serialized_start=442
+  _globals['_FAILURE']._serialized_end=482
+  _globals['_SCOREREQUEST']._serialized_start=485
+  _globals['_SCOREREQUEST']._serialized_end=647
+  _globals['_SCORERESPONSE']._serialized_start=650
+  _globals['_SCORERESPONSE']._serialized_end=790
+  _globals['_DESCRIBEREQUEST']._serialized_start=792
+  _globals['_DESCRIBEREQUEST']._serialized_end=842
+  _globals['_DESCRIBERESPONSE']._serialized_start=844
+  _globals['_DESCRIBERESPONSE']._serialized_end=962
+  _globals['_LISTREQUEST']._serialized_start=964
+  _globals['_LISTREQUEST']._serialized_end=977
+  _globals['_LISTRESPONSE']._serialized_start=979
+  _globals['_LISTRESPONSE']._serialized_end=1038
+  _globals['_POLICYENTRY']._serialized_start=1040
+  _globals['_POLICYENTRY']._serialized_end=1129
+  _globals['_POLICYSPEC']._serialized_start=1132
+  _globals['_POLICYSPEC']._serialized_end=1578
+  _globals['_POLICY']._serialized_start=1693
+  _globals['_POLICY']._serialized_end=2035
 # @@protoc_insertion_point(module_scope)

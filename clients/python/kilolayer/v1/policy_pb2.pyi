@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,22 +7,45 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ActMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACT_MODE_UNSPECIFIED: _ClassVar[ActMode]
+    ACT_MODE_DETERMINISTIC: _ClassVar[ActMode]
+    ACT_MODE_STOCHASTIC: _ClassVar[ActMode]
+    ACT_MODE_BEST_OF: _ClassVar[ActMode]
+ACT_MODE_UNSPECIFIED: ActMode
+ACT_MODE_DETERMINISTIC: ActMode
+ACT_MODE_STOCHASTIC: ActMode
+ACT_MODE_BEST_OF: ActMode
+
 class ActRequest(_message.Message):
-    __slots__ = ("policy", "version", "state", "goal", "sequence")
+    __slots__ = ("policy", "version", "state", "goal", "sequence", "rows", "mode", "seed", "candidates", "priority", "timeout_us")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     GOAL_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     policy: str
     version: str
     state: _containers.RepeatedScalarFieldContainer[float]
     goal: _containers.RepeatedScalarFieldContainer[float]
     sequence: int
-    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ...) -> None: ...
+    rows: int
+    mode: ActMode
+    seed: int
+    candidates: int
+    priority: int
+    timeout_us: int
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., mode: _Optional[_Union[ActMode, str]] = ..., seed: _Optional[int] = ..., candidates: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ...) -> None: ...
 
 class ActResponse(_message.Message):
-    __slots__ = ("action", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows")
+    __slots__ = ("action", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows", "failure")
     ACTION_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +53,7 @@ class ActResponse(_message.Message):
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     action: _containers.RepeatedScalarFieldContainer[float]
     policy: str
     version: str
@@ -36,7 +61,56 @@ class ActResponse(_message.Message):
     queue_us: int
     compute_us: int
     batch_rows: int
-    def __init__(self, action: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
+    failure: Failure
+    def __init__(self, action: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("policy", "version", "state", "action", "goal", "sequence", "rows", "priority", "timeout_us")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    GOAL_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    state: _containers.RepeatedScalarFieldContainer[float]
+    action: _containers.RepeatedScalarFieldContainer[float]
+    goal: _containers.RepeatedScalarFieldContainer[float]
+    sequence: int
+    rows: int
+    priority: int
+    timeout_us: int
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., action: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("energy", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows")
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    energy: _containers.RepeatedScalarFieldContainer[float]
+    policy: str
+    version: str
+    sequence: int
+    queue_us: int
+    compute_us: int
+    batch_rows: int
+    def __init__(self, energy: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("policy", "version")

@@ -39,6 +39,16 @@ class PolicyStub:
                 request_serializer=kilolayer_dot_v1_dot_policy__pb2.ActRequest.SerializeToString,
                 response_deserializer=kilolayer_dot_v1_dot_policy__pb2.ActResponse.FromString,
                 _registered_method=True)
+        self.ActStream = channel.stream_stream(
+                '/kilolayer.v1.Policy/ActStream',
+                request_serializer=kilolayer_dot_v1_dot_policy__pb2.ActRequest.SerializeToString,
+                response_deserializer=kilolayer_dot_v1_dot_policy__pb2.ActResponse.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/kilolayer.v1.Policy/Score',
+                request_serializer=kilolayer_dot_v1_dot_policy__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=kilolayer_dot_v1_dot_policy__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/kilolayer.v1.Policy/Describe',
                 request_serializer=kilolayer_dot_v1_dot_policy__pb2.DescribeRequest.SerializeToString,
@@ -67,6 +77,23 @@ class PolicyServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ActStream(self, request_iterator, context):
+        """The same for as long as the stream lives: one robot per stream, or many. Answers come in the order of the requests
+        of their stream, each with its sequence. A request that gets no actions gets a failure in their place, with the
+        statuses of Act, and the stream goes on; only bytes that are no request, and a server that drains, end it. A stream
+        whose answers are not read is not read from either, once 64 of its requests are under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """How reachable goals are after actions in states, judged by the critic. Statuses as for Act.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """What a policy expects and promises. NOT_FOUND as for Act.
         """
@@ -88,6 +115,16 @@ def add_PolicyServicer_to_server(servicer, server):
                     servicer.Act,
                     request_deserializer=kilolayer_dot_v1_dot_policy__pb2.ActRequest.FromString,
                     response_serializer=kilolayer_dot_v1_dot_policy__pb2.ActResponse.SerializeToString,
+            ),
+            'ActStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ActStream,
+                    request_deserializer=kilolayer_dot_v1_dot_policy__pb2.ActRequest.FromString,
+                    response_serializer=kilolayer_dot_v1_dot_policy__pb2.ActResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=kilolayer_dot_v1_dot_policy__pb2.ScoreRequest.FromString,
+                    response_serializer=kilolayer_dot_v1_dot_policy__pb2.ScoreResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -127,6 +164,60 @@ class Policy:
             '/kilolayer.v1.Policy/Act',
             kilolayer_dot_v1_dot_policy__pb2.ActRequest.SerializeToString,
             kilolayer_dot_v1_dot_policy__pb2.ActResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kilolayer.v1.Policy/ActStream',
+            kilolayer_dot_v1_dot_policy__pb2.ActRequest.SerializeToString,
+            kilolayer_dot_v1_dot_policy__pb2.ActResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kilolayer.v1.Policy/Score',
+            kilolayer_dot_v1_dot_policy__pb2.ScoreRequest.SerializeToString,
+            kilolayer_dot_v1_dot_policy__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,126 @@
+"""The waiting line of one policy: calls that are admitted and not yet computed, by priority, bounded in rows and age.
+
+It holds no thread, no task and no clock: the batcher owns it and tells it the time.
+"""
+
+import asyncio
+import dataclasses
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from serving.engine import Kind
+
+PRIORITIES = 4  # 0, the usual one, to 3, the most urgent
+
+
+class Answer(NamedTuple):
+    """The results of one call, and how they came about."""
+
+    results: np.ndarray  # [rows, results of the kind] float32, finite
+    queue_s: float  # from admission to the start of its computation
+    compute_s: float  # of every batch that it was in
+    batch_rows: int  # rows computed together, padding excluded; of the largest batch that it was in
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Call:
+    """One admitted call; compared by identity. Its rows may be taken in several parts, always from the front."""
+
+    rows: np.ndarray  # [rows, columns of the kind] float32
+    kind: Kind
+    admitted_s: float
+    deadline_s: float  # infinite if the caller waits for ever
+    priority: int
+    answer: asyncio.Future[Answer]
+    taken: int = 0  # rows that went into batches
+    settled: int = 0  # rows whose results are there
+    results: np.ndarray | None = None  # [rows, ...] once part of it was computed
+    started_s: float = math.nan  # of its first batch
+    compute_s: float = 0.0
+    batch_rows: int = 0
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that no batch has taken yet."""
+        return len(self.rows) - self.taken
+
+
+class Part(NamedTuple):
+    """The rows of one call that one batch holds: `call.rows[start:stop]`."""
+
+    call: Call
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Those rows."""
+        return self.call.rows[self.start : self.stop]
+
+
+class WaitingLine:
+    """Calls in order of priority, then of arrival. Leaving from the middle costs as little as from the front."""
+
+    def __init__(self) -> None:
+        self._lines: tuple[OrderedDict[Call, None], ...] = tuple(OrderedDict() for _ in range(PRIORITIES))
+        self._ahead = [dict.fromkeys(Kind, 0) for _ in range(PRIORITIES)]
+        self.rows = 0  # of all calls, those already in batches excluded
+
+    def __bool__(self) -> bool:
+        return self.rows > 0
+
+    def __iter__(self) -> Iterator[Call]:
+        for line in reversed(self._lines):
+            yield from line
+
+    def join(self, call: Call) -> None:
+        """Add `call`, whose rows are all waiting, behind those of its priority."""
+        self._lines[call.priority][call] = None
+        self._count(call, call.waiting_rows)
+
+    def leave(self, call: Call) -> None:
+        """Remove `call` with the rows that it has left; nothing happens if it is not here."""
+        if call in self._lines[call.priority]:
+            del self._lines[call.priority][call]
+            self._count(call, -call.waiting_rows)
+
+    def take(self, call: Call, most: int) -> Part:
+        """Take up to `most` rows from `call`, which leaves once nothing of it waits."""
+        part = Part(call, call.taken, min(call.taken + most, len(call.rows)))
+        if part.stop == len(call.rows):
+            self.leave(call)
+        else:
+            self._count(call, part.start - part.stop)
+        call.taken = part.stop
+        return part
+
+    def head(self) -> Call:
+        """The call whose turn is next.
+
+        Raises:
+            StopIteration: nobody waits.
+        """
+        return next(iter(self))
+
+    def age_s(self, now_s: float) -> float:
+        """How long the oldest call has waited of which nothing is computed yet; 0 if there is none."""
+        # The line of one priority is in order of arrival, and only its first call can be partly computed.
+        oldest = now_s
+        for line in self._lines:
+            for call in line:
+                if not call.taken:
+                    oldest = min(oldest, call.admitted_s)
+                    break
+        return now_s - oldest
+
+    def rows_before(self, priority: int) -> dict[Kind, int]:
+        """Rows by kind whose turn comes before that of a call that joins now."""
+        return {kind: sum(ahead[kind] for ahead in self._ahead[priority:]) for kind in Kind}
+
+    def _count(self, call: Call, change: int) -> None:
+        self.rows += change
+        self._ahead[call.priority][call.kind] += change
