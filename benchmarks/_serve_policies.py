@@ -1,0 +1,73 @@
+"""The policies that the serving benchmark serves, and the compiled call that is the floor under the server."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from policy import bundle
+from policy.networks import PolicyParams, init_policy
+from policy.spec import PolicySpec
+from serving.engine import Engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A policy on disk and in memory."""
+
+    depth: int
+    folder: Path
+    spec: PolicySpec
+    params: PolicyParams
+
+
+def publish(folder: Path, depth: int, *, width: int, state_dim: int, goal_dim: int, action_dim: int) -> Policy:
+    """A policy with random parameters below `folder`; its critic, which nobody asks, is small."""
+    spec = PolicySpec(
+        name=f"depth_{depth}",
+        environment="none",
+        state_names=tuple(f"state {index}" for index in range(state_dim)),
+        goal_names=tuple(f"goal {index}" for index in range(goal_dim)),
+        action_names=tuple(f"action {index}" for index in range(action_dim)),
+        action_low=(-1.0,) * action_dim,
+        action_high=(1.0,) * action_dim,
+        control_period_s=0.02,
+        success_radius=0.5,
+        actor_depth=depth,
+        actor_width=width,
+        critic_depth=4,
+        critic_width=8,
+        representation_dim=8,
+    )
+    policy = Policy(depth, folder / spec.name, spec, init_policy(jax.random.key(depth), spec))
+    rng = np.random.default_rng(depth)
+    bundle.publish(
+        policy.folder,
+        1,
+        spec=spec,
+        params=policy.params,
+        probe_state=rng.normal(size=(4, state_dim)),
+        probe_goal=rng.normal(size=(4, goal_dim)),
+        provenance={},
+    )
+    return policy
+
+
+def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], np.ndarray]:
+    """The floor: a function that repeats the server's compiled call for a while and returns the seconds of each."""
+    spec = policy.spec
+    engine = Engine(policy.params, state_dim=spec.state_dim, goal_dim=spec.goal_dim, max_rows=rows)
+    engine.compile(rows)
+    inputs = np.random.default_rng(0).normal(size=(rows, spec.state_dim + spec.goal_dim)).astype(np.float32)
+
+    def repeat() -> np.ndarray:
+        moments = [time.perf_counter()]
+        while moments[-1] < moments[0] + seconds:
+            engine.act(inputs)
+            moments.append(time.perf_counter())
+        return np.diff(moments)
+
+    return repeat

@@ -1,0 +1,188 @@
+"""The processes of the serving benchmark: servers, the echo server, the load generator; their memory and time.
+
+Each ends with the block that started it: by SIGTERM, with exit code 0 or an error. Nothing is waited for without limit.
+"""
+
+import dataclasses
+import json
+import os
+import pstats
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread, Timer
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_S = 600.0  # compiling many sizes of a deep network
+STOP_S = 60.0
+_POLL_S, _SAMPLE_S = 0.02, 0.05
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class BenchmarkError(Exception):
+    """A process did not do what it was started for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """How a server is told to batch."""
+
+    max_call_rows: int = 256
+    max_batch_rows: int = 256
+    max_queue_rows: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A process that answers calls."""
+
+    name: str
+    address: str
+    pid: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of all its threads since it started."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime and stime, after the name in brackets
+
+
+def server_command(policies: Path, settings: ServerSettings, *, profile: Path | None = None) -> list[str]:
+    """The server's command line: the only place that knows its flags.
+
+    Args:
+        profile: file for what cProfile sees of the main thread, which runs the event loop; None: no profile.
+    """
+    rows = max(settings.max_call_rows, settings.max_batch_rows)
+    flags = {
+        "--policies": policies,
+        "--port": 0,
+        "--metrics-port": 0,
+        "--max-rows": rows if settings.max_batch_rows > 1 else 1,
+        "--max-queue-rows": settings.max_queue_rows,
+    }
+    profiler = [] if profile is None else ["-m", "cProfile", "-o", str(profile)]
+    words = [str(word) for flag in flags.items() for word in flag]
+    return [sys.executable, *profiler, str(ROOT / "serving" / "run.py"), *words]
+
+
+def echo_command(*, state_dim: int, action_dim: int) -> list[str]:
+    """The echo server's command line."""
+    sizes = ["--state-dim", str(state_dim), "--action-dim", str(action_dim)]
+    return [sys.executable, str(ROOT / "benchmarks" / "_echo.py"), *sizes]
+
+
+@contextmanager
+def running(name: str, command: Sequence[str], *, folder: Path) -> Generator[Target]:
+    """A server process from its ready line to its end.
+
+    Args:
+        folder: for its log.
+
+    Raises:
+        BenchmarkError: it was not ready in time, or did not end with exit code 0 when told to.
+    """
+    log = folder / f"{name}.log"
+    with log.open("w") as file, subprocess.Popen(command, stderr=file, cwd=ROOT) as process:
+        try:
+            yield Target(name, _ready_address(process, log), process.pid)
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(STOP_S)
+        except subprocess.TimeoutExpired as error:
+            raise BenchmarkError(f"{name} did not stop within {STOP_S:g} s of SIGTERM:\n{log.read_text()}") from error
+        finally:
+            process.kill()  # of no effect on one that has ended
+    if code:
+        raise BenchmarkError(f"{name} ended with exit code {code}:\n{log.read_text()}")
+
+
+def _ready_address(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    ends_s = time.monotonic() + READY_S
+    while time.monotonic() < ends_s and process.poll() is None:
+        if found := re.search(r"ready: grpc=(\S+)", log.read_text()):
+            return found[1]
+        time.sleep(_POLL_S)
+    raise BenchmarkError(f"{process.args} was not ready within {READY_S:g} s, or ended:\n{log.read_text()}")
+
+
+class LoadGenerator:
+    """The load generator's process, which carries out one plan after another."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def run(self, plan: dict[str, Any], *, limit_s: float = 300.0) -> dict[str, Any]:
+        """Carry out `plan`, the fields of `_serve_load.Plan`, and return its outcome.
+
+        Raises:
+            BenchmarkError: there was none within `limit_s`; the generator is gone then.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        watchdog = Timer(limit_s, self._process.kill)
+        watchdog.start()
+        try:
+            self._process.stdin.write(json.dumps(plan) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        if not line:
+            raise BenchmarkError(f"the load generator failed, or took over {limit_s:g} s, on {plan}")
+        return json.loads(line)
+
+
+@contextmanager
+def load_generator() -> Generator[LoadGenerator]:
+    """A load generator, until the block ends."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "_serve_load.py")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+        try:
+            yield LoadGenerator(process)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def watched_memory(target: Target) -> Generator[list[int]]:
+    """The target's resident bytes, twenty times a second until the block ends."""
+    samples = [target.memory_bytes]
+    stop = Event()
+
+    def watch() -> None:
+        while not stop.wait(_SAMPLE_S):
+            samples.append(target.memory_bytes)
+
+    thread = Thread(target=watch)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        thread.join()
+
+
+def top_functions(profile: Path, *, count: int) -> list[str]:
+    """The functions of what cProfile wrote, the longest own time first, one a line."""
+    table: dict[tuple[str, int, str], tuple[Any, ...]] = vars(pstats.Stats(str(profile)))["stats"]
+    ranked = sorted(table.items(), key=lambda entry: entry[1][2], reverse=True)
+    lines = [f"{'own s':>8} {'calls':>9}  function"]
+    for (file, line, name), (_, calls, own_s, *_rest) in ranked[:count]:
+        place = "" if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} "
+        lines.append(f"{own_s:8.3f} {calls:9}  {place}{name}")
+    return lines
