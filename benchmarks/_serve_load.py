@@ -185,7 +185,11 @@ async def burst(load: Load) -> None:
 
 
 async def stream(load: Load) -> None:
-    """Every stream keeps its messages on their way until the window ends; one that breaks off is not opened again."""
+    """Every stream keeps its messages on their way until the window ends; one that breaks off is not opened again.
+
+    With several on their way, one written just after the server ended the stream makes gRPC's Python client say
+    INTERNAL, whatever the server said.
+    """
     plan, tally = load.plan, load.tally
 
     async def one(channel: grpc.aio.Channel) -> None:
