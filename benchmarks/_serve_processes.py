@@ -177,12 +177,19 @@ def watched_memory(target: Target) -> Generator[list[int]]:
         thread.join()
 
 
-def top_functions(profile: Path, *, count: int) -> list[str]:
-    """The functions of what cProfile wrote, the longest own time first, one a line."""
-    table: dict[tuple[str, int, str], tuple[Any, ...]] = vars(pstats.Stats(str(profile)))["stats"]
-    ranked = sorted(table.items(), key=lambda entry: entry[1][2], reverse=True)
-    lines = [f"{'own s':>8} {'calls':>9}  function"]
-    for (file, line, name), (_, calls, own_s, *_rest) in ranked[:count]:
-        place = "" if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} "
-        lines.append(f"{own_s:8.3f} {calls:9}  {place}{name}")
-    return lines
+def top_functions(profile: Path, *, idle: Path, count: int) -> list[str]:
+    """The functions of what cProfile wrote, the longest own time first, one a line.
+
+    Args:
+        idle: a profile of the same process without load, which is subtracted: it started and stopped.
+    """
+    table, start = (vars(pstats.Stats(str(file)))["stats"] for file in (profile, idle))
+    ranked: list[tuple[float, int, str]] = []
+    for (file, line, name), seen in table.items():
+        calls, own_s = seen[1:3]
+        calls_before, own_s_before = start.get((file, line, name), (0, 0, 0.0))[1:3]
+        if calls > calls_before:
+            place = "" if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} "
+            ranked.append((own_s - own_s_before, calls - calls_before, place + re.sub(" at 0x[0-9a-f]+", "", name)))
+    lines = [f"{own_s:8.3f} {calls:9}  {function}" for own_s, calls, function in sorted(ranked, reverse=True)[:count]]
+    return [f"{'own s':>8} {'calls':>9}  function", *lines]

@@ -18,6 +18,7 @@ Outcome: TypeAlias = dict[str, Any]
 
 OVERHEAD_US = 150  # that a lone call may take besides the echo's time and the computation's
 LARGE_CALLERS = 2  # one call is read while the other is computed
+LARGE_CALLS = 8  # at least, in a round
 OVERLOAD_ROWS, OVERLOAD_CALLERS = 64, 16  # so the server's computation is the bound, and the default queue holds them
 MULTIPLES = (0.5, 0.8, 1, 2, 4, 10)  # of the capacity that are offered
 BEYOND = (2, 10)  # of those, what something is wanted at; the server is probed after each
@@ -159,7 +160,8 @@ def large_calls(bench: Bench, server: Target, *, depth: int, rows: int, compute:
     for _ in range(bench.rounds):
         rates.append(rows / float(np.median(compute())))
         plan = {"mode": "closed", "callers": LARGE_CALLERS, "channels": LARGE_CALLERS, "rows": rows}
-        served.append(bench.load(server, what, **plan))
+        seconds = max(bench.seconds, LARGE_CALLS * rows / rates[-1])
+        served.append(bench.load(server, what, seconds=seconds, **plan))
     bench.phases.append({"load": what, "target": "compiled call in process", "rows_per_s_by_round": rates})
     ours = [result["answered_per_s"] * rows for result in served]
     return [
@@ -195,19 +197,25 @@ class Overload:
 
 def overload(bench: Bench, server: Target, *, depth: int, deadline_s: float) -> Overload:
     """Find the capacity, then offer shares and multiples of it, with deadlines."""
-    what = f"offers of {OVERLOAD_ROWS} rows, depth {depth}"
+    what = f"capacity, {OVERLOAD_ROWS} rows a call, depth {depth}"
     plan = {"rows": OVERLOAD_ROWS, "channels": OVERLOAD_CALLERS}
     full = [bench.load(server, what, mode="closed", callers=OVERLOAD_CALLERS, **plan) for _ in range(bench.rounds)]
     capacity = statistics.median(result["answered_per_s"] for result in full)
-    lone = bench.load(server, what, mode="closed", rows=OVERLOAD_ROWS)
+    lone = bench.load(server, f"one caller, {OVERLOAD_ROWS} rows, depth {depth}", mode="closed", rows=OVERLOAD_ROWS)
     offers = {"mode": "open", "deadline_s": deadline_s, "seconds": 2 * bench.seconds, **plan}
     by_multiple: dict[float, Outcome] = {}
     with watched_memory(server) as memory:
         for multiple in MULTIPLES:
             probes = {"probe_s": PROBE_S if multiple in BEYOND else 0.0}
-            by_multiple[multiple] = bench.load(server, what, rate_per_s=multiple * capacity, **probes, **offers)
+            what, rate = offered(multiple, depth=depth), multiple * capacity
+            by_multiple[multiple] = bench.load(server, what, rate_per_s=rate, **probes, **offers)
     resident = {"before": memory[0], "peak": max(memory), "after": memory[-1]}
     return Overload(capacity, by_multiple, normal_us=lone["latency_us"]["p99"], memory=resident)
+
+
+def offered(multiple: float, *, depth: int) -> str:
+    """The name of an offer."""
+    return f"offered {multiple}x of capacity, {OVERLOAD_ROWS} rows a call, depth {depth}"
 
 
 def overload_rows(found: Overload, *, depth: int) -> list[Row]:
@@ -216,7 +224,7 @@ def overload_rows(found: Overload, *, depth: int) -> list[Row]:
     steady = found.by_multiple[1]
     peak, usual = max(found.capacity_per_s, steady["answered_per_s"]), _rank(steady, "p99")
     for multiple in BEYOND:
-        what = f"offered {multiple}x of capacity, {OVERLOAD_ROWS} rows a call, depth {depth}"
+        what = offered(multiple, depth=depth)
         result = found.by_multiple[multiple]
         accepted, p99 = result["answered_per_s"], _rank(result, "p99")
         slower = None if p99 is None or usual is None else p99 / usual
@@ -236,6 +244,20 @@ def overload_rows(found: Overload, *, depth: int) -> list[Row]:
         floor=before,
     )
     return [*rows, grown]
+
+
+def bounds(rows: Sequence[Row], phases: Sequence[dict[str, Any]]) -> list[str]:
+    """For each load of which a figure is not reached, who took how much of the processor: medians of its phases."""
+    lines: list[str] = []
+    for load in dict.fromkeys(row["load"] for row in rows if row["reached"] == "no"):
+        own = [phase for phase in phases if phase["load"] == load and "server_cpu_share" in phase]
+        for target in dict.fromkeys(phase["target"] for phase in own):
+            here = [phase for phase in own if phase["target"] == target]
+            names = ("server_cpu_share", "server_cpu_us_per_call", "generator_cpu_share")
+            server, per_call, generator = (statistics.median(phase[name] for phase in here) for name in names)
+            shares = f"{server:.2f} cores, {per_call:.0f} us a call; generator {generator:.2f} cores"
+            lines.append(f"{load}: {target} {shares}")
+    return lines
 
 
 def _rates(what: str, figure: str, served: Sequence[Outcome], floor: Sequence[Outcome], *, at_least: float) -> Row:

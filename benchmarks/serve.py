@@ -8,8 +8,8 @@ call in this process. The server takes turns with its floors in short rounds; th
 counts. Latencies run from the moment a call was meant to be sent.
 
 Beside the record, under its name, is a picture of latency and accepted calls against offered load. What bounds a figure
-stands in the record, by phase: the processor's share that generator and server took (1 is one core), and how late the
-generator sent. `--profile` adds where the server's event loop spends its time.
+stands under the table: how much of the processor server and generator took. The record has it for every phase, and how
+late the generator sent. `--profile` adds where the server's event loop spends its time.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ def main() -> None:
         f"medians of {options.rounds} rounds of {options.seconds:g} s; deadlines of offers {options.deadline_ms:g} ms"
     )
     _record.publish("one policy served", rows, about=about, json_file=options.json, notes=notes, details=details)
-    for line in details.get("profile", ()):
+    for line in (*details["bounds"], *details.get("profile", ())):
         print(line)
     if any("UNIMPLEMENTED" in phase.get(part, ()) for phase in details["phases"] for part in ("codes", "discarded")):
         sys.exit("this server answers UNIMPLEMENTED to a method that is measured, so its rows above say no")
@@ -141,7 +141,11 @@ def measure(options: Options, folder: Path) -> tuple[list[Row], dict[str, Any]]:
             found = _serve_rows.overload(bench, server, depth=deepest.depth, deadline_s=options.deadline_ms / 1000)
         rows += _serve_rows.overload_rows(found, depth=deepest.depth)
         rows += large_calls(options, bench, deepest)
-        details: dict[str, Any] = {"overload": offers(found), "phases": bench.phases}
+        details: dict[str, Any] = {
+            "bounds": _serve_rows.bounds(rows, bench.phases),
+            "overload": offers(found),
+            "phases": bench.phases,
+        }
         if options.profile:
             details["profile"] = profile(options, bench, policies[0])
     return rows, details
@@ -184,12 +188,13 @@ def batching(options: Options, bench: Bench, policy: Policy, server: Target) -> 
 
 def profile(options: Options, bench: Bench, policy: Policy) -> list[str]:
     """Where the server's event loop spends its time under many callers, by own time; the profiler slows it down."""
-    file = policy.folder.parent / "profile"
-    with serving("server under cProfile", policy, profile=file) as server:
+    idle, loaded = (policy.folder.parent / f"{name}.profile" for name in ("idle", "loaded"))
+    with serving("server under cProfile, idle", policy, profile=idle):
+        pass
+    with serving("server under cProfile", policy, profile=loaded) as server:
         plan = {"mode": "closed", "callers": options.callers, "channels": options.callers}
-        # Long, for the profile begins with the server's start.
-        bench.load(server, "under cProfile", **plan, seconds=5 * options.seconds)
-    return top_functions(file, count=PROFILED_FUNCTIONS)
+        bench.load(server, "under cProfile", **plan)
+    return top_functions(loaded, idle=idle, count=PROFILED_FUNCTIONS)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import pstats
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -301,13 +302,41 @@ def test_the_servers_command_line_is_one_that_it_takes(module: Callable[[str], A
     assert (alone.max_rows, large.max_rows, large.max_queue_rows) == (1, 4096, 8192)
 
 
-def test_a_profile_is_told_by_own_time(module: Callable[[str], Any], tmp_path: Path) -> None:
-    import cProfile
+def test_a_profile_is_told_by_own_time_without_the_start(module: Callable[[str], Any], tmp_path: Path) -> None:
+    def entry(calls: int, own_s: float) -> tuple[Any, ...]:
+        return (calls, calls, own_s, own_s, {})
 
-    profile = cProfile.Profile()
-    profile.runcall(sorted, range(1000))
-    profile.dump_stats(tmp_path / "profile")
-    head, first, *rest = module("_serve_processes").top_functions(tmp_path / "profile", count=2)
-    assert head.split() == ["own", "s", "calls", "function"]
-    assert "sorted" in first
-    assert len(rest) <= 1
+    handle, call = ("/somewhere/serving/service.py", 12, "handle"), ("~", 0, "<method of thing at 0x7f3a>")
+    load, start = ("~", 0, "<built-in method load>"), ("~", 0, "<built-in method start>")
+    idle = {load: entry(5, 2.0), start: entry(2, 1.0), call: entry(1, 0.25)}
+    loaded = {load: entry(6, 2.25), start: entry(2, 3.0), call: entry(11, 0.75), handle: entry(3, 1.5)}
+    for name, table in {"idle": idle, "loaded": loaded}.items():
+        written = pstats.Stats()
+        vars(written)["stats"] = table
+        written.dump_stats(tmp_path / name)
+    lines = module("_serve_processes").top_functions(tmp_path / "loaded", idle=tmp_path / "idle", count=2)
+    assert [line.split(maxsplit=2) for line in lines[1:]] == [
+        ["1.500", "3", "serving/service.py:12 handle"],
+        ["0.500", "10", "<method of thing>"],
+    ]
+
+
+def test_what_bounds_a_load_is_told_where_it_is_not_reached(module: Callable[[str], Any]) -> None:
+    rows = module("_serve_rows")
+    table = [rows.row("a", "x", measured=2, at_most=1), rows.row("b", "x", measured=1, at_most=1)]
+    table += table[:1]
+
+    def phase(load: str, target: str, server: float, generator: float) -> dict[str, Any]:
+        cpu = {"server_cpu_share": server, "server_cpu_us_per_call": 1000 * server, "generator_cpu_share": generator}
+        return {"load": load, "target": target, **cpu}
+
+    phases = [
+        *(phase("a", "echo", server, 0.5) for server in (0.5, 0.75, 1.0)),
+        phase("a", "server", 1.25, 0.25),
+        phase("b", "server", 1.0, 1.0),
+        {"load": "a", "target": "compiled call in process"},
+    ]
+    assert rows.bounds(table, phases) == [
+        "a: echo 0.75 cores, 750 us a call; generator 0.50 cores",
+        "a: server 1.25 cores, 1250 us a call; generator 0.25 cores",
+    ]
