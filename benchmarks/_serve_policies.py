@@ -11,7 +11,7 @@ import numpy as np
 from policy import bundle
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
-from serving.engine import Engine
+from serving.engine import Engine, Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +59,14 @@ def publish(folder: Path, depth: int, *, width: int, state_dim: int, goal_dim: i
 def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], np.ndarray]:
     """The floor: a function that repeats the server's compiled call for a while and returns the seconds of each."""
     spec = policy.spec
-    engine = Engine(policy.params, state_dim=spec.state_dim, goal_dim=spec.goal_dim, max_rows=rows)
-    engine.compile(rows)
+    engine = Engine(policy.params, spec, max_rows=rows)
+    engine.compile(Kind.ACT, rows)
     inputs = np.random.default_rng(0).normal(size=(rows, spec.state_dim + spec.goal_dim)).astype(np.float32)
 
     def repeat() -> np.ndarray:
         moments = [time.perf_counter()]
         while moments[-1] < moments[0] + seconds:
-            engine.act(inputs)
+            engine.compute(Kind.ACT, inputs)
             moments.append(time.perf_counter())
         return np.diff(moments)
 

@@ -67,12 +67,12 @@ def server_command(policies: Path, settings: ServerSettings, *, profile: Path | 
     Args:
         profile: file for what cProfile sees of the main thread, which runs the event loop; None: no profile.
     """
-    rows = max(settings.max_call_rows, settings.max_batch_rows)
     flags = {
         "--policies": policies,
         "--port": 0,
         "--metrics-port": 0,
-        "--max-rows": rows if settings.max_batch_rows > 1 else 1,
+        "--max-batch-rows": settings.max_batch_rows,
+        "--max-call-rows": settings.max_call_rows,
         "--max-queue-rows": settings.max_queue_rows,
     }
     profiler = [] if profile is None else ["-m", "cProfile", "-o", str(profile)]
