@@ -70,6 +70,8 @@ def test_rewards_of_rows_by_hand(maze: gymnasium.Env) -> None:
     np.testing.assert_array_equal(rewards, [1, 0, 1, 0])
     assert rewards.dtype == np.float32
     assert maze.unwrapped.compute_reward(achieved[0], desired[0], {}) == 1
+    with pytest.raises(ValueError, match=r"achieved_goal must hold rows of 2 values, not be of shape \(4, 1\)"):
+        maze.unwrapped.compute_reward(achieved[:, :1], desired, {})
 
 
 def test_a_way_to_the_goal_is_rewarded_there_and_ends_at_the_time_limit(maze: gymnasium.Env) -> None:

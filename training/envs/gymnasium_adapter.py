@@ -78,8 +78,15 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
         """The reward of rows of goals, both [..., goal_dim]: 1 within the success radius, else 0, [...] float32.
 
         `info` is not needed; it may be whatever a replay of the caller's holds.
+
+        Raises:
+            ValueError: a row is not a goal of this environment, such as a whole state.
         """
         del info
+        for name, goals in (("achieved_goal", achieved_goal), ("desired_goal", desired_goal)):
+            if np.shape(goals)[-1:] != (self.env.goal_size,):
+                size = self.env.goal_size
+                raise ValueError(f"{name} must hold rows of {size} values, not be of shape {np.shape(goals)}")
         distance = self.env.goal_distance(jnp.asarray(achieved_goal), jnp.asarray(desired_goal))
         return np.array(distance < self.env.facts.success_radius, np.float32)
 

@@ -121,7 +121,7 @@ def import_module_of(name: str) -> None:
         importlib.import_module(module)
     except (EnvError, SpecError):
         raise
-    except Exception as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise EnvError(
                 f"there is no module {module!r} in {here} or on PYTHONPATH; for a file my_robot.py, say my_robot:NAME "
