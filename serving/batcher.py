@@ -132,7 +132,8 @@ class Batcher:
             raise DeadlinePassedError("the deadline had passed when the request arrived; allow more time")
         now_s = self._clock()
         deadline_s = math.inf if timeout_s is None else now_s + timeout_s
-        call = Call(rows, kind=kind, admitted_s=now_s, deadline_s=deadline_s, priority=priority, answer=self._future())
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        call = Call(rows, kind=kind, admitted_s=now_s, deadline_s=deadline_s, priority=priority, answer=answer)
         self._refuse_if_overloaded(call)
         self._line.join(call)
         self._metrics.queue_rows.set(self._line.rows)
@@ -141,8 +142,8 @@ class Batcher:
 
     def withdraw(self, call: Call) -> None:
         """The caller has no use for `call` any more; harmless if it is settled."""
-        self._line.leave(call)
-        self._metrics.queue_rows.set(self._line.rows)
+        if self._line.leave(call):
+            self._metrics.queue_rows.set(self._line.rows)
         if not call.answer.cancel() and not call.answer.cancelled():
             call.answer.exception()  # seen: asyncio would otherwise report an error that nobody asked for
 
@@ -158,9 +159,6 @@ class Batcher:
         if not unfinished:
             self._thread.join()
         return not unfinished
-
-    def _future(self) -> "asyncio.Future[Answer]":
-        return self._loop.create_future()
 
     def _refuse_if_overloaded(self, call: Call) -> None:
         """Shed `call` if the line has no room for it or would not get to it in time."""
@@ -205,8 +203,7 @@ class Batcher:
         finally:
             # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
             self._draining = True
-            left = [*(part.call for part in self._batch), *self._line]
-            for call in left:
+            for call in (*(part.call for part in self._batch), *self._line):
                 _fail(call, UnavailableError("the server shut down before this call was computed"))
 
     async def _wait_for_calls(self) -> bool:

@@ -15,7 +15,7 @@ from serving.engine import Kind, draw_columns
 from serving.errors import InvalidRequestError
 from serving.waiting import PRIORITIES, Answer
 
-Blocks = TypeVar("Blocks", bound=Message)
+Parsed = TypeVar("Parsed", bound=Message)
 _FLOAT = np.dtype("<f4")
 _BEST_OF = policy_pb2.ACT_MODE_BEST_OF
 _MODES = tuple(policy_pb2.ActMode.values())
@@ -43,13 +43,12 @@ def parse_score(raw: bytes) -> blocks_pb2.ScoreRequestBlocks:
     return _parse(raw, blocks_pb2.ScoreRequestBlocks, policy_pb2.ScoreRequest)
 
 
-def parse(raw: bytes, request_type: type[Blocks]) -> Blocks:
+def parse(raw: bytes, request_type: type[Parsed]) -> Parsed:
     """Read a message without blocks. Raises as `parse_act`."""
     try:
         return request_type.FromString(raw)
     except DecodeError as error:
-        name = request_type.DESCRIPTOR.full_name
-        raise InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message") from error
+        raise _not_a(request_type, raw) from error
 
 
 def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows: int) -> Work:
@@ -76,9 +75,8 @@ def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_ro
                 f"candidates must be 1 to {max_rows // rows} for {rows} rows, since one call may hold {max_rows} draws,"
                 f" not {candidates}"
             )
-    draw = draw_columns(request.seed, rows=rows, candidates=candidates)
-    plain = join(state=state, goal=goal)
-    drawn = np.concatenate([np.repeat(plain, candidates, axis=0), draw], axis=1)
+    plain = np.repeat(join(state=state, goal=goal), candidates, axis=0)
+    drawn = np.concatenate([plain, draw_columns(request.seed, rows=rows, candidates=candidates)], axis=1)
     return Work(Kind.JUDGE if request.mode == _BEST_OF else Kind.DRAW, drawn, candidates)
 
 
@@ -135,17 +133,21 @@ def from_bytes(name: str, raw: bytes) -> np.ndarray:
     return np.frombuffer(raw, _FLOAT)
 
 
-def _parse(raw: bytes, blocks_type: type[Blocks], public_type: type[Message]) -> Blocks:
+def _parse(raw: bytes, blocks_type: type[Parsed], public_type: type[Message]) -> Parsed:
     try:
         request = blocks_type.FromString(raw)
         request.DiscardUnknownFields()
         return request if request.ByteSize() == len(raw) else _parse_slowly(raw, blocks_type, public_type)
     except DecodeError as error:
-        name = public_type.DESCRIPTOR.full_name
-        raise InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message") from error
+        raise _not_a(public_type, raw) from error
 
 
-def _parse_slowly(raw: bytes, blocks_type: type[Blocks], public_type: type[Message]) -> Blocks:
+def _not_a(request_type: type[Message], raw: bytes) -> InvalidRequestError:
+    name = request_type.DESCRIPTOR.full_name
+    return InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message")
+
+
+def _parse_slowly(raw: bytes, blocks_type: type[Parsed], public_type: type[Message]) -> Parsed:
     """Read a request of any legal encoding."""
     fields: dict[str, Any] = {}
     for field, value in public_type.FromString(raw).ListFields():

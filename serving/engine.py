@@ -63,7 +63,7 @@ class Computer(Protocol):
 class Engine:
     """The compiled functions of one policy, by kind and bucket. `compute` may run in any one thread at a time.
 
-    ACT has a bucket for every power of two, the others for every fourth, since each bucket costs start-up time.
+    ACT has a bucket for every power of two, the others for powers of four, since each bucket costs start-up time.
 
     Args:
         params: of the policy.
@@ -76,10 +76,9 @@ class Engine:
         self._params: PolicyParams = jax.device_put(params)
         self._executables: dict[tuple[Kind, int], jax.stages.Compiled] = {}
         self._seconds: dict[tuple[Kind, int], float] = {}  # an exponential mean of what each took
-        exponents = range(max_rows.bit_length())
-        every = tuple(1 << exponent for exponent in exponents)
-        fourth = tuple(sorted({*every[::2], max_rows}))
-        self.buckets = {Kind.ACT: every, Kind.DRAW: fourth, Kind.SCORE: fourth}
+        of_two = tuple(1 << exponent for exponent in range(max_rows.bit_length()))
+        of_four = tuple(sorted({*of_two[::2], max_rows}))
+        self.buckets = {Kind.ACT: of_two, Kind.DRAW: of_four, Kind.SCORE: of_four}
         self._functions: dict[Kind, Callable[[Any, jax.Array], jax.Array]] = {
             Kind.ACT: self._act,
             Kind.DRAW: self._draw,

@@ -10,9 +10,10 @@ from policy.spec import PolicySpec
 from serving import codec
 from serving.calls import Calls, Context, remaining_s
 from serving.metrics import NO_POLICY
-from serving.offers import Offers
+from serving.offers import Offer, Offers
 from serving.streams import METHOD as ACT_STREAM
-from serving.streams import ActStream, encode_actions
+from serving.streams import ActStream, encode_actions, reply_fields
+from serving.waiting import Answer
 
 SERVICE_NAME = "kilolayer.v1.Policy"
 
@@ -57,8 +58,7 @@ class PolicyService:
     async def _act(self, request: ActRequestBlocks, context: Context) -> bytes:
         offer = self._offers.find(request.policy, version=request.version)
         work = codec.decode_act(request, offer.bundle.spec, max_rows=self._max_rows)
-        timeout_s = remaining_s(context, request.timeout_us)
-        answer = await offer.batcher.submit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
+        answer = await _compute(offer, work, request, context=context)
         return encode_actions(offer, work, answer, sequence=request.sequence)
 
     async def _act_stream(self, _requests: object, context: Context) -> None:
@@ -73,17 +73,9 @@ class PolicyService:
     async def _score(self, request: ScoreRequestBlocks, context: Context) -> bytes:
         offer = self._offers.find(request.policy, version=request.version)
         work = codec.decode_score(request, offer.bundle.spec, max_rows=self._max_rows)
-        timeout_s = remaining_s(context, request.timeout_us)
-        answer = await offer.batcher.submit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
-        return ScoreResponseBlocks(
-            energy=codec.to_bytes(answer.results),
-            policy=offer.bundle.spec.name,
-            version=offer.version,
-            sequence=request.sequence,
-            queue_us=round(answer.queue_s * 1e6),
-            compute_us=round(answer.compute_s * 1e6),
-            batch_rows=answer.batch_rows,
-        ).SerializeToString()
+        answer = await _compute(offer, work, request, context=context)
+        about = reply_fields(offer, answer, sequence=request.sequence)
+        return ScoreResponseBlocks(energy=codec.to_bytes(answer.results), **about).SerializeToString()
 
     async def _describe(self, request: pb.DescribeRequest, _context: Context) -> bytes:
         offer = self._offers.find(request.policy, version=request.version)
@@ -105,6 +97,13 @@ class PolicyService:
             for name, offer in sorted(self._offers.all().items())
         ]
         return pb.ListResponse(policies=entries).SerializeToString()
+
+
+async def _compute(
+    offer: Offer, work: codec.Work, request: ActRequestBlocks | ScoreRequestBlocks, *, context: Context
+) -> Answer:
+    timeout_s = remaining_s(context, request.timeout_us)
+    return await offer.batcher.submit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
 
 
 def _encode_spec(spec: PolicySpec) -> pb.PolicySpec:

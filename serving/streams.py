@@ -7,7 +7,7 @@ same line, so every request that was read is answered first. If the peer leaves,
 """
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -56,20 +56,20 @@ class ActStream:
         self._offers = offers
         self._calls = calls
         self._max_rows = max_rows
-        self._ticks: asyncio.Queue[_Tick | ServingError | None] = asyncio.Queue()
+        self._ticks: asyncio.Queue[_Tick | Exception | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_UNDER_WAY)
 
     async def serve(self) -> None:
         """Answer until the stream ends.
 
         Raises:
-            ServingError: what ends the stream, if the peer did not.
+            Exception: what ends the stream, if the peer did not.
         """
         await self._calls.refuse_if_closing()
         self._offers.all()
         reader = asyncio.create_task(self._read())
         self._calls.watch(reader)
-        tick: _Tick | ServingError | None = None
+        tick: _Tick | Exception | None = None
         try:
             while isinstance(tick := await self._ticks.get(), _Tick):
                 await self._answer(tick)
@@ -79,23 +79,23 @@ class ActStream:
             self._withdraw(tick)
             while not self._ticks.empty():
                 self._withdraw(self._ticks.get_nowait())
-        if isinstance(tick, ServingError):
+        if isinstance(tick, Exception):
             raise tick
 
     async def _read(self) -> None:
         """Admit requests until the peer has no more, sends what is none, or the server closes."""
-        end: ServingError | None = None
+        end: Exception | None = None
         try:
             await self._room.acquire()
             while (raw := await self._context.read()) is not grpc.aio.EOF:
                 self._ticks.put_nowait(self._admit(raw))
                 await self._room.acquire()
-        except ServingError as error:
-            end = error
         except asyncio.CancelledError:
             if not self._calls.closing:
                 raise
             end = UnavailableError("the server is shutting down; connect to another, or again in a moment")
+        except Exception as error:  # the handler raises it; it would wait for ever for a reader that is gone
+            end = error
         self._ticks.put_nowait(end)
 
     def _admit(self, raw: bytes) -> _Tick:
@@ -142,7 +142,7 @@ class ActStream:
         self._calls.count(METHOD, tick.policy, code=code, started_s=tick.started_s)
         await self._context.write(reply)
 
-    def _withdraw(self, tick: _Tick | ServingError | None) -> None:
+    def _withdraw(self, tick: _Tick | Exception | None) -> None:
         """Nobody waits for `tick` any more."""
         if isinstance(tick, _Tick) and isinstance(tick.outcome, _Admitted):
             tick.outcome.offer.batcher.withdraw(tick.outcome.call)
@@ -150,12 +150,17 @@ class ActStream:
 
 def encode_actions(offer: Offer, work: codec.Work, answer: Answer, *, sequence: int) -> bytes:
     """The reply to one Act."""
-    return ActResponseBlocks(
-        action=codec.to_bytes(codec.actions(answer, work)),
-        policy=offer.bundle.spec.name,
-        version=offer.version,
-        sequence=sequence,
-        queue_us=round(answer.queue_s * 1e6),
-        compute_us=round(answer.compute_s * 1e6),
-        batch_rows=answer.batch_rows,
-    ).SerializeToString()
+    action = codec.to_bytes(codec.actions(answer, work))
+    return ActResponseBlocks(action=action, **reply_fields(offer, answer, sequence=sequence)).SerializeToString()
+
+
+def reply_fields(offer: Offer, answer: Answer, *, sequence: int) -> dict[str, Any]:
+    """What every reply says besides its results."""
+    return {
+        "policy": offer.bundle.spec.name,
+        "version": offer.version,
+        "sequence": sequence,
+        "queue_us": round(answer.queue_s * 1e6),
+        "compute_us": round(answer.compute_s * 1e6),
+        "batch_rows": answer.batch_rows,
+    }

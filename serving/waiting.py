@@ -82,11 +82,13 @@ class WaitingLine:
         self._lines[call.priority][call] = None
         self._count(call, call.waiting_rows)
 
-    def leave(self, call: Call) -> None:
-        """Remove `call` with the rows that it has left; nothing happens if it is not here."""
-        if call in self._lines[call.priority]:
-            del self._lines[call.priority][call]
-            self._count(call, -call.waiting_rows)
+    def leave(self, call: Call) -> bool:
+        """Remove `call` with the rows that it has left. Returns whether it was here."""
+        if call not in self._lines[call.priority]:
+            return False
+        del self._lines[call.priority][call]
+        self._count(call, -call.waiting_rows)
+        return True
 
     def take(self, call: Call, most: int) -> Part:
         """Take up to `most` rows from `call`, which leaves once nothing of it waits."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from kilolayer.v1 import blocks_pb2, policy_pb2
 from serving import codec
@@ -82,7 +81,7 @@ def test_bytes_that_are_no_message_are_named() -> None:
 
 def test_a_block_of_broken_floats_is_named() -> None:
     raw = blocks_pb2.ActRequestBlocks(state=b"\0" * 7, goal=b"\0" * 8).SerializeToString()
-    with pytest.raises(InvalidRequestError, match="ActRequest|state must hold 4 bytes for each value, not 7 bytes"):
+    with pytest.raises(InvalidRequestError, match="state must hold 4 bytes for each value, not 7 bytes"):
         codec.decode_act(codec.parse_act(raw), SPEC, max_rows=8)
 
 
@@ -154,7 +153,3 @@ def test_a_large_block_is_read_without_a_loop_over_values() -> None:
         sys.setprofile(None)
     assert work.rows.shape == (65536, 31)
     assert calls < 300
-
-
-def test_reading_keeps_to_messages() -> None:
-    assert isinstance(codec.parse(b"", policy_pb2.ListRequest), Message)

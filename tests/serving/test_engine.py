@@ -110,9 +110,13 @@ def test_padding_fills_up_to_the_next_bucket(engine: Engine, kind: Kind, rows: i
     assert engine.padding(kind, rows) == padding
 
 
-def test_what_a_batch_is_expected_to_take_follows_what_it_took(engine: Engine) -> None:
-    for kind in Kind:
-        assert 0 < engine.expected_s(kind, 3) < 1
+def test_what_a_batch_is_expected_to_take_follows_what_it_took(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    before_s = engine.expected_s(Kind.ACT, 3)
+    assert engine.expected_s(Kind.ACT, 4) == before_s  # one bucket
+    moments = iter([10.0, 12.0])
+    monkeypatch.setattr("serving.engine.time.perf_counter", lambda: next(moments))
+    engine.compute(Kind.ACT, np.zeros((3, 6), np.float32))
+    assert engine.expected_s(Kind.ACT, 3) == pytest.approx(0.9 * before_s + 0.1 * 2.0)
     assert engine.expected_s(Kind.JUDGE, 3) == engine.expected_s(Kind.DRAW, 3) + engine.expected_s(Kind.SCORE, 3)
 
 

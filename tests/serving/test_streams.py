@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 import grpc.aio
@@ -11,13 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from policy import acting
 from policy.bundle import Bundle
+from serving.batcher import Batcher
+from serving.calls import Calls
 from serving.config import ServeConfig
+from serving.engine import Kind
+from serving.metrics import Metrics
+from serving.offers import Offer, Offers
 from serving.server import load
+from serving.streams import ActStream
+from serving.waiting import Call
 
 
 class Running(Protocol):
@@ -98,17 +106,69 @@ def test_draining_answers_what_was_read_and_ends_open_streams(policies: Path) ->
     asyncio.run(test())
 
 
+class HeldBatcher:
+    """Admits everything and answers nothing; or breaks."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.admitted: list[Call] = []
+        self.withdrawn: list[Call] = []
+
+    def admit(self, rows: np.ndarray, *, kind: Kind, priority: int, timeout_s: float | None) -> Call:
+        if self.failure is not None:
+            raise self.failure
+        answer = asyncio.get_running_loop().create_future()
+        call = Call(rows, kind=kind, admitted_s=0, deadline_s=0, priority=priority, answer=answer)
+        self.admitted.append(call)
+        return call
+
+    def withdraw(self, call: Call) -> None:
+        self.withdrawn.append(call)
+
+
+class Peer:
+    """A stream's other end that sends `count` requests and then says nothing."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    async def read(self) -> bytes:
+        if not self._left:
+            await asyncio.Event().wait()
+        self._left -= 1
+        return pb.ActRequest(state=[0] * 4, goal=[0] * 2).SerializeToString()
+
+    def time_remaining(self) -> None:
+        return None
+
+
+def stream_of(peer: Peer, batcher: HeldBatcher, *, bundle: Bundle) -> ActStream:
+    offers = Offers(frozenset({"point_u_maze"}), default="point_u_maze")
+    offers.open({"point_u_maze": Offer(bundle, cast("Batcher", batcher))})
+    return ActStream(cast("Any", peer), offers=offers, calls=Calls(Metrics(CollectorRegistry())), max_rows=8)
+
+
 def test_a_peer_that_leaves_takes_its_requests_along(
-    running: Running, wait_until: Callable[[Callable[[], bool]], Any]
+    served_bundle: Bundle, wait_until: Callable[[Callable[[], bool]], Any]
 ) -> None:
     async def test() -> None:
-        async with grpc.aio.insecure_channel(running.address) as channel:
-            stub: Any = PolicyStub(channel)
-            stream = stub.ActStream()
-            for sequence in range(20):
-                await stream.write(pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=sequence))
-            stream.cancel()
-        await wait_until(lambda: running.sample("queue_rows", policy="point_u_maze") == 0)
+        batcher = HeldBatcher()
+        serving = asyncio.create_task(stream_of(Peer(100), batcher, bundle=served_bundle).serve())
+        await wait_until(lambda: len(batcher.admitted) == 64)
+        await asyncio.sleep(0.01)
+        assert len(batcher.admitted) == 64  # the rest is not read before an answer is sent
+        serving.cancel()
+        await asyncio.wait({serving})
+        assert batcher.withdrawn == batcher.admitted
+
+    asyncio.run(test())
+
+
+def test_a_reader_that_breaks_ends_its_stream(served_bundle: Bundle) -> None:
+    async def test() -> None:
+        stream = stream_of(Peer(1), HeldBatcher(RuntimeError("a secret")), bundle=served_bundle)
+        with pytest.raises(RuntimeError, match="a secret"):
+            await asyncio.wait_for(stream.serve(), timeout=10)
 
     asyncio.run(test())
 

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kilolayer.errors import BadReply, InvalidRequest
-from kilolayer.v1 import policy_pb2
+from kilolayer.v1 import blocks_pb2, policy_pb2
 
-_LENGTH_DELIMITED = 2  # the wire type of a packed field
 _MAX_SEQUENCE = 2**64 - 1
 _ROUNDING = 1e-6  # of a float32 near 1, on whatever device computed it
 
@@ -31,13 +30,15 @@ def encode_rows(
         )
     if not 0 <= sequence <= _MAX_SEQUENCE:
         raise _invalid(f"sequence must lie between 0 and {_MAX_SEQUENCE}, not {sequence}")
-    # With the number of rows, the server refuses a state of the wrong width that would pass as fewer rows.
-    rows = len(states) if states.ndim == 2 else 1
-    request = policy_pb2.ActRequest(policy=policy, version=version, sequence=sequence, rows=rows)
-    request.MergeFromString(
-        _packed(policy_pb2.ActRequest.STATE_FIELD_NUMBER, states)
-        + _packed(policy_pb2.ActRequest.GOAL_FIELD_NUMBER, goals)
+    blocks = blocks_pb2.ActRequestBlocks(
+        policy=policy,
+        version=version,
+        state=states.tobytes(),
+        goal=goals.tobytes(),
+        sequence=sequence,
+        rows=len(states) if states.ndim == 2 else 1,  # a state of the wrong width cannot pass as fewer rows
     )
+    request = policy_pb2.ActRequest.FromString(blocks.SerializeToString())
     return request, states.shape[:-1]
 
 
@@ -72,21 +73,6 @@ def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
             f"{name} must be one row [{name}_dim] or a block [rows, {name}_dim], not of shape {list(block.shape)}"
         )
     return block
-
-
-def _packed(field_number: int, block: NDArray[np.float32]) -> bytes:
-    """The whole field on the wire: its tag, its length in bytes, its bytes."""
-    return bytes([field_number << 3 | _LENGTH_DELIMITED]) + _varint(block.nbytes) + block.tobytes()
-
-
-def _varint(number: int) -> bytes:
-    """`number` in groups of seven bits, lowest first; a group that is not the last has its eighth bit set."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def _invalid(problem: str) -> InvalidRequest:
