@@ -21,6 +21,7 @@ The whole story of concurrency:
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -32,7 +33,14 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.engine import Computer, Kind
-from serving.errors import ComputationError, DeadlinePassedError, OverloadedError, ServingError, UnavailableError
+from serving.errors import (
+    ComputationError,
+    DeadlinePassedError,
+    OverloadedError,
+    ServingError,
+    UnavailableError,
+    UnexpectedError,
+)
 from serving.metrics import PolicyMetrics
 from serving.pace import Pace
 from serving.waiting import Answer, Call, Part, WaitingLine
@@ -51,12 +59,12 @@ class Limits:
 
 class _Computed(NamedTuple):
     results: np.ndarray | None  # [rows, ...]; None: the engine failed
-    finite: np.ndarray  # [rows], whether every result of a row is
+    all_finite: bool
     started_s: float
     compute_s: float
 
 
-_Job = tuple[list[Part], "asyncio.Future[_Computed]"]
+_Job = tuple[list[Part], "asyncio.Future[None]"]
 
 
 class Batcher:
@@ -181,12 +189,11 @@ class Batcher:
 
     def _ready_s(self, call: Call) -> float:
         """When `call` will be computed, going by how long batches take."""
-        rows = self._line.rows_before(call.priority)
-        rows[call.kind] += len(call.rows)
         most = self._engine.max_rows
         ready_s = max(self._batch_ends_s, call.admitted_s) if self._batch else call.admitted_s
-        for kind, count in rows.items():
-            full, rest = divmod(count, most)
+        for kind, waiting in self._line.rows_before(call.priority).items():
+            rows = waiting + len(call.rows) if kind is call.kind else waiting
+            full, rest = divmod(rows, most)
             if full:
                 ready_s += full * self._engine.expected_s(kind, most)
             if rest:
@@ -252,56 +259,73 @@ class Batcher:
         return batch
 
     async def _compute(self, batch: list[Part]) -> None:
-        """Compute `batch` in the worker thread and settle its calls."""
+        """Compute `batch` in the worker thread, until its calls are settled."""
         kind, rows = batch[0].call.kind, sum(part.stop - part.start for part in batch)
         taken_s = self._clock()
         self._batch_ends_s = taken_s + self._engine.expected_s(kind, rows)
-        done: asyncio.Future[_Computed] = self._loop.create_future()
+        done: asyncio.Future[None] = self._loop.create_future()
         self._jobs.put((batch, done))
-        computed = await done
+        await done
         self._pace.batch_was_under_way(taken_s, self._clock())
+
+    def _finish(self, batch: list[Part], done: "asyncio.Future[None]", *, computed: _Computed) -> None:
+        """Settle the calls of `batch`, back on the event loop."""
+        # First, so that the next batch is under way before the loop turns to the answers of this one.
+        if not done.done():  # it is if the grace was over
+            done.set_result(None)
+        try:
+            self._settle_batch(batch, computed)
+        except Exception:  # a mistake of ours; nobody must wait for ever
+            _LOGGER.exception("a batch of %d calls was computed and not answered", len(batch))
+            for part in batch:
+                self._give_up(part, UnexpectedError())
+
+    def _settle_batch(self, batch: list[Part], computed: _Computed) -> None:
         if computed.results is None:
             self._metrics.failed_batches.inc()
             for part in batch:
-                self._line.leave(part.call)
-                _fail(part.call, ComputationError("the policy could not be computed; send the next observation"))
+                self._give_up(part, ComputationError("the policy could not be computed; send the next observation"))
             return
-        padding = self._engine.padding(kind, rows)
+        rows, start = len(computed.results), 0
+        padding = self._engine.padding(batch[0].call.kind, rows)
         self._metrics.observe_batch(rows, padding=padding, compute_s=computed.compute_s)
-        start = 0
         for part in batch:
-            own = slice(start, start + part.stop - part.start)
-            start = own.stop
-            if computed.finite[own].all():
-                self._settle(part, computed.results[own], computed=computed)
+            results = computed.results[start : start + part.stop - part.start]
+            start += len(results)
+            if computed.all_finite or np.isfinite(results).all():
+                self._settle(part, results, computed=computed)
             else:
                 self._metrics.non_finite.inc()
-                self._line.leave(part.call)
-                _fail(part.call, ComputationError("the policy gave NaN or infinity; bring the robot to rest"))
+                self._give_up(part, ComputationError("the policy gave NaN or infinity; bring the robot to rest"))
+
+    def _give_up(self, part: Part, error: ServingError) -> None:
+        """The call of `part` fails, and what is left of it is not computed."""
+        self._line.leave(part.call)
+        _fail(part.call, error)
 
     def _work(self) -> None:
         """The worker thread: compute one batch after another until told to stop."""
         while (job := self._jobs.get()) is not None:
             batch, done = job
-            computed = self._call_engine(batch)
+            finish = functools.partial(self._finish, batch, done, computed=self._call_engine(batch))
             try:
-                self._loop.call_soon_threadsafe(_set, done, computed)
+                self._loop.call_soon_threadsafe(finish)
             except RuntimeError:  # the loop is closed: the grace was over before this computation was
                 return
 
     def _call_engine(self, batch: list[Part]) -> _Computed:
         started_s = self._clock()
-        results, finite = None, np.empty(0, bool)
+        results, all_finite = None, False
         try:
             rows = batch[0].rows if len(batch) == 1 else np.concatenate([part.rows for part in batch])
             results = self._engine.compute(batch[0].call.kind, rows)
             if len(results) != len(rows):
                 raise ValueError(f"the engine gave {len(results)} results for {len(rows)} rows")
-            finite = np.asarray(np.isfinite(results).all(axis=1))
+            all_finite = bool(np.isfinite(results).all())
         except BaseException:  # a foreign CancelledError would otherwise end our task as if we had been cancelled
             _LOGGER.exception("a batch of %d calls failed", len(batch))
             results = None
-        return _Computed(results, finite, started_s=started_s, compute_s=self._clock() - started_s)
+        return _Computed(results, all_finite, started_s=started_s, compute_s=self._clock() - started_s)
 
     def _settle(self, part: Part, results: np.ndarray, *, computed: _Computed) -> None:
         """Give the call of `part` its results, and answer it if they are its last."""
@@ -322,12 +346,6 @@ class Batcher:
         if call.settled == len(call.rows) and not call.answer.done():
             queue_s = call.started_s - call.admitted_s
             call.answer.set_result(Answer(call.results, queue_s, call.compute_s, batch_rows=call.batch_rows))
-
-
-def _set(future: "asyncio.Future[_Computed]", computed: _Computed) -> None:
-    """Settle `future`, unless whoever waited was cancelled when the grace was over."""
-    if not future.done():
-        future.set_result(computed)
 
 
 def _fail(call: Call, error: ServingError) -> None:

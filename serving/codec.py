@@ -4,6 +4,7 @@ A request is read as the message whose blocks are bytes (protos/kilolayer/v1/blo
 it has the length of what came in; anything else, such as floats sent one by one, is read the slow and general way.
 """
 
+import math
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from serving.waiting import PRIORITIES, Answer
 
 Parsed = TypeVar("Parsed", bound=Message)
 _FLOAT = np.dtype("<f4")
+_FEW = 4096  # values; from there on numpy's product may wake threads
 _BEST_OF = policy_pb2.ACT_MODE_BEST_OF
 _MODES = tuple(policy_pb2.ActMode.values())
 
@@ -97,13 +99,11 @@ def join(**blocks: np.ndarray) -> np.ndarray:
     Raises:
         InvalidRequestError: a value is NaN or infinite; the message names block and row.
     """
-    rows = max(len(block) for block in blocks.values())
-    joined = np.empty((rows, sum(block.shape[1] for block in blocks.values())), np.float32)
-    start = 0
-    for block in blocks.values():
-        joined[:, start : start + block.shape[1]] = block
-        start += block.shape[1]
-    if not np.isfinite(joined).all():
+    arrays = tuple(blocks.values())
+    rows = max(map(len, arrays))
+    whole = [array if len(array) == rows else np.broadcast_to(array, (rows, array.shape[1])) for array in arrays]
+    joined = np.concatenate(whole, axis=1)
+    if not _finite(joined):
         _refuse_not_finite(blocks)
     return joined
 
@@ -185,6 +185,11 @@ def _matching(name: str, raw: bytes, dim: int, *, rows: int, spec: PolicySpec, b
 def _check_priority(priority: int) -> None:
     if priority >= PRIORITIES:
         raise InvalidRequestError(f"priority must be 0 to {PRIORITIES - 1}, not {priority}")
+
+
+def _finite(values: np.ndarray) -> bool:
+    # Of a few values their square sum is cheaper, and finite only if all are; large finite ones may overflow it.
+    return (values.size <= _FEW and math.isfinite(np.vdot(values, values))) or bool(np.isfinite(values).all())
 
 
 def _refuse_not_finite(blocks: dict[str, np.ndarray]) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from pathlib import Path
 
+from serving.logs import LogFormat
+
 _LARGEST_PORT = 65535
 _MOST_ROWS = 65536  # an executable is compiled for every power of two up to the cap
 
@@ -67,6 +69,9 @@ class ServeConfig:
 
     grace_s: float = 10.0
     """Seconds that accepted calls have to be answered after SIGTERM."""
+
+    log_format: LogFormat = "auto"
+    """Of the lines on stderr: one JSON object each, or text; auto is text on a terminal and JSON anywhere else."""
 
     def __post_init__(self) -> None:
         if not self.policies:

@@ -13,6 +13,7 @@ is traced or compiled while serving. The parameters, stacked, are put on the dev
 one array goes in and one comes out.
 """
 
+import bisect
 import enum
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ class Kind(enum.Enum):
     DRAW = "draw"
     JUDGE = "judge"
     SCORE = "score"
+
+    __hash__ = object.__hash__  # there is one of each; the library hashes their names, in Python, at every lookup
 
 
 class Computer(Protocol):
@@ -152,7 +155,7 @@ class Engine:
     def _bucket(self, kind: Kind, rows: int) -> int:
         """The smallest bucket that holds `rows`."""
         buckets = self.buckets[Kind.DRAW if kind is Kind.JUDGE else kind]
-        return next(bucket for bucket in buckets if bucket >= rows)
+        return buckets[bisect.bisect_left(buckets, rows)]
 
     def _parameters(self, kind: Kind) -> Any:
         """Only what the kind needs: every array that is passed costs time."""

@@ -15,16 +15,16 @@ from collections.abc import Mapping, Sequence
 import tyro
 
 from serving.config import ConfigError, ServeConfig
+from serving.logs import log_to_stderr
 
 _LOGGER = logging.getLogger("kilolayer")
 _PREFIX = "KILOLAYER_"
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
 
 
 def main() -> int:
     """Serve until told to stop, and return the exit code."""
-    _log_to_stderr()
+    log_to_stderr("auto")  # until the configuration says which format
     # gRPC's own lines repeat what our errors say, in less helpful words. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
@@ -32,6 +32,7 @@ def main() -> int:
     except ConfigError as error:
         _LOGGER.error("%s", error)
         return 2
+    log_to_stderr(config.log_format)
     return _serve(config)
 
 
@@ -87,22 +88,6 @@ def _serve(config: ServeConfig) -> int:
     logging.shutdown()
     # A computation that never returns also keeps its thread, and so the process, from ending.
     os._exit(1)
-
-
-class OneLine(logging.Formatter):
-    """One line per record, whatever is in it: control characters of a client's text or a traceback are escaped."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
-        return super().format(record).translate(_CONTROL_CHARACTERS)
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for chatty in ("absl", "jax", "orbax"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

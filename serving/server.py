@@ -146,12 +146,18 @@ class Server:
             await asyncio.to_thread(_close_metrics, *self._metrics_server)
         return all(drained)
 
+    def addresses(self) -> dict[str, str]:
+        """Where to reach the server, for programs that read the log: `grpc`, and `metrics` if they are offered."""
+        host, metrics = self._config.host, {}
+        if self._config.metrics:
+            metrics = {"metrics": f"http://{_address(host, self.metrics_port)}/metrics"}
+        return {"grpc": _address(host, self.port)} | metrics
+
     def ready_line(self) -> str:
         """One line with the addresses and the policies."""
-        host = self._config.host
+        addresses = self.addresses()
         policies = " ".join(f"{name}@{offer.version}" for name, offer in self._live.items())
-        metrics = f"http://{_address(host, self.metrics_port)}/metrics" if self._config.metrics else "off"
-        return f"ready: grpc={_address(host, self.port)} metrics={metrics} policies={policies}"
+        return f"ready: grpc={addresses['grpc']} metrics={addresses.get('metrics', 'off')} policies={policies}"
 
     async def _compile(self, bundle: Bundle) -> Engine:
         """Compile off the event loop, one bucket at a time, so that health answers and a signal is heard meanwhile."""
@@ -221,7 +227,7 @@ async def _until(stop: asyncio.Event, server: Server) -> None:
     await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if preparing.done():
         preparing.result()
-        _LOGGER.info("%s", server.ready_line())
+        _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
         await stopping
     preparing.cancel()
     _LOGGER.info("stopping: new calls are refused, accepted ones answered")

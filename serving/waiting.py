@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +67,7 @@ class WaitingLine:
 
     def __init__(self) -> None:
         self._lines: tuple[OrderedDict[Call, None], ...] = tuple(OrderedDict() for _ in range(PRIORITIES))
-        self._ahead = [dict.fromkeys(Kind, 0) for _ in range(PRIORITIES)]
+        self._before = [dict.fromkeys(Kind, 0) for _ in range(PRIORITIES)]  # rows of this priority and of higher ones
         self.rows = 0  # of all calls, those already in batches excluded
 
     def __bool__(self) -> bool:
@@ -119,10 +119,11 @@ class WaitingLine:
                     break
         return now_s - oldest
 
-    def rows_before(self, priority: int) -> dict[Kind, int]:
-        """Rows by kind whose turn comes before that of a call that joins now."""
-        return {kind: sum(ahead[kind] for ahead in self._ahead[priority:]) for kind in Kind}
+    def rows_before(self, priority: int) -> Mapping[Kind, int]:
+        """Rows by kind whose turn comes before that of a call that joins now; a view, not to be kept."""
+        return self._before[priority]
 
     def _count(self, call: Call, change: int) -> None:
         self.rows += change
-        self._ahead[call.priority][call.kind] += change
+        for before in self._before[: call.priority + 1]:
+            before[call.kind] += change
