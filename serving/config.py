@@ -7,6 +7,7 @@ from pathlib import Path
 from serving.logs import LogFormat
 
 _LARGEST_PORT = 65535
+_MOST_WORKERS = 256
 _MOST_ROWS = 65536  # an executable is compiled for every power of two up to the cap
 
 
@@ -70,6 +71,10 @@ class ServeConfig:
     grace_s: float = 10.0
     """Seconds that accepted calls have to be answered after SIGTERM."""
 
+    workers: int = 1
+    """Processes that share the port and the cores, each with the policies compiled for itself. More than one is for
+    many small calls on CPUs: one process spends about a core on receiving and sending."""
+
     log_format: LogFormat = "auto"
     """Of the lines on stderr: one JSON object each, or text; auto is text on a terminal and JSON anywhere else."""
 
@@ -84,6 +89,8 @@ class ServeConfig:
                 raise ConfigError(f"{field} must be 0 (any free one) to {_LARGEST_PORT}, not {port}")
         if self.metrics and self.port == self.metrics_port != 0:
             raise ConfigError(f"metrics_port must differ from port, {self.port}; 0 picks a free one")
+        if not 1 <= self.workers <= _MOST_WORKERS:
+            raise ConfigError(f"workers must be 1 to {_MOST_WORKERS}, at most one for every core, not {self.workers}")
         rows = self.max_batch_rows
         if not 1 <= rows <= _MOST_ROWS or rows & (rows - 1):
             raise ConfigError(f"max_batch_rows must be a power of two from 1 to {_MOST_ROWS}, such as 256, not {rows}")

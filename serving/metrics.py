@@ -3,7 +3,11 @@
 Names that clients send never become labels: a policy that is not served is counted as UNKNOWN_POLICY.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
 UNKNOWN_POLICY = "(unknown)"  # brackets do not occur in a policy's name
 NO_POLICY = "(none)"  # for methods that are not about one policy
@@ -19,8 +23,8 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"kilolayer_{name}", text, labels, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"kilolayer_{name}", text, labels, registry=registry)
+        def gauge(name: str, text: str, *labels: str, of_workers: Literal["livesum", "livemin"]) -> Gauge:
+            return Gauge(f"kilolayer_{name}", text, labels, registry=registry, multiprocess_mode=of_workers)
 
         def seconds(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(f"kilolayer_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
@@ -32,13 +36,15 @@ class Metrics:
         self.failed_batches = counter("failed_batches", "Batches whose computation failed.", "policy")
         self.non_finite = counter("non_finite", "Calls whose actions were NaN or infinite.", "policy")
         self.shed = counter("shed", "Calls shed, by what was exceeded: rows, age or deadline.", "policy", "reason")
-        self.queue_rows = gauge("queue_rows", "Rows waiting for computation.", "policy")
+        self.queue_rows = gauge("queue_rows", "Rows waiting for computation.", "policy", of_workers="livesum")
         self.queue_seconds = seconds("queue", "From a call's admission to the start of its computation.", "policy")
         self.compute_seconds = seconds("compute", "Computation of one batch.", "policy")
         self.total_seconds = seconds(
             "total", "From a request's arrival in the handler to its outcome.", "method", "policy"
         )
-        self.live_version = gauge("live_version", "Version that answers, a training step.", "policy")
+        self.live_version = gauge(
+            "live_version", "Version that answers, a training step.", "policy", of_workers="livemin"
+        )
         self.bundles_rejected = counter("bundles_rejected", "Versions on disk not fit for use.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
 
@@ -86,3 +92,25 @@ class PolicyMetrics:
     def observe_wait(self, queue_s: float) -> None:
         """One call's rows went from the queue into computation."""
         self._queue_seconds.observe(queue_s)
+
+
+class ProcessesCollector(Collector):
+    """What Prometheus collects of a process, memory, processor time and descriptors, summed over several.
+
+    Args:
+        pids: of those that run now; one that has just ended counts as nothing.
+    """
+
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        self._pids = pids
+
+    def collect(self) -> Iterable[Metric]:
+        """The sums; the start is that of the first process."""
+        summed: dict[str, Metric] = {}
+        for pid in self._pids():
+            for metric in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():
+                first = summed.setdefault(metric.name, metric)
+                if first is not metric and metric.name != "process_start_time_seconds":
+                    value = first.samples[0].value + metric.samples[0].value
+                    first.samples[0] = first.samples[0]._replace(value=value)
+        return summed.values()

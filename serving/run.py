@@ -5,7 +5,6 @@
 Exit codes: 0 after a clean stop, 1 if the server cannot start or a call was left unanswered, 2 for wrong usage.
 """
 
-import asyncio
 import dataclasses
 import logging
 import os
@@ -69,25 +68,13 @@ def _flag(field: "dataclasses.Field[object]", environ: Mapping[str, str]) -> lis
 
 def _serve(config: ServeConfig) -> int:
     # Loading JAX takes seconds, which --help and mistaken flags should not cost.
-    import jax
+    if config.workers > 1:
+        from serving.parent import supervise
 
-    from serving.errors import StartupError
-    from serving.server import serve
+        return supervise(config)
+    from serving.worker import run_alone
 
-    # The batcher's thread waits for every result anyway; handing it over to a thread of JAX's only costs time.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    try:
-        answered = asyncio.run(serve(config))
-    except StartupError as error:
-        _LOGGER.error("%s", error)
-        return 1
-    if answered:
-        _LOGGER.info("stopped; every accepted call was answered")
-        return 0
-    _LOGGER.error("stopped after %g s of grace with calls unanswered; allow more with --grace-s", config.grace_s)
-    logging.shutdown()
-    # A computation that never returns also keeps its thread, and so the process, from ending.
-    os._exit(1)
+    return run_alone(config)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ and only then do the ports close.
 """
 
 import asyncio
+import functools
 import gc
 import logging
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIServer
@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from policy.bundle import PROBE_TOLERANCE, Bundle
 from policy.spec import PolicySpec
 from serving import store
+from serving.address import cannot_be_had, join_address
 from serving.batcher import Batcher, Limits
 from serving.calls import Calls
 from serving.config import ServeConfig
@@ -46,7 +47,7 @@ _PENDING_CALLS = 65536  # gRPC's default of 1000 cancels calls silently in a bur
 
 
 class Server:
-    """One server from bound ports to closed ones. Use `serve`, or `start`, `prepare` and `drain` in this order.
+    """One server from bound ports to closed ones. Use `start` and `prepare` in either order, then `open`, `drain`.
 
     Args:
         config: what to serve and where.
@@ -79,7 +80,7 @@ class Server:
         self._calls = Calls(metrics, clock=clock)
         service = PolicyService(self._offers, calls=self._calls, max_rows=config.max_call_rows)
         self._health = Health(bundles)
-        self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config.max_call_rows))
+        self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config))
         self._grpc.add_generic_rpc_handlers((service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
@@ -94,20 +95,20 @@ class Server:
         """
         config = self._config
         try:
-            self.port = self._grpc.add_insecure_port(_address(config.host, config.port))
+            self.port = self._grpc.add_insecure_port(join_address(config.host, config.port))
         except RuntimeError as error:
-            raise StartupError(_port_message("port", config.host, port=config.port)) from error
+            raise cannot_be_had("port", config.host, port=config.port) from error
         if config.metrics:
             try:
                 self._metrics_server = start_http_server(config.metrics_port, config.host, self._registry)
             except OSError as error:
-                raise StartupError(_port_message("metrics_port", config.host, port=config.metrics_port)) from error
+                raise cannot_be_had("metrics_port", config.host, port=config.metrics_port) from error
             self.metrics_port = self._metrics_server[0].server_port
         await self._health.set_all(serving=False)
         await self._grpc.start()
 
     async def prepare(self) -> None:
-        """Compile every bucket of every policy, check the policies' probes, and say SERVING.
+        """Compile every bucket of every policy and check the policies' probes.
 
         Raises:
             StartupError: a compiled policy does not give the actions that were stored with it.
@@ -123,6 +124,9 @@ class Server:
         gc.freeze()
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
         self._counting = True
+
+    async def open(self) -> None:
+        """Answer calls, and say SERVING."""
         for name, bundle in self._bundles.items():
             self._metrics.live_version.labels(name).set(bundle.version)
         self._offers.open(self._live)
@@ -150,14 +154,22 @@ class Server:
         """Where to reach the server, for programs that read the log: `grpc`, and `metrics` if they are offered."""
         host, metrics = self._config.host, {}
         if self._config.metrics:
-            metrics = {"metrics": f"http://{_address(host, self.metrics_port)}/metrics"}
-        return {"grpc": _address(host, self.port)} | metrics
+            metrics = {"metrics": f"http://{join_address(host, self.metrics_port)}/metrics"}
+        return {"grpc": join_address(host, self.port)} | metrics
 
     def ready_line(self) -> str:
         """One line with the addresses and the policies."""
         addresses = self.addresses()
-        policies = " ".join(f"{name}@{offer.version}" for name, offer in self._live.items())
-        return f"ready: grpc={addresses['grpc']} metrics={addresses.get('metrics', 'off')} policies={policies}"
+        metrics = addresses.get("metrics", "off")
+        return f"ready: grpc={addresses['grpc']} metrics={metrics} policies={self.policies_line()}"
+
+    def policies_line(self) -> str:
+        """The policies and their versions, on one line."""
+        return " ".join(f"{name}@{bundle.version}" for name, bundle in self._bundles.items())
+
+    def versions(self) -> tuple[int, ...]:
+        """Of the policies, in the order of their folders."""
+        return tuple(bundle.version for bundle in self._bundles.values())
 
     async def _compile(self, bundle: Bundle) -> Engine:
         """Compile off the event loop, one bucket at a time, so that health answers and a signal is heard meanwhile."""
@@ -179,29 +191,14 @@ class Server:
             self._metrics.compilations.inc()
 
 
-async def serve(config: ServeConfig) -> bool:
-    """Serve until SIGTERM or SIGINT. Returns whether every accepted call was answered.
-
-    Raises:
-        StartupError: a policy or a port cannot be had.
-    """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = await load(config)
-    await server.start()
-    try:
-        await _until(stop, server)
-    finally:
-        answered = await server.drain()
-    return answered
-
-
-async def load(config: ServeConfig, *, registry: CollectorRegistry | None = None) -> Server:
+async def load(
+    config: ServeConfig, *, registry: CollectorRegistry | None = None, versions: Sequence[int] | None = None
+) -> Server:
     """Load and verify the policies that `config` names.
 
     Args:
         registry: for the metrics; None: a fresh one, with those of the process.
+        versions: of the policies, in the order of their folders; None: the newest that verify.
 
     Raises:
         StartupError: a folder holds no usable policy.
@@ -215,22 +212,9 @@ async def load(config: ServeConfig, *, registry: CollectorRegistry | None = None
         metrics.bundles_rejected.labels(reason).inc()
 
     # In a thread, since Orbax runs an event loop of its own.
-    bundles = await asyncio.to_thread(store.load_all, config.policies, on_rejected=count_rejected)
+    load_all = functools.partial(store.load_all, versions=versions, on_rejected=count_rejected)
+    bundles = await asyncio.to_thread(load_all, config.policies)
     return Server(config, bundles=bundles, metrics=metrics, registry=registry)
-
-
-async def _until(stop: asyncio.Event, server: Server) -> None:
-    """Prepare `server` and wait for `stop`, which may come first."""
-    preparing = asyncio.create_task(server.prepare())
-    stopping = asyncio.create_task(stop.wait())
-    _LOGGER.info("ports are open; health says NOT_SERVING until everything is compiled")
-    await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if preparing.done():
-        preparing.result()
-        _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
-        await stopping
-    preparing.cancel()
-    _LOGGER.info("stopping: new calls are refused, accepted ones answered")
 
 
 def _check_probes(engine: Engine, bundle: Bundle) -> None:
@@ -246,11 +230,12 @@ def _check_probes(engine: Engine, bundle: Bundle) -> None:
             )
 
 
-def _grpc_options(specs: list[PolicySpec], max_rows: int) -> list[tuple[str, int]]:
+def _grpc_options(specs: list[PolicySpec], config: ServeConfig) -> list[tuple[str, int]]:
     row_dim = max(spec.state_dim + spec.goal_dim + spec.action_dim for spec in specs)
     return [
-        ("grpc.so_reuseport", 0),  # otherwise two servers share a port, and calls, without a word
-        ("grpc.max_receive_message_length", max_rows * row_dim * _VALUE_BYTES + _ENVELOPE_BYTES),
+        # Shared among workers only: otherwise two servers would share a port, and calls, without a word.
+        ("grpc.so_reuseport", int(config.workers > 1)),
+        ("grpc.max_receive_message_length", config.max_call_rows * row_dim * _VALUE_BYTES + _ENVELOPE_BYTES),
         ("grpc.server.max_pending_requests", _PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
         # A silent peer is dropped within 15 s; clients may ping every second, between calls too (default: 5 minutes).
@@ -260,18 +245,6 @@ def _grpc_options(specs: list[PolicySpec], max_rows: int) -> list[tuple[str, int
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ]
-
-
-def _port_message(field: str, host: str, *, port: int) -> str:
-    flag = "--" + field.replace("_", "-")
-    return (
-        f"{field} {port} on {host} cannot be had, another program may hold it; choose another with {flag}, or 0 for"
-        " any free one, and check --host"
-    )
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _close_metrics(server: WSGIServer, thread: Thread) -> None:

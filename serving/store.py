@@ -17,19 +17,22 @@ _LOGGER = logging.getLogger(__name__)
 UNREADABLE = "unreadable"  # reason for a version whose files the operating system does not let us read
 
 
-def load_all(folders: Sequence[Path], *, on_rejected: Callable[[str], None]) -> dict[str, Bundle]:
+def load_all(
+    folders: Sequence[Path], *, on_rejected: Callable[[str], None], versions: Sequence[int] | None = None
+) -> dict[str, Bundle]:
     """Load the newest usable version from each of `folders`, by the policy's name, in the order of the folders.
 
     Args:
         folders: each holds the versions of one policy.
         on_rejected: called with the reason, one word, for every version that was passed over.
+        versions: one of each folder, which is loaded and no other; None: the newest.
 
     Raises:
         StartupError: a folder has no usable version, or two folders hold policies of one name.
     """
     loaded: dict[str, Bundle] = {}
-    for folder in folders:
-        found = load_newest(folder, on_rejected=on_rejected)
+    for folder, version in zip(folders, versions or [None] * len(folders), strict=True):
+        found = _load(folder, version, on_rejected=on_rejected)
         if found.spec.name in loaded:
             first = loaded[found.spec.name].path.parent
             raise StartupError(
@@ -42,7 +45,11 @@ def load_all(folders: Sequence[Path], *, on_rejected: Callable[[str], None]) -> 
 
 def load_newest(folder: Path, *, on_rejected: Callable[[str], None]) -> Bundle:
     """Load the newest version under `folder` that verifies; arguments and errors as `load_all`."""
-    versions = _versions(folder)
+    return _load(folder, None, on_rejected=on_rejected)
+
+
+def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None]) -> Bundle:
+    versions = _versions(folder) if only is None else [only]
     for version in reversed(versions):
         try:
             return bundle.read(folder / str(version))
@@ -52,6 +59,8 @@ def load_newest(folder: Path, *, on_rejected: Callable[[str], None]) -> Bundle:
         except OSError as error:
             _LOGGER.warning("version %d is passed over: %s cannot be read: %s", version, folder / str(version), error)
             on_rejected(UNREADABLE)
+    if only is not None:
+        raise StartupError(f"version {only} in {folder}, which the other workers serve, is not usable any more")
     raise StartupError(
         f"none of the {len(versions)} versions in {folder} is usable, the log names each; publish a new one, or name"
         " another folder with --policies"

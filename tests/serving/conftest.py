@@ -84,6 +84,7 @@ def running(policies: Path) -> Iterator[Running]:
             server = await load(config, registry=registry)
             await server.start()
             await server.prepare()
+            await server.open()
             ready.append(server)
         finally:
             started.set()

@@ -49,6 +49,7 @@ def test_health_follows_the_server_from_start_to_drain(policies: Path) -> None:
                     await call
                 assert early.value.code() is grpc.StatusCode.UNAVAILABLE
             await server.prepare()
+            await server.open()
             assert [await status(""), await status("point_u_maze")] == [SERVING, SERVING]
             with pytest.raises(grpc.aio.AioRpcError) as unknown:
                 await status("ant")
@@ -76,6 +77,7 @@ def test_drain_answers_accepted_calls_and_refuses_new_ones(policies: Path, monke
         server = await load(config_of(policies, metrics=False))
         await server.start()
         await server.prepare()
+        await server.open()
         monkeypatch.setattr(Engine, "compute", slowly)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             stub: Any = PolicyStub(channel)
@@ -98,6 +100,7 @@ def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
         server = await load(config_of(policies))
         await server.start()
         await server.prepare()
+        await server.open()
         assert 0 != server.metrics_port != server.port
         url = f"http://127.0.0.1:{server.metrics_port}/metrics"
         assert f"grpc=127.0.0.1:{server.port} metrics={url} policies=point_u_maze@1000" in server.ready_line()
@@ -131,6 +134,7 @@ def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tmp_path
         server = await load(ServeConfig(policies=folders, port=0, metrics=False, max_batch_rows=1))
         await server.start()
         await server.prepare()
+        await server.open()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             stub: Any = PolicyStub(channel)
             state, goal = [0.5, -1, 2, 0], [1, 1]

@@ -92,6 +92,7 @@ def test_draining_answers_what_was_read_and_ends_open_streams(policies: Path) ->
         server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1))
         await server.start()
         await server.prepare()
+        await server.open()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             stub: Any = PolicyStub(channel)
             stream = stub.ActStream()

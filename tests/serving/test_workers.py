@@ -1,0 +1,147 @@
+"""Several workers on one port: a real parent and its real children."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kilolayer.v1 import policy_pb2 as pb
+from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from serving.address import held_port
+from serving.errors import StartupError
+
+RUN = Path(__file__).parents[2] / "serving" / "run.py"
+GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
+
+
+class Served:
+    """A parent with two workers, and what it has logged."""
+
+    def __init__(self, policies: Path, log: Path) -> None:
+        command = [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", "--log-format", "text"]
+        sizes = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2"]
+        self._log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen([*command, *sizes], stderr=file)
+        self.address, self.metrics = self.wait_for(
+            r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000 workers=2"
+        )
+
+    def wait_for(self, pattern: str) -> tuple[str, ...]:
+        ends = time.monotonic() + 120
+        while not (found := re.search(pattern, self.logged())):
+            assert time.monotonic() < ends, self.logged()
+            assert self.process.poll() is None, self.logged()
+            time.sleep(0.05)
+        return found.groups()
+
+    def logged(self) -> str:
+        return self._log.read_text()
+
+    def call(self, connections: int) -> set[str]:
+        """One call on each of so many new connections; the versions that answered."""
+        versions: set[str] = set()
+        for number in range(connections):
+            # A different option makes a connection of its own.
+            with grpc.insecure_channel(self.address, options=[("kilolayer.test", number)]) as channel:
+                versions.add(PolicyStub(channel).Act(GOOD, timeout=10).version)  # pyright: ignore[reportUnknownArgumentType]
+        return versions
+
+    def sample(self, name: str) -> float:
+        with urllib.request.urlopen(self.metrics, timeout=5) as page:
+            (value,) = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page.read().decode(), re.MULTILINE)
+        return float(value)
+
+    def workers(self) -> set[int]:
+        """Process numbers of the children that serve."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+@contextmanager
+def serving(policies: Path, log: Path) -> Iterator[Served]:
+    served = Served(policies, log)
+    try:
+        yield served
+    finally:
+        served.process.kill()
+        served.process.wait()
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
+    policies: Path, publish: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "policies"
+    shutil.copytree(policies, folder)
+    with serving(folder, tmp_path / "log") as served:
+        assert served.call(40) == {"1000"}
+        assert served.sample("kilolayer_requests_total") == 40  # of both together
+        assert served.sample("kilolayer_rows_total") == 40
+        assert served.sample("kilolayer_live_version") == 1000
+        assert served.sample("kilolayer_compilations_after_ready_total") == 0
+        assert served.sample("kilolayer_workers") == 2
+        each = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in served.workers()]
+        assert served.sample("process_resident_memory_bytes") > sum(each)  # the parent's too
+
+        publish(folder, 2000)  # which a replacement must not serve beside the other worker's 1000
+        before = served.workers()
+        victim = min(before)
+        signal_number = signal.SIGKILL
+        subprocess.run(["kill", f"-{signal_number.value}", str(victim)], check=True)
+        served.wait_for(f"worker {victim} ended by signal 9; starting another")
+        assert served.call(10) == {"1000"}  # by the other
+        served.wait_for(f"worker [0-9]+ serves in the place of worker {victim}")
+        assert len(served.workers() - before) == 1
+        assert served.call(40) == {"1000"}
+        assert served.sample("kilolayer_requests_total") == 90
+        assert served.sample("kilolayer_workers") == 2
+
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(timeout=30) == 0
+    assert served.logged().count("stopped; every accepted call was answered") == 2
+    assert "Traceback" not in served.logged()
+
+
+def test_workers_end_with_their_parent(policies: Path, tmp_path: Path) -> None:
+    with serving(policies, tmp_path / "log") as served:
+        workers = served.workers()
+        assert len(workers) == 2
+        served.process.kill()
+        ends = time.monotonic() + 30
+        while not all(map(gone, workers)):
+            assert time.monotonic() < ends, served.logged()
+            time.sleep(0.05)
+    assert served.logged().count("the parent process is gone; stopping") == 2
+
+
+def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(tmp_path: Path) -> None:
+    command = [sys.executable, str(RUN), "--policies", str(tmp_path), "--workers", "2", "--port", "0", "--no-metrics"]
+    done = subprocess.run([*command, "--log-format", "text"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert f"ERROR {tmp_path} holds no published version; train a policy first" in first
+    assert re.search(r"ERROR worker \d+ ended with exit code 1 before it could serve", second)
+
+
+def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None:
+    with (
+        held_port("127.0.0.1", 0) as port,
+        pytest.raises(StartupError, match=f"port {port} on 127.0.0.1 cannot be had"),
+        held_port("127.0.0.1", port),
+    ):
+        pass
+    with held_port("127.0.0.1", port) as again:
+        assert again == port
