@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Served:
 
 
 @contextmanager
-def serving(policies: Path, log: Path) -> Iterator[Served]:
+def serving(policies: Path, log: Path) -> Generator[Served]:
     served = Served(policies, log)
     try:
         yield served
