@@ -7,8 +7,6 @@ from typing import Any, Protocol
 import grpc
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from serving.batcher import Batcher, Limits
@@ -357,67 +355,6 @@ def test_drain_gives_up_after_its_grace_and_leaves_nobody_waiting(
         bench.engine.let_go()
 
     run(test())
-
-
-CALLS = st.lists(
-    st.tuples(
-        st.integers(1, 11),  # rows: up to three batches
-        st.sampled_from(["wait", "wait", "wait", "give up", "late"]),
-        st.integers(0, 3),  # turns of the event loop before the next call
-    ),
-    max_size=25,
-)
-
-
-@given(CALLS, st.integers(4, 30))
-@settings(max_examples=60, deadline=None)
-def test_every_admitted_call_gets_its_own_rows_once(calls: list[tuple[int, str, int]], max_queue_rows: int) -> None:
-    """Whatever the mixture, each call ends in one of the ways it may, and the bounds hold."""
-    batches: list[np.ndarray] = []
-
-    class Recorder:
-        max_rows = 4
-
-        def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
-            batches.append(rows)
-            return 10 * rows
-
-        def padding(self, kind: Kind, rows: int) -> int:
-            return self.max_rows - rows
-
-        def expected_s(self, kind: Kind, rows: int) -> float:
-            return 0.0
-
-    async def test() -> None:
-        metrics = Metrics(CollectorRegistry()).for_policy("p")
-        batcher = Batcher(Recorder(), limits=Limits(queue_rows=max_queue_rows), metrics=metrics)
-        tasks: list[asyncio.Task[Answer]] = []
-        for index, (rows, fate, turns) in enumerate(calls):
-            block = np.arange(rows, dtype=np.float32)[:, None] + 100 * index
-            timeout_s = 0 if fate == "late" else None
-            tasks.append(asyncio.create_task(batcher.submit(block, timeout_s=timeout_s)))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            if fate == "give up":
-                tasks[-1].cancel()
-            assert 0 <= batcher.queue_rows <= max_queue_rows
-        await asyncio.wait({asyncio.gather(*tasks, return_exceptions=True)})
-        assert batcher.queue_rows == 0
-        assert await batcher.drain(grace_s=5)
-        for index, ((rows, fate, _), task) in enumerate(zip(calls, tasks, strict=True)):
-            outcome = "given up" if task.cancelled() else task.exception()
-            if outcome is None:
-                expected = 10 * (np.arange(rows) + 100 * index)
-                np.testing.assert_array_equal(task.result().results[:, 0], expected)
-            elif fate == "late":
-                assert isinstance(outcome, DeadlinePassedError)
-            else:
-                assert isinstance(outcome, OverloadedError) or (outcome == "given up" and fate == "give up")
-
-    run(test())
-    assert all(len(rows) <= 4 for rows in batches)
-    computed = [value for rows in batches for value in rows[:, 0]]
-    assert len(set(computed)) == len(computed), "a row was computed twice"
 
 
 def test_errors_carry_the_statuses_of_the_contract() -> None:

@@ -1,0 +1,170 @@
+"""What the batcher holds whatever arrives, gives up, is late or urgent, and however long computations take."""
+
+import asyncio
+import dataclasses
+import itertools
+from typing import Literal
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from serving.batcher import Batcher, Limits
+from serving.engine import Kind
+from serving.errors import DeadlinePassedError, OverloadedError
+from serving.metrics import Metrics
+from serving.waiting import Answer, Call
+
+MAX_ROWS = 4
+QUEUE_ROWS = 20
+QUEUE_AGE_S = 5.0
+EXPECTED_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """One call, and what its caller does."""
+
+    rows: int
+    kind: Kind
+    priority: int
+    timeout_s: float | None
+    gives_up: Literal["never", "at once", "later"]
+    turns: int  # of the event loop, before the next arrives
+
+
+ARRIVALS = st.lists(
+    st.builds(
+        Arrival,
+        rows=st.integers(1, 9),
+        kind=st.sampled_from((Kind.ACT, Kind.SCORE)),
+        priority=st.integers(0, 3),
+        timeout_s=st.sampled_from((None, None, 0.0, 1.0, 2.5, 20.0)),
+        gives_up=st.sampled_from(("never", "never", "at once", "later")),
+        turns=st.integers(0, 3),
+    ),
+    max_size=20,
+)
+
+
+class Recorder:
+    """Ten times every value. Only its batches move the clock, by `compute_s` in turn, so the time is known exactly."""
+
+    max_rows = MAX_ROWS
+
+    def __init__(self, compute_s: list[float]) -> None:
+        self._compute_s = itertools.cycle(compute_s)
+        self.now_s = 0.0
+        self.batches: list[tuple[Kind, np.ndarray, float]] = []  # kind, values, when
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
+        self.batches.append((kind, rows[:, 0].copy(), self.now_s))
+        self.now_s += next(self._compute_s)
+        return 10 * rows
+
+    def padding(self, kind: Kind, rows: int) -> int:
+        return self.max_rows - rows
+
+    def expected_s(self, kind: Kind, rows: int) -> float:
+        return EXPECTED_S
+
+
+def values(number: int, rows: int) -> np.ndarray:
+    """The rows of the call of this number: none that another call has. [rows]"""
+    return 100 * number + np.arange(rows, dtype=np.float32)
+
+
+# One urgent call of two batches overtakes one that waits, which is then too late.
+@example(
+    [
+        Arrival(4, Kind.ACT, 0, None, "never", 3),
+        Arrival(4, Kind.ACT, 0, 2.5, "never", 0),
+        Arrival(8, Kind.ACT, 3, None, "never", 0),
+    ],
+    [2.0],
+)
+@given(ARRIVALS, st.lists(st.sampled_from((0.0, 0.5, 2.0, 6.0)), min_size=1, max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
+    arrivals: list[Arrival], compute_s: list[float]
+) -> None:
+    engine = Recorder(compute_s)
+    admitted: dict[int, Call] = {}
+    outcomes: dict[int, Answer | BaseException] = {}
+    taken_when_given_up: dict[int, int] = {}
+
+    async def test() -> None:
+        registry = CollectorRegistry()
+        limits = Limits(queue_rows=QUEUE_ROWS, queue_age_s=QUEUE_AGE_S)
+        batcher = Batcher(engine, limits=limits, metrics=Metrics(registry).for_policy("p"), clock=engine.clock)
+
+        def give_up(number: int) -> None:
+            taken_when_given_up[number] = admitted[number].taken
+            batcher.withdraw(admitted[number])
+
+        for number, arrival in enumerate(arrivals):
+            rows = values(number, arrival.rows)[:, None]
+            how = {"kind": arrival.kind, "priority": arrival.priority, "timeout_s": arrival.timeout_s}
+            try:
+                admitted[number] = batcher.admit(rows, **how)
+            except (OverloadedError, DeadlinePassedError) as error:
+                outcomes[number] = error
+            if number in admitted and arrival.gives_up == "at once":
+                give_up(number)
+            for _ in range(arrival.turns):
+                await asyncio.sleep(0)
+            assert 0 <= batcher.queue_rows <= QUEUE_ROWS
+        for number in admitted:
+            if arrivals[number].gives_up == "later":
+                give_up(number)
+        answers = [call.answer for call in admitted.values()]
+        ends = await asyncio.gather(*answers, return_exceptions=True)
+        outcomes.update(zip(admitted, ends, strict=True))
+        assert batcher.queue_rows == 0
+        assert await batcher.drain(grace_s=5)
+        shed = sum(
+            registry.get_sample_value("kilolayer_shed_total", {"policy": "p", "reason": reason}) or 0
+            for reason in ("rows", "age", "deadline")
+        )
+        assert shed == sum(isinstance(end, OverloadedError) for end in outcomes.values())
+
+    asyncio.run(asyncio.wait_for(test(), timeout=30))
+    assert set(outcomes) == set(range(len(arrivals)))
+    for number, end in outcomes.items():
+        _check_outcome(number, end, arrivals[number], is_admitted=number in admitted)
+    computed = np.concatenate([batch for _, batch, _ in engine.batches] or [np.empty(0)])
+    assert len(set(computed.tolist())) == len(computed), "a row was computed twice"
+    for number, most in taken_when_given_up.items():
+        own = computed[computed // 100 == number]
+        assert len(own) == most, "rows were computed that nobody waited for"
+    for kind, batch, _ in engine.batches:
+        _check_batch(kind, batch, arrivals)
+
+
+def _check_outcome(number: int, end: Answer | BaseException, arrival: Arrival, *, is_admitted: bool) -> None:
+    if isinstance(end, Answer):
+        np.testing.assert_array_equal(end.results[:, 0], 10 * values(number, arrival.rows))  # its own rows, in order
+        assert 1 <= end.batch_rows <= MAX_ROWS
+        assert arrival.timeout_s is None or end.queue_s < arrival.timeout_s
+    elif isinstance(end, asyncio.CancelledError):
+        assert arrival.gives_up != "never"
+    elif isinstance(end, DeadlinePassedError):
+        assert arrival.timeout_s is not None
+        assert is_admitted or arrival.timeout_s == 0
+    else:
+        assert isinstance(end, OverloadedError)
+        assert not is_admitted
+
+
+def _check_batch(kind: Kind, batch: np.ndarray, arrivals: list[Arrival]) -> None:
+    assert 1 <= len(batch) <= MAX_ROWS
+    numbers = list(dict.fromkeys((batch // 100).astype(int).tolist()))  # in the order of the batch
+    assert {arrivals[number].kind for number in numbers} == {kind}
+    assert numbers == sorted(numbers, key=lambda number: (-arrivals[number].priority, number))
+    for number in numbers:
+        own = batch[batch // 100 == number]
+        np.testing.assert_array_equal(own, np.arange(own[0], own[0] + len(own)))  # next to one another, in order
