@@ -8,13 +8,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 
 from serving.errors import ServingError, UnavailableError, UnexpectedError
 from serving.metrics import UNKNOWN_POLICY, Metrics
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -27,11 +30,15 @@ class Calls:
 
     Args:
         metrics: receives the outcome of every call.
+        tracing: makes a span of every call; None: none are made.
         clock: monotonic seconds.
     """
 
-    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, metrics: Metrics, *, tracing: "Tracing | None" = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._metrics = metrics
+        self.tracing = tracing
         self.clock = clock
         self.closing = False
         self._let_go = asyncio.Event()
@@ -89,6 +96,7 @@ class Calls:
         async def handle(raw: bytes, context: Context) -> bytes:
             started_s = self.clock()
             policy = UNKNOWN_POLICY
+            span = self.tracing.begin(method, context) if self.tracing else None
             try:
                 request = parse(raw)
                 policy = label(request)
@@ -97,10 +105,14 @@ class Calls:
             except BaseException as error:
                 failure, code = self.failure(error, method, context=context)
                 self.count(method, policy, code=code, started_s=started_s)
+                if span:
+                    span.end(policy, code)
                 if failure is None:
                     raise
                 return await context.abort(failure.status, str(failure), failure.trailers)
             self.count(method, policy, code=grpc.StatusCode.OK, started_s=started_s)
+            if span:
+                span.end(policy, grpc.StatusCode.OK)
             return reply
 
         return grpc.unary_unary_rpc_method_handler(handle)

@@ -75,6 +75,10 @@ class ServeConfig:
     """Processes that share the port and the cores, each with the policies compiled for itself. More than one is for
     many small calls on CPUs: one process spends about a core on receiving and sending."""
 
+    tracing: bool = False
+    """Whether to make an OpenTelemetry span of every call (extra `tracing`), sent by OTLP over gRPC. Where to, and
+    which are kept, is told by OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT."""
+
     log_format: LogFormat = "auto"
     """Of the lines on stderr: one JSON object each, or text; auto is text on a terminal and JSON anywhere else."""
 

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIServer
 
 import grpc.aio
@@ -36,6 +36,9 @@ from serving.metrics import Metrics
 from serving.offers import Offer, Offers
 from serving.service import PolicyService
 
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
+
 _LOGGER = logging.getLogger(__name__)
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # JAX's own, recorded at every compilation
@@ -54,6 +57,7 @@ class Server:
         bundles: the verified policies, by name.
         metrics: registered with `registry`.
         registry: what the metrics port shows.
+        tracing: makes a span of every call; None: none are made.
         clock: monotonic seconds.
     """
 
@@ -64,6 +68,7 @@ class Server:
         bundles: dict[str, Bundle],
         metrics: Metrics,
         registry: CollectorRegistry,
+        tracing: "Tracing | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         default = config.default_policy or next(iter(bundles))
@@ -77,7 +82,7 @@ class Server:
         self._live: dict[str, Offer] = {}
         self._counting = False
         self._offers = Offers(frozenset(bundles), default=default)
-        self._calls = Calls(metrics, clock=clock)
+        self._calls = Calls(metrics, tracing=tracing, clock=clock)
         service = PolicyService(self._offers, calls=self._calls, max_rows=config.max_call_rows)
         self._health = Health(bundles)
         self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config))
@@ -146,6 +151,8 @@ class Server:
         await stopping
         if self._counting:
             jax.monitoring.unregister_event_duration_listener(self._count_compilation)
+        if self._calls.tracing:
+            await asyncio.to_thread(self._calls.tracing.close)
         if self._metrics_server:
             await asyncio.to_thread(_close_metrics, *self._metrics_server)
         return all(drained)
@@ -192,16 +199,21 @@ class Server:
 
 
 async def load(
-    config: ServeConfig, *, registry: CollectorRegistry | None = None, versions: Sequence[int] | None = None
+    config: ServeConfig,
+    *,
+    registry: CollectorRegistry | None = None,
+    tracing: "Tracing | None" = None,
+    versions: Sequence[int] | None = None,
 ) -> Server:
     """Load and verify the policies that `config` names.
 
     Args:
         registry: for the metrics; None: a fresh one, with those of the process.
+        tracing: makes a span of every call; None: as `config` says.
         versions: of the policies, in the order of their folders; None: the newest that verify.
 
     Raises:
-        StartupError: a folder holds no usable policy.
+        StartupError: a folder holds no usable policy, or OpenTelemetry is wanted and not installed.
     """
     if registry is None:
         registry = CollectorRegistry()
@@ -213,8 +225,18 @@ async def load(
 
     # In a thread, since Orbax runs an event loop of its own.
     load_all = functools.partial(store.load_all, versions=versions, on_rejected=count_rejected)
+    if config.tracing and tracing is None:
+        tracing = _tracing()
     bundles = await asyncio.to_thread(load_all, config.policies)
-    return Server(config, bundles=bundles, metrics=metrics, registry=registry)
+    return Server(config, bundles=bundles, metrics=metrics, registry=registry, tracing=tracing)
+
+
+def _tracing() -> "Tracing":
+    try:
+        from serving.tracing import otlp
+    except ImportError as error:
+        raise StartupError("tracing needs OpenTelemetry: pip install 'kilolayer-stack[tracing]'") from error
+    return otlp()
 
 
 def _check_probes(engine: Engine, bundle: Bundle) -> None:

@@ -58,22 +58,27 @@ class PolicyService:
     async def _act(self, request: ActRequestBlocks, context: Context) -> bytes:
         offer = self._offers.find(request.policy, version=request.version)
         work = codec.decode_act(request, offer.bundle.spec, max_rows=self._max_rows)
-        answer = await _compute(offer, work, request, context=context)
+        answer = await self._compute(offer, work, request, context=context)
         return encode_actions(offer, work, answer, sequence=request.sequence)
 
     async def _act_stream(self, _requests: object, context: Context) -> None:
+        span = self._calls.tracing.begin(ACT_STREAM, context) if self._calls.tracing else None
+        code = grpc.StatusCode.OK
         try:
             await ActStream(context, offers=self._offers, calls=self._calls, max_rows=self._max_rows).serve()
         except BaseException as error:
-            failure, _ = self._calls.failure(error, ACT_STREAM, context=context)
+            failure, code = self._calls.failure(error, ACT_STREAM, context=context)
             if failure is None:
                 raise
             await context.abort(failure.status, str(failure), failure.trailers)
+        finally:
+            if span:
+                span.end(NO_POLICY, code)  # its requests may name several
 
     async def _score(self, request: ScoreRequestBlocks, context: Context) -> bytes:
         offer = self._offers.find(request.policy, version=request.version)
         work = codec.decode_score(request, offer.bundle.spec, max_rows=self._max_rows)
-        answer = await _compute(offer, work, request, context=context)
+        answer = await self._compute(offer, work, request, context=context)
         about = reply_fields(offer, answer, sequence=request.sequence)
         return ScoreResponseBlocks(energy=codec.to_bytes(answer.results), **about).SerializeToString()
 
@@ -98,12 +103,14 @@ class PolicyService:
         ]
         return pb.ListResponse(policies=entries).SerializeToString()
 
-
-async def _compute(
-    offer: Offer, work: codec.Work, request: ActRequestBlocks | ScoreRequestBlocks, *, context: Context
-) -> Answer:
-    timeout_s = remaining_s(context, request.timeout_us)
-    return await offer.batcher.submit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
+    async def _compute(
+        self, offer: Offer, work: codec.Work, request: ActRequestBlocks | ScoreRequestBlocks, *, context: Context
+    ) -> Answer:
+        timeout_s = remaining_s(context, request.timeout_us)
+        answer = await offer.batcher.submit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
+        if self._calls.tracing:
+            self._calls.tracing.computed(answer)
+        return answer
 
 
 def _encode_spec(spec: PolicySpec) -> pb.PolicySpec:
