@@ -4,9 +4,10 @@ Names that clients send never become labels: a policy that is not served is coun
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 UNKNOWN_POLICY = "(unknown)"  # brackets do not occur in a policy's name
@@ -114,3 +115,31 @@ class ProcessesCollector(Collector):
                     value = first.samples[0].value + metric.samples[0].value
                     first.samples[0] = first.samples[0]._replace(value=value)
         return summed.values()
+
+
+class Device(Protocol):
+    """What is asked of a jax.Device."""
+
+    id: int
+
+    def memory_stats(self) -> dict[str, int] | None:
+        """Bytes by name; None: a device that does not tell, such as a CPU."""
+        ...
+
+
+class DeviceMemoryCollector(Collector):
+    """The memory of those of `devices` that tell."""
+
+    def __init__(self, devices: Iterable[Device]) -> None:
+        self._devices = tuple(devices)
+
+    def collect(self) -> Iterable[Metric]:
+        """One sample for each device and state of memory."""
+        text = "Memory of a device: in_use now, at its peak, and its limit."
+        family = GaugeMetricFamily("kilolayer_device_memory_bytes", text, labels=("device", "state"))
+        for device in self._devices:
+            told = device.memory_stats() or {}
+            for state, name in (("in_use", "bytes_in_use"), ("peak", "peak_bytes_in_use"), ("limit", "bytes_limit")):
+                if name in told:
+                    family.add_metric((str(device.id), state), told[name])
+        return (family,)

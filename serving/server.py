@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIServer
 
 import grpc.aio
+import jax
 import jax.monitoring
 import numpy as np
 from grpc_health.v1 import health_pb2_grpc
@@ -32,7 +33,7 @@ from serving.config import ServeConfig
 from serving.engine import Engine, Kind
 from serving.errors import StartupError
 from serving.health import Health
-from serving.metrics import Metrics
+from serving.metrics import DeviceMemoryCollector, Metrics
 from serving.offers import Offer, Offers
 from serving.service import PolicyService
 
@@ -208,7 +209,7 @@ async def load(
     """Load and verify the policies that `config` names.
 
     Args:
-        registry: for the metrics; None: a fresh one, with those of the process.
+        registry: for the metrics; None: a fresh one, with those of the process and of its devices.
         tracing: makes a span of every call; None: as `config` says.
         versions: of the policies, in the order of their folders; None: the newest that verify.
 
@@ -218,6 +219,7 @@ async def load(
     if registry is None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        registry.register(DeviceMemoryCollector(jax.local_devices()))
     metrics = Metrics(registry)
 
     def count_rejected(reason: str) -> None:
