@@ -8,6 +8,7 @@ number of worlds, of whose runs the median counts.
 
 import dataclasses
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def main() -> None:
 
 def measure(options: Options, name: str, worlds: int) -> dict[str, Any]:
     """One row of the table."""
+    print(f"{name}, {worlds} worlds ...", file=sys.stderr)
     env = registry.make(name, impl=options.physics)
     steps = min(options.steps, max(5, options.steps * 1024 // worlds))
 
