@@ -35,6 +35,7 @@ from serving.errors import StartupError
 from serving.health import Health
 from serving.metrics import DeviceMemoryCollector, Metrics
 from serving.offers import Offer, Offers
+from serving.open_inference.service import OpenInferenceService
 from serving.service import PolicyService
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class Server:
         service = PolicyService(self._offers, calls=self._calls, max_rows=config.max_call_rows)
         self._health = Health(bundles)
         self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config))
-        self._grpc.add_generic_rpc_handlers((service.handlers(),))
+        open_inference = OpenInferenceService(self._offers, calls=self._calls, metrics=metrics, config=config)
+        self._grpc.add_generic_rpc_handlers((service.handlers(), open_inference.handlers()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
         self.port = 0  # those that are bound; 0 before `start`

@@ -1,4 +1,4 @@
-"""The committed stubs are those that protos/ gives."""
+"""The committed stubs are those that protos/kilolayer gives; tests/serving holds those of other protocols."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ COMMITTED = REPOSITORY / "clients/python"
 
 
 def generate(folder: Path, protos: Path) -> dict[str, str]:
-    """Write the stubs of every file below `protos` into `folder`; return the texts by relative path."""
-    sources = sorted(protos.rglob("*.proto"))
+    """Write the stubs of every file of ours below `protos` into `folder`; return the texts by relative path."""
+    sources = sorted((protos / "kilolayer").rglob("*.proto"))
     outputs = (f"--{kind}={folder}" for kind in ("python_out", "pyi_out", "grpc_python_out"))
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(protos), *outputs, *map(str, sources)]
     subprocess.run(command, check=True)
