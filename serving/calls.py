@@ -19,6 +19,7 @@ from serving.metrics import UNKNOWN_POLICY, Metrics
 if TYPE_CHECKING:
     from serving.tracing import Tracing
 
+SERVICE_NAME = "kilolayer.v1.Policy"  # ours, of which a method is unless said otherwise
 _LOGGER = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -84,6 +85,7 @@ class Calls:
         parse: Callable[[bytes], Request],
         label: Callable[[Request], str],
         answer: Callable[[Request, Context], Awaitable[bytes]],
+        service: str = SERVICE_NAME,
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """A method of one request and one reply.
 
@@ -91,12 +93,13 @@ class Calls:
             parse: bytes to a request; may raise a ServingError.
             label: the policy that a request means, for the metrics.
             answer: the reply, serialised.
+            service: that the method is of, for its spans.
         """
 
         async def handle(raw: bytes, context: Context) -> bytes:
             started_s = self.clock()
             policy = UNKNOWN_POLICY
-            span = self.tracing.begin(method, context) if self.tracing else None
+            span = self.tracing.begin(method, context, service=service) if self.tracing else None
             try:
                 request = parse(raw)
                 policy = label(request)

@@ -13,9 +13,9 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from serving.calls import Calls, Context
+from serving.calls import SERVICE_NAME, Calls, Context
 from serving.errors import ServingError, UnavailableError
-from serving.metrics import UNKNOWN_POLICY
+from serving.metrics import NO_POLICY, UNKNOWN_POLICY
 from serving.offers import Offers
 
 Request = TypeVar("Request")
@@ -58,6 +58,9 @@ class OrderedStream(ABC, Generic[Request]):
     method: ClassVar[str]
     """As it is counted."""
 
+    service: ClassVar[str] = SERVICE_NAME
+    """That the method is of, for its span."""
+
     def __init__(self, context: Context, *, offers: Offers, calls: Calls) -> None:
         self.context = context
         self.offers = offers
@@ -88,6 +91,22 @@ class OrderedStream(ABC, Generic[Request]):
     @abstractmethod
     def refusal(self, request: Request, failure: ServingError) -> bytes:
         """The reply that takes the place of an answer, serialised."""
+
+    async def run(self) -> None:
+        """Serve, and tell the peer what ended the stream, if the peer did not."""
+        tracing = self._calls.tracing
+        span = tracing.begin(self.method, self.context, service=self.service) if tracing else None
+        code = grpc.StatusCode.OK
+        try:
+            await self.serve()
+        except BaseException as error:
+            failure, code = self._calls.failure(error, self.method, context=self.context)
+            if failure is None:
+                raise
+            await self.context.abort(failure.status, str(failure), failure.trailers)
+        finally:
+            if span:
+                span.end(NO_POLICY, code)  # its requests may name several
 
     async def serve(self) -> None:
         """Answer until the stream ends.

@@ -8,14 +8,12 @@ from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.blocks_pb2 import ActRequestBlocks, ScoreRequestBlocks, ScoreResponseBlocks
 from policy.spec import PolicySpec
 from serving import codec
-from serving.calls import Calls, Context, remaining_s
+from serving.calls import SERVICE_NAME, Calls, Context, remaining_s
 from serving.metrics import NO_POLICY
 from serving.offers import Offer, Offers
 from serving.streams import METHOD as ACT_STREAM
 from serving.streams import ActStream, encode_actions, reply_fields
 from serving.waiting import Answer
-
-SERVICE_NAME = "kilolayer.v1.Policy"
 
 
 class PolicyService:
@@ -62,18 +60,7 @@ class PolicyService:
         return encode_actions(offer, work, answer, sequence=request.sequence)
 
     async def _act_stream(self, _requests: object, context: Context) -> None:
-        span = self._calls.tracing.begin(ACT_STREAM, context) if self._calls.tracing else None
-        code = grpc.StatusCode.OK
-        try:
-            await ActStream(context, offers=self._offers, calls=self._calls, max_rows=self._max_rows).serve()
-        except BaseException as error:
-            failure, code = self._calls.failure(error, ACT_STREAM, context=context)
-            if failure is None:
-                raise
-            await context.abort(failure.status, str(failure), failure.trailers)
-        finally:
-            if span:
-                span.end(NO_POLICY, code)  # its requests may name several
+        await ActStream(context, offers=self._offers, calls=self._calls, max_rows=self._max_rows).run()
 
     async def _score(self, request: ScoreRequestBlocks, context: Context) -> bytes:
         offer = self._offers.find(request.policy, version=request.version)

@@ -20,8 +20,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from serving.waiting import Answer
 
-_SERVICE = "kilolayer.v1.Policy"
-
 
 class Span:
     """What is told about one call."""
@@ -48,13 +46,13 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("kilolayer")
 
-    def begin(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> Span:
+    def begin(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]", *, service: str) -> Span:
         """The span of a call that arrives: a child of what its metadata name (`traceparent`), current in this task."""
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         parent = propagate.extract(metadata)
-        attributes = {"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": method}
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         kind = trace.SpanKind.SERVER
-        span = self._tracer.start_span(f"{_SERVICE}/{method}", parent, kind=kind, attributes=attributes)
+        span = self._tracer.start_span(f"{service}/{method}", parent, kind=kind, attributes=attributes)
         attach(trace.set_span_in_context(span, parent))  # for as long as the task, which serves this call alone
         return Span(span)
 

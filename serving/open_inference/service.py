@@ -1,5 +1,6 @@
 """The gRPC service `inference.GRPCInferenceService`: which method answers what."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,10 +17,9 @@ from serving.open_inference import open_inference_pb2 as pb
 from serving.open_inference.descriptions import configure_model, describe_model, describe_server
 from serving.open_inference.inference import Arrival, Inferences
 from serving.open_inference.streams import METHOD as MODEL_STREAM_INFER
-from serving.open_inference.streams import InferStream
+from serving.open_inference.streams import SERVICE_NAME, InferStream
 from serving.open_inference.tallies import Tallies
 
-SERVICE_NAME = "inference.GRPCInferenceService"
 _AboutModel: TypeAlias = (
     pb.ModelReadyRequest | pb.ModelMetadataRequest | pb.ModelConfigRequest | pb.ModelStatisticsRequest
 )
@@ -41,14 +41,14 @@ class OpenInferenceService:
     def __init__(self, offers: Offers, *, calls: Calls, metrics: Metrics, config: ServeConfig) -> None:
         self._offers = offers
         self._calls = calls
+        self._unary = functools.partial(calls.unary, service=SERVICE_NAME)
         self._config = config
         self._tallies = Tallies(metrics)
         self._inferences = Inferences(offers, calls=calls, tallies=self._tallies, max_rows=config.max_call_rows)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods, to be added to a server."""
-        inferences = self._inferences
-        about_server, about_model = self._about_server, self._about_model
+        inferences, about_server, about_model = self._inferences, self._about_server, self._about_model
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "ServerLive": about_server("ServerLive", pb.ServerLiveRequest, answer=_server_live),
             "ServerReady": about_server("ServerReady", pb.ServerReadyRequest, answer=self._server_ready),
@@ -57,7 +57,7 @@ class OpenInferenceService:
             "ModelMetadata": about_model("ModelMetadata", pb.ModelMetadataRequest, answer=self._model_metadata),
             "ModelConfig": about_model("ModelConfig", pb.ModelConfigRequest, answer=self._model_config),
             "ModelStatistics": about_model("ModelStatistics", pb.ModelStatisticsRequest, answer=self._statistics),
-            "ModelInfer": self._calls.unary(
+            "ModelInfer": self._unary(
                 "ModelInfer", parse=inferences.parse, label=inferences.label, answer=self._model_infer
             ),
             MODEL_STREAM_INFER: grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
@@ -75,7 +75,7 @@ class OpenInferenceService:
         def parse(raw: bytes) -> Message:
             return codec.parse(raw, request_type)
 
-        return self._calls.unary(method, parse=parse, label=lambda _: NO_POLICY, answer=reply)
+        return self._unary(method, parse=parse, label=lambda _: NO_POLICY, answer=reply)
 
     def _about_model(
         self, method: str, request_type: type[_Asked], *, answer: Callable[[_Asked], Message]
@@ -88,7 +88,7 @@ class OpenInferenceService:
         def parse(raw: bytes) -> _Asked:
             return codec.parse(raw, request_type)
 
-        return self._calls.unary(method, parse=parse, label=lambda asked: self._offers.label(asked.name), answer=reply)
+        return self._unary(method, parse=parse, label=lambda asked: self._offers.label(asked.name), answer=reply)
 
     def _server_ready(self) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=_is_there(self._offers.all))
@@ -109,18 +109,15 @@ class OpenInferenceService:
     async def _model_infer(self, arrival: Arrival, context: Context) -> bytes:
         inference = self._inferences.admit(arrival, context, write=pb.ModelInferResponse.SerializeToString)
         try:
-            return await inference.reply()
+            reply = await inference.reply()
         finally:
             inference.withdraw()  # it is still waiting only if the caller gave up
+        if self._calls.tracing:
+            self._calls.tracing.computed(inference.call.answer.result())
+        return reply
 
     async def _model_stream_infer(self, _requests: object, context: Context) -> None:
-        try:
-            await InferStream(context, inferences=self._inferences, calls=self._calls).serve()
-        except BaseException as error:
-            failure, _ = self._calls.failure(error, MODEL_STREAM_INFER, context=context)
-            if failure is None:
-                raise
-            await context.abort(failure.status, str(failure), failure.trailers)
+        await InferStream(context, inferences=self._inferences, calls=self._calls).run()
 
     def _find(self, asked: _AboutModel) -> Offer:
         return self._offers.find(asked.name, version=asked.version)

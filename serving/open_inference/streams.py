@@ -6,6 +6,7 @@ from serving.open_inference import open_inference_pb2 as pb
 from serving.open_inference.inference import Arrival, Inference, Inferences
 from serving.ordered import OrderedStream
 
+SERVICE_NAME = "inference.GRPCInferenceService"
 METHOD = "ModelStreamInfer"
 
 
@@ -18,6 +19,7 @@ class InferStream(OrderedStream[Arrival]):
     """
 
     method = METHOD
+    service = SERVICE_NAME
 
     def __init__(self, context: Context, *, inferences: Inferences, calls: Calls) -> None:
         super().__init__(context, offers=inferences.offers, calls=calls)

@@ -10,6 +10,9 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
 from policy.bundle import Bundle
@@ -24,159 +27,18 @@ from serving.open_inference import open_inference_pb2 as pb
 from serving.open_inference.inference import Inferences
 from serving.open_inference.service import OpenInferenceService
 from serving.open_inference.tallies import Tallies
-from serving.open_inference.tensors import decode_rows, decode_scheduling
+from serving.tracing import Tracing
 from serving.waiting import Answer, Call
-from tests.open_inference import actions, infer_request, method, stream, tensor
+from tests.open_inference import SERVICE, actions, infer_request, method, stream
 from tests.samples import policy_spec
 
-SPEC = policy_spec()  # 4 values of state, 2 of goal
+SPEC = policy_spec()
 MODEL = SPEC.name
 # Nothing computes here, so there is nothing to compute with.
 BUNDLE = Bundle(
     Path("policies/1000"), 1000, SPEC, cast("Any", None), cast("Any", None), provenance={}, manifest_sha256=""
 )
 STATE, GOAL = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([[10, 20]], np.float32)
-STATE_BYTES, GOAL_BYTES = STATE.tobytes(), GOAL.tobytes()
-REGION = {"shared_memory_region": pb.InferParameter(string_param="a")}
-
-
-def request_of(inputs: list[Any], raw: list[bytes] | None = None, **fields: Any) -> pb.ModelInferRequest:
-    return pb.ModelInferRequest(model_name=MODEL, inputs=inputs, raw_input_contents=raw or [], **fields)
-
-
-def typed(**values: Any) -> pb.InferTensorContents:
-    return pb.InferTensorContents(**values)
-
-
-def test_rows_are_states_beside_their_goals() -> None:
-    expected = [[0, 1, 2, 3, 10, 20], [4, 5, 6, 7, 10, 20]]
-    assert decode_rows(infer_request(STATE, GOAL), SPEC, max_rows=2).tolist() == expected
-    swapped = request_of([tensor("goal", [1, 2]), tensor("state", [2, 4])], [GOAL_BYTES, STATE_BYTES])
-    assert decode_rows(swapped, SPEC, max_rows=2).tolist() == expected
-    state, goal = typed(fp32_contents=range(8)), typed(fp32_contents=[10, 20])
-    by_type = request_of([tensor("state", [2, 4], contents=state), tensor("goal", [1, 2], contents=goal)])
-    assert decode_rows(by_type, SPEC, max_rows=2).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ([], "state must have shape [rows, 4], not one of 0 dimensions"),
-        ([4], "state must have shape [rows, 4], not one of 1 dimensions"),
-        ([1] * 1000, "state must have shape [rows, 4], not one of 1000 dimensions"),
-        ([2, 3], "state must have shape [rows, 4], not [2, 3]"),
-        ([0, 4], "state must have shape [rows, 4], not [0, 4]"),
-        ([-2, 4], "state must have shape [rows, 4], not [-2, 4]"),
-        ([-2, -4], "state must have shape [rows, 4], not [-2, -4]"),
-        ([2**63 - 1, 2**63 - 1], f"state must have shape [rows, 4], not [{2**63 - 1}, {2**63 - 1}]"),
-        ([2**62, 4], f"one call may hold 8 rows, not {2**62}; split it into several"),  # 2**66 bytes, 0 modulo 2**64
-        ([1, 4], "state of shape [1, 4] must hold 16 raw bytes, not 32"),
-        ([3, 4], "state of shape [3, 4] must hold 48 raw bytes, not 32"),
-    ],
-)
-def test_a_shape_that_does_not_fit_is_refused(shape: list[int], message: str) -> None:
-    request = request_of([tensor("state", shape), tensor("goal", [1, 2])], [STATE_BYTES, GOAL_BYTES])
-    with pytest.raises(InvalidRequestError) as refused:
-        decode_rows(request, SPEC, max_rows=8)
-    assert str(refused.value) == message
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (request_of([tensor("state", [2, 4])], [STATE_BYTES]), "the input goal is missing; there must be: state, goal"),
-        (
-            request_of([tensor("state", [2, 4]), tensor("aim\n", [1, 2])], [STATE_BYTES, GOAL_BYTES]),
-            r"there is no input 'aim\n'; there are: state, goal",
-        ),
-        (request_of([tensor("state", [2, 4])] * 2, [STATE_BYTES] * 2), "the input state must be sent once, not again"),
-        (
-            request_of([tensor("state", [2, 4], datatype="FP64"), tensor("goal", [1, 2])], [STATE_BYTES, GOAL_BYTES]),
-            "state must have datatype FP32, not 'FP64'",
-        ),
-        (infer_request(STATE, np.zeros((3, 2))), "goal must have 1 row, or 2 as state has, not 3"),
-        (infer_request(STATE[:1], np.zeros((2, 2))), "goal must have 1 row, or 1 as state has, not 2"),
-        (
-            request_of([tensor("state", [2, 4]), tensor("goal", [1, 2])], [STATE_BYTES]),
-            "raw_input_contents must hold one entry for each of 2 inputs, not 1",
-        ),
-        (
-            request_of(
-                [tensor("state", [2, 4], contents=typed(fp32_contents=range(8))), tensor("goal", [1, 2])],
-                [STATE_BYTES, GOAL_BYTES],
-            ),
-            "state must not have contents beside raw_input_contents; send one of them",
-        ),
-        (
-            request_of([tensor("state", [2, 4]), tensor("goal", [1, 2])]),
-            "state of shape [2, 4] must hold 8 values in fp32_contents, or 32 bytes in raw_input_contents, not 0",
-        ),
-        (
-            request_of([tensor("state", [1, 4], contents=typed(fp64_contents=range(4))), tensor("goal", [1, 2])]),
-            "state of shape [1, 4] must hold 4 values in fp32_contents, or 16 bytes in raw_input_contents, not 0 and"
-            " fp64_contents",
-        ),
-        (
-            request_of([tensor("state", [2, 4], parameters=REGION), tensor("goal", [1, 2])]),
-            "the parameter shared_memory_region of state is not supported; send and receive the values themselves",
-        ),
-        (
-            infer_request(STATE, GOAL, outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="energy")]),
-            "there is no output 'energy'; there is: action",
-        ),
-        (
-            infer_request(
-                STATE,
-                GOAL,
-                outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="action", parameters=REGION)],
-            ),
-            "the parameter shared_memory_region of action is not supported; send and receive the values themselves",
-        ),
-        (
-            infer_request(STATE, np.array([[0, np.inf]])),
-            "goal of row 0 (the first is 0) holds NaN or infinity; send finite values",
-        ),
-    ],
-)
-def test_tensors_that_do_not_fit_are_refused(request_: pb.ModelInferRequest, message: str) -> None:
-    with pytest.raises(InvalidRequestError) as refused:
-        decode_rows(request_, SPEC, max_rows=8)
-    assert str(refused.value) == message
-
-
-def parameters(**values: Any) -> pb.ModelInferRequest:
-    return pb.ModelInferRequest(parameters=values)
-
-
-@pytest.mark.parametrize(
-    ("level", "priority"),
-    [(0, 0), (1, 3), (2, 2), (3, 1), (4, 0)],
-)
-def test_the_first_of_tritons_priorities_is_the_most_urgent_of_ours(level: int, priority: int) -> None:
-    for parameter in (pb.InferParameter(uint64_param=level), pb.InferParameter(int64_param=level)):
-        assert decode_scheduling(parameters(priority=parameter)) == (priority, 0)
-
-
-def test_the_timeout_is_in_microseconds_and_other_parameters_are_ignored() -> None:
-    timeout, other = pb.InferParameter(int64_param=2500), pb.InferParameter(string_param="x")
-    assert decode_scheduling(parameters(timeout=timeout, sequence_id=other)) == (0, 2500)
-    assert decode_scheduling(pb.ModelInferRequest()) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameter", "message"),
-    [
-        ("priority", {"int64_param": 5}, "priority must be 1, the most urgent, to 4, the usual one, as is 0; not 5"),
-        ("priority", {"int64_param": -1}, "priority must be 1, the most urgent, to 4, the usual one, as is 0; not -1"),
-        ("timeout", {"int64_param": -1}, "timeout must be microseconds, or 0 for none, not -1"),
-        ("timeout", {"string_param": "1"}, "timeout must be an int64_param or a uint64_param, not string_param"),
-        ("timeout", {}, "timeout must be an int64_param or a uint64_param, not empty"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(name: str, parameter: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequestError) as refused:
-        decode_scheduling(parameters(**{name: pb.InferParameter(**parameter)}))
-    assert str(refused.value) == message
 
 
 class HeldBatcher:
@@ -203,6 +65,15 @@ class HeldBatcher:
 
     def withdraw(self, call: Call) -> None:
         self.withdrawn.append(call)
+
+
+class AnsweringBatcher(HeldBatcher):
+    """Answers at once."""
+
+    def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> Call:
+        call = super().admit(rows, priority=priority, timeout_s=timeout_s)
+        self.answer(np.zeros((len(rows), 2), np.float32))
+        return call
 
 
 def offers_of(batcher: HeldBatcher) -> Offers:
@@ -261,12 +132,13 @@ def test_durations_add_up_by_request() -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(batcher: HeldBatcher) -> AsyncGenerator[tuple[Any, CollectorRegistry]]:
+async def served(batcher: HeldBatcher, tracing: Tracing | None = None) -> AsyncGenerator[tuple[Any, CollectorRegistry]]:
     """A channel to the service around `batcher`, and what it counts."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     config = ServeConfig(policies=(BUNDLE.path,), max_call_rows=8)
-    service = OpenInferenceService(offers_of(batcher), calls=Calls(metrics), metrics=metrics, config=config)
+    calls = Calls(metrics, tracing=tracing)
+    service = OpenInferenceService(offers_of(batcher), calls=calls, metrics=metrics, config=config)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((service.handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -345,3 +217,23 @@ def test_a_caller_that_leaves_takes_its_request_along(
             assert (statistics.fail.count, statistics.success.count) == (1, 0)
 
     asyncio.run(test())
+
+
+def test_spans_bear_the_name_of_the_service() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    async def test() -> None:
+        batcher = AnsweringBatcher()
+        async with served(batcher, Tracing(provider)) as (channel, _):
+            await method(channel, "ModelInfer")(infer_request(STATE, GOAL), timeout=10)
+            replies = [each async for each in stream(channel)(iter([infer_request(STATE, GOAL)]), timeout=10)]
+            assert [reply.error_message for reply in replies] == [""]
+
+    asyncio.run(test())
+    call, whole = exporter.get_finished_spans()
+    assert (call.name, whole.name) == (f"{SERVICE[1:]}/ModelInfer", f"{SERVICE[1:]}/ModelStreamInfer")
+    assert call.attributes is not None
+    assert call.attributes["rpc.service"] == "inference.GRPCInferenceService"
+    assert call.attributes["kilolayer.queue_us"] == 125_000
+    assert call.attributes["kilolayer.batch_rows"] == 8
