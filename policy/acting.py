@@ -42,13 +42,11 @@ def deterministic_action(actor: ResidualNetwork, state: jax.Array, goal: jax.Arr
     return jnp.tanh(action_distribution(actor, state, goal).mean)
 
 
-def score(
-    params: PolicyParams, state: jax.Array, action: jax.Array, *, goal: jax.Array, energy: str = "l2"
-) -> jax.Array:
+def score(params: PolicyParams, state: jax.Array, action: jax.Array, *, goal: jax.Array, energy: str) -> jax.Array:
     """How reachable `goal` is after `action` in `state`: the energy of their encodings, [...]; higher is nearer.
 
     Args:
-        energy: the spec's, one of `policy.energy.ENERGIES`.
+        energy: the one that the critic learned with, `spec.energy`; by another, its encodings mean nothing.
     """
     encoded_pair = encode_state_action(params.state_action_encoder, state, action)
     return ENERGIES[energy].rowwise(encoded_pair, encode_goal(params.goal_encoder, goal))

@@ -1,6 +1,7 @@
 """Acting and scoring against answers worked out by hand or by numerical integration."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from policy import acting
 from policy.networks import PolicyParams, ResidualNetwork, init_network
 from policy.spec import PolicySpec
 
-act, score, action_distribution = (jax.jit(f) for f in (acting.act, acting.score, acting.action_distribution))
+act, action_distribution = (jax.jit(f) for f in (acting.act, acting.action_distribution))
+score = jax.jit(functools.partial(acting.score, energy="l2"))
 
 
 def constant_network(template: ResidualNetwork, outputs: list[float]) -> ResidualNetwork:
@@ -106,13 +108,15 @@ def test_the_density_stays_finite_where_tanh_saturates(raw: float) -> None:
     assert float(log_density) == pytest.approx(-0.9189385 - (np.log(4) - 100), abs=1e-4)
 
 
-def test_the_score_is_minus_the_distance_of_the_encodings(params: PolicyParams) -> None:
+def test_the_score_is_the_energy_of_the_encodings(params: PolicyParams) -> None:
     fixed = params._replace(
         state_action_encoder=constant_network(params.state_action_encoder, [3, 0, 1, 1, 1]),
         goal_encoder=constant_network(params.goal_encoder, [0, 4, 1, 1, 1]),
     )
     scores = score(fixed, np.ones((2, 6, 3)), np.ones((2, 6, 2)), goal=np.ones((2, 6, 2)))
     np.testing.assert_array_equal(scores, np.full((2, 6), -5.0))  # the triangle of sides 3, 4 and 5
+    dots = acting.score(fixed, jnp.ones((6, 3)), jnp.ones((6, 2)), goal=jnp.ones((6, 2)), energy="dot")
+    np.testing.assert_array_equal(dots, np.full(6, 3.0))
 
 
 def test_the_score_sees_the_state_and_the_goal(params: PolicyParams) -> None:

@@ -183,7 +183,13 @@ def test_the_served_energy_is_that_of_the_critic(running: Running, served_bundle
     with grpc.insecure_channel(running.address) as channel:
         stub: Any = PolicyStub(channel)
         response = stub.Score(request, timeout=10)
-    expected = acting.score(served_bundle.params, jnp.array(state), jnp.array(action), goal=jnp.array(goal))
+    expected = acting.score(
+        served_bundle.params,
+        jnp.array(state),
+        jnp.array(action),
+        goal=jnp.array(goal),
+        energy=served_bundle.spec.energy,
+    )
     np.testing.assert_allclose(response.energy, expected, atol=1e-5)
     assert (response.sequence, response.version, response.batch_rows) == (3, "1000", 5)
 
@@ -201,7 +207,8 @@ def test_the_best_of_candidates_scores_at_least_as_high_as_each_draw(running: Ru
 
     def energy(action: Any) -> float:
         blocks = [jnp.array([values], jnp.float32) for values in (fields["state"], list(action), fields["goal"])]
-        return float(acting.score(served_bundle.params, blocks[0], blocks[1], goal=blocks[2])[0])
+        energy = served_bundle.spec.energy
+        return float(acting.score(served_bundle.params, blocks[0], blocks[1], goal=blocks[2], energy=energy)[0])
 
     assert energy(best) >= energy(first)
     assert list(best) != list(first)

@@ -16,7 +16,7 @@ from training import evaluate, relabel
 ROWS = 4000
 EPISODES = 400
 
-score = jax.jit(acting.score)
+score = jax.jit(functools.partial(acting.score, energy="l2"))
 
 
 @functools.partial(jax.jit, static_argnums=0)
