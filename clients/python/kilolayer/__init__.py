@@ -15,7 +15,8 @@ from kilolayer.errors import (
     ServerFailure,
     Unavailable,
 )
-from kilolayer.replies import Action, PolicyDescription, PolicyListing
+from kilolayer.replies import Action, PolicyDescription, PolicyListing, Score
+from kilolayer.stream import PendingAction, PolicyStream
 
 __all__ = [
     "AccessDenied",
@@ -26,11 +27,14 @@ __all__ = [
     "InvalidRequest",
     "KilolayerError",
     "Overloaded",
+    "PendingAction",
     "PolicyClient",
     "PolicyDescription",
     "PolicyListing",
     "PolicyNotFound",
+    "PolicyStream",
     "RequestError",
+    "Score",
     "ServerError",
     "ServerFailure",
     "Unavailable",

@@ -6,34 +6,18 @@ kept up underneath: a restarted server is found within about a second, and a con
 and made anew within about five.
 """
 
-import itertools
-import math
-import threading
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 from numpy.typing import ArrayLike
 
-from kilolayer.errors import ClientClosed, DeadlineExceeded, KilolayerError, Unavailable, from_rpc_error
-from kilolayer.replies import Action, PolicyDescription, PolicyListing
-from kilolayer.v1 import policy_pb2, policy_pb2_grpc
-from kilolayer.wire import decode_action, encode_rows
-
-_CHANNEL_OPTIONS = (
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),  # what gRPC calls so is the time that one attempt to connect may take
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A server that lost power says nothing, and TCP alone notices after minutes. A keepalive waits behind any ping
-    # already under way, whose own limit is a minute, so both limits are set.
-    ("grpc.keepalive_time_ms", 3000),
-    ("grpc.keepalive_timeout_ms", 2000),
-    ("grpc.http2.ping_timeout_ms", 2000),
-)
-_READY_POLL_S = 0.1  # between two questions to a server that answers, but is still starting
+from kilolayer.channel import CHANNEL_OPTIONS, READY_POLL_S, Endpoint, stream_method, unary_methods
+from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
+from kilolayer.questions import Answer, Question, Questions
+from kilolayer.replies import Action, PolicyDescription, PolicyListing, Score
+from kilolayer.stream import PolicyStream
 
 
 class PolicyClient:
@@ -52,28 +36,40 @@ class PolicyClient:
     """
 
     def __init__(self, address: str, *, policy: str = "", version: str | int = "", timeout_s: float = 1.0) -> None:
-        self._address = _check_address(address)
-        self._timeout_s = _check_timeout(timeout_s)
-        self._policy = policy
-        self._version = str(version)
-        self._numbers = itertools.count(1)
-        self._closed = threading.Event()
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._stub: Any = policy_pb2_grpc.PolicyStub(self._channel)
+        self._endpoint = Endpoint(address, timeout_s=timeout_s)
+        self._questions = Questions(policy, version)
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._methods = unary_methods(self._channel)
+        self._act_stream = stream_method(self._channel)
 
     def act(
-        self, state: ArrayLike, goal: ArrayLike, *, timeout_s: float | None = None, sequence: int | None = None
+        self,
+        state: ArrayLike,
+        goal: ArrayLike,
+        *,
+        seed: int | None = None,
+        best_of: int | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        sequence: int | None = None,
     ) -> Action:
         """Ask for the action in `state` towards `goal`. Never sent twice.
+
+        Without a seed it is the policy's deterministic action, the one to drive with.
 
         Args:
             state: [state_dim], or [rows, state_dim] for a block of rows answered together.
             goal: [goal_dim] for every row, or [rows, goal_dim].
+            seed: draw the action from the policy's distribution; 64 bits. Equal seeds draw with equal noise, so a loop
+                that explores gives a new one each tick. Rows of one block draw independently.
+            best_of: of that many draws, at least 1, take the one whose energy, by the critic, is the highest.
+            priority: 0 to 3; the server computes calls of a higher one first.
             timeout_s: seconds until DeadlineExceeded; the client's own limit if None.
             sequence: the caller's number for this tick, at most 64 bits; the client counts its calls if None.
 
         Raises:
-            InvalidRequest: the arrays do not fit each other (not sent), or the policy.
+            InvalidRequest: the arrays do not fit each other, a number is out of range, or `best_of` has no seed (not
+                sent); or the arrays do not fit the policy.
             PolicyNotFound: the server does not have this client's policy or version.
             Overloaded: the server shed the call.
             Unavailable: nobody listens at the address (at once), or the server is starting or draining.
@@ -81,31 +77,41 @@ class PolicyClient:
             KilolayerError: anything else of the tree in `kilolayer.errors`.
             ValueError: the timeout is not a positive number.
         """
-        number = next(self._numbers) if sequence is None else sequence
-        request, leading_axes = encode_rows(state, goal, policy=self._policy, version=self._version, sequence=number)
-        sent_s = time.perf_counter()
-        reply: policy_pb2.ActResponse = self._call("Act", self._stub.Act, request=request, timeout_s=timeout_s)
-        round_trip_s = time.perf_counter() - sent_s
-        return Action(
-            action=decode_action(reply, number, leading_axes=leading_axes),
-            policy=reply.policy,
-            version=reply.version,
-            sequence=reply.sequence,
-            queue_us=reply.queue_us,
-            compute_us=reply.compute_us,
-            batch_rows=reply.batch_rows,
-            round_trip_s=round_trip_s,
-        )
+        question = self._questions.act(state, goal, seed=seed, best_of=best_of, priority=priority, sequence=sequence)
+        return self._ask(question, timeout_s)
+
+    def score(
+        self,
+        state: ArrayLike,
+        action: ArrayLike,
+        *,
+        goal: ArrayLike,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        sequence: int | None = None,
+    ) -> Score:
+        """Ask the critic how reachable `goal` is after `action` in `state`. Raises as `act`.
+
+        Args:
+            state: [state_dim], or [rows, state_dim].
+            action: [action_dim] or [rows, action_dim], one per state, each in [-1, 1].
+            goal: [goal_dim] for every row, or [rows, goal_dim].
+            priority: as for `act`, and so are the arguments after it.
+        """
+        question = self._questions.score(state, action, goal=goal, priority=priority, sequence=sequence)
+        return self._ask(question, timeout_s)
+
+    def stream(self) -> PolicyStream:
+        """A stream for a control loop: `act` on one open gRPC stream. Nothing is sent before its first call."""
+        return PolicyStream(self._act_stream, self._endpoint, questions=self._questions)
 
     def describe(self, *, timeout_s: float | None = None) -> PolicyDescription:
         """What this client's policy expects and promises. Raises as `act`."""
-        return self._describe(timeout_s, wait_for_connection=False)
+        return self._ask(self._questions.describe(), timeout_s)
 
     def list_policies(self, *, timeout_s: float | None = None) -> tuple[PolicyListing, ...]:
         """The policies that the server offers, sorted by name. Raises as `act`."""
-        request = policy_pb2.ListRequest()
-        reply: policy_pb2.ListResponse = self._call("List", self._stub.List, request=request, timeout_s=timeout_s)
-        return tuple(PolicyListing.from_proto(entry) for entry in reply.policies)
+        return self._ask(self._questions.list_policies(), timeout_s)
 
     def wait_until_ready(self, timeout_s: float) -> PolicyDescription:
         """Wait, at start, until the server can be asked for this client's policy; return its description.
@@ -116,22 +122,22 @@ class PolicyClient:
             KilolayerError: anything else of the tree but Unavailable, which is waited for.
             ValueError: the timeout is not a positive number.
         """
-        deadline_s = time.monotonic() + _check_timeout(timeout_s)
+        deadline_s = time.monotonic() + self._endpoint.limit_s(timeout_s)
         reason: KilolayerError | None = None
         while (remaining_s := deadline_s - time.monotonic()) > 0:
             try:
-                return self._describe(remaining_s, wait_for_connection=True)
+                return self._ask(self._questions.describe(), remaining_s, wait_for_connection=True)
             except (Unavailable, DeadlineExceeded) as error:
                 reason = error
-            self._closed.wait(min(_READY_POLL_S, max(0.0, deadline_s - time.monotonic())))
-        raise DeadlineExceeded(
-            f"The server at {self._address} was not ready within {timeout_s} s. Start it, or check the address.",
-            status="DEADLINE_EXCEEDED",
-        ) from reason
+            self._endpoint.closed.wait(min(READY_POLL_S, max(0.0, deadline_s - time.monotonic())))
+        raise self._endpoint.not_ready(timeout_s) from reason
 
     def close(self) -> None:
-        """End the connection. Calls under way end with ClientClosed, as do later ones; closing twice is harmless."""
-        self._closed.set()
+        """End the connection and its streams. Calls under way end with ClientClosed, as do later ones.
+
+        Closing twice is harmless.
+        """
+        self._endpoint.closed.set()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -142,58 +148,18 @@ class PolicyClient:
     ) -> None:
         self.close()
 
-    def _describe(self, timeout_s: float | None, *, wait_for_connection: bool) -> PolicyDescription:
-        request = policy_pb2.DescribeRequest(policy=self._policy, version=self._version)
-        reply: policy_pb2.DescribeResponse = self._call(
-            "Describe",
-            self._stub.Describe,
-            request=request,
-            timeout_s=timeout_s,
-            wait_for_connection=wait_for_connection,
-        )
-        return PolicyDescription.from_proto(reply)
-
-    def _call(
-        self,
-        name: str,
-        method: Callable[..., Any],
-        *,
-        request: Any,
-        timeout_s: float | None,
-        wait_for_connection: bool = False,
-    ) -> Any:
-        """The reply to `request`. Without `wait_for_connection`, a refused connection is Unavailable at once."""
-        limit_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
-        if self._closed.is_set():
-            raise self._closed_error(name)
+    def _ask(self, question: Question[Answer], timeout_s: float | None, *, wait_for_connection: bool = False) -> Answer:
+        """The answer to `question`. Without `wait_for_connection`, a refused connection is Unavailable at once."""
+        endpoint, name = self._endpoint, question.method
+        limit_s = endpoint.limit_s(timeout_s)
+        endpoint.require_open(name)
+        sent_s = time.perf_counter()
         try:
-            return method(request, timeout=limit_s, wait_for_ready=wait_for_connection)
+            reply = self._methods[name](question.request, timeout=limit_s, wait_for_ready=wait_for_connection)
         except grpc.RpcError as error:
-            failure = from_rpc_error(error, call=f"{name} at {self._address} within {limit_s:g} s")
-            if self._closed.is_set() and failure.status == grpc.StatusCode.CANCELLED.name:
-                raise self._closed_error(name) from error
-            raise failure from error
+            raise endpoint.failure(name, error, limit_s=limit_s) from error
         except ValueError as error:  # what gRPC raises for a channel that another thread closed a moment ago
-            if self._closed.is_set():
-                raise self._closed_error(name) from error
+            if endpoint.closed.is_set():
+                raise endpoint.closed_error(name) from error
             raise
-
-    def _closed_error(self, name: str) -> ClientClosed:
-        return ClientClosed(
-            f"{name} at {self._address} not answered: the client was closed. Make a new PolicyClient.",
-            status=grpc.StatusCode.CANCELLED.name,
-        )
-
-
-def _check_address(address: str) -> str:
-    if "://" in address and address.startswith(("http:", "https:", "grpc:")):
-        raise ValueError(f"address must be host:port without a scheme, such as localhost:50051, not {address!r}")
-    if ":" not in address:  # gRPC would take port 443 and report a refused connection
-        raise ValueError(f"address must name a port, such as localhost:50051, not {address!r}")
-    return address
-
-
-def _check_timeout(timeout_s: float) -> float:
-    if not (math.isfinite(timeout_s) and timeout_s > 0):
-        raise ValueError(f"timeout_s must be a positive number of seconds, such as 0.05, not {timeout_s}")
-    return timeout_s
+        return question.read(reply, time.perf_counter() - sent_s)

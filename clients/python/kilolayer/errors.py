@@ -87,12 +87,10 @@ _MEANING: dict[grpc.StatusCode, _Meaning] = {
 _TOO_LARGE: _Meaning = (InvalidRequest, "Send fewer rows at once")
 
 
-def from_rpc_error(error: grpc.RpcError, *, call: str) -> KilolayerError:
-    """The exception of this tree that `error` stands for; `call` names the call and the server in its message."""
-    # What gRPC raises from a call is always also a Call; the bare RpcError has neither code nor details.
-    assert isinstance(error, grpc.Call)
-    code, details = error.code(), error.details() or "no details"
+def from_status(code: grpc.StatusCode, details: str, *, call: str) -> KilolayerError:
+    """The exception of this tree that a status stands for; `call` names the call and the server in its message."""
     kind, advice = _MEANING.get(code, _SERVER_FAILED)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
         kind, advice = _TOO_LARGE  # gRPC says so with the status of a shed call; only the details tell them apart
-    return kind(f"{call} failed ({code.name}): {details.rstrip('.')}. {advice}.", status=code.name)
+    reason = details.rstrip(".") or "no details"
+    return kind(f"{call} failed ({code.name}): {reason}. {advice}.", status=code.name)

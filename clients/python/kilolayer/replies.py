@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kilolayer.v1 import policy_pb2
+from kilolayer.wire import Axes, decode_action, decode_energy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,6 +21,52 @@ class Action:
     compute_us: int  # microseconds that the server computed, the whole batch
     batch_rows: int  # rows that the server computed together, this request's among them
     round_trip_s: float  # seconds between sending and receiving, by this machine's monotonic clock
+
+    @classmethod
+    def from_proto(
+        cls, reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes, round_trip_s: float
+    ) -> "Action":
+        """The action in `reply` to the request numbered `sequence`. Raises as `decode_action`."""
+        return cls(
+            action=decode_action(reply, sequence, leading_axes=leading_axes),
+            policy=reply.policy,
+            version=reply.version,
+            sequence=reply.sequence,
+            queue_us=reply.queue_us,
+            compute_us=reply.compute_us,
+            batch_rows=reply.batch_rows,
+            round_trip_s=round_trip_s,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Score:
+    """The answer to one `score`. The fields that `Action` has too mean the same."""
+
+    energy: NDArray[np.float32]  # [] for one state, [rows] for a block; higher: the goal is nearer
+    policy: str
+    version: str
+    sequence: int
+    queue_us: int
+    compute_us: int
+    batch_rows: int
+    round_trip_s: float
+
+    @classmethod
+    def from_proto(
+        cls, reply: policy_pb2.ScoreResponse, sequence: int, *, leading_axes: Axes, round_trip_s: float
+    ) -> "Score":
+        """The energy in `reply` to the request numbered `sequence`. Raises as `decode_energy`."""
+        return cls(
+            energy=decode_energy(reply, sequence, leading_axes=leading_axes),
+            policy=reply.policy,
+            version=reply.version,
+            sequence=reply.sequence,
+            queue_us=reply.queue_us,
+            compute_us=reply.compute_us,
+            batch_rows=reply.batch_rows,
+            round_trip_s=round_trip_s,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +88,7 @@ class PolicyDescription:
     critic_depth: int
     critic_width: int
     representation_dim: int
-    energy: str
+    energy: str  # what `score` gives: l2, l2_squared, dot or cosine of two encodings
     activation: str
     layer_norm: bool
     residual: bool

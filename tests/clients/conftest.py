@@ -1,0 +1,24 @@
+from collections.abc import Iterator
+
+import pytest
+
+import kilolayer
+from tests.clients.fakes import FakePolicy, start_server
+
+
+@pytest.fixture
+def fake() -> FakePolicy:
+    return FakePolicy()
+
+
+@pytest.fixture
+def address(fake: FakePolicy) -> Iterator[str]:
+    server, port = start_server(fake)
+    yield f"127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[kilolayer.PolicyClient]:
+    with kilolayer.PolicyClient(address, timeout_s=5) as client:
+        yield client

@@ -1,0 +1,174 @@
+"""A real gRPC server in this process whose answers are worked out by hand, and a connection that can go silent."""
+# ruff: noqa: N802 - the servicer's methods are named by the protocol
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+
+from kilolayer.v1 import policy_pb2, policy_pb2_grpc
+
+STATE_DIM, GOAL_DIM, ACTION_DIM = 3, 2, 2
+
+
+class FakePolicy(policy_pb2_grpc.PolicyServicer):
+    """Answers action = 2 * state[:2] - goal and energy = action_0 - goal_0, and whatever `on_...` makes of it.
+
+    `failure` ends every call, and every stream at its next request.
+    """
+
+    def __init__(self) -> None:
+        self.acts: list[policy_pb2.ActRequest] = []
+        self.scores: list[policy_pb2.ScoreRequest] = []
+        self.streams = 0
+        self.failure: tuple[grpc.StatusCode, str] | None = None
+        self.on_act: Callable[[policy_pb2.ActResponse], Any] = lambda _: None
+        self.on_score: Callable[[policy_pb2.ScoreResponse], Any] = lambda _: None
+        self.act_ended = threading.Event()  # answered, or given up by the caller
+
+    def Act(self, request: policy_pb2.ActRequest, context: grpc.ServicerContext) -> policy_pb2.ActResponse:
+        context.add_callback(self.act_ended.set)
+        return self._act(request, context)
+
+    def ActStream(
+        self, requests: Iterator[policy_pb2.ActRequest], context: grpc.ServicerContext
+    ) -> Iterator[policy_pb2.ActResponse]:
+        self.streams += 1
+        for request in requests:
+            yield self._act(request, context)
+
+    def Score(self, request: policy_pb2.ScoreRequest, context: grpc.ServicerContext) -> policy_pb2.ScoreResponse:
+        self.scores.append(request)
+        self._maybe_fail(context)
+        action = np.array(request.action).reshape(-1, ACTION_DIM)
+        goal = np.array(request.goal).reshape(-1, GOAL_DIM)
+        reply = policy_pb2.ScoreResponse(
+            energy=(action[:, 0] - goal[:, 0]).tolist(),
+            policy=request.policy or "maze",
+            version=request.version or "200",
+            sequence=request.sequence,
+            queue_us=33,
+            compute_us=44,
+            batch_rows=len(action) + 5,
+        )
+        self.on_score(reply)
+        return reply
+
+    def Describe(
+        self, request: policy_pb2.DescribeRequest, context: grpc.ServicerContext
+    ) -> policy_pb2.DescribeResponse:
+        self._maybe_fail(context)
+        spec = policy_pb2.PolicySpec(
+            name=request.policy or "maze",
+            environment="point_u_maze",
+            state_dim=3,
+            goal_dim=2,
+            action_dim=2,
+            state_names=["x [m]", "y [m]", "v [m/s]"],
+            goal_names=["x [m]", "y [m]"],
+            action_names=["fx [N]", "fy [N]"],
+            action_low=[-2, -3],
+            action_high=[2, 3],
+            control_period_s=0.05,
+            success_radius=0.5,
+            actor_depth=16,
+            actor_width=256,
+            critic_depth=32,
+            critic_width=128,
+            representation_dim=64,
+            energy="dot",
+            activation="relu",
+            layer_norm=True,
+            residual=False,
+        )
+        return policy_pb2.DescribeResponse(spec=spec, version="200", manifest_sha256="ab12", max_rows=1024)
+
+    def List(self, request: policy_pb2.ListRequest, context: grpc.ServicerContext) -> policy_pb2.ListResponse:
+        self._maybe_fail(context)
+        ant = policy_pb2.PolicyEntry(policy="ant", versions=["7"], live_version="7")
+        maze = policy_pb2.PolicyEntry(policy="maze", versions=["100", "200"], live_version="200", is_default=True)
+        return policy_pb2.ListResponse(policies=[ant, maze])
+
+    def _act(self, request: policy_pb2.ActRequest, context: grpc.ServicerContext) -> policy_pb2.ActResponse:
+        self.acts.append(request)
+        self._maybe_fail(context)
+        state = np.array(request.state).reshape(-1, STATE_DIM)
+        goal = np.array(request.goal).reshape(-1, GOAL_DIM)
+        reply = policy_pb2.ActResponse(
+            action=(2 * state[:, :ACTION_DIM] - goal).ravel().tolist(),
+            policy=request.policy or "maze",
+            version=request.version or "200",
+            sequence=request.sequence,
+            queue_us=11,
+            compute_us=22,
+            batch_rows=len(state) + 5,
+        )
+        self.on_act(reply)
+        return reply
+
+    def _maybe_fail(self, context: grpc.ServicerContext) -> None:
+        if self.failure is not None:
+            context.abort(*self.failure)
+
+
+def start_server(fake: FakePolicy, port: int = 0) -> tuple[grpc.Server, int]:
+    server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    policy_pb2_grpc.add_PolicyServicer_to_server(fake, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    return server, port
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Relay:
+    """Carries bytes between clients and a server, until `freeze` makes the connections so far go silent."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._frozen: set[socket.socket] = set()
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def freeze(self) -> None:
+        self._frozen.update(self._ends)
+
+    def close(self) -> None:
+        for end in (self._listener, *self._ends):
+            with contextlib.suppress(OSError):  # the other side closed it already
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for end in (self._listener, *self._ends):
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            far = socket.create_connection(("127.0.0.1", self._port))
+            self._ends += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                self._threads.append(threading.Thread(target=self._carry, args=(source, sink)))
+                self._threads[-1].start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if source not in self._frozen:
+                    sink.sendall(data)
+        except OSError:  # closed
+            return

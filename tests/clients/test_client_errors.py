@@ -1,0 +1,127 @@
+"""What the Python client raises, and when."""
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import kilolayer
+from tests.clients.fakes import FakePolicy
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "parent", "advice"),
+    [
+        ("INVALID_ARGUMENT", kilolayer.InvalidRequest, kilolayer.RequestError, "describe()"),
+        ("OUT_OF_RANGE", kilolayer.InvalidRequest, kilolayer.RequestError, "describe()"),
+        ("NOT_FOUND", kilolayer.PolicyNotFound, kilolayer.RequestError, "list_policies()"),
+        ("UNAUTHENTICATED", kilolayer.AccessDenied, kilolayer.RequestError, "access"),
+        ("PERMISSION_DENIED", kilolayer.AccessDenied, kilolayer.RequestError, "access"),
+        ("RESOURCE_EXHAUSTED", kilolayer.Overloaded, kilolayer.ServerError, "next observation"),
+        ("UNAVAILABLE", kilolayer.Unavailable, kilolayer.ServerError, "Check the address"),
+        ("DEADLINE_EXCEEDED", kilolayer.DeadlineExceeded, kilolayer.KilolayerError, "allow more time"),
+        ("UNIMPLEMENTED", kilolayer.ServerFailure, kilolayer.ServerError, "Kilolayer server of this version"),
+        ("INTERNAL", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("UNKNOWN", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("DATA_LOSS", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("ABORTED", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("CANCELLED", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("ALREADY_EXISTS", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("FAILED_PRECONDITION", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+    ],
+)
+def test_each_status_has_its_exception_and_is_never_retried(
+    client: kilolayer.PolicyClient,
+    fake: FakePolicy,
+    *,
+    code: str,
+    kind: type[kilolayer.KilolayerError],
+    parent: type[kilolayer.KilolayerError],
+    advice: str,
+) -> None:
+    fake.failure = (grpc.StatusCode[code], "the reason of the server")
+    score = functools.partial(client.score, [0, 0, 0], [0, 0], goal=[0, 0])
+    for call in (lambda: client.act([0, 0, 0], [0, 0]), score, client.describe, client.list_policies):
+        with pytest.raises(kilolayer.KilolayerError, match="the reason of the server") as failure:
+            call()
+        assert type(failure.value) is kind
+        assert isinstance(failure.value, parent)
+        assert failure.value.status == code
+        assert code in str(failure.value)
+        assert advice in str(failure.value)
+    assert len(fake.acts) == len(fake.scores) == 1
+
+
+def test_every_status_is_covered_above() -> None:
+    marks = test_each_status_has_its_exception_and_is_never_retried.pytestmark  # type: ignore[attr-defined]
+    assert {case[0] for case in marks[0].args[1]} == {code.name for code in grpc.StatusCode} - {"OK"}
+
+
+def test_a_message_over_the_limit_is_the_request_s_fault_not_overload(client: kilolayer.PolicyClient) -> None:
+    with pytest.raises(kilolayer.InvalidRequest, match="fewer rows") as refusal:
+        client.act(np.zeros((500_000, 3)), [0, 0])  # 6 MB, over gRPC's limit of 4 MiB
+    assert refusal.value.status == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("own_limit", [True, False])
+def test_the_deadline_is_kept(address: str, fake: FakePolicy, own_limit: bool) -> None:
+    release = threading.Event()
+    fake.on_act = lambda _: release.wait(10)
+    with kilolayer.PolicyClient(address, timeout_s=0.2 if own_limit else 60) as client:
+        client.describe(timeout_s=5)
+        start_s = time.monotonic()
+        with pytest.raises(kilolayer.DeadlineExceeded, match=r"within 0\.2 s failed \(DEADLINE_EXCEEDED\)"):
+            client.act([0, 0, 0], [0, 0], timeout_s=None if own_limit else 0.2)
+        waited_s = time.monotonic() - start_s
+        release.set()
+    assert 0.19 < waited_s < 0.7
+    assert len(fake.acts) == 1
+
+
+def test_after_a_deadline_the_next_call_gets_its_own_answer(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    release = threading.Event()
+    fake.on_act = lambda _: release.wait(10)
+    with pytest.raises(kilolayer.DeadlineExceeded):
+        client.act([0.5, 0.5, 0], [0, 0], timeout_s=0.1)
+    release.set()
+    assert client.act([0.125, 0.25, 0], [0, 0]).action.tolist() == [0.25, 0.5]
+
+
+def test_the_round_trip_covers_the_server_s_work(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    fake.on_act = lambda _: time.sleep(0.1)
+    assert 0.1 <= client.act([0, 0, 0], [0, 0]).round_trip_s < 0.6
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("localhost", "must name a port"),
+        ("", "must name a port"),
+        ("http://localhost:50051", "without a scheme"),
+        ("grpc://localhost:50051", "without a scheme"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused(address: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        kilolayer.PolicyClient(address)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_every_limit_is_a_positive_number(client: kilolayer.PolicyClient, timeout_s: float) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: kilolayer.PolicyClient("localhost:50051", timeout_s=timeout_s),
+        lambda: client.act([0, 0, 0], [0, 0], timeout_s=timeout_s),
+        lambda: client.score([0, 0, 0], [0, 0], goal=[0, 0], timeout_s=timeout_s),
+        lambda: client.stream().act([0, 0, 0], [0, 0], timeout_s=timeout_s),
+        lambda: client.describe(timeout_s=timeout_s),
+        lambda: client.list_policies(timeout_s=timeout_s),
+        lambda: client.wait_until_ready(timeout_s),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="timeout_s must be a positive number"):
+            call()

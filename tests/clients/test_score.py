@@ -1,0 +1,88 @@
+"""The Python client's questions to the critic."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kilolayer
+from kilolayer.v1 import policy_pb2
+from tests.clients.fakes import FakePolicy
+
+
+def test_one_action_has_one_energy_and_the_facts_about_it(client: kilolayer.PolicyClient) -> None:
+    answer = client.score([0.5, 0.25, 9.0], [0.75, 0.5], goal=[0.25, 1], sequence=41)
+    assert answer.energy.shape == ()
+    assert answer.energy.dtype == np.float32
+    assert float(answer.energy) == 0.5
+    assert (answer.policy, answer.version, answer.sequence) == ("maze", "200", 41)
+    assert (answer.queue_us, answer.compute_us, answer.batch_rows) == (33, 44, 6)
+    assert 0 < answer.round_trip_s < 5
+
+
+def test_a_block_has_an_energy_per_row_in_order(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    state = [[1, 2, 3], [4, 5, 6]]
+    answer = client.score(state, [[0.75, 0], [0.5, 0]], goal=[[0.25, 0], [1, 0]], priority=2)
+    assert answer.energy.tolist() == [0.5, -0.5]
+    request = fake.scores[0]
+    assert list(request.state) == [1, 2, 3, 4, 5, 6]
+    assert list(request.action) == [0.75, 0, 0.5, 0]
+    assert list(request.goal) == [0.25, 0, 1, 0]
+    assert (request.rows, request.priority, request.sequence) == (2, 2, 1)
+
+
+def test_one_goal_serves_every_row_and_travels_once(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    assert client.score([[0, 0, 0]] * 2, [[0.75, 0], [0.5, 0]], goal=[0.25, 0]).energy.tolist() == [0.5, 0.25]
+    assert list(fake.scores[0].goal) == [0.25, 0]
+
+
+def test_a_block_of_one_row_has_a_block_of_one_energy(client: kilolayer.PolicyClient) -> None:
+    assert client.score([[0, 0, 0]], [[1, 0]], goal=[0, 0]).energy.tolist() == [1]
+
+
+def test_policy_and_version_are_asked_for_by_name(address: str, fake: FakePolicy) -> None:
+    with kilolayer.PolicyClient(address, policy="ant", version=7) as client:
+        answer = client.score([0, 0, 0], [0, 0], goal=[0, 0])
+    assert (fake.scores[0].policy, fake.scores[0].version) == (answer.policy, answer.version) == ("ant", "7")
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "goal", "complaint"),
+    [
+        ([0, 0, 0], [[0, 0]], [0, 0], r"action \[1, 2\] does not fit state \[3\]; give one action per state"),
+        ([[0, 0, 0]] * 3, [0, 0], [0, 0], r"action \[2\] does not fit state \[3, 3\]"),
+        ([[0, 0, 0]] * 3, [[0, 0]] * 2, [0, 0], r"action \[2, 2\] does not fit state \[3, 3\]"),
+        ([0, 0, 0], [], [0, 0], "action must be one row"),
+        ([0, 0, 0], ["a"], [0, 0], "action must be an array of numbers"),
+        ([0, 0, 0], [0, 0], [[0, 0]], r"goal \[1, 2\] does not fit state \[3\]"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_sending(
+    client: kilolayer.PolicyClient, fake: FakePolicy, *, state: Any, action: Any, goal: Any, complaint: str
+) -> None:
+    with pytest.raises(kilolayer.InvalidRequest, match=f"Not sent: {complaint}"):
+        client.score(state, action, goal=goal)
+    assert fake.scores == []
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"sequence": 40}, "answers request 40, not 41"),
+        ({"energy": []}, "2 rows have 2 energies, not 0"),
+        ({"energy": [0.5] * 4}, "2 rows have 2 energies, not 4"),
+        ({"energy": [0.5, float("nan")]}, r"must be finite, but row 1 \(the first is 0\) is not"),
+        ({"energy": [float("-inf"), 0.5]}, "row 0"),
+    ],
+)
+def test_a_reply_that_does_not_answer_the_request_is_refused(
+    client: kilolayer.PolicyClient, fake: FakePolicy, change: dict[str, Any], complaint: str
+) -> None:
+    def alter(reply: policy_pb2.ScoreResponse) -> None:
+        for field in change:
+            reply.ClearField(field)  # type: ignore[arg-type]
+        reply.MergeFrom(policy_pb2.ScoreResponse(**change))
+
+    fake.on_score = alter
+    with pytest.raises(kilolayer.BadReply, match=complaint):
+        client.score([[0, 0, 0], [0, 0, 0]], [[0, 0], [0, 0]], goal=[0, 0], sequence=41)

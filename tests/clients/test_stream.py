@@ -1,0 +1,324 @@
+"""The Python client's stream: answers matched with their requests, failures that end it and failures that do not."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import kilolayer
+from kilolayer.v1 import policy_pb2
+from tests.clients.fakes import FakePolicy, Relay, free_port, start_server
+
+
+@pytest.fixture
+def stream(client: kilolayer.PolicyClient) -> Iterator[kilolayer.PolicyStream]:
+    with client.stream() as stream:
+        yield stream
+
+
+@pytest.fixture
+def release(fake: FakePolicy) -> Iterator[threading.Event]:
+    """Set, it lets the server answer; until then the server holds every Act."""
+    release = threading.Event()
+    fake.on_act = lambda _: release.wait(10)
+    yield release
+    release.set()
+
+
+def fail_with(code: grpc.StatusCode) -> Callable[[policy_pb2.ActResponse], None]:
+    def fail(reply: policy_pb2.ActResponse) -> None:
+        reply.ClearField("action")
+        reply.failure.code, reply.failure.message = code.value[0], "the reason of the server"
+
+    return fail
+
+
+def test_a_stream_answers_as_act_does_and_stays_open(
+    client: kilolayer.PolicyClient, stream: kilolayer.PolicyStream, fake: FakePolicy
+) -> None:
+    for tick in range(20):
+        state, goal = [[tick / 64, 0.25, 9.0], [0, tick / 64, 9.0]], [0.25, 0.5]
+        answer, expected = stream.act(state, goal), client.act(state, goal)
+        np.testing.assert_array_equal(answer.action, expected.action)
+        assert (answer.policy, answer.version) == ("maze", "200")
+        assert (answer.queue_us, answer.compute_us, answer.batch_rows) == (11, 22, 7)
+        assert 0 < answer.round_trip_s < 5
+    assert fake.streams == 1
+    assert [request.sequence for request in fake.acts] == list(range(1, 41))  # of both, told apart
+
+
+def test_one_state_gives_one_action(stream: kilolayer.PolicyStream) -> None:
+    answer = stream.act(np.array([0.5, 0.25, 9.0]), np.array([0.25, 0.75]))
+    assert answer.action.tolist() == [0.75, -0.25]
+    assert answer.sequence == 1
+
+
+def test_a_request_says_what_its_call_says(address: str, fake: FakePolicy) -> None:
+    with kilolayer.PolicyClient(address, policy="ant", version=7) as client, client.stream() as stream:
+        stream.act([0, 0, 0], [0, 0], seed=5, best_of=8, priority=2, timeout_s=3.25)
+        stream.act([0, 0, 0], [0, 0])
+    first, second = fake.acts
+    assert (first.policy, first.version, first.rows) == ("ant", "7", 1)
+    assert (first.mode, first.seed, first.candidates) == (policy_pb2.ACT_MODE_BEST_OF, 5, 8)
+    assert (first.priority, first.timeout_us) == (2, 3_250_000)
+    assert (second.mode, second.priority, second.timeout_us) == (policy_pb2.ACT_MODE_UNSPECIFIED, 0, 1_000_000)
+
+
+def test_what_cannot_fit_is_refused_before_sending(stream: kilolayer.PolicyStream, fake: FakePolicy) -> None:
+    with pytest.raises(kilolayer.InvalidRequest, match="Not sent: goal must be one row"):
+        stream.act([0, 0, 0], [])
+    assert fake.streams == 0
+
+
+def test_a_late_reply_is_dropped_and_the_next_call_gets_its_own(
+    stream: kilolayer.PolicyStream, fake: FakePolicy, release: threading.Event
+) -> None:
+    start_s = time.monotonic()
+    with pytest.raises(kilolayer.DeadlineExceeded, match=r"ActStream at .* within 0\.2 s failed .*no answer in time"):
+        stream.act([0.5, 0.5, 0], [0, 0], timeout_s=0.2)
+    assert 0.19 < time.monotonic() - start_s < 0.7
+    late = stream.send([0.25, 0.25, 0], [0, 0], timeout_s=0.1)
+    time.sleep(0.2)
+    release.set()  # answers come in order, so both late ones come before this one
+    assert stream.act([0.125, 0.25, 0], [0, 0], timeout_s=5).action.tolist() == [0.25, 0.5]
+    with pytest.raises(kilolayer.DeadlineExceeded, match="came too late"):
+        late.receive()
+    assert (fake.streams, len(fake.acts)) == (1, 3)
+
+
+def test_an_answer_that_came_in_time_is_kept(stream: kilolayer.PolicyStream) -> None:
+    first = stream.send([0.5, 0, 0], [0, 0], timeout_s=0.5)
+    stream.act([0, 0, 0], [0, 0])
+    time.sleep(0.6)
+    for _ in range(2):
+        answer = first.receive()
+        assert answer.action.tolist() == [1, 0]
+        assert answer.round_trip_s < 0.5
+
+
+def test_many_requests_are_under_way_and_each_receives_its_own(
+    stream: kilolayer.PolicyStream, fake: FakePolicy, release: threading.Event
+) -> None:
+    pending = [stream.send([tick / 128, 0, 0], [0, 0], timeout_s=5) for tick in range(64)]
+    start_s = time.monotonic()
+    refused = stream.send([0, 0, 0], [0, 0], timeout_s=0.2)
+    assert 0.19 < time.monotonic() - start_s < 0.7
+    with pytest.raises(kilolayer.DeadlineExceeded, match="not sent, 64 requests of the stream wait for answers"):
+        refused.receive()
+    threading.Timer(0.1, release.set).start()
+    one_more = stream.send([0.25, 0, 0], [0, 0], timeout_s=5)  # waits for room
+    assert release.is_set()
+    assert [answer.receive().action[0] for answer in reversed(pending)] == [tick / 64 for tick in reversed(range(64))]
+    assert one_more.receive().action.tolist() == [0.5, 0]
+    assert len(fake.acts) == 65
+
+
+def test_what_the_connection_did_not_take_in_time_is_never_sent(
+    stream: kilolayer.PolicyStream, fake: FakePolicy, release: threading.Event
+) -> None:
+    pending = [stream.send(np.zeros((80_000, 3)), [0, 0], timeout_s=0.5) for _ in range(10)]  # 1 MB each
+    for answer in pending:
+        with pytest.raises(kilolayer.DeadlineExceeded):
+            answer.receive()
+    release.set()
+    assert stream.act([0.5, 0, 0], [0, 0], timeout_s=5).action.tolist() == [1, 0]
+    assert len(fake.acts) < 10
+    assert fake.acts[-1].rows == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, kilolayer.InvalidRequest),
+        (grpc.StatusCode.NOT_FOUND, kilolayer.PolicyNotFound),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, kilolayer.Overloaded),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, kilolayer.DeadlineExceeded),
+        (grpc.StatusCode.UNAVAILABLE, kilolayer.Unavailable),
+        (grpc.StatusCode.INTERNAL, kilolayer.ServerFailure),
+    ],
+)
+def test_a_failure_in_the_stream_does_not_end_it(
+    stream: kilolayer.PolicyStream, fake: FakePolicy, code: grpc.StatusCode, kind: type[kilolayer.KilolayerError]
+) -> None:
+    assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+    fake.on_act = fail_with(code)
+    with pytest.raises(kilolayer.KilolayerError, match="the reason of the server") as failure:
+        stream.act([0.5, 0, 0], [0, 0])
+    assert type(failure.value) is kind
+    assert failure.value.status == code.name
+    fake.on_act = lambda _: None
+    assert stream.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
+    assert fake.streams == 1
+
+
+def test_a_code_that_nobody_knows_is_a_failure_of_the_server(stream: kilolayer.PolicyStream, fake: FakePolicy) -> None:
+    def fail(reply: policy_pb2.ActResponse) -> None:
+        reply.failure.code = 99
+
+    fake.on_act = fail
+    with pytest.raises(kilolayer.ServerFailure, match="UNKNOWN"):
+        stream.act([0, 0, 0], [0, 0])
+
+
+def test_a_status_that_ends_the_stream_is_reported_and_the_next_call_opens_another(
+    stream: kilolayer.PolicyStream, fake: FakePolicy
+) -> None:
+    fake.failure = (grpc.StatusCode.UNAVAILABLE, "shutting down")
+    with pytest.raises(kilolayer.Unavailable, match="shutting down"):
+        stream.act([0, 0, 0], [0, 0])
+    fake.failure = None
+    assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+    assert fake.streams == 2
+
+
+def test_actions_outside_the_contract_fail_their_request_alone(
+    stream: kilolayer.PolicyStream, fake: FakePolicy
+) -> None:
+    def alter(reply: policy_pb2.ActResponse) -> None:
+        reply.action[0] = 1.5
+
+    fake.on_act = alter
+    with pytest.raises(kilolayer.BadReply, match=r"must lie in \[-1, 1\]"):
+        stream.act([0, 0, 0], [0, 0])
+    fake.on_act = lambda _: None
+    assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+    assert fake.streams == 1
+
+
+def test_a_reply_that_nobody_waits_for_ends_the_stream(stream: kilolayer.PolicyStream, fake: FakePolicy) -> None:
+    def alter(reply: policy_pb2.ActResponse) -> None:
+        reply.sequence += 40
+
+    fake.on_act = alter
+    with pytest.raises(kilolayer.BadReply, match="answers request 41, which does not wait"):
+        stream.act([0, 0, 0], [0, 0])
+    fake.on_act = lambda _: None
+    assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+    assert fake.streams == 2
+
+
+def test_a_restarted_server_is_found_again() -> None:
+    first = FakePolicy()
+    arrived, release = threading.Event(), threading.Event()
+    server, port = start_server(first)
+    with kilolayer.PolicyClient(f"127.0.0.1:{port}", timeout_s=10) as client, client.stream() as stream:
+        assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+
+        def hold(_reply: policy_pb2.ActResponse) -> None:
+            arrived.set()
+            release.wait(10)
+
+        first.on_act = hold
+        under_way = [stream.send([0, 0, 0], [0, 0]) for _ in range(3)]
+        assert arrived.wait(5)
+        stopped = server.stop(0)
+        for pending in under_way:
+            with pytest.raises(kilolayer.Unavailable):
+                pending.receive()
+        release.set()
+        stopped.wait()
+        with pytest.raises(kilolayer.Unavailable):
+            stream.act([0, 0, 0], [0, 0])
+        second = FakePolicy()
+        server, _ = start_server(second, port)
+        restarted_s = time.monotonic()
+        while not second.acts:
+            assert time.monotonic() - restarted_s < 3, "the stream did not come back"
+            try:
+                assert stream.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
+            except kilolayer.Unavailable:
+                time.sleep(0.02)
+        for _ in range(3):
+            assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+        assert second.streams == 1
+        server.stop(0).wait()
+
+
+def test_a_connection_that_went_silent_is_replaced(address: str, fake: FakePolicy) -> None:
+    with (
+        contextlib.closing(Relay(int(address.rpartition(":")[2]))) as relay,
+        kilolayer.PolicyClient(relay.address, timeout_s=0.02) as client,
+        client.stream() as stream,
+    ):
+        client.wait_until_ready(5)
+        assert stream.act([0.5, 0, 0], [0, 0], timeout_s=5).action.tolist() == [1, 0]
+        relay.freeze()
+        frozen_s = time.monotonic()
+        missed: set[str] = set()
+        while len(fake.acts) < 2:
+            assert time.monotonic() - frozen_s < 10, "the stream did not come back"
+            try:
+                assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+            except (kilolayer.DeadlineExceeded, kilolayer.Unavailable) as error:
+                missed.add(error.status)
+                time.sleep(0.005)
+        assert missed == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}  # first nothing is heard, then it is known why
+
+
+def test_an_absent_server_is_unavailable_at_once() -> None:
+    with kilolayer.PolicyClient(f"127.0.0.1:{free_port()}", timeout_s=30) as client, client.stream() as stream:
+        start_s = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(kilolayer.Unavailable, match="Connection refused"):
+                stream.act([0, 0, 0], [0, 0])
+        assert time.monotonic() - start_s < 1
+
+
+@pytest.mark.parametrize("what", ["stream", "client"])
+def test_closing_ends_a_call_under_way(address: str, fake: FakePolicy, release: threading.Event, what: str) -> None:
+    client = kilolayer.PolicyClient(address, timeout_s=30)
+    stream = client.stream()
+    with futures.ThreadPoolExecutor(1) as pool:
+        call = pool.submit(stream.act, [0, 0, 0], [0, 0])
+        until_s = time.monotonic() + 5
+        while not fake.acts and time.monotonic() < until_s:
+            time.sleep(0.01)
+        closed: Any = {"stream": stream, "client": client}[what]
+        closed.close()
+        with pytest.raises(kilolayer.ClientClosed, match=f"the {what} was closed"):
+            call.result(timeout=5)
+    with pytest.raises(kilolayer.ClientClosed, match=f"the {what} was closed"):
+        stream.act([0, 0, 0], [0, 0])
+    stream.close()
+    client.close()
+    assert len(fake.acts) == 1
+
+
+def test_closing_a_stream_leaves_its_client_open(client: kilolayer.PolicyClient) -> None:
+    for _ in range(2):
+        with client.stream() as stream:
+            assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+    assert client.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+
+
+def test_a_closed_stream_leaves_no_thread(client: kilolayer.PolicyClient) -> None:
+    client.act([0, 0, 0], [0, 0])
+    before = threading.active_count()
+    with client.stream() as stream:
+        stream.act([0, 0, 0], [0, 0])
+        assert threading.active_count() > before
+    until_s = time.monotonic() + 5
+    while threading.active_count() > before:
+        assert time.monotonic() < until_s, threading.enumerate()
+        time.sleep(0.01)
+
+
+def test_threads_share_a_stream_and_each_gets_its_own_answers(stream: kilolayer.PolicyStream, fake: FakePolicy) -> None:
+    def drive(thread: int) -> list[int]:
+        numbers: list[int] = []
+        for tick in range(50):
+            answer = stream.act([thread / 64, tick / 128, 0], [0, 0])
+            assert answer.action.tolist() == [thread / 32, tick / 64]
+            numbers.append(answer.sequence)
+        return numbers
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        numbers = [number for numbers in pool.map(drive, range(8)) for number in numbers]
+    assert sorted(numbers) == list(range(1, 401))
+    assert (fake.streams, len(fake.acts)) == (1, 400)
