@@ -1,5 +1,6 @@
 """A light client for goal-reaching policies served by Kilolayer: numpy in, actions out, a deadline on every call."""
 
+from kilolayer.aio import AsyncPolicyClient
 from kilolayer.client import PolicyClient
 from kilolayer.errors import (
     AccessDenied,
@@ -21,6 +22,7 @@ from kilolayer.stream import PendingAction, PolicyStream
 __all__ = [
     "AccessDenied",
     "Action",
+    "AsyncPolicyClient",
     "BadReply",
     "ClientClosed",
     "DeadlineExceeded",
