@@ -7,11 +7,11 @@ KilolayerError
     AccessDenied         the server wants other credentials
   ServerError          the server is at fault: the next observation may succeed
     Overloaded           the server shed the call because its queue was full
-    Unavailable          no server there, or it is starting or draining
+    Unavailable          no server there, it is starting or draining, or a stream broke
     ServerFailure        the server failed while it worked on the call
     BadReply             the reply does not belong to the request, or breaks the contract
   DeadlineExceeded     no answer in time
-  ClientClosed         the client was closed
+  ClientClosed         the client or the stream was closed
 """
 # ruff: noqa: N818 - as in httpx, a name says what happened; the base class says that it is an error
 
@@ -51,7 +51,7 @@ class Overloaded(ServerError):
 
 
 class Unavailable(ServerError):
-    """No server answers at the address, or it is starting or draining."""
+    """No server answers at the address, it is starting or draining, or a stream broke."""
 
 
 class ServerFailure(ServerError):
@@ -67,7 +67,7 @@ class DeadlineExceeded(KilolayerError):
 
 
 class ClientClosed(KilolayerError):
-    """The client was closed before or during the call."""
+    """The client or the stream was closed before or during the call."""
 
 
 _Meaning = tuple[type[KilolayerError], str]

@@ -147,6 +147,6 @@ class PolicyStream:
     def _open_line(self) -> Line:
         try:
             return Line(self._open_stream, self._endpoint)
-        except ValueError as error:  # what gRPC raises for a channel that another thread closed a moment ago
+        except ValueError:  # what gRPC raises for a channel that another thread closed a moment ago
             self._endpoint.require_open(STREAM)
-            raise error
+            raise
