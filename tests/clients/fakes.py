@@ -36,10 +36,10 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
         return self._act(request, context)
 
     def ActStream(
-        self, requests: Iterator[policy_pb2.ActRequest], context: grpc.ServicerContext
+        self, request_iterator: Iterator[policy_pb2.ActRequest], context: grpc.ServicerContext
     ) -> Iterator[policy_pb2.ActResponse]:
         self.streams += 1
-        for request in requests:
+        for request in request_iterator:
             yield self._act(request, context)
 
     def Score(self, request: policy_pb2.ScoreRequest, context: grpc.ServicerContext) -> policy_pb2.ScoreResponse:
