@@ -119,19 +119,6 @@ def test_many_requests_are_under_way_and_each_receives_its_own(
     assert len(fake.acts) == 65
 
 
-def test_what_the_connection_did_not_take_in_time_is_never_sent(
-    stream: kilolayer.PolicyStream, fake: FakePolicy, release: threading.Event
-) -> None:
-    pending = [stream.send(np.zeros((80_000, 3)), [0, 0], timeout_s=0.5) for _ in range(10)]  # 1 MB each
-    for answer in pending:
-        with pytest.raises(kilolayer.DeadlineExceeded):
-            answer.receive()
-    release.set()
-    assert stream.act([0.5, 0, 0], [0, 0], timeout_s=5).action.tolist() == [1, 0]
-    assert len(fake.acts) < 10
-    assert fake.acts[-1].rows == 1
-
-
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -250,15 +237,14 @@ def test_a_connection_that_went_silent_is_replaced(address: str, fake: FakePolic
         assert stream.act([0.5, 0, 0], [0, 0], timeout_s=5).action.tolist() == [1, 0]
         relay.freeze()
         frozen_s = time.monotonic()
-        missed: set[str] = set()
+        with pytest.raises(kilolayer.DeadlineExceeded):
+            stream.act([0.5, 0, 0], [0, 0])
         while len(fake.acts) < 2:
             assert time.monotonic() - frozen_s < 10, "the stream did not come back"
             try:
                 assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
-            except (kilolayer.DeadlineExceeded, kilolayer.Unavailable) as error:
-                missed.add(error.status)
+            except (kilolayer.DeadlineExceeded, kilolayer.Unavailable):
                 time.sleep(0.005)
-        assert missed == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}  # first nothing is heard, then it is known why
 
 
 def test_an_absent_server_is_unavailable_at_once() -> None:
