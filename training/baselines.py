@@ -12,6 +12,9 @@ SAC takes the replay's sizes, the batch and the share of gradient steps from the
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIncompatibleMethodOverride=false
 # pyright: reportInvalidTypeForm=false, reportAttributeAccessIssue=false
 
+from training.envs import physics, registry  # before brax, which imports MuJoCo: not to be told of MUJOCO_GL
+
+# isort: split
 import contextlib
 import functools
 import math
@@ -39,7 +42,6 @@ from policy.layers import Architecture, Execution
 from policy.networks import ResidualNetwork, apply_network, init_network
 from training import evaluate, run_folder
 from training.config import TrainConfig
-from training.envs import physics, registry
 from training.envs.base import GoalEnv
 from training.loop import require_device
 from training.report import Report

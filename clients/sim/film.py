@@ -1,7 +1,8 @@
 """An episode as a video and as a picture. What cannot be drawn is told in one line, and the drive counts as before."""
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,35 +10,44 @@ import rich.console
 import rich.progress
 
 from clients.sim.fleet import Episode
-from training.envs import camera
+from training.envs import recording
 from training.envs.base import GoalEnv
+from training.envs.camera import Camera, CannotDrawError
 
 
 def show(
     env: GoalEnv, episode: Episode, *, video: Path | None, picture: Path | None, console: rich.console.Console
 ) -> None:
     """If `episode` kept its poses, write them into the MP4 file `video`, the last one into the PNG file `picture`."""
-    if episode.poses is None:
+    poses = episode.poses
+    if poses is None:
         return
     try:
-        for path in filter(None, (video, picture)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with camera.Camera(env) as eye:
+        with Camera(env) as eye:
             if video is not None:
-                rate_hz, stride = camera.frames_per_s(env.control_period_s)
-                poses = episode.poses[::stride]
-                camera.write_video(video, _frames(eye, poses, episode.goal, console=console), rate_hz=rate_hz)
-                console.print(f"video in {video}")
+                rate_hz, stride = recording.frames_per_s(env.control_period_s)
+                frames = _frames(eye, poses[::stride], episode.goal, console=console)
+                with _telling("video", video, console=console):
+                    recording.write_video(video, frames, rate_hz=rate_hz)
             if picture is not None:
-                camera.write_picture(picture, eye.picture(episode.poses[-1], episode.goal))
-                console.print(f"picture in {picture}")
-    except (camera.CannotDrawError, OSError) as error:
+                with _telling("picture", picture, console=console):
+                    recording.write_picture(picture, eye.picture(poses[-1], episode.goal))
+    except CannotDrawError as error:
         print(f"no pictures: {error}", file=sys.stderr)
 
 
-def _frames(
-    eye: camera.Camera, poses: np.ndarray, goal: np.ndarray, *, console: rich.console.Console
-) -> Iterator[np.ndarray]:
+@contextlib.contextmanager
+def _telling(kind: str, path: Path, *, console: rich.console.Console) -> Generator[None]:
+    """Say where the file is that the context writes, or why it could not be written: the other one still may be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+        console.print(f"{kind} in {path}")
+    except OSError as error:
+        print(f"no {kind}: {error}", file=sys.stderr)
+
+
+def _frames(eye: Camera, poses: np.ndarray, goal: np.ndarray, *, console: rich.console.Console) -> Iterator[np.ndarray]:
     """A picture of every one of `poses: [frames, nq]`."""
     track = rich.progress.track(
         poses, description="filming", console=console, disable=not console.is_terminal, transient=True

@@ -68,7 +68,7 @@ class DriveConfig:
             raise DriveError(f"min_share must lie in [0, 1], not {self.min_share}; try 0.9")
         for field, ending in (("video", ".mp4"), ("picture", ".png")):
             path: Path | None = getattr(self, field)
-            if path is not None and path.suffix != ending:
+            if path is not None and path.suffix.lower() != ending:
                 raise DriveError(f"{field} must be a file that ends in {ending}, not {path}")
 
 
@@ -89,7 +89,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (DriveError, ImportError, KilolayerError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    console.print(result.to_table())
     if result.share_reached < config.min_share:
         print(f"error: only {result.share_reached:.3f} of the episodes reached the goal", file=sys.stderr)
         return 1
@@ -97,13 +96,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summary:
-    """Drive as `config` says and work out the figures.
+    """Drive as `config` says, show the figures, then write the files: what goes wrong with one costs no figure.
 
     Raises:
-        DriveError: the served policy does not fit the environment.
+        DriveError: the served policy does not fit the environment, or a file could not be written afterwards.
         UnknownNameError, EnvError: there is no such environment, or it cannot be built.
         KilolayerError: the server cannot be reached or refuses.
+        OSError: a file of the folder `out` could not be written.
     """
+    _require_places(config)
     env = registry.make(config.env)
     clients = fleet.connect(config.address, robots=config.robots, policy=config.policy, timeout_s=config.timeout_s)
     try:
@@ -115,11 +116,6 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
     finally:
         for client in clients:
             client.close()
-    film.show(env, episodes[0], video=config.video, picture=config.picture, console=console)
-    picture = None
-    if config.out is not None:
-        config.out.mkdir(parents=True, exist_ok=True)
-        picture = summary.draw_paths(env, episodes, config.out / "paths.png")
     result = summary.summarise(
         env,
         episodes,
@@ -127,11 +123,27 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
         version=served.version,
         robots=config.robots,
         wall_s=wall_s,
-        picture=picture,
+        picture=config.out and config.out / "paths.png",
     )
+    console.print(result.to_table())
     if config.out is not None:
+        config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "summary.json").write_text(result.to_json())
+        summary.draw_paths(env, episodes, config.out / "paths.png")
+    film.show(env, episodes[0], video=config.video, picture=config.picture, console=console)
     return result
+
+
+def _require_places(config: DriveConfig) -> None:
+    """Refuse a drive whose files could not be written after it. Nothing is made yet."""
+    out = config.out and config.out / "summary.json"
+    for field, file in (("out", out), ("video", config.video), ("picture", config.picture)):
+        if file is None:
+            continue
+        nearest = next(folder for folder in file.absolute().parents if folder.exists())
+        if file.is_dir() or not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+            reason = "that is a folder" if file.is_dir() else f"{nearest} is no folder that can be written to"
+            raise DriveError(f"{field}: {file} could not be written, {reason}; name another place")
 
 
 def _drive_with_progress(

@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v3 as imageio
 import imageio_ffmpeg
@@ -147,6 +149,93 @@ def test_where_nothing_can_be_drawn_it_is_said_and_no_more(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("no pictures: neither EGL nor OSMesa is there")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_video_that_fails_does_not_cost_the_picture(
+    env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(film, "Camera", Blank)
+    monkeypatch.setattr(film.recording, "write_video", full)
+    said = rich.console.Console(file=io.StringIO(), width=999)
+    film.show(env, moving_episode(), video=tmp_path / "film.mp4", picture=tmp_path / "end.png", console=said)
+    assert capsys.readouterr().err == "no video: no space left\n"
+    assert said.file.getvalue() == f"picture in {tmp_path / 'end.png'}\n"  # pyright: ignore[reportAttributeAccessIssue]
+    assert imageio.imread(tmp_path / "end.png").shape == (4, 6, 3)
+
+
+class Blank:
+    """A camera that sees nothing."""
+
+    def __init__(self, env: GoalEnv) -> None: ...
+
+    def picture(self, qpos: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        return np.zeros((4, 6, 3), np.uint8)
+
+    def __enter__(self) -> "Blank":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("field", ["out", "video", "picture"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_drive(
+    field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "make", lambda *_: pytest.fail("too late"))
+    endings = {"out": "", "video": ".mp4", "picture": ".png"}
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / f"new{endings[field]}"
+    with pytest.raises(sim.DriveError, match=rf"{field}: .* could not be written, .*/file is no folder that can be"):
+        drive_into(field, below)
+    if field != "out":
+        folder = tmp_path / f"folder{endings[field]}"
+        folder.mkdir()
+        with pytest.raises(sim.DriveError, match=f"{field}: .* could not be written, that is a folder; name another"):
+            drive_into(field, folder)
+    assert not below.exists()
+
+
+def drive_into(field: str, path: Path) -> summary.Summary:
+    config = sim.DriveConfig(env="point_u_maze", **{field: path})  # pyright: ignore[reportArgumentType]
+    return sim.run(config, console=rich.console.Console(file=io.StringIO()))
+
+
+def test_the_figures_are_there_before_a_film_is_begun(
+    env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of the film: here Ctrl-C."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    class Ready(Pusher):
+        def wait_until_ready(self, timeout_s: float) -> SimpleNamespace:
+            facts = env.facts
+            names = {what: getattr(facts, what) for what in ("state_names", "goal_names", "action_names")}
+            return SimpleNamespace(environment=facts.name, name="p", version="7", **names)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(registry, "make", lambda _: env)
+    monkeypatch.setattr(fleet, "connect", lambda *_, **__: [Ready(), Ready(), Ready()])
+    monkeypatch.setattr(film, "show", interrupted)
+    config = sim.DriveConfig(
+        env="point_u_maze", robots=3, episodes=3, episode_length=8, out=tmp_path / "out", video=tmp_path / "film.mp4"
+    )
+    said = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        sim.run(config, console=rich.console.Console(file=said, width=200))
+    assert "p version 7 on point_u_maze" in said.getvalue()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 24
+    assert (tmp_path / "out" / "paths.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_ending_may_be_in_capitals() -> None:
+    config = sim.DriveConfig(env="point_u_maze", video=Path("-x.MP4"), picture=Path("END.Png"))
+    assert (config.video, config.picture) == (Path("-x.MP4"), Path("END.Png"))
 
 
 @pytest.mark.parametrize(("field", "ending"), [("video", ".mp4"), ("picture", ".png")])

@@ -1,17 +1,16 @@
 """Where the camera stands, what is in the picture, and what is said where nothing can be drawn."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio.v3 as imageio
-import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
 
-from training.envs import camera, registry, scenery
+from training.envs import camera, registry, scenery, table
 
 
 @pytest.fixture
@@ -72,13 +71,6 @@ def test_depth_counts() -> None:
     """Seen along x, the nearer side of a cube of 2 m is 1 m before its middle."""
     view = camera.frame(-np.ones(3), np.ones(3), angles_deg=(0, 0), fov_deg=90, aspect=1.0)
     assert view.distance == pytest.approx(1.08 * 2)
-
-
-@pytest.mark.parametrize(
-    ("period_s", "rate_hz", "stride"), [(0.16, 6.25, 1), (0.05, 20, 1), (1 / 60, 60, 1), (0.015, 100 / 3, 2)]
-)
-def test_a_film_runs_in_real_time_at_60_frames_at_most(period_s: float, rate_hz: float, stride: int) -> None:
-    assert camera.frames_per_s(period_s) == (pytest.approx(rate_hz), stride)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +150,18 @@ def orange(picture: np.ndarray) -> int:
     return int(((red > green + 40) & (green > blue)).sum())
 
 
+def test_marks_lie_on_the_table_and_the_floor_far_off_is_clean(drawing: None) -> None:
+    """The squares where the cube starts and where it shall be, side by side in x; behind the arm is only floor."""
+    arm = registry.make("arm_push_easy")
+    start, goal = np.array(arm.sample_start(jax.random.key(0))[0]), np.array([0.1, 0.6, 0.03])
+    with camera.Camera(arm, width=320, height=240) as eye:
+        picture = eye.picture(start, goal)
+    (blue, _), (red, _) = middle_of(table._BLUE, picture), middle_of(table._RED, picture)
+    assert blue > red + 20  # the camera looks along -y, so that x goes to the left
+    assert picture[:40].min() > 150
+    assert len(np.unique(picture[:40].reshape(-1, 3), axis=0)) > 10
+
+
 def test_what_is_only_to_be_seen_touches_nothing() -> None:
     for name in ("point_u_maze", "ant_u_maze"):
         model = registry.make(name).model
@@ -167,25 +171,72 @@ def test_what_is_only_to_be_seen_touches_nothing() -> None:
             assert (geom.contype.item(), geom.conaffinity.item()) == (0, 0)
 
 
-def test_a_video_has_every_picture_at_the_rate_asked_for(tmp_path: Path) -> None:
-    pictures = [np.full((32, 48, 3), grey, np.uint8) for grey in range(0, 250, 25)]
-    path = tmp_path / "film.mp4"
-    camera.write_video(path, pictures, rate_hz=12.5)
-    assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (10, pytest.approx(0.8))
-    said = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True, check=False)
-    assert "h264" in said.stderr
-    assert "yuv420p" in said.stderr
-    assert "48x32" in said.stderr
+@pytest.mark.parametrize(
+    ("size", "complaint"),
+    [
+        ({"width": 0}, "width must be a whole number of pixels from 1 to 1920, not 0; try 640"),
+        ({"height": -3}, "height must be a whole number of pixels from 1 to 1440, not -3; try 480"),
+        ({"width": 1921}, "width must be a whole number of pixels from 1 to 1920, not 1921; try 640"),
+        ({"height": 7.5}, "height must be a whole number of pixels from 1 to 1440, not 7.5; try 480"),
+    ],
+)
+def test_a_size_that_no_picture_has_is_refused_before_anything_is_drawn(
+    size: dict[str, int], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera, "make_ready", lambda: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=f"a picture of point_u_maze: {complaint}"):
+        camera.Camera(registry.make("point_u_maze"), **size)
 
 
-def test_a_video_that_cannot_be_written_says_so_in_one_line(tmp_path: Path) -> None:
-    pictures = [np.zeros((480, 640, 3), np.uint8)] * 5
-    with pytest.raises(OSError, match=r"film\.mp4 could not be written: .*No such file") as caught:
-        camera.write_video(tmp_path / "no folder" / "film.mp4", pictures, rate_hz=10)
-    assert "\n" not in str(caught.value)
+def test_an_egl_that_is_sent_to_no_device_is_not_taken_for_one_that_is_missing(linux: None) -> None:
+    def works(backend: str, *, ignoring: str = "") -> bool:
+        return (backend, ignoring) == ("egl", "MUJOCO_EGL_DEVICE_ID")
+
+    for wanted in (None, "egl"):
+        with pytest.raises(camera.CannotDrawError, match="MUJOCO_EGL_DEVICE_ID=99 names no device that EGL draws on;"):
+            camera.choose_backend(wanted, works=works, egl_device="99")
+    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=osmesa draws nothing here"):
+        camera.choose_backend("osmesa", works=works, egl_device="99")
+    with pytest.raises(camera.CannotDrawError, match="neither EGL nor OSMesa"):
+        camera.choose_backend(None, works=lambda *_, **__: False, egl_device="0")
 
 
-def test_a_picture_is_written_as_it_is(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
-    camera.write_picture(tmp_path / "one.png", picture)
-    np.testing.assert_array_equal(imageio.imread(tmp_path / "one.png"), picture)
+def test_a_trial_can_leave_out_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "_TRIAL", "import os; raise SystemExit('MUJOCO_EGL_DEVICE_ID' in os.environ)")
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "99")
+    assert not camera._draws("egl")
+    assert camera._draws("egl", ignoring="MUJOCO_EGL_DEVICE_ID")
+
+
+DRAWS = """
+import sys
+from pathlib import Path
+import numpy as np
+import rich.console
+from clients.sim import film, fleet
+from tests.training.cart import Cart
+poses = np.zeros((2, 1))
+episode = fleet.Episode(np.zeros(1), poses, time_at_goal=0, ticks=(), missed=1, poses=poses)
+film.show(Cart("cart"), episode, video=None, picture=Path(sys.argv[1]), console=rich.console.Console())
+"""
+
+
+def test_a_backend_that_is_none_matters_only_where_something_is_drawn(tmp_path: Path) -> None:
+    """MuJoCo itself ends with an error where it is imported."""
+    few = "from training.envs import registry; [registry._entries.pop(name) for name in list(registry._entries)[1:]]; "
+    lists = few + "from training.run import main; raise SystemExit(main(['--list-envs']))"
+    environment = os.environ | {"MUJOCO_GL": "nonsense"}
+    for code, told in (
+        (lists, ""),
+        ("import training.baselines, os; assert os.environ['MUJOCO_GL'] == 'nonsense'", ""),
+        (
+            DRAWS,
+            "no pictures: MUJOCO_GL=nonsense draws nothing here; unset it to have EGL and OSMesa tried, or say egl,",
+        ),
+    ):
+        command = [sys.executable, "-c", code, str(tmp_path / "end.png")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith(told)
+        assert done.stderr.count("\n") == bool(told)
+    assert not list(tmp_path.iterdir())

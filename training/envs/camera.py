@@ -9,20 +9,15 @@ user has set it, is the only one tried.
 # pyright: reportAttributeAccessIssue=false
 
 import atexit
-import contextlib
 import functools
 import importlib
-import itertools
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import imageio.v3 as imageio
-import imageio_ffmpeg
 import mujoco
 import numpy as np
 from mujoco.rendering.classic import gl_context
@@ -30,8 +25,8 @@ from mujoco.rendering.classic import gl_context
 from training.envs import scenery
 from training.envs.base import GoalEnv
 
-MAX_FRAMES_PER_S = 60
 _BACKENDS = {"linux": ("egl", "osmesa"), "darwin": ("cgl",)}  # elsewhere a hidden window of GLFW's
+_EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 _TRIAL_S = 60.0
 _TRIAL = """
 import mujoco
@@ -66,14 +61,16 @@ class Camera:
         width, height: of a picture, in pixels.
 
     Raises:
+        ValueError: a picture would be larger than the model draws, or empty.
         CannotDrawError: neither EGL nor OSMesa works on this machine.
     """
 
     def __init__(self, env: GoalEnv, *, width: int = 640, height: int = 480) -> None:
+        require_size(env, width=width, height=height)
         make_ready()
         self._env = env
         self._angles_deg, self._maze = env.view(), _bounds_of_maze(env)
-        # only what is seen depends on it; beyond that distance, shadows are made of dots
+        # only what is seen depends on it: shadows end there, and the nearer that is, the finer they are
         env.model.vis.map.shadowclip = _shadow_m(env, self._maze) / env.model.stat.extent
         self._renderer = mujoco.Renderer(env.model, height, width)
         # a context that is left to the interpreter's end finds EGL already gone, and complains
@@ -137,6 +134,19 @@ class Camera:
         return self._renderer.width / self._renderer.height
 
 
+def require_size(env: GoalEnv, *, width: Any, height: Any) -> None:
+    """Refuse a picture's size in pixels that `env` cannot be drawn in.
+
+    Raises:
+        ValueError: one of them is not a whole number, below 1, or above what the model leaves room for.
+    """
+    room = env.model.vis.global_  # <visual><global offwidth= offheight=/></visual> of the model file
+    for name, size, usual, limit in (("width", width, 640, room.offwidth), ("height", height, 480, room.offheight)):
+        if not (isinstance(size, int) and 1 <= size <= limit):
+            detail = f"{name} must be a whole number of pixels from 1 to {limit}, not {size!r}; try {min(usual, limit)}"
+            raise ValueError(f"a picture of {env.facts.name}: {detail}")
+
+
 def frame(low: np.ndarray, high: np.ndarray, *, angles_deg: tuple[float, float], fov_deg: float, aspect: float) -> View:
     """The nearest view from which the box from `low` to `high`, each [3] in metres, is seen whole.
 
@@ -156,44 +166,6 @@ def frame(low: np.ndarray, high: np.ndarray, *, angles_deg: tuple[float, float],
     return View(lookat, _MARGIN * float(needed.max()))
 
 
-def frames_per_s(period_s: float) -> tuple[float, int]:
-    """The rate of a film in real time, at most `MAX_FRAMES_PER_S`, and every how manyth control step is a frame."""
-    stride = math.ceil(1 / (period_s * MAX_FRAMES_PER_S) - 1e-9)
-    return 1 / (period_s * stride), stride
-
-
-def write_video(path: Path, pictures: Iterable[np.ndarray], *, rate_hz: float) -> None:
-    """Write `pictures`, each [height, width, 3] uint8 of even sizes, as an MP4 file that any player shows (H.264).
-
-    Raises:
-        OSError: it could not be written; the message says why.
-    """
-    coming = iter(pictures)
-    first = next(coming)
-    height, width, _ = first.shape
-    # imageio's own writer forks, which JAX's threads do not survive unharmed
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{rate_hz:.9g}", "-i", "-"]
-    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
-        assert encoder.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the encoder has ended, and says below why
-            for picture in itertools.chain([first], coming):
-                encoder.stdin.write(picture.tobytes())
-        _, said = encoder.communicate()
-    if encoder.returncode != 0:
-        raise OSError(f"{path} could not be written: {' '.join(said.decode(errors='replace').split())}")
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write `picture: [height, width, 3]` uint8 as a PNG file.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    imageio.imwrite(path, picture, extension=".png", optimize=True)
-
-
 @functools.cache
 def make_ready() -> None:
     """Make this process draw with the first backend that works.
@@ -201,33 +173,38 @@ def make_ready() -> None:
     Raises:
         CannotDrawError: none does.
     """
-    os.environ["MUJOCO_GL"] = choose_backend(os.environ.get("MUJOCO_GL"), works=_draws)
+    wanted, device = os.environ.get("MUJOCO_GL"), os.environ.get(_EGL_DEVICE)
+    os.environ["MUJOCO_GL"] = choose_backend(wanted, works=_draws, egl_device=device)
     importlib.reload(gl_context)  # MuJoCo reads the variable once, when it is imported; its renderer looks here
 
 
-def choose_backend(wanted: str | None, *, works: Callable[[str], bool]) -> str:
+def choose_backend(wanted: str | None, *, works: Callable[..., bool], egl_device: str | None = None) -> str:
     """The OpenGL backend to draw with, as `MUJOCO_GL` names it.
 
     Args:
         wanted: what the user has set `MUJOCO_GL` to, if anything.
-        works: whether the backend so named draws.
+        works: whether the backend so named draws; told `ignoring`, without that variable of the environment.
+        egl_device: what the user has set `MUJOCO_EGL_DEVICE_ID` to, if anything.
 
     Raises:
         CannotDrawError: `wanted` does not work, or, without it, none.
     """
-    if wanted:
-        if works(wanted):
-            return wanted
-        raise CannotDrawError(f"MUJOCO_GL={wanted} draws nothing here; unset it to have EGL and OSMesa tried")
-    for backend in _BACKENDS.get(sys.platform, ("glfw",)):
+    candidates = (wanted,) if wanted else _BACKENDS.get(sys.platform, ("glfw",))
+    for backend in candidates:
         if works(backend):
             return backend
+    if egl_device is not None and "egl" in candidates and works("egl", ignoring=_EGL_DEVICE):
+        raise CannotDrawError(f"{_EGL_DEVICE}={egl_device} names no device that EGL draws on; unset it, or try 0")
+    if wanted:
+        raise CannotDrawError(
+            f"MUJOCO_GL={wanted} draws nothing here; unset it to have EGL and OSMesa tried, or say egl, osmesa or glfw"
+        )
     raise CannotDrawError("neither EGL nor OSMesa is there to draw with; on Debian: apt-get install libegl1 libosmesa6")
 
 
-def _draws(backend: str) -> bool:
-    """Whether a process of its own gets a picture out of `backend`."""
-    environment = os.environ | {"MUJOCO_GL": backend}
+def _draws(backend: str, *, ignoring: str = "") -> bool:
+    """Whether a process of its own gets a picture out of `backend`, without the variable `ignoring`."""
+    environment = {name: value for name, value in os.environ.items() if name != ignoring} | {"MUJOCO_GL": backend}
     trial = [sys.executable, "-P", "-c", _TRIAL]
     try:
         done = subprocess.run(trial, env=environment, capture_output=True, timeout=_TRIAL_S, check=False)
@@ -250,10 +227,11 @@ def _shadow_m(env: GoalEnv, maze: tuple[np.ndarray, np.ndarray] | None) -> float
 
 
 def _part_boxes(scene: mujoco.MjvScene, *, by: float) -> None:
-    """Draw every box a little lower than the one before: where tops lie in one plane, light would count twice."""
-    for index, geom in enumerate(scene.geoms[: scene.ngeom]):
-        if geom.type == mujoco.mjtGeom.mjGEOM_BOX and geom.category == mujoco.mjtCatBit.mjCAT_STATIC:
-            geom.pos[2] -= index * by
+    """Draw every wall a little lower than the one before: where tops lie in one plane, light would count twice."""
+    static = (geom for geom in scene.geoms[: scene.ngeom] if geom.category == mujoco.mjtCatBit.mjCAT_STATIC)
+    kind = (mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtGeom.mjGEOM_BOX)  # no site: a mark on the floor would sink into it
+    for index, wall in enumerate(geom for geom in static if (geom.objtype, geom.type) == kind):
+        wall.pos[2] -= index * by
 
 
 def _follow_with_sun(scene: mujoco.MjvScene, lookat: np.ndarray) -> None:
