@@ -50,7 +50,7 @@ class PolicySpec:
         check_name(self.name)
         check_name(self.environment, field="environment")
         for field in ("state_names", "goal_names", "action_names"):
-            _check_labels(field, getattr(self, field))
+            check_labels(field, getattr(self, field))
         for field in ("action_low", "action_high"):
             limits = getattr(self, field)
             if len(limits) != self.action_dim or not all(math.isfinite(limit) for limit in limits):
@@ -149,7 +149,12 @@ def check_name(name: str, *, field: str = "name") -> str:
     return name
 
 
-def _check_labels(field: str, labels: tuple[str, ...]) -> None:
+def check_labels(field: str, labels: tuple[str, ...]) -> None:
+    """Refuse `labels` of which there is none, or one that cannot be read or told from another.
+
+    Raises:
+        SpecError: naming the `field` and the labels.
+    """
     if not labels or not all(label.strip() and label.isprintable() for label in labels):
         raise SpecError(f"{field} must hold at least one name, and none may be blank: {labels}")
     if len(set(labels)) != len(labels):

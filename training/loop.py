@@ -82,6 +82,7 @@ def train(
     require_device(config)
     env = registry.make(config.env, impl=config.physics)
     judged = evaluate.environment(config, env)  # refused before anything is touched, if it does not fit
+    config.spec(env)  # likewise what could not be published
     memory.require_fit(config, env)
     with run_folder.claimed(config) as take_folder:
         state = initial_state(config, env)

@@ -14,7 +14,7 @@ from policy.spec import SpecError
 from training.config import PRESETS, ConfigError, TrainConfig, preset_config
 from training.envs.mazes import LayoutError
 from training.envs.physics import PhysicsOverflowError
-from training.envs.registry import ENVIRONMENTS, EnvError, UnknownNameError, bare_name, import_module_of, make
+from training.envs.registry import ENVIRONMENTS, EnvError, UnknownNameError, bare_name, find, import_module_of, make
 
 _DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
 
@@ -34,9 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if "--list-envs" in arguments:
-            import_module_of(_chosen(arguments).env or "")
-            list_environments(rich.console.Console())
-            return 0
+            return _list(arguments)
         config = parse(arguments)
     except (ConfigError, EnvError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -88,19 +86,42 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def list_environments(console: rich.console.Console) -> None:
-    """Print a table of every environment with its sizes, its control period and its success radius."""
+def _list(arguments: list[str]) -> int:
+    """List the environments, whatever is wrong with the user's own, and say what that is; return the exit code."""
+    failed: list[str] = []
+    try:
+        import_module_of(_chosen(arguments).env or "")
+    except (EnvError, SpecError) as error:
+        failed.append(str(error))
+    failed += list_environments(rich.console.Console())
+    for failure in failed:
+        print(f"error: {failure}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def list_environments(console: rich.console.Console) -> list[str]:
+    """Print a table of every environment with its sizes, its control period and its success radius.
+
+    Returns:
+        What is wrong with those that cannot be built, one line each.
+    """
     table = rich.table.Table("environment", "state", "goal", "action", "period", "radius", "episode")
     table.columns[0].no_wrap = True
     table.caption = "state, goal and action in values, the control period, the success radius, an episode's steps"
     for column in table.columns[1:]:
         column.justify = "right"
+    failed: list[str] = []
     for name in ENVIRONMENTS:
-        env = make(name)
+        try:
+            env = make(name)
+        except (EnvError, SpecError) as error:
+            failed.append(f"{name} is not listed: {error}")
+            continue
         sizes = (str(size) for size in (env.state_size, env.goal_size, env.action_size))
         period, radius = f"{env.control_period_s:g} s", f"{env.facts.success_radius:g} m"
         table.add_row(name, *sizes, period, radius, f"{env.facts.episode_length}")
     console.print(table)
+    return failed
 
 
 def parse(arguments: list[str]) -> TrainConfig:
@@ -113,10 +134,12 @@ def parse(arguments: list[str]) -> TrainConfig:
     chosen = _chosen(arguments)
     asks_for_help = "--help" in arguments or "-h" in arguments
     if not asks_for_help:
-        if chosen.env is None:
+        if not chosen.env:
             raise ConfigError(f"--env is needed, for example --env {_FALLBACK_ENV}; --list-envs shows all")
         if chosen.out is None:
             raise ConfigError(f"--out is needed, a folder for the run; for example --out runs/{bare_name(chosen.env)}")
+        if chosen.eval_env:
+            find(chosen.eval_env)
     env = chosen.env or _FALLBACK_ENV
     defaults = preset_config(env, out=chosen.out or Path("runs") / bare_name(env), preset=chosen.preset)
     return tyro.cli(
@@ -129,9 +152,10 @@ def parse(arguments: list[str]) -> TrainConfig:
 
 
 def _chosen(arguments: list[str]) -> argparse.Namespace:
-    """The flags that say which defaults all others have: `env`, `preset`, `out`; None where one is left out."""
+    """The flags that are looked at before all others are read; None where one is left out."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--env")
+    chooser.add_argument("--eval-env", "--eval_env")
     chooser.add_argument("--preset")
     chooser.add_argument("--out", type=Path)
     return chooser.parse_known_args(arguments)[0]

@@ -1,9 +1,13 @@
 """Small runs and environments that several tests share."""
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import rich.console
 
+from tests.training import probes
+from training import loop
 from training.config import TrainConfig
 from training.envs import registry
 from training.envs.base import GoalEnv
@@ -40,3 +44,25 @@ def tiny_config(out: Path, **changes: object) -> TrainConfig:
 @pytest.fixture(scope="session")
 def tiny() -> object:
     return tiny_config
+
+
+@pytest.fixture(scope="module")
+def without_physics() -> Generator[None]:
+    """What is tested with it is the shell: a task by formula compiles in a second, MJX in ten."""
+    line = probes.Line()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make", lambda *_, **__: line)
+        yield
+
+
+@pytest.fixture(scope="session")
+def console() -> rich.console.Console:
+    return rich.console.Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def finished(without_physics: None, tiny, console, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has come to its end."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    loop.train(tiny(out), console=console)
+    return out

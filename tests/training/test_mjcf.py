@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from clients.sim import fleet, summary
+from training.envs.errors import EnvError
 from training.envs.mjcf import Box, MjcfEnv
-from training.envs.registry import EnvError
 
 ARM = Path(__file__).parents[2] / "docs" / "examples" / "two_link" / "two_link.xml"
 STEPS = 200
@@ -192,6 +192,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 KEYFRAME = '<keyframe><key name="home" qpos="0 nan"/></keyframe><actuator>'
 
 
+MOCAP = '<body name="hand" mocap="true"><site name="mark"/><body><site name="nail"/></body></body>'
+SHOULDER = """<motor name="shoulder" joint="shoulder"/>
+    <motor name="elbow" """
+
+
 @pytest.mark.parametrize(
     ("old", "new", "facts", "message"),
     [
@@ -224,8 +229,24 @@ KEYFRAME = '<keyframe><key name="home" qpos="0 nan"/></keyframe><actuator>'
             "control_period_s 0.05 is no whole number of timesteps of 0.02 s; try 0.04 or 0.06",
         ),
         ("", "", {"control_period_s": 0.01}, "no whole number of timesteps of 0.02 s; try 0.02 or 0.04"),
-        ("", "", {"control_period_s": -0.04}, "must be positive numbers"),
+        ("", "", {"control_period_s": -0.04}, "control_period_s must be a number above 0, not -0.04; try 0.04$"),
         ("", "", {"goal_axes": "xyz"}, r"goals draws \[2\] values, but 1 sites along xyz are 3: fingertip x"),
+        ("<worldbody>", f"<worldbody>{MOCAP}", {"goal_sites": "mark"}, "site 'mark' is on a mocap body, which nothing"),
+        ("<worldbody>", f"<worldbody>{MOCAP}", {"goal_sites": "nail"}, "site 'nail' is on a mocap body, which nothing"),
+        (
+            "<actuator>",
+            KEYFRAME.replace("nan", "3"),
+            {"keyframe": "home"},
+            "joint 'elbow' starts at 3 by keyframe 'home', outside its range of -2.618 to 2.618; start it within",
+        ),
+        ('range="-150 150"', 'range="30 150"', {}, "joint 'elbow' starts at 0 by its bodies' positions, outside its"),
+        (SHOULDER, SHOULDER.replace('name="shoulder" ', "").replace("elbow", "actuator 0", 1), {}, "must not repeat"),
+        (
+            '"fingertip"',
+            '"finger&#9;tip"',
+            {"goal_sites": "finger\ttip"},
+            "state_names .* none may be blank: ",
+        ),
         ("<option", '<option integrator="implicit"', {}, "MuJoCo MJX cannot simulate it: .*IMPLICIT$"),
     ],
 )
@@ -241,6 +262,13 @@ def test_what_a_file_contradicts_is_named(
     assert "\n" not in str(raised.value)
 
 
+def test_a_keyframe_may_be_rounded(tmp_path: Path) -> None:
+    """Limits are soft: an elbow of 2.65 rad is 0.03 beyond its range of 150 degrees either way."""
+    file = tmp_path / "arm.xml"
+    file.write_text(ARM.read_text().replace("<actuator>", KEYFRAME.replace("nan", "2.65")))
+    assert two_link(file, keyframe="home", start_noise=0).sample_start(jax.random.key(0))[0][1] == pytest.approx(2.65)
+
+
 def test_a_robot_without_actuators_or_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "arm.xml"
     file.write_text(re.sub("<actuator>.*</actuator>", "", ARM.read_text(), flags=re.DOTALL))
@@ -250,7 +278,9 @@ def test_a_robot_without_actuators_or_file_is_refused(tmp_path: Path) -> None:
         two_link(tmp_path / "lost.xml")
 
 
-@pytest.mark.parametrize("corners", [((0, 1), (1, 0)), ((0,), (1, 1)), ((0, float("nan")), (1, 1))])
+@pytest.mark.parametrize(
+    "corners", [((0, 1), (1, 0)), ((0,), (1, 1)), ((0, float("nan")), (1, 1)), (0.1, 0.2), ("ab", "cd"), (None, (1, 1))]
+)
 def test_a_box_whose_corners_are_none_is_refused(corners) -> None:
     with pytest.raises(EnvError, match="goals: low .* must be as long as high .* and nowhere above it"):
         Box(low=corners[0], high=corners[1])

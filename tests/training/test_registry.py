@@ -1,5 +1,6 @@
 """Environments registered from outside: their names, their modules, and the look that is taken at them."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 from policy.spec import SpecError
+from tests.training.cart import Cart
 from tests.training.test_mjcf import ARM, Box, MjcfEnv
 from training.config import TrainConfig
 from training.envs import registry
-from training.envs.registry import EnvError, UnknownNameError
+from training.envs.base import GoalEnv
+from training.envs.errors import EnvError, UnknownNameError
 from training.run import main
 
 FACTS = {
@@ -59,6 +62,61 @@ def test_odd_names_are_refused_as_those_of_policies_are(odd: str) -> None:
         registry.register(odd, arm, episode_length=100)
 
 
+@pytest.mark.parametrize("build", [None, 3, "arm", Box(low=(0,), high=(1,)).low])
+def test_what_cannot_build_is_refused_at_once(build: object) -> None:
+    with pytest.raises(
+        EnvError, match=r"odd: build must be a function of \(name, impl=...\) that gives a GoalEnv, not "
+    ):
+        registry.register("odd", build, episode_length=100)
+
+
+@pytest.mark.parametrize("length", [0, -1, "100", None, 1.5, True])
+def test_an_episode_of_no_length_is_refused_at_once(length: object) -> None:
+    with pytest.raises(EnvError, match=f"odd: episode_length must be a whole number above 0, not {length!r}; try 100"):
+        registry.register("odd", arm, episode_length=length)
+
+
+def forgets_impl(name: str) -> MjcfEnv:
+    return arm(name, impl="jax")
+
+
+def stumbles(name: str, *, impl: str) -> MjcfEnv:
+    raise KeyError("leg")
+
+
+def leaves(name: str, *, impl: str) -> MjcfEnv:
+    sys.exit("bye")
+
+
+def gives_a_name(name: str, *, impl: str) -> str:
+    return name
+
+
+class Factless(Cart):
+    """Forgets to say anything of itself."""
+
+    def __init__(self, name: str, *, impl: str) -> None:
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (forgets_impl, r"forgets_impl\('odd', impl='jax'\) failed: TypeError.*: .*unexpected keyword argument 'impl'"),
+        (stumbles, r"stumbles\('odd', impl='jax'\) failed: KeyError at .*/test_registry.py:\d+: 'leg'"),
+        (functools.partial(stumbles), r"stumbles\('odd', impl='jax'\) failed: KeyError"),
+        (leaves, r"leaves\('odd', impl='jax'\) failed: SystemExit at .*/test_registry.py:\d+: bye"),
+        (gives_a_name, r"gives_a_name\('odd', impl='jax'\) gave 'odd'; let it return a GoalEnv, such as an MjcfEnv"),
+        (Factless, r"Factless\('odd', impl='jax'\) gave an environment without facts; hand them to GoalEnv.__init__"),
+    ],
+)
+def test_what_a_builder_does_wrong_is_one_line_that_names_it_and_its_module(build: object, message: str) -> None:
+    registry.register("odd", build, episode_length=100)
+    with pytest.raises(EnvError, match=rf"^odd: {__name__}\.{message}") as raised:
+        registry.make("odd")
+    assert "\n" not in str(raised.value)
+
+
 class Lost(MjcfEnv):
     """Starts with an elbow that is nowhere."""
 
@@ -81,9 +139,17 @@ class Talker(MjcfEnv):
         return jnp.append(super().sense(data), 1.0)
 
 
+class Forgetful(MjcfEnv):
+    """Has no goal in mind."""
+
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        raise LookupError("what was it\nagain?")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"cls": Forgetful}, f"{ARM}: odd: a reset failed: LookupError at .*/test_registry.py:\\d+: what was it again"),
         ({"cls": Lost}, f"{ARM}: odd: the state at a reset holds no number: elbow \\[rad\\] is nan, fingertip x"),
         ({"cls": Dreamer}, f"{ARM}: odd: the goal at a reset holds no number: fingertip y \\[m\\] is inf;"),
         ({"cls": Talker}, f"{ARM}: odd: a state has the shape \\[7\\], state_names holds 6"),
@@ -94,6 +160,52 @@ def test_a_reset_is_looked_at_once(changes: dict[str, object], message: str) -> 
     registry.register("odd", lambda name, impl: arm(name, impl=impl, **changes), episode_length=100)
     with pytest.raises(EnvError, match=message):
         registry.make("odd")
+
+
+class Limp(Cart):
+    """Can push with nothing at all."""
+
+    @property
+    def action_low(self) -> tuple[float, ...]:
+        return (0.0,)
+
+    @property
+    def action_high(self) -> tuple[float, ...]:
+        return (0.0,)
+
+
+class Headless(Cart):
+    """Knows of one limit too few."""
+
+    @property
+    def action_high(self) -> tuple[float, ...]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (Limp, "odd: 'force \\[N\\]' goes from 0 to 0; give its actuator a ctrlrange"),
+        (Headless, "odd: action_names holds 1 names, but action_low 1 and action_high 0 limits"),
+    ],
+)
+def test_actions_without_two_ends_are_refused(build: object, message: str) -> None:
+    registry.register("odd", build, episode_length=6)
+    with pytest.raises(EnvError, match=message):
+        registry.make("odd")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"substeps": 0}, "odd: substeps must be a whole number above 0, not 0; try 4"),
+        ({"impl": "C"}, "unknown physics implementation 'C'; known, nearest first: jax, warp"),
+    ],
+)
+def test_what_an_environment_hands_on_is_looked_at(change: dict[str, object], message: str) -> None:
+    cart = Cart("odd")
+    with pytest.raises(ValueError, match=message):
+        GoalEnv.__init__(cart, cart.facts, cart.model, **({"substeps": 1} | change))
 
 
 def test_an_environment_that_calls_itself_otherwise_is_refused() -> None:
@@ -148,15 +260,21 @@ def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -
             "own_b cannot be imported: ModuleNotFoundError at .*own_b.py:1: No mod",
         ),
         ("own_c", "\n\n1 / 0", "own_c cannot be imported: ZeroDivisionError at .*own_c.py:3: division by zero"),
-        ("own_d", "def", "own_d cannot be imported: SyntaxError.*own_d.py, line 1"),
+        ("own_d", "\n\ndef", "own_d cannot be imported: SyntaxError at .*/own_d.py:3: invalid syntax$"),
+        ("own_f", "raise OSError('no\\n  arm')", "own_f cannot be imported: OSError at .*own_f.py:1: no arm$"),
+        ("own_g", "import own_d2", "own_g cannot be imported: SyntaxError at .*/own_d2.py:1: invalid syntax$"),
+        (".own_h", "", "'.own_h' is no name of a module; for a file my_robot.py, say my_robot:NAME in its folder"),
         ("own_e", REGISTERS.replace('"own_arm"', '"ant"'), "there is an environment 'ant' already"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str | None, message: str
 ) -> None:
+    module(folder, "own_d2", "def")
     if text is not None:
-        module(folder, name.partition(".")[0], text)
+        module(folder, name.strip(".").partition(".")[0], text)
+    for other in set(registry.ENVIRONMENTS) - {"ant", "point_u_maze"}:
+        del registry._entries[other]
     with pytest.raises(EnvError, match=message):
         registry.find(f"{name}:arm")
     assert main(["--env", f"{name}:arm", "--out", "run"]) == 2
@@ -164,3 +282,17 @@ def test_a_module_that_cannot_be_imported_is_one_line(
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert main(["--list-envs", "--env", f"{name}:"]) == 2
+    listed, refused = capsys.readouterr()
+    assert "point_u_maze" in listed
+    assert refused == told
+
+
+def test_one_that_cannot_be_built_is_named_and_the_others_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    for other in set(registry.ENVIRONMENTS) - {"ant", "point_u_maze"}:
+        del registry._entries[other]
+    registry.register("bad", functools.partial(arm, joints=0), episode_length=100)
+    registry.register("cart", Cart, episode_length=6)
+    assert main(["--list-envs"]) == 2
+    listed, refused = capsys.readouterr()
+    assert [line.split()[1] for line in listed.splitlines() if "│" in line] == ["point_u_maze", "ant", "cart"]
+    assert refused == f"error: bad is not listed: {ARM}: a joint is called by its name, not 0; known: shoulder, elbow\n"

@@ -8,7 +8,6 @@ own trainers want, `state.obs`, is put together from them here and taken apart n
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
 import abc
-import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ from brax.envs.base import Env, State
 from mujoco import mjx
 
 from training.envs import physics
+from training.envs.facts import EnvFacts, whole
 
 
 class Rectangle(NamedTuple):
@@ -26,19 +26,6 @@ class Rectangle(NamedTuple):
 
     low: tuple[float, float]
     high: tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EnvFacts:
-    """What is known of an environment before it runs. Names carry their unit in brackets."""
-
-    name: str
-    state_names: tuple[str, ...]
-    goal_names: tuple[str, ...]
-    action_names: tuple[str, ...]
-    success_radius: float  # distance to the goal that counts as reached, in the goal's unit
-    episode_length: int  # control steps after which an episode ends
-    source: str = ""  # the file that the robot is from, to name in errors; empty if there is none
 
 
 class GoalEnv(Env):
@@ -53,6 +40,11 @@ class GoalEnv(Env):
         model: the compiled MuJoCo model; its actuators' control ranges are what actions of -1 and 1 stand for.
         substeps: physics steps per control step.
         impl: the MJX implementation, "jax" or "warp".
+
+    Raises:
+        EnvError: `substeps` is not a whole number from 1 up.
+        UnknownNameError: there is no such implementation.
+        NotImplementedError: the implementation lacks something that the model uses.
     """
 
     warp_sizes: ClassVar[physics.WarpSizes | None] = None
@@ -61,7 +53,7 @@ class GoalEnv(Env):
     def __init__(self, facts: EnvFacts, model: mujoco.MjModel, *, substeps: int, impl: str = "jax") -> None:
         self.facts = facts
         self.model = model
-        self.substeps = substeps
+        self.substeps = whole(substeps, field="substeps", where=facts.name, usual=4)
         self._physics = physics.make(model, impl=impl, sizes=self.warp_sizes)
         self._mjx_model = self._physics.model
         self._control_low, self._control_high = jnp.asarray(model.actuator_ctrlrange.T)

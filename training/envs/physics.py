@@ -22,6 +22,9 @@ import mujoco
 import numpy as np
 from mujoco import mjx
 
+from training.envs.errors import UnknownNameError
+
+IMPLEMENTATIONS = ("jax", "warp")
 _COMMAND = "pip install warp-lang==1.18.0"
 
 
@@ -72,8 +75,10 @@ def make(model: mujoco.MjModel, *, impl: str, sizes: WarpSizes | None) -> Physic
         sizes: what Warp shall have room for; None leaves it to MJX, which guesses.
 
     Raises:
+        UnknownNameError: there is no such implementation.
         NotImplementedError: the implementation lacks something that the model uses.
     """
+    require_known(impl)
     return WarpPhysics(model, sizes) if impl == "warp" else JaxPhysics(model)
 
 
@@ -218,6 +223,16 @@ def require_no_overflow(flags: np.ndarray, *, env: str, family: str, sizes: Warp
             f"{env}: Warp could not complete its collisions ({dropped.name}), and there is no setting for that; use "
             "--physics jax"
         )
+
+
+def require_known(impl: str) -> None:
+    """Refuse an implementation that there is none of.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise UnknownNameError("physics implementation", str(impl), IMPLEMENTATIONS)
 
 
 def require_installed() -> None:

@@ -3,20 +3,12 @@
 `my_robot:two_link` is the environment `two_link` once the module `my_robot` is imported, which registers it.
 """
 
-import difflib
-import importlib
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-import jax
-import numpy as np
-
-from policy.spec import SpecError, check_name
+from policy.spec import check_name
 from training.envs import (
     ant,
     ant_ball,
@@ -26,15 +18,15 @@ from training.envs import (
     cheetah,
     humanoid,
     humanoid_maze,
+    own,
     physics,
     point,
     pusher,
     reacher,
 )
 from training.envs.base import GoalEnv
-
-IMPLEMENTATIONS = ("jax", "warp")
-_LISTED = 8  # names that an error lists
+from training.envs.errors import EnvError, UnknownNameError
+from training.envs.facts import check_text, whole
 
 
 class Entry(NamedTuple):
@@ -67,20 +59,6 @@ _PATTERNS: Mapping[re.Pattern[str], Entry] = MappingProxyType(
 )
 
 
-class UnknownNameError(ValueError):
-    """A name that is not among the known ones; the message lists those, nearest first, or the nearest of many."""
-
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
-        ordered = nearest_first(name, known)
-        left_out = len(ordered) - _LISTED
-        listed = ", ".join(ordered[:_LISTED]) + (f" and {left_out} more" if left_out > 0 else "")
-        super().__init__(f"unknown {kind} {name!r}; known, nearest first: {listed}{hint and f'; {hint}'}")
-
-
-class EnvError(ValueError):
-    """An environment that cannot be registered, found or used; the message names the file and the element."""
-
-
 def register(name: str, build: Callable[..., GoalEnv], *, episode_length: int) -> None:
     """Make an environment of your own known as `name`.
 
@@ -89,10 +67,14 @@ def register(name: str, build: Callable[..., GoalEnv], *, episode_length: int) -
         episode_length: control steps after which an episode ends, as the environment's facts say too.
 
     Raises:
-        EnvError: the name is taken.
+        EnvError: the name is taken, `build` cannot be called, or `episode_length` is no number of steps.
         SpecError: the name is not plain, though it travels in file names, metric labels and logs.
     """
+    check_text(name, field="name", where="register")
     check_name(name, field="environment")
+    if not callable(build):
+        raise EnvError(f"{name}: build must be a function of (name, impl=...) that gives a GoalEnv, not {build!r:.80}")
+    episode_length = whole(episode_length, field="episode_length", where=name, usual=100)
     if name in _entries or any(pattern.fullmatch(name) for pattern in _PATTERNS):
         raise EnvError(f"there is an environment {name!r} already; register yours under another name")
     _entries[name] = Entry(build, episode_length, own=True)
@@ -111,25 +93,9 @@ def import_module_of(name: str) -> None:
     Raises:
         EnvError, SpecError: there is no such module, or it cannot be imported.
     """
-    module = name.rpartition(":")[0]
-    if not module:
-        return
-    here = str(Path.cwd())
-    if sys.path[0] != here:
-        sys.path.insert(0, here)  # as for a script of yours; `python training/run.py` puts training/ there instead
-    try:
-        importlib.import_module(module)
-    except (EnvError, SpecError):
-        raise
-    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise EnvError(
-                f"there is no module {module!r} in {here} or on PYTHONPATH; for a file my_robot.py, say my_robot:NAME "
-                "in its folder, or put its folder on PYTHONPATH"
-            ) from error
-        at = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
-        place = f" at {at[-1].filename}:{at[-1].lineno}" if at[1:] else ""
-        raise EnvError(f"{module} cannot be imported: {type(error).__name__}{place}: {error}") from error
+    module, colon, _ = name.rpartition(":")
+    if colon:
+        own.import_module(module)
 
 
 def find(name: str) -> Entry:
@@ -157,25 +123,21 @@ def make(name: str, *, impl: str = "jax") -> GoalEnv:
 
     Raises:
         UnknownNameError: there is no such environment or implementation.
-        EnvError, SpecError: one of your own cannot be imported, or its start is not what its facts promise.
+        EnvError, SpecError: one of your own cannot be imported or built, or its start is not what its facts promise.
         LayoutError: a variant by distances that the maze is too short for.
         ImportError: `impl` is "warp" and warp-lang is not installed.
     """
     entry = find(name)
-    if impl not in IMPLEMENTATIONS:
-        raise UnknownNameError("physics implementation", impl, IMPLEMENTATIONS)
+    physics.require_known(impl)
     if impl == "warp":
         physics.require_installed()
-    env = entry.build(bare_name(name), impl=impl)
-    if entry.own:
-        _require_as_registered(env, bare_name(name), entry)
-        _require_numbers(env)
+    bare = bare_name(name)
+    if not entry.own:
+        return entry.build(bare, impl=impl)
+    env = own.build(entry.build, bare, impl=impl)
+    _require_as_registered(env, bare, entry)
+    own.require_sound(env)
     return env
-
-
-def nearest_first(name: str, known: Iterable[str]) -> list[str]:
-    """`known` in the order of likeness to `name`."""
-    return sorted(known, key=lambda candidate: -difflib.SequenceMatcher(a=name, b=candidate).ratio())
 
 
 def _require_as_registered(env: GoalEnv, name: str, entry: Entry) -> None:
@@ -183,16 +145,3 @@ def _require_as_registered(env: GoalEnv, name: str, entry: Entry) -> None:
         own = getattr(env.facts, field)
         if own != registered:
             raise EnvError(f"{name}: registered with {field} {registered!r}, its facts say {own!r}; give both the same")
-
-
-def _require_numbers(env: GoalEnv) -> None:
-    """Look at one reset: compiled code cannot say that its numbers are none, or which."""
-    info = jax.jit(env.reset)(jax.random.key(0)).info
-    where = ": ".join(filter(None, (env.facts.source, env.facts.name)))
-    for kind, names in (("state", env.facts.state_names), ("goal", env.facts.goal_names)):
-        numbers = np.asarray(info[kind])
-        if numbers.shape != (len(names),):
-            raise EnvError(f"{where}: a {kind} has the shape {list(numbers.shape)}, {kind}_names holds {len(names)}")
-        broken = [f"{name} is {number}" for name, number in zip(names, numbers, strict=True) if not np.isfinite(number)]
-        if broken:
-            raise EnvError(f"{where}: the {kind} at a reset holds no number: {', '.join(broken)}; look at its start")
