@@ -1,5 +1,6 @@
 """The environments as a user of Gymnasium meets them."""
 
+import os
 from collections.abc import Iterator
 
 import gymnasium
@@ -145,3 +146,37 @@ def test_any_name_of_the_registry_can_be_made() -> None:
     assert gymnasium.spec("kilolayer/ant_u_maze_gen_1f2f3f-v0").max_episode_steps == 1000
     with pytest.raises(registry.UnknownNameError, match="unknown environment 'no_such'"):
         gymnasium_adapter.register(["no_such"])
+
+
+def test_one_name_is_a_name_and_not_its_letters() -> None:
+    gymnasium_adapter.register("ant_u_maze_gen_2f")
+    assert gymnasium.spec("kilolayer/ant_u_maze_gen_2f-v0").max_episode_steps == 1000
+    with pytest.raises(registry.UnknownNameError, match="unknown environment 'no_such'"):
+        gymnasium_adapter.register(["ant_u_maze_gen_3f", "no_such"])
+    assert "kilolayer/ant_u_maze_gen_3f-v0" not in gymnasium.registry
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"render_mode": "human"}, "render_mode must be \"rgb_array\" or None, not 'human'"),
+        (
+            {"render_mode": "rgb_array", "width": 0},
+            "point_u_maze: width must be a whole number of pixels from 1 to 1920",
+        ),
+    ],
+)
+def test_a_picture_that_could_not_be_drawn_is_refused_when_the_environment_is_made(
+    settings: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        gymnasium_adapter.GymnasiumEnv("point_u_maze", **settings)
+
+
+def test_an_environment_in_a_fork_says_what_to_do_and_does_not_hang(
+    maze: gymnasium.Env, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: ours + 1)
+    with pytest.raises(RuntimeError, match='JAX does not survive a fork .* vector_kwargs={"context": "spawn"}'):
+        gymnasium_adapter.GymnasiumEnv("point_u_maze")

@@ -5,6 +5,7 @@ the same as in training, MJX, compiled at the first step; environments of one na
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from brax.envs.base import State
 
 from training.envs import registry
 from training.envs.base import GoalEnv
-from training.envs.camera import Camera
+from training.envs.camera import Camera, require_size
 
 Observation = dict[str, np.ndarray]
 
@@ -32,6 +33,8 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
 
     Raises:
         UnknownNameError: there is no such environment or implementation.
+        ValueError: there is no such render mode, or no picture of such a size.
+        RuntimeError: this process was forked from one in which JAX runs.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  as Gymnasium declares it
@@ -39,8 +42,13 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     def __init__(
         self, name: str, *, impl: str = "jax", render_mode: str | None = None, width: int = 640, height: int = 480
     ) -> None:
+        _require_no_fork()
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f'render_mode must be "rgb_array" or None, not {render_mode!r}')
         self._compiled = _compiled(name, impl)
         self.env = self._compiled.env
+        if render_mode is not None:
+            require_size(self.env, width=width, height=height)
         self.metadata = {**self.metadata, "render_fps": 1 / self.env.control_period_s}
         self.render_mode = render_mode
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.env.action_size,), np.float32)
@@ -133,19 +141,20 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
         return values
 
 
-def register(names: Iterable[str] | None = None) -> None:
+def register(names: str | Iterable[str] | None = None) -> None:
     """Make `gymnasium.make("kilolayer/<name>-v0")` work for `names`: any that `registry.find` knows, or all it lists.
 
     Raises:
-        UnknownNameError: one of them is not known.
+        UnknownNameError: one of them is not known; none is registered then.
     """
-    for name in registry.ENVIRONMENTS if names is None else names:
+    wanted = [names] if isinstance(names, str) else list(registry.ENVIRONMENTS if names is None else names)
+    for name, entry in [(name, registry.find(name)) for name in wanted]:
         identity = f"kilolayer/{name.rpartition(':')[2]}-v0"  # what stands before a colon Gymnasium would import
         if identity not in gymnasium.registry:
             gymnasium.register(
                 identity,
                 entry_point=f"{__name__}:{GymnasiumEnv.__name__}",
-                max_episode_steps=registry.find(name).episode_length,
+                max_episode_steps=entry.episode_length,
                 kwargs={"name": name},
             )
 
@@ -154,6 +163,21 @@ class _Compiled(NamedTuple):
     env: GoalEnv
     reset: Callable[[jax.Array], State]
     step: Callable[[State, jax.Array], State]
+
+
+@functools.cache
+def _first_process() -> int:
+    """The process in which the first environment was made, and JAX has run since; its forks remember it too."""
+    return os.getpid()
+
+
+def _require_no_fork() -> None:
+    """Refuse to wait for ever, as JAX would in a process without the threads that it had before a fork."""
+    if os.getpid() != _first_process():
+        raise RuntimeError(
+            'JAX does not survive a fork of its process: make vectors with vector_kwargs={"context": "spawn"}, or with '
+            'vectorization_mode="sync"'
+        )
 
 
 @functools.cache
