@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from training.envs import camera, registry
+from training.envs import camera, recording, registry
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "environments.md"
@@ -45,7 +45,7 @@ def draw() -> Iterator[Path]:
         qpos, _, goal = env.sample_task(jax.random.key(_KEY))
         with camera.Camera(env, width=320, height=240) as eye:
             path = PICTURES / f"{name}.png"
-            camera.write_picture(path, eye.picture(np.asarray(qpos), np.asarray(goal)))
+            recording.write_picture(path, eye.picture(np.asarray(qpos), np.asarray(goal)))
         yield path
 
 
