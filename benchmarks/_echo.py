@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import tyro
+import uvloop
 
 from kilolayer.v1 import policy_pb2 as pb
 
@@ -86,4 +87,4 @@ def handlers(sizes: Sizes) -> grpc.GenericRpcHandler:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(tyro.cli(Sizes)))
+    uvloop.run(serve(tyro.cli(Sizes)))  # the server's event loop

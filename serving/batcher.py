@@ -93,7 +93,8 @@ class Batcher:
         self._pace = Pace(limits.wait_s)
         self._batch: list[Part] = []  # under way
         self._batch_ends_s = -math.inf  # when it should
-        self._arrival = asyncio.Event()
+        self._arrival = asyncio.Event()  # of as many rows as are enough, or of the wish to drain
+        self._enough = 1
         self._draining = False
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -145,7 +146,8 @@ class Batcher:
         self._refuse_if_overloaded(call)
         self._line.join(call)
         self._metrics.queue_rows.set(self._line.rows)
-        self._arrival.set()
+        if self._line.rows >= self._enough:
+            self._arrival.set()
         return call
 
     def withdraw(self, call: Call) -> None:
@@ -193,11 +195,11 @@ class Batcher:
         ready_s = max(self._batch_ends_s, call.admitted_s) if self._batch else call.admitted_s
         for kind, waiting in self._line.rows_before(call.priority).items():
             rows = waiting + len(call.rows) if kind is call.kind else waiting
-            full, rest = divmod(rows, most)
-            if full:
+            if rows >= most:
+                full, rows = divmod(rows, most)
                 ready_s += full * self._engine.expected_s(kind, most)
-            if rest:
-                ready_s += self._engine.expected_s(kind, rest)
+            if rows:
+                ready_s += self._engine.expected_s(kind, rows)
         return ready_s
 
     async def _run(self) -> None:
@@ -232,13 +234,14 @@ class Batcher:
         wait_s = self._pace.wait_s(now_s, slack_s=slack_s)
         if wait_s <= 0:
             return
+        self._enough = most
+        self._arrival.clear()
         try:
             async with asyncio.timeout(wait_s):
-                while 0 < self._line.rows < most and not self._draining:
-                    self._arrival.clear()
-                    await self._arrival.wait()
+                await self._arrival.wait()
         except TimeoutError:
             pass  # as many as came
+        self._enough = 1
 
     def _take_batch(self) -> list[Part]:
         """Take rows of one kind from the front while there is room; drop calls that nobody waits for any more."""

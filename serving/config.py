@@ -64,9 +64,9 @@ class ServeConfig:
     max_queue_age_s: float = 1.0
     """Calls are shed while one has waited longer than this, in seconds, without its computation having begun."""
 
-    max_wait_s: float = 0.001
-    """Longest that a batch which is not full waits for company, in seconds; 0: never. Nobody waits while the
-    computation is idle half of the time."""
+    max_wait_s: float = 0.002
+    """Longest that a batch which is not full waits for company, in seconds; 0: never. Nobody waits while computation
+    and event loop are both idle half of the time."""
 
     grace_s: float = 10.0
     """Seconds that accepted calls have to be answered after SIGTERM."""

@@ -136,8 +136,9 @@ class Engine:
 
     def expected_s(self, kind: Kind, rows: int) -> float:
         """Seconds that `compute` should take, going by the last times it ran for as many."""
-        kinds = (Kind.DRAW, Kind.SCORE) if kind is Kind.JUDGE else (kind,)
-        return sum(self._seconds[kind, self._bucket(kind, rows)] for kind in kinds)
+        if kind is Kind.JUDGE:
+            return self.expected_s(Kind.DRAW, rows) + self.expected_s(Kind.SCORE, rows)
+        return self._seconds[kind, self._bucket(kind, rows)]
 
     def _run(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         bucket = self._bucket(kind, len(rows))

@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 import jax
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from serving.config import ServeConfig
@@ -52,7 +53,7 @@ def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
     # The batcher's thread waits for every result anyway; handing it over to a thread of JAX's only costs time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        answered = asyncio.run(serving)
+        answered = uvloop.run(serving)
     except StartupError as error:
         _LOGGER.error("%s", error)
         return 1

@@ -188,6 +188,38 @@ def test_a_call_that_would_be_answered_too_late_is_shed_at_once(make_engine: Mak
     run(test())
 
 
+def test_a_busy_server_waits_for_company_until_a_batch_is_full(make_engine: MakeEngine) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=4)
+        bench = Bench(engine, wait_s=1000.0)
+        engine.compute_s = 10.0  # by its clock: busy from now on
+        await bench.submit(1)
+        engine.compute_s = 0.0
+        waiting = [bench.submit(2), bench.submit(3, 4)]
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(engine.batches) == 1  # nothing is computed but the first
+        await asyncio.gather(bench.submit(5), *waiting)
+        assert engine.batches[1:] == [[[2.0], [3.0], [4.0], [5.0]]]
+
+    run(test())
+
+
+def test_a_busy_server_waits_for_company_no_longer_than_it_may(make_engine: MakeEngine) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=4)
+        bench = Bench(engine, wait_s=0.01)
+        engine.compute_s = 10.0
+        await bench.submit(1)
+        engine.compute_s = 0.0
+        await bench.submit(2)
+        late = bench.submit(3, timeout_s=0.5)  # of which no computation takes anything
+        assert (await late).batch_rows == 1
+        assert await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
 def test_a_higher_priority_is_computed_first(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
     async def test() -> None:
         bench = Bench(make_engine(max_rows=1))

@@ -154,7 +154,7 @@ def test_the_configuration_is_that_of_the_server(channel: grpc.Channel) -> None:
     assert tensors == [("state", 11, [4]), ("goal", 11, [2]), ("action", 11, [2])]  # 11 is FP32
     assert config.version_policy.latest.num_versions == 1
     batching = config.dynamic_batching
-    assert batching.max_queue_delay_microseconds == 1000  # the default of --max-wait-s
+    assert batching.max_queue_delay_microseconds == 2000  # the default of --max-wait-s
     assert (batching.priority_levels, batching.default_priority_level) == (4, 4)
 
 
