@@ -108,9 +108,10 @@ def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
 
         for number, arrival in enumerate(arrivals):
             rows = values(number, arrival.rows)[:, None]
-            how = {"kind": arrival.kind, "priority": arrival.priority, "timeout_s": arrival.timeout_s}
             try:
-                admitted[number] = batcher.admit(rows, **how)
+                admitted[number] = batcher.admit(
+                    rows, kind=arrival.kind, priority=arrival.priority, timeout_s=arrival.timeout_s
+                )
             except (OverloadedError, DeadlinePassedError) as error:
                 outcomes[number] = error
             if number in admitted and arrival.gives_up == "at once":
