@@ -25,26 +25,7 @@ from training.envs import registry
 from training.envs.base import GoalEnv, State
 
 ROOT = Path(__file__).resolve().parent.parent
-BUDGET = {
-    "num-envs": 256,
-    "unroll": 50,
-    "updates-per-unroll": 200,
-    "batch-size": 256,
-    "replay-capacity": 2000,
-    "replay-min": 200,
-    "discount": 0.97,
-    "goal-redraw-probability": 0.01,
-    "actor-width": 128,
-    "critic-width": 128,
-    "actor-learning-rate": 6e-4,
-    "critic-learning-rate": 6e-4,
-    "temperature-learning-rate": 3e-3,
-    "target-entropy-per-action": 0.0,
-    "episode-length": 200,
-    "total-env-steps": 12_000_000,
-    "epochs": 60,
-    "eval-episodes": 64,
-}
+PRESET = "ant_on_two_cores"
 
 Act = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (states, goals, key) to actions, row by row
 
@@ -97,9 +78,8 @@ def main() -> None:
 
 def train(options: Options) -> None:
     """Run the command line, whose output is shown."""
-    flags = [part for name, value in BUDGET.items() for part in (f"--{name}", str(value))]
-    where = ["--env", options.env, "--out", str(options.run), "--max-minutes", str(options.minutes)]
-    subprocess.run([sys.executable, str(ROOT / "training" / "run.py"), *where, *flags], check=True)
+    flags = ["--env", options.env, "--preset", PRESET, "--out", str(options.run), "--max-minutes", str(options.minutes)]
+    subprocess.run([sys.executable, str(ROOT / "training" / "run.py"), *flags], check=True)
 
 
 def measure(options: Options, env: GoalEnv, name: str, act: Act) -> dict[str, Any]:

@@ -271,6 +271,28 @@ _POINT_MAZE = {
     "temperature_learning_rate": 1e-3,
 }
 
+# Walks within an hour: an entropy that lets the actor move in earnest, a temperature soon found, short episodes.
+_ANT_ON_TWO_CORES = {
+    "num_envs": 256,
+    "unroll": 50,
+    "episode_length": 200,
+    "goal_redraw_probability": 0.01,
+    "updates_per_unroll": 200,
+    "batch_size": 256,
+    "replay_capacity": 2_000,
+    "replay_min": 200,
+    "discount": 0.97,
+    "target_entropy_per_action": 0.0,
+    "actor_width": 128,
+    "critic_width": 128,
+    "actor_learning_rate": 6e-4,
+    "critic_learning_rate": 6e-4,
+    "temperature_learning_rate": 3e-3,
+    "total_env_steps": 12_000_000,
+    "epochs": 60,
+    "eval_episodes": 64,
+}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {},
@@ -278,6 +300,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         | {"total_env_steps": 1_600_000, "max_minutes": 3.7, "stop_at_share": 0.97, "epochs": 50, "eval_episodes": 256},
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "epochs": 20},
         "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "epochs": 40},
+        "ant_on_two_cores": _ANT_ON_TWO_CORES,
     }
 )
 
@@ -295,4 +318,4 @@ def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainCon
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
     lengths = {"episode_length": entry.episode_length} if preset != "paper" else {}
-    return TrainConfig(env=env, out=out, preset=preset, **lengths, **PRESETS[preset])
+    return TrainConfig(env=env, out=out, preset=preset, **{**lengths, **PRESETS[preset]})
