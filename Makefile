@@ -9,9 +9,8 @@ READY := .venv/.ready
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python deploy/demo.py
 
-test: $(READY)  ## every test; those of training compile much and measure no time, so two files at once
-	$(BIN)/python -m pytest --ignore=tests/training
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/training
+test: $(READY)  ## every test, two files at once: most of the time goes into compiling
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
