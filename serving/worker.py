@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.logs import log_to_stderr
+from serving.niceness import start_giving_way
 from serving.pipe import Compiled, Loaded, Open, Serving
 from serving.server import load
 from serving.stopping import stop_by_signal, unless
@@ -52,6 +53,7 @@ def run_worker(
 def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
     # The batcher's thread waits for every result anyway; handing it over to a thread of JAX's only costs time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    start_giving_way(jax.devices)
     try:
         answered = uvloop.run(serving)
     except StartupError as error:

@@ -1,0 +1,43 @@
+"""Which threads give way."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from serving.niceness import give_way, start_giving_way
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the process's")
+def test_threads_that_are_started_give_way_and_their_starter_does_not() -> None:
+    usual = niceness()
+    seen: list[int] = []
+
+    def start() -> None:
+        child = threading.Thread(target=lambda: seen.append(niceness()))
+        child.start()
+        child.join()
+
+    start_giving_way(start)
+    assert seen == [min(19, usual + 5)]
+    assert niceness() == usual
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the process's")
+def test_giving_way_goes_no_further_than_the_kernel_lets_it() -> None:
+    seen: list[int] = []
+
+    def run() -> None:
+        for _ in range(6):
+            give_way()
+        seen.append(niceness())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [19]
