@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -159,3 +160,23 @@ def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None
         pass
     with held_port("127.0.0.1", port) as again:
         assert again == port
+
+
+def test_a_port_is_held_though_connections_of_a_lone_server_ended_lately_and_against_whoever_sets_reuseaddr() -> None:
+    with socket.socket() as lone:
+        lone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        lone.bind(("127.0.0.1", 0))
+        lone.listen()
+        port = lone.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            lone.accept()[0].close()  # whoever closes first remembers the connection for a minute
+            assert client.recv(1) == b""
+    with held_port("127.0.0.1", port), socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+
+
+def test_a_host_that_is_no_name_is_refused() -> None:
+    with pytest.raises(StartupError, match="port 50051 on a+ cannot be had"), held_port("a" * 70, 50051):
+        pass
