@@ -36,8 +36,10 @@ def held_port(host: str, port: int) -> Generator[int]:
             address = probe.getsockname()
         held = socket.socket(family)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(address)
-    except OSError as error:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # from now on others may not, who would set it too
+    except (OSError, UnicodeError) as error:  # the latter: a host that is no name
         raise cannot_be_had("port", host, port=port) from error
     with held:
         yield address[1]

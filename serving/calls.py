@@ -127,7 +127,7 @@ class Calls:
         if isinstance(error, ServingError):
             return error, error.status
         if isinstance(error, asyncio.CancelledError) and _caller_is_gone():
-            return None, _code_of_cancellation(context)
+            return None, code_of_cancellation(context)
         if not isinstance(error, Exception | asyncio.CancelledError):
             return None, grpc.StatusCode.UNKNOWN
         # Let out, a CancelledError that is not the caller's would leave the caller without any answer.
@@ -149,7 +149,7 @@ def _caller_is_gone() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _code_of_cancellation(context: Context) -> grpc.StatusCode:
+def code_of_cancellation(context: Context) -> grpc.StatusCode:
     """What the caller sees: gRPC cancels a call for its deadline as it does for a caller that hangs up."""
     left_s = remaining_s(context)
     timed_out = left_s is not None and left_s <= 0

@@ -56,7 +56,10 @@ class Child:
 
     async def open(self) -> Serving:
         """Let it open the port, and wait until it has."""
-        self._pipe.send(Open())
+        try:
+            self._pipe.send(Open())
+        except OSError:  # it ended after it had compiled; how, its sentinel says in a moment
+            raise WorkerEndedError(self.pid, await self.ended()) from None
         said = await self._wait_for(Serving)
         assert isinstance(said, Serving)
         return said
@@ -88,7 +91,7 @@ class Child:
     def _hear(self) -> None:
         try:
             said = self._pipe.recv()
-        except EOFError:  # it ended, as its sentinel says too
+        except (EOFError, OSError):  # it ended, as its sentinel says too; the latter: with something of ours unread
             self._loop.remove_reader(self._pipe.fileno())
         else:
             self._said[type(said)].set_result(said)

@@ -9,7 +9,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import OVERALL_HEALTH, aio  # pyright: ignore[reportAttributeAccessIssue]  its stub is short
 
-_LAST_WORD_S = 0.25  # for open watches to send NOT_SERVING before they end
+_LAST_WORD_S = 0.25  # for a watch to send NOT_SERVING before it ends
 
 
 class Health(aio.HealthServicer):  # pyright: ignore[reportUntypedBaseClass]
@@ -33,7 +33,7 @@ class Health(aio.HealthServicer):  # pyright: ignore[reportUntypedBaseClass]
     async def close(self) -> None:
         """Say NOT_SERVING for good, and end the watches once they have said it too."""
         await self.enter_graceful_shutdown()
-        asyncio.get_running_loop().call_later(_LAST_WORD_S, self._closed.set)
+        self._closed.set()
 
     async def Watch(  # noqa: N802  gRPC names it
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -43,6 +43,8 @@ class Health(aio.HealthServicer):  # pyright: ignore[reportUntypedBaseClass]
         closed = asyncio.ensure_future(self._closed.wait())
         try:
             await asyncio.wait({watch, closed}, return_when=asyncio.FIRST_COMPLETED)
+            # Cancelled while it sends, as one that begins after `close` would be, it would leave its peer hanging.
+            await asyncio.wait({watch}, timeout=_LAST_WORD_S)
         finally:
             closed.cancel()
             watch.cancel()

@@ -13,7 +13,7 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from serving.calls import SERVICE_NAME, Calls, Context
+from serving.calls import SERVICE_NAME, Calls, Context, code_of_cancellation
 from serving.errors import ServingError, UnavailableError
 from serving.metrics import NO_POLICY, UNKNOWN_POLICY
 from serving.offers import Offers
@@ -127,7 +127,7 @@ class OrderedStream(ABC, Generic[Request]):
             reader.cancel()
             _withdraw(tick)
             while not self._ticks.empty():
-                _withdraw(self._ticks.get_nowait())
+                self._abandon(self._ticks.get_nowait())
         if isinstance(tick, Exception):
             raise tick
 
@@ -176,6 +176,14 @@ class OrderedStream(ABC, Generic[Request]):
             reply = self.refusal(tick.request, failure)
         self._calls.count(self.method, tick.policy, code=code, started_s=tick.started_s)
         await self.context.write(reply)
+
+    def _abandon(self, tick: "_Tick[Request] | Exception | None") -> None:
+        """The peer left before the turn of `tick` came."""
+        _withdraw(tick)
+        if isinstance(tick, _Tick):
+            self._calls.count(
+                self.method, tick.policy, code=code_of_cancellation(self.context), started_s=tick.started_s
+            )
 
 
 def _withdraw(tick: object) -> None:

@@ -17,14 +17,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from serving.address import cannot_be_had, held_port, join_address
+from serving.address import held_port, join_address
 from serving.child import Child, WorkerEndedError
 from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.metrics import ProcessesCollector
+from serving.scrapes import offer_metrics
 from serving.stopping import stop_by_signal, unless
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,12 +37,27 @@ _LAST_WORD_S = 5.0  # beyond the grace, for a worker to end by itself
 def supervise(config: ServeConfig) -> int:
     """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code."""
     try:
-        with tempfile.TemporaryDirectory(prefix="kilolayer-") as folder, held_port(config.host, config.port) as port:
+        with _folder() as folder, held_port(config.host, config.port) as port:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers count
             return asyncio.run(Parent(dataclasses.replace(config, port=port)).run())
     except StartupError as error:
         _LOGGER.error("%s", error)
         return 1
+
+
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for the workers to count in, which goes with its context.
+
+    Raises:
+        StartupError: there is no place for one.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="kilolayer-")
+    except OSError as error:
+        raise StartupError(
+            "workers count in a folder for temporary files, and none can be made; name a writable place, with room, in"
+            " TMPDIR"
+        ) from error
 
 
 class Parent:
@@ -145,8 +161,5 @@ class Parent:
         registry.register(ProcessesCollector(lambda: [os.getpid(), *(child.pid for child in self._children.values())]))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=registry)
         gauge.set_function(lambda: sum(child.serves for child in self._children.values()))
-        try:
-            server, _ = start_http_server(config.metrics_port, config.host, registry)
-        except OSError as error:
-            raise cannot_be_had("metrics_port", config.host, port=config.metrics_port) from error
+        server, _ = offer_metrics(registry, config.host, port=config.metrics_port)
         return {"metrics": f"http://{join_address(config.host, server.server_port)}/metrics"}

@@ -26,6 +26,9 @@ def main() -> int:
     log_to_stderr("auto")  # until the configuration says which format
     # gRPC's own lines repeat what our errors say, in less helpful words. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Where a program that started us counts is its own affair; `serving.parent` names our workers a folder.
+    for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(variable, None)
     try:
         config = parse(sys.argv[1:], os.environ)
     except ConfigError as error:

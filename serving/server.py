@@ -21,7 +21,7 @@ import jax
 import jax.monitoring
 import numpy as np
 from grpc_health.v1 import health_pb2_grpc
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import PROBE_TOLERANCE, Bundle
 from policy.spec import PolicySpec
@@ -36,6 +36,7 @@ from serving.health import Health
 from serving.metrics import DeviceMemoryCollector, Metrics
 from serving.offers import Offer, Offers
 from serving.open_inference.service import OpenInferenceService
+from serving.scrapes import offer_metrics
 from serving.service import PolicyService
 
 if TYPE_CHECKING:
@@ -107,10 +108,7 @@ class Server:
         except RuntimeError as error:
             raise cannot_be_had("port", config.host, port=config.port) from error
         if config.metrics:
-            try:
-                self._metrics_server = start_http_server(config.metrics_port, config.host, self._registry)
-            except OSError as error:
-                raise cannot_be_had("metrics_port", config.host, port=config.metrics_port) from error
+            self._metrics_server = offer_metrics(self._registry, config.host, port=config.metrics_port)
             self.metrics_port = self._metrics_server[0].server_port
         await self._health.set_all(serving=False)
         await self._grpc.start()

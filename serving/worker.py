@@ -22,7 +22,7 @@ from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.logs import log_to_stderr
 from serving.niceness import start_giving_way
-from serving.pipe import Compiled, Loaded, Open, Serving
+from serving.pipe import Compiled, FromWorker, Loaded, Open, Serving
 from serving.server import load
 from serving.stopping import stop_by_signal, unless
 
@@ -86,34 +86,42 @@ async def _serve_alone(config: ServeConfig) -> bool:
 
 async def _serve_shared(config: ServeConfig, parent: Connection, *, versions: Sequence[int] | None) -> bool:
     stop, may_open = stop_by_signal(), asyncio.Event()
-    Thread(target=_listen, args=(parent, asyncio.get_running_loop(), may_open, stop), daemon=True).start()
+    Thread(target=listen, args=(parent, asyncio.get_running_loop(), may_open, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(
             f"workers share CPUs; a device of kind {platform} is served by one process: leave out --workers"
         )
     server = await load(config, versions=versions, registry=CollectorRegistry())
-    parent.send(Loaded(server.versions()))
+    tell(parent, Loaded(server.versions()), stop)
     if not await unless(stop, server.prepare()):
         return True
-    parent.send(Compiled())
+    tell(parent, Compiled(), stop)
     if not await unless(stop, may_open.wait()):
         return True
     await server.start()
     try:
         await server.open()
-        parent.send(Serving(server.policies_line()))
+        tell(parent, Serving(server.policies_line()), stop)
         await stop.wait()
     finally:
         answered = await server.drain()
     return answered
 
 
-def _listen(parent: Connection, loop: asyncio.AbstractEventLoop, may_open: asyncio.Event, stop: asyncio.Event) -> None:
-    """Take what the parent says to the event loop, until the parent is gone."""
+def tell(parent: Connection, said: FromWorker, stop: asyncio.Event) -> None:
+    """Say something to the parent; if it is gone, set `stop`."""
+    try:
+        parent.send(said)
+    except OSError:  # as `listen` hears too
+        stop.set()
+
+
+def listen(parent: Connection, loop: asyncio.AbstractEventLoop, may_open: asyncio.Event, stop: asyncio.Event) -> None:
+    """Take what the parent says to the event loop, until the parent is gone, which sets `stop`."""
     try:
         while True:
             assert isinstance(parent.recv(), Open)
             loop.call_soon_threadsafe(may_open.set)
-    except EOFError:
+    except (EOFError, OSError):  # the latter: it left with something of ours unread
         _LOGGER.warning("the parent process is gone; stopping")
         loop.call_soon_threadsafe(stop.set)

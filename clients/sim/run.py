@@ -169,7 +169,7 @@ def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:
     if served.environment != env.facts.name:
         raise DriveError(
             f"the policy was trained on {served.environment}, not {env.facts.name}; drive with --env "
-            f"{served.environment}"
+            f"{served.environment}, or name another of the server's policies with --policy"
         )
     for what in ("state_names", "goal_names", "action_names"):  # a robot of one's own may have changed since
         for theirs, ours in itertools.zip_longest(getattr(served, what), getattr(env.facts, what), fillvalue="nothing"):

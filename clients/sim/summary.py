@@ -42,7 +42,7 @@ class Summary:
         """The figures as a person wants to read them."""
         table = rich.table.Table(title=f"{self.policy} version {self.version} on {self.environment}", show_header=False)
         table.add_row("episodes that reached the goal", f"{self.share_reached:.3f} of {self.episodes}")
-        table.add_row("time at goal", f"{self.time_at_goal_steps:.0f} steps ({self.time_at_goal_s:.1f} s)")
+        table.add_row("time at goal", f"{self.time_at_goal_steps:.1f} steps ({self.time_at_goal_s:.1f} s)")
         table.add_row(
             "request latency p50 / p99", f"{_number(self.latency_p50_ms)} / {_number(self.latency_p99_ms)} ms"
         )

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
@@ -110,7 +111,8 @@ def launch(*arguments: str) -> Generator["subprocess.Popen[str]"]:
     """A server process, which ends with the block at the latest."""
     settings = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2", "--log-format", "text"]
     command = [sys.executable, str(RUN), *settings, *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nowhere"}  # of a program that counts for itself
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
         try:
             yield process
         finally:

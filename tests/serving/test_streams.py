@@ -143,31 +143,35 @@ class Peer:
         return None
 
 
-def stream_of(peer: Peer, batcher: HeldBatcher, *, bundle: Bundle) -> ActStream:
+def stream_of(peer: Peer, batcher: HeldBatcher, *, bundle: Bundle, registry: CollectorRegistry) -> ActStream:
     offers = Offers(frozenset({"point_u_maze"}), default="point_u_maze")
     offers.open({"point_u_maze": Offer(bundle, cast("Batcher", batcher))})
-    return ActStream(cast("Any", peer), offers=offers, calls=Calls(Metrics(CollectorRegistry())), max_rows=8)
+    return ActStream(cast("Any", peer), offers=offers, calls=Calls(Metrics(registry)), max_rows=8)
 
 
 def test_a_peer_that_leaves_takes_its_requests_along(
     served_bundle: Bundle, wait_until: Callable[[Callable[[], bool]], Any]
 ) -> None:
     async def test() -> None:
-        batcher = HeldBatcher()
-        serving = asyncio.create_task(stream_of(Peer(100), batcher, bundle=served_bundle).serve())
+        batcher, registry = HeldBatcher(), CollectorRegistry()
+        stream = stream_of(Peer(100), batcher, bundle=served_bundle, registry=registry)
+        serving = asyncio.create_task(stream.serve())
         await wait_until(lambda: len(batcher.admitted) == 64)
         await asyncio.sleep(0.01)
         assert len(batcher.admitted) == 64  # the rest is not read before an answer is sent
         serving.cancel()
         await asyncio.wait({serving})
         assert batcher.withdrawn == batcher.admitted
+        labels = {"method": "ActStream", "policy": "point_u_maze", "code": "CANCELLED"}
+        assert registry.get_sample_value("kilolayer_requests_total", labels) == 64
 
     asyncio.run(test())
 
 
 def test_a_reader_that_breaks_ends_its_stream(served_bundle: Bundle) -> None:
     async def test() -> None:
-        stream = stream_of(Peer(1), HeldBatcher(RuntimeError("a secret")), bundle=served_bundle)
+        broken = HeldBatcher(RuntimeError("a secret"))
+        stream = stream_of(Peer(1), broken, bundle=served_bundle, registry=CollectorRegistry())
         with pytest.raises(RuntimeError, match="a secret"):
             await asyncio.wait_for(stream.serve(), timeout=10)
 

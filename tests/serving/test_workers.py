@@ -1,10 +1,13 @@
 """Several workers on one port: a real parent and its real children."""
 
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Generator
@@ -17,7 +20,9 @@ import pytest
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.address import held_port
+from serving.config import ServeConfig
 from serving.errors import StartupError
+from serving.parent import supervise
 
 RUN = Path(__file__).parents[2] / "serving" / "run.py"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
@@ -29,9 +34,10 @@ class Served:
     def __init__(self, policies: Path, log: Path) -> None:
         command = [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", "--log-format", "text"]
         sizes = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2"]
+        environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(log.parent)}  # of a program that counts for itself
         self._log = log
         with log.open("w") as file:
-            self.process = subprocess.Popen([*command, *sizes], stderr=file)
+            self.process = subprocess.Popen([*command, *sizes], stderr=file, env=environ)
         self.address, self.metrics = self.wait_for(
             r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000 workers=2"
         )
@@ -136,6 +142,15 @@ def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(tmp_path: Path) ->
     assert re.search(r"ERROR worker \d+ ended with exit code 1 before it could serve", second)
 
 
+def test_without_room_for_temporary_files_there_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert supervise(ServeConfig(policies=(tmp_path,), workers=2, port=0, metrics=False)) == 1
+    (line,) = caplog.messages
+    assert line.endswith("and none can be made; name a writable place, with room, in TMPDIR")
+
+
 def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None:
     with (
         held_port("127.0.0.1", 0) as port,
@@ -145,3 +160,23 @@ def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None
         pass
     with held_port("127.0.0.1", port) as again:
         assert again == port
+
+
+def test_a_port_is_held_though_connections_of_a_lone_server_ended_lately_and_against_whoever_sets_reuseaddr() -> None:
+    with socket.socket() as lone:
+        lone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        lone.bind(("127.0.0.1", 0))
+        lone.listen()
+        port = lone.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            lone.accept()[0].close()  # whoever closes first remembers the connection for a minute
+            assert client.recv(1) == b""
+    with held_port("127.0.0.1", port), socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+
+
+def test_a_host_that_is_no_name_is_refused() -> None:
+    with pytest.raises(StartupError, match="port 50051 on a+ cannot be had"), held_port("a" * 70, 50051):
+        pass

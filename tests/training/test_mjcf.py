@@ -269,6 +269,35 @@ def test_a_keyframe_may_be_rounded(tmp_path: Path) -> None:
     assert two_link(file, keyframe="home", start_noise=0).sample_start(jax.random.key(0))[0][1] == pytest.approx(2.65)
 
 
+def test_noise_stays_within_limits(tmp_path: Path) -> None:
+    """From an elbow at its end, 0 of 0 to 0.6 degrees, noise of 1 rad goes one way, and not beyond 0.0105 rad."""
+    file = tmp_path / "arm.xml"
+    file.write_text(ARM.read_text().replace('range="-150 150"', 'range="0 0.6"'))
+    keys = jax.random.split(jax.random.key(0), 200)
+    shoulder, elbow = np.asarray(jax.vmap(two_link(file, start_noise=1.0).sample_start)(keys)[0]).T
+    assert -1 <= shoulder.min() < -0.95
+    assert 0.95 < shoulder.max() <= 1
+    assert 0 <= elbow.min() < 0.001
+    assert 0.01 < elbow.max() <= np.radians(0.6) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("axes", "goal", "place"),
+    [("xy", [1, 2], [1, 2, 0]), ("xz", [1, 2], [1, 0, 2]), ("y", [3], [0.55, 3, 0]), ("zx", [1, 2], [2, 0, 1])],
+)
+def test_a_goal_is_marked_along_its_own_axes(axes: str, goal: list[float], place: list[float]) -> None:
+    """Along the others, where the fingertip starts, at (0.3 + 0.25, 0, 0)."""
+    env = two_link(goal_axes=axes, goals=Box(low=(0.1,) * len(axes), high=(0.3,) * len(axes)))
+    np.testing.assert_allclose(env.marker(np.array(goal)), place, atol=1e-12)
+
+
+def test_of_several_sites_the_goal_of_the_first_is_marked(tmp_path: Path) -> None:
+    file = tmp_path / "arm.xml"
+    file.write_text(ARM.read_text().replace("<site", '<site name="wrist"/><site'))
+    env = two_link(file, goal_sites=("fingertip", "wrist"), goals=Box(low=(0.1,) * 4, high=(0.3,) * 4))
+    np.testing.assert_allclose(env.marker(np.array([1, 2, 3, 4])), [1, 2, 0], atol=1e-12)
+
+
 def test_a_robot_without_actuators_or_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "arm.xml"
     file.write_text(re.sub("<actuator>.*</actuator>", "", ARM.read_text(), flags=re.DOTALL))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from policy.spec import SpecError
@@ -146,9 +147,27 @@ class Forgetful(MjcfEnv):
         raise LookupError("what was it\nagain?")
 
 
+class Gambler(MjcfEnv):
+    """Starts with an elbow that no key knows of."""
+
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        qpos, qvel = super().sample_start(key)
+        return qpos.at[1].set(np.random.default_rng().uniform()), qvel
+
+
+def keyless(key: jax.Array) -> jax.Array:
+    """A goal that numpy draws."""
+    return jnp.asarray(np.random.default_rng().uniform(0.2, 0.4, 2), jnp.float32)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"cls": Gambler},
+            f"{ARM}: odd: the start's positions differ between two draws with one key; draw with jax.ran",
+        ),
+        ({"goals": keyless}, f"{ARM}: odd: the goal differs between two draws with one key; "),
         ({"cls": Forgetful}, f"{ARM}: odd: a reset failed: LookupError at .*/test_registry.py:\\d+: what was it again"),
         ({"cls": Lost}, f"{ARM}: odd: the state at a reset holds no number: elbow \\[rad\\] is nan, fingertip x"),
         ({"cls": Dreamer}, f"{ARM}: odd: the goal at a reset holds no number: fingertip y \\[m\\] is inf;"),
@@ -241,7 +260,10 @@ def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -
     env = registry.make("own_robot:own_arm")
     assert env.facts.name == "own_arm"
     assert (config.spec(env).name, config.spec(env).environment) == ("own_arm", "own_arm")
-    with pytest.raises(UnknownNameError, match="unknown environment 'own_am'; known, nearest first: own_arm, "):
+    with pytest.raises(
+        UnknownNameError,
+        match="unknown environment 'own_am'; known, nearest first: own_arm, .*; own_robot registers none of that name$",
+    ):
         registry.find("own_robot:own_am")
 
 

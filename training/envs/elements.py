@@ -113,6 +113,13 @@ class Elements(NamedTuple):
         self._require_finite(data, joints)
         return start
 
+    def place(self, site: int, positions: np.ndarray) -> np.ndarray:
+        """Where a site is, [3] in metres, at the joint positions [nq]."""
+        data = mujoco.MjData(self.model)
+        data.qpos[:] = positions
+        mujoco.mj_kinematics(self.model, data)
+        return data.site_xpos[site].copy()
+
     def _require_start(self, index: int, joint: "Joint", positions: np.ndarray, *, origin: str) -> None:
         """Refuse positions that are no numbers, or so far outside the joint's limits that the start is a blow."""
         if not np.isfinite(positions).all():
@@ -161,7 +168,7 @@ class Elements(NamedTuple):
 
 
 class Joint:
-    """Where a joint's numbers lie in `qpos` and `qvel`, and what they are called."""
+    """Where a joint's numbers lie in `qpos` and `qvel`, what they are called, and between what ends they stay."""
 
     def __init__(self, model: mujoco.MjModel, index: int) -> None:
         layout = _LAYOUTS[int(model.jnt_type[index])]
@@ -169,6 +176,9 @@ class Joint:
         self.position_names = tuple(f"{self.name}{label}" for label in layout.positions)
         self.velocity_names = tuple(f"{self.name}{label}" for label in layout.velocities)
         self.positions = model.jnt_qposadr[index] + np.arange(len(layout.positions))
+        limited = model.jnt_limited[index] and len(layout.positions) == 1
+        low, high = model.jnt_range[index] if limited else (-math.inf, math.inf)
+        self.low, self.high = (np.full(len(layout.positions), end) for end in (low, high))
         self.velocities = model.jnt_dofadr[index] + np.arange(len(layout.velocities))
 
 

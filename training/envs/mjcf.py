@@ -66,7 +66,8 @@ class MjcfEnv(GoalEnv):
         goals: draws a goal [sites * axes] with a random key, in metres, site after site; a `Box` for instance.
         joints: names of the joints that the state holds; left out, all of them.
         keyframe: name of the keyframe to start from; left out, the positions that the file gives its bodies.
-        start_noise: the chosen joints' positions start up to this far from there, in rad, m, or parts of a quaternion.
+        start_noise: the chosen joints' positions start up to this far from there, in rad, m, or parts of a quaternion,
+            and within their limits.
         success_radius: distance of all sites together to the goal that counts as reached, in metres.
         control_period_s: seconds between two actions, a whole number of the file's timesteps.
         episode_length: control steps after which an episode ends.
@@ -121,12 +122,14 @@ class MjcfEnv(GoalEnv):
         self._velocities = np.concatenate([joint.velocities for joint in chosen])
         self._quaternions = [joint.positions[-4:] for joint in chosen if len(joint.positions) >= 4]
         self._sites, self._axes = np.array(sites), np.array(axes)
-        self._start, self._start_noise, self._goals = jnp.asarray(start, jnp.float32), noise, goals
+        self._start, self._goals = jnp.asarray(start, jnp.float32), goals
+        self._start_low, self._start_high = _around(start[self._positions], chosen, noise=noise)
+        self._marked = found.place(sites[0], start)
         _require_goals(goals, goal_names, sites=len(sites), axes=goal_axes, file=str(file))
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """At rest, the chosen joints a little off."""
-        noise = jax.random.uniform(key, self._positions.shape, minval=-self._start_noise, maxval=self._start_noise)
+        noise = jax.random.uniform(key, self._positions.shape, minval=self._start_low, maxval=self._start_high)
         qpos = self._start.at[self._positions].add(noise)
         for quaternion in self._quaternions:
             qpos = qpos.at[quaternion].divide(jnp.linalg.norm(qpos[quaternion]))
@@ -145,6 +148,22 @@ class MjcfEnv(GoalEnv):
     def achieved_goal(self, state: jax.Array) -> jax.Array:
         """Where the sites are."""
         return state[..., -self.goal_size :]
+
+    def marker(self, goal: np.ndarray) -> np.ndarray:
+        """Where the goal of the first site is; along an axis that goals say nothing of, where that site starts."""
+        place = self._marked.copy()
+        place[self._axes] = goal[: len(self._axes)]
+        return place
+
+
+def _around(start: np.ndarray, joints: Sequence[elements.Joint], *, noise: float) -> tuple[jax.Array, jax.Array]:
+    """How far below and above `start` the joints' positions may be drawn: the noise, but no further than their limits.
+
+    A start that is itself a little outside, as a rounded keyframe may be, only goes inwards.
+    """
+    low, high = (np.concatenate([getattr(joint, end) for joint in joints]) for end in ("low", "high"))
+    below, above = np.maximum(-noise, np.minimum(low - start, 0)), np.minimum(noise, np.maximum(high - start, 0))
+    return jnp.asarray(below, jnp.float32), jnp.asarray(above, jnp.float32)
 
 
 def _require_goals(goals: Any, names: Sequence[str], *, sites: int, axes: str, file: str) -> None:

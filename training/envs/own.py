@@ -72,8 +72,16 @@ def require_sound(env: GoalEnv) -> None:
     _require_limits(env, where=where)
     try:
         info = jax.jit(env.reset)(jax.random.key(0)).info
+        once, again = (env.sample_task(jax.random.key(0)) for _ in range(2))
     except Exception as error:  # whatever the user's methods do
         raise EnvError(f"{where}: a reset failed: {told(error)}") from error
+    kinds = ("start's positions differ", "start's velocities differ", "goal differs")
+    for kind, drawn, redrawn in zip(kinds, once, again, strict=True):
+        if not np.array_equal(drawn, redrawn, equal_nan=True):
+            raise EnvError(
+                f"{where}: the {kind} between two draws with one key; draw with jax.random and that key: what Python "
+                "or numpy draws is drawn once, when the code is compiled, and the same ever after"
+            )
     for kind, names in (("state", env.facts.state_names), ("goal", env.facts.goal_names)):
         numbers = np.asarray(info[kind])
         if numbers.shape != (len(names),):

@@ -114,7 +114,9 @@ def find(name: str) -> Entry:
     for pattern, entry in _PATTERNS.items():
         if pattern.fullmatch(bare):
             return entry
-    hint = "one of your own is MODULE:NAME, see docs/your-own-robot.md"
+    module = name.rpartition(":")[0]
+    usage = "one of your own is MODULE:NAME, see docs/your-own-robot.md"
+    hint = f"{module} registers none of that name" if module else usage
     raise UnknownNameError("environment", bare, ENVIRONMENTS, hint=hint)
 
 
