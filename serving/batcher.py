@@ -26,12 +26,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
-from threading import Thread
-from typing import NamedTuple
 
 import numpy as np
 
+from serving.computation import Computation, Computed
 from serving.engine import Computer, Kind
 from serving.errors import (
     ComputationError,
@@ -42,7 +40,6 @@ from serving.errors import (
     UnexpectedError,
 )
 from serving.metrics import PolicyMetrics
-from serving.niceness import give_way
 from serving.pace import Pace
 from serving.waiting import Answer, Call, Part, WaitingLine
 
@@ -58,16 +55,6 @@ class Limits:
     queue_rows: int  # most rows that may wait
     queue_age_s: float = math.inf  # nobody joins while a call has waited longer than this
     wait_s: float = 0.0  # longest wait of a batch for company
-
-
-class _Computed(NamedTuple):
-    results: np.ndarray | None  # [rows, ...]; None: the engine failed
-    all_finite: bool
-    started_s: float
-    compute_s: float
-
-
-_Job = tuple[list[Part], "asyncio.Future[None]"]
 
 
 class Batcher:
@@ -100,9 +87,7 @@ class Batcher:
         self._enough = 1
         self._draining = False
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name="compute", daemon=True)
-        self._thread.start()
+        self._computation = Computation(engine, clock=clock)
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -168,9 +153,7 @@ class Batcher:
         if unfinished:
             self._task.cancel()
             await asyncio.wait({self._task})
-        self._jobs.put(None)
-        if not unfinished:
-            self._thread.join()
+        self._computation.end(wait=not unfinished)
         return not unfinished
 
     def _refuse_if_overloaded(self, call: Call) -> None:
@@ -279,12 +262,12 @@ class Batcher:
         taken_s = self._clock()
         self._batch_ends_s = taken_s + self._engine.expected_s(kind, rows)
         done: asyncio.Future[None] = self._loop.create_future()
-        self._jobs.put((batch, done))
+        self._computation.begin(kind, [part.rows for part in batch], functools.partial(self._finish, batch, done))
         await done
         self._pace.batch_was_under_way(taken_s, self._clock())
 
-    def _finish(self, batch: list[Part], done: "asyncio.Future[None]", *, computed: _Computed) -> None:
-        """Settle the calls of `batch`, back on the event loop."""
+    def _finish(self, batch: list[Part], done: "asyncio.Future[None]", computed: Computed) -> None:
+        """Settle the calls of `batch`."""
         # First, so that the next batch is under way before the loop turns to the answers of this one.
         if not done.done():  # it is if the grace was over
             done.set_result(None)
@@ -295,7 +278,7 @@ class Batcher:
             for part in batch:
                 self._give_up(part, UnexpectedError())
 
-    def _settle_batch(self, batch: list[Part], computed: _Computed) -> None:
+    def _settle_batch(self, batch: list[Part], computed: Computed) -> None:
         if computed.results is None:
             self._metrics.failed_batches.inc()
             for part in batch:
@@ -318,32 +301,7 @@ class Batcher:
         self._line.leave(part.call)
         _fail(part.call, error)
 
-    def _work(self) -> None:
-        """The worker thread: compute one batch after another until told to stop."""
-        give_way()
-        while (job := self._jobs.get()) is not None:
-            batch, done = job
-            finish = functools.partial(self._finish, batch, done, computed=self._call_engine(batch))
-            try:
-                self._loop.call_soon_threadsafe(finish)
-            except RuntimeError:  # the loop is closed: the grace was over before this computation was
-                return
-
-    def _call_engine(self, batch: list[Part]) -> _Computed:
-        started_s = self._clock()
-        results, all_finite = None, False
-        try:
-            rows = batch[0].rows if len(batch) == 1 else np.concatenate([part.rows for part in batch])
-            results = self._engine.compute(batch[0].call.kind, rows)
-            if len(results) != len(rows):
-                raise ValueError(f"the engine gave {len(results)} results for {len(rows)} rows")
-            all_finite = bool(np.isfinite(results).all())
-        except BaseException:  # a foreign CancelledError would otherwise end our task as if we had been cancelled
-            _LOGGER.exception("a batch of %d calls failed", len(batch))
-            results = None
-        return _Computed(results, all_finite, started_s=started_s, compute_s=self._clock() - started_s)
-
-    def _settle(self, part: Part, results: np.ndarray, *, computed: _Computed) -> None:
+    def _settle(self, part: Part, results: np.ndarray, *, computed: Computed) -> None:
         """Give the call of `part` its results, and answer it if they are its last."""
         call = part.call
         assert computed.results is not None
