@@ -82,6 +82,22 @@ def test_the_facts_are_those_of_the_file(arm: MjcfEnv) -> None:
     assert arm.substeps == 2
 
 
+SKY = '<asset><texture name="sky" type="skybox" builtin="flat" rgb1="1 0 0" width="8" height="48"/></asset><worldbody>'
+
+
+def test_a_file_without_sky_and_light_is_given_them(tmp_path: Path) -> None:
+    """What it brings is left as it is: a headlight of (0.1, 0.4) and no sun, a red sky. Nothing else is another."""
+    bare, own = mujoco.MjModel.from_xml_path(str(ARM)), tmp_path / "arm.xml"
+    own.write_text(ARM.read_text().replace("<worldbody>", SKY + "<light/>"))
+    given, kept = two_link().model, two_link(own).model
+    assert (bare.nlight, given.nlight, kept.nlight) == (0, 1, 1)
+    assert (bare.ntex, given.ntex, kept.ntex) == (0, 1, 1)
+    assert [float(model.vis.headlight.ambient[0]) for model in (given, kept)] == pytest.approx([0.43, 0.1])
+    assert kept.tex_data[:3].tolist() == [255, 0, 0]
+    for field in ("body_mass", "body_inertia", "jnt_range", "dof_damping", "geom_size", "geom_contype", "qpos0"):
+        np.testing.assert_array_equal(getattr(given, field), getattr(bare, field))
+
+
 def test_starts_and_goals_are_fresh_and_where_the_facts_say(arm: MjcfEnv, starts) -> None:
     """The fingertip follows from the angles by hand; nothing in a state tells its goal."""
     state, goal = np.asarray(starts.info["state"]), np.asarray(starts.info["goal"])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
+from training.envs import scenery
 from training.envs.errors import EnvError, nearest_first
 from training.envs.facts import check_text, positive
 
@@ -18,7 +19,7 @@ _GIVES_WAY = 0.05  # of its range, by which a joint may start outside: limits ar
 
 
 def load(file: Path) -> mujoco.MjModel:
-    """The model of an MJCF file.
+    """The model of an MJCF file, with a sky and light for pictures where it brings none.
 
     Raises:
         EnvError: there is no such file, or MuJoCo cannot load it.
@@ -28,7 +29,9 @@ def load(file: Path) -> mujoco.MjModel:
             f"{file}: there is no such file; for one beside your module, Path(__file__).with_name({file.name!r})"
         )
     try:
-        return mujoco.MjModel.from_xml_path(str(file))
+        spec = mujoco.MjSpec.from_file(str(file))
+        scenery.add_sky_and_light(spec)
+        return spec.compile()
     except ValueError as error:  # MuJoCo's own words name the element or the line
         raise EnvError(f"{file}: MuJoCo cannot load it: {' '.join(str(error).split())}") from error
 

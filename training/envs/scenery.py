@@ -27,8 +27,7 @@ def add_scenery(spec: mujoco.MjSpec, *, floor: str = "floor", tile_m: float = 1.
             spec.delete(texture)
     for light in list(spec.lights):
         spec.delete(light)
-    _add_sky(spec)
-    _add_light(spec)
+    add_sky_and_light(spec)
     plane = spec.geom(floor)
     if plane is None:
         plane = spec.worldbody.add_geom(
@@ -37,6 +36,14 @@ def add_scenery(spec: mujoco.MjSpec, *, floor: str = "floor", tile_m: float = 1.
     plane.material = _add_tiles(spec, tile_m=tile_m)
     plane.rgba = [1, 1, 1, 1]
     spec.visual.global_.offwidth, spec.visual.global_.offheight = PICTURE_WIDTH, PICTURE_HEIGHT
+
+
+def add_sky_and_light(spec: mujoco.MjSpec) -> None:
+    """Give `spec` what of a sky and of light it lacks: without, robots are seen dark in front of black."""
+    if not any(texture.type == mujoco.mjtTexture.mjTEXTURE_SKYBOX for texture in spec.textures):
+        _add_sky(spec)
+    if not spec.lights:
+        _add_light(spec)
 
 
 def paint(body: mujoco.MjsBody, rgba: tuple[float, float, float, float] = ROBOT) -> None:
@@ -48,7 +55,6 @@ def paint(body: mujoco.MjsBody, rgba: tuple[float, float, float, float] = ROBOT)
 
 def _add_sky(spec: mujoco.MjSpec) -> None:
     spec.add_texture(
-        name="sky",
         type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
         builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
         rgb1=_SKY_HIGH,
@@ -63,7 +69,6 @@ def _add_sky(spec: mujoco.MjSpec) -> None:
 def _add_light(spec: mujoco.MjSpec) -> None:
     """A sun that throws shadows, and a weak light at the camera so that no side is black."""
     spec.worldbody.add_light(
-        name="sun",
         type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
         pos=[-5, 0, 10],
         dir=[0.5, 0, -1],  # along an axis of MuJoCo's shadow map: aslant to both, a corner of it is full of dark dots
