@@ -23,8 +23,9 @@ _DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJ
 Both flags are needed. Environments: {", ".join(ENVIRONMENTS)}; --list-envs shows their sizes.
 For a robot of your own see docs/your-own-robot.md.
 
-Presets: {", ".join(PRESETS)}. The environment's own is taken unless --preset names another; every other flag
-changes one of its values. The defaults below are those for the --env and --preset given beside --help.
+Presets: {", ".join(PRESETS)}. The environment's own is taken, or paper where it has none, unless
+--preset names another; every other flag changes one of its values. The defaults below are those
+for the --env and --preset given beside --help.
 """
 _FALLBACK_ENV = "point_u_maze"
 
