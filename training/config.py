@@ -317,5 +317,6 @@ def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainCon
         preset = env if env in PRESETS else "paper"
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    lengths = {"episode_length": entry.episode_length} if preset != "paper" else {}
-    return TrainConfig(env=env, out=out, preset=preset, **{**lengths, **PRESETS[preset]})
+    lengths: Mapping[str, Any] = {"episode_length": entry.episode_length} if preset != "paper" else {}
+    defaults = {**lengths, **PRESETS[preset]}
+    return TrainConfig(env=env, out=out, preset=preset, **defaults)
