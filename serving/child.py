@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
@@ -104,6 +105,7 @@ class Child:
 
 
 def _work(config: ServeConfig, parent: Connection, versions: Sequence[int] | None, cores: Sequence[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which then stops us
     from serving.worker import run_worker  # JAX, which the parent does without
 
     run_worker(config, parent, versions=versions, cores=cores)

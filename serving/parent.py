@@ -108,18 +108,24 @@ class Parent:
 
     async def _keep(self) -> None:
         """Replace every worker that dies, for ever."""
-        await asyncio.gather(*map(self._keep_one, self._children))
+        keepers = [asyncio.ensure_future(self._keep_one(place)) for place in self._children]
+        try:
+            await asyncio.gather(*keepers)
+        finally:
+            for keeper in keepers:  # one that gives up leaves the others none to replace
+                keeper.cancel()
 
     async def _keep_one(self, place: int) -> None:
         while True:
             pid, code = self._children[place].pid, await self._children[place].ended()
             mark_process_dead(pid)
-            _LOGGER.error("%s; starting another", WorkerEndedError(pid, code))
+            death = WorkerEndedError(pid, code)
             self._deaths.append(self._clock())
             if len(self._deaths) == _MOST_DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN_S:
                 raise StartupError(
-                    f"{_MOST_DEATHS} workers died within {_WITHIN_S:g} s; the log holds their last lines"
+                    f"{death}, and so {_MOST_DEATHS} within {_WITHIN_S:g} s; the log holds their last lines"
                 )
+            _LOGGER.error("%s; starting another", death)
             try:
                 child = self._child(place)
                 await child.compiled()

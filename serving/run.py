@@ -8,6 +8,7 @@ Exit codes: 0 after a clean stop, 1 if the server cannot start or a call was lef
 import dataclasses
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -70,6 +71,8 @@ def _flag(field: "dataclasses.Field[object]", environ: Mapping[str, str]) -> lis
 
 
 def _serve(config: ServeConfig) -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # until there is an event loop that hears them
     # Loading JAX takes seconds, which --help and mistaken flags should not cost.
     if config.workers > 1:
         from serving.parent import supervise
@@ -78,6 +81,11 @@ def _serve(config: ServeConfig) -> int:
     from serving.worker import run_alone
 
     return run_alone(config)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    _LOGGER.info("stopped before anything was loaded")
+    os._exit(0)  # what is being imported may turn an exception into another
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def offer_metrics(registry: CollectorRegistry, host: str, *, port: int) -> tuple
     return server, thread
 
 
-def _note_error(_request: object, peer: object) -> None:
+def _note_error(request: object, client_address: object) -> None:  # noqa: ARG001  the library's names
     """Called in place of the library's, which writes a traceback of many lines to stderr."""
     if isinstance(sys.exception(), OSError):
-        _LOGGER.debug("a scrape from %s broke off", peer, exc_info=True)
+        _LOGGER.debug("a scrape from %s broke off", client_address, exc_info=True)
     else:
-        _LOGGER.exception("a scrape from %s failed", peer)
+        _LOGGER.exception("a scrape from %s failed", client_address)

@@ -88,10 +88,9 @@ class Server:
         self._calls = Calls(metrics, tracing=tracing, clock=clock)
         service = PolicyService(self._offers, calls=self._calls, max_rows=config.max_call_rows)
         self._health = Health(bundles)
-        self._grpc = grpc.aio.server(options=_grpc_options([b.spec for b in bundles.values()], config))
         open_inference = OpenInferenceService(self._offers, calls=self._calls, metrics=metrics, config=config)
-        self._grpc.add_generic_rpc_handlers((service.handlers(), open_inference.handlers()))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._handlers = service.handlers(), open_inference.handlers()
+        self._grpc: grpc.aio.Server | None = None  # made by `start`: one that never starts complains when Python ends
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
         self.port = 0  # those that are bound; 0 before `start`
         self.metrics_port = 0
@@ -103,15 +102,19 @@ class Server:
             StartupError: a port cannot be had.
         """
         config = self._config
+        server = grpc.aio.server(options=_grpc_options([bundle.spec for bundle in self._bundles.values()], config))
+        server.add_generic_rpc_handlers(self._handlers)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
-            self.port = self._grpc.add_insecure_port(join_address(config.host, config.port))
+            self.port = server.add_insecure_port(join_address(config.host, config.port))
         except RuntimeError as error:
             raise cannot_be_had("port", config.host, port=config.port) from error
         if config.metrics:
             self._metrics_server = offer_metrics(self._registry, config.host, port=config.metrics_port)
             self.metrics_port = self._metrics_server[0].server_port
         await self._health.set_all(serving=False)
-        await self._grpc.start()
+        await server.start()
+        self._grpc = server
 
     async def prepare(self) -> None:
         """Compile every bucket of every policy and check the policies' probes.
@@ -140,6 +143,7 @@ class Server:
 
     async def drain(self) -> bool:
         """Refuse new calls, answer the admitted ones, close the ports. Returns whether all were answered in time."""
+        assert self._grpc, "there is nothing to drain before `start`"
         ends_s = self._clock() + self._config.grace_s
         await self._health.close()
         self._calls.close()

@@ -1,6 +1,7 @@
 """Worker and parent losing each other at any moment: what each notices of the other's end. Nothing is compiled."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -15,7 +16,9 @@ import pytest
 from serving import child, worker
 from serving.child import Child, WorkerEndedError
 from serving.config import ServeConfig
-from serving.pipe import Compiled
+from serving.errors import StartupError
+from serving.parent import Parent
+from serving.pipe import Compiled, Loaded, Serving
 
 CONFIG = ServeConfig(policies=(Path("a"),), workers=2)
 Work = Callable[[ServeConfig, Connection, Sequence[int] | None, Sequence[int]], None]
@@ -29,6 +32,17 @@ def compile_and_die(_config: ServeConfig, parent: Connection, *_: Any) -> None:
 def compile_and_hang(_config: ServeConfig, parent: Connection, *_: Any) -> None:
     parent.send(Compiled())
     time.sleep(60)
+
+
+def serve_on_only_as_the_first(_config: ServeConfig, parent: Connection, versions: Any, *_: Any) -> None:
+    """The first worker of all, which alone is told no versions, serves on."""
+    parent.send(Loaded((1,)))
+    parent.send(Compiled())
+    parent.recv()
+    parent.send(Serving("ant@1"))
+    if versions is None:
+        signal.pause()
+    os._exit(3)
 
 
 def run(meeting: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -92,3 +106,17 @@ def test_a_worker_that_has_nobody_to_tell_stops() -> None:
     stop = asyncio.Event()
     worker.tell(ours, Compiled(), stop)
     assert stop.is_set()
+
+
+def test_after_five_deaths_the_parent_gives_up_and_starts_nobody_in_the_place_of_those_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(child, "_work", serve_on_only_as_the_first)
+    config = dataclasses.replace(CONFIG, metrics=False)
+    clock = iter([0.0, 1.0, 2.0, 3.0, 4.0, 100.0]).__next__  # the last: one that takes long to stop
+    with pytest.raises(StartupError, match=r"worker \d+ ended with exit code 3, and so 5 within 60 s"):
+        asyncio.run(Parent(config, clock=clock).run())
+    replaced = [line for line in caplog.messages if "starting another" in line]
+    assert len(replaced) == 4
+    assert all("ended with exit code 3" in line for line in replaced)

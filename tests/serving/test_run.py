@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,6 +232,19 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
     assert rest.splitlines()[-1].endswith("stopped; every accepted call was answered")
     assert sum("version 2000 is passed over" in line for line in lines) == 1
     assert lines[-1].rstrip().endswith("policies=point_u_maze@1000")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_libraries_are_imported_exits_0(tmp_path: Path, number: signal.Signals) -> None:
+    with launch("--policies", str(tmp_path)) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        while "numpy" not in maps.read_text():  # the first of those that take seconds
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
 
 
 def test_sigterm_while_compiling_exits_0(policies: Path) -> None:

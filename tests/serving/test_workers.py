@@ -133,6 +133,20 @@ def test_workers_end_with_their_parent(policies: Path, tmp_path: Path) -> None:
     assert served.logged().count("the parent process is gone; stopping") == 2
 
 
+def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(RUN), "--policies", str(tmp_path), "--workers", "2", "--port", "0", "--no-metrics"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not any("numpy" in Path(f"/proc/{pid}/maps").read_text() for pid in children.read_text().split()):
+            assert process.poll() is None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    (line,) = errors.splitlines()
+    assert "stopping: new calls are refused" in line
+
+
 def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(tmp_path: Path) -> None:
     command = [sys.executable, str(RUN), "--policies", str(tmp_path), "--workers", "2", "--port", "0", "--no-metrics"]
     done = subprocess.run([*command, "--log-format", "text"], capture_output=True, text=True, timeout=120, check=False)
