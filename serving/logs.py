@@ -21,22 +21,25 @@ class OneLine(logging.Formatter):
         return super().format(record).translate(_CONTROL_CHARACTERS)
 
 
-def formatter(log_format: LogFormat, *, terminal: bool) -> logging.Formatter:
+def formatter(log_format: LogFormat, *, terminal: bool, worker: int | None = None) -> logging.Formatter:
     """The formatter for `log_format`; `auto` is text on a terminal and JSON anywhere else.
 
     A JSON object holds `time` (ISO 8601, UTC), `level`, `message`, of an error `exc_info`, and what a record was given
-    as `extra`.
+    as `extra`. A `worker`, one of several processes, adds its number.
     """
     if log_format == "text" or (log_format == "auto" and terminal):
-        return OneLine("%(asctime)s %(levelname)s %(message)s")
-    renamed = {"levelname": "level"}
-    return JsonFormatter("{levelname}{message}", style="{", timestamp="time", rename_fields=renamed)
+        whose = "" if worker is None else f"worker {worker}: "
+        return OneLine(f"%(asctime)s %(levelname)s {whose}%(message)s")
+    renamed, static = {"levelname": "level"}, {} if worker is None else {"worker": worker}
+    return JsonFormatter(
+        "{levelname}{message}", style="{", timestamp="time", rename_fields=renamed, static_fields=static
+    )
 
 
-def log_to_stderr(log_format: LogFormat) -> None:
-    """From now on every record goes to stderr, in this format only."""
+def log_to_stderr(log_format: LogFormat, *, worker: int | None = None) -> None:
+    """From now on every record goes to stderr, in this format only; `worker` as in `formatter`."""
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter(log_format, terminal=sys.stderr.isatty()))
+    handler.setFormatter(formatter(log_format, terminal=sys.stderr.isatty(), worker=worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("absl", "jax", "orbax"):
         logging.getLogger(chatty).setLevel(logging.ERROR)

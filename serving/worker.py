@@ -44,7 +44,7 @@ def run_worker(
         versions: of the policies, in the order of their folders; None: the newest that verify.
         cores: that this process keeps to; empty: any.
     """
-    log_to_stderr(config.log_format)
+    log_to_stderr(config.log_format, worker=os.getpid())
     if cores:
         os.sched_setaffinity(0, cores)  # before JAX counts them
     sys.exit(_run(_serve_shared(config, parent, versions=versions), config))

@@ -34,6 +34,11 @@ def test_json_is_one_object_in_plain_ascii(log_format: LogFormat, terminal: bool
     assert fields == {"level": "WARNING", "message": f"from {NASTY}", "grpc": "127.0.0.1:1"}
 
 
+def test_a_worker_is_named_in_its_lines() -> None:
+    assert formatter("text", terminal=False, worker=7).format(record())[24:].startswith("WARNING worker 7: from a")
+    assert json.loads(formatter("json", terminal=False, worker=7).format(record()))["worker"] == 7
+
+
 @pytest.fixture
 def bare_root() -> Generator[None]:
     root = logging.getLogger()

@@ -152,7 +152,7 @@ def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(tmp_path: Path) ->
     done = subprocess.run([*command, "--log-format", "text"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     first, second = done.stderr.splitlines()
-    assert f"ERROR {tmp_path} holds no published version; train a policy first" in first
+    assert re.search(rf"ERROR worker \d+: {re.escape(str(tmp_path))} holds no published version; train a", first)
     assert re.search(r"ERROR worker \d+ ended with exit code 1 before it could serve", second)
 
 

@@ -35,8 +35,8 @@ def test_it_resets_and_steps_as_brax_trainers_drive_it(name: str, tmp_path) -> N
     assert PolicySpec.from_json(spec.to_json()) == spec
     assert registry.find(name).episode_length == env.facts.episode_length
     wrapped = wrap(env, episode_length=EPISODE, action_repeat=1)
-    reset = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})(wrapped.reset)
-    first = reset(jax.random.split(jax.random.PRNGKey(0), ROBOTS))  # the keys that brax knows
+    quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiled, not run
+    first = quickly(wrapped.reset)(jax.random.split(jax.random.PRNGKey(0), ROBOTS))  # the keys that brax knows
     assert first.obs.shape == (ROBOTS, env.observation_size)
     assert np.isfinite(first.obs).all()
     np.testing.assert_array_equal(first.obs, jnp.concatenate([first.info["state"], first.info["goal"]], axis=1))
@@ -46,7 +46,7 @@ def test_it_resets_and_steps_as_brax_trainers_drive_it(name: str, tmp_path) -> N
         after = wrapped.step(state, action)
         return after, (after.obs, after.done, after.info["steps"])
 
-    last, (seen, done, steps) = jax.jit(functools.partial(jax.lax.scan, step))(first, actions)
+    last, (seen, done, steps) = quickly(functools.partial(jax.lax.scan, step))(first, actions)
     assert np.isfinite(seen).all()
     assert (steps.max(axis=0) <= EPISODE).all()
     assert (done.sum(axis=0) >= STEPS // EPISODE).all()  # two ends by time, more where a robot falls

@@ -244,6 +244,12 @@ SHOULDER = """<motor name="shoulder" joint="shoulder"/>
             {"control_period_s": 0.05},
             "control_period_s 0.05 is no whole number of timesteps of 0.02 s; try 0.04 or 0.06",
         ),
+        (
+            "",
+            "",
+            {"control_period_s": 40},
+            "control_period_s 40 is 2,000 timesteps of 0.02 s; it is in seconds, try 0.2$",
+        ),
         ("", "", {"control_period_s": 0.01}, "no whole number of timesteps of 0.02 s; try 0.02 or 0.04"),
         ("", "", {"control_period_s": -0.04}, "control_period_s must be a number above 0, not -0.04; try 0.04$"),
         ("", "", {"goal_axes": "xyz"}, r"goals draws \[2\] values, but 1 sites along xyz are 3: fingertip x"),

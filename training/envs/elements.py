@@ -15,6 +15,7 @@ from training.envs import scenery
 from training.envs.errors import EnvError, nearest_first
 from training.envs.facts import check_text, positive
 
+_MOST_SUBSTEPS = 1000  # of physics in a control period: more, and milliseconds were meant
 _GIVES_WAY = 0.05  # of its range, by which a joint may start outside: limits are soft, and keyframes rounded
 
 
@@ -92,6 +93,11 @@ class Elements(NamedTuple):
         if not (timestep > 0 and math.isfinite(control_period_s / timestep)):
             raise self._error(f"control_period_s {control_period_s} and timestep {timestep} must be positive numbers")
         substeps = round(control_period_s / timestep)
+        if substeps > _MOST_SUBSTEPS:
+            raise self._error(
+                f"control_period_s {control_period_s:g} is {substeps:,} timesteps of {timestep:g} s; it is in seconds, "
+                f"try {10 * timestep:g}"
+            )
         if not math.isclose(substeps * timestep, control_period_s, rel_tol=1e-6):
             below = max(1, math.floor(control_period_s / timestep))
             raise self._error(
