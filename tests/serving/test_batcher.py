@@ -11,7 +11,14 @@ from prometheus_client import CollectorRegistry
 
 from serving.batcher import Batcher, Limits
 from serving.engine import Kind
-from serving.errors import ComputationError, DeadlinePassedError, OverloadedError, ServingError, UnavailableError
+from serving.errors import (
+    ComputationError,
+    DeadlinePassedError,
+    OverloadedError,
+    ServingError,
+    UnavailableError,
+    UnexpectedError,
+)
 from serving.metrics import Metrics
 from serving.waiting import Answer
 
@@ -357,6 +364,20 @@ def test_an_engine_that_gives_too_few_rows_fails_its_batch(make_engine: MakeEngi
         with pytest.raises(ComputationError):
             await bench.submit(1, 2)
         await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_batch_that_cannot_be_settled_fails_its_calls_and_nobody_waits_for_ever(make_engine: MakeEngine) -> None:
+    async def test() -> None:
+        engine = make_engine()
+        bench = Bench(engine)
+        with pytest.MonkeyPatch.context() as broken:
+            broken.delattr(type(engine), "padding")  # a mistake of ours
+            with pytest.raises(UnexpectedError, match="the server failed on this call"):
+                await bench.submit(1)
+        assert (await bench.submit(2)).results.tolist() == [[2, 20]]
+        assert await bench.batcher.drain(grace_s=5)
 
     run(test())
 

@@ -1,6 +1,7 @@
 """What a server answers, as frozen dataclasses."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +28,7 @@ class Action:
         cls, reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes, round_trip_s: float
     ) -> "Action":
         """The action in `reply` to the request numbered `sequence`. Raises as `decode_action`."""
-        return cls(
-            action=decode_action(reply, sequence, leading_axes=leading_axes),
-            policy=reply.policy,
-            version=reply.version,
-            sequence=reply.sequence,
-            queue_us=reply.queue_us,
-            compute_us=reply.compute_us,
-            batch_rows=reply.batch_rows,
-            round_trip_s=round_trip_s,
-        )
+        return cls(action=decode_action(reply, sequence, leading_axes=leading_axes), **_about(reply, round_trip_s))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,16 +49,7 @@ class Score:
         cls, reply: policy_pb2.ScoreResponse, sequence: int, *, leading_axes: Axes, round_trip_s: float
     ) -> "Score":
         """The energy in `reply` to the request numbered `sequence`. Raises as `decode_energy`."""
-        return cls(
-            energy=decode_energy(reply, sequence, leading_axes=leading_axes),
-            policy=reply.policy,
-            version=reply.version,
-            sequence=reply.sequence,
-            queue_us=reply.queue_us,
-            compute_us=reply.compute_us,
-            batch_rows=reply.batch_rows,
-            round_trip_s=round_trip_s,
-        )
+        return cls(energy=decode_energy(reply, sequence, leading_axes=leading_axes), **_about(reply, round_trip_s))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,3 +140,16 @@ class PolicyListing:
             live_version=entry.live_version,
             is_default=entry.is_default,
         )
+
+
+def _about(reply: policy_pb2.ActResponse | policy_pb2.ScoreResponse, round_trip_s: float) -> dict[str, Any]:
+    """What every answer says besides its results, as fields of `Action` and `Score`."""
+    return {
+        "policy": reply.policy,
+        "version": reply.version,
+        "sequence": reply.sequence,
+        "queue_us": reply.queue_us,
+        "compute_us": reply.compute_us,
+        "batch_rows": reply.batch_rows,
+        "round_trip_s": round_trip_s,
+    }
