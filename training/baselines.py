@@ -49,7 +49,8 @@ from training.report import Report
 _CRITICS = 2  # SAC's, of which the lower counts
 _LARGEST_MINIBATCHES = 8  # PPO: minibatches of one pass over an unroll
 _PASSES = 4  # PPO: over an unroll
-_ENTROPY_COST = 1e-2  # PPO
+_ENTROPY_COST = 0.05  # PPO: a reward of nought or one is forgotten for good once an actor is sure of the wrong goal
+_GRADIENT_NORM = 0.5  # PPO: a longer gradient is shortened to it
 _SAC_LOSSES = {
     "loss/actor": "training/actor_loss",
     "loss/critic": "training/critic_loss",
@@ -319,6 +320,7 @@ def _train_ppo(config: TrainConfig, env: GoalEnv, judge: _Judge) -> None:
         env,
         **_shared(config, judge),
         entropy_cost=_ENTROPY_COST,
+        max_grad_norm=_GRADIENT_NORM,
         unroll_length=config.unroll,
         batch_size=config.num_envs // minibatches,
         num_minibatches=minibatches,

@@ -53,12 +53,13 @@ def on_a_line(tiny, tmp_path, monkeypatch):
     return config
 
 
-@pytest.mark.parametrize(("algorithm", "env_steps"), [("sac", 32 * 6 * 60), ("ppo", 32 * 6 * 60)])
+@pytest.mark.parametrize(("algorithm", "num_envs"), [("sac", 32), ("ppo", 128)])
 def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
-    on_a_line, algorithm: str, env_steps: int, tmp_path, monkeypatch
+    on_a_line, algorithm: str, num_envs: int, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a folder is often given relative to where one is
-    config = on_a_line(algorithm=algorithm, total_env_steps=env_steps, out=Path("run"))
+    env_steps = num_envs * 6 * 60
+    config = on_a_line(algorithm=algorithm, num_envs=num_envs, total_env_steps=env_steps, out=Path("run"))
     last = baselines.train(config, console=rich.console.Console(quiet=True))
     rows = read_metrics(config.out)
     assert rows[-1] == last
