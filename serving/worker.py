@@ -6,10 +6,11 @@ whoever reaches the port is answered, whichever worker that is. It also stops wh
 """
 
 import asyncio
+import functools
 import logging
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
@@ -19,9 +20,9 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from serving.config import ServeConfig
+from serving.cores import start_devices
 from serving.errors import StartupError
 from serving.logs import log_to_stderr
-from serving.niceness import start_giving_way
 from serving.pipe import Compiled, FromWorker, Loaded, Open, Serving
 from serving.server import load
 from serving.stopping import stop_by_signal, unless
@@ -31,7 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def run_alone(config: ServeConfig) -> int:
     """Serve until told to stop, and return the exit code."""
-    return _run(_serve_alone(config), config)
+    return _run(functools.partial(_serve_alone, config), config)
 
 
 def run_worker(
@@ -47,15 +48,13 @@ def run_worker(
     log_to_stderr(config.log_format, worker=os.getpid())
     if cores:
         os.sched_setaffinity(0, cores)  # before JAX counts them
-    sys.exit(_run(_serve_shared(config, parent, versions=versions), config))
+    sys.exit(_run(functools.partial(_serve_shared, config, parent, versions), config))
 
 
-def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
-    # The batcher's thread waits for every result anyway; handing it over to a thread of JAX's only costs time.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    start_giving_way(jax.devices)
+def _run(serve: Callable[[int], Coroutine[Any, Any, bool]], config: ServeConfig) -> int:
+    computations = start_devices()
     try:
-        answered = uvloop.run(serving)
+        answered = uvloop.run(serve(computations))
     except StartupError as error:
         _LOGGER.error("%s", error)
         return 1
@@ -68,9 +67,9 @@ def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
     os._exit(1)
 
 
-async def _serve_alone(config: ServeConfig) -> bool:
+async def _serve_alone(config: ServeConfig, computations: int) -> bool:
     stop = stop_by_signal()
-    server = await load(config)
+    server = await load(config, computations=computations)
     await server.start()
     try:
         _LOGGER.info("ports are open; health says NOT_SERVING until everything is compiled")
@@ -84,14 +83,16 @@ async def _serve_alone(config: ServeConfig) -> bool:
     return answered
 
 
-async def _serve_shared(config: ServeConfig, parent: Connection, *, versions: Sequence[int] | None) -> bool:
+async def _serve_shared(
+    config: ServeConfig, parent: Connection, versions: Sequence[int] | None, computations: int
+) -> bool:
     stop, may_open = stop_by_signal(), asyncio.Event()
     Thread(target=listen, args=(parent, asyncio.get_running_loop(), may_open, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(
             f"workers share CPUs; a device of kind {platform} is served by one process: leave out --workers"
         )
-    server = await load(config, versions=versions, registry=CollectorRegistry())
+    server = await load(config, versions=versions, registry=CollectorRegistry(), computations=computations)
     tell(parent, Loaded(server.versions()), stop)
     if not await unless(stop, server.prepare()):
         return True
