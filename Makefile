@@ -10,7 +10,7 @@ demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minu
 	@exec $(BIN)/python deploy/demo.py
 
 test: $(READY)  ## every test, two files at once: most of the time goes into compiling
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

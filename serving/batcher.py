@@ -236,15 +236,37 @@ class Batcher:
         return True
 
     async def _wait_for_company(self) -> None:
-        """Give others the time to join that the pace says is worth it; never past the deadline of the first call."""
-        head, now_s, most = self._line.head(), self._clock(), self._engine.max_rows
-        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, most)
-        if self._line.rows >= most or (wait_s := self._pace.wait_s(now_s, slack_s=slack_s)) <= 0:
+        """Give others the time to join that the pace says is worth it; never past the deadline of the first call.
+
+        While batches are under way that is until one of them ends: beside them, a batch of few rows would mostly cost
+        what any batch costs, and take the time from fuller ones.
+        """
+        head, now_s = self._line.head(), self._clock()
+        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, self._engine.max_rows)
+        wait_s = self._pace.wait_s(now_s, slack_s=slack_s)
+        if wait_s <= 0:
             return
+        if not self._under_way:
+            await self._wait_for_rows(self._engine.max_rows, limit_s=wait_s)
+            return
+        await self._wait_for_rows(self._worthwhile_rows(head.kind), limit_s=slack_s)
+        if self._line and not self._under_way:
+            await self._wait_for_company()
+
+    def _worthwhile_rows(self, kind: Kind) -> int:
+        """Rows of which a batch takes at least twice the time of one row."""
+        rows, one_s = 1, self._engine.expected_s(kind, 1)
+        while rows < self._engine.max_rows and self._engine.expected_s(kind, rows) < 2 * one_s:
+            rows *= 2
+        return min(rows, self._engine.max_rows)
+
+    async def _wait_for_rows(self, enough: int, *, limit_s: float) -> None:
+        """Wait until `enough` rows wait, a batch under way ends, a drain is wished for, or the time is over."""
+        under_way = len(self._under_way)
         try:
-            async with asyncio.timeout(wait_s):
-                while self._line.rows < most and not self._draining:
-                    await self._wait_for_news(most)
+            async with asyncio.timeout(None if limit_s == math.inf else limit_s):
+                while self._line.rows < enough and len(self._under_way) == under_way and not self._draining:
+                    await self._wait_for_news(enough)
         except TimeoutError:
             pass  # as many as came
 

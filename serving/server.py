@@ -196,7 +196,13 @@ class Server:
         """Compile off the event loop, one bucket at a time, so that health answers and a signal is heard meanwhile."""
         spec = bundle.spec
         engine = Engine(bundle.params, spec, max_rows=self._config.max_batch_rows)
-        compile_one = functools.partial(on_one_core, engine.compile) if self._computations > 1 else engine.compile
+
+        def compile_one(kind: Kind, bucket: int) -> None:
+            if self._computations > 1:
+                on_one_core(engine.compile, kind, bucket)
+            else:
+                engine.compile(kind, bucket)
+
         started_s = self._clock()
         for kind, buckets in engine.buckets.items():
             for bucket in buckets:
