@@ -2,12 +2,14 @@
 
     python benchmarks/pauses.py --json pauses.json
 
-The server's compiled call on one row, in this process, back to back and with pauses of sleep between: on one core, as
-the server computes, or split among all of them, as JAX does unasked (`--split`).
+The server's compiled call on one row, in this process, back to back and with pauses of sleep between, on every core and
+on one (to which JAX is confined by `--one-core`, in a process of its own: it counts its cores once).
 """
 
 import dataclasses
+import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +22,6 @@ import train_step
 import tyro
 from _serve_policies import publish
 
-from serving.cores import on_one_core, start_devices
 from serving.engine import Engine, Kind
 
 
@@ -38,8 +39,8 @@ class Options:
     """Sleep between two calls."""
     calls: int = 300
     """Calls of each; the median counts."""
-    split: bool = False
-    """Whether JAX splits the call among all cores."""
+    one_core: bool = False
+    """Whether this process keeps to one core."""
     quick: bool = False
     """A tiny policy, few calls: whether it works, not how fast."""
 
@@ -49,14 +50,16 @@ def main() -> None:
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), width=16, pauses_ms=(0.0, 1.0), calls=5)
+    if options.one_core:
+        if sys.platform != "linux":
+            sys.exit("only Linux confines a process to a core; leave out --one-core")
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the server does
-    if not options.split:
-        start_devices()
     about = _record.machine()
     with tempfile.TemporaryDirectory(prefix="kilolayer-pauses-") as folder:
         rows = [measure(options, depth, Path(folder)) for depth in options.depths]
-    cores = "split among all cores" if options.split else "on one core"
-    notes = f"one row, width {options.width}, us, medians of {options.calls} calls, {cores}"
+    cores = "one core" if options.one_core else "every core"
+    notes = f"one row, width {options.width}, us, medians of {options.calls} calls, on {cores}"
     _record.publish("the compiled call, by the pause before it", rows, about=about, json_file=options.json, notes=notes)
 
 
@@ -64,10 +67,7 @@ def measure(options: Options, depth: int, folder: Path) -> dict[str, Any]:
     """One row of the table: microseconds by pause."""
     policy = publish(folder, depth, width=options.width, state_dim=29, goal_dim=2, action_dim=8)
     engine = Engine(policy.params, policy.spec, max_rows=1)
-    if options.split:
-        engine.compile(Kind.ACT, 1)
-    else:
-        on_one_core(engine.compile, Kind.ACT, 1)
+    engine.compile(Kind.ACT, 1)
     row = np.random.default_rng(0).normal(size=(1, 31)).astype(np.float32)
 
     def call(pause_s: float) -> float:

@@ -6,24 +6,22 @@ The whole story of concurrency:
 * `admit` puts a call into the waiting line and returns it with a future; `submit` awaits that. The line is bounded in
   rows and by the age of its head. A call that does not fit, or whose deadline would pass while the rows before it are
   computed, is shed at once: it costs no computation, and its caller learns of it in time to do something else.
-* One task takes rows from the front of the line, as many as fit into `engine.max_rows`, and hands them to a thread that
-  computes them; there are as many threads as batches may be computed at once. Meanwhile the line fills: the next batch
-  is whoever waited until a thread was idle. A batch that is not full may wait a little for company, and only when the
-  server has been busy; an idle server computes a lone call immediately (see `serving.pace`).
+* One task takes rows from the front of the line, as many as fit into `engine.max_rows`, has them computed in the
+  batcher's one worker thread, and settles the calls. Meanwhile the line fills: the next batch is whoever waited during
+  this one. A batch that is not full may wait a little for company, and only when the computation has been busy; an
+  idle server computes a lone call immediately (see `serving.pace`).
 * Calls are taken by priority, then in the order they came; a batch holds one kind of work. A call that is larger than
   the room in a batch is split: it gives the rows that fit, stays at the front, and is answered when its last row is.
-  If several threads are idle they share the rows that wait, where that saves more than it costs.
 * A caller that gives up while it waits leaves the line at once. One whose deadline has passed is refused when its turn
   comes. Neither is computed. Rows already being computed are finished, and thrown away if nobody wants them.
 * If the computation of a batch raises, its calls fail with a text of ours, and the next batch goes on as usual.
-* `drain` refuses new calls, answers every admitted one, and ends the task and the threads. If that takes too long,
+* `drain` refuses new calls, answers every admitted one, and ends the task and the thread. If that takes too long,
   what is left is failed rather than forgotten: every admitted call is settled exactly once.
 """
 
 import asyncio
 import dataclasses
 import functools
-import heapq
 import logging
 import math
 import time
@@ -47,8 +45,6 @@ from serving.waiting import Answer, Call, Part, WaitingLine
 
 _LOGGER = logging.getLogger(__name__)
 
-_SHARING_SAVES_S = 0.0005  # at least, for idle threads to share a batch: each part costs the event loop a fifth of that
-_SHARING_SAVES = 0.25  # at least, of the time that the batch takes
 _MARGIN = 1.25  # on what a call is expected to take: in a crowd, computations take now longer, now less long
 
 
@@ -59,24 +55,14 @@ class Limits:
     queue_rows: int  # most rows that may wait
     queue_age_s: float = math.inf  # nobody joins while a call has waited longer than this
     wait_s: float = 0.0  # longest wait of a batch for company
-    computations: int = 1  # batches computed at once
-
-
-@dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class _Batch:
-    """Rows of one kind under way, and the thread that computes them."""
-
-    parts: list[Part]
-    computation: Computation
-    ends_s: float  # when it should
 
 
 class Batcher:
     """Turns concurrent calls into batches. Construct it inside a running event loop.
 
     Args:
-        engine: computes a batch; only ever called from the batcher's own threads.
-        limits: of the waiting line, of patience, and of batches at once.
+        engine: computes a batch; only ever called from the batcher's own thread.
+        limits: of the waiting line and of patience.
         metrics: receives what happened.
         clock: monotonic seconds.
     """
@@ -95,13 +81,13 @@ class Batcher:
         self._clock = clock
         self._line = WaitingLine()
         self._pace = Pace(limits.wait_s)
-        self._computations = tuple(Computation(engine, clock=clock) for _ in range(limits.computations))
-        self._idle = list(self._computations)
-        self._under_way: list[_Batch] = []
-        self._news = asyncio.Event()  # enough rows wait, a thread is idle, or a drain is wished for
-        self._enough: float = 1  # rows in the line for that to be news
+        self._batch: list[Part] = []  # under way
+        self._batch_ends_s = -math.inf  # when it should
+        self._arrival = asyncio.Event()  # of as many rows as are enough, or of the wish to drain
+        self._enough = 1
         self._draining = False
         self._loop = asyncio.get_running_loop()
+        self._computation = Computation(engine, clock=clock)
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -149,7 +135,7 @@ class Batcher:
         self._line.join(call)
         self._metrics.queue_rows.set(self._line.rows)
         if self._line.rows >= self._enough:
-            self._news.set()
+            self._arrival.set()
         return call
 
     def withdraw(self, call: Call) -> None:
@@ -162,13 +148,12 @@ class Batcher:
     async def drain(self, *, grace_s: float) -> bool:
         """Answer every admitted call and stop; after `grace_s` fail what is left. Returns whether none was left."""
         self._draining = True
-        self._news.set()
+        self._arrival.set()
         _, unfinished = await asyncio.wait({self._task}, timeout=grace_s)
         if unfinished:
             self._task.cancel()
             await asyncio.wait({self._task})
-        for computation in self._computations:
-            computation.end(wait=not unfinished)
+        self._computation.end(wait=not unfinished)
         return not unfinished
 
     def _refuse_if_overloaded(self, call: Call) -> None:
@@ -179,7 +164,7 @@ class Batcher:
         elif (age_s := self._line.age_s(now_s)) > limits.queue_age_s:
             reason, problem = "age", f"calls have waited for {age_s:.3f} s"
         elif (
-            (self._line or not self._idle)
+            (self._line or self._batch)
             and call.deadline_s < math.inf
             and (takes_s := _MARGIN * (self._ready_s(call) - now_s)) > call.deadline_s - now_s
         ):
@@ -191,167 +176,118 @@ class Batcher:
         raise OverloadedError(f"{problem}; send the next observation rather than this one again, and less often")
 
     def _ready_s(self, call: Call) -> float:
-        """When `call` will be computed, going by how long batches take and by the thread that is idle first."""
-        most, now_s = self._engine.max_rows, call.admitted_s
-        idle_s = [now_s] * len(self._idle) + [max(now_s, batch.ends_s) for batch in self._under_way]
-        heapq.heapify(idle_s)
-
-        def compute(kind: Kind, rows: int) -> float:
-            ends_s = now_s
-            while rows > 0:
-                ends_s = idle_s[0] + self._engine.expected_s(kind, min(rows, most))
-                heapq.heapreplace(idle_s, ends_s)
-                rows -= most
-            return ends_s
-
-        before = self._line.rows_before(call.priority)
-        for kind, rows in before.items():
-            if kind is not call.kind:
-                compute(kind, rows)
-        return compute(call.kind, before[call.kind] + len(call.rows))
+        """When `call` will be computed, going by how long batches take."""
+        most = self._engine.max_rows
+        ready_s = max(self._batch_ends_s, call.admitted_s) if self._batch else call.admitted_s
+        for kind, waiting in self._line.rows_before(call.priority).items():
+            rows = waiting + len(call.rows) if kind is call.kind else waiting
+            if rows >= most:
+                full, rows = divmod(rows, most)
+                ready_s += full * self._engine.expected_s(kind, most)
+            if rows:
+                ready_s += self._engine.expected_s(kind, rows)
+        return ready_s
 
     async def _run(self) -> None:
         try:
             while await self._wait_for_calls():
-                if parts := self._take_batch():
-                    self._begin(parts)
-            while self._under_way:
-                await self._wait_for_news(math.inf)
+                self._batch = self._take_batch()
+                if self._batch:
+                    await self._compute(self._batch)
+                    self._batch = []
         finally:
             # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
             self._draining = True
-            for call in (*(part.call for batch in self._under_way for part in batch.parts), *self._line):
+            for call in (*(part.call for part in self._batch), *self._line):
                 _fail(call, UnavailableError("the server shut down before this call was computed"))
 
     async def _wait_for_calls(self) -> bool:
-        """Wait until the line holds a batch that is worth computing now, and a thread is idle.
-
-        Returns False once nothing will ever wait again.
-        """
-        while not (self._line and self._idle):
-            if self._draining and not self._line:
+        """Wait until the line holds a batch that is worth computing now; False once it never will again."""
+        while not self._line:
+            if self._draining:
                 return False
-            await self._wait_for_news(1 if self._idle else math.inf)
+            self._arrival.clear()
+            await self._arrival.wait()
         await self._wait_for_company()
         return True
 
     async def _wait_for_company(self) -> None:
-        """Give others the time to join that the pace says is worth it; never past the deadline of the first call.
-
-        While batches are under way that is until one of them ends: beside them, a batch of few rows would mostly cost
-        what any batch costs, and take the time from fuller ones.
-        """
-        head, now_s = self._line.head(), self._clock()
-        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, self._engine.max_rows)
+        """Give others the time to join that the pace says is worth it; never past the deadline of the first call."""
+        head, now_s, most = self._line.head(), self._clock(), self._engine.max_rows
+        if self._line.rows >= most:
+            return
+        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, most)
         wait_s = self._pace.wait_s(now_s, slack_s=slack_s)
         if wait_s <= 0:
             return
-        if not self._under_way:
-            await self._wait_for_rows(self._engine.max_rows, limit_s=wait_s)
-            return
-        await self._wait_for_rows(self._worthwhile_rows(head.kind), limit_s=slack_s)
-        if self._line and not self._under_way:
-            await self._wait_for_company()
-
-    def _worthwhile_rows(self, kind: Kind) -> int:
-        """Rows of which a batch takes at least twice the time of one row."""
-        rows, one_s = 1, self._engine.expected_s(kind, 1)
-        while rows < self._engine.max_rows and self._engine.expected_s(kind, rows) < 2 * one_s:
-            rows *= 2
-        return min(rows, self._engine.max_rows)
-
-    async def _wait_for_rows(self, enough: int, *, limit_s: float) -> None:
-        """Wait until `enough` rows wait, a batch under way ends, a drain is wished for, or the time is over."""
-        under_way = len(self._under_way)
+        self._enough = most
+        self._arrival.clear()
         try:
-            async with asyncio.timeout(None if limit_s == math.inf else limit_s):
-                while self._line.rows < enough and len(self._under_way) == under_way and not self._draining:
-                    await self._wait_for_news(enough)
+            async with asyncio.timeout(wait_s):
+                await self._arrival.wait()
         except TimeoutError:
             pass  # as many as came
-
-    async def _wait_for_news(self, enough: float) -> None:
-        """Wait until `enough` rows wait, a batch has ended, or a drain is wished for."""
-        self._enough = enough
-        self._news.clear()
-        await self._news.wait()
+        self._enough = 1
 
     def _take_batch(self) -> list[Part]:
         """Take rows of one kind from the front while there is room; drop calls that nobody waits for any more."""
         now_s = self._clock()
         batch: list[Part] = []
-        taken, most = 0, self._share()
-        while taken < most and self._line:
+        room = self._engine.max_rows
+        while room and self._line:
             call = self._line.head()
-            if batch and call.kind is not batch[0].call.kind:
-                break
-            if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, taken, most=most):
+            if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, room=room):
                 self._line.leave(call)
                 _fail(
                     call, DeadlinePassedError("the request waited until its deadline could not be met; allow more time")
                 )
+            elif batch and call.kind is not batch[0].call.kind:
+                break
             else:
-                batch.append(self._line.take(call, most - taken))
-                taken += len(batch[-1].rows)
+                batch.append(self._line.take(call, room))
+                room -= len(batch[-1].rows)
         self._metrics.queue_rows.set(self._line.rows)
         return batch
 
-    def _share(self) -> int:
-        """The most rows for the next batch: `engine.max_rows`, or fewer if idle threads gain by sharing the line."""
-        rows, most = self._line.rows, self._engine.max_rows
-        if len(self._idle) == 1 or not rows:
-            return most
-        kind = self._line.head().kind
-        whole_s = self._engine.expected_s(kind, min(rows, most))
-        for threads in range(len(self._idle), 1, -1):
-            share = -(-rows // threads)
-            if share >= most:
-                break
-            if whole_s - self._engine.expected_s(kind, share) > max(_SHARING_SAVES_S, _SHARING_SAVES * whole_s):
-                return share
-        return most
-
-    def _needed_s(self, call: Call, taken: int, *, most: int) -> float:
-        """Seconds that `call` needs in a batch that holds `taken` rows and may hold `most`.
-
-        0 if it waits alone: nobody would gain by its leaving.
-        """
-        if call.deadline_s == math.inf or (not taken and self._line.rows == call.waiting_rows):
+    def _needed_s(self, call: Call, batch: list[Part], *, room: int) -> float:
+        """Seconds that `call` needs if it goes into `batch`; 0 if it waits alone: nobody would gain by its leaving."""
+        if call.deadline_s == math.inf or (not batch and self._line.rows == call.waiting_rows):
             return 0.0
-        return self._engine.expected_s(call.kind, min(most, taken + call.waiting_rows))
+        taken = self._engine.max_rows - room if batch and batch[0].call.kind is call.kind else 0
+        return self._engine.expected_s(call.kind, taken + min(room, call.waiting_rows))
 
-    def _begin(self, parts: list[Part]) -> None:
-        """Have an idle thread compute `parts`, after which their calls are settled."""
-        kind, rows, now_s = parts[0].call.kind, sum(part.stop - part.start for part in parts), self._clock()
-        batch = _Batch(parts, self._idle.pop(), now_s + self._engine.expected_s(kind, rows))
-        self._under_way.append(batch)
-        self._pace.use(len(self._under_way) / len(self._computations), now_s)
-        batch.computation.begin(kind, [part.rows for part in parts], functools.partial(self._finish, batch))
+    async def _compute(self, batch: list[Part]) -> None:
+        """Compute `batch` in the worker thread, until its calls are settled."""
+        kind, rows = batch[0].call.kind, sum(part.stop - part.start for part in batch)
+        taken_s = self._clock()
+        self._batch_ends_s = taken_s + self._engine.expected_s(kind, rows)
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._computation.begin(kind, [part.rows for part in batch], functools.partial(self._finish, batch, done))
+        await done
+        self._pace.batch_was_under_way(taken_s, self._clock())
 
-    def _finish(self, batch: _Batch, computed: Computed) -> None:
+    def _finish(self, batch: list[Part], done: "asyncio.Future[None]", computed: Computed) -> None:
         """Settle the calls of `batch`."""
-        self._under_way.remove(batch)
-        self._idle.append(batch.computation)
-        self._pace.use(len(self._under_way) / len(self._computations), self._clock())
-        # Before the answers, so that the next batch is under way when the loop turns to them.
-        self._news.set()
+        # First, so that the next batch is under way before the loop turns to the answers of this one.
+        if not done.done():  # it is if the grace was over
+            done.set_result(None)
         try:
-            self._settle_batch(batch.parts, computed)
+            self._settle_batch(batch, computed)
         except Exception:  # a mistake of ours; nobody must wait for ever
-            _LOGGER.exception("a batch of %d calls was computed and not answered", len(batch.parts))
-            for part in batch.parts:
+            _LOGGER.exception("a batch of %d calls was computed and not answered", len(batch))
+            for part in batch:
                 self._give_up(part, UnexpectedError())
 
-    def _settle_batch(self, parts: list[Part], computed: Computed) -> None:
+    def _settle_batch(self, batch: list[Part], computed: Computed) -> None:
         if computed.results is None:
             self._metrics.failed_batches.inc()
-            for part in parts:
+            for part in batch:
                 self._give_up(part, ComputationError("the policy could not be computed; send the next observation"))
             return
         rows, start = len(computed.results), 0
-        padding = self._engine.padding(parts[0].call.kind, rows)
+        padding = self._engine.padding(batch[0].call.kind, rows)
         self._metrics.observe_batch(rows, padding=padding, compute_s=computed.compute_s)
-        for part in parts:
+        for part in batch:
             results = computed.results[start : start + part.stop - part.start]
             start += len(results)
             if computed.all_finite or np.isfinite(results).all():

@@ -1,4 +1,4 @@
-"""Computation: a thread that calls an engine, a batch at a time, and hands results back to the event loop."""
+"""Computation: the one thread that calls an engine, a batch at a time, and hands results back to the event loop."""
 
 import asyncio
 import functools
@@ -32,7 +32,7 @@ class _Job(NamedTuple):
 
 
 class Computation:
-    """A thread for `engine`, which others may have too. Construct it inside a running event loop.
+    """A thread for `engine`, which no other may call meanwhile. Construct it inside a running event loop.
 
     Args:
         engine: may raise anything.

@@ -43,7 +43,7 @@ class Kind(enum.Enum):
 
 
 class Computer(Protocol):
-    """What the batcher needs of an engine; `compute` may raise anything, and runs in several threads at once."""
+    """What the batcher needs of an engine; `compute` may raise anything."""
 
     @property
     def max_rows(self) -> int:
@@ -64,7 +64,7 @@ class Computer(Protocol):
 
 
 class Engine:
-    """The compiled functions of one policy, by kind and bucket. `compute` may run in several threads at once.
+    """The compiled functions of one policy, by kind and bucket. `compute` may run in any one thread at a time.
 
     ACT has a bucket for every power of two, the others for powers of four, since each bucket costs start-up time.
 
@@ -78,9 +78,7 @@ class Engine:
         self._spec = spec
         self._params: PolicyParams = jax.device_put(params)
         self._executables: dict[tuple[Kind, int], jax.stages.Compiled] = {}
-        self._seconds: dict[
-            tuple[Kind, int], float
-        ] = {}  # exponential means; of two runs that end at once one may count
+        self._seconds: dict[tuple[Kind, int], float] = {}  # an exponential mean of what each took
         of_two = tuple(1 << exponent for exponent in range(max_rows.bit_length()))
         of_four = tuple(sorted({*of_two[::2], max_rows}))
         self.buckets = {Kind.ACT: of_two, Kind.DRAW: of_four, Kind.SCORE: of_four}

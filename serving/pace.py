@@ -17,7 +17,7 @@ _FULL_SHARE = 0.9  # from here on, batches wait as long as they may
 
 
 class Pace:
-    """The share of the computation that was in use, forgotten exponentially, and the event loop's of late.
+    """The share of time in which batches were under way, forgotten exponentially, and the event loop's of late.
 
     Args:
         max_wait_s: longest wait for company; 0: never.
@@ -27,20 +27,19 @@ class Pace:
     def __init__(self, max_wait_s: float, *, loop_cpu_s: Callable[[], float] = time.thread_time) -> None:
         self._max_wait_s = max_wait_s
         self._loop_cpu_s = loop_cpu_s
-        self._in_use = 0.0
         self._busy_share = 0.0
         self._updated_s = -math.inf
         self._loop_share = 0.0
         self._window: tuple[float, float] | None = None  # when it began, and the processor time then
 
-    def use(self, share: float, now_s: float) -> None:
-        """From `now_s` on, `share` of the computation is in use, 0 to 1."""
-        self._forget(now_s)
-        self._in_use = share
+    def batch_was_under_way(self, started_s: float, ended_s: float) -> None:
+        """A batch occupied the computation from `started_s` to `ended_s`, later than all before it."""
+        self._forget(started_s, busy=False)
+        self._forget(ended_s, busy=True)
 
     def busy_share(self, now_s: float) -> float:
-        """The share of the computation that was in use for the last tenth of a second or so, 0 to 1."""
-        self._forget(now_s)
+        """The share of the last tenth of a second or so in which batches were under way, 0 to 1."""
+        self._forget(now_s, busy=False)
         return self._busy_share
 
     def loop_share(self, now_s: float) -> float:
@@ -63,8 +62,8 @@ class Pace:
         share = (busy_share - _IDLE_SHARE) / (_FULL_SHARE - _IDLE_SHARE)
         return max(0.0, min(self._max_wait_s * min(1.0, share), slack_s))
 
-    def _forget(self, now_s: float) -> None:
+    def _forget(self, now_s: float, *, busy: bool) -> None:
         if now_s > self._updated_s:
             kept = math.exp((self._updated_s - now_s) / _MEMORY_S)
-            self._busy_share = kept * self._busy_share + (1 - kept) * self._in_use
+            self._busy_share = kept * self._busy_share + (1 - kept) * busy
             self._updated_s = now_s

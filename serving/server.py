@@ -30,7 +30,6 @@ from serving.address import cannot_be_had, join_address
 from serving.batcher import Batcher, Limits
 from serving.calls import Calls
 from serving.config import ServeConfig
-from serving.cores import on_one_core
 from serving.engine import Engine, Kind
 from serving.errors import StartupError
 from serving.health import Health
@@ -62,7 +61,6 @@ class Server:
         metrics: registered with `registry`.
         registry: what the metrics port shows.
         tracing: makes a span of every call; None: none are made.
-        computations: batches of a policy to compute at once, as `serving.cores` found; if several, each on one core.
         clock: monotonic seconds.
     """
 
@@ -74,7 +72,6 @@ class Server:
         metrics: Metrics,
         registry: CollectorRegistry,
         tracing: "Tracing | None" = None,
-        computations: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         default = config.default_policy or next(iter(bundles))
@@ -84,7 +81,6 @@ class Server:
         self._bundles = bundles
         self._metrics = metrics
         self._registry = registry
-        self._computations = computations
         self._clock = clock
         self._live: dict[str, Offer] = {}
         self._counting = False
@@ -127,12 +123,7 @@ class Server:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
         config = self._config
-        limits = Limits(
-            queue_rows=config.max_queue_rows,
-            queue_age_s=config.max_queue_age_s,
-            wait_s=config.max_wait_s,
-            computations=self._computations,
-        )
+        limits = Limits(queue_rows=config.max_queue_rows, queue_age_s=config.max_queue_age_s, wait_s=config.max_wait_s)
         for name, bundle in self._bundles.items():
             engine = await self._compile(bundle)
             metrics = self._metrics.for_policy(name)
@@ -196,17 +187,10 @@ class Server:
         """Compile off the event loop, one bucket at a time, so that health answers and a signal is heard meanwhile."""
         spec = bundle.spec
         engine = Engine(bundle.params, spec, max_rows=self._config.max_batch_rows)
-
-        def compile_one(kind: Kind, bucket: int) -> None:
-            if self._computations > 1:
-                on_one_core(engine.compile, kind, bucket)
-            else:
-                engine.compile(kind, bucket)
-
         started_s = self._clock()
         for kind, buckets in engine.buckets.items():
             for bucket in buckets:
-                await asyncio.to_thread(compile_one, kind, bucket)
+                await asyncio.to_thread(engine.compile, kind, bucket)
         await asyncio.to_thread(_check_probes, engine, bundle)
         took_s = self._clock() - started_s
         _LOGGER.info(
@@ -225,7 +209,6 @@ async def load(
     registry: CollectorRegistry | None = None,
     tracing: "Tracing | None" = None,
     versions: Sequence[int] | None = None,
-    computations: int = 1,
 ) -> Server:
     """Load and verify the policies that `config` names.
 
@@ -233,7 +216,6 @@ async def load(
         registry: for the metrics; None: a fresh one, with those of the process and of its devices.
         tracing: makes a span of every call; None: as `config` says.
         versions: of the policies, in the order of their folders; None: the newest that verify.
-        computations: batches of a policy to compute at once, as `serving.cores` found; if several, each on one core.
 
     Raises:
         StartupError: a folder holds no usable policy, or OpenTelemetry is wanted and not installed.
@@ -252,9 +234,7 @@ async def load(
     if config.tracing and tracing is None:
         tracing = _tracing()
     bundles = await asyncio.to_thread(load_all, config.policies)
-    return Server(
-        config, bundles=bundles, metrics=metrics, registry=registry, tracing=tracing, computations=computations
-    )
+    return Server(config, bundles=bundles, metrics=metrics, registry=registry, tracing=tracing)
 
 
 def _tracing() -> "Tracing":

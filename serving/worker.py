@@ -6,11 +6,10 @@ whoever reaches the port is answered, whichever worker that is. It also stops wh
 """
 
 import asyncio
-import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
@@ -20,9 +19,9 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from serving.config import ServeConfig
-from serving.cores import start_devices
 from serving.errors import StartupError
 from serving.logs import log_to_stderr
+from serving.niceness import start_giving_way
 from serving.pipe import Compiled, FromWorker, Loaded, Open, Serving
 from serving.server import load
 from serving.stopping import stop_by_signal, unless
@@ -32,7 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def run_alone(config: ServeConfig) -> int:
     """Serve until told to stop, and return the exit code."""
-    return _run(functools.partial(_serve_alone, config), config)
+    return _run(_serve_alone(config), config)
 
 
 def run_worker(
@@ -48,13 +47,15 @@ def run_worker(
     log_to_stderr(config.log_format, worker=os.getpid())
     if cores:
         os.sched_setaffinity(0, cores)  # before JAX counts them
-    sys.exit(_run(functools.partial(_serve_shared, config, parent, versions), config))
+    sys.exit(_run(_serve_shared(config, parent, versions=versions), config))
 
 
-def _run(serve: Callable[[int], Coroutine[Any, Any, bool]], config: ServeConfig) -> int:
-    computations = start_devices()
+def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
+    # The batcher's thread waits for every result anyway; handing it over to a thread of JAX's only costs time.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    start_giving_way(jax.devices)
     try:
-        answered = uvloop.run(serve(computations))
+        answered = uvloop.run(serving)
     except StartupError as error:
         _LOGGER.error("%s", error)
         return 1
@@ -67,9 +68,9 @@ def _run(serve: Callable[[int], Coroutine[Any, Any, bool]], config: ServeConfig)
     os._exit(1)
 
 
-async def _serve_alone(config: ServeConfig, computations: int) -> bool:
+async def _serve_alone(config: ServeConfig) -> bool:
     stop = stop_by_signal()
-    server = await load(config, computations=computations)
+    server = await load(config)
     await server.start()
     try:
         _LOGGER.info("ports are open; health says NOT_SERVING until everything is compiled")
@@ -83,16 +84,14 @@ async def _serve_alone(config: ServeConfig, computations: int) -> bool:
     return answered
 
 
-async def _serve_shared(
-    config: ServeConfig, parent: Connection, versions: Sequence[int] | None, computations: int
-) -> bool:
+async def _serve_shared(config: ServeConfig, parent: Connection, *, versions: Sequence[int] | None) -> bool:
     stop, may_open = stop_by_signal(), asyncio.Event()
     Thread(target=listen, args=(parent, asyncio.get_running_loop(), may_open, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(
             f"workers share CPUs; a device of kind {platform} is served by one process: leave out --workers"
         )
-    server = await load(config, versions=versions, registry=CollectorRegistry(), computations=computations)
+    server = await load(config, versions=versions, registry=CollectorRegistry())
     tell(parent, Loaded(server.versions()), stop)
     if not await unless(stop, server.prepare()):
         return True

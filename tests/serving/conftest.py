@@ -103,8 +103,8 @@ def running(policies: Path) -> Iterator[Running]:
 class FakeEngine:
     """Gives each row [sum, 10 * sum] at once, or when it is let, and remembers what it was asked.
 
-    The clock, `now_s`, moves only when a test moves it, and in every batch by `compute_s` and by `row_s` for each row;
-    that is also what a batch is expected to take.
+    The clock, `now_s`, moves only when a test moves it, and by `compute_s` in every batch; that is also what a batch
+    is expected to take.
     """
 
     def __init__(self, max_rows: int = 8) -> None:
@@ -113,8 +113,7 @@ class FakeEngine:
         self.kinds: list[Kind] = []
         self.failure: BaseException | None = None
         self.now_s = 100.0
-        self.compute_s = self.row_s = 0.0
-        self._lock = threading.Lock()
+        self.compute_s = 0.0
         self._may_compute = threading.Event()
         self._may_compute.set()
 
@@ -125,12 +124,10 @@ class FakeEngine:
         self._may_compute.set()
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
-        with self._lock:
-            self.batches.append(rows.tolist())
-            self.kinds.append(kind)
+        self.batches.append(rows.tolist())
+        self.kinds.append(kind)
         self._may_compute.wait(timeout=30)
-        with self._lock:
-            self.now_s += self.expected_s(kind, len(rows))
+        self.now_s += self.compute_s
         if self.failure is not None:
             raise self.failure
         total = rows.sum(axis=1)
@@ -140,7 +137,7 @@ class FakeEngine:
         return self.max_rows - rows
 
     def expected_s(self, kind: Kind, rows: int) -> float:
-        return self.compute_s + rows * self.row_s
+        return self.compute_s
 
     def clock(self) -> float:
         return self.now_s

@@ -32,7 +32,6 @@ class Engine(Protocol):
     failure: BaseException | None
     now_s: float
     compute_s: float
-    row_s: float
 
     def hold(self) -> None: ...
     def let_go(self) -> None: ...
@@ -48,7 +47,7 @@ MakeEngine = Callable[..., Engine]
 class Bench:
     """A batcher around a fake engine, and the metrics it reports to."""
 
-    def __init__(self, engine: Engine, *, max_queue_rows: int = 100, **limits: Any) -> None:
+    def __init__(self, engine: Engine, *, max_queue_rows: int = 100, **limits: float) -> None:
         self.engine = engine
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry).for_policy("p")
@@ -134,87 +133,6 @@ def test_a_batch_never_exceeds_the_cap_and_a_call_is_split_rather_than_overtaken
         ]
         assert bench.engine.batches[1:] == [[[1], [2], [3], [4]], [[5], [6], [7], [8]], [[9], [10]]]
         await bench.batcher.drain(grace_s=5)
-
-    run(test())
-
-
-def test_as_many_batches_are_computed_at_once_as_may_be(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
-    async def test() -> None:
-        engine = make_engine(max_rows=4)
-        bench = Bench(engine, computations=2)
-        engine.hold()
-        first = bench.submit(1)
-        await wait_until(lambda: len(engine.batches) == 1)
-        second = bench.submit(2, 3)
-        await wait_until(lambda: len(engine.batches) == 2)
-        others = [bench.submit(4), bench.submit(5)]
-        await wait_until(lambda: bench.batcher.queue_rows == 2)
-        engine.let_go()
-        answers = await asyncio.gather(first, second, *others)
-        assert engine.batches == [[[1]], [[2], [3]], [[4], [5]]]
-        assert [answer.results[:, 0].tolist() for answer in answers] == [[1], [2, 3], [4], [5]]
-        assert await bench.batcher.drain(grace_s=5)
-
-    run(test())
-
-
-@pytest.mark.parametrize(
-    ("row_s", "sizes"),
-    [
-        (0.01, [3, 4]),  # 0.07 s or, in two parts, 0.04 s
-        (0.0001, [7]),  # 0.7 ms or 0.4 ms: not worth a second batch's cost
-    ],
-)
-def test_idle_threads_share_a_call_that_is_worth_it(make_engine: MakeEngine, row_s: float, sizes: list[int]) -> None:
-    async def test() -> None:
-        engine = make_engine(max_rows=8)
-        engine.row_s = row_s
-        bench = Bench(engine, computations=2)
-        answer = await bench.submit(1, 2, 3, 4, 5, 6, 7)
-        assert answer.results[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
-        assert sorted(map(len, engine.batches)) == sizes
-        assert answer.batch_rows == max(sizes)
-        assert answer.compute_s == pytest.approx(7 * row_s)  # of both parts
-        assert await bench.batcher.drain(grace_s=5)
-
-    run(test())
-
-
-def test_what_will_be_computed_at_once_is_not_waited_for_twice(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
-    async def test() -> None:
-        engine = make_engine(max_rows=2)
-        engine.compute_s = 1.0
-        bench = Bench(engine, computations=2)
-        engine.hold()
-        first, second = bench.submit(1, 2), bench.submit(3, 4)
-        await wait_until(lambda: len(engine.batches) == 2)
-        # Both end in 1 s, two batches that wait in 2 s, and this one in 3 s: with a quarter to spare, 3.75 s.
-        waiting = [bench.submit(5, 6), bench.submit(7, 8)]
-        await wait_until(lambda: bench.batcher.queue_rows == 4)
-        with pytest.raises(OverloadedError, match=r"take up to 3\.7500 s of 3\.7000 s"):
-            await bench.submit(9, timeout_s=3.7)
-        last = bench.submit(9, timeout_s=3.8)
-        await wait_until(lambda: bench.batcher.queue_rows == 5)
-        engine.let_go()
-        await asyncio.gather(first, second, *waiting, last, return_exceptions=True)
-        assert await bench.batcher.drain(grace_s=5)
-
-    run(test())
-
-
-def test_drain_waits_for_every_batch_under_way(make_engine: MakeEngine, wait_until: WaitUntil) -> None:
-    async def test() -> None:
-        engine = make_engine(max_rows=4)
-        bench = Bench(engine, computations=2)
-        engine.hold()
-        calls = [bench.submit(1), bench.submit(2)]
-        await wait_until(lambda: bench.batcher.queue_rows == 0 and len(engine.batches) >= 1)
-        draining = asyncio.create_task(bench.batcher.drain(grace_s=5))
-        await asyncio.sleep(0.01)
-        assert not draining.done()
-        engine.let_go()
-        assert await draining
-        assert [call.result().results[0, 0] for call in calls] == [1, 2]
 
     run(test())
 

@@ -8,25 +8,15 @@ from serving.pace import Pace
 def test_the_busy_share_is_an_exponential_mean_over_a_tenth_of_a_second() -> None:
     pace = Pace(0.001)
     assert pace.busy_share(10.0) == 0
-    pace.use(1, 10.0)
+    pace.batch_was_under_way(10.0, 10.1)
     assert pace.busy_share(10.1) == pytest.approx(1 - math.exp(-1))
-    pace.use(0, 10.1)
     assert pace.busy_share(10.2) == pytest.approx((1 - math.exp(-1)) * math.exp(-1))
-
-
-def test_one_of_two_batches_is_half_of_the_computation() -> None:
-    pace = Pace(0.001)
-    pace.use(1 / 2, 10.0)
-    pace.use(1, 10.1)
-    # A tenth of a second at a half, and another at one: 1/2 (1 - 1/e) / e + 1 - 1/e
-    assert pace.busy_share(10.2) == pytest.approx((1 - math.exp(-1)) * (1 + math.exp(-1) / 2))
 
 
 @pytest.mark.parametrize(("busy_s", "share_of_wait"), [(0.0, 0), (0.05, 0), (0.12, 0.4970), (1.0, 1)])
 def test_nobody_waits_before_half_of_the_time_is_busy(busy_s: float, share_of_wait: float) -> None:
     pace = Pace(0.002)
-    pace.use(1, 5.0)
-    pace.use(0, 5.0 + busy_s)
+    pace.batch_was_under_way(5.0, 5.0 + busy_s)
     # 0.12 s: (1 - exp(-1.2) - 0.5) / 0.4 = 0.4970
     assert pace.wait_s(5.0 + busy_s, slack_s=1.0) == pytest.approx(0.002 * share_of_wait, abs=1e-6)
     assert pace.wait_s(5.0 + busy_s, slack_s=-1.0) == 0
