@@ -13,7 +13,7 @@ _LONGEST = ("test_every_environment.py", "test_end_to_end.py", "test_kills.py", 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are handed out in this order, and whoever gets a long one last keeps all waiting."""
+    """`make test` hands files out in this order, and whoever gets a long one last keeps all waiting."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 

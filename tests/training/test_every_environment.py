@@ -35,7 +35,7 @@ def test_it_resets_and_steps_as_brax_trainers_drive_it(name: str, tmp_path) -> N
     assert PolicySpec.from_json(spec.to_json()) == spec
     assert registry.find(name).episode_length == env.facts.episode_length
     wrapped = wrap(env, episode_length=EPISODE, action_repeat=1)
-    quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiled, not run
+    quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # to compile
     first = quickly(wrapped.reset)(jax.random.split(jax.random.PRNGKey(0), ROBOTS))  # the keys that brax knows
     assert first.obs.shape == (ROBOTS, env.observation_size)
     assert np.isfinite(first.obs).all()

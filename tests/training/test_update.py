@@ -60,13 +60,11 @@ def reference_gradient(
     """Each part's gradient, along its own loss alone; and the three losses."""
     fixed: dict[str, Any] = {"goal_dim": 2, "target_entropy": TARGET_ENTROPY, "penalty": PENALTY, **choice}
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiled, not run
-    def gradients(
-        params: PolicyParams, log_temperature: jax.Array, batch: Batch, noise: jax.Array
-    ) -> tuple[Trained, tuple[jax.Array, ...]]:
-        def loss(index: int, params: PolicyParams, log_temperature: jax.Array) -> jax.Array:
-            return reference.losses(params, log_temperature, batch, noise, **fixed)[index]
+    def loss(index: int, params: PolicyParams, log_temperature: jax.Array) -> jax.Array:
+        return reference.losses(params, log_temperature, batch, noise, **fixed)[index]
 
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # its time is compilation
+    def gradients():
         actor = jax.grad(lambda actor: loss(0, params._replace(actor=actor), log_temperature))(params.actor)
         temperature = jax.grad(lambda log_temperature: loss(1, params, log_temperature))(log_temperature)
         critic = jax.grad(lambda params: loss(2, params, log_temperature))(params)
@@ -74,7 +72,7 @@ def reference_gradient(
             params, log_temperature, batch, noise, **fixed
         )
 
-    return gradients(params, log_temperature, batch, noise)
+    return gradients()
 
 
 def assert_gradients_agree(found: Trained, expected: Trained) -> None:
