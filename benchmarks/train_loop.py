@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import _record
 import jax
@@ -46,6 +46,10 @@ class Options:
     """Rows of a gradient step."""
     width: int = 256
     """Width of every network."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of the networks' products in training, and of those that give the bound."""
+    cached: bool = False
+    """Let JAX's compilation cache serve, where one is set up; `start s` says nothing then."""
     repeats: int = 5
     """Iterations measured; the median counts."""
     quick: bool = False
@@ -67,7 +71,7 @@ def main() -> None:
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), width=32, batch=32, repeats=2)
     about = _record.machine()
-    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_enable_compilation_cache", options.cached)
     rows = [measure(options, depth) for depth in options.depths]
     updates = config_for(options, 4, Path()).updates_per_unroll
     _record.publish(
@@ -76,7 +80,7 @@ def main() -> None:
         about=about,
         json_file=options.json,
         notes=f"{options.num_envs} environments; an iteration is {options.unroll} steps and {updates} updates of batch "
-        f"{options.batch}, width {options.width}; medians of {options.repeats}, "
+        f"{options.batch}, width {options.width}, {options.precision}; medians of {options.repeats}, "
         "each column's own; start s: from nothing to the first "
         "round of gradient steps done; bound: physics alone and matrix products alone; of bound: steps/s of it",
     )
@@ -124,6 +128,8 @@ def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
         critic_depth=depth,
         actor_width=options.width,
         critic_width=options.width,
+        precision=options.precision,
+        bf16_on_cpu=True,
     )
 
 
@@ -143,7 +149,9 @@ def take_turns(
     flop = config.updates_per_unroll * train_step.step_flop(
         sizes, train_step.FLOWS[train_step.OURS], logits_by_product=True
     )
-    multiply = train_step.matrix_products(train_step.Options(batch=options.batch, width=options.width))
+    multiply = train_step.matrix_products(
+        train_step.Options(batch=options.batch, width=options.width, precision=options.precision)
+    )
     move, robots = physics(config, env)
     iterations: list[Iteration] = []
     for _ in range(options.repeats):

@@ -75,6 +75,10 @@ class Options:
     """Of our step's products and of the rate; the paper-style step is in f32."""
     remat: Literal["none", "layers", "blocks"] = "layers"
     """What our step keeps for the backward pass."""
+    unroll: int = 1
+    """Blocks per turn of our step's loops over blocks."""
+    cached: bool = False
+    """Let JAX's compilation cache serve, where one is set up; `build s` says nothing then."""
     repeats: int = 9
     """Rounds; the median counts."""
     steps: int = 4
@@ -145,12 +149,12 @@ def main() -> None:
     if options.quick:
         options = dataclasses.replace(options, depths=(4, 8), compile_depths=(), width=64, batch=64, repeats=2)
     about = _record.machine()
-    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_enable_compilation_cache", options.cached)
     compile_program(options, our_step(options, 4))  # what only the first compilation of a process pays
     rows = [row for depth in options.depths for row in measure(options, depth)]
     notes = (
         f"batch {options.batch}, width {options.width}, {options.precision}, remat {options.remat}, "
-        f"medians of {options.repeats} rounds, each column's own; build: trace and compile; "
+        f"unroll {options.unroll}, medians of {options.repeats} rounds, each column's own; build: trace and compile; "
         "rate: GFLOP/s of matrix products alone, in the same rounds; ratio: time / (GFLOP / rate), share: its inverse"
     )
     if options.compile_depths:
@@ -330,7 +334,7 @@ def our_step(options: Options, depth: int) -> Step:
         critic_loss=CRITIC_LOSSES["forward"],
         energy=ENERGIES["l2"],
         logsumexp_penalty=LOGSUMEXP_PENALTY,
-        execution=Execution(precision=options.precision, remat=options.remat),
+        execution=Execution(precision=options.precision, remat=options.remat, unroll=options.unroll),
     )
     state, goal, action = options.state_dim, options.goal_dim, options.action_dim
     ends = (

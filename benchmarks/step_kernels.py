@@ -1,0 +1,121 @@
+"""What one gradient step launches on an accelerator: how many kernels, how long they run, which take longest.
+
+    python benchmarks/step_kernels.py --depths 4,16,64 --batch 512 --json step_kernels.json
+
+The steps are those of `train_step.py`, ours and the paper-style one. A profile by JAX's own profiler holds every kernel
+that the device ran, with its duration; the rest of a step's time the device waits, for launches mostly. Steps under the
+profiler are slower, so the wall time is measured without it.
+"""
+
+import collections
+import dataclasses
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _record
+import jax
+import train_step
+import tyro
+
+LOOPS = 5  # of `Options.steps` each that are timed, and one that is profiled
+LONGEST = 8
+COPY = re.compile(r"memcpy|memset", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(train_step.Options):
+    """One gradient step: its kernels and copies, and the time that they run."""
+
+    cached: bool = True
+    """Let JAX's compilation cache serve, where one is set up: nothing here times a compilation."""
+
+
+class Event(NamedTuple):
+    """One thing that the device did."""
+
+    name: str
+    seconds: float
+
+
+def main() -> None:
+    """Measure and publish."""
+    options = tyro.cli(Options)
+    if jax.default_backend() == "cpu":
+        print("there is no accelerator here, so there are no kernels to count", file=sys.stderr)
+        return
+    if options.quick:
+        options = dataclasses.replace(options, depths=(4,), width=64, batch=64)
+    about = _record.machine()
+    rows: list[dict[str, Any]] = []
+    longest: dict[str, list[str]] = {}
+    for depth in options.depths:
+        steps = {train_step.OURS: train_step.our_step(options, depth)}
+        if depth <= options.paper_style_depth:
+            steps[train_step.PAPER_STYLE] = train_step.paper_style_step(options, depth)
+        for name, step in steps.items():
+            row, events = measure(options, step)
+            rows.append({"depth": depth, "step": name} | row)
+            longest[f"{name} depth {depth}"] = ranked(events)
+    notes = f"batch {options.batch}, width {options.width}, {options.precision}, per step, of {options.steps} in a loop"
+    _record.publish("kernels", rows, about=about, json_file=options.json, notes=notes, details={"longest": longest})
+
+
+def measure(options: Options, step: train_step.Step) -> tuple[dict[str, Any], list[Event]]:
+    """A row of the table, and the kernels behind it."""
+    program = train_step.compile_program(options, step)
+    batches, keys = train_step.inputs(options)
+    learner, _ = jax.block_until_ready(program.run(step.init(jax.random.key(2)), batches, keys))
+    began = time.perf_counter()
+    for _ in range(LOOPS):
+        learner, _ = program.run(learner, batches, keys)
+    jax.block_until_ready(learner)
+    took = (time.perf_counter() - began) / LOOPS / options.steps
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(program.run(learner, batches, keys))
+        events = list(device_events(Path(folder)))
+    kernels = [event for event in events if not COPY.search(event.name)]
+    running = sum(event.seconds for event in events) / options.steps
+    return {
+        "kernels": len(kernels) / options.steps,
+        "copies": (len(events) - len(kernels)) / options.steps,
+        "ms": took * 1e3,
+        "running ms": running * 1e3,
+        "running share": running / took,
+    }, events
+
+
+def device_events(folder: Path) -> Iterator[Event]:
+    """Every kernel and copy in a profile, stream by stream.
+
+    Raises:
+        ValueError: the profile knows no stream of a device.
+    """
+    found = False
+    for file in folder.rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for line in plane.lines:
+                if plane.name.startswith("/device:") and line.name.startswith("Stream"):
+                    found = True
+                    yield from (Event(event.name, event.duration_ns / 1e9) for event in line.events)
+    if not found:
+        raise ValueError(f"the profile in {folder} holds no stream of a device")
+
+
+def ranked(events: list[Event]) -> list[str]:
+    """The kernels that took longest in all, one a line: seconds, calls, name."""
+    seconds: collections.Counter[str] = collections.Counter()
+    calls: collections.Counter[str] = collections.Counter()
+    for event in events:
+        seconds[event.name] += event.seconds  # pyright: ignore[reportArgumentType]  counters of floats work
+        calls[event.name] += 1
+    return [f"{seconds[name]:.6f} s {calls[name]:6} {name}" for name, _ in seconds.most_common(LONGEST)]
+
+
+if __name__ == "__main__":
+    main()

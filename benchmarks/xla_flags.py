@@ -1,0 +1,90 @@
+"""Whether XLA does a gradient step faster when told to: each set of flags in a process of its own, twice.
+
+    python benchmarks/xla_flags.py --depths 16,64 --batch 512 --json xla_flags.json
+
+XLA reads its flags when it starts, so `train_step.py` runs once for every set and round, always our step alone; the
+sets take turns, and the difference between the two rounds of one is the noise.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import _record
+import train_step
+import tyro
+
+ROUNDS = 2
+LIMIT_S = 600.0
+SETS = {
+    "none": "",
+    "no command buffers": "--xla_gpu_enable_command_buffer=",
+    "buffers of loops": "--xla_gpu_enable_command_buffer="
+    "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL",
+    "double buffering": "--xla_gpu_enable_while_loop_double_buffering=true",
+    "no triton gemm": "--xla_gpu_enable_triton_gemm=false",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """One gradient step under sets of XLA's flags for GPUs."""
+
+    json: Path | None = None
+    """File for the record."""
+    sets: tuple[str, ...] = tuple(SETS)
+    """Which of the sets."""
+    depths: train_step.Depths = (16, 64)
+    """Depths, as of `train_step.py`."""
+    batch: int = 512
+    """Rows of a batch."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """Of the products."""
+    unroll: int = 1
+    """Blocks per turn of the step's loops."""
+    quick: bool = False
+    """Small networks, two sets."""
+
+
+def main() -> None:
+    """Measure and publish."""
+    options = tyro.cli(Options)
+    if options.quick:
+        options = dataclasses.replace(options, depths=(4,), sets=options.sets[:2])
+    about = _record.machine()
+    found = {name: [run(options, SETS[name]) for _ in range(ROUNDS)] for name in options.sets}
+    rows: list[dict[str, Any]] = []
+    for index, depth in enumerate(options.depths):
+        plain = min(figures[index] for figures in found[options.sets[0]])
+        for name, rounds in found.items():
+            first, second = (figures[index] for figures in rounds)
+            rows.append(
+                {"depth": depth, "flags": name, "ms": first, "ms again": second, "to first": min(first, second) / plain}
+            )
+    notes = f"batch {options.batch}, {options.precision}; to first: the better of two against the first set's better"
+    _record.publish("a gradient step by XLA's flags", rows, about=about, json_file=options.json, notes=notes)
+
+
+def run(options: Options, flags: str) -> list[float]:
+    """Milliseconds of a step, by depth, in a process with these flags besides those that are set."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "step.json"
+        words = ["--depths", ",".join(map(str, options.depths)), "--compile-depths", "", "--paper-style-depth", "0"]
+        words += ["--batch", str(options.batch), "--precision", options.precision, "--unroll", str(options.unroll)]
+        words += ["--cached", "--json", str(record), *(["--quick"] if options.quick else [])]
+        script = Path(__file__).with_name("train_step.py")
+        environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+        command = [sys.executable, str(script), *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        if done.returncode:
+            sys.exit(f"{flags or 'no flags'}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+        return [row["ms"] for row in json.loads(record.read_text())["rows"]]
+
+
+if __name__ == "__main__":
+    main()
