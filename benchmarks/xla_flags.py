@@ -21,11 +21,12 @@ import tyro
 
 ROUNDS = 2
 LIMIT_S = 600.0
+LOOPS = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL"
 SETS = {
     "none": "",
     "no command buffers": "--xla_gpu_enable_command_buffer=",
-    "buffers of loops": "--xla_gpu_enable_command_buffer="
-    "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL",
+    "buffers of loops": LOOPS,
+    "buffers of unrolled loops": f"{LOOPS} --xla_gpu_command_buffer_unroll_loops=true",
     "double buffering": "--xla_gpu_enable_while_loop_double_buffering=true",
     "no triton gemm": "--xla_gpu_enable_triton_gemm=false",
 }
