@@ -5,22 +5,23 @@ The whole story of concurrency:
 * Everything but the computation happens on the event loop, so no lock is needed anywhere.
 * `admit` puts a call into the waiting line and returns it with a future; `submit` awaits that. The line is bounded in
   rows and by the age of its head. A call that does not fit, or whose deadline would pass while the rows before it are
-  computed, is shed at once: it costs no computation, and its caller learns of it in time to do something else.
+  computed, is shed at once: it costs no computation, and its caller learns of it in time to do something else (see
+  `serving.admission`).
 * One task takes rows from the front of the line, as many as fit into `engine.max_rows`, has them computed in the
   batcher's one worker thread, and settles the calls. Meanwhile the line fills: the next batch is whoever waited during
   this one. A batch that is not full may wait a little for company, and only when the computation has been busy; an
   idle server computes a lone call immediately (see `serving.pace`).
 * Calls are taken by priority, then in the order they came; a batch holds one kind of work. A call that is larger than
   the room in a batch is split: it gives the rows that fit, stays at the front, and is answered when its last row is.
-* A caller that gives up while it waits leaves the line at once. One whose deadline has passed is refused when its turn
-  comes. Neither is computed. Rows already being computed are finished, and thrown away if nobody wants them.
+* A caller that gives up while it waits leaves the line at once. One whose deadline has passed, or which its batch, as
+  full as it is going to be, would answer too late, is refused when its turn comes. None of these is computed. Rows
+  already being computed are finished, and thrown away if nobody wants them.
 * If the computation of a batch raises, its calls fail with a text of ours, and the next batch goes on as usual.
 * `drain` refuses new calls, answers every admitted one, and ends the task and the thread. If that takes too long,
   what is left is failed rather than forgotten: every admitted call is settled exactly once.
 """
 
 import asyncio
-import dataclasses
 import functools
 import logging
 import math
@@ -29,12 +30,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from serving.admission import Admission, Limits, Shed
 from serving.computation import Computation, Computed
 from serving.engine import Computer, Kind
 from serving.errors import (
     ComputationError,
     DeadlinePassedError,
-    OverloadedError,
     ServingError,
     UnavailableError,
     UnexpectedError,
@@ -44,17 +45,6 @@ from serving.pace import Pace
 from serving.waiting import Answer, Call, Part, WaitingLine
 
 _LOGGER = logging.getLogger(__name__)
-
-_MARGIN = 1.25  # on what a call is expected to take: in a crowd, computations take now longer, now less long
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a batcher keeps to."""
-
-    queue_rows: int  # most rows that may wait
-    queue_age_s: float = math.inf  # nobody joins while a call has waited longer than this
-    wait_s: float = 0.0  # longest wait of a batch for company
 
 
 class Batcher:
@@ -76,13 +66,12 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._limits = limits
         self._metrics = metrics
         self._clock = clock
         self._line = WaitingLine()
+        self._admission = Admission(self._line, engine, limits)
         self._pace = Pace(limits.wait_s)
         self._batch: list[Part] = []  # under way
-        self._batch_ends_s = -math.inf  # when it should
         self._arrival = asyncio.Event()  # of as many rows as are enough, or of the wish to drain
         self._enough = 1
         self._draining = False
@@ -129,14 +118,29 @@ class Batcher:
             raise DeadlinePassedError("the deadline had passed when the request arrived; allow more time")
         now_s = self._clock()
         deadline_s = math.inf if timeout_s is None else now_s + timeout_s
+        shed = self._admission.judge(len(rows), kind=kind, priority=priority, now_s=now_s, deadline_s=deadline_s)
+        if shed:
+            self._metrics.count_shed(shed.reason)
+            raise shed.error()
         answer: asyncio.Future[Answer] = self._loop.create_future()
         call = Call(rows, kind=kind, admitted_s=now_s, deadline_s=deadline_s, priority=priority, answer=answer)
-        self._refuse_if_overloaded(call)
         self._line.join(call)
         self._metrics.queue_rows.set(self._line.rows)
         if self._line.rows >= self._enough:
             self._arrival.set()
         return call
+
+    def crowded(self) -> bool:
+        """Whether a call was shed of late."""
+        return self._admission.crowded(self._clock())
+
+    def judge_unread(self, kind: Kind, *, timeout_s: float | None) -> Shed | None:
+        """Why a call that nobody has read would be shed, whatever it asks for; None: it must be read."""
+        if self._draining:
+            return None
+        now_s = self._clock()
+        deadline_s = math.inf if timeout_s is None else now_s + timeout_s
+        return self._admission.judge_unread(kind, now_s=now_s, deadline_s=deadline_s)
 
     def withdraw(self, call: Call) -> None:
         """The caller has no use for `call` any more; harmless if it is settled."""
@@ -156,38 +160,6 @@ class Batcher:
         self._computation.end(wait=not unfinished)
         return not unfinished
 
-    def _refuse_if_overloaded(self, call: Call) -> None:
-        """Shed `call` if the line has no room for it or would not get to it in time."""
-        limits, now_s = self._limits, call.admitted_s
-        if self._line.rows + len(call.rows) > limits.queue_rows:
-            reason, problem = "rows", f"{self._line.rows} of {limits.queue_rows} rows are waiting already"
-        elif (age_s := self._line.age_s(now_s)) > limits.queue_age_s:
-            reason, problem = "age", f"calls have waited for {age_s:.3f} s"
-        elif (
-            (self._line or self._batch)
-            and call.deadline_s < math.inf
-            and (takes_s := _MARGIN * (self._ready_s(call) - now_s)) > call.deadline_s - now_s
-        ):
-            reason = "deadline"
-            problem = f"the answer would take up to {takes_s:.4f} s of {call.deadline_s - now_s:.4f} s"
-        else:
-            return
-        self._metrics.count_shed(reason)
-        raise OverloadedError(f"{problem}; send the next observation rather than this one again, and less often")
-
-    def _ready_s(self, call: Call) -> float:
-        """When `call` will be computed, going by how long batches take."""
-        most = self._engine.max_rows
-        ready_s = max(self._batch_ends_s, call.admitted_s) if self._batch else call.admitted_s
-        for kind, waiting in self._line.rows_before(call.priority).items():
-            rows = waiting + len(call.rows) if kind is call.kind else waiting
-            if rows >= most:
-                full, rows = divmod(rows, most)
-                ready_s += full * self._engine.expected_s(kind, most)
-            if rows:
-                ready_s += self._engine.expected_s(kind, rows)
-        return ready_s
-
     async def _run(self) -> None:
         try:
             while await self._wait_for_calls():
@@ -195,6 +167,7 @@ class Batcher:
                 if self._batch:
                     await self._compute(self._batch)
                     self._batch = []
+                    self._admission.batch_ended()
         finally:
             # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
             self._draining = True
@@ -250,17 +223,17 @@ class Batcher:
         return batch
 
     def _needed_s(self, call: Call, batch: list[Part], *, room: int) -> float:
-        """Seconds that `call` needs if it goes into `batch`; 0 if it waits alone: nobody would gain by its leaving."""
+        """Seconds that `call` needs in `batch`, filled by who waits; 0 if it is alone: nobody gains by its leaving."""
         if call.deadline_s == math.inf or (not batch and self._line.rows == call.waiting_rows):
             return 0.0
         taken = self._engine.max_rows - room if batch and batch[0].call.kind is call.kind else 0
-        return self._engine.expected_s(call.kind, taken + min(room, call.waiting_rows))
+        return self._engine.expected_s(call.kind, taken + min(room, self._line.rows_before(0)[call.kind]))
 
     async def _compute(self, batch: list[Part]) -> None:
         """Compute `batch` in the worker thread, until its calls are settled."""
         kind, rows = batch[0].call.kind, sum(part.stop - part.start for part in batch)
         taken_s = self._clock()
-        self._batch_ends_s = taken_s + self._engine.expected_s(kind, rows)
+        self._admission.batch_begins(kind, rows, now_s=taken_s)
         done: asyncio.Future[None] = self._loop.create_future()
         self._computation.begin(kind, [part.rows for part in batch], functools.partial(self._finish, batch, done))
         await done

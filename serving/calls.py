@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import grpc
 import grpc.aio
 
-from serving.errors import ServingError, UnavailableError, UnexpectedError
-from serving.metrics import UNKNOWN_POLICY, Metrics
+from serving.errors import OverloadedError, ServingError, UnavailableError, UnexpectedError
+from serving.metrics import UNKNOWN_POLICY, UNREAD_POLICY, Metrics
 
 if TYPE_CHECKING:
     from serving.tracing import Tracing
@@ -77,6 +77,14 @@ class Calls:
     def count(self, method: str, policy: str, *, code: grpc.StatusCode, started_s: float) -> None:
         """One call, or one request of a stream, ended."""
         self._metrics.observe_request(method, policy, code=code.name, total_s=self.clock() - started_s)
+
+    def shed_unread(self, method: str, reason: str, *, context: Context, service: str = SERVICE_NAME) -> None:
+        """A call was shed before it was read, for one of `metrics.SHED_REASONS`."""
+        code = OverloadedError.status
+        self._metrics.count_shed_unread(reason)
+        self.count(method, UNREAD_POLICY, code=code, started_s=self.clock())
+        if self.tracing:
+            self.tracing.begin(method, context, service=service).end(UNREAD_POLICY, code)
 
     def unary(
         self,

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 UNKNOWN_POLICY = "(unknown)"  # brackets do not occur in a policy's name
+UNREAD_POLICY = "(unread)"  # of a call that was shed before it was read
 NO_POLICY = "(none)"  # for methods that are not about one policy
 SHED_REASONS = ("rows", "age", "deadline")
 # Control loops run at 10 to 1000 Hz, so 0.1 ms to 1 s.
@@ -49,6 +50,7 @@ class Metrics:
         self.bundles_rejected = counter("bundles_rejected", "Versions on disk not fit for use.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
 
+        self._shed_unread = {reason: self.shed.labels(UNREAD_POLICY, reason) for reason in SHED_REASONS}
         self._outcomes: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def observe_request(self, method: str, policy: str, *, code: str, total_s: float) -> None:
@@ -59,6 +61,10 @@ class Metrics:
             self._outcomes[method, policy, code] = outcome
         outcome[0].inc()
         outcome[1].observe(total_s)
+
+    def count_shed_unread(self, reason: str) -> None:
+        """One call was shed before it was read, for one of `SHED_REASONS`."""
+        self._shed_unread[reason].inc()
 
     def for_policy(self, policy: str) -> "PolicyMetrics":
         """The metrics of one policy that is served."""

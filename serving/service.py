@@ -9,6 +9,8 @@ from kilolayer.v1.blocks_pb2 import ActRequestBlocks, ScoreRequestBlocks, ScoreR
 from policy.spec import PolicySpec
 from serving import codec
 from serving.calls import SERVICE_NAME, Calls, Context, remaining_s
+from serving.doorway import Doorway
+from serving.engine import Kind
 from serving.metrics import NO_POLICY
 from serving.offers import Offer, Offers
 from serving.streams import METHOD as ACT_STREAM
@@ -51,7 +53,8 @@ class PolicyService:
                 "List", parse=lambda raw: codec.parse(raw, pb.ListRequest), label=lambda _: NO_POLICY, answer=self._list
             ),
         }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+        judged = {"Act": Kind.ACT, "Score": Kind.SCORE}
+        return Doorway(SERVICE_NAME, methods, judged, offers=self._offers, calls=self._calls)
 
     async def _act(self, request: ActRequestBlocks, context: Context) -> bytes:
         offer = self._offers.find(request.policy, version=request.version)

@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from serving import codec
 from serving.calls import Calls, Context
 from serving.config import ServeConfig
+from serving.doorway import Doorway
+from serving.engine import Kind
 from serving.errors import NotFoundError, UnavailableError
 from serving.metrics import NO_POLICY, Metrics
 from serving.offers import Offer, Offers
@@ -62,7 +64,7 @@ class OpenInferenceService:
             ),
             MODEL_STREAM_INFER: grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
         }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+        return Doorway(SERVICE_NAME, methods, {"ModelInfer": Kind.ACT}, offers=self._offers, calls=self._calls)
 
     def _about_server(
         self, method: str, request_type: type[Message], *, answer: Callable[[], Message]

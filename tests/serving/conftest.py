@@ -114,6 +114,7 @@ class FakeEngine:
         self.failure: BaseException | None = None
         self.now_s = 100.0
         self.compute_s = 0.0
+        self.row_s = 0.0  # expected besides, for each row
         self._may_compute = threading.Event()
         self._may_compute.set()
 
@@ -137,7 +138,7 @@ class FakeEngine:
         return self.max_rows - rows
 
     def expected_s(self, kind: Kind, rows: int) -> float:
-        return self.compute_s
+        return self.compute_s + self.row_s * rows
 
     def clock(self) -> float:
         return self.now_s

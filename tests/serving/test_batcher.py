@@ -32,6 +32,7 @@ class Engine(Protocol):
     failure: BaseException | None
     now_s: float
     compute_s: float
+    row_s: float
 
     def hold(self) -> None: ...
     def let_go(self) -> None: ...
@@ -299,6 +300,28 @@ def test_a_call_that_its_batch_would_answer_too_late_makes_room_for_another(
         else:  # nobody gains by refusing it
             await late
         assert engine.batches[1:] == [[[3.0 if others else 2.0]]]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_call_is_not_taken_into_a_batch_that_others_make_too_slow_for_it(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        engine = make_engine()
+        engine.row_s = 1.0
+        bench = Bench(engine)
+        first = await busy(bench, wait_until)
+        hurried = bench.submit(2, timeout_s=5.0)  # 1.25 s for the first batch and for its own: in time
+        others = bench.submit(3, 4, 5)
+        await wait_until(lambda: bench.batcher.queue_rows == 4)
+        engine.now_s += 1.5  # 3.5 s are left; a batch of all four rows takes 4
+        engine.let_go()
+        await asyncio.gather(first, others)
+        with pytest.raises(DeadlinePassedError, match="waited until its deadline could not be met"):
+            await hurried
+        assert engine.batches[1:] == [[[3.0], [4.0], [5.0]]]
         await bench.batcher.drain(grace_s=5)
 
     run(test())

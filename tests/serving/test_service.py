@@ -255,6 +255,9 @@ class Misbehaving:
     def __init__(self, submit: Callable[[], Awaitable[Any]]) -> None:
         self._submit = submit
 
+    def crowded(self) -> bool:
+        return False
+
     async def submit(self, *_rows: np.ndarray, **_options: object) -> Any:
         return await self._submit()
 

@@ -1,0 +1,121 @@
+"""Admission: whether a call may join the waiting line of a policy, going by what is before it and how long that takes.
+
+The rule can be asked before anything of a call but its deadline is known: if not even one row of the usual priority
+would be let in, nothing is gained by reading which rows they are.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+from serving.engine import Computer, Kind
+from serving.errors import OverloadedError
+from serving.waiting import WaitingLine
+
+_MARGIN = 1.25  # on what a call is expected to take: in a crowd, computations take now longer, now less long
+_CROWD_MEMORY_S = 1.0  # for which one call that is shed tells that there may be more
+_URGENT_MEMORY_S = 60.0  # for which one call of a higher priority tells that there may be more
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a batcher keeps to."""
+
+    queue_rows: int  # most rows that may wait
+    queue_age_s: float = math.inf  # nobody joins while a call has waited longer than this
+    wait_s: float = 0.0  # longest wait of a batch for company
+
+
+class Shed(NamedTuple):
+    """Why a call is not let in."""
+
+    reason: str  # one of metrics.SHED_REASONS
+    problem: str
+
+    def error(self) -> OverloadedError:
+        """What its caller is told."""
+        return OverloadedError(f"{self.problem}; send the next observation rather than this one again, and less often")
+
+
+class _UnderWay(NamedTuple):
+    """The batch that is being computed."""
+
+    kind: Kind
+    rows: int
+    ends_s: float  # when it should
+
+
+class Admission:
+    """Judges calls for one waiting line. It has no clock: whoever asks says what time it is.
+
+    Args:
+        line: the calls that wait.
+        engine: tells how long a batch takes.
+        limits: of the line.
+    """
+
+    def __init__(self, line: WaitingLine, engine: Computer, limits: Limits) -> None:
+        self._line = line
+        self._engine = engine
+        self._limits = limits
+        self._under_way: _UnderWay | None = None
+        self._shed_s = -math.inf  # when a call was shed last
+        self._urgent_s = -math.inf  # when a call of a higher priority came last
+
+    def batch_begins(self, kind: Kind, rows: int, *, now_s: float) -> None:
+        """A batch of `rows` is under way until `batch_ended`."""
+        self._under_way = _UnderWay(kind, rows, now_s + self._engine.expected_s(kind, rows))
+
+    def batch_ended(self) -> None:
+        """Nothing is under way."""
+        self._under_way = None
+
+    def crowded(self, now_s: float) -> bool:
+        """Whether a call was shed of late, so that it is worth judging others unread."""
+        return now_s - self._shed_s < _CROWD_MEMORY_S
+
+    def judge(self, rows: int, *, kind: Kind, priority: int, now_s: float, deadline_s: float) -> Shed | None:
+        """Why a call of `rows` is shed: the line has no room for it, or would not get to it in time. None: it is not.
+
+        Args:
+            deadline_s: on the clock of `now_s`; infinite if there is none.
+        """
+        if priority:
+            self._urgent_s = now_s
+        shed = self._judge(rows, kind, priority=priority, now_s=now_s, deadline_s=deadline_s)
+        if shed:
+            self._shed_s = now_s
+        return shed
+
+    def judge_unread(self, kind: Kind, *, now_s: float, deadline_s: float) -> Shed | None:
+        """Why a call is shed whatever it asks for; None: it may be let in, or may be one of a higher priority."""
+        if now_s - self._urgent_s < _URGENT_MEMORY_S:
+            return None
+        return self.judge(1, kind=kind, priority=0, now_s=now_s, deadline_s=deadline_s)
+
+    def _judge(self, rows: int, kind: Kind, *, priority: int, now_s: float, deadline_s: float) -> Shed | None:
+        limits = self._limits
+        if self._line.rows + rows > limits.queue_rows:
+            return Shed("rows", f"{self._line.rows} of {limits.queue_rows} rows are waiting already")
+        if (age_s := self._line.age_s(now_s)) > limits.queue_age_s:
+            return Shed("age", f"calls have waited for {age_s:.3f} s")
+        if deadline_s == math.inf or not (self._line or self._under_way):
+            return None
+        left_s, takes_s = deadline_s - now_s, _MARGIN * self._takes_s(rows, kind, priority=priority, now_s=now_s)
+        if takes_s > left_s:
+            return Shed("deadline", f"the answer would take up to {takes_s:.4f} s of {left_s:.4f} s")
+        return None
+
+    def _takes_s(self, rows: int, kind: Kind, *, priority: int, now_s: float) -> float:
+        """Seconds until a call that joined now would be computed, going by how long batches take."""
+        most, under_way = self._engine.max_rows, self._under_way
+        takes_s = max(under_way.ends_s - now_s, 0.0) if under_way else 0.0
+        for before, waiting in self._line.rows_before(priority).items():
+            full, rest = divmod(waiting + rows if before is kind else waiting, most)
+            if full:
+                takes_s += full * self._engine.expected_s(before, most)
+            if rest:
+                # Whoever comes after the call shares its batch: in a crowd, as many as share the one under way.
+                company = under_way.rows if under_way and under_way.kind is before else 0
+                takes_s += self._engine.expected_s(before, max(rest, company))
+        return takes_s

@@ -1,0 +1,132 @@
+"""Which calls are let into a waiting line: times and numbers worked out by hand."""
+
+import asyncio
+from typing import cast
+
+import numpy as np
+import pytest
+
+from serving.admission import Admission, Limits
+from serving.engine import Kind
+from serving.waiting import Answer, Call, WaitingLine
+
+NOW_S = 100.0
+
+
+class Timed:
+    """An engine of batches of at most 8 rows that is expected to take a tenth of a second for each row."""
+
+    max_rows = 8
+
+    def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def padding(self, kind: Kind, rows: int) -> int:
+        return 0
+
+    def expected_s(self, kind: Kind, rows: int) -> float:
+        return 0.1 * rows
+
+
+class Door:
+    """An admission, the line that it guards, and a clock that stands still."""
+
+    def __init__(self, **limits: float) -> None:
+        self.line = WaitingLine()
+        self.admission = Admission(self.line, Timed(), Limits(queue_rows=24, **limits))
+        self.now_s = NOW_S
+
+    def join(self, rows: int, *, kind: Kind = Kind.ACT, priority: int = 0) -> None:
+        nobody = cast("asyncio.Future[Answer]", None)  # waits for the answer
+        call = Call(
+            np.zeros((rows, 1), np.float32),
+            kind=kind,
+            admitted_s=self.now_s,
+            deadline_s=np.inf,
+            priority=priority,
+            answer=nobody,
+        )
+        self.line.join(call)
+
+    def judge(self, rows: int, *, left_s: float, priority: int = 0) -> str | None:
+        deadline_s = self.now_s + left_s
+        shed = self.admission.judge(rows, kind=Kind.ACT, priority=priority, now_s=self.now_s, deadline_s=deadline_s)
+        return shed and shed.problem
+
+    def judge_unread(self, *, left_s: float) -> str | None:
+        shed = self.admission.judge_unread(Kind.ACT, now_s=self.now_s, deadline_s=self.now_s + left_s)
+        return shed and shed.problem
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+def test_an_idle_server_lets_everybody_in(door: Door) -> None:
+    assert door.judge(8, left_s=0.001) is None
+    assert not door.admission.crowded(NOW_S)
+
+
+def test_a_call_has_the_company_in_its_batch_that_calls_have_in_the_one_under_way(door: Door) -> None:
+    door.admission.batch_begins(Kind.ACT, 6, now_s=NOW_S)
+    door.now_s += 0.25
+    # 0.35 s are left of it, and 0.6 s are for a batch of six rows, though the call has but one; and a quarter more.
+    assert door.judge(1, left_s=1.18) == "the answer would take up to 1.1875 s of 1.1800 s"
+    assert door.judge(1, left_s=1.19) is None
+    assert door.judge(8, left_s=1.43) == "the answer would take up to 1.4375 s of 1.4300 s"
+    door.now_s += 1.0  # the batch takes longer than it should: it may end at any moment
+    assert door.judge(1, left_s=0.74) == "the answer would take up to 0.7500 s of 0.7400 s"
+    door.admission.batch_ended()
+    assert door.judge(1, left_s=0.001) is None
+
+
+def test_company_is_of_the_same_kind(door: Door) -> None:
+    door.admission.batch_begins(Kind.SCORE, 6, now_s=NOW_S)
+    assert door.judge(1, left_s=0.88) is None  # 0.75 for the scores, 0.125 for itself
+    assert door.judge(1, left_s=0.87) is not None
+
+
+def test_the_rows_before_a_call_are_computed_in_full_batches(door: Door) -> None:
+    door.join(9)
+    assert door.judge(2, left_s=1.374) == "the answer would take up to 1.3750 s of 1.3740 s"  # 8 rows, then 3
+    assert door.judge(2, left_s=0.26, priority=1) is None  # nobody of its priority is before it
+    assert door.judge(15, left_s=10) is None
+    assert door.judge(16, left_s=10) == "9 of 24 rows are waiting already"
+
+
+def test_an_unread_call_is_shed_if_one_row_of_the_usual_priority_would_be(door: Door) -> None:
+    door.join(8)
+    assert door.judge_unread(left_s=1.12) == "the answer would take up to 1.1250 s of 1.1200 s"
+    assert door.judge_unread(left_s=1.13) is None  # though one of more rows will be shed once it is read
+    assert door.judge(2, left_s=1.13) is not None
+    door.join(16)
+    assert door.judge_unread(left_s=100) == "24 of 24 rows are waiting already"
+
+
+def test_every_call_is_read_for_a_minute_after_an_urgent_one(door: Door) -> None:
+    door.join(8)
+    door.judge(1, left_s=1, priority=1)
+    door.now_s += 59.9
+    assert door.judge_unread(left_s=0.5) is None
+    door.now_s += 0.2
+    assert door.judge_unread(left_s=0.5) is not None
+
+
+def test_there_is_a_crowd_for_a_second_after_a_call_was_shed_read_or_not(door: Door) -> None:
+    door.join(8)
+    assert door.judge(1, left_s=10) is None
+    assert not door.admission.crowded(NOW_S)
+    door.judge(1, left_s=1)
+    assert door.admission.crowded(NOW_S + 0.9)
+    assert not door.admission.crowded(NOW_S + 1.1)
+    door.now_s += 5
+    door.judge_unread(left_s=1)
+    assert door.admission.crowded(NOW_S + 5.9)
+
+
+def test_nobody_joins_behind_a_call_that_has_waited_too_long() -> None:
+    door = Door(queue_age_s=0.5)
+    door.join(1)
+    door.now_s += 0.6
+    assert door.judge(1, left_s=100) == door.judge_unread(left_s=100) == "calls have waited for 0.600 s"
