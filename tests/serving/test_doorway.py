@@ -9,6 +9,9 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
@@ -20,6 +23,7 @@ from serving.engine import Kind
 from serving.metrics import Metrics
 from serving.offers import Offer, Offers
 from serving.service import PolicyService
+from serving.tracing import Tracing
 from serving.waiting import Answer
 
 ACT, DESCRIBE = "/kilolayer.v1.Policy/Act", "/kilolayer.v1.Policy/Describe"
@@ -69,10 +73,10 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def served(bundle: Bundle, **crowds: Crowd) -> AsyncGenerator[Server]:
+async def served(bundle: Bundle, *, tracing: Tracing | None = None, **crowds: Crowd) -> AsyncGenerator[Server]:
     """A server of one policy for each of `crowds`."""
     registry = CollectorRegistry()
-    calls = Calls(Metrics(registry))
+    calls = Calls(Metrics(registry), tracing=tracing)
     offers = Offers(frozenset(crowds), default=next(iter(crowds)))
     offers.open({name: Offer(bundle, cast("Batcher", crowd)) for name, crowd in crowds.items()})
     server = grpc.aio.server()
@@ -147,6 +151,21 @@ def test_a_call_is_read_if_any_policy_may_let_it_in(served_bundle: Bundle, other
                 assert await server.code(GOOD, timeout_s=30) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
     asyncio.run(test())
+
+
+def test_a_call_that_is_shed_unread_has_a_span(served_bundle: Bundle) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    async def test() -> None:
+        async with served(served_bundle, tracing=Tracing(provider), p=Crowd(60)) as server:
+            assert await server.code(GOOD, timeout_s=50) is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    asyncio.run(test())
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "kilolayer.v1.Policy/Act"
+    assert span.attributes is not None
+    assert (span.attributes["kilolayer.policy"], span.attributes["rpc.grpc.status_code"]) == ("(unread)", 8)
 
 
 def test_a_closing_server_sheds_nobody_unread(served_bundle: Bundle) -> None:

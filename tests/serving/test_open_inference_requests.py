@@ -50,6 +50,9 @@ class HeldBatcher:
         self.timeouts_s: list[float | None] = []
         self.withdrawn: list[Call] = []
 
+    def crowded(self) -> bool:
+        return False
+
     def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> Call:
         if self.failure is not None:
             raise self.failure
