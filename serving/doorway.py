@@ -1,4 +1,4 @@
-"""Doorway: in a crowd, sheds calls before it reads them, since reading costs a third of what refusing does.
+"""Doorway: in a crowd, sheds calls before it reads them, since reading is a quarter of what refusing costs.
 
 gRPC asks which handler serves a call when only its method is known. While calls are being shed it is handed one for
 streams, which receives nothing by itself: this one first asks whether the policies would let in any call with so
