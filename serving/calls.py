@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -120,7 +120,7 @@ class Calls:
                     span.end(policy, code)
                 if failure is None:
                     raise
-                return await context.abort(failure.status, str(failure), failure.trailers)
+                return await refuse(context, failure)
             self.count(method, policy, code=grpc.StatusCode.OK, started_s=started_s)
             if span:
                 span.end(policy, grpc.StatusCode.OK)
@@ -141,6 +141,19 @@ class Calls:
         # Let out, a CancelledError that is not the caller's would leave the caller without any answer.
         _LOGGER.error("%s failed", method, exc_info=error)
         return UnexpectedError(), UnexpectedError.status
+
+
+async def refuse(context: Context, failure: ServingError) -> NoReturn:
+    """End a call with `failure`. A caller that left in that very moment is told nothing, and no error is made of it.
+
+    Raises:
+        Exception: always; gRPC's own, by which it knows that the call has ended.
+        asyncio.CancelledError: the caller is gone.
+    """
+    try:
+        await context.abort(failure.status, str(failure), failure.trailers)
+    except grpc.aio.InternalError as error:  # sending failed
+        raise asyncio.CancelledError from error
 
 
 def remaining_s(context: Context, timeout_us: int = 0) -> float | None:

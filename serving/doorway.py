@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 import grpc
 import grpc.aio
 
-from serving.calls import Calls, Context, remaining_s
+from serving.calls import Calls, Context, refuse, remaining_s
 from serving.engine import Kind
 from serving.offers import Offers
 
@@ -56,8 +56,7 @@ class Doorway(grpc.GenericRpcHandler):
             shed = self._offers.judge_unread(kind, timeout_s=remaining_s(context))
             if shed:
                 self._calls.shed_unread(method, shed.reason, context=context, service=self._service)
-                error = shed.error()
-                return await context.abort(error.status, str(error), error.trailers)
+                await refuse(context, shed.error())
             raw = await context.read()
             return await handle(b"" if raw is grpc.aio.EOF else raw, context)
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from serving.calls import SERVICE_NAME, Calls, Context, code_of_cancellation
+from serving.calls import SERVICE_NAME, Calls, Context, code_of_cancellation, refuse
 from serving.errors import ServingError, UnavailableError
 from serving.metrics import NO_POLICY, UNKNOWN_POLICY
 from serving.offers import Offers
@@ -103,7 +103,7 @@ class OrderedStream(ABC, Generic[Request]):
             failure, code = self._calls.failure(error, self.method, context=self.context)
             if failure is None:
                 raise
-            await self.context.abort(failure.status, str(failure), failure.trailers)
+            await refuse(self.context, failure)
         finally:
             if span:
                 span.end(NO_POLICY, code)  # its requests may name several
