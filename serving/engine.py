@@ -11,13 +11,16 @@ There are four kinds of work, and a row of each is one line of float32 columns:
 so a row draws the same action whatever batch it lands in. A batch of any size is padded to the next bucket, so nothing
 is traced or compiled while serving. The parameters, stacked, are put on the device once and passed to every executable;
 one array goes in and one comes out.
+
+On a CPU small batches are computed on the thread that calls and large ones by all cores (see `serving.cores`); between
+the two, each bucket is timed both ways when it is compiled.
 """
 
 import bisect
 import enum
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +29,12 @@ import numpy as np
 from policy import acting
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
+from serving.cores import calling_thread
 
 _DRAW_COLUMNS = 4  # seed, low and high half; number of the row in its call; number of the candidate
 _NEWEST_SHARE = 0.1  # of the latest run in the time that a bucket is expected to take
+_FEWEST_SPLIT, _MOST_UNSPLIT = 128, 512  # rows between which it depends whether all cores are worth it
+_WORTH_SPLITTING = 0.7  # of the time on one core; for less gain the other cores are better left to other work
 
 
 class Kind(enum.Enum):
@@ -63,6 +69,14 @@ class Computer(Protocol):
         ...
 
 
+class _Executable(NamedTuple):
+    """A compiled function, and the parameters on the device that it is for."""
+
+    call: jax.stages.Compiled
+    params: Any  # as `_parameters` gives them
+    unsplit: bool  # whether the thread that calls computes alone
+
+
 class Engine:
     """The compiled functions of one policy, by kind and bucket. `compute` may run in any one thread at a time.
 
@@ -77,7 +91,9 @@ class Engine:
     def __init__(self, params: PolicyParams, spec: PolicySpec, *, max_rows: int) -> None:
         self._spec = spec
         self._params: PolicyParams = jax.device_put(params)
-        self._executables: dict[tuple[Kind, int], jax.stages.Compiled] = {}
+        lone = calling_thread()
+        self._lone_params = jax.device_put(params, lone) if lone else None
+        self._executables: dict[tuple[Kind, int], _Executable] = {}
         self._seconds: dict[tuple[Kind, int], float] = {}  # an exponential mean of what each took
         of_two = tuple(1 << exponent for exponent in range(max_rows.bit_length()))
         of_four = tuple(sorted({*of_two[::2], max_rows}))
@@ -98,6 +114,11 @@ class Engine:
         """Executables compiled so far."""
         return len(self._executables)
 
+    @property
+    def unsplit(self) -> int:
+        """Executables that compute on the thread that calls, and no other."""
+        return sum(executable.unsplit for executable in self._executables.values())
+
     def columns(self, kind: Kind) -> int:
         """Columns of a row of this kind."""
         spec = self._spec
@@ -106,14 +127,15 @@ class Engine:
 
     def compile(self, kind: Kind, bucket: int) -> None:
         """Compile one executable, and run it so that the first caller pays for nothing and its time is known."""
-        rows = jax.ShapeDtypeStruct((bucket, self.columns(kind)), jnp.float32)
-        # As the probes were computed: an accelerator's default would round inputs of a product to fewer bits.
-        with jax.default_matmul_precision("highest"):
-            compiled = jax.jit(self._functions[kind]).lower(self._parameters(kind), rows).compile()
-        self._executables[kind, bucket] = compiled
-        for _ in range(2):
-            self._seconds.pop((kind, bucket), None)  # the first run is slower than any later one
-            self.compute(kind, np.zeros(rows.shape, np.float32))
+        split, unsplit = self._params, self._lone_params
+        if unsplit is None or bucket > _MOST_UNSPLIT:
+            self._install(kind, bucket, split)
+            return
+        alone_s = self._install(kind, bucket, unsplit)
+        if bucket >= _FEWEST_SPLIT:
+            alone = self._executables[kind, bucket]
+            if self._install(kind, bucket, split) > _WORTH_SPLITTING * alone_s:
+                self._executables[kind, bucket], self._seconds[kind, bucket] = alone, alone_s
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         """The results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` of them.
@@ -140,6 +162,19 @@ class Engine:
             return self.expected_s(Kind.DRAW, rows) + self.expected_s(Kind.SCORE, rows)
         return self._seconds[kind, self._bucket(kind, rows)]
 
+    def _install(self, kind: Kind, bucket: int, params: PolicyParams) -> float:
+        """Compile an executable for the device of `params`; the seconds that its second run takes."""
+        shape = bucket, self.columns(kind)
+        own = _parameters(kind, params)
+        # As the probes were computed: an accelerator's default would round inputs of a product to fewer bits.
+        with jax.default_matmul_precision("highest"):
+            call = jax.jit(self._functions[kind]).lower(own, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
+        self._executables[kind, bucket] = _Executable(call, own, unsplit=params is self._lone_params)
+        for _ in range(2):
+            self._seconds.pop((kind, bucket), None)  # the first run is slower than any later one
+            self._run(kind, np.zeros(shape, np.float32))
+        return self._seconds[kind, bucket]
+
     def _run(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         bucket = self._bucket(kind, len(rows))
         batch = rows
@@ -147,7 +182,8 @@ class Engine:
             batch = np.zeros((bucket, rows.shape[1]), np.float32)
             batch[: len(rows)] = rows
         began_s = time.perf_counter()
-        results = np.asarray(self._executables[kind, bucket](self._parameters(kind), batch))
+        executable = self._executables[kind, bucket]
+        results = np.asarray(executable.call(executable.params, batch))
         took_s = time.perf_counter() - began_s
         mean_s = self._seconds.get((kind, bucket), took_s)
         self._seconds[kind, bucket] = mean_s + _NEWEST_SHARE * (took_s - mean_s)
@@ -157,10 +193,6 @@ class Engine:
         """The smallest bucket that holds `rows`."""
         buckets = self.buckets[Kind.DRAW if kind is Kind.JUDGE else kind]
         return buckets[bisect.bisect_left(buckets, rows)]
-
-    def _parameters(self, kind: Kind) -> Any:
-        """Only what the kind needs: every array that is passed costs time."""
-        return self._params[1:] if kind is Kind.SCORE else self._params.actor
 
     def _act(self, actor: Any, rows: jax.Array) -> jax.Array:
         state, goal = self._split(rows)
@@ -187,6 +219,11 @@ class Engine:
         key = jax.random.wrap_key_data(draw[1::-1], impl="threefry2x32")
         key = jax.random.fold_in(jax.random.fold_in(key, draw[2]), draw[3])
         return jax.random.normal(key, (self._spec.action_dim,))
+
+
+def _parameters(kind: Kind, params: PolicyParams) -> Any:
+    """Only what the kind needs: every array that is passed costs time."""
+    return params[1:] if kind is Kind.SCORE else params.actor
 
 
 def draw_columns(seed: int, *, rows: int, candidates: int) -> np.ndarray:
