@@ -17,7 +17,7 @@ _THREADS = "PJRT_NPROC"  # environment variable that XLA reads when a client is 
 
 @functools.cache
 def calling_thread() -> Any:
-    """The `jax.Device`, the same at every call; None: JAX computes on an accelerator, where there is nothing to gain."""
+    """The `jax.Device`, the same at every call; None: JAX computes on an accelerator, which has no need of it."""
     if jax.default_backend() != "cpu":
         return None
     before = os.environ.get(_THREADS)
