@@ -7,12 +7,18 @@ something else, such as receiving and answering calls, every part waits for it.
 
 import functools
 import os
+import sys
 from typing import Any
 
 import jax
 from jaxlib import xla_client
 
 _THREADS = "PJRT_NPROC"  # environment variable that XLA reads when a client is made: threads in its pool
+
+
+def available() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @functools.cache

@@ -29,11 +29,12 @@ import numpy as np
 from policy import acting
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
-from serving.cores import calling_thread
+from serving.cores import available, calling_thread
 
 _DRAW_COLUMNS = 4  # seed, low and high half; number of the row in its call; number of the candidate
 _NEWEST_SHARE = 0.1  # of the latest run in the time that a bucket is expected to take
-_FEWEST_SPLIT, _MOST_UNSPLIT = 128, 512  # rows between which it depends whether all cores are worth it
+_FEWEST_SPLIT = 256  # rows, divided by the number of cores, from which on it depends whether all cores are worth it
+_MOST_UNSPLIT = 512  # rows from which on they are
 _WORTH_SPLITTING = 0.7  # of the time on one core; for less gain the other cores are better left to other work
 
 
@@ -126,13 +127,13 @@ class Engine:
         return spec.state_dim + spec.goal_dim + extra[kind]
 
     def compile(self, kind: Kind, bucket: int) -> None:
-        """Compile one executable, and run it so that the first caller pays for nothing and its time is known."""
+        """Compile an executable, or two and keep one, and run it: the first caller pays nothing, its time is known."""
         split, unsplit = self._params, self._lone_params
-        if unsplit is None or bucket > _MOST_UNSPLIT:
+        if unsplit is None or (bucket > _MOST_UNSPLIT and available() > 1):
             self._install(kind, bucket, split)
             return
         alone_s = self._install(kind, bucket, unsplit)
-        if bucket >= _FEWEST_SPLIT:
+        if bucket >= _FEWEST_SPLIT // available():
             alone = self._executables[kind, bucket]
             if self._install(kind, bucket, split) > _WORTH_SPLITTING * alone_s:
                 self._executables[kind, bucket], self._seconds[kind, bucket] = alone, alone_s

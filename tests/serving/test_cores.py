@@ -48,6 +48,7 @@ def test_middling_batches_go_where_they_are_faster_and_large_ones_to_all_cores(
     served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, worth: float, unsplit: int
 ) -> None:
     monkeypatch.setattr("serving.engine._WORTH_SPLITTING", worth)
+    monkeypatch.setattr("serving.engine.available", lambda: 2)
     engine = Engine(served_bundle.params, served_bundle.spec, max_rows=1024)
     rows = np.random.default_rng(0).normal(size=(1024, 6)).astype(np.float32)
     for bucket in (64, 128, 512, 1024):
