@@ -36,6 +36,7 @@ class ServerSettings:
     max_call_rows: int = 256
     max_batch_rows: int = 256
     max_queue_rows: int = 1024
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +49,28 @@ class Target:
 
     @property
     def memory_bytes(self) -> int:
-        """Resident now."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
+        """Resident now, with its workers; what they share counts for each."""
+        return sum(_resident_bytes(pid) for pid in self._pids())
 
     @property
     def cpu_s(self) -> float:
-        """Processor time of all its threads since it started."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime and stime, after the name in brackets
+        """Processor time of all its threads since it started, and of its workers'."""
+        return sum(_cpu_s(pid) for pid in self._pids())
+
+    def _pids(self) -> list[int]:
+        lists = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return [self.pid, *(int(pid) for children in lists for pid in children.read_text().split())]
+
+
+def _resident_bytes(pid: int) -> int:
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime and stime, after the name in brackets
 
 
 def server_command(policies: Path, settings: ServerSettings, *, profile: Path | None = None) -> list[str]:
@@ -74,6 +86,7 @@ def server_command(policies: Path, settings: ServerSettings, *, profile: Path | 
         "--max-batch-rows": settings.max_batch_rows,
         "--max-call-rows": settings.max_call_rows,
         "--max-queue-rows": settings.max_queue_rows,
+        "--workers": settings.workers,
     }
     profiler = [] if profile is None else ["-m", "cProfile", "-o", str(profile)]
     words = [str(word) for flag in flags.items() for word in flag]

@@ -69,6 +69,8 @@ class Options:
     """Calls that are sent at once."""
     deadline_ms: float = 200.0
     """Of each call that is offered beyond the capacity."""
+    workers: int = 1
+    """Processes of the server, all its loads alike."""
     rounds: int = 5
     """Rounds in which server and floor take turns; the median counts."""
     seconds: float = 3.0
@@ -79,10 +81,15 @@ class Options:
     """Tiny policies, short rounds: whether it works, not how fast."""
 
     @property
+    def settings(self) -> ServerSettings:
+        """Of the server that takes small calls."""
+        return ServerSettings(workers=self.workers)
+
+    @property
     def large_settings(self) -> ServerSettings:
         """Of the server that takes large calls."""
         rows = self.large_rows
-        return ServerSettings(max_call_rows=rows, max_batch_rows=rows, max_queue_rows=2 * rows)
+        return ServerSettings(rows, max_batch_rows=rows, max_queue_rows=2 * rows, workers=self.workers)
 
 
 def main() -> None:
@@ -131,11 +138,11 @@ def measure(options: Options, folder: Path) -> tuple[list[Row], dict[str, Any]]:
             phases=[],
         )
         for policy in policies[:-1]:
-            with serving("server", policy) as server:
+            with serving("server", policy, options.settings) as server:
                 rows += small_calls(options, bench, policy, server)
             rows += large_calls(options, bench, policy)
         deepest = policies[-1]
-        with serving("server", deepest) as server:
+        with serving("server", deepest, options.settings) as server:
             rows += small_calls(options, bench, deepest, server)
             rows += batching(options, bench, deepest, server)
             found = _serve_rows.overload(bench, server, depth=deepest.depth, deadline_s=options.deadline_ms / 1000)
@@ -181,7 +188,7 @@ def large_calls(options: Options, bench: Bench, policy: Policy) -> list[Row]:
 
 def batching(options: Options, bench: Bench, policy: Policy, server: Target) -> list[Row]:
     """The server and one that does not batch; one is idle while the other is loaded."""
-    alone = ServerSettings(max_call_rows=1, max_batch_rows=1)
+    alone = ServerSettings(max_call_rows=1, max_batch_rows=1, workers=options.workers)
     with serving("server without batching", policy, alone) as other:
         return _serve_rows.batching(bench, server, other, depth=policy.depth, callers=options.batched_callers)
 

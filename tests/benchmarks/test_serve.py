@@ -2,7 +2,10 @@
 
 import asyncio
 import importlib
+import os
 import pstats
+import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -286,6 +289,19 @@ def test_a_server_that_does_not_start_or_stop_well_is_an_error(
         pass
 
 
+def test_a_targets_processor_time_is_that_of_its_workers_too(module: Callable[[str], Any]) -> None:
+    work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ntime.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            target = module("_serve_processes").Target("parent", "", process.pid)
+            assert target.cpu_s >= 0.29  # of which the parent's own is some hundredths
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_the_servers_command_line_is_one_that_it_takes(module: Callable[[str], Any]) -> None:
     processes = module("_serve_processes")
 
@@ -293,6 +309,7 @@ def test_the_servers_command_line_is_one_that_it_takes(module: Callable[[str], A
         command = processes.server_command(Path("there"), processes.ServerSettings(**settings))
         return parse(command[2:], {})
 
+    assert config(workers=2).workers == 2
     usual, alone, large = (
         config(),
         config(max_call_rows=1, max_batch_rows=1),
