@@ -109,12 +109,12 @@ def device_events(folder: Path) -> Iterator[Event]:
 
 def ranked(events: list[Event]) -> list[str]:
     """The kernels that took longest in all, one a line: seconds, calls, name."""
-    seconds: collections.Counter[str] = collections.Counter()
-    calls: collections.Counter[str] = collections.Counter()
+    seconds: dict[str, float] = collections.defaultdict(float)
+    calls = collections.Counter(event.name for event in events)
     for event in events:
-        seconds[event.name] += event.seconds  # pyright: ignore[reportArgumentType]  counters of floats work
-        calls[event.name] += 1
-    return [f"{seconds[name]:.6f} s {calls[name]:6} {name}" for name, _ in seconds.most_common(LONGEST)]
+        seconds[event.name] += event.seconds
+    longest = sorted(seconds, key=lambda name: seconds[name], reverse=True)[:LONGEST]
+    return [f"{seconds[name]:.6f} s {calls[name]:6} {name}" for name in longest]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import _record
+import jax
 import train_step
 import tyro
 
@@ -55,6 +56,10 @@ class Options:
 def main() -> None:
     """Measure and publish."""
     options = tyro.cli(Options)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and those it starts share the memory
+    if jax.default_backend() == "cpu" and not options.quick:
+        print("there is no accelerator here, and these flags are for one", file=sys.stderr)
+        return
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), sets=options.sets[:2])
     about = _record.machine()
