@@ -2,8 +2,8 @@
 
     python benchmarks/pauses.py --json pauses.json
 
-The server's compiled call on one row, in this process, back to back and with pauses of sleep between, on every core and
-on one (to which JAX is confined by `--one-core`, in a process of its own: it counts its cores once).
+The server's compiled call on one row, in this process, back to back and with pauses of sleep between. On a CPU it stays
+on the thread that calls; `--one-core` keeps that thread, and all others of the process, to one core.
 """
 
 import dataclasses
