@@ -63,12 +63,12 @@ def main() -> None:
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), sets=options.sets[:2])
     about = _record.machine()
-    found = {name: [run(options, SETS[name]) for _ in range(ROUNDS)] for name in options.sets}
+    rounds = [{name: run(options, SETS[name]) for name in options.sets} for _ in range(ROUNDS)]
     rows: list[dict[str, Any]] = []
     for index, depth in enumerate(options.depths):
-        plain = min(figures[index] for figures in found[options.sets[0]])
-        for name, rounds in found.items():
-            first, second = (figures[index] for figures in rounds)
+        plain = min(each[options.sets[0]][index] for each in rounds)
+        for name in options.sets:
+            first, second = (each[name][index] for each in rounds)
             rows.append(
                 {"depth": depth, "flags": name, "ms": first, "ms again": second, "to first": min(first, second) / plain}
             )
