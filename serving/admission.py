@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from serving.engine import Computer, Kind
 from serving.errors import OverloadedError
+from serving.lanes import Lanes
 from serving.waiting import WaitingLine
 
 _MARGIN = 1.25  # on what a call is expected to take: in a crowd, computations take now longer, now less long
@@ -37,38 +38,23 @@ class Shed(NamedTuple):
         return OverloadedError(f"{self.problem}; send the next observation rather than this one again, and less often")
 
 
-class _UnderWay(NamedTuple):
-    """The batch that is being computed."""
-
-    kind: Kind
-    rows: int
-    ends_s: float  # when it should
-
-
 class Admission:
     """Judges calls for one waiting line. It has no clock: whoever asks says what time it is.
 
     Args:
         line: the calls that wait.
+        lanes: the batches under way.
         engine: tells how long a batch takes.
         limits: of the line.
     """
 
-    def __init__(self, line: WaitingLine, engine: Computer, limits: Limits) -> None:
+    def __init__(self, line: WaitingLine, lanes: Lanes, engine: Computer, limits: Limits) -> None:
         self._line = line
+        self._lanes = lanes
         self._engine = engine
         self._limits = limits
-        self._under_way: _UnderWay | None = None
         self._shed_s = -math.inf  # when a call was shed last
         self._urgent_s = -math.inf  # when a call of a higher priority came last
-
-    def batch_begins(self, kind: Kind, rows: int, *, now_s: float) -> None:
-        """A batch of `rows` is under way until `batch_ended`."""
-        self._under_way = _UnderWay(kind, rows, now_s + self._engine.expected_s(kind, rows))
-
-    def batch_ended(self) -> None:
-        """Nothing is under way."""
-        self._under_way = None
 
     def crowded(self, now_s: float) -> bool:
         """Whether a call was shed of late, so that it is worth judging others unread."""
@@ -99,7 +85,7 @@ class Admission:
             return Shed("rows", f"{self._line.rows} of {limits.queue_rows} rows are waiting already")
         if (age_s := self._line.age_s(now_s)) > limits.queue_age_s:
             return Shed("age", f"calls have waited for {age_s:.3f} s")
-        if deadline_s == math.inf or not (self._line or self._under_way):
+        if deadline_s == math.inf or not (self._line or self._lanes):
             return None
         left_s, takes_s = deadline_s - now_s, _MARGIN * self._takes_s(rows, kind, priority=priority, now_s=now_s)
         if takes_s > left_s:
@@ -108,14 +94,22 @@ class Admission:
 
     def _takes_s(self, rows: int, kind: Kind, *, priority: int, now_s: float) -> float:
         """Seconds until a call that joined now would be computed, going by how long batches take."""
-        most, under_way = self._engine.max_rows, self._under_way
-        takes_s = max(under_way.ends_s - now_s, 0.0) if under_way else 0.0
+        if not self._line and rows >= self._lanes.enough_rows(now_s):
+            return self._engine.expected_s(kind, rows)  # it begins at once, on a lane that is free
+        most = self._engine.max_rows
+        before_s, own_s = self._lanes.left_s(now_s), 0.0
         for before, waiting in self._line.rows_before(priority).items():
-            full, rest = divmod(waiting + rows if before is kind else waiting, most)
+            total = waiting + rows if before is kind else waiting
+            if not total:
+                continue
+            full = (total - 1) // most  # batches before the last
             if full:
-                takes_s += full * self._engine.expected_s(before, most)
-            if rest:
-                # Whoever comes after the call shares its batch: in a crowd, as many as share the one under way.
-                company = under_way.rows if under_way and under_way.kind is before else 0
-                takes_s += self._engine.expected_s(before, max(rest, company))
-        return takes_s
+                before_s += full * self._engine.expected_s(before, most)
+            # Whoever comes after the call shares its batch: in a crowd, as many as share one under way.
+            last_s = self._engine.expected_s(before, max(total - full * most, self._lanes.company(before)))
+            if before is kind:
+                own_s = last_s
+            else:
+                before_s += last_s
+        # No lane is idle while enough waits, so the last batch begins once each has done its share of those before it.
+        return before_s / self._engine.lanes + own_s

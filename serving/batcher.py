@@ -7,17 +7,19 @@ The whole story of concurrency:
   rows and by the age of its head. A call that does not fit, or whose deadline would pass while the rows before it are
   computed, is shed at once: it costs no computation, and its caller learns of it in time to do something else (see
   `serving.admission`).
-* One task takes rows from the front of the line, as many as fit into `engine.max_rows`, has them computed in the
-  batcher's one worker thread, and settles the calls. Meanwhile the line fills: the next batch is whoever waited during
-  this one. A batch that is not full may wait a little for company, and only when the computation has been busy; an
-  idle server computes a lone call immediately (see `serving.pace`).
+* One task takes rows from the front of the line, as many as fit into a batch, and gives them to a thread that computes
+  them; there are as many as the engine has lanes. Meanwhile the line fills: the next batch is whoever waited during
+  this one. Whether another is worth beginning beside it is told by `serving.lanes`. A batch that is not full may wait
+  a little for company, and only when the computation has been busy; an idle server computes a lone call immediately
+  (see `serving.pace`).
 * Calls are taken by priority, then in the order they came; a batch holds one kind of work. A call that is larger than
-  the room in a batch is split: it gives the rows that fit, stays at the front, and is answered when its last row is.
+  the room in a batch is split: it gives the rows that fit, stays at the front, and is answered when its last batch is,
+  whichever that will be.
 * A caller that gives up while it waits leaves the line at once. One whose deadline has passed, or which its batch, as
   full as it is going to be, would answer too late, is refused when its turn comes. None of these is computed. Rows
   already being computed are finished, and thrown away if nobody wants them.
 * If the computation of a batch raises, its calls fail with a text of ours, and the next batch goes on as usual.
-* `drain` refuses new calls, answers every admitted one, and ends the task and the thread. If that takes too long,
+* `drain` refuses new calls, answers every admitted one, and ends the task and the threads. If that takes too long,
   what is left is failed rather than forgotten: every admitted call is settled exactly once.
 """
 
@@ -40,6 +42,7 @@ from serving.errors import (
     UnavailableError,
     UnexpectedError,
 )
+from serving.lanes import Lanes, UnderWay
 from serving.metrics import PolicyMetrics
 from serving.pace import Pace
 from serving.waiting import Answer, Call, Part, WaitingLine
@@ -51,7 +54,7 @@ class Batcher:
     """Turns concurrent calls into batches. Construct it inside a running event loop.
 
     Args:
-        engine: computes a batch; only ever called from the batcher's own thread.
+        engine: computes a batch; only ever called from the batcher's own threads.
         limits: of the waiting line and of patience.
         metrics: receives what happened.
         clock: monotonic seconds.
@@ -69,11 +72,12 @@ class Batcher:
         self._metrics = metrics
         self._clock = clock
         self._line = WaitingLine()
-        self._admission = Admission(self._line, engine, limits)
+        self._lanes = Lanes(engine)
+        self._admission = Admission(self._line, self._lanes, engine, limits)
         self._pace = Pace(limits.wait_s)
-        self._batch: list[Part] = []  # under way
-        self._arrival = asyncio.Event()  # of as many rows as are enough, or of the wish to drain
-        self._enough = 1
+        self._batches: dict[UnderWay, list[Part]] = {}
+        self._news = asyncio.Event()  # as many rows wait as are enough, a batch has ended, or it is time to drain
+        self._enough_rows = 1.0
         self._draining = False
         self._loop = asyncio.get_running_loop()
         self._computation = Computation(engine, clock=clock)
@@ -126,8 +130,8 @@ class Batcher:
         call = Call(rows, kind=kind, admitted_s=now_s, deadline_s=deadline_s, priority=priority, answer=answer)
         self._line.join(call)
         self._metrics.queue_rows.set(self._line.rows)
-        if self._line.rows >= self._enough:
-            self._arrival.set()
+        if self._line.rows >= self._enough_rows:
+            self._news.set()
         return call
 
     def crowded(self) -> bool:
@@ -152,7 +156,7 @@ class Batcher:
     async def drain(self, *, grace_s: float) -> bool:
         """Answer every admitted call and stop; after `grace_s` fail what is left. Returns whether none was left."""
         self._draining = True
-        self._arrival.set()
+        self._news.set()
         _, unfinished = await asyncio.wait({self._task}, timeout=grace_s)
         if unfinished:
             self._task.cancel()
@@ -163,53 +167,55 @@ class Batcher:
     async def _run(self) -> None:
         try:
             while await self._wait_for_calls():
-                self._batch = self._take_batch()
-                if self._batch:
-                    await self._compute(self._batch)
-                    self._batch = []
-                    self._admission.batch_ended()
+                batch = self._take_batch()
+                if batch:
+                    self._begin(batch)
+            while self._batches:
+                await self._wait_for_news(math.inf)
         finally:
             # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
             self._draining = True
-            for call in (*(part.call for part in self._batch), *self._line):
+            for call in (*(part.call for batch in self._batches.values() for part in batch), *self._line):
                 _fail(call, UnavailableError("the server shut down before this call was computed"))
 
     async def _wait_for_calls(self) -> bool:
         """Wait until the line holds a batch that is worth computing now; False once it never will again."""
-        while not self._line:
-            if self._draining:
+        while self._line.rows < (enough_rows := self._lanes.enough_rows(self._clock())):
+            if self._draining and not self._line:
                 return False
-            self._arrival.clear()
-            await self._arrival.wait()
+            await self._wait_for_news(enough_rows)
         await self._wait_for_company()
         return True
 
+    async def _wait_for_news(self, enough_rows: float) -> None:
+        """Wait until so many rows are in the line, a batch has ended, or the batcher is to drain."""
+        self._enough_rows = enough_rows
+        self._news.clear()
+        await self._news.wait()
+
     async def _wait_for_company(self) -> None:
         """Give others the time to join that the pace says is worth it; never past the deadline of the first call."""
-        head, now_s, most = self._line.head(), self._clock(), self._engine.max_rows
-        if self._line.rows >= most:
+        head, now_s, full = self._line.head(), self._clock(), self._engine.full_rows
+        if self._line.rows >= full:
             return
-        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, most)
+        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, full)
         wait_s = self._pace.wait_s(now_s, slack_s=slack_s)
         if wait_s <= 0:
             return
-        self._enough = most
-        self._arrival.clear()
         try:
             async with asyncio.timeout(wait_s):
-                await self._arrival.wait()
+                await self._wait_for_news(full)
         except TimeoutError:
             pass  # as many as came
-        self._enough = 1
 
     def _take_batch(self) -> list[Part]:
         """Take rows of one kind from the front while there is room; drop calls that nobody waits for any more."""
         now_s = self._clock()
         batch: list[Part] = []
-        room = self._engine.max_rows
+        room = most = self._lanes.most_rows(self._line.rows)
         while room and self._line:
             call = self._line.head()
-            if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, room=room):
+            if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, room, most=most):
                 self._line.leave(call)
                 _fail(
                     call, DeadlinePassedError("the request waited until its deadline could not be met; allow more time")
@@ -222,28 +228,27 @@ class Batcher:
         self._metrics.queue_rows.set(self._line.rows)
         return batch
 
-    def _needed_s(self, call: Call, batch: list[Part], *, room: int) -> float:
+    def _needed_s(self, call: Call, batch: list[Part], room: int, *, most: int) -> float:
         """Seconds that `call` needs in `batch`, filled by who waits; 0 if it is alone: nobody gains by its leaving."""
         if call.deadline_s == math.inf or (not batch and self._line.rows == call.waiting_rows):
             return 0.0
-        taken = self._engine.max_rows - room if batch and batch[0].call.kind is call.kind else 0
+        taken = most - room if batch and batch[0].call.kind is call.kind else 0
         return self._engine.expected_s(call.kind, taken + min(room, self._line.rows_before(0)[call.kind]))
 
-    async def _compute(self, batch: list[Part]) -> None:
-        """Compute `batch` in the worker thread, until its calls are settled."""
+    def _begin(self, batch: list[Part]) -> None:
+        """Have a thread compute `batch`; `_finish` settles its calls."""
         kind, rows = batch[0].call.kind, sum(part.stop - part.start for part in batch)
-        taken_s = self._clock()
-        self._admission.batch_begins(kind, rows, now_s=taken_s)
-        done: asyncio.Future[None] = self._loop.create_future()
-        self._computation.begin(kind, [part.rows for part in batch], functools.partial(self._finish, batch, done))
-        await done
-        self._pace.batch_was_under_way(taken_s, self._clock())
+        under_way = self._lanes.begin(kind, rows, now_s=self._clock())
+        self._batches[under_way] = batch
+        self._computation.begin(kind, [part.rows for part in batch], functools.partial(self._finish, under_way))
 
-    def _finish(self, batch: list[Part], done: "asyncio.Future[None]", computed: Computed) -> None:
-        """Settle the calls of `batch`."""
+    def _finish(self, under_way: UnderWay, computed: Computed) -> None:
+        """Settle the calls of a batch."""
+        batch = self._batches.pop(under_way)
+        self._lanes.end(under_way)
+        self._pace.batch_was_under_way(under_way.began_s, self._clock())
         # First, so that the next batch is under way before the loop turns to the answers of this one.
-        if not done.done():  # it is if the grace was over
-            done.set_result(None)
+        self._news.set()
         try:
             self._settle_batch(batch, computed)
         except Exception:  # a mistake of ours; nobody must wait for ever
@@ -278,10 +283,10 @@ class Batcher:
         """Give the call of `part` its results, and answer it if they are its last."""
         call = part.call
         assert computed.results is not None
-        if math.isnan(call.started_s):
-            call.started_s = computed.started_s
-            self._metrics.observe_wait(call.started_s - call.admitted_s)
-        call.compute_s += computed.compute_s
+        if not call.settled:
+            self._metrics.observe_wait(computed.started_s - call.admitted_s)
+        call.started_s = min(call.started_s, computed.started_s)
+        call.ended_s = max(call.ended_s, computed.started_s + computed.compute_s)
         call.batch_rows = max(call.batch_rows, len(computed.results))
         if len(results) == len(call.rows):
             call.results = results
@@ -291,8 +296,8 @@ class Batcher:
             call.results[part.start : part.stop] = results
         call.settled += len(results)
         if call.settled == len(call.rows) and not call.answer.done():
-            queue_s = call.started_s - call.admitted_s
-            call.answer.set_result(Answer(call.results, queue_s, call.compute_s, batch_rows=call.batch_rows))
+            queue_s, compute_s = call.started_s - call.admitted_s, call.ended_s - call.started_s
+            call.answer.set_result(Answer(call.results, queue_s, compute_s, batch_rows=call.batch_rows))
 
 
 def _fail(call: Call, error: ServingError) -> None:

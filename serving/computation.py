@@ -1,4 +1,4 @@
-"""Computation: the one thread that calls an engine, a batch at a time, and hands results back to the event loop."""
+"""Computation: the threads that call an engine, each a batch at a time, and hand results back to the event loop."""
 
 import asyncio
 import functools
@@ -32,7 +32,7 @@ class _Job(NamedTuple):
 
 
 class Computation:
-    """A thread for `engine`, which no other may call meanwhile. Construct it inside a running event loop.
+    """Threads for `engine`, as many as may call it at once. Construct it inside a running event loop.
 
     Args:
         engine: may raise anything.
@@ -44,18 +44,21 @@ class Computation:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name="compute", daemon=True)
-        self._thread.start()
+        self._threads = [Thread(target=self._work, name="compute", daemon=True) for _ in range(engine.lanes)]
+        for thread in self._threads:
+            thread.start()
 
     def begin(self, kind: Kind, blocks: Sequence[np.ndarray], then: Callable[[Computed], None]) -> None:
         """Compute `blocks`, each [rows, columns of the kind], as one batch, and call `then` on the event loop."""
         self._jobs.put(_Job(kind, blocks, then))
 
     def end(self, *, wait: bool) -> None:
-        """End the thread after what it was given; `wait` until it has."""
-        self._jobs.put(None)
+        """End the threads after what they were given; `wait` until they have."""
+        for _ in self._threads:
+            self._jobs.put(None)
         if wait:
-            self._thread.join()
+            for thread in self._threads:
+                thread.join()
 
     def _work(self) -> None:
         give_way()

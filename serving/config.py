@@ -51,8 +51,8 @@ class ServeConfig:
     """Port for the metrics. 0: any free one; the ready line in the log names it."""
 
     max_batch_rows: int = 256
-    """Most rows that are computed together; a power of two. 1 switches batching off. Start-up time grows with its
-    logarithm."""
+    """Most rows that are computed together; a power of two, and on a CPU no more than 1024. 1 switches batching off.
+    Start-up time grows with its logarithm."""
 
     max_call_rows: int = 4096
     """Most rows that one call may hold, candidates of best-of counted. A call of more rows than a batch is computed in

@@ -12,8 +12,8 @@ so a row draws the same action whatever batch it lands in. A batch of any size i
 is traced or compiled while serving. The parameters, stacked, are put on the device once and passed to every executable;
 one array goes in and one comes out.
 
-On a CPU small batches are computed on the thread that calls and large ones by all cores (see `serving.cores`); between
-the two, each bucket is timed both ways when it is compiled.
+On a CPU each batch is computed on one core, by the thread that calls, and as many at once as there are cores (see
+`serving.cores`); on an accelerator there is one at a time.
 """
 
 import bisect
@@ -29,13 +29,12 @@ import numpy as np
 from policy import acting
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
-from serving.cores import available, calling_thread
+from serving.cores import aligned_zeros, available, calling_thread, is_aligned
 
 _DRAW_COLUMNS = 4  # seed, low and high half; number of the row in its call; number of the candidate
 _NEWEST_SHARE = 0.1  # of the latest run in the time that a bucket is expected to take
-_FEWEST_SPLIT = 256  # rows, divided by the number of cores, from which on it depends whether all cores are worth it
-_MOST_UNSPLIT = 512  # rows from which on they are
-_WORTH_SPLITTING = 0.7  # of the time on one core; for less gain the other cores are better left to other work
+_FULL_ON_A_CORE = 64  # rows; a row of a larger batch takes no less
+_MOST_ON_A_CORE = 1024  # rows; a larger batch gains nothing, and others wait for it
 
 
 class Kind(enum.Enum):
@@ -57,6 +56,16 @@ class Computer(Protocol):
         """Most rows in one call of `compute`."""
         ...
 
+    @property
+    def full_rows(self) -> int:
+        """Rows from which on more in the same batch save nothing."""
+        ...
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may call `compute` at once."""
+        ...
+
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         """One line of results for every line of `rows: [rows, columns of the kind]`."""
         ...
@@ -75,29 +84,33 @@ class _Executable(NamedTuple):
 
     call: jax.stages.Compiled
     params: Any  # as `_parameters` gives them
-    unsplit: bool  # whether the thread that calls computes alone
 
 
 class Engine:
-    """The compiled functions of one policy, by kind and bucket. `compute` may run in any one thread at a time.
+    """The compiled functions of one policy, by kind and bucket. `compute` may run in any threads, `lanes` at a time.
 
     ACT has a bucket for every power of two, the others for powers of four, since each bucket costs start-up time.
 
     Args:
         params: of the policy.
         spec: its sizes and its energy.
-        max_rows: the largest bucket, a power of two.
+        max_rows: the largest bucket that is wanted, a power of two; on a CPU it is no larger than what gains there.
     """
 
     def __init__(self, params: PolicyParams, spec: PolicySpec, *, max_rows: int) -> None:
+        device = calling_thread()
+        self.lanes = available() if device else 1
+        """How many threads may call `compute` at once."""
+        self.max_rows = min(max_rows, _MOST_ON_A_CORE) if device else max_rows
+        """Most rows in one call of `compute`."""
+        self.full_rows = min(max_rows, _FULL_ON_A_CORE) if device else max_rows
+        """Rows from which on more in the same batch save nothing."""
         self._spec = spec
-        self._params: PolicyParams = jax.device_put(params)
-        lone = calling_thread()
-        self._lone_params = jax.device_put(params, lone) if lone else None
+        self._params: PolicyParams = jax.device_put(params, device)
         self._executables: dict[tuple[Kind, int], _Executable] = {}
         self._seconds: dict[tuple[Kind, int], float] = {}  # an exponential mean of what each took
-        of_two = tuple(1 << exponent for exponent in range(max_rows.bit_length()))
-        of_four = tuple(sorted({*of_two[::2], max_rows}))
+        of_two = tuple(1 << exponent for exponent in range(self.max_rows.bit_length()))
+        of_four = tuple(sorted({*of_two[::2], self.max_rows}))
         self.buckets = {Kind.ACT: of_two, Kind.DRAW: of_four, Kind.SCORE: of_four}
         self._functions: dict[Kind, Callable[[Any, jax.Array], jax.Array]] = {
             Kind.ACT: self._act,
@@ -106,19 +119,9 @@ class Engine:
         }
 
     @property
-    def max_rows(self) -> int:
-        """Most rows in one call of `compute`."""
-        return self.buckets[Kind.ACT][-1]
-
-    @property
     def compilations(self) -> int:
         """Executables compiled so far."""
         return len(self._executables)
-
-    @property
-    def unsplit(self) -> int:
-        """Executables that compute on the thread that calls, and no other."""
-        return sum(executable.unsplit for executable in self._executables.values())
 
     def columns(self, kind: Kind) -> int:
         """Columns of a row of this kind."""
@@ -127,16 +130,16 @@ class Engine:
         return spec.state_dim + spec.goal_dim + extra[kind]
 
     def compile(self, kind: Kind, bucket: int) -> None:
-        """Compile an executable, or two and keep one, and run it: the first caller pays nothing, its time is known."""
-        split, unsplit = self._params, self._lone_params
-        if unsplit is None or (bucket > _MOST_UNSPLIT and available() > 1):
-            self._install(kind, bucket, split)
-            return
-        alone_s = self._install(kind, bucket, unsplit)
-        if bucket >= _FEWEST_SPLIT // available():
-            alone = self._executables[kind, bucket]
-            if self._install(kind, bucket, split) > _WORTH_SPLITTING * alone_s:
-                self._executables[kind, bucket], self._seconds[kind, bucket] = alone, alone_s
+        """Compile an executable, and run it: the first caller pays nothing for being it, and its time is known."""
+        own = _parameters(kind, self._params)
+        shape = bucket, self.columns(kind)
+        # As the probes were computed: an accelerator's default would round inputs of a product to fewer bits.
+        with jax.default_matmul_precision("highest"):
+            call = jax.jit(self._functions[kind]).lower(own, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
+        self._executables[kind, bucket] = _Executable(call, own)
+        for _ in range(2):
+            self._seconds.pop((kind, bucket), None)  # the first run is slower than any later one
+            self._run(kind, np.zeros(shape, np.float32))
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         """The results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` of them.
@@ -163,24 +166,11 @@ class Engine:
             return self.expected_s(Kind.DRAW, rows) + self.expected_s(Kind.SCORE, rows)
         return self._seconds[kind, self._bucket(kind, rows)]
 
-    def _install(self, kind: Kind, bucket: int, params: PolicyParams) -> float:
-        """Compile an executable for the device of `params`; the seconds that its second run takes."""
-        shape = bucket, self.columns(kind)
-        own = _parameters(kind, params)
-        # As the probes were computed: an accelerator's default would round inputs of a product to fewer bits.
-        with jax.default_matmul_precision("highest"):
-            call = jax.jit(self._functions[kind]).lower(own, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
-        self._executables[kind, bucket] = _Executable(call, own, unsplit=params is self._lone_params)
-        for _ in range(2):
-            self._seconds.pop((kind, bucket), None)  # the first run is slower than any later one
-            self._run(kind, np.zeros(shape, np.float32))
-        return self._seconds[kind, bucket]
-
     def _run(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         bucket = self._bucket(kind, len(rows))
         batch = rows
-        if bucket > len(rows):
-            batch = np.zeros((bucket, rows.shape[1]), np.float32)
+        if bucket > len(rows) or not is_aligned(rows):
+            batch = aligned_zeros(bucket, rows.shape[1])
             batch[: len(rows)] = rows
         began_s = time.perf_counter()
         executable = self._executables[kind, bucket]

@@ -14,10 +14,11 @@ _NICEST = 19
 
 
 def give_way() -> None:
-    """From now on the calling thread gives way."""
+    """From now on the calling thread gives way to the main one; to do so again, or by inheritance, changes nothing."""
     if sys.platform == "linux":
-        own = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, own, min(_NICEST, os.getpriority(os.PRIO_PROCESS, own) + _NICER))
+        own, main = threading.get_native_id(), os.getpid()
+        nicer = min(_NICEST, os.getpriority(os.PRIO_PROCESS, main) + _NICER)
+        os.setpriority(os.PRIO_PROCESS, own, max(nicer, os.getpriority(os.PRIO_PROCESS, own)))
 
 
 def start_giving_way(start: Callable[[], object]) -> None:

@@ -194,12 +194,7 @@ class Server:
         await asyncio.to_thread(_check_probes, engine, bundle)
         took_s = self._clock() - started_s
         _LOGGER.info(
-            "compiled %s@%d, %d executables, %d of them for one core, in %.1f s",
-            spec.name,
-            bundle.version,
-            engine.compilations,
-            engine.unsplit,
-            took_s,
+            "compiled %s@%d, %d executables, in %.1f s", spec.name, bundle.version, engine.compilations, took_s
         )
         return engine
 

@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
     results: np.ndarray  # [rows, results of the kind] float32, finite
     queue_s: float  # from admission to the start of its computation
-    compute_s: float  # of every batch that it was in
+    compute_s: float  # from the start of its first batch to the end of its last
     batch_rows: int  # rows computed together, padding excluded; of the largest batch that it was in
 
 
@@ -39,8 +39,8 @@ class Call:
     taken: int = 0  # rows that went into batches
     settled: int = 0  # rows whose results are there
     results: np.ndarray | None = None  # [rows, ...] once part of it was computed
-    started_s: float = math.nan  # of its first batch
-    compute_s: float = 0.0
+    started_s: float = math.inf  # of its first batch
+    ended_s: float = -math.inf  # of the last of its batches that is settled
     batch_rows: int = 0
 
     @property

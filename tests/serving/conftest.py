@@ -107,8 +107,10 @@ class FakeEngine:
     is expected to take.
     """
 
-    def __init__(self, max_rows: int = 8) -> None:
+    def __init__(self, max_rows: int = 8, *, full_rows: int | None = None, lanes: int = 1) -> None:
         self.max_rows = max_rows
+        self.full_rows = full_rows or max_rows
+        self.lanes = lanes
         self.batches: list[list[list[float]]] = []  # batch, row, value
         self.kinds: list[Kind] = []
         self.failure: BaseException | None = None

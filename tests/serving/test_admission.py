@@ -8,6 +8,7 @@ import pytest
 
 from serving.admission import Admission, Limits
 from serving.engine import Kind
+from serving.lanes import Lanes
 from serving.waiting import Answer, Call, WaitingLine
 
 NOW_S = 100.0
@@ -16,7 +17,10 @@ NOW_S = 100.0
 class Timed:
     """An engine of batches of at most 8 rows that is expected to take a tenth of a second for each row."""
 
-    max_rows = 8
+    max_rows = full_rows = 8
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         raise AssertionError("nothing is computed here")
@@ -31,9 +35,11 @@ class Timed:
 class Door:
     """An admission, the line that it guards, and a clock that stands still."""
 
-    def __init__(self, **limits: float) -> None:
+    def __init__(self, *, lanes: int = 1, **limits: float) -> None:
         self.line = WaitingLine()
-        self.admission = Admission(self.line, Timed(), Limits(queue_rows=24, **limits))
+        engine = Timed(lanes)
+        self.lanes = Lanes(engine)
+        self.admission = Admission(self.line, self.lanes, engine, Limits(queue_rows=24, **limits))
         self.now_s = NOW_S
 
     def join(self, rows: int, *, kind: Kind = Kind.ACT, priority: int = 0) -> None:
@@ -69,7 +75,7 @@ def test_an_idle_server_lets_everybody_in(door: Door) -> None:
 
 
 def test_a_call_has_the_company_in_its_batch_that_calls_have_in_the_one_under_way(door: Door) -> None:
-    door.admission.batch_begins(Kind.ACT, 6, now_s=NOW_S)
+    under_way = door.lanes.begin(Kind.ACT, 6, now_s=NOW_S)
     door.now_s += 0.25
     # 0.35 s are left of it, and 0.6 s are for a batch of six rows, though the call has but one; and a quarter more.
     assert door.judge(1, left_s=1.18) == "the answer would take up to 1.1875 s of 1.1800 s"
@@ -77,12 +83,12 @@ def test_a_call_has_the_company_in_its_batch_that_calls_have_in_the_one_under_wa
     assert door.judge(8, left_s=1.43) == "the answer would take up to 1.4375 s of 1.4300 s"
     door.now_s += 1.0  # the batch takes longer than it should: it may end at any moment
     assert door.judge(1, left_s=0.74) == "the answer would take up to 0.7500 s of 0.7400 s"
-    door.admission.batch_ended()
+    door.lanes.end(under_way)
     assert door.judge(1, left_s=0.001) is None
 
 
 def test_company_is_of_the_same_kind(door: Door) -> None:
-    door.admission.batch_begins(Kind.SCORE, 6, now_s=NOW_S)
+    door.lanes.begin(Kind.SCORE, 6, now_s=NOW_S)
     assert door.judge(1, left_s=0.88) is None  # 0.75 for the scores, 0.125 for itself
     assert door.judge(1, left_s=0.87) is not None
 
@@ -93,6 +99,29 @@ def test_the_rows_before_a_call_are_computed_in_full_batches(door: Door) -> None
     assert door.judge(2, left_s=0.26, priority=1) is None  # nobody of its priority is before it
     assert door.judge(15, left_s=10) is None
     assert door.judge(16, left_s=10) == "9 of 24 rows are waiting already"
+
+
+def test_lanes_share_what_is_before_a_call_and_not_its_own_batch() -> None:
+    door = Door(lanes=2)
+    door.lanes.begin(Kind.ACT, 4, now_s=NOW_S)
+    door.lanes.begin(Kind.ACT, 2, now_s=NOW_S)
+    # 0.4 s and 0.2 s under way are 0.3 s for each lane, then 0.4 s for a batch of four rows; and a quarter more.
+    assert door.judge(1, left_s=0.87) == "the answer would take up to 0.8750 s of 0.8700 s"
+    door.join(8)
+    # A batch of eight more before it: half of 0.4 + 0.2 + 0.8, then 0.4.
+    assert door.judge(1, left_s=1.37) == "the answer would take up to 1.3750 s of 1.3700 s"
+    assert door.judge(1, left_s=1.38) is None
+
+
+def test_a_call_that_begins_at_once_on_a_free_lane_waits_for_nobody() -> None:
+    door = Door(lanes=2)
+    door.lanes.begin(Kind.ACT, 8, now_s=NOW_S)
+    # Eight rows are a batch of their own, 0.8 s; seven wait for 0.8 s under way, half of which is the other lane's,
+    # and are then in the company of an eighth.
+    assert door.judge(8, left_s=1.01) is None
+    assert door.judge(7, left_s=1.49) == "the answer would take up to 1.5000 s of 1.4900 s"
+    door.lanes.begin(Kind.ACT, 8, now_s=NOW_S)
+    assert door.judge(8, left_s=1.99) == "the answer would take up to 2.0000 s of 1.9900 s"
 
 
 def test_an_unread_call_is_shed_if_one_row_of_the_usual_priority_would_be(door: Door) -> None:

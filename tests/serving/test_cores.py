@@ -1,8 +1,9 @@
-"""The device that computes on the thread that calls, and which batches the engine gives to it."""
+"""The device that computes on the thread that calls, and what the engine makes of it."""
 
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -13,8 +14,6 @@ from policy.networks import init_policy
 from serving import cores
 from serving.engine import Engine, Kind
 from tests.samples import policy_spec
-
-ONE_CORE, ALL_CORES = 0.0, float("inf")  # of what splitting must be worth: never, and always
 
 
 @pytest.fixture
@@ -39,24 +38,58 @@ def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
     engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
     engine.compile(Kind.ACT, 64)
     rows = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
-    assert engine.unsplit == 1
     assert others_share(engine, rows) < 0.1  # split, it is about one
 
 
-@pytest.mark.parametrize(("worth", "unsplit"), [(ONE_CORE, 3), (ALL_CORES, 1)])
-def test_middling_batches_go_where_they_are_faster_and_large_ones_to_all_cores(
-    served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, worth: float, unsplit: int
+def test_each_lane_computes_on_a_core_of_its_own() -> None:
+    """Large inputs are what XLA would copy, and then compute, in the only thread of its pool: one after another."""
+    spec = policy_spec(state_names=tuple(f"state {number}" for number in range(400)), actor_depth=8, actor_width=64)
+    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=256)
+    engine.compile(Kind.ACT, 256)
+    rows = cores.aligned_zeros(1, 1 + 256 * 402)[0, 1:].reshape(256, 402)
+    assert not cores.is_aligned(rows)
+    assert others_share(engine, rows) < 0.1
+
+
+def test_what_lanes_compute_at_once_is_what_each_computes_alone() -> None:
+    spec = policy_spec(actor_depth=8, actor_width=64)
+    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
+    engine.compile(Kind.ACT, 64)
+    batches = np.random.default_rng(0).normal(size=(40, 64, 6)).astype(np.float32)
+    alone = [engine.compute(Kind.ACT, rows) for rows in batches]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda rows: engine.compute(Kind.ACT, rows), batches))
+    np.testing.assert_array_equal(at_once, alone)
+
+
+def test_a_cpu_has_a_lane_for_every_core_and_no_batch_larger_than_gains(
+    served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.engine._WORTH_SPLITTING", worth)
-    monkeypatch.setattr("serving.engine.available", lambda: 2)
-    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=1024)
-    rows = np.random.default_rng(0).normal(size=(1024, 6)).astype(np.float32)
-    for bucket in (64, 128, 512, 1024):
-        engine.compile(Kind.ACT, bucket)
-    assert (engine.compilations, engine.unsplit) == (4, unsplit)
-    together = engine.compute(Kind.ACT, rows)
-    for bucket in (64, 128, 512):
-        np.testing.assert_allclose(engine.compute(Kind.ACT, rows[:bucket]), together[:bucket], atol=1e-6)
+    monkeypatch.setattr("serving.engine.available", lambda: 3)
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=4096)
+    assert (engine.lanes, engine.max_rows, engine.full_rows) == (3, 1024, 64)
+    assert engine.buckets[Kind.ACT][-1] == engine.buckets[Kind.DRAW][-1] == 1024
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=16)
+    assert (engine.lanes, engine.max_rows, engine.full_rows) == (3, 16, 16)
+
+
+def test_an_accelerator_computes_one_batch_at_a_time_as_large_as_it_may_be(
+    served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engine.calling_thread", lambda: None)
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=4096)
+    assert (engine.lanes, engine.max_rows, engine.full_rows) == (1, 4096, 4096)
+    assert engine.buckets[Kind.ACT][-1] == 4096
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (5, 31), (256, 402)])
+def test_zeros_are_aligned_and_what_lies_beside_is_not(rows: int, columns: int) -> None:
+    zeros = cores.aligned_zeros(rows, columns)
+    assert (zeros.shape, zeros.dtype) == ((rows, columns), np.float32)
+    assert not zeros.any()
+    assert zeros.ctypes.data % 64 == 0
+    assert cores.is_aligned(zeros)
+    assert not cores.is_aligned(zeros.ravel()[1:])
 
 
 def test_the_environment_is_left_as_it_was(asked_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,12 +29,27 @@ def test_threads_that_are_started_give_way_and_their_starter_does_not() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the process's")
-def test_giving_way_goes_no_further_than_the_kernel_lets_it() -> None:
+def test_giving_way_again_changes_nothing() -> None:
     seen: list[int] = []
 
     def run() -> None:
         for _ in range(6):
             give_way()
+        seen.append(niceness())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + 5)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the process's")
+def test_a_thread_that_is_nicer_already_stays_so() -> None:
+    seen: list[int] = []
+
+    def run() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        give_way()
         seen.append(niceness())
 
     thread = threading.Thread(target=run)

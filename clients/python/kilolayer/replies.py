@@ -19,7 +19,7 @@ class Action:
     version: str  # the version that answered
     sequence: int  # the number that the request carried
     queue_us: int  # microseconds that the request waited in the server
-    compute_us: int  # microseconds that the server computed, the whole batch
+    compute_us: int  # microseconds that the server computed: the whole batch, or all that the request was split into
     batch_rows: int  # rows that the server computed together, this request's among them
     round_trip_s: float  # seconds between sending and receiving, by this machine's monotonic clock
 

@@ -1,0 +1,77 @@
+"""Lanes: the batches of one policy that are being computed, and whether another is worth beginning beside them.
+
+An engine on a CPU computes as many batches at once as there are cores. Rows that wait a moment longer share a batch and
+cost less each, so a free core alone is no reason to begin: there must be enough rows, or a batch under way that the
+first of them would wait for too long.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from serving.engine import Computer, Kind
+
+_TOO_LONG = 8  # times what one row takes: nobody waits so long for a batch under way to end, if a core is free
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class UnderWay:
+    """One batch that is being computed; compared by identity."""
+
+    kind: Kind
+    rows: int
+    began_s: float
+    ends_s: float  # when it should
+
+
+class Lanes:
+    """It has no clock: whoever asks says what time it is.
+
+    Args:
+        engine: tells how many lanes there are, and how long a batch takes.
+    """
+
+    def __init__(self, engine: Computer) -> None:
+        self._engine = engine
+        self._under_way: set[UnderWay] = set()
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def __iter__(self) -> Iterator[UnderWay]:
+        return iter(self._under_way)
+
+    def begin(self, kind: Kind, rows: int, *, now_s: float) -> UnderWay:
+        """A batch of `rows` is under way, until `end` is told so."""
+        batch = UnderWay(kind, rows, began_s=now_s, ends_s=now_s + self._engine.expected_s(kind, rows))
+        self._under_way.add(batch)
+        return batch
+
+    def end(self, batch: UnderWay) -> None:
+        """`batch` is not under way any more."""
+        self._under_way.remove(batch)
+
+    def left_s(self, now_s: float) -> float:
+        """Seconds that one lane needs for what is under way on all of them."""
+        return sum(max(batch.ends_s - now_s, 0.0) for batch in self._under_way)
+
+    def company(self, kind: Kind) -> int:
+        """Rows of the largest batch of this kind under way; 0 if there is none."""
+        return max((batch.rows for batch in self._under_way if batch.kind is kind), default=0)
+
+    def enough_rows(self, now_s: float) -> float:
+        """How many rows must wait for another batch to be worth beginning; infinite: no lane is free."""
+        if not self._under_way:
+            return 1
+        if len(self._under_way) >= self._engine.lanes:
+            return math.inf
+        next_end_s = min(batch.ends_s for batch in self._under_way)
+        if next_end_s - now_s > _TOO_LONG * self._engine.expected_s(Kind.ACT, 1):
+            return 1
+        return self._engine.full_rows
+
+    def most_rows(self, waiting: int) -> int:
+        """Rows that the next batch may hold if so many wait: as many for every free lane, if that loses nothing."""
+        free = self._engine.lanes - len(self._under_way)
+        share = max(1, waiting // free)
+        return min(self._engine.max_rows, max(self._engine.full_rows, 1 << (share.bit_length() - 1)))
