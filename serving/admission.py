@@ -112,4 +112,4 @@ class Admission:
             else:
                 before_s += last_s
         # No lane is idle while enough waits, so the last batch begins once each has done its share of those before it.
-        return before_s / self._engine.lanes + own_s
+        return before_s / self._lanes.number(now_s) + own_s

@@ -72,9 +72,9 @@ class Batcher:
         self._metrics = metrics
         self._clock = clock
         self._line = WaitingLine()
-        self._lanes = Lanes(engine)
-        self._admission = Admission(self._line, self._lanes, engine, limits)
         self._pace = Pace(limits.wait_s)
+        self._lanes = Lanes(engine, loop_share=self._pace.loop_share)
+        self._admission = Admission(self._line, self._lanes, engine, limits)
         self._batches: dict[UnderWay, list[Part]] = {}
         self._news = asyncio.Event()  # as many rows wait as are enough, a batch has ended, or it is time to drain
         self._enough_rows = 1.0
@@ -212,7 +212,7 @@ class Batcher:
         """Take rows of one kind from the front while there is room; drop calls that nobody waits for any more."""
         now_s = self._clock()
         batch: list[Part] = []
-        room = most = self._lanes.most_rows(self._line.rows)
+        room = most = self._lanes.most_rows(self._line.rows, now_s=now_s)
         while room and self._line:
             call = self._line.head()
             if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, room, most=most):

@@ -1,17 +1,19 @@
 """Lanes: the batches of one policy that are being computed, and whether another is worth beginning beside them.
 
-An engine on a CPU computes as many batches at once as there are cores. Rows that wait a moment longer share a batch and
+An engine on a CPU computes as many batches at once as there are cores, one less while the event loop is so busy that it
+needs a core too: batches that shared one with it would all be late. Rows that wait a moment longer share a batch and
 cost less each, so a free core alone is no reason to begin: there must be enough rows, or a batch under way that the
 first of them would wait for too long.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from serving.engine import Computer, Kind
 
 _TOO_LONG = 8  # times what one row takes: nobody waits so long for a batch under way to end, if a core is free
+_BUSY_SHARE = 0.5  # of the time; an event loop that computes for longer needs a core
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -29,10 +31,12 @@ class Lanes:
 
     Args:
         engine: tells how many lanes there are, and how long a batch takes.
+        loop_share: of the time that the event loop computes, 0 to 1, by the time of asking.
     """
 
-    def __init__(self, engine: Computer) -> None:
+    def __init__(self, engine: Computer, *, loop_share: Callable[[float], float]) -> None:
         self._engine = engine
+        self._loop_share = loop_share
         self._under_way: set[UnderWay] = set()
 
     def __len__(self) -> int:
@@ -40,6 +44,10 @@ class Lanes:
 
     def __iter__(self) -> Iterator[UnderWay]:
         return iter(self._under_way)
+
+    def number(self, now_s: float) -> int:
+        """Lanes that may be in use now, at least one."""
+        return max(1, self._engine.lanes - (self._loop_share(now_s) > _BUSY_SHARE))
 
     def begin(self, kind: Kind, rows: int, *, now_s: float) -> UnderWay:
         """A batch of `rows` is under way, until `end` is told so."""
@@ -63,15 +71,15 @@ class Lanes:
         """How many rows must wait for another batch to be worth beginning; infinite: no lane is free."""
         if not self._under_way:
             return 1
-        if len(self._under_way) >= self._engine.lanes:
+        if len(self._under_way) >= self.number(now_s):
             return math.inf
         next_end_s = min(batch.ends_s for batch in self._under_way)
         if next_end_s - now_s > _TOO_LONG * self._engine.expected_s(Kind.ACT, 1):
             return 1
         return self._engine.full_rows
 
-    def most_rows(self, waiting: int) -> int:
+    def most_rows(self, waiting: int, *, now_s: float) -> int:
         """Rows that the next batch may hold if so many wait: as many for every free lane, if that loses nothing."""
-        free = self._engine.lanes - len(self._under_way)
+        free = max(1, self.number(now_s) - len(self._under_way))
         share = max(1, waiting // free)
         return min(self._engine.max_rows, max(self._engine.full_rows, 1 << (share.bit_length() - 1)))

@@ -38,7 +38,7 @@ class Door:
     def __init__(self, *, lanes: int = 1, **limits: float) -> None:
         self.line = WaitingLine()
         engine = Timed(lanes)
-        self.lanes = Lanes(engine)
+        self.lanes = Lanes(engine, loop_share=lambda _: 0.0)
         self.admission = Admission(self.line, self.lanes, engine, Limits(queue_rows=24, **limits))
         self.now_s = NOW_S
 

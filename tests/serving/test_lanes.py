@@ -30,25 +30,30 @@ class Timed:
         return 0.1 * rows
 
 
+def idle_loop(lanes: int) -> Lanes:
+    """Lanes beside an event loop that does nothing."""
+    return Lanes(Timed(lanes), loop_share=lambda _: 0.0)
+
+
 def test_one_row_is_enough_for_an_idle_engine() -> None:
-    assert Lanes(Timed(3)).enough_rows(NOW_S) == 1
+    assert idle_loop(3).enough_rows(NOW_S) == 1
 
 
 def test_beside_a_short_batch_another_must_be_full() -> None:
-    lanes = Lanes(Timed(2))
+    lanes = idle_loop(2)
     lanes.begin(Kind.ACT, 8, now_s=NOW_S)  # 0.8 s: not longer than eight times what a row takes
     assert lanes.enough_rows(NOW_S) == 8
 
 
 def test_a_lone_row_does_not_wait_for_a_long_batch_if_a_lane_is_free() -> None:
-    lanes = Lanes(Timed(2))
+    lanes = idle_loop(2)
     lanes.begin(Kind.SCORE, 10, now_s=NOW_S)
     assert lanes.enough_rows(NOW_S + 0.19) == 1
     assert lanes.enough_rows(NOW_S + 0.21) == 8  # now it ends soon enough
 
 
 def test_of_several_batches_the_one_that_ends_first_counts() -> None:
-    lanes = Lanes(Timed(3))
+    lanes = idle_loop(3)
     lanes.begin(Kind.ACT, 64, now_s=NOW_S)
     lanes.begin(Kind.ACT, 2, now_s=NOW_S)
     assert lanes.enough_rows(NOW_S) == 8
@@ -56,7 +61,7 @@ def test_of_several_batches_the_one_that_ends_first_counts() -> None:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_no_number_of_rows_is_enough_while_no_lane_is_free(number: int) -> None:
-    lanes = Lanes(Timed(number))
+    lanes = idle_loop(number)
     batches = [lanes.begin(Kind.ACT, 64, now_s=NOW_S) for _ in range(number)]
     assert lanes.enough_rows(NOW_S) == math.inf
     lanes.end(batches[0])
@@ -65,14 +70,14 @@ def test_no_number_of_rows_is_enough_while_no_lane_is_free(number: int) -> None:
 
 
 def test_free_lanes_share_what_waits_in_powers_of_two_but_not_below_a_full_batch() -> None:
-    lanes = Lanes(Timed(2))
-    assert [lanes.most_rows(rows) for rows in (1, 16, 31, 32, 90, 128, 1000)] == [8, 8, 8, 16, 32, 64, 64]
+    lanes = idle_loop(2)
+    assert [lanes.most_rows(rows, now_s=NOW_S) for rows in (1, 16, 31, 32, 90, 128, 1000)] == [8, 8, 8, 16, 32, 64, 64]
     lanes.begin(Kind.ACT, 64, now_s=NOW_S)
-    assert [lanes.most_rows(rows) for rows in (1, 16, 31, 32, 64)] == [8, 16, 16, 32, 64]
+    assert [lanes.most_rows(rows, now_s=NOW_S) for rows in (1, 16, 31, 32, 64)] == [8, 16, 16, 32, 64]
 
 
 def test_what_is_under_way_is_counted_as_of_now() -> None:
-    lanes = Lanes(Timed(3))
+    lanes = idle_loop(3)
     assert (lanes.left_s(NOW_S), lanes.company(Kind.ACT)) == (0, 0)
     lanes.begin(Kind.ACT, 10, now_s=NOW_S)
     lanes.begin(Kind.ACT, 20, now_s=NOW_S)
@@ -80,3 +85,19 @@ def test_what_is_under_way_is_counted_as_of_now() -> None:
     assert lanes.left_s(NOW_S) == pytest.approx(1 + 2 + 3)
     assert lanes.left_s(NOW_S + 1.5) == pytest.approx(0 + 0.5 + 1.5)
     assert (lanes.company(Kind.ACT), lanes.company(Kind.SCORE), lanes.company(Kind.DRAW)) == (20, 30, 0)
+
+
+def test_a_busy_event_loop_takes_a_lane_but_not_the_last() -> None:
+    share = 0.5
+    two, one = (Lanes(Timed(number), loop_share=lambda _: share) for number in (2, 1))
+    assert (two.number(NOW_S), one.number(NOW_S)) == (2, 1)
+    share = 0.51
+    assert (two.number(NOW_S), one.number(NOW_S)) == (1, 1)
+    assert two.most_rows(64, now_s=NOW_S) == 64
+    two.begin(Kind.ACT, 64, now_s=NOW_S)
+    assert two.enough_rows(NOW_S) == math.inf
+    share = 0.5
+    assert two.enough_rows(NOW_S) == 1
+    two.begin(Kind.ACT, 64, now_s=NOW_S)
+    share = 0.51  # with both in use
+    assert two.enough_rows(NOW_S) == math.inf
