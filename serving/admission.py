@@ -89,14 +89,14 @@ class Admission:
             return None
         left_s, takes_s = deadline_s - now_s, _MARGIN * self._takes_s(rows, kind, priority=priority, now_s=now_s)
         if takes_s > left_s:
-            return Shed("deadline", f"the answer would take up to {takes_s:.4f} s of {left_s:.4f} s")
+            return Shed("deadline", f"the answer would take up to {takes_s:.4f} s, and {left_s:.4f} s are left")
         return None
 
     def _takes_s(self, rows: int, kind: Kind, *, priority: int, now_s: float) -> float:
         """Seconds until a call that joined now would be computed, going by how long batches take."""
-        if not self._line and rows >= self._lanes.enough_rows(now_s):
-            return self._engine.expected_s(kind, rows)  # it begins at once, on a lane that is free
         most = self._engine.max_rows
+        if (together := self._line.rows + rows) <= most and self._lanes.free(now_s) > 0:
+            return self._engine.expected_s(kind, together)  # it can begin at once, and does if it must
         before_s, own_s = self._lanes.left_s(now_s), 0.0
         for before, waiting in self._line.rows_before(priority).items():
             total = waiting + rows if before is kind else waiting

@@ -130,7 +130,7 @@ class Batcher:
         call = Call(rows, kind=kind, admitted_s=now_s, deadline_s=deadline_s, priority=priority, answer=answer)
         self._line.join(call)
         self._metrics.queue_rows.set(self._line.rows)
-        if self._line.rows >= self._enough_rows:
+        if self._line.rows >= self._enough_rows or (self._presses(call) and self._lanes.free(now_s) > 0):
             self._news.set()
         return call
 
@@ -171,7 +171,7 @@ class Batcher:
                 if batch:
                     self._begin(batch)
             while self._batches:
-                await self._wait_for_news(math.inf)
+                await self._wait_for_news(math.inf, at_most_s=math.inf)
         finally:
             # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
             self._draining = True
@@ -180,60 +180,92 @@ class Batcher:
 
     async def _wait_for_calls(self) -> bool:
         """Wait until the line holds a batch that is worth computing now; False once it never will again."""
-        while self._line.rows < (enough_rows := self._lanes.enough_rows(self._clock())):
-            if self._draining and not self._line:
-                return False
-            await self._wait_for_news(enough_rows)
+        while True:
+            now_s = self._clock()
+            if not self._line:
+                if self._draining:
+                    return False
+                # The first to come is looked at, as long as there may be a lane for it.
+                await self._wait_for_news(1, at_most_s=math.inf)
+            elif self._line.rows >= (enough := self._lanes.enough_rows(now_s)) or self._must_begin(now_s):
+                break
+            else:
+                await self._wait_for_news(enough, at_most_s=self._lanes.ask_again_s(now_s))
         await self._wait_for_company()
         return True
 
-    async def _wait_for_news(self, enough_rows: float) -> None:
-        """Wait until so many rows are in the line, a batch has ended, or the batcher is to drain."""
+    def _must_begin(self, now_s: float) -> bool:
+        """Whether there is a lane for rows that are too few to be worth it, and they cannot wait for more."""
+        if self._lanes.free(now_s) <= 0:
+            return False
+        # Fewer than are enough, so they are soon looked through.
+        return self._draining or self._line.head().taken > 0 or any(map(self._presses, self._line))
+
+    def _presses(self, call: Call) -> bool:
+        """Whether `call` would be late if it waited for a batch under way to end."""
+        if call.deadline_s == math.inf:
+            return False
+        needed_s = self._engine.expected_s(call.kind, min(call.waiting_rows, self._engine.max_rows))
+        return call.deadline_s < self._lanes.next_end_s + needed_s
+
+    async def _wait_for_news(self, enough_rows: float, *, at_most_s: float) -> None:
+        """Wait until so many rows are in the line, one presses, a batch has ended, or the batcher is to drain."""
         self._enough_rows = enough_rows
         self._news.clear()
-        await self._news.wait()
+        alarm = self._loop.call_later(at_most_s, self._news.set) if at_most_s < math.inf else None
+        try:
+            await self._news.wait()
+        finally:
+            if alarm:
+                alarm.cancel()
 
     async def _wait_for_company(self) -> None:
         """Give others the time to join that the pace says is worth it; never past the deadline of the first call."""
         head, now_s, full = self._line.head(), self._clock(), self._engine.full_rows
-        if self._line.rows >= full:
+        if self._line.rows >= full or self._draining:
             return
         slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, full)
-        wait_s = self._pace.wait_s(now_s, slack_s=slack_s)
-        if wait_s <= 0:
-            return
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._wait_for_news(full)
-        except TimeoutError:
-            pass  # as many as came
+        wait_s = self._pace.wait_s(now_s, slack_s=slack_s, is_busy=len(self._lanes) > 0)
+        if wait_s > 0:
+            await self._wait_for_news(full, at_most_s=wait_s)
 
     def _take_batch(self) -> list[Part]:
         """Take rows of one kind from the front while there is room; drop calls that nobody waits for any more."""
         now_s = self._clock()
         batch: list[Part] = []
-        room = most = self._lanes.most_rows(self._line.rows, now_s=now_s)
-        while room and self._line:
+        taken, most = 0, self._lanes.most_rows(self._line.rows, now_s=now_s)
+        while taken < most and self._line:
             call = self._line.head()
-            if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, room, most=most):
+            room = self._room(call, batch, taken, most=most)
+            if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, taken, most=most):
                 self._line.leave(call)
                 _fail(
                     call, DeadlinePassedError("the request waited until its deadline could not be met; allow more time")
                 )
-            elif batch and call.kind is not batch[0].call.kind:
+            elif room <= 0:
                 break
             else:
                 batch.append(self._line.take(call, room))
-                room -= len(batch[-1].rows)
+                taken += len(batch[-1].rows)
         self._metrics.queue_rows.set(self._line.rows)
         return batch
 
-    def _needed_s(self, call: Call, batch: list[Part], room: int, *, most: int) -> float:
+    def _room(self, call: Call, batch: list[Part], taken: int, *, most: int) -> int:
+        """Rows of `call` that may join `batch`, which has `taken`; not above 0: none."""
+        if not batch:
+            return most
+        first = batch[0].call
+        if call.kind is not first.kind:
+            return 0
+        # Whoever is less urgent than the first call must not make its batch much slower.
+        return (most if call.priority == first.priority else min(most, self._engine.full_rows)) - taken
+
+    def _needed_s(self, call: Call, batch: list[Part], taken: int, *, most: int) -> float:
         """Seconds that `call` needs in `batch`, filled by who waits; 0 if it is alone: nobody gains by its leaving."""
         if call.deadline_s == math.inf or (not batch and self._line.rows == call.waiting_rows):
             return 0.0
-        taken = most - room if batch and batch[0].call.kind is call.kind else 0
-        return self._engine.expected_s(call.kind, taken + min(room, self._line.rows_before(0)[call.kind]))
+        before = taken if batch and batch[0].call.kind is call.kind else 0
+        return self._engine.expected_s(call.kind, before + min(most - taken, self._line.rows_before(0)[call.kind]))
 
     def _begin(self, batch: list[Part]) -> None:
         """Have a thread compute `batch`; `_finish` settles its calls."""
@@ -283,8 +315,6 @@ class Batcher:
         """Give the call of `part` its results, and answer it if they are its last."""
         call = part.call
         assert computed.results is not None
-        if not call.settled:
-            self._metrics.observe_wait(computed.started_s - call.admitted_s)
         call.started_s = min(call.started_s, computed.started_s)
         call.ended_s = max(call.ended_s, computed.started_s + computed.compute_s)
         call.batch_rows = max(call.batch_rows, len(computed.results))
@@ -295,9 +325,11 @@ class Batcher:
                 call.results = np.empty((len(call.rows), results.shape[1]), np.float32)
             call.results[part.start : part.stop] = results
         call.settled += len(results)
-        if call.settled == len(call.rows) and not call.answer.done():
+        if call.settled == len(call.rows):
             queue_s, compute_s = call.started_s - call.admitted_s, call.ended_s - call.started_s
-            call.answer.set_result(Answer(call.results, queue_s, compute_s, batch_rows=call.batch_rows))
+            self._metrics.observe_wait(queue_s)
+            if not call.answer.done():
+                call.answer.set_result(Answer(call.results, queue_s, compute_s, batch_rows=call.batch_rows))
 
 
 def _fail(call: Call, error: ServingError) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 
 from serving.engine import Computer, Kind
 
-_TOO_LONG = 8  # times what one row takes: nobody waits so long for a batch under way to end, if a core is free
+_PATIENCE = 8  # times what one row takes: nobody waits so long for a batch under way to end, if a core is free
 _BUSY_SHARE = 0.5  # of the time; an event loop that computes for longer needs a core
+_ASK_AGAIN_S = 0.02  # after which the event loop may be less busy
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -67,19 +68,34 @@ class Lanes:
         """Rows of the largest batch of this kind under way; 0 if there is none."""
         return max((batch.rows for batch in self._under_way if batch.kind is kind), default=0)
 
+    def free(self, now_s: float) -> int:
+        """Lanes that may begin a batch now; not above 0: none."""
+        return self.number(now_s) - len(self._under_way)
+
+    @property
+    def next_end_s(self) -> float:
+        """When the first of the batches under way should end; long ago if there is none."""
+        return min((batch.ends_s for batch in self._under_way), default=-math.inf)
+
     def enough_rows(self, now_s: float) -> float:
         """How many rows must wait for another batch to be worth beginning; infinite: no lane is free."""
-        if not self._under_way:
-            return 1
-        if len(self._under_way) >= self.number(now_s):
+        if self.free(now_s) <= 0:
             return math.inf
-        next_end_s = min(batch.ends_s for batch in self._under_way)
-        if next_end_s - now_s > _TOO_LONG * self._engine.expected_s(Kind.ACT, 1):
-            return 1
-        return self._engine.full_rows
+        is_near = abs(self.next_end_s - now_s) <= self._patience_s()
+        return self._engine.full_rows if is_near else 1
+
+    def ask_again_s(self, now_s: float) -> float:
+        """Seconds after which `enough_rows` may be fewer though no batch has ended; infinite: it will not be."""
+        if len(self._under_way) >= self._engine.lanes:
+            return math.inf
+        if self.free(now_s) <= 0:
+            return _ASK_AGAIN_S
+        return max(0.0, self.next_end_s + self._patience_s() - now_s)
+
+    def _patience_s(self) -> float:
+        return _PATIENCE * self._engine.expected_s(Kind.ACT, 1)
 
     def most_rows(self, waiting: int, *, now_s: float) -> int:
         """Rows that the next batch may hold if so many wait: as many for every free lane, if that loses nothing."""
-        free = max(1, self.number(now_s) - len(self._under_way))
-        share = max(1, waiting // free)
+        share = max(1, waiting // max(1, self.free(now_s)))
         return min(self._engine.max_rows, max(self._engine.full_rows, 1 << (share.bit_length() - 1)))

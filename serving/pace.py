@@ -33,13 +33,17 @@ class Pace:
         self._window: tuple[float, float] | None = None  # when it began, and the processor time then
 
     def batch_was_under_way(self, started_s: float, ended_s: float) -> None:
-        """A batch occupied the computation from `started_s` to `ended_s`, later than all before it."""
+        """A batch occupied the computation from `started_s` to `ended_s`, the latest end so far."""
         self._forget(started_s, busy=False)
         self._forget(ended_s, busy=True)
 
-    def busy_share(self, now_s: float) -> float:
-        """The share of the last tenth of a second or so in which batches were under way, 0 to 1."""
-        self._forget(now_s, busy=False)
+    def busy_share(self, now_s: float, *, is_busy: bool = False) -> float:
+        """The share of the last tenth of a second or so in which batches were under way, 0 to 1.
+
+        Args:
+            is_busy: whether one has been since the last of them ended, and still is.
+        """
+        self._forget(now_s, busy=is_busy)
         return self._busy_share
 
     def loop_share(self, now_s: float) -> float:
@@ -52,13 +56,14 @@ class Pace:
             self._loop_share = (self._window[1] - cpu_s) / (now_s - began_s)
         return self._loop_share
 
-    def wait_s(self, now_s: float, *, slack_s: float) -> float:
+    def wait_s(self, now_s: float, *, slack_s: float, is_busy: bool = False) -> float:
         """How long a batch that could start at `now_s` waits for company.
 
         Args:
             slack_s: time that its first call can spare before its deadline.
+            is_busy: whether another batch is under way.
         """
-        busy_share = max(self.busy_share(now_s), self.loop_share(now_s))
+        busy_share = max(self.busy_share(now_s, is_busy=is_busy), self.loop_share(now_s))
         share = (busy_share - _IDLE_SHARE) / (_FULL_SHARE - _IDLE_SHARE)
         return max(0.0, min(self._max_wait_s * min(1.0, share), slack_s))
 

@@ -194,7 +194,13 @@ class Server:
         await asyncio.to_thread(_check_probes, engine, bundle)
         took_s = self._clock() - started_s
         _LOGGER.info(
-            "compiled %s@%d, %d executables, in %.1f s", spec.name, bundle.version, engine.compilations, took_s
+            "compiled %s@%d in %.1f s: %d executables for batches of up to %d rows, %d at once",
+            spec.name,
+            bundle.version,
+            took_s,
+            engine.compilations,
+            engine.max_rows,
+            engine.lanes,
         )
         return engine
 

@@ -140,6 +140,7 @@ class FakeEngine:
         return self.max_rows - rows
 
     def expected_s(self, kind: Kind, rows: int) -> float:
+        assert 1 <= rows <= self.max_rows
         return self.compute_s + self.row_s * rows
 
     def clock(self) -> float:

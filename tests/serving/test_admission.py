@@ -29,6 +29,7 @@ class Timed:
         return 0
 
     def expected_s(self, kind: Kind, rows: int) -> float:
+        assert 1 <= rows <= self.max_rows
         return 0.1 * rows
 
 
@@ -78,11 +79,11 @@ def test_a_call_has_the_company_in_its_batch_that_calls_have_in_the_one_under_wa
     under_way = door.lanes.begin(Kind.ACT, 6, now_s=NOW_S)
     door.now_s += 0.25
     # 0.35 s are left of it, and 0.6 s are for a batch of six rows, though the call has but one; and a quarter more.
-    assert door.judge(1, left_s=1.18) == "the answer would take up to 1.1875 s of 1.1800 s"
+    assert door.judge(1, left_s=1.18) == "the answer would take up to 1.1875 s, and 1.1800 s are left"
     assert door.judge(1, left_s=1.19) is None
-    assert door.judge(8, left_s=1.43) == "the answer would take up to 1.4375 s of 1.4300 s"
+    assert door.judge(8, left_s=1.43) == "the answer would take up to 1.4375 s, and 1.4300 s are left"
     door.now_s += 1.0  # the batch takes longer than it should: it may end at any moment
-    assert door.judge(1, left_s=0.74) == "the answer would take up to 0.7500 s of 0.7400 s"
+    assert door.judge(1, left_s=0.74) == "the answer would take up to 0.7500 s, and 0.7400 s are left"
     door.lanes.end(under_way)
     assert door.judge(1, left_s=0.001) is None
 
@@ -95,7 +96,9 @@ def test_company_is_of_the_same_kind(door: Door) -> None:
 
 def test_the_rows_before_a_call_are_computed_in_full_batches(door: Door) -> None:
     door.join(9)
-    assert door.judge(2, left_s=1.374) == "the answer would take up to 1.3750 s of 1.3740 s"  # 8 rows, then 3
+    assert (
+        door.judge(2, left_s=1.374) == "the answer would take up to 1.3750 s, and 1.3740 s are left"
+    )  # 8 rows, then 3
     assert door.judge(2, left_s=0.26, priority=1) is None  # nobody of its priority is before it
     assert door.judge(15, left_s=10) is None
     assert door.judge(16, left_s=10) == "9 of 24 rows are waiting already"
@@ -106,27 +109,38 @@ def test_lanes_share_what_is_before_a_call_and_not_its_own_batch() -> None:
     door.lanes.begin(Kind.ACT, 4, now_s=NOW_S)
     door.lanes.begin(Kind.ACT, 2, now_s=NOW_S)
     # 0.4 s and 0.2 s under way are 0.3 s for each lane, then 0.4 s for a batch of four rows; and a quarter more.
-    assert door.judge(1, left_s=0.87) == "the answer would take up to 0.8750 s of 0.8700 s"
+    assert door.judge(1, left_s=0.87) == "the answer would take up to 0.8750 s, and 0.8700 s are left"
     door.join(8)
     # A batch of eight more before it: half of 0.4 + 0.2 + 0.8, then 0.4.
-    assert door.judge(1, left_s=1.37) == "the answer would take up to 1.3750 s of 1.3700 s"
+    assert door.judge(1, left_s=1.37) == "the answer would take up to 1.3750 s, and 1.3700 s are left"
     assert door.judge(1, left_s=1.38) is None
 
 
 def test_a_call_that_begins_at_once_on_a_free_lane_waits_for_nobody() -> None:
     door = Door(lanes=2)
     door.lanes.begin(Kind.ACT, 8, now_s=NOW_S)
-    # Eight rows are a batch of their own, 0.8 s; seven wait for 0.8 s under way, half of which is the other lane's,
-    # and are then in the company of an eighth.
+    assert door.judge(8, left_s=0.99) == "the answer would take up to 1.0000 s, and 0.9900 s are left"
     assert door.judge(8, left_s=1.01) is None
-    assert door.judge(7, left_s=1.49) == "the answer would take up to 1.5000 s of 1.4900 s"
+    assert door.judge(1, left_s=0.13) is None  # too few to be worth a lane, but it gets one if it must
+    door.join(2)
+    assert door.judge(1, left_s=0.37) == "the answer would take up to 0.3750 s, and 0.3700 s are left"
+    assert door.judge(1, left_s=0.38) is None
+    door.line.leave(door.line.head())
     door.lanes.begin(Kind.ACT, 8, now_s=NOW_S)
-    assert door.judge(8, left_s=1.99) == "the answer would take up to 2.0000 s of 1.9900 s"
+    assert door.judge(8, left_s=1.99) == "the answer would take up to 2.0000 s, and 1.9900 s are left"
+
+
+def test_a_call_of_more_rows_than_a_batch_is_reckoned_in_batches() -> None:
+    door = Door(lanes=2)
+    door.lanes.begin(Kind.ACT, 8, now_s=NOW_S)
+    # 0.8 s under way and 0.8 s for its first batch, by two lanes, then 0.8 s for its last, in company; a quarter more.
+    assert door.judge(9, left_s=1.99) == "the answer would take up to 2.0000 s, and 1.9900 s are left"
+    assert door.judge(9, left_s=2.01) is None
 
 
 def test_an_unread_call_is_shed_if_one_row_of_the_usual_priority_would_be(door: Door) -> None:
     door.join(8)
-    assert door.judge_unread(left_s=1.12) == "the answer would take up to 1.1250 s of 1.1200 s"
+    assert door.judge_unread(left_s=1.12) == "the answer would take up to 1.1250 s, and 1.1200 s are left"
     assert door.judge_unread(left_s=1.13) is None  # though one of more rows will be shed once it is read
     assert door.judge(2, left_s=1.13) is not None
     door.join(16)

@@ -188,7 +188,7 @@ def test_a_call_that_would_be_answered_too_late_is_shed_at_once(make_engine: Mak
         await wait_until(lambda: bench.batcher.queue_rows == 4)
         # One second is left of the first batch, then come two of the call before, then its own: four in all.
         # With a quarter more, since batches do not all take the same:
-        with pytest.raises(OverloadedError, match=r"the answer would take up to 5\.0000 s of 4\.9000 s"):
+        with pytest.raises(OverloadedError, match=r"the answer would take up to 5\.0000 s, and 4\.9000 s are left"):
             await bench.submit(5, timeout_s=4.9)
         assert bench.metric("shed_total", reason="deadline") == 1
         in_time = bench.submit(6, timeout_s=5.1)
@@ -286,6 +286,88 @@ def test_a_lone_row_does_not_wait_for_a_long_batch_while_a_lane_is_free(
     run(test())
 
 
+def test_a_row_that_would_be_late_behind_a_batch_begins_on_the_free_lane(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=32, full_rows=16, lanes=2)
+        engine.row_s = 1.0
+        bench = Bench(engine)
+        engine.hold()
+        calls = [bench.submit(*range(8))]
+        await wait_until(lambda: len(engine.batches) == 1)
+        calls.append(bench.submit(-1, timeout_s=10))  # 8 s for the first batch and 1 s for its own: it can wait
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert bench.batcher.queue_rows == 1
+        calls.append(bench.submit(-2, timeout_s=8.5))
+        await wait_until(lambda: engine.batches[1:] == [[[-1], [-2]]])
+        engine.let_go()
+        await asyncio.gather(*calls)
+        assert await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_what_is_left_of_a_split_call_begins_at_once_if_a_lane_is_free(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=8, full_rows=4, lanes=2))
+        bench.engine.hold()
+        call = bench.submit(1, 2, 3, 4, 5)
+        await wait_until(lambda: len(bench.engine.batches) == 2)
+        assert bench.engine.batches == [[[1], [2], [3], [4]], [[5]]]
+        bench.engine.let_go()
+        assert (await call).results[:, 0].tolist() == [1, 2, 3, 4, 5]
+        assert await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_few_rows_wait_for_an_overdue_batch_no_longer_than_they_must(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=4, full_rows=4, lanes=2)
+        engine.row_s = 0.001
+        bench = Bench(engine)
+        first = await busy(bench, wait_until)
+        lone = bench.submit(1)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(engine.batches) == 1
+        engine.now_s += 1.0  # by its clock the batch should have ended long ago; nothing else happens
+        await wait_until(lambda: engine.batches[1:] == [[[1]]])
+        engine.let_go()
+        await asyncio.gather(first, lone)
+        assert await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_drain_does_not_wait_for_company_or_for_a_batch_that_is_stuck(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=4, full_rows=4, lanes=2)
+        engine.compute_s = 10.0  # by its clock: busy from now on
+        bench = Bench(engine, wait_s=1000.0)
+        await bench.submit(1)
+        engine.hold()
+        stuck = asyncio.create_task(bench.batcher.submit(np.array([[2], [3], [4], [5]], np.float32)))
+        await wait_until(lambda: len(engine.batches) == 2)
+        waiting = bench.submit(6)
+        await wait_until(lambda: bench.batcher.queue_rows == 1)
+        draining = asyncio.create_task(bench.batcher.drain(grace_s=20))
+        await wait_until(lambda: engine.batches[2:] == [[[6]]])
+        engine.let_go()
+        assert await draining is True
+        await asyncio.gather(stuck, waiting)
+
+    run(test())
+
+
 def test_lanes_share_a_large_call_which_is_answered_when_the_slowest_has_its_part(
     make_engine: MakeEngine, wait_until: WaitUntil
 ) -> None:
@@ -308,6 +390,8 @@ def test_lanes_share_a_large_call_which_is_answered_when_the_slowest_has_its_par
         answer = await call
         assert answer.results.tolist() == [[value, 10 * value] for value in range(1, 9)]
         assert answer.batch_rows == 4
+        assert bench.metric("queue_seconds_count") == 1
+        assert bench.metric("queue_seconds_sum") == answer.queue_s
         assert engine.batches == [[[5], [6], [7], [8]], [[1], [2], [3], [4]]]
         assert await bench.batcher.drain(grace_s=5)
 
@@ -367,6 +451,22 @@ def test_a_higher_priority_is_computed_first(make_engine: MakeEngine, wait_until
         bench.engine.let_go()
         await asyncio.gather(first, *calls)
         assert bench.engine.batches[1:] == [[[2]], [[4]], [[3]], [[1]]]
+        await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_an_urgent_call_shares_its_batch_with_less_urgent_ones_only_until_it_is_full(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        bench = Bench(make_engine(max_rows=8, full_rows=4))
+        first = await busy(bench, wait_until)
+        calls = [bench.submit(*range(1, 8)), bench.submit(-2, priority=2), bench.submit(-3, priority=2)]
+        await wait_until(lambda: bench.batcher.queue_rows == 9)
+        bench.engine.let_go()
+        await asyncio.gather(first, *calls)
+        assert bench.engine.batches[1:] == [[[-2], [-3], [1], [2]], [[3], [4], [5], [6]], [[7]]]
         await bench.batcher.drain(grace_s=5)
 
     run(test())

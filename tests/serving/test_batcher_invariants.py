@@ -76,6 +76,7 @@ class Recorder:
         return self.max_rows - rows
 
     def expected_s(self, kind: Kind, rows: int) -> float:
+        assert 1 <= rows <= MAX_ROWS
         return EXPECTED_S
 
 

@@ -27,6 +27,7 @@ class Timed:
         return 0
 
     def expected_s(self, kind: Kind, rows: int) -> float:
+        assert 1 <= rows <= self.max_rows
         return 0.1 * rows
 
 
@@ -45,11 +46,15 @@ def test_beside_a_short_batch_another_must_be_full() -> None:
     assert lanes.enough_rows(NOW_S) == 8
 
 
-def test_a_lone_row_does_not_wait_for_a_long_batch_if_a_lane_is_free() -> None:
+def test_a_lone_row_does_not_wait_for_a_long_batch_or_an_overdue_one_if_a_lane_is_free() -> None:
     lanes = idle_loop(2)
-    lanes.begin(Kind.SCORE, 10, now_s=NOW_S)
+    lanes.begin(Kind.SCORE, 10, now_s=NOW_S)  # 1 s; what one row takes, eight times, is 0.8 s
     assert lanes.enough_rows(NOW_S + 0.19) == 1
     assert lanes.enough_rows(NOW_S + 0.21) == 8  # now it ends soon enough
+    assert lanes.enough_rows(NOW_S + 1.79) == 8
+    assert lanes.enough_rows(NOW_S + 1.81) == 1  # nobody knows when it will
+    assert lanes.ask_again_s(NOW_S + 0.21) == pytest.approx(1.59)
+    assert lanes.ask_again_s(NOW_S + 1.81) == 0
 
 
 def test_of_several_batches_the_one_that_ends_first_counts() -> None:
@@ -67,6 +72,14 @@ def test_no_number_of_rows_is_enough_while_no_lane_is_free(number: int) -> None:
     lanes.end(batches[0])
     assert lanes.enough_rows(NOW_S) == 1
     assert len(lanes) == number - 1
+
+
+def test_only_an_end_brings_a_lane_if_all_are_in_use() -> None:
+    lanes = idle_loop(1)
+    assert lanes.next_end_s == -math.inf
+    lanes.begin(Kind.ACT, 4, now_s=NOW_S)
+    assert lanes.next_end_s == pytest.approx(NOW_S + 0.4)
+    assert (lanes.free(NOW_S), lanes.ask_again_s(NOW_S)) == (0, math.inf)
 
 
 def test_free_lanes_share_what_waits_in_powers_of_two_but_not_below_a_full_batch() -> None:
@@ -96,6 +109,7 @@ def test_a_busy_event_loop_takes_a_lane_but_not_the_last() -> None:
     assert two.most_rows(64, now_s=NOW_S) == 64
     two.begin(Kind.ACT, 64, now_s=NOW_S)
     assert two.enough_rows(NOW_S) == math.inf
+    assert two.ask_again_s(NOW_S) == 0.02  # by then the loop may be idle
     share = 0.5
     assert two.enough_rows(NOW_S) == 1
     two.begin(Kind.ACT, 64, now_s=NOW_S)

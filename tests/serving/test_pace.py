@@ -13,6 +13,14 @@ def test_the_busy_share_is_an_exponential_mean_over_a_tenth_of_a_second() -> Non
     assert pace.busy_share(10.2) == pytest.approx((1 - math.exp(-1)) * math.exp(-1))
 
 
+def test_asking_during_a_batch_counts_it() -> None:
+    pace = Pace(0.001)
+    pace.batch_was_under_way(10.0, 10.1)
+    assert pace.busy_share(10.2, is_busy=True) == pytest.approx(1 - math.exp(-2))
+    pace.batch_was_under_way(10.1, 10.3)  # the one that was under way then
+    assert pace.busy_share(10.3) == pytest.approx(1 - math.exp(-3))
+
+
 @pytest.mark.parametrize(("busy_s", "share_of_wait"), [(0.0, 0), (0.05, 0), (0.12, 0.4970), (1.0, 1)])
 def test_nobody_waits_before_half_of_the_time_is_busy(busy_s: float, share_of_wait: float) -> None:
     pace = Pace(0.002)
