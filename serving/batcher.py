@@ -25,7 +25,6 @@ The whole story of concurrency:
 
 import asyncio
 import functools
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -35,19 +34,12 @@ import numpy as np
 from serving.admission import Admission, Limits, Shed
 from serving.computation import Computation, Computed
 from serving.engine import Computer, Kind
-from serving.errors import (
-    ComputationError,
-    DeadlinePassedError,
-    ServingError,
-    UnavailableError,
-    UnexpectedError,
-)
+from serving.errors import DeadlinePassedError, UnavailableError
 from serving.lanes import Lanes, UnderWay
 from serving.metrics import PolicyMetrics
 from serving.pace import Pace
+from serving.settlement import Settlement, fail
 from serving.waiting import Answer, Call, Part, WaitingLine
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class Batcher:
@@ -80,6 +72,7 @@ class Batcher:
         self._enough_rows = 1.0
         self._draining = False
         self._loop = asyncio.get_running_loop()
+        self._settlement = Settlement(self._line, engine, metrics)
         self._computation = Computation(engine, clock=clock)
         self._task = asyncio.create_task(self._run())
 
@@ -176,7 +169,7 @@ class Batcher:
             # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
             self._draining = True
             for call in (*(part.call for batch in self._batches.values() for part in batch), *self._line):
-                _fail(call, UnavailableError("the server shut down before this call was computed"))
+                fail(call, UnavailableError("the server shut down before this call was computed"))
 
     async def _wait_for_calls(self) -> bool:
         """Wait until the line holds a batch that is worth computing now; False once it never will again."""
@@ -239,7 +232,7 @@ class Batcher:
             room = self._room(call, batch, taken, most=most)
             if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, taken, most=most):
                 self._line.leave(call)
-                _fail(
+                fail(
                     call, DeadlinePassedError("the request waited until its deadline could not be met; allow more time")
                 )
             elif room <= 0:
@@ -281,58 +274,4 @@ class Batcher:
         self._pace.batch_was_under_way(under_way.began_s, self._clock())
         # First, so that the next batch is under way before the loop turns to the answers of this one.
         self._news.set()
-        try:
-            self._settle_batch(batch, computed)
-        except Exception:  # a mistake of ours; nobody must wait for ever
-            _LOGGER.exception("a batch of %d calls was computed and not answered", len(batch))
-            for part in batch:
-                self._give_up(part, UnexpectedError())
-
-    def _settle_batch(self, batch: list[Part], computed: Computed) -> None:
-        if computed.results is None:
-            self._metrics.failed_batches.inc()
-            for part in batch:
-                self._give_up(part, ComputationError("the policy could not be computed; send the next observation"))
-            return
-        rows, start = len(computed.results), 0
-        padding = self._engine.padding(batch[0].call.kind, rows)
-        self._metrics.observe_batch(rows, padding=padding, compute_s=computed.compute_s)
-        for part in batch:
-            results = computed.results[start : start + part.stop - part.start]
-            start += len(results)
-            if computed.all_finite or np.isfinite(results).all():
-                self._settle(part, results, computed=computed)
-            else:
-                self._metrics.non_finite.inc()
-                self._give_up(part, ComputationError("the policy gave NaN or infinity; bring the robot to rest"))
-
-    def _give_up(self, part: Part, error: ServingError) -> None:
-        """The call of `part` fails, and what is left of it is not computed."""
-        self._line.leave(part.call)
-        _fail(part.call, error)
-
-    def _settle(self, part: Part, results: np.ndarray, *, computed: Computed) -> None:
-        """Give the call of `part` its results, and answer it if they are its last."""
-        call = part.call
-        assert computed.results is not None
-        call.started_s = min(call.started_s, computed.started_s)
-        call.ended_s = max(call.ended_s, computed.started_s + computed.compute_s)
-        call.batch_rows = max(call.batch_rows, len(computed.results))
-        if len(results) == len(call.rows):
-            call.results = results
-        else:
-            if call.results is None:
-                call.results = np.empty((len(call.rows), results.shape[1]), np.float32)
-            call.results[part.start : part.stop] = results
-        call.settled += len(results)
-        if call.settled == len(call.rows):
-            queue_s, compute_s = call.started_s - call.admitted_s, call.ended_s - call.started_s
-            self._metrics.observe_wait(queue_s)
-            if not call.answer.done():
-                call.answer.set_result(Answer(call.results, queue_s, compute_s, batch_rows=call.batch_rows))
-
-
-def _fail(call: Call, error: ServingError) -> None:
-    """Settle `call` with `error`, unless its caller is gone or it is settled."""
-    if not call.answer.done():
-        call.answer.set_exception(error)
+        self._settlement.settle(batch, computed)
