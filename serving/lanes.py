@@ -15,6 +15,7 @@ from serving.engine import Computer, Kind
 _PATIENCE = 8  # times what one row takes: nobody waits so long for a batch under way to end, if a core is free
 _BUSY_SHARE = 0.5  # of the time; an event loop that computes for longer needs a core
 _ASK_AGAIN_S = 0.02  # after which the event loop may be less busy
+_OVERDUE_S = 0.02  # a thread that gives way often ends a little later than it should
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -81,7 +82,7 @@ class Lanes:
         """How many rows must wait for another batch to be worth beginning; infinite: no lane is free."""
         if self.free(now_s) <= 0:
             return math.inf
-        is_near = abs(self.next_end_s - now_s) <= self._patience_s()
+        is_near = -self._delay_s() <= self.next_end_s - now_s <= self._patience_s()
         return self._engine.full_rows if is_near else 1
 
     def ask_again_s(self, now_s: float) -> float:
@@ -90,10 +91,15 @@ class Lanes:
             return math.inf
         if self.free(now_s) <= 0:
             return _ASK_AGAIN_S
-        return max(0.0, self.next_end_s + self._patience_s() - now_s)
+        return max(0.0, self.next_end_s + self._delay_s() - now_s)
 
     def _patience_s(self) -> float:
+        """How long rows wait for a batch to end that is as fast as it should be."""
         return _PATIENCE * self._engine.expected_s(Kind.ACT, 1)
+
+    def _delay_s(self) -> float:
+        """How long they wait besides for one that is not."""
+        return max(_OVERDUE_S, self._patience_s())
 
     def most_rows(self, waiting: int, *, now_s: float) -> int:
         """Rows that the next batch may hold if so many wait: as many for every free lane, if that loses nothing."""

@@ -12,13 +12,14 @@ NOW_S = 100.0
 
 
 class Timed:
-    """An engine of batches of at most 64 rows, full from 8 on, that takes a tenth of a second for each row."""
+    """An engine of batches of at most 64 rows, full from 8 on, that takes a tenth of a second for each row unless told."""
 
     max_rows = 64
     full_rows = 8
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, *, row_s: float = 0.1) -> None:
         self.lanes = lanes
+        self.row_s = row_s
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         raise AssertionError("nothing is computed here")
@@ -28,7 +29,7 @@ class Timed:
 
     def expected_s(self, kind: Kind, rows: int) -> float:
         assert 1 <= rows <= self.max_rows
-        return 0.1 * rows
+        return self.row_s * rows
 
 
 def idle_loop(lanes: int) -> Lanes:
@@ -55,6 +56,14 @@ def test_a_lone_row_does_not_wait_for_a_long_batch_or_an_overdue_one_if_a_lane_i
     assert lanes.enough_rows(NOW_S + 1.81) == 1  # nobody knows when it will
     assert lanes.ask_again_s(NOW_S + 0.21) == pytest.approx(1.59)
     assert lanes.ask_again_s(NOW_S + 1.81) == 0
+
+
+def test_a_batch_of_a_fast_policy_is_overdue_only_after_20_ms() -> None:
+    lanes = Lanes(Timed(2, row_s=0.0001), loop_share=lambda _: 0.0)
+    lanes.begin(Kind.ACT, 8, now_s=NOW_S)
+    assert lanes.enough_rows(NOW_S + 0.0207) == 8
+    assert lanes.enough_rows(NOW_S + 0.0209) == 1
+    assert lanes.ask_again_s(NOW_S) == pytest.approx(0.0208)
 
 
 def test_of_several_batches_the_one_that_ends_first_counts() -> None:
