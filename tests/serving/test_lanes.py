@@ -12,7 +12,7 @@ NOW_S = 100.0
 
 
 class Timed:
-    """An engine of batches of at most 64 rows, full from 8 on, that takes a tenth of a second for each row unless told."""
+    """An engine of batches of at most 64 rows, full from 8 on, that takes 0.1 s for each row unless told."""
 
     max_rows = 64
     full_rows = 8
