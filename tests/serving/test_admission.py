@@ -10,27 +10,9 @@ from serving.admission import Admission, Limits
 from serving.engine import Kind
 from serving.lanes import Lanes
 from serving.waiting import Answer, Call, WaitingLine
+from tests.serving.timed import Timed
 
 NOW_S = 100.0
-
-
-class Timed:
-    """An engine of batches of at most 8 rows that is expected to take a tenth of a second for each row."""
-
-    max_rows = full_rows = 8
-
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-
-    def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
-        raise AssertionError("nothing is computed here")
-
-    def padding(self, kind: Kind, rows: int) -> int:
-        return 0
-
-    def expected_s(self, kind: Kind, rows: int) -> float:
-        assert 1 <= rows <= self.max_rows
-        return 0.1 * rows
 
 
 class Door:
@@ -38,7 +20,7 @@ class Door:
 
     def __init__(self, *, lanes: int = 1, **limits: float) -> None:
         self.line = WaitingLine()
-        engine = Timed(lanes)
+        engine = Timed(lanes, max_rows=8, full_rows=8)
         self.lanes = Lanes(engine, loop_share=lambda _: 0.0)
         self.admission = Admission(self.line, self.lanes, engine, Limits(queue_rows=24, **limits))
         self.now_s = NOW_S

@@ -2,39 +2,23 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from serving.engine import Kind
 from serving.lanes import Lanes
+from tests.serving.timed import Timed
 
 NOW_S = 100.0
 
 
-class Timed:
-    """An engine of batches of at most 64 rows, full from 8 on, that takes 0.1 s for each row unless told."""
-
-    max_rows = 64
-    full_rows = 8
-
-    def __init__(self, lanes: int, *, row_s: float = 0.1) -> None:
-        self.lanes = lanes
-        self.row_s = row_s
-
-    def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
-        raise AssertionError("nothing is computed here")
-
-    def padding(self, kind: Kind, rows: int) -> int:
-        return 0
-
-    def expected_s(self, kind: Kind, rows: int) -> float:
-        assert 1 <= rows <= self.max_rows
-        return self.row_s * rows
+def timed(lanes: int, *, row_s: float = 0.1) -> Timed:
+    """Batches of at most 64 rows, full from 8 on."""
+    return Timed(lanes, max_rows=64, full_rows=8, row_s=row_s)
 
 
 def idle_loop(lanes: int) -> Lanes:
     """Lanes beside an event loop that does nothing."""
-    return Lanes(Timed(lanes), loop_share=lambda _: 0.0)
+    return Lanes(timed(lanes), loop_share=lambda _: 0.0)
 
 
 def test_one_row_is_enough_for_an_idle_engine() -> None:
@@ -59,7 +43,7 @@ def test_a_lone_row_does_not_wait_for_a_long_batch_or_an_overdue_one_if_a_lane_i
 
 
 def test_a_batch_of_a_fast_policy_is_overdue_only_after_20_ms() -> None:
-    lanes = Lanes(Timed(2, row_s=0.0001), loop_share=lambda _: 0.0)
+    lanes = Lanes(timed(2, row_s=0.0001), loop_share=lambda _: 0.0)
     lanes.begin(Kind.ACT, 8, now_s=NOW_S)
     assert lanes.enough_rows(NOW_S + 0.0207) == 8
     assert lanes.enough_rows(NOW_S + 0.0209) == 1
@@ -111,7 +95,7 @@ def test_what_is_under_way_is_counted_as_of_now() -> None:
 
 def test_a_busy_event_loop_takes_a_lane_but_not_the_last() -> None:
     share = 0.5
-    two, one = (Lanes(Timed(number), loop_share=lambda _: share) for number in (2, 1))
+    two, one = (Lanes(timed(number), loop_share=lambda _: share) for number in (2, 1))
     assert (two.number(NOW_S), one.number(NOW_S)) == (2, 1)
     share = 0.51
     assert (two.number(NOW_S), one.number(NOW_S)) == (1, 1)
