@@ -169,7 +169,7 @@ class Engine:
     def _run(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         bucket = self._bucket(kind, len(rows))
         batch = rows
-        if bucket > len(rows) or not is_aligned(rows):
+        if bucket > len(rows) or (self.lanes > 1 and not is_aligned(rows)):
             batch = aligned_zeros(bucket, rows.shape[1])
             batch[: len(rows)] = rows
         began_s = time.perf_counter()

@@ -41,8 +41,9 @@ def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
     assert others_share(engine, rows) < 0.1  # split, it is about one
 
 
-def test_each_lane_computes_on_a_core_of_its_own() -> None:
+def test_each_lane_computes_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large inputs are what XLA would copy, and then compute, in the only thread of its pool: one after another."""
+    monkeypatch.setattr("serving.engine.available", lambda: 2)
     spec = policy_spec(state_names=tuple(f"state {number}" for number in range(400)), actor_depth=8, actor_width=64)
     engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=256)
     engine.compile(Kind.ACT, 256)
