@@ -8,7 +8,7 @@ first of them would wait for too long.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from serving.engine import Computer, Kind
 
@@ -43,9 +43,6 @@ class Lanes:
 
     def __len__(self) -> int:
         return len(self._under_way)
-
-    def __iter__(self) -> Iterator[UnderWay]:
-        return iter(self._under_way)
 
     def number(self, now_s: float) -> int:
         """Lanes that may be in use now, at least one."""

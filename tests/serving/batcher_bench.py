@@ -63,6 +63,12 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(test, timeout=30))
 
 
+async def a_while() -> None:
+    """Time enough for anything that is going to happen by itself."""
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+
 async def busy(bench: Bench, wait_until: WaitUntil) -> asyncio.Task[Answer]:
     """Have the engine stuck in a batch of its own, so that whatever is submitted next has to wait."""
     bench.engine.hold()

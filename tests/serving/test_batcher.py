@@ -16,7 +16,7 @@ from serving.errors import (
     UnexpectedError,
 )
 from serving.waiting import Answer
-from tests.serving.batcher_bench import Bench, MakeEngine, WaitUntil, busy, run
+from tests.serving.batcher_bench import Bench, MakeEngine, WaitUntil, a_while, busy, run
 
 
 def test_a_lone_call_is_computed_alone_and_at_once(make_engine: MakeEngine) -> None:
@@ -148,8 +148,7 @@ def test_a_busy_server_waits_for_company_until_a_batch_is_full(make_engine: Make
         await bench.submit(1)
         engine.compute_s = 0.0
         waiting = [bench.submit(2), bench.submit(3, 4)]
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await a_while()
         assert len(engine.batches) == 1  # nothing is computed but the first
         await asyncio.gather(bench.submit(5), *waiting)
         assert engine.batches[1:] == [[[2.0], [3.0], [4.0], [5.0]]]

@@ -9,7 +9,7 @@ import pytest
 from serving.engine import Kind
 from serving.errors import ComputationError, UnavailableError
 from serving.waiting import Answer
-from tests.serving.batcher_bench import Bench, MakeEngine, WaitUntil, busy, run
+from tests.serving.batcher_bench import Bench, MakeEngine, WaitUntil, a_while, busy, run
 
 
 async def both_lanes_busy(bench: Bench, wait_until: WaitUntil) -> list[asyncio.Task[Answer]]:
@@ -29,15 +29,13 @@ def test_a_free_lane_computes_beside_a_batch_once_enough_rows_wait(
         bench = Bench(make_engine(max_rows=4, full_rows=2, lanes=2))
         first = await busy(bench, wait_until)
         lone = bench.submit(1)
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await a_while()
         assert bench.engine.batches == [[[-1]]]  # one row is not worth a lane
         company = bench.submit(2)
         await wait_until(lambda: len(bench.engine.batches) == 2)
         assert bench.engine.batches[1] == [[1], [2]]
         waiting = bench.submit(3, 4, 5, 6)  # no lane is free
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await a_while()
         assert bench.batcher.queue_rows == 4
         bench.engine.let_go()
         await asyncio.gather(first, lone, company, waiting)
@@ -77,8 +75,7 @@ def test_a_row_that_would_be_late_behind_a_batch_begins_on_the_free_lane(
         calls = [bench.submit(*range(8))]
         await wait_until(lambda: len(engine.batches) == 1)
         calls.append(bench.submit(-1, timeout_s=10))  # 8 s for the first batch and 1 s for its own: it can wait
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await a_while()
         assert bench.batcher.queue_rows == 1
         calls.append(bench.submit(-2, timeout_s=8.5))
         await wait_until(lambda: engine.batches[1:] == [[[-1], [-2]]])
@@ -114,13 +111,54 @@ def test_few_rows_wait_for_an_overdue_batch_no_longer_than_they_must(
         bench = Bench(engine)
         first = await busy(bench, wait_until)
         lone = bench.submit(1)
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await a_while()
         assert len(engine.batches) == 1
         engine.now_s += 1.0  # by its clock the batch should have ended long ago; nothing else happens
         await wait_until(lambda: engine.batches[1:] == [[[1]]])
         engine.let_go()
         await asyncio.gather(first, lone)
+        assert await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_full_batch_waits_while_the_event_loop_needs_the_core_and_no_longer(
+    make_engine: MakeEngine, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = 0.9
+    monkeypatch.setattr("serving.pace.Pace.loop_share", lambda _self, _now_s: share)
+
+    async def test() -> None:
+        nonlocal share
+        bench = Bench(make_engine(max_rows=4, full_rows=2, lanes=2))
+        first = await busy(bench, wait_until)
+        waiting = bench.submit(1, 2)
+        await a_while()
+        assert bench.engine.batches == [[[-1]]]
+        share = 0.1  # of which nobody tells the batcher
+        await wait_until(lambda: bench.engine.batches[1:] == [[[1], [2]]])
+        bench.engine.let_go()
+        await asyncio.gather(first, waiting)
+        assert await bench.batcher.drain(grace_s=5)
+
+    run(test())
+
+
+def test_a_batch_under_way_makes_the_computation_busy_before_it_has_ended(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    async def test() -> None:
+        engine = make_engine(max_rows=4, full_rows=4, lanes=2)
+        bench = Bench(engine, wait_s=1000.0)
+        calls = [await busy(bench, wait_until)]
+        engine.now_s += 10.0  # overdue, so that one row may begin; but it is worth a wait for company
+        calls.append(bench.submit(1))
+        await a_while()
+        assert engine.batches == [[[-1]]]
+        calls.append(bench.submit(2, 3, 4))
+        await wait_until(lambda: engine.batches[1:] == [[[1], [2], [3], [4]]])
+        engine.let_go()
+        await asyncio.gather(*calls)
         assert await bench.batcher.drain(grace_s=5)
 
     run(test())
