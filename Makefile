@@ -23,8 +23,8 @@ types: $(READY)
 protos: $(READY)  ## the Python stubs, and the descriptors of the Open Inference Protocol, from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=clients/python --pyi_out=clients/python \
 		--grpc_python_out=clients/python protos/kilolayer/v1/*.proto
-	$(BIN)/python -m grpc_tools.protoc -I protos/inference --pyi_out=serving/open_inference \
-		--descriptor_set_out=serving/open_inference/open_inference.binpb protos/inference/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I protos/inference --pyi_out=serving/api/open_inference \
+		--descriptor_set_out=serving/api/open_inference/open_inference.binpb protos/inference/*.proto
 
 bench: $(READY)  ## every benchmark, recorded under runs/bench; takes hours
 	@mkdir -p runs/bench

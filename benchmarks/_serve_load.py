@@ -65,7 +65,7 @@ class Plan:
     in_flight: int = 1  # stream: messages of each on their way
 
 
-class Tally:
+class VersionStatistics:
     """Every call that has ended, and what its server said."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Load:
     plan: Plan
     payload: bytes
     channels: list[grpc.aio.Channel]
-    tally: Tally
+    tally: VersionStatistics
     begins_s: float  # of the window
 
     @property
@@ -121,7 +121,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     try:
         await asyncio.wait_for(asyncio.gather(*(channel.channel_ready() for channel in channels)), _CONNECTED_S)
         started_s, cpu_s = _clock(), time.process_time()
-        load = Load(plan, encode(plan), channels, Tally(), begins_s=started_s + plan.warm_s)
+        load = Load(plan, encode(plan), channels, VersionStatistics(), begins_s=started_s + plan.warm_s)
         await MODES[plan.mode](load)
         took_s, cpu_s = _clock() - started_s, time.process_time() - cpu_s
     finally:

@@ -13,7 +13,7 @@ from policy import bundle
 from policy.acting import deterministic_action
 from policy.networks import PolicyParams, ResidualNetwork, init_policy
 from policy.spec import PolicySpec
-from serving.cores import calling_thread
+from serving.engine.cpu_device import calling_thread_device
 
 _CHOOSING_S = 0.3
 
@@ -84,7 +84,7 @@ def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], 
             moments.append(time.perf_counter())
         return np.diff(moments)
 
-    calls = [compile_for(device) for device in {None, calling_thread()}]
+    calls = [compile_for(device) for device in {None, calling_thread_device()}]
     for call in calls:
         call()  # the first takes longer
     fastest = min(calls, key=lambda call: np.median(repeat(call, _CHOOSING_S)))

@@ -22,7 +22,7 @@ import train_step
 import tyro
 from _serve_policies import publish
 
-from serving.engine import Engine, Kind
+from serving.engine.engine import Engine, Kind
 
 
 @dataclasses.dataclass(frozen=True)

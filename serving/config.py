@@ -4,7 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
-from serving.logs import LogFormat
+from serving.telemetry.logs import LogFormat
 
 _LARGEST_PORT = 65535
 _MOST_WORKERS = 256
@@ -45,7 +45,7 @@ class ServeConfig:
     """Port for gRPC. 0: any free one; the ready line in the log names it."""
 
     metrics: bool = True
-    """Whether to offer Prometheus metrics over HTTP."""
+    """Whether to served Prometheus metrics over HTTP."""
 
     metrics_port: int = 9464
     """Port for the metrics. 0: any free one; the ready line in the log names it."""
@@ -64,7 +64,7 @@ class ServeConfig:
     max_queue_age_s: float = 1.0
     """Calls are shed while one has waited longer than this, in seconds, without its computation having begun."""
 
-    max_wait_s: float = 0.002
+    max_batch_delay_s: float = 0.002
     """Longest that a batch which is not full waits for company, in seconds; 0: never. Nobody waits while computation
     and event loop are both idle half of the time."""
 
@@ -108,5 +108,5 @@ class ServeConfig:
             seconds = getattr(self, field)
             if not (math.isfinite(seconds) and seconds > 0):
                 raise ConfigError(f"{field} must be a positive number of seconds, such as {example}, not {seconds}")
-        if not 0 <= self.max_wait_s <= 1:
-            raise ConfigError(f"max_wait_s must be 0 to 1 second, such as 0.001, not {self.max_wait_s}")
+        if not 0 <= self.max_batch_delay_s <= 1:
+            raise ConfigError(f"max_batch_delay_s must be 0 to 1 second, such as 0.001, not {self.max_batch_delay_s}")

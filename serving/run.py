@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import tyro
 
 from serving.config import ConfigError, ServeConfig
-from serving.logs import log_to_stderr
+from serving.telemetry.logs import log_to_stderr
 
 _LOGGER = logging.getLogger("kilolayer")
 _PREFIX = "KILOLAYER_"
@@ -27,7 +27,7 @@ def main() -> int:
     log_to_stderr("auto")  # until the configuration says which format
     # gRPC's own lines repeat what our errors say, in less helpful words. It reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Where a program that started us counts is its own affair; `serving.parent` names our workers a folder.
+    # Where a program that started us counts is its own affair; `serving.workers.supervisor` names our workers a folder.
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(variable, None)
     try:
@@ -75,10 +75,10 @@ def _serve(config: ServeConfig) -> int:
         signal.signal(number, _leave)  # until there is an event loop that hears them
     # Loading JAX takes seconds, which --help and mistaken flags should not cost.
     if config.workers > 1:
-        from serving.parent import supervise
+        from serving.workers.supervisor import supervise
 
         return supervise(config)
-    from serving.worker import run_alone
+    from serving.workers.worker import run_alone
 
     return run_alone(config)
 

@@ -25,22 +25,22 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import PROBE_TOLERANCE, Bundle
 from policy.spec import PolicySpec
-from serving import store
-from serving.address import cannot_be_had, join_address
-from serving.batcher import Batcher, Limits
-from serving.calls import Calls
+from serving.api.handlers import Calls
+from serving.api.health import Health
+from serving.api.open_inference.service import OpenInferenceService
+from serving.api.policy_service import PolicyService
+from serving.batching.batcher import Batcher, Limits
 from serving.config import ServeConfig
-from serving.engine import Engine, Kind
+from serving.engine.engine import Engine, Kind
 from serving.errors import StartupError
-from serving.health import Health
-from serving.metrics import DeviceMemoryCollector, Metrics
-from serving.offers import Offer, Offers
-from serving.open_inference.service import OpenInferenceService
-from serving.scrapes import offer_metrics
-from serving.service import PolicyService
+from serving.policies import store
+from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.sockets import bind_error, join_address
+from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
+from serving.telemetry.metrics_server import serve_metrics
 
 if TYPE_CHECKING:
-    from serving.tracing import Tracing
+    from serving.api.tracing import Tracing
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -82,13 +82,13 @@ class Server:
         self._metrics = metrics
         self._registry = registry
         self._clock = clock
-        self._live: dict[str, Offer] = {}
+        self._live: dict[str, ServedPolicy] = {}
         self._counting = False
-        self._offers = Offers(frozenset(bundles), default=default)
+        self._policies = PolicyRegistry(frozenset(bundles), default=default)
         self._calls = Calls(metrics, tracing=tracing, clock=clock)
-        service = PolicyService(self._offers, calls=self._calls, max_rows=config.max_call_rows)
+        service = PolicyService(self._policies, calls=self._calls, max_rows=config.max_call_rows)
         self._health = Health(bundles)
-        open_inference = OpenInferenceService(self._offers, calls=self._calls, metrics=metrics, config=config)
+        open_inference = OpenInferenceService(self._policies, calls=self._calls, metrics=metrics, config=config)
         self._handlers = service.handlers(), open_inference.handlers()
         self._grpc: grpc.aio.Server | None = None  # made by `start`: one that never starts complains when Python ends
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
@@ -108,9 +108,9 @@ class Server:
         try:
             self.port = server.add_insecure_port(join_address(config.host, config.port))
         except RuntimeError as error:
-            raise cannot_be_had("port", config.host, port=config.port) from error
+            raise bind_error("port", config.host, port=config.port) from error
         if config.metrics:
-            self._metrics_server = offer_metrics(self._registry, config.host, port=config.metrics_port)
+            self._metrics_server = serve_metrics(self._registry, config.host, port=config.metrics_port)
             self.metrics_port = self._metrics_server[0].server_port
         await self._health.set_all(serving=False)
         await server.start()
@@ -123,11 +123,15 @@ class Server:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
         config = self._config
-        limits = Limits(queue_rows=config.max_queue_rows, queue_age_s=config.max_queue_age_s, wait_s=config.max_wait_s)
+        limits = Limits(
+            queue_rows=config.max_queue_rows,
+            queue_age_s=config.max_queue_age_s,
+            wait_s=config.max_batch_delay_s,
+        )
         for name, bundle in self._bundles.items():
             engine = await self._compile(bundle)
             metrics = self._metrics.for_policy(name)
-            self._live[name] = Offer(bundle, Batcher(engine, limits=limits, metrics=metrics, clock=self._clock))
+            self._live[name] = ServedPolicy(bundle, Batcher(engine, limits=limits, metrics=metrics, clock=self._clock))
         # What lives now lives as long as the server: collections need not walk through it and hold up calls.
         gc.collect()
         gc.freeze()
@@ -138,7 +142,7 @@ class Server:
         """Answer calls, and say SERVING."""
         for name, bundle in self._bundles.items():
             self._metrics.live_version.labels(name).set(bundle.version)
-        self._offers.open(self._live)
+        self._policies.open(self._live)
         await self._health.set_all(serving=True)
 
     async def drain(self) -> bool:
@@ -147,7 +151,7 @@ class Server:
         ends_s = self._clock() + self._config.grace_s
         await self._health.close()
         self._calls.close()
-        batchers = [offer.batcher for offer in self._live.values()]
+        batchers = [served.batcher for served in self._live.values()]
         drained = await asyncio.gather(*(batcher.drain(grace_s=self._config.grace_s) for batcher in batchers))
         await asyncio.sleep(_SETTLE_S)
         stopping = asyncio.create_task(self._grpc.stop(max(ends_s - self._clock(), _LAST_WORD_S)))
@@ -200,7 +204,7 @@ class Server:
             took_s,
             engine.compilations,
             engine.max_rows,
-            engine.lanes,
+            engine.max_concurrency,
         )
         return engine
 
@@ -245,7 +249,7 @@ async def load(
 
 def _tracing() -> "Tracing":
     try:
-        from serving.tracing import otlp
+        from serving.api.tracing import otlp
     except ImportError as error:
         raise StartupError("tracing needs OpenTelemetry: pip install 'kilolayer-stack[tracing]'") from error
     return otlp()

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving.open_inference import open_inference_pb2 as pb
+from serving.api.open_inference import open_inference_pb2 as pb
 
 SERVICE = "/inference.GRPCInferenceService"
 

@@ -112,7 +112,7 @@ def test_the_rooms_are_where_the_checks_look() -> None:
         ("policy", "from serving import engine", "serving.engine"),
         ("policy", "def late():\n    import kilolayer", "kilolayer"),
         ("policy", "from ..training import loop", "training.loop"),
-        ("training", "from serving.engine import Engine", "serving.engine.Engine"),
+        ("training", "from serving.engine.engine import Engine", "serving.engine.engine.Engine"),
         ("training", "import importlib\nimportlib.import_module('serving')", "serving"),
         ("training", "__import__('kilolayer')", "kilolayer"),
         ("serving", "import kilolayer", "kilolayer"),

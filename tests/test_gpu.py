@@ -18,7 +18,7 @@ from policy import bundle
 from policy.energy import ENERGIES
 from policy.layers import Execution
 from policy.networks import init_policy
-from serving.engine import Engine, Kind, draw_columns
+from serving.engine.engine import Engine, Kind, noise_columns
 from tests.samples import policy_spec
 from training import loop
 from training.config import TrainConfig
@@ -85,14 +85,14 @@ def test_a_served_policy_answers_as_on_the_cpu() -> None:
     engine = Engine(params, SPEC, max_rows=64)
     with jax.default_device(jax.devices("cpu")[0]):
         truth = Engine(jax.device_put(params, jax.devices("cpu")[0]), SPEC, max_rows=64)
-        for kind in (Kind.ACT, Kind.DRAW, Kind.SCORE):
+        for kind in (Kind.ACT, Kind.SAMPLE, Kind.SCORE):
             truth.compile(kind, 64)
     draw = np.random.default_rng(1)
-    for kind in (Kind.ACT, Kind.DRAW, Kind.SCORE):
+    for kind in (Kind.ACT, Kind.SAMPLE, Kind.SCORE):
         engine.compile(kind, 64)
         rows = draw.normal(size=(50, engine.columns(kind))).astype(np.float32)
-        if kind is Kind.DRAW:
-            rows[:, -4:] = draw_columns(7, rows=50, candidates=1)
+        if kind is Kind.SAMPLE:
+            rows[:, -4:] = noise_columns(7, rows=50, candidates=1)
         np.testing.assert_allclose(engine.compute(kind, rows), truth.compute(kind, rows), rtol=1e-3, atol=1e-4)
 
 

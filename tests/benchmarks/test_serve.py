@@ -325,7 +325,7 @@ def test_a_profile_is_told_by_own_time_without_the_start(module: Callable[[str],
     def entry(calls: int, own_s: float) -> tuple[Any, ...]:
         return (calls, calls, own_s, own_s, {})
 
-    handle, call = ("/somewhere/serving/service.py", 12, "handle"), ("~", 0, "<method of thing at 0x7f3a>")
+    handle, call = ("/somewhere/serving/api/policy_service.py", 12, "handle"), ("~", 0, "<method of thing at 0x7f3a>")
     load, start = ("~", 0, "<built-in method load>"), ("~", 0, "<built-in method start>")
     idle = {load: entry(5, 2.0), start: entry(2, 1.0), call: entry(1, 0.25)}
     loaded = {load: entry(6, 2.25), start: entry(2, 3.0), call: entry(11, 0.75), handle: entry(3, 1.5)}
@@ -335,7 +335,7 @@ def test_a_profile_is_told_by_own_time_without_the_start(module: Callable[[str],
         written.dump_stats(tmp_path / name)
     lines = module("_serve_processes").top_functions(tmp_path / "loaded", idle=tmp_path / "idle", count=2)
     assert [line.split(maxsplit=2) for line in lines[1:]] == [
-        ["1.500", "3", "serving/service.py:12 handle"],
+        ["1.500", "3", "serving/api/policy_service.py:12 handle"],
         ["0.500", "10", "<method of thing>"],
     ]
 

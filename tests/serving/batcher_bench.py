@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from serving.batcher import Batcher, Limits
-from serving.engine import Kind
-from serving.metrics import Metrics
-from serving.waiting import Answer
+from serving.batching.batcher import Batcher, Limits
+from serving.batching.queue import InferenceResult
+from serving.engine.engine import Kind
+from serving.telemetry.metrics import Metrics
 
 WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -21,7 +21,7 @@ WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 class Engine(Protocol):
     max_rows: int
     full_rows: int
-    lanes: int
+    max_concurrency: int
     batches: list[list[list[float]]]
     kinds: list[Kind]
     failure: BaseException | None
@@ -50,7 +50,7 @@ class Bench:
         self.limits = Limits(queue_rows=max_queue_rows, **limits)
         self.batcher = Batcher(engine, limits=self.limits, metrics=metrics, clock=engine.clock)
 
-    def submit(self, *values: float, **options: Any) -> asyncio.Task[Answer]:
+    def submit(self, *values: float, **options: Any) -> asyncio.Task[InferenceResult]:
         """One call with a one-column row per value."""
         rows = np.array([[value] for value in values], np.float32)
         return asyncio.create_task(self.batcher.submit(rows, **options))
@@ -69,7 +69,7 @@ async def a_while() -> None:
         await asyncio.sleep(0.001)
 
 
-async def busy(bench: Bench, wait_until: WaitUntil) -> asyncio.Task[Answer]:
+async def busy(bench: Bench, wait_until: WaitUntil) -> asyncio.Task[InferenceResult]:
     """Have the engine stuck in a batch of its own, so that whatever is submitted next has to wait."""
     bench.engine.hold()
     first = bench.submit(-1)

@@ -15,7 +15,7 @@ from policy import bundle
 from policy.bundle import Bundle
 from policy.networks import init_policy
 from serving.config import ServeConfig
-from serving.engine import Kind
+from serving.engine.engine import Kind
 from serving.server import Server, load
 from tests.samples import policy_spec
 
@@ -107,10 +107,10 @@ class FakeEngine:
     is expected to take.
     """
 
-    def __init__(self, max_rows: int = 8, *, full_rows: int | None = None, lanes: int = 1) -> None:
+    def __init__(self, max_rows: int = 8, *, full_rows: int | None = None, max_concurrency: int = 1) -> None:
         self.max_rows = max_rows
         self.full_rows = full_rows or max_rows
-        self.lanes = lanes
+        self.max_concurrency = max_concurrency
         self.batches: list[list[list[float]]] = []  # batch, row, value
         self.kinds: list[Kind] = []
         self.failure: BaseException | None = None

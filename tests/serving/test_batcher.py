@@ -6,7 +6,8 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.engine import Kind
+from serving.batching.queue import InferenceResult
+from serving.engine.engine import Kind
 from serving.errors import (
     ComputationError,
     DeadlinePassedError,
@@ -15,7 +16,6 @@ from serving.errors import (
     UnavailableError,
     UnexpectedError,
 )
-from serving.waiting import Answer
 from tests.serving.batcher_bench import Bench, MakeEngine, WaitUntil, a_while, busy, run
 
 
@@ -109,7 +109,7 @@ def test_nobody_joins_behind_a_call_that_has_waited_too_long(make_engine: MakeEn
         bench.engine.now_s += 1.5
         with pytest.raises(OverloadedError, match=r"calls have waited for 1\.500 s"):
             await bench.submit(2)
-        assert bench.metric("shed_total", reason="age") == 1
+        assert bench.metric("rejected_total", reason="queue_age") == 1
         bench.engine.let_go()
         await asyncio.gather(first, waiting)
         assert (await bench.submit(3)).results.tolist() == [[3, 30]]
@@ -130,7 +130,7 @@ def test_a_call_that_would_be_answered_too_late_is_shed_at_once(make_engine: Mak
         # With a quarter more, since batches do not all take the same:
         with pytest.raises(OverloadedError, match=r"the answer would take up to 5\.0000 s, and 4\.9000 s are left"):
             await bench.submit(5, timeout_s=4.9)
-        assert bench.metric("shed_total", reason="deadline") == 1
+        assert bench.metric("rejected_total", reason="deadline_too_short") == 1
         in_time = bench.submit(6, timeout_s=5.1)
         await wait_until(lambda: bench.batcher.queue_rows == 5)
         bench.engine.let_go()
@@ -371,8 +371,8 @@ def test_an_action_that_is_not_finite_fails_its_call_only(make_engine: MakeEngin
         await wait_until(lambda: bench.batcher.queue_rows == 4)
         bench.engine.let_go()
         one, bad, three = await asyncio.gather(*calls, return_exceptions=True)
-        assert isinstance(one, Answer)
-        assert isinstance(three, Answer)
+        assert isinstance(one, InferenceResult)
+        assert isinstance(three, InferenceResult)
         assert (one.results.tolist(), three.results.tolist()) == ([[1, 10]], [[3, 30]])
         assert isinstance(bad, ComputationError)
         assert bench.metric("non_finite_total") == 1

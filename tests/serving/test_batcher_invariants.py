@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from serving.batcher import Batcher, Limits
-from serving.engine import Kind
+from serving.batching.batcher import Batcher, Limits
+from serving.batching.queue import InferenceResult, QueuedRequest
+from serving.engine.engine import Kind
 from serving.errors import DeadlinePassedError, OverloadedError
-from serving.metrics import Metrics
-from serving.waiting import Answer, Call
+from serving.telemetry.metrics import Metrics
 
 MAX_ROWS = 4
 QUEUE_ROWS = 20
@@ -25,7 +25,7 @@ EXPECTED_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Arrival:
+class ReceivedRequest:
     """One call, and what its caller does."""
 
     rows: int
@@ -38,7 +38,7 @@ class Arrival:
 
 ARRIVALS = st.lists(
     st.builds(
-        Arrival,
+        ReceivedRequest,
         rows=st.integers(1, 9),
         kind=st.sampled_from((Kind.ACT, Kind.SCORE)),
         priority=st.integers(0, 3),
@@ -56,8 +56,8 @@ class Recorder:
     max_rows = MAX_ROWS
     full_rows = MAX_ROWS // 2
 
-    def __init__(self, compute_s: list[float], lanes: int) -> None:
-        self.lanes = lanes
+    def __init__(self, compute_s: list[float], max_concurrency: int) -> None:
+        self.max_concurrency = max_concurrency
         self._turn = threading.Lock()
         self._compute_s = itertools.cycle(compute_s)
         self.now_s = 0.0
@@ -88,9 +88,9 @@ def values(number: int, rows: int) -> np.ndarray:
 # One urgent call of two batches overtakes one that waits, which is then too late.
 @example(
     [
-        Arrival(4, Kind.ACT, 0, None, "never", 3),
-        Arrival(4, Kind.ACT, 0, 2.5, "never", 0),
-        Arrival(8, Kind.ACT, 3, None, "never", 0),
+        ReceivedRequest(4, Kind.ACT, 0, None, "never", 3),
+        ReceivedRequest(4, Kind.ACT, 0, 2.5, "never", 0),
+        ReceivedRequest(8, Kind.ACT, 3, None, "never", 0),
     ],
     [2.0],
     1,
@@ -98,11 +98,11 @@ def values(number: int, rows: int) -> np.ndarray:
 @given(ARRIVALS, st.lists(st.sampled_from((0.0, 0.5, 2.0, 6.0)), min_size=1, max_size=5), st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
 def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
-    arrivals: list[Arrival], compute_s: list[float], lanes: int
+    arrivals: list[ReceivedRequest], compute_s: list[float], max_concurrency: int
 ) -> None:
-    engine = Recorder(compute_s, lanes)
-    admitted: dict[int, Call] = {}
-    outcomes: dict[int, Answer | BaseException] = {}
+    engine = Recorder(compute_s, max_concurrency)
+    admitted: dict[int, QueuedRequest] = {}
+    outcomes: dict[int, InferenceResult | BaseException] = {}
     taken_when_given_up: dict[int, int] = {}
 
     async def test() -> None:
@@ -136,8 +136,8 @@ def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
         assert batcher.queue_rows == 0
         assert await batcher.drain(grace_s=5)
         shed = sum(
-            registry.get_sample_value("kilolayer_shed_total", {"policy": "p", "reason": reason}) or 0
-            for reason in ("rows", "age", "deadline")
+            registry.get_sample_value("kilolayer_rejected_total", {"policy": "p", "reason": reason}) or 0
+            for reason in ("queue_full", "queue_age", "deadline_too_short")
         )
         assert shed == sum(isinstance(end, OverloadedError) for end in outcomes.values())
 
@@ -145,7 +145,9 @@ def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
     assert set(outcomes) == set(range(len(arrivals)))
     for number, end in outcomes.items():
         _check_outcome(number, end, arrivals[number], is_admitted=number in admitted)
-        if isinstance(end, Answer) and lanes == 1:  # another lane may move the clock after a batch was taken
+        if (
+            isinstance(end, InferenceResult) and max_concurrency == 1
+        ):  # another lane may move the clock after a batch was taken
             assert end.queue_s < (arrivals[number].timeout_s or math.inf)
     computed = np.concatenate([batch for _, batch, _ in engine.batches] or [np.empty(0)])
     assert len(set(computed.tolist())) == len(computed), "a row was computed twice"
@@ -156,8 +158,10 @@ def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
         _check_batch(kind, batch, arrivals)
 
 
-def _check_outcome(number: int, end: Answer | BaseException, arrival: Arrival, *, is_admitted: bool) -> None:
-    if isinstance(end, Answer):
+def _check_outcome(
+    number: int, end: InferenceResult | BaseException, arrival: ReceivedRequest, *, is_admitted: bool
+) -> None:
+    if isinstance(end, InferenceResult):
         np.testing.assert_array_equal(end.results[:, 0], 10 * values(number, arrival.rows))  # its own rows, in order
         assert 1 <= end.batch_rows <= MAX_ROWS
     elif isinstance(end, asyncio.CancelledError):
@@ -170,7 +174,7 @@ def _check_outcome(number: int, end: Answer | BaseException, arrival: Arrival, *
         assert not is_admitted
 
 
-def _check_batch(kind: Kind, batch: np.ndarray, arrivals: list[Arrival]) -> None:
+def _check_batch(kind: Kind, batch: np.ndarray, arrivals: list[ReceivedRequest]) -> None:
     assert 1 <= len(batch) <= MAX_ROWS
     numbers = list(dict.fromkeys((batch // 100).astype(int).tolist()))  # in the order of the batch
     assert {arrivals[number].kind for number in numbers} == {kind}

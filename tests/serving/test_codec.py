@@ -10,10 +10,10 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from kilolayer.v1 import blocks_pb2, policy_pb2
-from serving import codec
-from serving.engine import Kind
+from serving.api import codec
+from serving.batching.queue import InferenceResult
+from serving.engine.engine import Kind
 from serving.errors import InvalidRequestError
-from serving.waiting import Answer
 from tests.samples import policy_spec
 
 SPEC = policy_spec()
@@ -25,7 +25,7 @@ def encoded(**fields: Any) -> bytes:
     return policy_pb2.ActRequest(**fields).SerializeToString()
 
 
-def work_of(max_rows: int = 8, **fields: Any) -> codec.Work:
+def work_of(max_rows: int = 8, **fields: Any) -> codec.ComputeRequest:
     return codec.decode_act(codec.parse_act(encoded(**fields)), SPEC, max_rows=max_rows)
 
 
@@ -98,18 +98,18 @@ def test_each_state_stands_beside_its_goal() -> None:
 
 def test_stochastic_rows_carry_their_draw() -> None:
     work = work_of(state=EIGHT, goal=[10, 20], mode="ACT_MODE_STOCHASTIC", seed=2**32 * 3 + 4)
-    assert work.kind is Kind.DRAW
+    assert work.kind is Kind.SAMPLE
     assert work.rows[:, :6].tolist() == [[1, 2, 3, 4, 10, 20], [5, 6, 7, 8, 10, 20]]
     assert work.rows[:, 6:].view(np.uint32).tolist() == [[4, 3, 0, 0], [4, 3, 1, 0]]
 
 
 def test_best_of_repeats_each_row_for_its_candidates_and_answers_the_best() -> None:
     work = work_of(state=EIGHT, goal=[10, 20], mode="ACT_MODE_BEST_OF", candidates=3, seed=1)
-    assert work.kind is Kind.JUDGE
+    assert work.kind is Kind.BEST_OF
     assert work.rows[:, 0].tolist() == [1, 1, 1, 5, 5, 5]
     assert work.rows[:, 8:].view(np.uint32).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     judged = np.array([[1, 1, -5], [2, 2, -3], [3, 3, -4], [4, 4, -1], [5, 5, -2], [6, 6, -9]], np.float32)
-    assert codec.actions(Answer(judged, 0, 0, 6), work).tolist() == [[2, 2], [4, 4]]
+    assert codec.actions(InferenceResult(judged, 0, 0, 6), work).tolist() == [[2, 2], [4, 4]]
 
 
 def test_a_score_puts_the_action_between_state_and_goal() -> None:

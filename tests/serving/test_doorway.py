@@ -16,15 +16,15 @@ from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
 from policy.bundle import Bundle
-from serving.admission import Shed
-from serving.batcher import Batcher
-from serving.calls import Calls
-from serving.engine import Kind
-from serving.metrics import Metrics
-from serving.offers import Offer, Offers
-from serving.service import PolicyService
-from serving.tracing import Tracing
-from serving.waiting import Answer
+from serving.api.handlers import Calls
+from serving.api.policy_service import PolicyService
+from serving.api.tracing import Tracing
+from serving.batching.admission import Rejection
+from serving.batching.batcher import Batcher
+from serving.batching.queue import InferenceResult
+from serving.engine.engine import Kind
+from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.telemetry.metrics import Metrics
 
 ACT, DESCRIBE = "/kilolayer.v1.Policy/Act", "/kilolayer.v1.Policy/Describe"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2).SerializeToString()
@@ -41,12 +41,12 @@ class Crowd:
     def crowded(self) -> bool:
         return self._least_s > 0
 
-    def judge_unread(self, kind: Kind, *, timeout_s: float) -> Shed | None:
+    def judge_unread(self, kind: Kind, *, timeout_s: float) -> Rejection | None:
         self.asked.append(kind)
-        return Shed("deadline", "too late") if timeout_s < self._least_s else None
+        return Rejection("deadline_too_short", "too late") if timeout_s < self._least_s else None
 
-    async def submit(self, rows: np.ndarray, **_options: object) -> Answer:
-        return Answer(np.zeros((len(rows), 2), np.float32), queue_s=0, compute_s=0, batch_rows=len(rows))
+    async def submit(self, rows: np.ndarray, **_options: object) -> InferenceResult:
+        return InferenceResult(np.zeros((len(rows), 2), np.float32), queue_s=0, compute_s=0, batch_rows=len(rows))
 
 
 class Server:
@@ -77,10 +77,10 @@ async def served(bundle: Bundle, *, tracing: Tracing | None = None, **crowds: Cr
     """A server of one policy for each of `crowds`."""
     registry = CollectorRegistry()
     calls = Calls(Metrics(registry), tracing=tracing)
-    offers = Offers(frozenset(crowds), default=next(iter(crowds)))
-    offers.open({name: Offer(bundle, cast("Batcher", crowd)) for name, crowd in crowds.items()})
+    policies = PolicyRegistry(frozenset(crowds), default=next(iter(crowds)))
+    policies.open({name: ServedPolicy(bundle, cast("Batcher", crowd)) for name, crowd in crowds.items()})
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((PolicyService(offers, calls=calls, max_rows=8).handlers(),))
+    server.add_generic_rpc_handlers((PolicyService(policies, calls=calls, max_rows=8).handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -96,7 +96,7 @@ def test_in_a_crowd_a_call_is_shed_unread_by_name_and_counted_by_reason(served_b
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert error.details() == "too late; send the next observation rather than this one again, and less often"
             assert error.trailing_metadata().get("grpc-retry-pushback-ms") == "-1"
-            assert server.sample("shed_total", policy="(unread)", reason="deadline") == 1
+            assert server.sample("rejected_total", policy="(unread)", reason="deadline_too_short") == 1
             outcome = {"method": "Act", "policy": "(unread)", "code": "RESOURCE_EXHAUSTED"}
             assert server.sample("requests_total", **outcome) == 1
 

@@ -5,7 +5,7 @@ import pytest
 
 from policy import acting
 from policy.bundle import Bundle
-from serving.engine import Engine, Kind, draw_columns
+from serving.engine.engine import Engine, Kind, noise_columns
 
 ROWS = 5  # more than the bucket of four, fewer than that of sixteen
 
@@ -26,11 +26,11 @@ def pairs(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def drawn_rows(seed: int, rows: int, *, candidates: int = 1) -> np.ndarray:
     plain = np.repeat(np.concatenate(pairs(1, rows), axis=1), candidates, axis=0)
-    return np.concatenate([plain, draw_columns(seed, rows=rows, candidates=candidates)], axis=1)
+    return np.concatenate([plain, noise_columns(seed, rows=rows, candidates=candidates)], axis=1)
 
 
 def test_buckets_are_powers_of_two_up_to_the_cap_compiled_once_each(engine: Engine) -> None:
-    assert engine.buckets == {Kind.ACT: (1, 2, 4, 8), Kind.DRAW: (1, 4, 8), Kind.SCORE: (1, 4, 8)}
+    assert engine.buckets == {Kind.ACT: (1, 2, 4, 8), Kind.SAMPLE: (1, 4, 8), Kind.SCORE: (1, 4, 8)}
     assert engine.max_rows == 8
     assert engine.compilations == 10
 
@@ -60,7 +60,7 @@ def test_the_energy_is_that_of_the_critic(engine: Engine, served_bundle: Bundle)
 def test_a_draw_is_the_mean_and_noise_of_its_own_key(engine: Engine, served_bundle: Bundle) -> None:
     state, goal = pairs(1, ROWS)
     seed = 2**40 + 7
-    drawn = engine.compute(Kind.DRAW, drawn_rows(seed, ROWS))
+    drawn = engine.compute(Kind.SAMPLE, drawn_rows(seed, ROWS))
     distribution = acting.action_distribution(served_bundle.params.actor, jnp.array(state), jnp.array(goal))
     key = jax.random.wrap_key_data(jnp.array([2**8, 7], jnp.uint32), impl="threefry2x32")
     keys = [jax.random.fold_in(jax.random.fold_in(key, row), 0) for row in range(ROWS)]
@@ -71,18 +71,18 @@ def test_a_draw_is_the_mean_and_noise_of_its_own_key(engine: Engine, served_bund
 
 def test_the_same_seed_draws_the_same_whatever_else_is_in_the_batch(engine: Engine) -> None:
     rows = drawn_rows(3, ROWS)
-    together = engine.compute(Kind.DRAW, rows)
+    together = engine.compute(Kind.SAMPLE, rows)
     for row in range(ROWS):
-        np.testing.assert_allclose(engine.compute(Kind.DRAW, rows[row : row + 1])[0], together[row], atol=1e-6)
-    others = engine.compute(Kind.DRAW, drawn_rows(4, ROWS))
+        np.testing.assert_allclose(engine.compute(Kind.SAMPLE, rows[row : row + 1])[0], together[row], atol=1e-6)
+    others = engine.compute(Kind.SAMPLE, drawn_rows(4, ROWS))
     assert np.abs(together - others).min() > 1e-4
 
 
 def test_draws_spread_as_the_distribution_says(engine: Engine, served_bundle: Bundle) -> None:
     state, goal = np.zeros((1, 4), np.float32), np.ones((1, 2), np.float32)
     plain = np.repeat(np.concatenate([state, goal], axis=1), 4096, axis=0)
-    rows = np.concatenate([plain, draw_columns(11, rows=1, candidates=4096)], axis=1)
-    drawn = np.concatenate([engine.compute(Kind.DRAW, rows[start : start + 8]) for start in range(0, 4096, 8)])
+    rows = np.concatenate([plain, noise_columns(11, rows=1, candidates=4096)], axis=1)
+    drawn = np.concatenate([engine.compute(Kind.SAMPLE, rows[start : start + 8]) for start in range(0, 4096, 8)])
     distribution = acting.action_distribution(served_bundle.params.actor, jnp.array(state), jnp.array(goal))
     raw = np.arctanh(np.clip(drawn.astype(np.float64), -1 + 1e-7, 1 - 1e-7))
     std = np.exp(np.asarray(distribution.log_std[0]))
@@ -93,19 +93,19 @@ def test_draws_spread_as_the_distribution_says(engine: Engine, served_bundle: Bu
 
 def test_judging_is_drawing_and_then_scoring(engine: Engine) -> None:
     rows = drawn_rows(5, 2, candidates=4)
-    judged = engine.compute(Kind.JUDGE, rows)
-    action = engine.compute(Kind.DRAW, rows)
+    judged = engine.compute(Kind.BEST_OF, rows)
+    action = engine.compute(Kind.SAMPLE, rows)
     np.testing.assert_array_equal(judged[:, :2], action)
     scored = engine.compute(Kind.SCORE, np.concatenate([rows[:, :4], action, rows[:, 4:6]], axis=1))
     np.testing.assert_array_equal(judged[:, 2:], scored)
 
 
 def test_draw_columns_number_rows_and_candidates_in_the_bits_of_floats() -> None:
-    columns = draw_columns(2**32 * 5 + 6, rows=2, candidates=3).view(np.uint32)
+    columns = noise_columns(2**32 * 5 + 6, rows=2, candidates=3).view(np.uint32)
     assert columns.tolist() == [[6, 5, 0, 0], [6, 5, 0, 1], [6, 5, 0, 2], [6, 5, 1, 0], [6, 5, 1, 1], [6, 5, 1, 2]]
 
 
-@pytest.mark.parametrize(("kind", "rows", "padding"), [(Kind.ACT, 3, 1), (Kind.ACT, 4, 0), (Kind.DRAW, 2, 2)])
+@pytest.mark.parametrize(("kind", "rows", "padding"), [(Kind.ACT, 3, 1), (Kind.ACT, 4, 0), (Kind.SAMPLE, 2, 2)])
 def test_padding_fills_up_to_the_next_bucket(engine: Engine, kind: Kind, rows: int, padding: int) -> None:
     assert engine.padding(kind, rows) == padding
 
@@ -114,10 +114,10 @@ def test_what_a_batch_is_expected_to_take_follows_what_it_took(engine: Engine, m
     before_s = engine.expected_s(Kind.ACT, 3)
     assert engine.expected_s(Kind.ACT, 4) == before_s  # one bucket
     moments = iter([10.0, 12.0])
-    monkeypatch.setattr("serving.engine.time.perf_counter", lambda: next(moments))
+    monkeypatch.setattr("serving.engine.engine.time.perf_counter", lambda: next(moments))
     engine.compute(Kind.ACT, np.zeros((3, 6), np.float32))
     assert engine.expected_s(Kind.ACT, 3) == pytest.approx(0.9 * before_s + 0.1 * 2.0)
-    assert engine.expected_s(Kind.JUDGE, 3) == engine.expected_s(Kind.DRAW, 3) + engine.expected_s(Kind.SCORE, 3)
+    assert engine.expected_s(Kind.BEST_OF, 3) == engine.expected_s(Kind.SAMPLE, 3) + engine.expected_s(Kind.SCORE, 3)
 
 
 def test_nothing_is_compiled_on_the_way(served_bundle: Bundle) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-from serving.logs import LogFormat, formatter, log_to_stderr
+from serving.telemetry.logs import LogFormat, formatter, log_to_stderr
 
 NASTY = "a\nb\x1b[31m\x00\x9b\u2028"
 

@@ -5,7 +5,7 @@ import os
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serving.metrics import DeviceMemoryCollector, ProcessesCollector
+from serving.telemetry.metrics import DeviceMemoryCollector, ProcessesCollector
 
 
 class FakeDevice:

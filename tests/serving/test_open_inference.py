@@ -13,8 +13,8 @@ import pytest
 
 from kilolayer.v1 import policy_pb2
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from serving.api.open_inference import open_inference_pb2 as pb
 from serving.config import ServeConfig
-from serving.open_inference import open_inference_pb2 as pb
 from serving.server import load
 from tests.open_inference import SERVICE, actions, infer_request, method, refusal, stream, tensor
 
@@ -154,7 +154,7 @@ def test_the_configuration_is_that_of_the_server(channel: grpc.Channel) -> None:
     assert tensors == [("state", 11, [4]), ("goal", 11, [2]), ("action", 11, [2])]  # 11 is FP32
     assert config.version_policy.latest.num_versions == 1
     batching = config.dynamic_batching
-    assert batching.max_queue_delay_microseconds == 2000  # the default of --max-wait-s
+    assert batching.max_queue_delay_microseconds == 2000  # the default of --max-batch-delay-s
     assert (batching.priority_levels, batching.default_priority_level) == (4, 4)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pool
 
-from serving.open_inference import open_inference_pb2 as pb
+from serving.api.open_inference import open_inference_pb2 as pb
 
 REPOSITORY = Path(__file__).parents[2]
-FOLDER = "serving/open_inference"
+FOLDER = "serving/api/open_inference"
 
 
 def test_the_default_pool_knows_nothing_of_them() -> None:
@@ -22,7 +22,7 @@ def test_the_default_pool_knows_nothing_of_them() -> None:
 
 
 def test_they_live_beside_those_of_a_triton_client_in_either_order() -> None:
-    ours, theirs = "serving.open_inference.open_inference_pb2", "tritonclient.grpc"
+    ours, theirs = "serving.api.open_inference.open_inference_pb2", "tritonclient.grpc"
     for first, second in ((ours, theirs), (theirs, ours)):
         command = f"import {first}; import {second}"
         done = subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, capture_output=True, check=False)

@@ -16,19 +16,19 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from policy.bundle import Bundle
-from serving.batcher import Batcher
-from serving.calls import Calls
+from serving.api.handlers import Calls
+from serving.api.open_inference import open_inference_pb2 as pb
+from serving.api.open_inference.infer_request import InferRequests
+from serving.api.open_inference.service import OpenInferenceService
+from serving.api.open_inference.statistics import StatisticsByVersion
+from serving.api.tracing import Tracing
+from serving.batching.batcher import Batcher
+from serving.batching.queue import InferenceResult, QueuedRequest
 from serving.config import ServeConfig
-from serving.engine import Kind
+from serving.engine.engine import Kind
 from serving.errors import InvalidRequestError, OverloadedError
-from serving.metrics import Metrics
-from serving.offers import Offer, Offers
-from serving.open_inference import open_inference_pb2 as pb
-from serving.open_inference.inference import Inferences
-from serving.open_inference.service import OpenInferenceService
-from serving.open_inference.tallies import Tallies
-from serving.tracing import Tracing
-from serving.waiting import Answer, Call
+from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.telemetry.metrics import Metrics
 from tests.open_inference import SERVICE, actions, infer_request, method, stream
 from tests.samples import policy_spec
 
@@ -46,43 +46,43 @@ class HeldBatcher:
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.failure = failure
-        self.admitted: list[Call] = []
+        self.admitted: list[QueuedRequest] = []
         self.timeouts_s: list[float | None] = []
-        self.withdrawn: list[Call] = []
+        self.withdrawn: list[QueuedRequest] = []
 
     def crowded(self) -> bool:
         return False
 
-    def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> Call:
+    def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> QueuedRequest:
         if self.failure is not None:
             raise self.failure
         answer = asyncio.get_running_loop().create_future()
-        call = Call(rows, kind=Kind.ACT, admitted_s=0, deadline_s=0, priority=priority, answer=answer)
+        call = QueuedRequest(rows, kind=Kind.ACT, admitted_s=0, deadline_s=0, priority=priority, answer=answer)
         self.admitted.append(call)
         self.timeouts_s.append(timeout_s)
         return call
 
     def answer(self, results: np.ndarray) -> None:
         """Answer the call that was admitted last."""
-        self.admitted[-1].answer.set_result(Answer(results, queue_s=0.125, compute_s=0.5, batch_rows=8))
+        self.admitted[-1].answer.set_result(InferenceResult(results, queue_s=0.125, compute_s=0.5, batch_rows=8))
 
-    def withdraw(self, call: Call) -> None:
+    def withdraw(self, call: QueuedRequest) -> None:
         self.withdrawn.append(call)
 
 
 class AnsweringBatcher(HeldBatcher):
     """Answers at once."""
 
-    def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> Call:
+    def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> QueuedRequest:
         call = super().admit(rows, priority=priority, timeout_s=timeout_s)
         self.answer(np.zeros((len(rows), 2), np.float32))
         return call
 
 
-def offers_of(batcher: HeldBatcher) -> Offers:
-    offers = Offers(frozenset({MODEL}), default=MODEL)
-    offers.open({MODEL: Offer(BUNDLE, cast("Batcher", batcher))})
-    return offers
+def offers_of(batcher: HeldBatcher) -> PolicyRegistry:
+    policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
+    policies.open({MODEL: ServedPolicy(BUNDLE, cast("Batcher", batcher))})
+    return policies
 
 
 class Unhurried:
@@ -98,11 +98,11 @@ def test_durations_add_up_by_request() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.rows.labels(MODEL).inc(7)
     metrics.batches.labels(MODEL).inc(3)
-    tallies = Tallies(metrics, wall_clock=lambda: 1700000000.125)
+    tallies = StatisticsByVersion(metrics, wall_clock=lambda: 1700000000.125)
     batcher = HeldBatcher()
-    offers = offers_of(batcher)
+    policies = offers_of(batcher)
     calls = Calls(metrics, clock=lambda: next(moments))
-    inferences = Inferences(offers, calls=calls, tallies=tallies, max_rows=8)
+    inferences = InferRequests(policies, calls=calls, tallies=tallies, max_rows=8)
     context = cast("Any", Unhurried())
 
     async def test() -> pb.ModelInferResponse:
@@ -117,7 +117,7 @@ def test_durations_add_up_by_request() -> None:
 
     reply = asyncio.run(test())
     assert (actions(reply).tolist(), reply.id) == ([[1, 2], [3, 4]], "b")
-    statistics = tallies.encode(offers.find(MODEL, version=""))
+    statistics = tallies.encode(policies.find(MODEL, version=""))
     assert (statistics.inference_count, statistics.execution_count) == (7, 3)
     assert statistics.last_inference == 1700000000125
 

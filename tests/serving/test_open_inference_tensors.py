@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.api.open_inference import open_inference_pb2 as pb
+from serving.api.open_inference.tensors import decode_rows, decode_scheduling
 from serving.errors import InvalidRequestError
-from serving.open_inference import open_inference_pb2 as pb
-from serving.open_inference.tensors import decode_rows, decode_scheduling
 from tests.open_inference import infer_request, tensor
 from tests.samples import policy_spec
 

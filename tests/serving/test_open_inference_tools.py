@@ -166,7 +166,7 @@ def test_perf_analyzer_measures_a_policy(running: Running, tmp_path: Path, strea
         rows = list(csv.DictReader(file))
     assert [row["Concurrency"] for row in rows] == ["1", "2"]
     for row in rows:
-        assert float(row["Inferences/Second"]) > 10
+        assert float(row["InferRequests/Second"]) > 10
         assert 0 < float(row["p50 latency"]) <= float(row["p99 latency"])
         assert float(row["Server Compute Infer"]) > 0
     answered, refused = (

@@ -81,7 +81,7 @@ def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
         ({"max_call_rows": 0}, "max_call_rows must be 1 to 65536, such as 4096, not 0"),
         ({"max_queue_rows": 4095}, "max_queue_rows must be at least max_call_rows, 4096, not 4095"),
         ({"max_queue_age_s": 0.0}, "max_queue_age_s must be a positive number of seconds, such as 1, not 0.0"),
-        ({"max_wait_s": -0.1}, "max_wait_s must be 0 to 1 second, such as 0.001, not -0.1"),
+        ({"max_batch_delay_s": -0.1}, "max_batch_delay_s must be 0 to 1 second, such as 0.001, not -0.1"),
         ({"grace_s": float("inf")}, "grace_s must be a positive number of seconds, such as 10, not inf"),
         ({"grace_s": 0.0}, "grace_s must be a positive number of seconds, such as 10, not 0.0"),
     ],

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.config import ServeConfig
-from serving.engine import Engine, Kind
+from serving.engine.engine import Engine, Kind
 from serving.errors import StartupError
 from serving.server import load
 

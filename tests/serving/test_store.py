@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import StartupError
-from serving.store import load_all, load_newest
+from serving.policies.store import load_all, load_newest
 
 Publish = Callable[..., Path]
 

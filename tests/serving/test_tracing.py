@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from serving.api.tracing import Tracing
 from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.server import load
-from serving.tracing import Tracing
 
 # The example of https://www.w3.org/TR/trace-context/#traceparent-header
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -83,7 +83,7 @@ def test_tracing_without_its_library_names_the_command(policies: Path, monkeypat
     real = builtins.__import__
 
     def without(name: str, *rest: Any) -> Any:
-        if name == "serving.tracing":
+        if name == "serving.api.tracing":
             raise ImportError(name)
         return real(name, *rest)
 

@@ -19,10 +19,10 @@ import pytest
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
-from serving.address import held_port
 from serving.config import ServeConfig
 from serving.errors import StartupError
-from serving.parent import supervise
+from serving.sockets import hold_port
+from serving.workers.supervisor import supervise
 
 RUN = Path(__file__).parents[2] / "serving" / "run.py"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
@@ -167,12 +167,12 @@ def test_without_room_for_temporary_files_there_is_one_line_and_exit_code_1(
 
 def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None:
     with (
-        held_port("127.0.0.1", 0) as port,
+        hold_port("127.0.0.1", 0) as port,
         pytest.raises(StartupError, match=f"port {port} on 127.0.0.1 cannot be had"),
-        held_port("127.0.0.1", port),
+        hold_port("127.0.0.1", port),
     ):
         pass
-    with held_port("127.0.0.1", port) as again:
+    with hold_port("127.0.0.1", port) as again:
         assert again == port
 
 
@@ -185,12 +185,12 @@ def test_a_port_is_held_though_connections_of_a_lone_server_ended_lately_and_aga
         with socket.create_connection(("127.0.0.1", port)) as client:
             lone.accept()[0].close()  # whoever closes first remembers the connection for a minute
             assert client.recv(1) == b""
-    with held_port("127.0.0.1", port), socket.socket() as other:
+    with hold_port("127.0.0.1", port), socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
 
 
 def test_a_host_that_is_no_name_is_refused() -> None:
-    with pytest.raises(StartupError, match="port 50051 on a+ cannot be had"), held_port("a" * 70, 50051):
+    with pytest.raises(StartupError, match="port 50051 on a+ cannot be had"), hold_port("a" * 70, 50051):
         pass

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from serving.engine import Kind
+from serving.engine.engine import Kind
 
 
 class Timed:
     """Batches of so many rows at the most, full from fewer on, each row of which is expected to take `row_s`."""
 
-    def __init__(self, lanes: int, *, max_rows: int, full_rows: int, row_s: float = 0.1) -> None:
-        self.lanes = lanes
+    def __init__(self, max_concurrency: int, *, max_rows: int, full_rows: int, row_s: float = 0.1) -> None:
+        self.max_concurrency = max_concurrency
         self.max_rows = max_rows
         self.full_rows = full_rows
         self.row_s = row_s

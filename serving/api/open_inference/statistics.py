@@ -1,0 +1,111 @@
+"""StatisticsByVersion: what became of the requests of this protocol, by model and version, as ModelStatistics tells it.
+
+Durations are those of requests: one that shared a batch counts all of the batch's computation, as its caller waited for
+it. Rows and batches are the policy's own counters, since other methods, such as Act, fill the same batches.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from prometheus_client import Counter
+
+from serving.api.open_inference import open_inference_pb2 as pb
+from serving.policies.registry import ServedPolicy
+from serving.telemetry.metrics import Metrics
+
+
+@dataclasses.dataclass(slots=True)
+class Duration:
+    """How often something happened, and how long it took altogether."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float) -> None:
+        """It happened once more."""
+        self.count += 1
+        self.ns += round(seconds * 1e9)
+
+    def encode(self) -> pb.StatisticDuration:
+        """As the protocol says it."""
+        return pb.StatisticDuration(count=self.count, ns=self.ns)
+
+
+class VersionStatistics:
+    """Of one version of a model.
+
+    Args:
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
+        self._last_inference_s = 0.0
+        self._success, self._fail, self._queue = Duration(), Duration(), Duration()
+        self._input, self._infer, self._output = Duration(), Duration(), Duration()
+
+    def succeeded(self, total_s: float, *, input_s: float, queue_s: float, infer_s: float, output_s: float) -> None:
+        """A request was answered `total_s` after it came: read, waiting, computed and its reply written meanwhile."""
+        self._success.add(total_s)
+        self._queue.add(queue_s)
+        self._input.add(input_s)
+        self._infer.add(infer_s)
+        self._output.add(output_s)
+        self._last_inference_s = self._wall_clock()
+
+    def failed(self, total_s: float) -> None:
+        """A request was not answered, which was known `total_s` after it came."""
+        self._fail.add(total_s)
+
+    def encode(self, served: ServedPolicy, *, rows: int, batches: int) -> pb.ModelStatistics:
+        """As the protocol says it."""
+        return pb.ModelStatistics(
+            name=served.bundle.spec.name,
+            version=served.version,
+            last_inference=round(self._last_inference_s * 1e3),
+            inference_count=rows,
+            execution_count=batches,
+            inference_stats=pb.InferStatistics(
+                success=self._success.encode(),
+                fail=self._fail.encode(),
+                queue=self._queue.encode(),
+                compute_input=self._input.encode(),
+                compute_infer=self._infer.encode(),
+                compute_output=self._output.encode(),
+            ),
+        )
+
+
+class StatisticsByVersion:
+    """The tallies of every version that was ever asked.
+
+    Args:
+        metrics: counts the rows and batches of each policy.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(self, metrics: Metrics, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._tallies: dict[tuple[str, str], VersionStatistics] = {}
+
+    def of(self, served: ServedPolicy) -> VersionStatistics:
+        """The tally of the version on served."""
+        key = served.bundle.spec.name, served.version
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = VersionStatistics(self._wall_clock)
+        return tally
+
+    def encode(self, served: ServedPolicy) -> pb.ModelStatistics:
+        """All about the version on served, as the protocol says it."""
+        name = served.bundle.spec.name
+        rows, batches = _total(self._metrics.rows.labels(name)), _total(self._metrics.batches.labels(name))
+        return self.of(served).encode(served, rows=rows, batches=batches)
+
+
+def _total(counter: Counter) -> int:
+    """What `counter`, whose labels are given, has counted."""
+    samples = [sample for family in counter.collect() for sample in family.samples]
+    return next(int(sample.value) for sample in samples if sample.name.endswith("_total"))

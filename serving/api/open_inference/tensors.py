@@ -1,0 +1,172 @@
+"""Tensors of requests to rows for the engine, and actions to tensors of replies, without a loop over values or rows.
+
+Shapes and sizes are compared as Python's integers, which have no limit, and with the policy's sizes and the cap on rows
+before an array is made: what a shape claims is never allocated.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from policy.spec import PolicySpec
+from serving.api import codec
+from serving.api.open_inference import open_inference_pb2 as pb
+from serving.batching.queue import PRIORITIES
+from serving.errors import InvalidRequestError, echo
+
+DATATYPE = "FP32"
+INPUTS = ("state", "goal")
+OUTPUT = "action"
+# Parameters of tensors that change where values are, or which: ignoring one would give a wrong answer without a word.
+_UNSUPPORTED = frozenset({"classification", "shared_memory_byte_size", "shared_memory_offset", "shared_memory_region"})
+_VALUE_BYTES = 4
+_Input: TypeAlias = pb.ModelInferRequest.InferInputTensor
+
+
+class Scheduling(NamedTuple):
+    """What a request asks of the waiting line."""
+
+    priority: int  # as the batcher counts: 0, the usual one, to 3, the most urgent
+    timeout_us: int  # 0: none
+
+
+def decode_scheduling(request: pb.ModelInferRequest) -> Scheduling:
+    """The parameters `priority` and `timeout` as Triton defines them; parameters of other names are ignored.
+
+    Raises:
+        InvalidRequestError: a value is not an integer, or out of range.
+    """
+    if not request.parameters:
+        return Scheduling(0, 0)
+    level = _integer(request, "priority")
+    if not 0 <= level <= PRIORITIES:
+        raise InvalidRequestError(
+            f"priority must be 1, the most urgent, to {PRIORITIES}, the usual one, as is 0; not {level}"
+        )
+    timeout_us = _integer(request, "timeout")
+    if timeout_us < 0:
+        raise InvalidRequestError(f"timeout must be microseconds, or 0 for none, not {timeout_us}")
+    return Scheduling(PRIORITIES - level if level else 0, timeout_us)
+
+
+def decode_rows(request: pb.ModelInferRequest, spec: PolicySpec, *, max_rows: int) -> np.ndarray:
+    """The rows [rows, state_dim + goal_dim] that a request asks the actions for.
+
+    Raises:
+        InvalidRequestError: a tensor is missing, unknown, or of another datatype or shape than its bytes or the policy
+            have; there are more than `max_rows` rows; a value is NaN or infinite.
+    """
+    _check_outputs(request)
+    dims = {"state": spec.state_dim, "goal": spec.goal_dim}
+    blocks: dict[str, np.ndarray] = {}
+    for tensor, raw in zip(request.inputs, _raw_contents(request), strict=True):
+        name = tensor.name
+        if name not in dims:
+            raise InvalidRequestError(f"there is no input {echo(name)}; there are: {', '.join(INPUTS)}")
+        if name in blocks:
+            raise InvalidRequestError(f"the input {name} must be sent once, not again")
+        blocks[name] = _block(tensor, raw, dim=dims[name], max_rows=max_rows)
+    for name in INPUTS:
+        if name not in blocks:
+            raise InvalidRequestError(f"the input {name} is missing; there must be: {', '.join(INPUTS)}")
+    state, goal = blocks["state"], blocks["goal"]
+    if len(goal) not in (1, len(state)):
+        raise InvalidRequestError(f"goal must have 1 row, or {len(state)} as state has, not {len(goal)}")
+    return codec.join(state=state, goal=goal)
+
+
+def encode_reply(
+    actions: np.ndarray, *, policy: str, version: str, request: pb.ModelInferRequest
+) -> pb.ModelInferResponse:
+    """The reply with `actions: [rows, action_dim]`, always raw."""
+    output = pb.ModelInferResponse.InferOutputTensor(name=OUTPUT, datatype=DATATYPE, shape=actions.shape)
+    return pb.ModelInferResponse(
+        model_name=policy,
+        model_version=version,
+        id=request.id,
+        outputs=[output],
+        raw_output_contents=[codec.to_bytes(actions)],
+    )
+
+
+def _integer(request: pb.ModelInferRequest, name: str) -> int:
+    """The integer parameter `name`; 0 if there is none."""
+    if name not in request.parameters:
+        return 0
+    parameter = request.parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind == "int64_param":
+        return parameter.int64_param
+    if kind == "uint64_param":
+        return parameter.uint64_param
+    raise InvalidRequestError(f"{name} must be an int64_param or a uint64_param, not {kind or 'empty'}")
+
+
+def _check_outputs(request: pb.ModelInferRequest) -> None:
+    for output in request.outputs:
+        if output.name != OUTPUT:
+            raise InvalidRequestError(f"there is no output {echo(output.name)}; there is: {OUTPUT}")
+        _check_parameters(output)
+
+
+def _check_parameters(tensor: _Input | pb.ModelInferRequest.InferRequestedOutputTensor) -> None:
+    if not tensor.parameters:
+        return
+    unsupported = sorted(_UNSUPPORTED.intersection(tensor.parameters))
+    if unsupported:
+        raise InvalidRequestError(
+            f"the parameter {unsupported[0]} of {tensor.name} is not supported; send and receive the values themselves"
+        )
+
+
+def _raw_contents(request: pb.ModelInferRequest) -> Sequence[bytes | None]:
+    """The raw values of each input; None for every one if the request uses typed contents."""
+    raw = request.raw_input_contents
+    if not raw:
+        return [None] * len(request.inputs)
+    if len(raw) != len(request.inputs):
+        raise InvalidRequestError(
+            f"raw_input_contents must hold one entry for each of {len(request.inputs)} inputs, not {len(raw)}"
+        )
+    return raw
+
+
+def _block(tensor: _Input, raw: bytes | None, *, dim: int, max_rows: int) -> np.ndarray:
+    """The values [rows, dim] of an input, from `raw` or, if that is None, from its typed contents."""
+    _check_parameters(tensor)
+    name, shape = tensor.name, tuple(tensor.shape)
+    if tensor.datatype != DATATYPE:
+        raise InvalidRequestError(f"{name} must have datatype {DATATYPE}, not {echo(tensor.datatype)}")
+    if len(shape) != 2:
+        raise InvalidRequestError(f"{name} must have shape [rows, {dim}], not one of {len(shape)} dimensions")
+    if shape[0] < 1 or shape[1] != dim:
+        raise InvalidRequestError(f"{name} must have shape [rows, {dim}], not {list(shape)}")
+    if shape[0] > max_rows:
+        raise InvalidRequestError(f"one call may hold {max_rows} rows, not {shape[0]}; split it into several")
+    size = shape[0] * dim
+    values = _typed_values(tensor, size) if raw is None else _raw_values(tensor, raw, size=size)
+    return values.reshape(shape)
+
+
+def _raw_values(tensor: _Input, raw: bytes, *, size: int) -> np.ndarray:
+    if tensor.HasField("contents"):
+        raise InvalidRequestError(f"{tensor.name} must not have contents beside raw_input_contents; send one of them")
+    if len(raw) != size * _VALUE_BYTES:
+        raise InvalidRequestError(
+            f"{tensor.name} of shape {list(tensor.shape)} must hold {size * _VALUE_BYTES} raw bytes, not {len(raw)}"
+        )
+    return codec.from_bytes(tensor.name, raw)
+
+
+def _typed_values(tensor: _Input, size: int) -> np.ndarray:
+    fields = [field.name for field, _ in tensor.contents.ListFields()]
+    values = tensor.contents.fp32_contents
+    if len(values) != size or fields != ["fp32_contents"]:
+        others = [field for field in fields if field != "fp32_contents"]
+        beside = f" and {others[0]}" if others else ""
+        raise InvalidRequestError(
+            f"{tensor.name} of shape {list(tensor.shape)} must hold {size} values in fp32_contents, or"
+            f" {size * _VALUE_BYTES} bytes in raw_input_contents, not {len(values)}{beside}"
+        )
+    return np.fromiter(values, np.float32, count=size)

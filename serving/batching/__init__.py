@@ -1,0 +1,1 @@
+"""Turns concurrent requests into batches."""

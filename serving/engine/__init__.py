@@ -1,0 +1,1 @@
+"""Computes a policy: compiled functions, and the device they run on."""

@@ -1,0 +1,108 @@
+"""The device that computes on the thread that calls, and what the engine makes of it."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+import pytest
+
+from policy.bundle import Bundle
+from policy.networks import init_policy
+from serving.engine import cpu_device
+from serving.engine.engine import Engine, Kind
+from tests.samples import policy_spec
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """As in a process where nobody has asked for the device."""
+    cpu_device.calling_thread_device.cache_clear()
+    yield
+    cpu_device.calling_thread_device.cache_clear()
+
+
+def others_share(engine: Engine, rows: np.ndarray) -> float:
+    """Processor time that other threads of this process spend on batches, as a share of the calling thread's."""
+    own_s, all_s = time.thread_time(), time.process_time()
+    for _ in range(40):
+        engine.compute(Kind.ACT, rows)
+    own_s, all_s = time.thread_time() - own_s, time.process_time() - all_s
+    return (all_s - own_s) / own_s
+
+
+def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
+    spec = policy_spec(actor_depth=8, actor_width=256)
+    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
+    engine.compile(Kind.ACT, 64)
+    rows = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    assert others_share(engine, rows) < 0.1  # split, it is about one
+
+
+def test_each_lane_computes_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large inputs are what XLA would copy, and then compute, in the only thread of its pool: one after another."""
+    monkeypatch.setattr("serving.engine.engine.available", lambda: 2)
+    spec = policy_spec(state_names=tuple(f"state {number}" for number in range(400)), actor_depth=8, actor_width=64)
+    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=256)
+    engine.compile(Kind.ACT, 256)
+    rows = cpu_device.aligned_zeros(1, 1 + 256 * 402)[0, 1:].reshape(256, 402)
+    assert not cpu_device.is_aligned(rows)
+    assert others_share(engine, rows) < 0.1
+
+
+def test_what_lanes_compute_at_once_is_what_each_computes_alone() -> None:
+    spec = policy_spec(actor_depth=8, actor_width=64)
+    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
+    engine.compile(Kind.ACT, 64)
+    batches = np.random.default_rng(0).normal(size=(40, 64, 6)).astype(np.float32)
+    alone = [engine.compute(Kind.ACT, rows) for rows in batches]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda rows: engine.compute(Kind.ACT, rows), batches))
+    np.testing.assert_array_equal(at_once, alone)
+
+
+def test_a_cpu_has_a_lane_for_every_core_and_no_batch_larger_than_gains(
+    served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engine.engine.available", lambda: 3)
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=4096)
+    assert (engine.max_concurrency, engine.max_rows, engine.full_rows) == (3, 1024, 64)
+    assert engine.buckets[Kind.ACT][-1] == engine.buckets[Kind.SAMPLE][-1] == 1024
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=16)
+    assert (engine.max_concurrency, engine.max_rows, engine.full_rows) == (3, 16, 16)
+
+
+def test_an_accelerator_computes_one_batch_at_a_time_as_large_as_it_may_be(
+    served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engine.engine.calling_thread_device", lambda: None)
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=4096)
+    assert (engine.max_concurrency, engine.max_rows, engine.full_rows) == (1, 4096, 4096)
+    assert engine.buckets[Kind.ACT][-1] == 4096
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (5, 31), (256, 402)])
+def test_zeros_are_aligned_and_what_lies_beside_is_not(rows: int, columns: int) -> None:
+    zeros = cpu_device.aligned_zeros(rows, columns)
+    assert (zeros.shape, zeros.dtype) == ((rows, columns), np.float32)
+    assert not zeros.any()
+    assert zeros.ctypes.data % 64 == 0
+    assert cpu_device.is_aligned(zeros)
+    assert not cpu_device.is_aligned(zeros.ravel()[1:])
+
+
+def test_the_environment_is_left_as_it_was(asked_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PJRT_NPROC", "3")
+    assert cpu_device.calling_thread_device() is cpu_device.calling_thread_device()
+    assert os.environ["PJRT_NPROC"] == "3"
+    monkeypatch.delenv("PJRT_NPROC")
+    cpu_device.calling_thread_device.cache_clear()
+    cpu_device.calling_thread_device()
+    assert "PJRT_NPROC" not in os.environ
+
+
+def test_an_accelerator_has_no_such_device(asked_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert cpu_device.calling_thread_device() is None
