@@ -29,7 +29,8 @@ from serving.api.handlers import Calls
 from serving.api.health import Health
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
-from serving.batching.batcher import Batcher, Limits
+from serving.batching.batcher import Batcher
+from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
 from serving.engine.engine import Engine, Kind
 from serving.errors import StartupError
@@ -123,15 +124,17 @@ class Server:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
         config = self._config
-        limits = Limits(
-            queue_rows=config.max_queue_rows,
-            queue_age_s=config.max_queue_age_s,
-            wait_s=config.max_batch_delay_s,
+        batching = BatchingPolicy(
+            max_queue_rows=config.max_queue_rows,
+            max_queue_age_s=config.max_queue_age_s,
+            max_batch_delay_s=config.max_batch_delay_s,
         )
         for name, bundle in self._bundles.items():
             engine = await self._compile(bundle)
             metrics = self._metrics.for_policy(name)
-            self._live[name] = ServedPolicy(bundle, Batcher(engine, limits=limits, metrics=metrics, clock=self._clock))
+            self._live[name] = ServedPolicy(
+                bundle, Batcher(engine, policy=batching, metrics=metrics, clock=self._clock)
+            )
         # What lives now lives as long as the server: collections need not walk through it and hold up calls.
         gc.collect()
         gc.freeze()

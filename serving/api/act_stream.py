@@ -61,7 +61,7 @@ class _PendingAct(NamedTuple):
     sequence: int
 
     async def reply(self) -> bytes:
-        return encode_actions(self.served, self.work, await self.call.answer, sequence=self.sequence)
+        return encode_actions(self.served, self.work, await self.call.result, sequence=self.sequence)
 
     def withdraw(self) -> None:
         self.served.batcher.withdraw(self.call)

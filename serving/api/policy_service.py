@@ -10,10 +10,8 @@ from policy.spec import PolicySpec
 from serving.api import codec
 from serving.api.act_stream import METHOD as ACT_STREAM
 from serving.api.act_stream import ActStream, encode_actions, reply_fields
-from serving.api.doorway import Doorway
 from serving.api.handlers import SERVICE_NAME, Calls, Context, remaining_s
 from serving.batching.queue import InferenceResult
-from serving.engine.engine import Kind
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY
 
@@ -53,8 +51,7 @@ class PolicyService:
                 "List", parse=lambda raw: codec.parse(raw, pb.ListRequest), label=lambda _: NO_POLICY, answer=self._list
             ),
         }
-        judged = {"Act": Kind.ACT, "Score": Kind.SCORE}
-        return Doorway(SERVICE_NAME, methods, judged, policies=self._policies, calls=self._calls)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def _act(self, request: ActRequestBlocks, context: Context) -> bytes:
         served = self._policies.find(request.policy, version=request.version)

@@ -1,54 +1,51 @@
-"""Batcher: the sole owner of one policy's waiting line. It admits calls, batches their rows, sheds, and answers.
+"""The batcher of one policy: queues requests, has batches computed as the scheduler decides, and completes requests.
 
-The whole story of concurrency:
+How it works, concurrency included:
 
-* Everything but the computation happens on the event loop, so no lock is needed anywhere.
-* `admit` puts a call into the waiting line and returns it with a future; `submit` awaits that. The line is bounded in
-  rows and by the age of its head. A call that does not fit, or whose deadline would pass while the rows before it are
-  computed, is shed at once: it costs no computation, and its caller learns of it in time to do something else (see
-  `serving.batching.admission`).
-* One task takes rows from the front of the line, as many as fit into a batch, and gives them to a thread that computes
-  them; the engine says how many at once. Meanwhile the line fills: the next batch is whoever waited during
-  this one. `serving.batching.in_flight` says whether another is worth beginning. A batch that is not full may wait
-  a little for company, and only when the computation has been busy; an idle server computes a lone call immediately
-  (see `serving.batching.batch_delay`).
-* Calls are taken by priority, then in the order they came; a batch holds one kind of work. A call that is larger than
-  the room in a batch is split: it gives the rows that fit, stays at the front, and is answered when its last batch is,
-  whichever that will be.
-* A caller that gives up while it waits leaves the line at once. One whose deadline has passed, or which its batch, as
-  full as it is going to be, would answer too late, is refused when its turn comes. None of these is computed. Rows
-  already being computed are finished, and thrown away if nobody wants them.
-* If the computation of a batch raises, its calls fail with a text of ours, and the next batch goes on as usual.
-* `drain` refuses new calls, answers every admitted one, and ends the task and the threads. If that takes too long,
-  what is left is failed rather than forgotten: every admitted call is settled exactly once.
+* Everything but the computation happens on the event loop, so there are no locks.
+* `admit` pushes a request into the queue and returns it with a future; `submit` awaits that future. A request that does
+  not fit into the queue, or whose deadline would pass before it is computed, is rejected immediately.
+* `_step` asks the scheduler (`serving.batching.scheduler`) what to do now, and does it until there is nothing to do. It
+  runs after an event that may change the answer: enough rows are queued, a request cannot wait, a batch ended, a timer
+  fired, or the batcher drains.
+* A dispatched batch is computed by a thread of `serving.batching.executor` and completed on the event loop
+  (`serving.batching.completion`). Rows that are being computed are always finished; results that nobody wants are
+  dropped.
+* A caller that gives up calls `withdraw`: its request leaves the queue and is not computed.
+* If the computation of a batch fails, its requests fail, and the next batch is computed as usual.
+* `drain` refuses new requests, completes the admitted ones, and ends the threads. After the grace period the remaining
+  requests fail. Every admitted request is completed or failed exactly once.
 """
 
 import asyncio
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from serving.batching.admission import Admission, Limits, Rejection
-from serving.batching.batch_delay import Pace
-from serving.batching.completion import Completion, fail
+from serving.batching.completion import Completion
 from serving.batching.executor import BatchResult, Executor
 from serving.batching.in_flight import InFlightBatch, InFlightBatches
-from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue, RowSlice
+from serving.batching.load import Load, LoadMeter
+from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue
+from serving.batching.scheduler import BatchingPolicy, Dispatch, Idle, Scheduler, WaitUntil
 from serving.engine.engine import BatchEngine, Kind
-from serving.errors import DeadlinePassedError, UnavailableError
+from serving.errors import DeadlinePassedError, UnavailableError, UnexpectedError
 from serving.telemetry.metrics import PolicyMetrics
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Batcher:
-    """Turns concurrent calls into batches. Construct it inside a running event loop.
+    """Turns concurrent requests into batches. Construct it inside a running event loop.
 
     Args:
-        engine: computes a batch; only ever called from the batcher's own threads.
-        limits: of the waiting line and of patience.
-        metrics: receives what happened.
+        engine: computes a batch; called only from the batcher's own threads.
+        policy: limits of the queue and constants of the scheduler.
+        metrics: of the policy that is served.
         clock: monotonic seconds.
     """
 
@@ -56,222 +53,167 @@ class Batcher:
         self,
         engine: BatchEngine,
         *,
-        limits: Limits,
+        policy: BatchingPolicy,
         metrics: PolicyMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
-        self._line = RequestQueue()
-        self._pace = Pace(limits.wait_s)
-        self._lanes = InFlightBatches(engine, loop_share=self._pace.loop_share)
-        self._admission = Admission(self._line, self._lanes, engine, limits)
-        self._batches: dict[InFlightBatch, list[RowSlice]] = {}
-        self._news = asyncio.Event()  # as many rows wait as are enough, a batch has ended, or it is time to drain
-        self._enough_rows = 1.0
-        self._draining = False
         self._loop = asyncio.get_running_loop()
-        self._settlement = Completion(self._line, engine, metrics)
-        self._computation = Executor(engine, clock=clock)
-        self._task = asyncio.create_task(self._run())
+        self._queue = RequestQueue()
+        self._in_flight = InFlightBatches()
+        self._load = LoadMeter(memory_s=policy.load_memory_s, window_s=policy.loop_window_s)
+        self._scheduler = Scheduler(engine, policy)
+        self._completion = Completion(self._queue, engine, metrics)
+        self._executor = Executor(engine, clock=clock)
+        self._wait: WaitUntil | Idle = Idle(rows=1)
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_step: asyncio.Handle | None = None
+        self._drained: asyncio.Future[None] | None = None  # there is one from `drain` on
 
     @property
     def queue_rows(self) -> int:
-        """Rows waiting for computation."""
-        return self._line.rows
+        """Rows that wait for computation."""
+        return self._queue.rows
 
     async def submit(
         self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
     ) -> InferenceResult:
-        """Compute the results for `rows: [rows, columns of the kind]`, at least one.
+        """Compute the results for `rows: [rows, columns of the kind]`, at least one row.
 
         Args:
-            priority: 0 to 3; calls of a higher one are computed first.
-            timeout_s: seconds until the caller has no use for the answer; None: no limit.
+            priority: 0 to 3; requests of a higher priority are computed first.
+            timeout_s: seconds until the caller has no use for the results; None: no limit.
 
         Raises:
             UnavailableError: the batcher is draining.
-            DeadlinePassedError: the time was over before the rows were computed.
-            OverloadedError: the line is full, too slow, or too long for the caller's deadline.
-            ComputationError: the computation failed or gave a result that is not finite.
+            DeadlinePassedError: the deadline passed before the rows were computed.
+            OverloadedError: the queue is full, too slow, or too long for the caller's deadline.
+            ComputationError: the computation failed, or a result is NaN or infinite.
         """
-        call = self.admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
+        request = self.admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
         try:
-            return await call.answer
+            return await request.result
         finally:
-            self.withdraw(call)  # it is still there only if the caller gave up
+            self.withdraw(request)  # still queued only if the caller gave up
 
     def admit(
         self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
     ) -> QueuedRequest:
-        """Let a call join the line; its `answer` will be set, or fail. Arguments and errors as `submit`.
+        """Queue a request, and return it at once; its `result` is set later. Arguments and errors as `submit`.
 
-        Whoever loses interest must `withdraw` it.
+        A caller that has no use for the result any more must `withdraw` the request.
         """
-        if self._draining:
-            raise UnavailableError("the server is shutting down; connect to another, or again in a moment")
+        if self._drained:
+            raise UnavailableError("the server is shutting down; connect to another one, or try again later")
         if timeout_s is not None and timeout_s <= 0:
-            raise DeadlinePassedError("the deadline had passed when the request arrived; allow more time")
+            raise DeadlinePassedError("the deadline passed before the request arrived; allow more time")
         now_s = self._clock()
         deadline_s = math.inf if timeout_s is None else now_s + timeout_s
-        shed = self._admission.judge(len(rows), kind=kind, priority=priority, now_s=now_s, deadline_s=deadline_s)
-        if shed:
-            self._metrics.count_rejected(shed.reason)
-            raise shed.error()
-        answer: asyncio.Future[InferenceResult] = self._loop.create_future()
-        call = QueuedRequest(rows, kind=kind, admitted_s=now_s, deadline_s=deadline_s, priority=priority, answer=answer)
-        self._line.join(call)
-        self._metrics.queue_rows.set(self._line.rows)
-        if self._line.rows >= self._enough_rows or (self._presses(call) and self._lanes.free(now_s) > 0):
-            self._news.set()
-        return call
+        request = QueuedRequest(rows, kind, now_s, deadline_s, priority, self._loop.create_future())
+        load = Load() if timeout_s is None else self._read_load(now_s)  # used only if there is a deadline
+        if rejection := self._scheduler.reject(request, self._queue, self._in_flight, load):
+            self._metrics.count_rejected(rejection.reason)
+            raise rejection.error()
+        self._queue.push(request)
+        self._metrics.queue_rows.set(self._queue.rows)
+        if self._cannot_wait(request):
+            self._wake()
+        return request
 
-    def crowded(self) -> bool:
-        """Whether a call was shed of late."""
-        return self._admission.crowded(self._clock())
-
-    def judge_unread(self, kind: Kind, *, timeout_s: float | None) -> Rejection | None:
-        """Why a call that nobody has read would be shed, whatever it asks for; None: it must be read."""
-        if self._draining:
-            return None
-        now_s = self._clock()
-        deadline_s = math.inf if timeout_s is None else now_s + timeout_s
-        return self._admission.judge_unread(kind, now_s=now_s, deadline_s=deadline_s)
-
-    def withdraw(self, call: QueuedRequest) -> None:
-        """The caller has no use for `call` any more; harmless if it is settled."""
-        if self._line.leave(call):
-            self._metrics.queue_rows.set(self._line.rows)
-        if not call.answer.cancel() and not call.answer.cancelled():
-            call.answer.exception()  # seen: asyncio would otherwise report an error that nobody asked for
+    def withdraw(self, request: QueuedRequest) -> None:
+        """Drop `request`, whose caller has no use for it any more. Does nothing if it is completed."""
+        if self._queue.remove(request):
+            self._metrics.queue_rows.set(self._queue.rows)
+            self._wake()  # what waits behind it may start sooner, and a drain may be complete
+        if not request.result.cancel() and not request.result.cancelled():
+            request.result.exception()  # mark as retrieved, or asyncio logs it
 
     async def drain(self, *, grace_s: float) -> bool:
-        """Answer every admitted call and stop; after `grace_s` fail what is left. Returns whether none was left."""
-        self._draining = True
-        self._news.set()
-        _, unfinished = await asyncio.wait({self._task}, timeout=grace_s)
-        if unfinished:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        self._computation.end(wait=not unfinished)
-        return not unfinished
+        """Complete every admitted request, and stop. After `grace_s`, fail the rest. Returns whether there was none."""
+        self._drained = self._loop.create_future()
+        self._wake()
+        await asyncio.wait({self._drained}, timeout=grace_s)
+        is_drained = self._drained.done()
+        if not is_drained:
+            error = UnavailableError("the server shut down before this request was computed")
+            for request in (*(part.request for part in self._in_flight.slices()), *self._queue):
+                request.fail(error)
+            self._drained.cancel()
+        self._stop_waiting()
+        self._executor.end(wait=is_drained)
+        return is_drained
 
-    async def _run(self) -> None:
-        try:
-            while await self._wait_for_calls():
-                batch = self._take_batch()
-                if batch:
-                    self._begin(batch)
-            while self._batches:
-                await self._wait_for_news(math.inf, at_most_s=math.inf)
-        finally:
-            # Reached with calls left only when the grace is over, or by a mistake of ours; nobody must wait for ever.
-            self._draining = True
-            for call in (*(part.call for batch in self._batches.values() for part in batch), *self._line):
-                fail(call, UnavailableError("the server shut down before this call was computed"))
+    def _cannot_wait(self, request: QueuedRequest) -> bool:
+        """Whether the decision to wait, made before `request` arrived, may not hold any more."""
+        wait = self._wait
+        if self._queue.rows >= wait.rows:
+            return True
+        if isinstance(wait, Idle) or math.inf in (wait.rows, request.deadline_s):
+            return False  # only the end of a batch, or the timer, makes room for another
+        return self._scheduler.start_by_s(request.deadline_s, request.kind) < wait.time_s
 
-    async def _wait_for_calls(self) -> bool:
-        """Wait until the line holds a batch that is worth computing now; False once it never will again."""
-        while True:
-            now_s = self._clock()
-            if not self._line:
-                if self._draining:
-                    return False
-                # The first to come is looked at, as long as there may be a lane for it.
-                await self._wait_for_news(1, at_most_s=math.inf)
-            elif self._line.rows >= (enough := self._lanes.enough_rows(now_s)) or self._must_begin(now_s):
-                break
-            else:
-                await self._wait_for_news(enough, at_most_s=self._lanes.ask_again_s(now_s))
-        await self._wait_for_company()
-        return True
+    def _wake(self) -> None:
+        """Run `_step` in the next iteration of the event loop, so that requests which arrive together are batched."""
+        if self._next_step is None:
+            self._next_step = self._loop.call_soon(self._step)
 
-    def _must_begin(self, now_s: float) -> bool:
-        """Whether there is a lane for rows that are too few to be worth it, and they cannot wait for more."""
-        if self._lanes.free(now_s) <= 0:
-            return False
-        # Fewer than are enough, so they are soon looked through.
-        return self._draining or self._line.head().taken > 0 or any(map(self._presses, self._line))
+    def _stop_waiting(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._next_step:
+            self._next_step.cancel()
+            self._next_step = None
 
-    def _presses(self, call: QueuedRequest) -> bool:
-        """Whether `call` would be late if it waited for a batch under way to end."""
-        if call.deadline_s == math.inf:
-            return False
-        needed_s = self._engine.expected_s(call.kind, min(call.waiting_rows, self._engine.max_rows))
-        return call.deadline_s < self._lanes.next_end_s + needed_s
-
-    async def _wait_for_news(self, enough_rows: float, *, at_most_s: float) -> None:
-        """Wait until so many rows are in the line, one presses, a batch has ended, or the batcher is to drain."""
-        self._enough_rows = enough_rows
-        self._news.clear()
-        alarm = self._loop.call_later(at_most_s, self._news.set) if at_most_s < math.inf else None
-        try:
-            await self._news.wait()
-        finally:
-            if alarm:
-                alarm.cancel()
-
-    async def _wait_for_company(self) -> None:
-        """Give others the time to join that the pace says is worth it; never past the deadline of the first call."""
-        head, now_s, full = self._line.head(), self._clock(), self._engine.full_rows
-        if self._line.rows >= full or self._draining:
+    def _step(self) -> None:
+        """Do what the scheduler decides, until it decides to wait."""
+        self._stop_waiting()
+        if self._drained and self._drained.done():
             return
-        slack_s = head.deadline_s - now_s - self._engine.expected_s(head.kind, full)
-        wait_s = self._pace.wait_s(now_s, slack_s=slack_s, is_busy=len(self._lanes) > 0)
-        if wait_s > 0:
-            await self._wait_for_news(full, at_most_s=wait_s)
+        try:
+            while isinstance(decision := self._decide(), Dispatch):
+                self._dispatch(decision)
+        except Exception:  # guard against a bug: fail every caller instead of leaving it waiting
+            _LOGGER.exception("scheduling failed; %d queued rows are failed", self._queue.rows)
+            for request in list(self._queue):
+                self._queue.remove(request)
+                request.fail(UnexpectedError())
+            decision = Idle(rows=1)
+        self._wait = decision
+        if isinstance(decision, WaitUntil):
+            self._timer = self._loop.call_later(decision.time_s - self._clock(), self._step)
+        if self._drained and not self._queue and not len(self._in_flight):
+            self._drained.set_result(None)
 
-    def _take_batch(self) -> list[RowSlice]:
-        """Take rows of one kind from the front while there is room; drop calls that nobody waits for any more."""
+    def _decide(self) -> Dispatch | WaitUntil | Idle:
         now_s = self._clock()
-        batch: list[RowSlice] = []
-        taken, most = 0, self._lanes.most_rows(self._line.rows, now_s=now_s)
-        while taken < most and self._line:
-            call = self._line.head()
-            room = self._room(call, batch, taken, most=most)
-            if call.answer.done() or call.deadline_s <= now_s + self._needed_s(call, batch, taken, most=most):
-                self._line.leave(call)
-                fail(
-                    call, DeadlinePassedError("the request waited until its deadline could not be met; allow more time")
-                )
-            elif room <= 0:
-                break
-            else:
-                batch.append(self._line.take(call, room))
-                taken += len(batch[-1].rows)
-        self._metrics.queue_rows.set(self._line.rows)
-        return batch
+        return self._scheduler.decide(
+            now_s, self._queue, self._in_flight, self._read_load(now_s), is_draining=self._drained is not None
+        )
 
-    def _room(self, call: QueuedRequest, batch: list[RowSlice], taken: int, *, most: int) -> int:
-        """Rows of `call` that may join `batch`, which has `taken`; not above 0: none."""
-        if not batch:
-            return most
-        first = batch[0].call
-        if call.kind is not first.kind:
-            return 0
-        # Whoever is less urgent than the first call must not make its batch much slower.
-        return (most if call.priority == first.priority else min(most, self._engine.full_rows)) - taken
+    def _read_load(self, now_s: float) -> Load:
+        return self._load.read(now_s, is_computing=len(self._in_flight) > 0)
 
-    def _needed_s(self, call: QueuedRequest, batch: list[RowSlice], taken: int, *, most: int) -> float:
-        """Seconds that `call` needs in `batch`, filled by who waits; 0 if it is alone: nobody gains by its leaving."""
-        if call.deadline_s == math.inf or (not batch and self._line.rows == call.waiting_rows):
-            return 0.0
-        before = taken if batch and batch[0].call.kind is call.kind else 0
-        return self._engine.expected_s(call.kind, before + min(most - taken, self._line.rows_before(0)[call.kind]))
+    def _dispatch(self, decision: Dispatch) -> None:
+        """Hand the rows of `decision` to a thread, and fail the requests that have expired."""
+        for request in decision.expired:
+            self._queue.remove(request)
+            request.fail(DeadlinePassedError("the request waited until its deadline could not be met; allow more time"))
+        slices = [self._queue.take(request, rows) for request, rows in decision.takes]
+        self._metrics.queue_rows.set(self._queue.rows)
+        if not slices:
+            return
+        kind, rows, now_s = slices[0].request.kind, sum(part.stop - part.start for part in slices), self._clock()
+        batch = InFlightBatch(kind, rows, now_s, now_s + self._engine.expected_s(kind, rows), slices)
+        self._in_flight.add(batch)
+        self._executor.submit(kind, [part.rows for part in slices], functools.partial(self._complete, batch))
 
-    def _begin(self, batch: list[RowSlice]) -> None:
-        """Have a thread compute `batch`; `_finish` settles its calls."""
-        kind, rows = batch[0].call.kind, sum(part.stop - part.start for part in batch)
-        under_way = self._lanes.begin(kind, rows, now_s=self._clock())
-        self._batches[under_way] = batch
-        self._computation.begin(kind, [part.rows for part in batch], functools.partial(self._finish, under_way))
-
-    def _finish(self, under_way: InFlightBatch, computed: BatchResult) -> None:
-        """Settle the calls of a batch."""
-        batch = self._batches.pop(under_way)
-        self._lanes.end(under_way)
-        self._pace.batch_was_under_way(under_way.began_s, self._clock())
-        # First, so that the next batch is under way before the loop turns to the answers of this one.
-        self._news.set()
-        self._settlement.settle(batch, computed)
+    def _complete(self, batch: InFlightBatch, result: BatchResult) -> None:
+        """Complete the requests of `batch`, which has ended."""
+        now_s = self._clock()
+        self._in_flight.remove(batch, now_s=now_s)
+        self._load.record_batch(batch.dispatched_s, now_s)
+        self._step()  # first, so that the next batch is in flight before the event loop sends these results
+        self._completion.complete(batch.slices, result)

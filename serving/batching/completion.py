@@ -1,10 +1,11 @@
-"""Completion: gives the calls of a computed batch their results, or the reason why there are none.
+"""Gives the requests of a computed batch their results, or the error why there are none.
 
-A call may have given several batches its rows. It is answered when the last of them is settled, and settled only once:
-one that has failed, or whose caller is gone, is left as it is.
+A request may be split over several batches. It is completed with the last of them, and only once: a request that has
+failed, or whose caller is gone, is left as it is.
 """
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,73 +19,68 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Completion:
-    """Settles the batches of one waiting line.
+    """Completes the requests of one queue.
 
     Args:
-        line: that a failed call leaves, with the rows that it has left.
-        engine: tells how much of a batch was padding.
-        metrics: receives what happened.
+        queue: that a failed request is removed from, with the rows it has left.
+        engine: knows how many rows of a batch were padding.
+        metrics: of the policy that is served.
     """
 
-    def __init__(self, line: RequestQueue, engine: BatchEngine, metrics: PolicyMetrics) -> None:
-        self._line = line
+    def __init__(self, queue: RequestQueue, engine: BatchEngine, metrics: PolicyMetrics) -> None:
+        self._queue = queue
         self._engine = engine
         self._metrics = metrics
 
-    def settle(self, batch: list[RowSlice], computed: BatchResult) -> None:
-        """Settle what of its calls `batch` holds."""
+    def complete(self, slices: Sequence[RowSlice], batch: BatchResult) -> None:
+        """Complete the requests that `slices`, the rows of one batch in order, belong to."""
         try:
-            self._settle_batch(batch, computed)
-        except Exception:  # a mistake of ours; nobody must wait for ever
-            _LOGGER.exception("a batch of %d calls was computed and not answered", len(batch))
-            for part in batch:
-                self._give_up(part, UnexpectedError())
+            self._complete_batch(slices, batch)
+        except Exception:  # guard against a bug: fail every caller instead of leaving it waiting
+            _LOGGER.exception("a batch of %d requests was computed, and completing them failed", len(slices))
+            for part in slices:
+                self._fail(part.request, UnexpectedError())
 
-    def _settle_batch(self, batch: list[RowSlice], computed: BatchResult) -> None:
-        if computed.results is None:
+    def _complete_batch(self, slices: Sequence[RowSlice], batch: BatchResult) -> None:
+        if batch.results is None:
             self._metrics.failed_batches.inc()
-            for part in batch:
-                self._give_up(part, ComputationError("the policy could not be computed; send the next observation"))
+            for part in slices:
+                self._fail(part.request, ComputationError("the policy could not be computed"))
             return
-        rows, start = len(computed.results), 0
-        padding = self._engine.padding(batch[0].call.kind, rows)
-        self._metrics.observe_batch(rows, padding=padding, compute_s=computed.compute_s)
-        for part in batch:
-            results = computed.results[start : start + part.stop - part.start]
+        rows, start = len(batch.results), 0
+        padding = self._engine.padding(slices[0].request.kind, rows)
+        self._metrics.observe_batch(rows, padding=padding, compute_s=batch.compute_s)
+        for part in slices:
+            results = batch.results[start : start + part.stop - part.start]
             start += len(results)
-            if computed.all_finite or np.isfinite(results).all():
-                self._settle(part, results, computed=computed)
+            if batch.all_finite or np.isfinite(results).all():
+                self._complete_slice(part, results, batch)
             else:
                 self._metrics.non_finite.inc()
-                self._give_up(part, ComputationError("the policy gave NaN or infinity; bring the robot to rest"))
+                self._fail(part.request, ComputationError("the policy gave NaN or infinity; bring the robot to rest"))
 
-    def _give_up(self, part: RowSlice, error: ServingError) -> None:
-        """The call of `part` fails, and what is left of it is not computed."""
-        self._line.leave(part.call)
-        fail(part.call, error)
-
-    def _settle(self, part: RowSlice, results: np.ndarray, *, computed: BatchResult) -> None:
-        """Give the call of `part` its results, and answer it if they are its last."""
-        call = part.call
-        assert computed.results is not None
-        call.started_s = min(call.started_s, computed.started_s)
-        call.ended_s = max(call.ended_s, computed.started_s + computed.compute_s)
-        call.batch_rows = max(call.batch_rows, len(computed.results))
-        if len(results) == len(call.rows):
-            call.results = results
+    def _complete_slice(self, part: RowSlice, results: np.ndarray, batch: BatchResult) -> None:
+        """Add `results` to the request of `part`, and complete it if they are its last."""
+        request = part.request
+        request.started_s = min(request.started_s, batch.started_s)
+        request.ended_s = max(request.ended_s, batch.started_s + batch.compute_s)
+        request.batch_rows = max(request.batch_rows, 0 if batch.results is None else len(batch.results))
+        if len(results) == len(request.rows):
+            request.results = results
         else:
-            if call.results is None:
-                call.results = np.empty((len(call.rows), results.shape[1]), np.float32)
-            call.results[part.start : part.stop] = results
-        call.settled += len(results)
-        if call.settled == len(call.rows):
-            queue_s, compute_s = call.started_s - call.admitted_s, call.ended_s - call.started_s
+            if request.results is None:
+                request.results = np.empty((len(request.rows), results.shape[1]), np.float32)
+            request.results[part.start : part.stop] = results
+        request.completed += len(results)
+        if request.completed == len(request.rows):
+            queue_s, compute_s = request.started_s - request.queued_s, request.ended_s - request.started_s
             self._metrics.observe_queue(queue_s)
-            if not call.answer.done():
-                call.answer.set_result(InferenceResult(call.results, queue_s, compute_s, batch_rows=call.batch_rows))
+            if not request.result.done():
+                result = InferenceResult(request.results, queue_s, compute_s, batch_rows=request.batch_rows)
+                request.result.set_result(result)
 
-
-def fail(call: QueuedRequest, error: ServingError) -> None:
-    """Settle `call` with `error`, unless its caller is gone or it is settled."""
-    if not call.answer.done():
-        call.answer.set_exception(error)
+    def _fail(self, request: QueuedRequest, error: ServingError) -> None:
+        """Fail `request`, and do not compute what is left of it."""
+        if self._queue.remove(request):
+            self._metrics.queue_rows.set(self._queue.rows)
+        request.fail(error)

@@ -1,4 +1,4 @@
-"""Executor: the threads that call an engine, each a batch at a time, and hand results back to the event loop."""
+"""The threads that compute batches: each takes one batch at a time and hands the results back to the event loop."""
 
 import asyncio
 import functools
@@ -25,14 +25,14 @@ class BatchResult(NamedTuple):
     compute_s: float
 
 
-class _BatchTask(NamedTuple):
+class _Task(NamedTuple):
     kind: Kind
     blocks: Sequence[np.ndarray]
-    then: Callable[[BatchResult], None]
+    on_done: Callable[[BatchResult], None]
 
 
 class Executor:
-    """Threads for `engine`, as many as may call it at once. Construct it inside a running event loop.
+    """One thread for each batch that `engine` can compute at the same time. Construct it inside a running event loop.
 
     Args:
         engine: may raise anything.
@@ -43,42 +43,42 @@ class Executor:
         self._engine = engine
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_BatchTask | None] = SimpleQueue()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads = [Thread(target=self._work, name="compute", daemon=True) for _ in range(engine.max_concurrency)]
         for thread in self._threads:
             thread.start()
 
-    def begin(self, kind: Kind, blocks: Sequence[np.ndarray], then: Callable[[BatchResult], None]) -> None:
-        """Compute `blocks`, each [rows, columns of the kind], as one batch, and call `then` on the event loop."""
-        self._jobs.put(_BatchTask(kind, blocks, then))
+    def submit(self, kind: Kind, blocks: Sequence[np.ndarray], on_done: Callable[[BatchResult], None]) -> None:
+        """Compute `blocks`, each [rows, columns of the kind], as one batch; call `on_done` on the event loop."""
+        self._tasks.put(_Task(kind, blocks, on_done))
 
     def end(self, *, wait: bool) -> None:
-        """End the threads after what they were given; `wait` until they have."""
+        """End the threads after the batches they were given; with `wait`, return when they have ended."""
         for _ in self._threads:
-            self._jobs.put(None)
+            self._tasks.put(None)
         if wait:
             for thread in self._threads:
                 thread.join()
 
     def _work(self) -> None:
         lower_priority()
-        while (job := self._jobs.get()) is not None:
-            then = functools.partial(job.then, self._compute(job))
+        while (task := self._tasks.get()) is not None:
+            done = functools.partial(task.on_done, self._compute(task))
             try:
-                self._loop.call_soon_threadsafe(then)
-            except RuntimeError:  # the loop is closed: the grace was over before this computation was
+                self._loop.call_soon_threadsafe(done)
+            except RuntimeError:  # the loop is closed: the grace period ended before this batch
                 return
 
-    def _compute(self, job: _BatchTask) -> BatchResult:
+    def _compute(self, task: _Task) -> BatchResult:
         started_s = self._clock()
         results, all_finite = None, False
         try:
-            rows = job.blocks[0] if len(job.blocks) == 1 else np.concatenate(job.blocks)
-            results = self._engine.compute(job.kind, rows)
+            rows = task.blocks[0] if len(task.blocks) == 1 else np.concatenate(task.blocks)
+            results = self._engine.compute(task.kind, rows)
             if len(results) != len(rows):
                 raise ValueError(f"the engine gave {len(results)} results for {len(rows)} rows")
             all_finite = bool(np.isfinite(results).all())
-        except BaseException:  # a foreign CancelledError would otherwise end the thread
-            _LOGGER.exception("a batch of %d calls failed", len(job.blocks))
+        except BaseException:  # a CancelledError from the engine would otherwise end the thread
+            _LOGGER.exception("a batch of %d requests failed", len(task.blocks))
             results = None
         return BatchResult(results, all_finite, started_s=started_s, compute_s=self._clock() - started_s)

@@ -1,6 +1,6 @@
-"""The waiting line of one policy: calls that are admitted and not yet computed, by priority, bounded in rows and age.
+"""The request queue of one policy: requests that wait for computation, in order of priority, then of arrival.
 
-It holds no thread, no task and no clock: the batcher owns it and tells it the time.
+It holds no thread, task or clock. The batcher owns it and passes the time in.
 """
 
 import asyncio
@@ -13,34 +13,35 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.engine.engine import Kind
+from serving.errors import ServingError
 
-PRIORITIES = 4  # 0, the usual one, to 3, the most urgent
+PRIORITIES = 4  # 0, the default, to 3, the most urgent
 
 
 class InferenceResult(NamedTuple):
-    """The results of one call, and how they came about."""
+    """The results of one request, and how they were computed."""
 
     results: np.ndarray  # [rows, results of the kind] float32, finite
-    queue_s: float  # from admission to the start of its computation
+    queue_s: float  # from admission to the start of its first batch
     compute_s: float  # from the start of its first batch to the end of its last
-    batch_rows: int  # rows computed together, padding excluded; of the largest batch that it was in
+    batch_rows: int  # rows of the largest batch that it was part of, padding excluded
 
 
 @dataclasses.dataclass(eq=False, slots=True)
 class QueuedRequest:
-    """One admitted call; compared by identity. Its rows may be taken in several parts, always from the front."""
+    """One admitted request; compared by identity. Batches take its rows from the front, all together or in parts."""
 
     rows: np.ndarray  # [rows, columns of the kind] float32
     kind: Kind
-    admitted_s: float
-    deadline_s: float  # infinite if the caller waits for ever
+    queued_s: float  # when it was admitted
+    deadline_s: float  # infinite if it has none
     priority: int
-    answer: asyncio.Future[InferenceResult]
-    taken: int = 0  # rows that went into batches
-    settled: int = 0  # rows whose results are there
-    results: np.ndarray | None = None  # [rows, ...] once part of it was computed
-    started_s: float = math.inf  # of its first batch
-    ended_s: float = -math.inf  # of the last of its batches that is settled
+    result: asyncio.Future[InferenceResult]
+    taken: int = 0  # rows that batches have taken
+    completed: int = 0  # rows whose results are in `results`
+    results: np.ndarray | None = None  # [rows, ...] once a part of it is computed
+    started_s: float = math.inf  # start of its first batch
+    ended_s: float = -math.inf  # end of its last completed batch
     batch_rows: int = 0
 
     @property
@@ -48,82 +49,93 @@ class QueuedRequest:
         """Rows that no batch has taken yet."""
         return len(self.rows) - self.taken
 
+    def fail(self, error: ServingError) -> None:
+        """Give the caller `error`, unless the request already has a result or its caller is gone."""
+        if not self.result.done():
+            self.result.set_exception(error)
+
 
 class RowSlice(NamedTuple):
-    """The rows of one call that one batch holds: `call.rows[start:stop]`."""
+    """The rows of one request that one batch holds: `request.rows[start:stop]`."""
 
-    call: QueuedRequest
+    request: QueuedRequest
     start: int
     stop: int
 
     @property
     def rows(self) -> np.ndarray:
-        """Those rows."""
-        return self.call.rows[self.start : self.stop]
+        """The rows themselves."""
+        return self.request.rows[self.start : self.stop]
 
 
 class RequestQueue:
-    """Calls in order of priority, then of arrival. Leaving from the middle costs as little as from the front."""
+    """Requests in order of priority, then of arrival. Every operation takes constant time."""
 
     def __init__(self) -> None:
-        self._lines: tuple[OrderedDict[QueuedRequest, None], ...] = tuple(OrderedDict() for _ in range(PRIORITIES))
-        self._before = [dict.fromkeys(Kind, 0) for _ in range(PRIORITIES)]  # rows of this priority and of higher ones
-        self.rows = 0  # of all calls, those already in batches excluded
+        self._by_priority: tuple[OrderedDict[QueuedRequest, None], ...] = tuple(
+            OrderedDict() for _ in range(PRIORITIES)
+        )
+        self._rows_from = [dict.fromkeys(Kind, 0) for _ in range(PRIORITIES)]  # of this priority and of higher ones
+        self.rows = 0
+        """Rows of all requests that no batch has taken yet."""
 
     def __bool__(self) -> bool:
         return self.rows > 0
 
     def __iter__(self) -> Iterator[QueuedRequest]:
-        for line in reversed(self._lines):
-            yield from line
+        for requests in reversed(self._by_priority):
+            yield from requests
 
-    def join(self, call: QueuedRequest) -> None:
-        """Add `call`, whose rows are all waiting, behind those of its priority."""
-        self._lines[call.priority][call] = None
-        self._count(call, call.waiting_rows)
+    def push(self, request: QueuedRequest) -> None:
+        """Add `request` behind those of its priority."""
+        self._by_priority[request.priority][request] = None
+        self._count(request, request.waiting_rows)
 
-    def leave(self, call: QueuedRequest) -> bool:
-        """Remove `call` with the rows that it has left. Returns whether it was here."""
-        if call not in self._lines[call.priority]:
+    def remove(self, request: QueuedRequest) -> bool:
+        """Remove `request` and the rows that it has left. Returns whether it was queued."""
+        if request not in self._by_priority[request.priority]:
             return False
-        del self._lines[call.priority][call]
-        self._count(call, -call.waiting_rows)
+        del self._by_priority[request.priority][request]
+        self._count(request, -request.waiting_rows)
         return True
 
-    def take(self, call: QueuedRequest, most: int) -> RowSlice:
-        """Take up to `most` rows from `call`, which leaves once nothing of it waits."""
-        part = RowSlice(call, call.taken, min(call.taken + most, len(call.rows)))
-        if part.stop == len(call.rows):
-            self.leave(call)
+    def take(self, request: QueuedRequest, max_rows: int) -> RowSlice:
+        """Take up to `max_rows` rows from the front of `request`; remove it once no row of it is left."""
+        part = RowSlice(request, request.taken, min(request.taken + max_rows, len(request.rows)))
+        if part.stop == len(request.rows):
+            self.remove(request)
         else:
-            self._count(call, part.start - part.stop)
-        call.taken = part.stop
+            self._count(request, part.start - part.stop)
+        request.taken = part.stop
         return part
 
-    def head(self) -> QueuedRequest:
-        """The call whose turn is next.
+    def peek(self) -> QueuedRequest:
+        """Return the request that is next.
 
         Raises:
-            StopIteration: nobody waits.
+            StopIteration: the queue is empty.
         """
         return next(iter(self))
 
     def age_s(self, now_s: float) -> float:
-        """How long the oldest call has waited of which nothing is computed yet; 0 if there is none."""
-        # The line of one priority is in order of arrival, and only its first call can be partly computed.
-        oldest = now_s
-        for line in self._lines:
-            for call in line:
-                if not call.taken:
-                    oldest = min(oldest, call.admitted_s)
+        """Return the longest time that a request of which nothing is computed yet has waited; 0 if there is none."""
+        # Requests of one priority are in order of arrival, and only the first of them can be partly computed.
+        oldest_s = now_s
+        for requests in self._by_priority:
+            for request in requests:
+                if not request.taken:
+                    oldest_s = min(oldest_s, request.queued_s)
                     break
-        return now_s - oldest
+        return now_s - oldest_s
 
-    def rows_before(self, priority: int) -> Mapping[Kind, int]:
-        """Rows by kind whose turn comes before that of a call that joins now; a view, not to be kept."""
-        return self._before[priority]
+    def rows_ahead(self, priority: int) -> Mapping[Kind, int]:
+        """Return the rows, by kind, that are computed before a request of `priority` that is pushed now.
 
-    def _count(self, call: QueuedRequest, change: int) -> None:
+        The mapping changes with the queue; do not keep it.
+        """
+        return self._rows_from[priority]
+
+    def _count(self, request: QueuedRequest, change: int) -> None:
         self.rows += change
-        for before in self._before[: call.priority + 1]:
-            before[call.kind] += change
+        for rows in self._rows_from[: request.priority + 1]:
+            rows[request.kind] += change

@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from policy.bundle import Bundle
-from serving.batching.admission import Rejection
 from serving.batching.batcher import Batcher
-from serving.engine.engine import Kind
 from serving.errors import NotFoundError, UnavailableError, echo
 from serving.telemetry.metrics import UNKNOWN_POLICY
 
@@ -66,19 +64,6 @@ class PolicyRegistry:
             name = offer.bundle.spec.name
             raise NotFoundError(f"policy {name} has no version {echo(version)}; there are: {offer.version}")
         return offer
-
-    def crowded(self) -> bool:
-        """Whether every policy has shed a call of late."""
-        return bool(self._offers) and all(offer.batcher.crowded() for offer in self._offers.values())
-
-    def judge_unread(self, kind: Kind, *, timeout_s: float | None) -> Rejection | None:
-        """Why a call that nobody has read would be shed, whichever policy it means; None: it must be read."""
-        shed = None
-        for offer in self._offers.values():
-            shed = offer.batcher.judge_unread(kind, timeout_s=timeout_s)
-            if shed is None:
-                return None
-        return shed
 
     def label(self, policy: str) -> str:
         """The policy that a request means, as a metric label: names that clients make up never become one."""

@@ -1,17 +1,16 @@
-"""What the tests of the batcher share: one around a fake engine, whose answers are worked out by hand.
-
-A row's action is [sum, 10 * sum].
-"""
+"""A batcher around a fake engine, for tests: the result of a row is [sum, 10 * sum]."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from serving.batching.batcher import Batcher, Limits
+from serving.batching.batcher import Batcher
 from serving.batching.queue import InferenceResult
+from serving.batching.scheduler import BatchingPolicy
 from serving.engine.engine import Kind
 from serving.telemetry.metrics import Metrics
 
@@ -30,7 +29,7 @@ class Engine(Protocol):
     row_s: float
 
     def hold(self) -> None: ...
-    def let_go(self) -> None: ...
+    def release(self) -> None: ...
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray: ...
     def padding(self, kind: Kind, rows: int) -> int: ...
     def expected_s(self, kind: Kind, rows: int) -> float: ...
@@ -43,15 +42,24 @@ MakeEngine = Callable[..., Engine]
 class Bench:
     """A batcher around a fake engine, and the metrics it reports to."""
 
-    def __init__(self, engine: Engine, *, max_queue_rows: int = 100, **limits: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_queue_rows: int = 100,
+        max_queue_age_s: float = math.inf,
+        max_batch_delay_s: float = 0.0,
+    ) -> None:
         self.engine = engine
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry).for_policy("p")
-        self.limits = Limits(queue_rows=max_queue_rows, **limits)
-        self.batcher = Batcher(engine, limits=self.limits, metrics=metrics, clock=engine.clock)
+        batching = BatchingPolicy(
+            max_queue_rows=max_queue_rows, max_queue_age_s=max_queue_age_s, max_batch_delay_s=max_batch_delay_s
+        )
+        self.batcher = Batcher(engine, policy=batching, metrics=metrics, clock=engine.clock)
 
     def submit(self, *values: float, **options: Any) -> asyncio.Task[InferenceResult]:
-        """One call with a one-column row per value."""
+        """Submit a request with a one-column row for each value."""
         rows = np.array([[value] for value in values], np.float32)
         return asyncio.create_task(self.batcher.submit(rows, **options))
 
@@ -59,18 +67,8 @@ class Bench:
         return self.registry.get_sample_value(f"kilolayer_{name}", {"policy": "p", **labels})
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, timeout=30))
-
-
-async def a_while() -> None:
-    """Time enough for anything that is going to happen by itself."""
-    for _ in range(20):
-        await asyncio.sleep(0.001)
-
-
 async def busy(bench: Bench, wait_until: WaitUntil) -> asyncio.Task[InferenceResult]:
-    """Have the engine stuck in a batch of its own, so that whatever is submitted next has to wait."""
+    """Hold the engine in a batch of one row, -1, so that later requests are queued."""
     bench.engine.hold()
     first = bench.submit(-1)
     await wait_until(lambda: len(bench.engine.batches) == 1)

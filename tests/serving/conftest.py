@@ -101,7 +101,7 @@ def running(policies: Path) -> Iterator[Running]:
 
 
 class FakeEngine:
-    """Gives each row [sum, 10 * sum] at once, or when it is let, and remembers what it was asked.
+    """Gives each row [sum, 10 * sum], unless it is held until `release`, and records its batches.
 
     The clock, `now_s`, moves only when a test moves it, and by `compute_s` in every batch; that is also what a batch
     is expected to take.
@@ -116,14 +116,14 @@ class FakeEngine:
         self.failure: BaseException | None = None
         self.now_s = 100.0
         self.compute_s = 0.0
-        self.row_s = 0.0  # expected besides, for each row
+        self.row_s = 0.0  # expected for each row, in addition
         self._may_compute = threading.Event()
         self._may_compute.set()
 
     def hold(self) -> None:
         self._may_compute.clear()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._may_compute.set()
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:

@@ -119,7 +119,7 @@ class HeldBatcher:
         if self.failure is not None:
             raise self.failure
         answer = asyncio.get_running_loop().create_future()
-        call = QueuedRequest(rows, kind=kind, admitted_s=0, deadline_s=0, priority=priority, answer=answer)
+        call = QueuedRequest(rows, kind=kind, queued_s=0, deadline_s=0, priority=priority, result=answer)
         self.admitted.append(call)
         return call
 

@@ -1,4 +1,4 @@
-"""What the batcher holds whatever arrives, gives up, is late or urgent, and however long computations take."""
+"""What holds for the batcher whatever arrives, gives up, is late or urgent, and however long a batch takes."""
 
 import asyncio
 import dataclasses
@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from serving.batching.batcher import Batcher, Limits
+from serving.batching.batcher import Batcher
 from serving.batching.queue import InferenceResult, QueuedRequest
+from serving.batching.scheduler import BatchingPolicy
 from serving.engine.engine import Kind
 from serving.errors import DeadlinePassedError, OverloadedError
 from serving.telemetry.metrics import Metrics
@@ -25,20 +26,20 @@ EXPECTED_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ReceivedRequest:
-    """One call, and what its caller does."""
+class Arrival:
+    """One request, and what its caller does."""
 
     rows: int
     kind: Kind
     priority: int
     timeout_s: float | None
     gives_up: Literal["never", "at once", "later"]
-    turns: int  # of the event loop, before the next arrives
+    turns: int  # of the event loop before the next request arrives
 
 
 ARRIVALS = st.lists(
     st.builds(
-        ReceivedRequest,
+        Arrival,
         rows=st.integers(1, 9),
         kind=st.sampled_from((Kind.ACT, Kind.SCORE)),
         priority=st.integers(0, 3),
@@ -51,7 +52,7 @@ ARRIVALS = st.lists(
 
 
 class Recorder:
-    """Ten times every value. Only its batches move the clock, by `compute_s` in turn, so the time is known exactly."""
+    """Gives ten times every value. Only its batches move the clock, by the `compute_s` in turn."""
 
     max_rows = MAX_ROWS
     full_rows = MAX_ROWS // 2
@@ -81,24 +82,24 @@ class Recorder:
 
 
 def values(number: int, rows: int) -> np.ndarray:
-    """The rows of the call of this number: none that another call has. [rows]"""
+    """The values of one request, [rows]; no other request has any of them."""
     return 100 * number + np.arange(rows, dtype=np.float32)
 
 
-# One urgent call of two batches overtakes one that waits, which is then too late.
+# An urgent request of two batches overtakes one that waits, which is then too late.
 @example(
     [
-        ReceivedRequest(4, Kind.ACT, 0, None, "never", 3),
-        ReceivedRequest(4, Kind.ACT, 0, 2.5, "never", 0),
-        ReceivedRequest(8, Kind.ACT, 3, None, "never", 0),
+        Arrival(4, Kind.ACT, 0, None, "never", 3),
+        Arrival(4, Kind.ACT, 0, 2.5, "never", 0),
+        Arrival(8, Kind.ACT, 3, None, "never", 0),
     ],
     [2.0],
     1,
 )
 @given(ARRIVALS, st.lists(st.sampled_from((0.0, 0.5, 2.0, 6.0)), min_size=1, max_size=5), st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
-def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
-    arrivals: list[ReceivedRequest], compute_s: list[float], max_concurrency: int
+def test_every_request_ends_once_in_an_allowed_way_and_no_bound_is_exceeded(
+    arrivals: list[Arrival], compute_s: list[float], max_concurrency: int
 ) -> None:
     engine = Recorder(compute_s, max_concurrency)
     admitted: dict[int, QueuedRequest] = {}
@@ -107,8 +108,8 @@ def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
 
     async def test() -> None:
         registry = CollectorRegistry()
-        limits = Limits(queue_rows=QUEUE_ROWS, queue_age_s=QUEUE_AGE_S)
-        batcher = Batcher(engine, limits=limits, metrics=Metrics(registry).for_policy("p"), clock=engine.clock)
+        policy = BatchingPolicy(max_queue_rows=QUEUE_ROWS, max_queue_age_s=QUEUE_AGE_S)
+        batcher = Batcher(engine, policy=policy, metrics=Metrics(registry).for_policy("p"), clock=engine.clock)
 
         def give_up(number: int) -> None:
             taken_when_given_up[number] = admitted[number].taken
@@ -130,37 +131,33 @@ def test_every_call_ends_once_in_a_way_it_may_and_no_bound_is_passed(
         for number in admitted:
             if arrivals[number].gives_up == "later":
                 give_up(number)
-        answers = [call.answer for call in admitted.values()]
-        ends = await asyncio.gather(*answers, return_exceptions=True)
+        results = [request.result for request in admitted.values()]
+        ends = await asyncio.gather(*results, return_exceptions=True)
         outcomes.update(zip(admitted, ends, strict=True))
         assert batcher.queue_rows == 0
         assert await batcher.drain(grace_s=5)
-        shed = sum(
+        rejected = sum(
             registry.get_sample_value("kilolayer_rejected_total", {"policy": "p", "reason": reason}) or 0
             for reason in ("queue_full", "queue_age", "deadline_too_short")
         )
-        assert shed == sum(isinstance(end, OverloadedError) for end in outcomes.values())
+        assert rejected == sum(isinstance(end, OverloadedError) for end in outcomes.values())
 
     asyncio.run(asyncio.wait_for(test(), timeout=30))
     assert set(outcomes) == set(range(len(arrivals)))
     for number, end in outcomes.items():
         _check_outcome(number, end, arrivals[number], is_admitted=number in admitted)
-        if (
-            isinstance(end, InferenceResult) and max_concurrency == 1
-        ):  # another lane may move the clock after a batch was taken
+        if isinstance(end, InferenceResult) and max_concurrency == 1:  # else another batch may move the clock meanwhile
             assert end.queue_s < (arrivals[number].timeout_s or math.inf)
     computed = np.concatenate([batch for _, batch, _ in engine.batches] or [np.empty(0)])
     assert len(set(computed.tolist())) == len(computed), "a row was computed twice"
     for number, most in taken_when_given_up.items():
         own = computed[computed // 100 == number]
-        assert len(own) == most, "rows were computed that nobody waited for"
+        assert len(own) == most, "rows of a caller that gave up were computed"
     for kind, batch, _ in engine.batches:
         _check_batch(kind, batch, arrivals)
 
 
-def _check_outcome(
-    number: int, end: InferenceResult | BaseException, arrival: ReceivedRequest, *, is_admitted: bool
-) -> None:
+def _check_outcome(number: int, end: InferenceResult | BaseException, arrival: Arrival, *, is_admitted: bool) -> None:
     if isinstance(end, InferenceResult):
         np.testing.assert_array_equal(end.results[:, 0], 10 * values(number, arrival.rows))  # its own rows, in order
         assert 1 <= end.batch_rows <= MAX_ROWS
@@ -174,7 +171,7 @@ def _check_outcome(
         assert not is_admitted
 
 
-def _check_batch(kind: Kind, batch: np.ndarray, arrivals: list[ReceivedRequest]) -> None:
+def _check_batch(kind: Kind, batch: np.ndarray, arrivals: list[Arrival]) -> None:
     assert 1 <= len(batch) <= MAX_ROWS
     numbers = list(dict.fromkeys((batch // 100).astype(int).tolist()))  # in the order of the batch
     assert {arrivals[number].kind for number in numbers} == {kind}

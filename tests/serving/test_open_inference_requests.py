@@ -57,14 +57,14 @@ class HeldBatcher:
         if self.failure is not None:
             raise self.failure
         answer = asyncio.get_running_loop().create_future()
-        call = QueuedRequest(rows, kind=Kind.ACT, admitted_s=0, deadline_s=0, priority=priority, answer=answer)
+        call = QueuedRequest(rows, kind=Kind.ACT, queued_s=0, deadline_s=0, priority=priority, result=answer)
         self.admitted.append(call)
         self.timeouts_s.append(timeout_s)
         return call
 
     def answer(self, results: np.ndarray) -> None:
         """Answer the call that was admitted last."""
-        self.admitted[-1].answer.set_result(InferenceResult(results, queue_s=0.125, compute_s=0.5, batch_rows=8))
+        self.admitted[-1].result.set_result(InferenceResult(results, queue_s=0.125, compute_s=0.5, batch_rows=8))
 
     def withdraw(self, call: QueuedRequest) -> None:
         self.withdrawn.append(call)

@@ -97,7 +97,7 @@ class PendingInference:
             ServingError: there is none.
         """
         try:
-            answer = await self.call.answer
+            answer = await self.call.result
             computed_s = self.clock()
             reply = self.write(self._encode(answer.results))
         except BaseException:

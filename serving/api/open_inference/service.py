@@ -8,7 +8,6 @@ import grpc
 from google.protobuf.message import Message
 
 from serving.api import codec
-from serving.api.doorway import Doorway
 from serving.api.handlers import Calls, Context
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests, ReceivedRequest
@@ -17,7 +16,6 @@ from serving.api.open_inference.infer_stream import SERVICE_NAME, InferStream
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
 from serving.api.open_inference.statistics import StatisticsByVersion
 from serving.config import ServeConfig
-from serving.engine.engine import Kind
 from serving.errors import NotFoundError, UnavailableError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY, Metrics
@@ -64,7 +62,7 @@ class OpenInferenceService:
             ),
             MODEL_STREAM_INFER: grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
         }
-        return Doorway(SERVICE_NAME, methods, {"ModelInfer": Kind.ACT}, policies=self._policies, calls=self._calls)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     def _about_server(
         self, method: str, request_type: type[Message], *, answer: Callable[[], Message]
@@ -115,7 +113,7 @@ class OpenInferenceService:
         finally:
             inference.withdraw()  # it is still waiting only if the caller gave up
         if self._calls.tracing:
-            self._calls.tracing.computed(inference.call.answer.result())
+            self._calls.tracing.computed(inference.call.result.result())
         return reply
 
     async def _model_stream_infer(self, _requests: object, context: Context) -> None:

@@ -1,0 +1,262 @@
+"""Decides, for one policy, which requests are rejected, when a batch is dispatched, and which rows it holds.
+
+`Scheduler` is pure: it reads the queue, the batches in flight, the load and the time, changes none of them, and has no
+clock, lock or I/O. `serving.batching.batcher` asks it and does what it says. Every constant is in `BatchingPolicy`.
+
+The rules, in the order in which `decide` applies them:
+
+1. No batch is dispatched while `max_concurrency` batches are in flight. On a CPU that is the number of cores, less one
+   while the event loop is busy: a batch that shares a core with the loop delays every request.
+2. A full batch is dispatched immediately. So is every batch while the server drains, and the rest of a request that
+   was too large for one batch.
+3. If a batch in flight is about to end, fewer rows wait for it: the next batch is then fuller, and rows of a full batch
+   cost less.
+4. Otherwise a batch may be delayed while it fills. Below 50 % load the delay is 0; it grows to `max_batch_delay_s` at
+   90 %. Fuller batches lower the load, which shortens the delay again. No wait is so long that a full batch could not
+   meet every deadline in the queue.
+5. A batch takes rows of one kind, by priority, then by arrival. A request that could not be answered in time is not
+   computed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from serving.batching.in_flight import InFlightBatches
+from serving.batching.load import Load
+from serving.batching.queue import QueuedRequest, RequestQueue
+from serving.engine.engine import BatchEngine, Kind
+from serving.errors import OverloadedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchingPolicy:
+    """The limits of a queue, and every constant of the scheduler. Seconds are monotonic, shares are from 0 to 1.
+
+    The measurements are recorded in benchmarks/results/serve.md; two cores, policies of depth 64.
+    """
+
+    max_queue_rows: int
+    """Most rows that may wait."""
+
+    max_queue_age_s: float = math.inf
+    """New requests are rejected while one has waited longer than this."""
+
+    max_batch_delay_s: float = 0.0
+    """Longest that a batch waits for more rows, at full load."""
+
+    delay_from_load: float = 0.5
+    """Load from which on batches are delayed. Below it, waiting would not fill them."""
+
+    full_delay_load: float = 0.9
+    """Load at which batches are delayed by `max_batch_delay_s`."""
+
+    loop_core_load: float = 0.5
+    """Load of the event loop above which one core is left to it."""
+
+    loop_recheck_s: float = 0.02
+    """Time after which the event loop's load is read again, for that core."""
+
+    near_end_rows: int = 8
+    """A batch in flight is near its end if it needs no longer than this many single-row batches."""
+
+    overdue_s: float = 0.02
+    """Shortest time after its expected end that a batch is still expected to end soon. Low-priority threads are often
+    a few milliseconds late."""
+
+    estimate_margin: float = 1.25
+    """Factor on the estimated time to an answer when a request with a deadline arrives. Batches take up to a quarter
+    longer than usual while both cores are busy."""
+
+    load_memory_s: float = 0.1
+    """Time constant of the mean compute load."""
+
+    loop_window_s: float = 0.02
+    """Interval over which the event loop's load is measured."""
+
+
+class Dispatch(NamedTuple):
+    """Compute these rows now. Both fields may be empty, not both at once."""
+
+    takes: Sequence[tuple[QueuedRequest, int]]
+    """Requests of one kind, and how many rows to take from each."""
+
+    expired: Sequence[QueuedRequest]
+    """Requests to remove: their deadlines cannot be met, or their callers are gone."""
+
+
+class WaitUntil(NamedTuple):
+    """Ask again at `time_s`, when a batch ends, when `rows` wait, or when a request arrives that must start sooner."""
+
+    time_s: float
+    rows: float
+
+
+class Idle(NamedTuple):
+    """Ask again when a batch ends, or when `rows` wait."""
+
+    rows: float
+
+
+Decision: TypeAlias = Dispatch | WaitUntil | Idle
+
+
+class Rejection(NamedTuple):
+    """Why a request is not admitted."""
+
+    reason: str  # one of metrics.REJECTION_REASONS
+    problem: str
+
+    def error(self) -> OverloadedError:
+        """Return the error that its caller receives."""
+        return OverloadedError(self.problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduler:
+    """The decisions for one queue.
+
+    Args:
+        engine: its sizes, and how long a batch is expected to take.
+        policy: limits and constants.
+    """
+
+    engine: BatchEngine
+    policy: BatchingPolicy
+
+    def decide(
+        self, now_s: float, queue: RequestQueue, in_flight: InFlightBatches, load: Load, *, is_draining: bool = False
+    ) -> Decision:
+        """Return what to do now."""
+        if not queue:
+            return Idle(rows=1)
+        free = self._concurrency(load) - len(in_flight)
+        if free <= 0:
+            if len(in_flight) >= self.engine.max_concurrency:
+                return Idle(rows=math.inf)
+            return WaitUntil(now_s + self.policy.loop_recheck_s, rows=math.inf)
+        is_urgent = is_draining or queue.rows >= self.engine.full_rows or queue.peek().taken > 0
+        if not is_urgent and (wait := self._wait(now_s, queue, in_flight, load)):
+            return wait
+        return self._dispatch(now_s, queue, max_rows=self._max_rows(queue.rows, free))
+
+    def reject(
+        self, request: QueuedRequest, queue: RequestQueue, in_flight: InFlightBatches, load: Load
+    ) -> Rejection | None:
+        """Return why `request`, which arrives now, is rejected; None: it may be pushed into `queue`."""
+        policy, rows = self.policy, len(request.rows)
+        if queue.rows + rows > policy.max_queue_rows:
+            return Rejection("queue_full", f"the queue is full: {queue.rows} of {policy.max_queue_rows} rows wait")
+        if (age_s := queue.age_s(request.queued_s)) > policy.max_queue_age_s:
+            return Rejection("queue_age", f"the queue is too slow: a request has waited for {age_s:.3f} s")
+        if request.deadline_s == math.inf or not (queue or len(in_flight)):
+            return None
+        needed_s = policy.estimate_margin * self._answer_s(request, queue, in_flight, self._concurrency(load))
+        left_s = request.deadline_s - request.queued_s
+        if needed_s > left_s:
+            problem = f"the deadline is in {left_s:.4f} s, and the answer would take up to {needed_s:.4f} s"
+            return Rejection("deadline_too_short", problem)
+        return None
+
+    def start_by_s(self, deadline_s: float, kind: Kind) -> float:
+        """Return the latest time at which a full batch of `kind` can start and still meet a deadline."""
+        if deadline_s == math.inf:
+            return math.inf
+        return deadline_s - self.policy.estimate_margin * self.engine.expected_s(kind, self.engine.full_rows)
+
+    def _concurrency(self, load: Load) -> int:
+        """Most batches that may be in flight now, at least one."""
+        return max(1, self.engine.max_concurrency - (load.event_loop > self.policy.loop_core_load))
+
+    def _max_rows(self, waiting: int, free: int) -> int:
+        """Rows of the next batch: an equal share for each batch that may still be dispatched, if they are full."""
+        share = max(1, waiting // free)
+        power_of_two = 1 << (share.bit_length() - 1)  # the buckets of the engine, so nothing is padded
+        return min(self.engine.max_rows, max(self.engine.full_rows, power_of_two))
+
+    def _wait(self, now_s: float, queue: RequestQueue, in_flight: InFlightBatches, load: Load) -> WaitUntil | None:
+        """Return how long a batch that is not full waits for more rows; None: it does not."""
+        policy, full = self.policy, self.engine.full_rows
+        head = queue.peek()
+        start_by_s = self.start_by_s(min(request.deadline_s for request in queue), head.kind)
+        next_end_s = in_flight.next_end_s
+        near_s = policy.near_end_rows * self.engine.expected_s(Kind.ACT, 1)
+        overdue_s = next_end_s + max(policy.overdue_s, near_s)
+        if next_end_s - near_s <= now_s < overdue_s and start_by_s >= next_end_s:
+            until_s = min(overdue_s, start_by_s)
+        else:
+            could_start_s = max(head.queued_s, in_flight.last_end_s)
+            until_s = min(could_start_s + self._batch_delay_s(load), start_by_s)
+        return WaitUntil(until_s, rows=full) if now_s < until_s else None
+
+    def _batch_delay_s(self, load: Load) -> float:
+        """How long a batch waits for more rows, from the moment that it could start."""
+        policy = self.policy
+        share = (max(load) - policy.delay_from_load) / (policy.full_delay_load - policy.delay_from_load)
+        return policy.max_batch_delay_s * min(1.0, max(0.0, share))
+
+    def _dispatch(self, now_s: float, queue: RequestQueue, *, max_rows: int) -> Dispatch:
+        """Fill a batch of up to `max_rows` from the front of the queue."""
+        takes: list[tuple[QueuedRequest, int]] = []
+        expired: list[QueuedRequest] = []
+        waiting = dict(queue.rows_ahead(0))  # rows of each kind that neither `takes` nor `expired` holds
+        taken = 0
+        for request in queue:
+            if taken >= max_rows:
+                break
+            first = takes[0][0] if takes else request
+            is_alone = not takes and sum(waiting.values()) == request.waiting_rows
+            ahead = taken if request.kind is first.kind else 0
+            batch_rows = ahead + min(max_rows - taken, waiting[request.kind])
+            if request.result.done() or self._is_late(request, now_s, batch_rows, is_alone=is_alone):
+                expired.append(request)
+                waiting[request.kind] -= request.waiting_rows
+                continue
+            room = self._room(request, first, taken, max_rows=max_rows)
+            if room <= 0:
+                break
+            takes.append((request, min(room, request.waiting_rows)))
+            taken += takes[-1][1]
+            waiting[request.kind] -= takes[-1][1]
+        return Dispatch(takes, expired)
+
+    def _is_late(self, request: QueuedRequest, now_s: float, batch_rows: int, *, is_alone: bool) -> bool:
+        """Whether a batch of `batch_rows` that starts now ends after the deadline of `request`."""
+        if request.deadline_s == math.inf:
+            return False
+        # An estimate never fails a request that no other could replace.
+        batch_s = 0.0 if is_alone else self.engine.expected_s(request.kind, batch_rows)
+        return request.deadline_s <= now_s + batch_s
+
+    def _room(self, request: QueuedRequest, first: QueuedRequest, taken: int, *, max_rows: int) -> int:
+        """Rows of `request` that fit into a batch whose first request is `first` and which holds `taken` rows."""
+        if request.kind is not first.kind:
+            return 0
+        # Less urgent rows fill the batch of a more urgent request, but never beyond a full one: that would delay it.
+        limit = max_rows if request.priority == first.priority else min(max_rows, self.engine.full_rows)
+        return limit - taken
+
+    def _answer_s(
+        self, request: QueuedRequest, queue: RequestQueue, in_flight: InFlightBatches, concurrency: int
+    ) -> float:
+        """Estimate the time until `request`, which arrives now, is computed."""
+        engine, rows = self.engine, len(request.rows)
+        if (waiting := queue.rows + rows) <= engine.max_rows and len(in_flight) < concurrency:
+            return engine.expected_s(request.kind, waiting)  # the next batch, which can start now, holds them all
+        ahead_s, own_s = in_flight.remaining_s(request.queued_s), 0.0
+        for kind, ahead in queue.rows_ahead(request.priority).items():
+            total = ahead + rows if kind is request.kind else ahead
+            if not total:
+                continue
+            full = (total - 1) // engine.max_rows  # batches before the last
+            if full:
+                ahead_s += full * engine.expected_s(kind, engine.max_rows)
+            # Requests that arrive later share the last batch; assume as many rows as in the largest one in flight.
+            last_s = engine.expected_s(kind, max(total - full * engine.max_rows, in_flight.largest_rows(kind)))
+            if kind is request.kind:
+                own_s = last_s
+            else:
+                ahead_s += last_s
+        # Enough rows wait to keep all batches in flight, so what is ahead is shared among them.
+        return ahead_s / concurrency + own_s
