@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from kilolayer.v1 import blocks_pb2, policy_pb2
+from kilolayer._internal import blocks_pb2
+from kilolayer.v1 import policy_pb2
 from serving import codec
 from serving.engine import Kind
 from serving.errors import InvalidRequestError
