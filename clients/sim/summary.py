@@ -11,7 +11,7 @@ import rich.table
 from matplotlib.patches import Rectangle as Patch
 
 from clients.sim.fleet import Episode
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def summarise(
     at_goal = float(np.mean([episode.time_at_goal for episode in episodes]))
     p50, p99 = np.percentile([tick.round_trip_s for tick in ticks], [50, 99]) * 1e3 if ticks else (None, None)
     return Summary(
-        environment=env.facts.name,
+        environment=env.spec.name,
         policy=policy,
         version=version,
         robots=robots,
@@ -106,8 +106,8 @@ def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
             panel.scatter(*np.array(goals).T, marker="*", s=70, color=colour, edgecolors="white", zorder=3, label=label)
     starts = _from_above(np.array([episode.path[0] for episode in episodes]))
     panel.scatter(*starts.T, s=12, color="black", zorder=3, label="start")
-    xlabel, ylabel = (*env.facts.goal_names, "")[:2]
-    panel.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", title=f"{env.facts.name}: {len(episodes)} episodes")
+    xlabel, ylabel = (*env.spec.goal_names, "")[:2]
+    panel.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", title=f"{env.spec.name}: {len(episodes)} episodes")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
