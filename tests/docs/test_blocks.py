@@ -65,7 +65,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of a random policy for point_u_maze, as a process, on a free port."""
     root, spec, random = tmp_path_factory.mktemp("policies"), policy_spec(), np.random.default_rng(0)
-    bundle.publish(
+    bundle.write(
         root,
         1000,
         spec=spec,
