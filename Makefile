@@ -20,9 +20,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/pyright
 
-protos: $(READY)  ## the Python stubs, and the descriptors of the Open Inference Protocol, from protos/
-	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=clients/python --pyi_out=clients/python \
-		--grpc_python_out=clients/python protos/kilolayer/v1/*.proto
+protos: $(READY)  ## descriptors and type stubs of every message, from protos/
+	$(BIN)/python scripts/generate_stubs.py
 	$(BIN)/python -m grpc_tools.protoc -I protos/inference --pyi_out=serving/api/open_inference \
 		--descriptor_set_out=serving/api/open_inference/open_inference.binpb protos/inference/*.proto
 

@@ -29,7 +29,7 @@ ROOMS = {
     for room in (
         Room("policy", "policy", ("policy",)),
         Room("training", "training", ("training", "policy")),
-        Room("serving", "serving", ("serving", "policy", "kilolayer.v1")),
+        Room("serving", "serving", ("serving", "policy", "kilolayer.v1", "kilolayer._internal")),
         Room("clients/python/kilolayer", "kilolayer", ("kilolayer",)),
         Room("clients/sim", "clients.sim", ("clients.sim", "kilolayer", "training.envs")),
         Room("deploy", "deploy", ()),

@@ -1,41 +1,84 @@
-"""The committed stubs are those that protos/kilolayer gives; tests/serving holds those of other protocols."""
+"""The committed descriptors and type stubs are those that protos/kilolayer gives, and define what generated code would.
+
+tests/serving holds those of other protocols.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from kilolayer.v1 import policy_pb2, policy_pb2_grpc
+from scripts.generate_stubs import StubError, generate
+
 REPOSITORY = Path(__file__).parents[1]
 COMMITTED = REPOSITORY / "clients/python"
+POLICY = "kilolayer/v1/policy"
 
 
-def generate(folder: Path, protos: Path) -> dict[str, str]:
-    """Write the stubs of every file of ours below `protos` into `folder`; return the texts by relative path."""
-    sources = sorted((protos / "kilolayer").rglob("*.proto"))
-    outputs = (f"--{kind}={folder}" for kind in ("python_out", "pyi_out", "grpc_python_out"))
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(protos), *outputs, *map(str, sources)]
-    subprocess.run(command, check=True)
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*_pb2*.py*")}
+def stubs(folder: Path) -> dict[str, bytes]:
+    """What `make protos` writes below `folder`, by relative path."""
+    paths = [path for pattern in ("*.binpb", "*_pb2*.pyi") for path in folder.rglob(pattern)]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def altered_protos(folder: Path, old: str, new: str) -> Path:
+    source = folder / "protos" / POLICY
+    source.parent.mkdir(parents=True)
+    text = (REPOSITORY / "protos" / POLICY).with_suffix(".proto").read_text()
+    assert old in text
+    source.with_suffix(".proto").write_text(text.replace(old, new))
+    return folder / "protos"
 
 
 def test_the_committed_stubs_are_up_to_date(tmp_path: Path) -> None:
-    generated = generate(tmp_path, REPOSITORY / "protos")
-    committed = {
-        path.relative_to(COMMITTED).as_posix(): path.read_text()
-        for path in COMMITTED.rglob("*_pb2*")
-        if path.suffix in {".py", ".pyi"}
-    }
-    assert "kilolayer/v1/policy_pb2.py" in generated
+    generate(REPOSITORY / "protos", tmp_path)
+    generated, committed = stubs(tmp_path), stubs(COMMITTED)
+    assert sorted(generated) == [
+        "kilolayer/_internal/blocks.binpb",
+        "kilolayer/_internal/blocks_pb2.pyi",
+        f"{POLICY}.binpb",
+        f"{POLICY}_pb2.pyi",
+    ]
     assert committed.keys() == generated.keys(), "run `make protos` and commit what it wrote"
     stale = [name for name, text in generated.items() if committed[name] != text]
     assert not stale, f"{stale} differ from protos/: run `make protos` and commit what it wrote"
 
 
 def test_a_changed_proto_changes_the_stubs(tmp_path: Path) -> None:
-    protos, stubs = tmp_path / "protos", tmp_path / "stubs"
-    source = "kilolayer/v1/policy.proto"
-    (protos / source).parent.mkdir(parents=True)
-    stubs.mkdir()
-    text = (REPOSITORY / "protos" / source).read_text()
-    (protos / source).write_text(text.replace("uint64 sequence = 5;", "uint64 sequence = 5; bool urgent = 100;"))
-    changed = generate(stubs, protos)["kilolayer/v1/policy_pb2.py"]
-    assert changed != (COMMITTED / "kilolayer/v1/policy_pb2.py").read_text()
+    field = "uint64 sequence = 5;"
+    generate(altered_protos(tmp_path, field, f"{field} bool urgent = 100;"), tmp_path)
+    for name in (f"{POLICY}.binpb", f"{POLICY}_pb2.pyi"):
+        assert b"urgent" in (tmp_path / name).read_bytes()
+        assert b"urgent" not in (COMMITTED / name).read_bytes()
+
+
+def test_a_proto_that_does_not_compile_is_reported(tmp_path: Path) -> None:
+    protos = altered_protos(tmp_path, "uint64 sequence = 5;", "uint65 sequence = 5;")
+    with pytest.raises(StubError, match=r"protoc cannot compile .*policy\.proto"):
+        generate(protos, tmp_path)
+
+
+def test_the_stub_and_the_servicer_have_every_method_of_the_service() -> None:
+    methods = [method.name for method in policy_pb2.DESCRIPTOR.services_by_name["Policy"].methods]
+    assert methods == ["Act", "ActStream", "Score", "Describe", "List"]
+    assert [name for name in vars(policy_pb2_grpc.PolicyServicer) if not name.startswith("_")] == methods
+    assert list(policy_pb2_grpc.PolicyStub.__annotations__) == methods
+
+
+@pytest.mark.parametrize("order", ["kilolayer.v1 generated", "generated kilolayer.v1"])
+def test_code_that_a_user_generates_lives_beside_ours(tmp_path: Path, order: str) -> None:
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", "protos", f"--python_out={tmp_path}", f"{POLICY}.proto"]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    (tmp_path / POLICY).parent.rename(tmp_path / "generated")  # in kilolayer/v1 it would hide ours
+    program = "\n".join(f"from {package} import policy_pb2" for package in order.split())
+    path = f"{COMMITTED}:{tmp_path}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nprint(policy_pb2.Failure(code=3, reason='invalid_request'))"],
+        env={"PYTHONPATH": path},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.stdout == 'code: 3\nreason: "invalid_request"\n\n', done.stderr

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from kilolayer.v1.blocks_pb2 import ActRequestBlocks, ActResponseBlocks
+from kilolayer._internal.blocks_pb2 import ActRequestBlocks, ActResponseBlocks
 from kilolayer.v1.policy_pb2 import Failure
 from serving.api import codec
 from serving.api.handlers import Calls, Context, remaining_s

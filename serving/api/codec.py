@@ -1,7 +1,8 @@
 """Bytes of requests to rows for the engine, and results to bytes of replies, without a loop over values or rows.
 
-A request is read as the message whose blocks are bytes (protos/kilolayer/v1/blocks.proto). That is all of it exactly if
-it has the length of what came in; anything else, such as floats sent one by one, is read the slow and general way.
+A request is read as the message whose blocks are bytes (protos/kilolayer/internal/blocks.proto). That is all of it
+exactly if it has the length of what came in; anything else, such as floats sent one by one, is read the slow and
+general way.
 """
 
 import math
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from kilolayer.v1 import blocks_pb2, policy_pb2
+from kilolayer._internal import blocks_pb2
+from kilolayer.v1 import policy_pb2
 from policy.spec import PolicySpec
 from serving.batching.queue import PRIORITIES, InferenceResult
 from serving.engine.engine import Kind, noise_columns

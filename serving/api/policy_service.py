@@ -4,8 +4,8 @@ import dataclasses
 
 import grpc
 
+from kilolayer._internal.blocks_pb2 import ActRequestBlocks, ScoreRequestBlocks, ScoreResponseBlocks
 from kilolayer.v1 import policy_pb2 as pb
-from kilolayer.v1.blocks_pb2 import ActRequestBlocks, ScoreRequestBlocks, ScoreResponseBlocks
 from policy.spec import PolicySpec
 from serving.api import codec
 from serving.api.act_stream import METHOD as ACT_STREAM

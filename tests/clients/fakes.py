@@ -19,7 +19,7 @@ STATE_DIM, GOAL_DIM, ACTION_DIM = 3, 2, 2
 class FakePolicy(policy_pb2_grpc.PolicyServicer):
     """Answers action = 2 * state[:2] - goal and energy = action_0 - goal_0, and whatever `on_...` makes of it.
 
-    `failure` ends every call, and every stream at its next request.
+    `failure` ends every call, and every stream at its next request; `reason` goes with it.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,7 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
         self.scores: list[policy_pb2.ScoreRequest] = []
         self.streams = 0
         self.failure: tuple[grpc.StatusCode, str] | None = None
+        self.reason = ""
         self.on_act: Callable[[policy_pb2.ActResponse], Any] = lambda _: None
         self.on_score: Callable[[policy_pb2.ScoreResponse], Any] = lambda _: None
         self.act_ended = threading.Event()  # answered, or given up by the caller
@@ -113,6 +114,8 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
 
     def _maybe_fail(self, context: grpc.ServicerContext) -> None:
         if self.failure is not None:
+            if self.reason:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", "-1"), ("kilolayer-reason", self.reason)))
             context.abort(*self.failure)
 
 

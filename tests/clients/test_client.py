@@ -76,11 +76,11 @@ def test_policy_and_version_are_asked_for_by_name(address: str, fake: FakePolicy
         (0.5, [0, 0], "state must be one row"),
         ([[[0, 0, 0]]], [0, 0], "state must be one row"),
         ([], [0, 0], "state must be one row"),
-        (np.zeros((0, 3)), [0, 0], r"not of shape \[0, 3\]"),
+        (np.zeros((0, 3)), [0, 0], r"got shape \[0, 3\]"),
         ([0, 0, 0], [], "goal must be one row"),
         ([0, 0, 0], [[0, 0]], r"goal \[1, 2\] does not fit state \[3\]"),
         ([[0, 0, 0]] * 3, [[0, 0]] * 2, r"goal \[2, 2\] does not fit state \[3, 3\]"),
-        ([[0, 0, 0]] * 3, [[0, 0]], "one goal of one axis for all of them"),
+        ([[0, 0, 0]] * 3, [[0, 0]], r"a single goal \[goal_dim\] for all of them"),
         ([[0, 0], [0]], [0, 0], "state must be an array of numbers"),
         (["a", "b", "c"], [0, 0], "state must be an array of numbers"),
         ([1j, 0, 0], [0, 0], "state must be an array of numbers"),
@@ -98,7 +98,7 @@ def test_what_cannot_fit_is_refused_before_sending(
 
 @pytest.mark.parametrize("sequence", [-1, 2**64])
 def test_a_sequence_number_has_64_bits(client: kilolayer.PolicyClient, sequence: int) -> None:
-    with pytest.raises(kilolayer.InvalidRequest, match=f"18446744073709551615, not {sequence}"):
+    with pytest.raises(kilolayer.InvalidRequest, match=f"18446744073709551615, got {sequence}"):
         client.act([0, 0, 0], [0, 0], sequence=sequence)
 
 
@@ -139,16 +139,16 @@ def test_a_seed_and_a_count_ask_for_the_best_draw(
 @pytest.mark.parametrize(
     ("choice", "complaint"),
     [
-        ({"best_of": 16}, "best_of=16 chooses among draws, which need a seed; give seed=0"),
-        ({"seed": 7, "best_of": 0}, "best_of must be a whole number from 1 to 4294967295, not 0"),
-        ({"seed": 7, "best_of": 2**32}, "not 4294967296"),
-        ({"seed": -1}, "seed must be a whole number from 0 to 18446744073709551615, not -1"),
-        ({"seed": 2**64}, "not 18446744073709551616"),
-        ({"seed": 0.5}, "seed must be a whole number .*, not 0.5"),
-        ({"seed": "7"}, "not '7'"),
-        ({"priority": 4}, "priority must be a whole number from 0 to 3, not 4"),
-        ({"priority": -1}, "not -1"),
-        ({"sequence": 1.0}, "sequence must be a whole number .*, not 1.0"),
+        ({"best_of": 16}, "best_of=16 samples actions and requires a seed; pass seed=0"),
+        ({"seed": 7, "best_of": 0}, "best_of must be an integer from 1 to 4294967295, got 0"),
+        ({"seed": 7, "best_of": 2**32}, "got 4294967296"),
+        ({"seed": -1}, "seed must be an integer from 0 to 18446744073709551615, got -1"),
+        ({"seed": 2**64}, "got 18446744073709551616"),
+        ({"seed": 0.5}, "seed must be an integer .*, got 0.5"),
+        ({"seed": "7"}, "got '7'"),
+        ({"priority": 4}, "priority must be an integer from 0 to 3, got 4"),
+        ({"priority": -1}, "got -1"),
+        ({"sequence": 1.0}, "sequence must be an integer .*, got 1.0"),
     ],
 )
 def test_a_choice_that_cannot_be_meant_is_refused_before_sending(
@@ -164,10 +164,10 @@ def test_a_choice_that_cannot_be_meant_is_refused_before_sending(
     ("change", "complaint"),
     [
         ({"sequence": 40}, "answers request 40, not 41"),
-        ({"action": []}, "0 action values cannot be shared among 2 rows"),
-        ({"action": [0.5] * 3}, "3 action values cannot be shared among 2 rows"),
+        ({"action": []}, "0 action values cannot be divided among 2 rows"),
+        ({"action": [0.5] * 3}, "3 action values cannot be divided among 2 rows"),
         ({"action": [0.5, 0.5, 0.5, float("nan")]}, r"must lie in \[-1, 1\]"),
-        ({"action": [0.5, 0.5, 0.5, 1.5]}, "from 0.5 to 1.5"),
+        ({"action": [0.5, 0.5, 0.5, 1.5]}, "got values from 0.5 to 1.5"),
     ],
 )
 def test_a_reply_that_does_not_answer_the_request_is_refused(

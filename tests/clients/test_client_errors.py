@@ -1,9 +1,11 @@
 """What the Python client raises, and when."""
 
 import functools
+import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,7 +13,10 @@ import numpy as np
 import pytest
 
 import kilolayer
+from kilolayer._internal import reasons
 from tests.clients.fakes import FakePolicy
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,7 @@ def test_each_status_has_its_exception_and_is_never_retried(
         assert type(failure.value) is kind
         assert isinstance(failure.value, parent)
         assert failure.value.status == code
+        assert failure.value.reason == ""
         assert code in str(failure.value)
         assert advice in str(failure.value)
     assert len(fake.acts) == len(fake.scores) == 1
@@ -62,10 +68,49 @@ def test_every_status_is_covered_above() -> None:
     assert {case[0] for case in marks[0].args[1]} == {code.name for code in grpc.StatusCode} - {"OK"}
 
 
-def test_a_message_over_the_limit_is_the_request_s_fault_not_overload(client: kilolayer.PolicyClient) -> None:
-    with pytest.raises(kilolayer.InvalidRequest, match="fewer rows") as refusal:
-        client.act(np.zeros((500_000, 3)), [0, 0])  # 6 MB, over gRPC's limit of 4 MiB
+def test_the_reason_of_the_server_is_part_of_the_exception(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    fake.failure, fake.reason = (grpc.StatusCode.RESOURCE_EXHAUSTED, "any text"), "deadline_too_short"
+    calls: list[Callable[[], Any]] = [
+        lambda: client.act([0, 0, 0], [0, 0]),
+        lambda: client.stream().act([0, 0, 0], [0, 0]),
+        client.describe,
+    ]
+    for call in calls:
+        with pytest.raises(kilolayer.Overloaded) as failure:
+            call()
+        assert failure.value.reason == "deadline_too_short"
+
+
+def test_the_reasons_are_those_that_the_contract_lists() -> None:
+    contract = (REPOSITORY / "protos/kilolayer/v1/policy.proto").read_text()
+    documented = re.findall(r"^// ([a-z_]+) +([A-Z_]+)  +\w", contract, re.MULTILINE)
+    names = {name: value for name, value in vars(reasons).items() if name.isupper() and name != "METADATA_KEY"}
+    assert [reason for reason, _ in documented] == list(names.values())
+    assert {reason.upper() for reason, _ in documented} == names.keys()
+    assert {code for _, code in documented} <= {code.name for code in grpc.StatusCode}
+    assert f"`{reasons.METADATA_KEY}`" in contract
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason", "kind"),
+    [
+        (500_000, "", kilolayer.InvalidRequest),  # 6 MB, over gRPC's limit of 4 MiB: gRPC itself rejects it
+        (6_000, "", kilolayer.InvalidRequest),
+        (6_000, "queue_full", kilolayer.Overloaded),
+        (1, "", kilolayer.Overloaded),  # no server rejects a message of 24 bytes for its size
+    ],
+)
+def test_a_message_over_the_limit_is_an_invalid_request_not_overload(
+    client: kilolayer.PolicyClient, fake: FakePolicy, *, rows: int, reason: str, kind: type[kilolayer.KilolayerError]
+) -> None:
+    fake.failure, fake.reason = (grpc.StatusCode.RESOURCE_EXHAUSTED, "any text"), reason
+    with pytest.raises(kilolayer.KilolayerError) as refusal:
+        client.act(np.zeros((rows, 3)), [0, 0])
+    assert type(refusal.value) is kind
     assert refusal.value.status == "RESOURCE_EXHAUSTED"
+    assert refusal.value.reason == reason
+    assert ("Send fewer rows in one call" in str(refusal.value)) == (kind is kilolayer.InvalidRequest)
+    assert len(fake.acts) == (rows < 500_000)
 
 
 @pytest.mark.parametrize("own_limit", [True, False])

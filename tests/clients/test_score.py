@@ -49,7 +49,7 @@ def test_policy_and_version_are_asked_for_by_name(address: str, fake: FakePolicy
 @pytest.mark.parametrize(
     ("state", "action", "goal", "complaint"),
     [
-        ([0, 0, 0], [[0, 0]], [0, 0], r"action \[1, 2\] does not fit state \[3\]; give one action per state"),
+        ([0, 0, 0], [[0, 0]], [0, 0], r"action \[1, 2\] does not fit state \[3\]; pass one action per state"),
         ([[0, 0, 0]] * 3, [0, 0], [0, 0], r"action \[2\] does not fit state \[3, 3\]"),
         ([[0, 0, 0]] * 3, [[0, 0]] * 2, [0, 0], r"action \[2, 2\] does not fit state \[3, 3\]"),
         ([0, 0, 0], [], [0, 0], "action must be one row"),
@@ -69,9 +69,9 @@ def test_what_cannot_fit_is_refused_before_sending(
     ("change", "complaint"),
     [
         ({"sequence": 40}, "answers request 40, not 41"),
-        ({"energy": []}, "2 rows have 2 energies, not 0"),
-        ({"energy": [0.5] * 4}, "2 rows have 2 energies, not 4"),
-        ({"energy": [0.5, float("nan")]}, r"must be finite, but row 1 \(the first is 0\) is not"),
+        ({"energy": []}, "2 rows need 2 energies, got 0"),
+        ({"energy": [0.5] * 4}, "2 rows need 2 energies, got 4"),
+        ({"energy": [0.5, float("nan")]}, "must be finite, got NaN or infinity in row 1, counted from 0"),
         ({"energy": [float("-inf"), 0.5]}, "row 0"),
     ],
 )

@@ -35,6 +35,7 @@ def fail_with(code: grpc.StatusCode) -> Callable[[policy_pb2.ActResponse], None]
     def fail(reply: policy_pb2.ActResponse) -> None:
         reply.ClearField("action")
         reply.failure.code, reply.failure.message = code.value[0], "the reason of the server"
+        reply.failure.reason = "the_reason"
 
     return fail
 
@@ -80,7 +81,7 @@ def test_a_late_reply_is_dropped_and_the_next_call_gets_its_own(
     stream: kilolayer.PolicyStream, fake: FakePolicy, release: threading.Event
 ) -> None:
     start_s = time.monotonic()
-    with pytest.raises(kilolayer.DeadlineExceeded, match=r"ActStream at .* within 0\.2 s failed .*no answer in time"):
+    with pytest.raises(kilolayer.DeadlineExceeded, match=r"ActStream at .* within 0\.2 s failed .*no reply in time"):
         stream.act([0.5, 0.5, 0], [0, 0], timeout_s=0.2)
     assert 0.19 < time.monotonic() - start_s < 0.7
     late = stream.send([0.25, 0.25, 0], [0, 0], timeout_s=0.1)
@@ -109,7 +110,7 @@ def test_many_requests_are_under_way_and_each_receives_its_own(
     start_s = time.monotonic()
     refused = stream.send([0, 0, 0], [0, 0], timeout_s=0.2)
     assert 0.19 < time.monotonic() - start_s < 0.7
-    with pytest.raises(kilolayer.DeadlineExceeded, match="not sent, 64 requests of the stream wait for answers"):
+    with pytest.raises(kilolayer.DeadlineExceeded, match="not sent, 64 requests of the stream wait for replies"):
         refused.receive()
     threading.Timer(0.1, release.set).start()
     one_more = stream.send([0.25, 0, 0], [0, 0], timeout_s=5)  # waits for room
@@ -139,6 +140,7 @@ def test_a_failure_in_the_stream_does_not_end_it(
         stream.act([0.5, 0, 0], [0, 0])
     assert type(failure.value) is kind
     assert failure.value.status == code.name
+    assert failure.value.reason == "the_reason"
     fake.on_act = lambda _: None
     assert stream.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
     assert fake.streams == 1
@@ -183,7 +185,7 @@ def test_a_reply_that_nobody_waits_for_ends_the_stream(stream: kilolayer.PolicyS
         reply.sequence += 40
 
     fake.on_act = alter
-    with pytest.raises(kilolayer.BadReply, match="answers request 41, which does not wait"):
+    with pytest.raises(kilolayer.BadReply, match="answers request 41, which is not pending"):
         stream.act([0, 0, 0], [0, 0])
     fake.on_act = lambda _: None
     assert stream.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
@@ -284,15 +286,18 @@ def test_closing_a_stream_leaves_its_client_open(client: kilolayer.PolicyClient)
 
 
 def test_a_closed_stream_leaves_no_thread(client: kilolayer.PolicyClient) -> None:
+    def threads() -> set[threading.Thread]:  # without those of the server
+        return {thread for thread in threading.enumerate() if not thread.name.startswith("ThreadPoolExecutor")}
+
     client.act([0, 0, 0], [0, 0])
-    before = threading.active_count()
+    before = threads()
     with client.stream() as stream:
         stream.act([0, 0, 0], [0, 0])
-        assert threading.active_count() > before
-    until_s = time.monotonic() + 5
-    while threading.active_count() > before:
-        assert time.monotonic() < until_s, threading.enumerate()
-        time.sleep(0.01)
+        started = threads() - before
+        assert len(started) >= 2
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_threads_share_a_stream_and_each_gets_its_own_answers(stream: kilolayer.PolicyStream, fake: FakePolicy) -> None:

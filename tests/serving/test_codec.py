@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from kilolayer.v1 import blocks_pb2, policy_pb2
+from kilolayer._internal import blocks_pb2
+from kilolayer.v1 import policy_pb2
 from serving.api import codec
 from serving.batching.queue import InferenceResult
 from serving.engine.engine import Kind

@@ -1,7 +1,9 @@
 """A light client for goal-reaching policies served by Kilolayer: numpy in, actions out, a deadline on every call."""
 
-from kilolayer.aio import AsyncPolicyClient
-from kilolayer.client import PolicyClient
+from kilolayer._async_client import AsyncPolicyClient
+from kilolayer._client import PolicyClient
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer._stream import PendingAction, PolicyStream
 from kilolayer.errors import (
     AccessDenied,
     BadReply,
@@ -16,8 +18,6 @@ from kilolayer.errors import (
     ServerFailure,
     Unavailable,
 )
-from kilolayer.replies import Action, PolicyDescription, PolicyListing, Score
-from kilolayer.stream import PendingAction, PolicyStream
 
 __all__ = [
     "AccessDenied",

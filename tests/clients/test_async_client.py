@@ -100,7 +100,7 @@ def test_each_status_has_its_exception(
 def test_what_cannot_fit_is_refused_before_sending(address: str, fake: FakePolicy) -> None:
     async def test() -> None:
         async with Client(address) as client:
-            with pytest.raises(kilolayer.InvalidRequest, match="Not sent: best_of=8 chooses among draws"):
+            with pytest.raises(kilolayer.InvalidRequest, match="Not sent: best_of=8 samples actions"):
                 await client.act([0, 0, 0], [0, 0], best_of=8)
             with pytest.raises(ValueError, match="timeout_s must be a positive number"):
                 await client.act([0, 0, 0], [0, 0], timeout_s=0)

@@ -1,4 +1,6 @@
-"""What a server answers, as frozen dataclasses."""
+"""Responses of a server, as frozen dataclasses."""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import Any
@@ -6,34 +8,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kilolayer._codec import Axes, decode_action, decode_energy
 from kilolayer.v1 import policy_pb2
-from kilolayer.wire import Axes, decode_action, decode_energy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Action:
-    """The answer to one `act`."""
+    """The response to one `act`."""
 
     action: NDArray[np.float32]  # [action_dim] for one state, [rows, action_dim] for a block; each in [-1, 1]
     policy: str  # the policy that answered
     version: str  # the version that answered
     sequence: int  # the number that the request carried
-    queue_us: int  # microseconds that the request waited in the server
-    compute_us: int  # microseconds that the server computed: the whole batch, or all that the request was split into
-    batch_rows: int  # rows that the server computed together, this request's among them
-    round_trip_s: float  # seconds between sending and receiving, by this machine's monotonic clock
+    queue_us: int  # microseconds that the request waited in the server's queue
+    compute_us: int  # microseconds of computation: of the batch, or of all batches if the request was split
+    batch_rows: int  # rows computed together, including those of this request
+    round_trip_s: float  # seconds from sending to receiving, on this machine's monotonic clock
 
     @classmethod
     def from_proto(
         cls, reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes, round_trip_s: float
-    ) -> "Action":
-        """The action in `reply` to the request numbered `sequence`. Raises as `decode_action`."""
-        return cls(action=decode_action(reply, sequence, leading_axes=leading_axes), **_about(reply, round_trip_s))
+    ) -> Action:
+        """Return the action in the reply to the request numbered `sequence`. Raises as `decode_action`."""
+        return cls(
+            action=decode_action(reply, sequence, leading_axes=leading_axes), **_shared_fields(reply, round_trip_s)
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
-    """The answer to one `score`. The fields that `Action` has too mean the same."""
+    """The response to one `score`. Fields without a comment are as in `Action`."""
 
     energy: NDArray[np.float32]  # [] for one state, [rows] for a block; higher: the goal is nearer
     policy: str
@@ -47,23 +51,25 @@ class Score:
     @classmethod
     def from_proto(
         cls, reply: policy_pb2.ScoreResponse, sequence: int, *, leading_axes: Axes, round_trip_s: float
-    ) -> "Score":
-        """The energy in `reply` to the request numbered `sequence`. Raises as `decode_energy`."""
-        return cls(energy=decode_energy(reply, sequence, leading_axes=leading_axes), **_about(reply, round_trip_s))
+    ) -> Score:
+        """Return the energy in the reply to the request numbered `sequence`. Raises as `decode_energy`."""
+        return cls(
+            energy=decode_energy(reply, sequence, leading_axes=leading_axes), **_shared_fields(reply, round_trip_s)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyDescription:
-    """What one version of a policy expects and promises. Names carry their unit in brackets: `"x [m]"`."""
+    """The sizes, names and limits of one version of a policy. A name has its unit in brackets: `"x [m]"`."""
 
     name: str
     version: str  # training step, in decimal
     environment: str  # environment it was trained on
-    state_names: tuple[str, ...]  # state_dim of them
-    goal_names: tuple[str, ...]  # goal_dim of them
-    action_names: tuple[str, ...]  # action_dim of them
-    action_low: tuple[float, ...]  # what -1 stands for, in the unit of action_names
-    action_high: tuple[float, ...]  # what +1 stands for
+    state_names: tuple[str, ...]  # [state_dim]
+    goal_names: tuple[str, ...]  # [goal_dim]
+    action_names: tuple[str, ...]  # [action_dim]
+    action_low: tuple[float, ...]  # [action_dim] the value that -1 stands for, in the unit of action_names
+    action_high: tuple[float, ...]  # [action_dim] the value that +1 stands for
     control_period_s: float  # seconds between two actions in training
     success_radius: float  # distance to the goal that counts as reached, in the unit of goal_names
     actor_depth: int
@@ -71,31 +77,31 @@ class PolicyDescription:
     critic_depth: int
     critic_width: int
     representation_dim: int
-    energy: str  # what `score` gives: l2, l2_squared, dot or cosine of two encodings
+    energy: str  # how `score` compares two encodings: l2, l2_squared, dot or cosine
     activation: str
     layer_norm: bool
     residual: bool
-    manifest_sha256: str  # equal digests are equal policies
-    max_rows: int  # the most rows that one `act` may hold
+    manifest_sha256: str  # hex digest; equal digests mean equal policies
+    max_rows: int  # maximum rows of one `act`
 
     @property
     def state_dim(self) -> int:
-        """Values in one state."""
+        """Number of values in one state."""
         return len(self.state_names)
 
     @property
     def goal_dim(self) -> int:
-        """Values in one goal."""
+        """Number of values in one goal."""
         return len(self.goal_names)
 
     @property
     def action_dim(self) -> int:
-        """Values in one action."""
+        """Number of values in one action."""
         return len(self.action_names)
 
     @classmethod
-    def from_proto(cls, reply: policy_pb2.DescribeResponse) -> "PolicyDescription":
-        """The description in `reply`."""
+    def from_proto(cls, reply: policy_pb2.DescribeResponse) -> PolicyDescription:
+        """Return the description in `reply`."""
         spec = reply.spec
         return cls(
             name=spec.name,
@@ -124,16 +130,16 @@ class PolicyDescription:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyListing:
-    """One policy on offer."""
+    """One policy of a server."""
 
     policy: str
     versions: tuple[str, ...]  # versions that `act` accepts, oldest first
-    live_version: str  # what an empty version means
-    is_default: bool  # what an empty policy means
+    live_version: str  # the version that an empty version means
+    is_default: bool  # whether an empty policy means this one
 
     @classmethod
-    def from_proto(cls, entry: policy_pb2.PolicyEntry) -> "PolicyListing":
-        """The listing in `entry`."""
+    def from_proto(cls, entry: policy_pb2.PolicyEntry) -> PolicyListing:
+        """Return the listing in `entry`."""
         return cls(
             policy=entry.policy,
             versions=tuple(entry.versions),
@@ -142,8 +148,8 @@ class PolicyListing:
         )
 
 
-def _about(reply: policy_pb2.ActResponse | policy_pb2.ScoreResponse, round_trip_s: float) -> dict[str, Any]:
-    """What every answer says besides its results, as fields of `Action` and `Score`."""
+def _shared_fields(reply: policy_pb2.ActResponse | policy_pb2.ScoreResponse, round_trip_s: float) -> dict[str, Any]:
+    """Return the fields that `Action` and `Score` share."""
     return {
         "policy": reply.policy,
         "version": reply.version,

@@ -1,0 +1,131 @@
+"""AsyncPolicyClient: `PolicyClient` for programs that run on asyncio.
+
+Any number of tasks of one event loop may share a client. Cancelling a task that awaits a call cancels the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from numpy.typing import ArrayLike
+
+from kilolayer._channel import CHANNEL_OPTIONS, READY_POLL_S, Endpoint, unary_methods
+from kilolayer._requests import Request, RequestFactory, Response
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class AsyncPolicyClient:
+    """A client with the arguments and methods of `PolicyClient`, without `stream`. Make it in its event loop.
+
+    Close it when done, or use it in an `async with` statement.
+    """
+
+    def __init__(self, address: str, *, policy: str = "", version: str | int = "", timeout_s: float = 1.0) -> None:
+        self._endpoint = Endpoint(address, timeout_s=timeout_s)
+        self._requests = RequestFactory(policy, version)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._methods = unary_methods(self._channel)
+
+    async def act(
+        self,
+        state: ArrayLike,
+        goal: ArrayLike,
+        *,
+        seed: int | None = None,
+        best_of: int | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        sequence: int | None = None,
+    ) -> Action:
+        """As `PolicyClient.act`."""
+        request = self._requests.act(state, goal, seed=seed, best_of=best_of, priority=priority, sequence=sequence)
+        return await self._call(request, timeout_s)
+
+    async def score(
+        self,
+        state: ArrayLike,
+        action: ArrayLike,
+        *,
+        goal: ArrayLike,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        sequence: int | None = None,
+    ) -> Score:
+        """As `PolicyClient.score`."""
+        request = self._requests.score(state, action, goal=goal, priority=priority, sequence=sequence)
+        return await self._call(request, timeout_s)
+
+    async def describe(self, *, timeout_s: float | None = None) -> PolicyDescription:
+        """As `PolicyClient.describe`."""
+        return await self._call(self._requests.describe(), timeout_s)
+
+    async def list_policies(self, *, timeout_s: float | None = None) -> tuple[PolicyListing, ...]:
+        """As `PolicyClient.list_policies`."""
+        return await self._call(self._requests.list_policies(), timeout_s)
+
+    async def wait_until_ready(self, timeout_s: float) -> PolicyDescription:
+        """As `PolicyClient.wait_until_ready`."""
+        deadline_s = time.monotonic() + self._endpoint.timeout_s(timeout_s)
+        last_error: KilolayerError | None = None
+        while (remaining_s := deadline_s - time.monotonic()) > 0:
+            try:
+                return await self._call(self._requests.describe(), remaining_s, wait_for_connection=True)
+            except (Unavailable, DeadlineExceeded) as error:
+                last_error = error
+            await asyncio.sleep(min(READY_POLL_S, max(0.0, deadline_s - time.monotonic())))
+        raise self._endpoint.not_ready(timeout_s) from last_error
+
+    async def close(self) -> None:
+        """As `PolicyClient.close`."""
+        self._endpoint.closed.set()
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(
+        self, request: Request[Response], timeout_s: float | None, *, wait_for_connection: bool = False
+    ) -> Response:
+        """As `PolicyClient._call`."""
+        endpoint, method = self._endpoint, request.method
+        limit_s = endpoint.timeout_s(timeout_s)
+        endpoint.require_open(method)
+        sent_s = time.perf_counter()
+        call = self._methods[method](request.message, timeout=limit_s, wait_for_ready=wait_for_connection)
+        await _done(call)
+        if call.cancelled() and endpoint.closed.is_set():
+            raise endpoint.client_closed(method)
+        try:
+            reply = await call
+        except grpc.RpcError as error:
+            raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
+        return request.read(reply, time.perf_counter() - sent_s)
+
+
+async def _done(call: Any) -> None:
+    """Wait until `call` is done; cancel it if the current task is cancelled.
+
+    Awaiting the call itself raises CancelledError in both cases: if the task was cancelled, and if closing the channel
+    ended the call. Before Python 3.11 a task cannot tell which.
+    """
+    done = asyncio.get_running_loop().create_future()
+    call.add_done_callback(lambda _: done.done() or done.set_result(None))
+    try:
+        await done
+    except asyncio.CancelledError:
+        call.cancel()
+        raise

@@ -1,0 +1,176 @@
+"""PolicyClient: the policies of one server as methods, for a control loop or a script.
+
+Any number of threads may share a client. Every call has its own deadline. No request is sent twice, because an action
+for an old observation is useless: a call that fails raises immediately, and the caller sends its next observation. The
+client keeps the connection up. It reconnects to a restarted server within about 1 s, and replaces a connection that
+went silent within about 5 s.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import grpc
+from numpy.typing import ArrayLike
+
+from kilolayer._channel import CHANNEL_OPTIONS, READY_POLL_S, Endpoint, stream_method, unary_methods
+from kilolayer._requests import Request, RequestFactory, Response
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer._stream import PolicyStream
+from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class PolicyClient:
+    """A client for one policy of the server at `address`.
+
+    It sends nothing before the first call. Close it when done, or use it in a `with` statement. To use two policies of
+    one server, make two clients.
+
+    Args:
+        address: `"host:port"`, or another gRPC target such as `"dns:///host:port"` or `"unix:/path"`.
+        policy: name of the policy, one of `list_policies()`; empty means the server's default.
+        version: a training step, as a number or in decimal; empty means the version that is live at each call.
+        timeout_s: timeout in seconds of a call that has none of its own.
+
+    Raises:
+        ValueError: the address has no port, or the timeout is not a positive number.
+    """
+
+    def __init__(self, address: str, *, policy: str = "", version: str | int = "", timeout_s: float = 1.0) -> None:
+        self._endpoint = Endpoint(address, timeout_s=timeout_s)
+        self._requests = RequestFactory(policy, version)
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._methods = unary_methods(self._channel)
+        self._act_stream = stream_method(self._channel)
+
+    def act(
+        self,
+        state: ArrayLike,
+        goal: ArrayLike,
+        *,
+        seed: int | None = None,
+        best_of: int | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        sequence: int | None = None,
+    ) -> Action:
+        """Return the action in `state` towards `goal`. The request is never sent twice.
+
+        Without a seed it is the policy's deterministic action, which is the one to control a robot with.
+
+        Args:
+            state: [state_dim], or [rows, state_dim] for a block of rows answered together.
+            goal: [goal_dim] for every row, or [rows, goal_dim].
+            seed: sample the action from the policy's distribution; 0 to 2**64 - 1. Equal seeds give equal noise, so
+                use a new seed each tick to explore. The rows of a block are sampled independently.
+            best_of: sample this many actions, at least 1, and return the one with the highest energy by the critic.
+                Requires a seed.
+            priority: 0 to 3; the server computes calls of higher priority first.
+            timeout_s: seconds until DeadlineExceeded; None means the client's timeout.
+            sequence: the caller's number for this tick, 0 to 2**64 - 1; None means the client's count of calls.
+
+        Raises:
+            InvalidRequest: the arrays do not fit each other or the policy, a number is out of range, or `best_of` has
+                no seed.
+            PolicyNotFound: the server does not have this client's policy or version.
+            Overloaded: the server rejected the call because of its load.
+            Unavailable: no server listens at the address (raised immediately), or it is starting or draining.
+            DeadlineExceeded: no reply in time, or the host of the address cannot be reached.
+            KilolayerError: any other exception in `kilolayer.errors`.
+            ValueError: the timeout is not a positive number.
+        """
+        request = self._requests.act(state, goal, seed=seed, best_of=best_of, priority=priority, sequence=sequence)
+        return self._call(request, timeout_s)
+
+    def score(
+        self,
+        state: ArrayLike,
+        action: ArrayLike,
+        *,
+        goal: ArrayLike,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        sequence: int | None = None,
+    ) -> Score:
+        """Return the critic's energy: how near `goal` is after `action` in `state`. Raises as `act`.
+
+        Args:
+            state: [state_dim], or [rows, state_dim].
+            action: [action_dim] or [rows, action_dim], one per state, each value in [-1, 1].
+            goal: [goal_dim] for every row, or [rows, goal_dim].
+            priority: as for `act`.
+            timeout_s: as for `act`.
+            sequence: as for `act`.
+        """
+        request = self._requests.score(state, action, goal=goal, priority=priority, sequence=sequence)
+        return self._call(request, timeout_s)
+
+    def stream(self) -> PolicyStream:
+        """Return a stream for a control loop: `act` over one open gRPC stream. Its first call opens it."""
+        return PolicyStream(self._act_stream, self._endpoint, requests=self._requests)
+
+    def describe(self, *, timeout_s: float | None = None) -> PolicyDescription:
+        """Return the sizes, names and limits of this client's policy. Raises as `act`."""
+        return self._call(self._requests.describe(), timeout_s)
+
+    def list_policies(self, *, timeout_s: float | None = None) -> tuple[PolicyListing, ...]:
+        """Return the policies that the server has, sorted by name. Raises as `act`."""
+        return self._call(self._requests.list_policies(), timeout_s)
+
+    def wait_until_ready(self, timeout_s: float) -> PolicyDescription:
+        """Wait until the server is ready, and return the description of this client's policy.
+
+        Raises:
+            DeadlineExceeded: the server was not ready within `timeout_s` seconds.
+            PolicyNotFound: the server is ready and does not have the policy.
+            KilolayerError: any other exception in `kilolayer.errors` except Unavailable.
+            ValueError: the timeout is not a positive number.
+        """
+        deadline_s = time.monotonic() + self._endpoint.timeout_s(timeout_s)
+        last_error: KilolayerError | None = None
+        while (remaining_s := deadline_s - time.monotonic()) > 0:
+            try:
+                return self._call(self._requests.describe(), remaining_s, wait_for_connection=True)
+            except (Unavailable, DeadlineExceeded) as error:
+                last_error = error
+            self._endpoint.closed.wait(min(READY_POLL_S, max(0.0, deadline_s - time.monotonic())))
+        raise self._endpoint.not_ready(timeout_s) from last_error
+
+    def close(self) -> None:
+        """Close the connection and its streams. Pending and later calls raise ClientClosed.
+
+        Closing twice has no effect.
+        """
+        self._endpoint.closed.set()
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(
+        self, request: Request[Response], timeout_s: float | None, *, wait_for_connection: bool = False
+    ) -> Response:
+        """Send `request` and return its response. A refused connection fails, unless `wait_for_connection`."""
+        endpoint, method = self._endpoint, request.method
+        limit_s = endpoint.timeout_s(timeout_s)
+        endpoint.require_open(method)
+        sent_s = time.perf_counter()
+        try:
+            reply = self._methods[method](request.message, timeout=limit_s, wait_for_ready=wait_for_connection)
+        except grpc.RpcError as error:
+            raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
+        except ValueError as error:  # what gRPC raises if another thread has just closed the channel
+            if endpoint.closed.is_set():
+                raise endpoint.client_closed(method) from error
+            raise
+        return request.read(reply, time.perf_counter() - sent_s)

@@ -1,0 +1,189 @@
+"""Arrays to the bytes of requests, and replies to arrays, without a Python loop over their values.
+
+A packed `repeated float` has the same bytes as a little-endian float32 array. A request is therefore written as a
+message of protos/kilolayer/internal/blocks.proto, whose blocks are `bytes` fields: 2 us for 64 rows of 30 values,
+compared with 70 us for `extend`. A reply is read as a message of policy.proto, because a server may use any legal
+encoding.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kilolayer._internal import blocks_pb2
+from kilolayer.errors import BadReply, InvalidRequest
+from kilolayer.v1 import policy_pb2
+
+_MAX_UINT64 = 2**64 - 1
+_MAX_UINT32 = 2**32 - 1
+_MAX_PRIORITY = 3
+_ROUNDING = 1e-6  # tolerance around [-1, 1]: a few units in the last place of a float32
+
+Axes = tuple[int, ...]  # the axes that a response shares with its states: () for one state, (rows,) for a block
+
+
+def encode_act(
+    state: ArrayLike,
+    goal: ArrayLike,
+    *,
+    policy: str,
+    version: str,
+    sequence: int,
+    seed: int | None = None,
+    best_of: int | None = None,
+    priority: int = 0,
+    timeout_us: int = 0,
+) -> tuple[blocks_pb2.ActRequestBlocks, Axes]:
+    """Return the request for `state: [S]` or `[rows, S]` and `goal: [G]` or `[rows, G]`, and its action's leading axes.
+
+    Raises:
+        InvalidRequest: an array is not numeric, is empty, or has more than two axes; the number of goals is neither one
+            nor that of the states; a number is out of range; or `best_of` has no seed.
+    """
+    states, goals = _states_and_goals(state, goal)
+    request = blocks_pb2.ActRequestBlocks(
+        policy=policy,
+        version=version,
+        state=states.tobytes(),
+        goal=goals.tobytes(),
+        sequence=_integer("sequence", sequence, most=_MAX_UINT64),
+        rows=_rows(states),
+        priority=_integer("priority", priority, most=_MAX_PRIORITY),
+        timeout_us=timeout_us,
+    )
+    if seed is not None:
+        request.seed = _integer("seed", seed, most=_MAX_UINT64)
+        request.mode = policy_pb2.ACT_MODE_STOCHASTIC
+    if best_of is not None:
+        if seed is None:
+            raise _invalid(
+                f"best_of={best_of} samples actions and requires a seed; pass seed=0, or a new one each tick"
+            )
+        request.candidates = _integer("best_of", best_of, least=1, most=_MAX_UINT32)
+        request.mode = policy_pb2.ACT_MODE_BEST_OF
+    return request, states.shape[:-1]
+
+
+def encode_score(
+    state: ArrayLike,
+    action: ArrayLike,
+    *,
+    goal: ArrayLike,
+    policy: str,
+    version: str,
+    sequence: int,
+    priority: int = 0,
+) -> tuple[blocks_pb2.ScoreRequestBlocks, Axes]:
+    """Return the request for `state` and `goal` as in `encode_act` and one `action: [A]` per state.
+
+    The second value is the leading axes of the energy.
+
+    Raises:
+        InvalidRequest: as `encode_act`, or the number of actions is not that of the states.
+    """
+    states, goals = _states_and_goals(state, goal)
+    actions = _block("action", action)
+    if actions.shape[:-1] != states.shape[:-1]:
+        raise _invalid(
+            f"action {list(actions.shape)} does not fit state {list(states.shape)}; pass one action per state"
+        )
+    request = blocks_pb2.ScoreRequestBlocks(
+        policy=policy,
+        version=version,
+        state=states.tobytes(),
+        action=actions.tobytes(),
+        goal=goals.tobytes(),
+        sequence=_integer("sequence", sequence, most=_MAX_UINT64),
+        rows=_rows(states),
+        priority=_integer("priority", priority, most=_MAX_PRIORITY),
+    )
+    return request, states.shape[:-1]
+
+
+def decode_action(reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes) -> NDArray[np.float32]:
+    """Return the action [*leading_axes, action_dim] in the reply to the request numbered `sequence`.
+
+    Raises:
+        BadReply: `reply` belongs to another request, lacks the action of a row, or holds a value outside [-1, 1].
+    """
+    _check_sequence(reply.sequence, sequence)
+    rows = leading_axes[0] if leading_axes else 1
+    action = np.fromiter(reply.action, np.float32, count=len(reply.action))  # 3 times as fast as np.array
+    if not action.size or action.size % rows:
+        raise _bad(f"{action.size} action values cannot be divided among {rows} rows")
+    if not np.abs(action).max() <= 1 + _ROUNDING:  # `not <=` instead of `>`: NaN must fail too
+        raise _bad(f"an action must lie in [-1, 1], got values from {action.min()} to {action.max()}")
+    return action.reshape(*leading_axes, -1)
+
+
+def decode_energy(reply: policy_pb2.ScoreResponse, sequence: int, *, leading_axes: Axes) -> NDArray[np.float32]:
+    """Return the energy [*leading_axes] in the reply to the request numbered `sequence`.
+
+    Raises:
+        BadReply: `reply` belongs to another request, or does not hold one finite energy per row.
+    """
+    _check_sequence(reply.sequence, sequence)
+    rows = leading_axes[0] if leading_axes else 1
+    energy = np.fromiter(reply.energy, np.float32, count=len(reply.energy))
+    if energy.size != rows:
+        raise _bad(f"{rows} rows need {rows} energies, got {energy.size}")
+    finite = np.isfinite(energy)
+    if not finite.all():
+        raise _bad(f"an energy must be finite, got NaN or infinity in row {int(np.argmin(finite))}, counted from 0")
+    return energy.reshape(leading_axes)
+
+
+def _states_and_goals(state: ArrayLike, goal: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    states, goals = _block("state", state), _block("goal", goal)
+    if goals.ndim > states.ndim or (goals.ndim == 2 and len(goals) != len(states)):
+        raise _invalid(
+            f"goal {list(goals.shape)} does not fit state {list(states.shape)}; "
+            "pass one goal per state, or a single goal [goal_dim] for all of them"
+        )
+    return states, goals
+
+
+def _rows(states: NDArray[np.float32]) -> int:
+    """Return the number of rows. It is sent too, so that states of the wrong width cannot pass as fewer rows."""
+    return len(states) if states.ndim == 2 else 1
+
+
+def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
+    """Return `values` as a contiguous little-endian float32 array of one or two axes, not empty."""
+    try:
+        with np.errstate(over="ignore"):  # too large values become infinite; the server reports their row
+            block = np.asarray(values).astype("<f4", order="C", casting="same_kind", copy=False)
+    except (TypeError, ValueError) as error:
+        raise _invalid(f"{name} must be an array of numbers: {error}") from error
+    if block.ndim not in (1, 2) or not block.size:
+        raise _invalid(
+            f"{name} must be one row [{name}_dim] or a block [rows, {name}_dim], got shape {list(block.shape)}"
+        )
+    return block
+
+
+def _integer(name: str, value: int, *, most: int, least: int = 0) -> int:
+    """Return `value`, an int or a numpy integer, as an int in [least, most]."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most:
+        raise _invalid(f"{name} must be an integer from {least} to {most}, got {value!r}")
+    return number
+
+
+def _check_sequence(replied: int, sent: int) -> None:
+    if replied != sent:
+        raise _bad(f"it answers request {replied}, not {sent}")
+
+
+def _invalid(problem: str) -> InvalidRequest:
+    return InvalidRequest(f"Not sent: {problem}.", status="INVALID_ARGUMENT")
+
+
+def _bad(problem: str) -> BadReply:
+    return BadReply(f"Reply rejected: {problem}.", status="DATA_LOSS")

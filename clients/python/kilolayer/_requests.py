@@ -1,0 +1,101 @@
+"""Requests of a client as messages, each with the function that reads its reply; sending them is done elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any, Callable, Generic, TypeVar
+
+from numpy.typing import ArrayLike
+
+from kilolayer._codec import encode_act, encode_score
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer.v1 import policy_pb2
+
+Response = TypeVar("Response")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request(Generic[Response]):
+    """One request, not yet sent."""
+
+    method: str  # of the service
+    message: Any  # what the method takes
+    read: Callable[[Any, float], Response]  # the reply and its round trip in seconds -> response; may raise BadReply
+
+
+class RequestFactory:
+    """Builds and numbers the requests for one policy. Thread-safe.
+
+    Args:
+        policy: name of the policy; empty means the server's default.
+        version: a training step; empty means the live one.
+    """
+
+    def __init__(self, policy: str, version: str | int) -> None:
+        self._policy = policy
+        self._version = str(version)
+        self._sequences = itertools.count(1)
+
+    def act(
+        self,
+        state: ArrayLike,
+        goal: ArrayLike,
+        *,
+        seed: int | None,
+        best_of: int | None,
+        priority: int,
+        sequence: int | None = None,
+        timeout_us: int = 0,
+    ) -> Request[Action]:
+        """Build the request of `PolicyClient.act`. `timeout_us` limits a request of a stream; 0 means no limit."""
+        number = next(self._sequences) if sequence is None else sequence
+        message, leading_axes = encode_act(
+            state,
+            goal,
+            policy=self._policy,
+            version=self._version,
+            sequence=number,
+            seed=seed,
+            best_of=best_of,
+            priority=priority,
+            timeout_us=timeout_us,
+        )
+
+        def read(reply: policy_pb2.ActResponse, round_trip_s: float) -> Action:
+            return Action.from_proto(reply, number, leading_axes=leading_axes, round_trip_s=round_trip_s)
+
+        return Request("Act", message, read)
+
+    def score(
+        self, state: ArrayLike, action: ArrayLike, *, goal: ArrayLike, priority: int, sequence: int | None
+    ) -> Request[Score]:
+        """Build the request of `PolicyClient.score`."""
+        number = next(self._sequences) if sequence is None else sequence
+        message, leading_axes = encode_score(
+            state,
+            action,
+            goal=goal,
+            policy=self._policy,
+            version=self._version,
+            sequence=number,
+            priority=priority,
+        )
+
+        def read(reply: policy_pb2.ScoreResponse, round_trip_s: float) -> Score:
+            return Score.from_proto(reply, number, leading_axes=leading_axes, round_trip_s=round_trip_s)
+
+        return Request("Score", message, read)
+
+    def describe(self) -> Request[PolicyDescription]:
+        """Build the request of `PolicyClient.describe`."""
+        message = policy_pb2.DescribeRequest(policy=self._policy, version=self._version)
+        return Request("Describe", message, lambda reply, _: PolicyDescription.from_proto(reply))
+
+    def list_policies(self) -> Request[tuple[PolicyListing, ...]]:
+        """Build the request of `PolicyClient.list_policies`."""
+
+        def read(reply: policy_pb2.ListResponse, _round_trip_s: float) -> tuple[PolicyListing, ...]:
+            return tuple(PolicyListing.from_proto(entry) for entry in reply.policies)
+
+        return Request("List", policy_pb2.ListRequest(), read)

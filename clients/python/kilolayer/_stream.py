@@ -1,0 +1,163 @@
+"""PolicyStream: actions for a control loop over one gRPC stream that stays open.
+
+    with client.stream() as stream:
+        while running:
+            action = stream.act(state, goal, timeout_s=0.02).action
+
+Any number of threads may share a stream. Each reply goes to the call with the same sequence number. When a call's
+deadline passes, the call fails, and its reply is dropped if it still comes. A failure of one request leaves the stream
+open. If the stream breaks, its pending requests fail, and the next call opens another. No request is sent twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable
+
+import grpc
+from numpy.typing import ArrayLike
+
+from kilolayer._channel import STREAM, Endpoint
+from kilolayer._requests import Request, RequestFactory
+from kilolayer._responses import Action
+from kilolayer._stream_connection import PendingRequest, StreamConnection
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class PendingAction:
+    """A request that was sent on a stream. `PolicyStream.send` returns it."""
+
+    def __init__(
+        self, connection: StreamConnection, pending: PendingRequest, *, request: Request[Action], endpoint: Endpoint
+    ) -> None:
+        self._connection = connection
+        self._pending = pending
+        self._request = request
+        self._endpoint = endpoint
+
+    def receive(self) -> Action:
+        """Wait for the action until the request's deadline, and return it.
+
+        A reply that arrived in time can be received at any later time. Raises as `PolicyStream.act`.
+        """
+        pending = self._pending
+        self._connection.wait(pending)
+        if pending.error is not None:
+            raise pending.error
+        reply = pending.reply
+        assert reply is not None, "a complete request has a reply or an error"
+        if reply.HasField("failure"):
+            raise self._endpoint.failure(
+                STREAM,
+                _CODES.get(reply.failure.code, grpc.StatusCode.UNKNOWN),
+                details=reply.failure.message,
+                reason=reply.failure.reason,
+                request=pending.message,
+                timeout_s=pending.timeout_s,
+            )
+        return self._request.read(reply, pending.arrived_s - pending.sent_s)
+
+
+class PolicyStream:
+    """Actions over one open stream. `PolicyClient.stream` returns it.
+
+    Close it when done, or use it in a `with` statement. Closing its client closes it too.
+    """
+
+    def __init__(self, open_stream: Callable[..., Any], endpoint: Endpoint, *, requests: RequestFactory) -> None:
+        self._open_stream = open_stream
+        self._endpoint = endpoint
+        self._requests = requests
+        self._lock = threading.Lock()
+        self._connection: StreamConnection | None = None
+        self._closed = False
+
+    def act(
+        self,
+        state: ArrayLike,
+        goal: ArrayLike,
+        *,
+        seed: int | None = None,
+        best_of: int | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> Action:
+        """Return the action in `state` towards `goal`. The arguments are those of `PolicyClient.act`.
+
+        The timeout is sent with the request, so the server does not compute an action that would be too late. The
+        stream numbers its requests itself.
+
+        Raises:
+            Unavailable: the stream could not be opened, or it broke; the next call opens another.
+            KilolayerError: anything else that `PolicyClient.act` raises.
+            ValueError: the timeout is not a positive number.
+        """
+        pending = self.send(state, goal, seed=seed, best_of=best_of, priority=priority, timeout_s=timeout_s)
+        return pending.receive()
+
+    def send(
+        self,
+        state: ArrayLike,
+        goal: ArrayLike,
+        *,
+        seed: int | None = None,
+        best_of: int | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> PendingAction:
+        """Send the request of `act` and return immediately; call `receive` on the result to wait for the action.
+
+        While 64 requests are pending, `send` waits for one to complete, until its own deadline. Failures of the
+        request, the stream and the server are raised by `receive`.
+
+        Raises:
+            InvalidRequest: as `act`; nothing was sent.
+            ClientClosed: the stream or its client was closed.
+            ValueError: the timeout is not a positive number.
+        """
+        limit_s = self._endpoint.timeout_s(timeout_s)
+        request = self._requests.act(
+            state, goal, seed=seed, best_of=best_of, priority=priority, timeout_us=max(1, round(limit_s * 1e6))
+        )
+        pending = PendingRequest(request.message, timeout_s=limit_s)
+        connection = self._open_connection()
+        connection.send(pending)
+        return PendingAction(connection, pending, request=request, endpoint=self._endpoint)
+
+    def close(self) -> None:
+        """End the stream. Pending and later calls raise ClientClosed. Closing twice has no effect."""
+        with self._lock:
+            self._closed = True
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_connection(self) -> StreamConnection:
+        """Return the open connection, or a new one if there is none or it has ended."""
+        with self._lock:
+            self._endpoint.require_open(STREAM)
+            if self._closed:
+                raise self._endpoint.stream_closed()
+            if self._connection is None or self._connection.ended:
+                self._connection = self._connect()
+            return self._connection
+
+    def _connect(self) -> StreamConnection:
+        try:
+            return StreamConnection(self._open_stream, self._endpoint)
+        except ValueError:  # what gRPC raises if another thread has just closed the channel
+            self._endpoint.require_open(STREAM)
+            raise

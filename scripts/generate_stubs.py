@@ -1,0 +1,55 @@
+"""Write the messages of protos/kilolayer for Python: a descriptor and type stubs for each file.
+
+Usage: python scripts/generate_stubs.py [FOLDER]
+
+FOLDER defaults to clients/python. Generated Python code would require the protobuf version of its generator or newer.
+A descriptor, loaded by kilolayer/_internal/descriptors.py, works with every version that the client supports.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+class StubError(Exception):
+    """A file of the contract could not be compiled; protoc has printed why."""
+
+
+def generate(protos: Path, folder: Path) -> None:
+    """Write NAME.binpb and NAME_pb2.pyi into `folder` for every file of ours below `protos`.
+
+    Raises:
+        StubError: protoc refuses a file.
+    """
+    # protos/kilolayer/internal becomes the Python package kilolayer._internal: private by its name.
+    includes = ("-I", f"kilolayer/_internal={protos / 'kilolayer/internal'}", "-I", str(protos))
+    for source in sorted((protos / "kilolayer").rglob("*.proto")):
+        name = source.relative_to(protos).as_posix().replace("kilolayer/internal/", "kilolayer/_internal/")
+        with tempfile.NamedTemporaryFile(suffix=".binpb") as described:
+            outputs = (f"--pyi_out={folder}", f"--descriptor_set_out={described.name}")
+            if protoc.main(["protoc", *includes, *outputs, name]) != 0:
+                raise StubError(f"protoc cannot compile {source}")
+            (file,) = descriptor_pb2.FileDescriptorSet.FromString(described.read()).file
+        _clear_json_names(file)
+        (folder / name).with_suffix(".binpb").write_bytes(file.SerializeToString())
+
+
+def _clear_json_names(container: descriptor_pb2.FileDescriptorProto | descriptor_pb2.DescriptorProto) -> None:
+    """Drop what protoc leaves out of generated code: protobuf takes a file twice only if both are equal."""
+    file = isinstance(container, descriptor_pb2.FileDescriptorProto)
+    for message in container.message_type if file else container.nested_type:
+        for field in message.field:
+            field.ClearField("json_name")
+        _clear_json_names(message)
+
+
+if __name__ == "__main__":
+    try:
+        generate(REPOSITORY / "protos", Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "clients/python"))
+    except StubError as error:
+        sys.exit(f"error: {error}")
