@@ -1,5 +1,7 @@
 """One connection of a stream, with a fake call that sends when the test says so, and a clock that the test sets."""
 
+from __future__ import annotations  # for Python 3.9
+
 import queue
 from collections.abc import Iterator
 
@@ -27,7 +29,7 @@ class Call:
         self.replies: queue.SimpleQueue[ActResponse | None] = queue.SimpleQueue()
         self._requests: Iterator[ActRequestBlocks] = iter(())
 
-    def open(self, requests: Iterator[ActRequestBlocks], *, wait_for_ready: bool) -> "Call":
+    def open(self, requests: Iterator[ActRequestBlocks], *, wait_for_ready: bool) -> Call:
         assert not wait_for_ready
         self._requests = requests
         return self
