@@ -88,15 +88,16 @@ def install(base: Path, wheel: Path, folder: Path, *, resolution: Resolution, to
     _run([str(base), "-m", "venv", str(folder)])
     python = folder / "bin/python"
     floors = dict(requirement.split(">=") for requirement in _project()["dependencies"])
-    pins = [f"{name}=={_lowest(python, name, floor)}" for name, floor in floors.items()]
-    wanted = pins if resolution == "lowest" else list(floors)
+    versions = {name: _versions(python, name, floor) for name, floor in floors.items()}
+    pick = min if resolution == "lowest" else max
+    wanted = [f"{name}=={pick(versions[name], key=_key)}" for name in floors]
     _run([str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", str(wheel), *wanted, *tools])
     program = (
         "import platform; from importlib.metadata import version\n"
         f"print(platform.python_version(), *map(version, {list(floors)}))"
     )
-    versions = _run([str(python), "-c", program]).split()
-    return Environment(python, dict(zip(("python", *floors), versions, strict=True)))
+    installed = _run([str(python), "-c", program]).split()
+    return Environment(python, dict(zip(("python", *floors), installed, strict=True)))
 
 
 def run_client_tests(environment: Environment) -> str:
@@ -115,18 +116,19 @@ def _project() -> dict[str, Any]:
     return tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
 
 
-def _lowest(python: Path, name: str, floor: str) -> str:
-    """Return the oldest version of the package `name`, at least `floor`, that has a wheel for `python`."""
+def _versions(python: Path, name: str, floor: str) -> list[str]:
+    """Return the versions of the package `name`, at least `floor`, that have a wheel for `python`."""
     try:
         listing = _run([str(python), "-m", "pip", "index", "versions", "--only-binary=:all:", name])
     except MatrixError as error:
         raise NoIndexError(f"the package index does not list {name}: {error}") from error
     (versions,) = re.findall(r"Available versions: (.*)", listing)
-    return min((each for each in versions.split(", ") if _key(each) >= _key(floor)), key=_key)
+    return [each for each in versions.split(", ") if _key(each) >= _key(floor)]
 
 
 def _key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+    """Return what a version is ordered by; 1.22.0.post2 counts as 1.22.0."""
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def _run(command: Sequence[str], *, cwd: Path | None = None) -> str:
