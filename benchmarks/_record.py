@@ -1,4 +1,7 @@
-"""What every benchmark shares: the machine it ran on, its record as JSON, its table."""
+"""What every benchmark shares: a description of the machine, the record as JSON, the printed table.
+
+A record is a summary. Its figures are rounded to six significant digits, and nothing in it lists single samples.
+"""
 
 import datetime
 import json
@@ -16,11 +19,13 @@ import jax
 import rich.console
 import rich.table
 
+_LINE_LENGTH = 120
+_SIGNIFICANT_DIGITS = 6
 _LIBRARIES = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "numpy", "grpcio")
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on besides the code: processor, cores, memory, devices, versions."""
+    """Return what a figure depends on apart from the code: processor, cores, memory, devices, versions."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -41,13 +46,15 @@ def publish(
     notes: str = "",
     details: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the record to `json_file`, if there is one, and print `rows` as a table, last.
+    """Write the record to `json_file`, if it is given, and print `rows` as a table.
 
     Args:
-        rows: all with the same keys, which head the columns.
-        about: `machine()` as it was when the measurements began.
-        notes: a line under the table.
-        details: what the record holds besides, by name.
+        title: the table's title.
+        rows: rows of the table, all with the same keys; the keys are the column heads.
+        about: `machine()`, called before the measurements began.
+        json_file: file for the record; None writes no file.
+        notes: the line under the table.
+        details: more entries of the record, by name.
     """
     record = {
         "benchmark": title,
@@ -60,7 +67,7 @@ def publish(
     }
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(record, indent=2) + "\n")
+        json_file.write_text(dumps(record) + "\n")
     console = rich.console.Console()
     versions = " ".join(f"{name} {version}" for name, version in about["versions"].items())
     console.print(
@@ -74,11 +81,37 @@ def publish(
     console.print(table)
 
 
+def dumps(value: Any, *, indent: int = 0) -> str:
+    """Return `value` as JSON with rounded floats; what fits on a line stays on one line."""
+    one_line = json.dumps(_rounded(value))
+    if not isinstance(value, dict | list | tuple) or indent + len(one_line) < _LINE_LENGTH:
+        return one_line
+    inner = indent + 2
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(key)}: {dumps(entry, indent=inner)}" for key, entry in value.items()]
+        opening, closing = "{}"
+    else:
+        entries = [dumps(entry, indent=inner) for entry in value]
+        opening, closing = "[]"
+    lines = f",\n{' ' * inner}".join(entries)
+    return f"{opening}\n{' ' * inner}{lines}\n{' ' * indent}{closing}"
+
+
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` returns, once it is computed, and the seconds it took."""
+    """Return the result of `work`, computed to the end, and the seconds it took."""
     began = time.perf_counter()
     result = jax.block_until_ready(work())
     return result, time.perf_counter() - began
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_SIGNIFICANT_DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(entry) for entry in value]
+    return value
 
 
 def _cell(cell: object) -> str:

@@ -1,7 +1,7 @@
-"""What a load measured, from its calls: counts by status, latencies, rates. Pure functions of numbers.
+"""Figures of a load, computed from its calls: counts by status, latencies, rates. Pure functions of numbers.
 
-A latency runs from the moment a call was meant to be sent, so a generator or a server that falls behind cannot hide
-it. Only calls that were meant for the window count; those before it, which warmed up, are told apart.
+A latency starts at the moment when the call should have been sent, so it includes the delay of a generator or a server
+that falls behind. Only calls scheduled within the measured window count. Warm-up calls are counted separately.
 """
 
 import statistics
@@ -11,31 +11,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-OK, SHED = "OK", "RESOURCE_EXHAUSTED"
+OK, REJECTED = "OK", "RESOURCE_EXHAUSTED"
 PERCENTILES = (50, 90, 99, 99.9)
-IN_A_ROW = 5  # normal probes that make a server normal again
+IN_A_ROW = 5  # normal probes in a row after which a server counts as recovered
 _BINS_PER_DECADE = 5
 
 
 class Call(NamedTuple):
-    """One call that has ended, on the generator's clock."""
+    """One finished call, on the generator's clock."""
 
-    intended_s: float  # when it was meant to be sent
+    intended_s: float  # scheduled send time
     sent_s: float
     ended_s: float
-    code: str  # name of its gRPC status
+    code: str  # name of the gRPC status
 
 
 class Probe(NamedTuple):
-    """One call on its own, after a load."""
+    """One single call after a load."""
 
-    sent_s: float  # since the load's last call was sent
+    sent_s: float  # after the load's last call was sent
     latency_us: float
     code: str
 
 
 def outcome(calls: Sequence[Call], *, begins_s: float, ends_s: float) -> dict[str, Any]:
-    """Everything about the calls that were meant for the window from `begins_s` to `ends_s`."""
+    """Return the figures of the calls scheduled from `begins_s` to `ends_s`."""
     own = [call for call in calls if begins_s <= call.intended_s < ends_s]
     answered = [call for call in own if call.code == OK]
     return {
@@ -45,25 +45,25 @@ def outcome(calls: Sequence[Call], *, begins_s: float, ends_s: float) -> dict[st
         "offered_per_s": len(own) / (ends_s - begins_s),
         "answered_per_s": answered_per_s(calls, begins_s=begins_s, ends_s=ends_s),
         "latency_us": summary([call.ended_s - call.intended_s for call in answered]),
-        "refusal_us": summary([call.ended_s - call.intended_s for call in own if call.code != OK]),
+        "rejection_us": summary([call.ended_s - call.intended_s for call in own if call.code != OK]),
         "lateness_us": summary([call.sent_s - call.intended_s for call in own]),
     }
 
 
 def codes(calls: Sequence[Call]) -> dict[str, int]:
-    """Calls by the name of their status."""
+    """Count calls by the name of their status."""
     return dict(Counter(call.code for call in calls))
 
 
 def failed(result: dict[str, Any]) -> int:
-    """Calls of an outcome that were not answered, those of the warm-up among them."""
+    """Count the calls of an outcome that were not answered, including warm-up calls."""
     return sum(count for part in ("codes", "discarded") for code, count in result[part].items() if code != OK)
 
 
 def answered_per_s(calls: Sequence[Call], *, begins_s: float, ends_s: float) -> float:
-    """Answers per second; a call counts with the share of its time that lies in the window.
+    """Return answers per second; a call counts with the fraction of its duration that lies in the window.
 
-    So neither long calls that the window's ends cut through nor answers that come many at once bend the rate.
+    So long calls that start or end outside the window, and answers that arrive in bursts, do not distort the rate.
     """
     times = np.array([(call.sent_s, call.ended_s) for call in calls if call.code == OK]).reshape(-1, 2)
     inside = np.minimum(times[:, 1], ends_s) - np.maximum(times[:, 0], begins_s)
@@ -72,12 +72,12 @@ def answered_per_s(calls: Sequence[Call], *, begins_s: float, ends_s: float) -> 
 
 
 def summary(seconds: Sequence[float]) -> dict[str, Any] | None:
-    """Percentiles that occurred (nearest rank) and a histogram, in microseconds; None: there was nothing."""
+    """Return percentiles (nearest rank) and a histogram, in microseconds; None without values."""
     if not seconds:
         return None
     us = np.asarray(seconds) * 1e6
     ranks = np.percentile(us, PERCENTILES, method="inverted_cdf")
-    # The generator's clock resolves no less than this, and zero has no logarithm.
+    # 1 us is the resolution of the generator's clock, and zero has no logarithm.
     bins = Counter(np.floor(np.log10(np.maximum(us, 1)) * _BINS_PER_DECADE).astype(int).tolist())
     return {
         "calls": len(us),
@@ -89,7 +89,7 @@ def summary(seconds: Sequence[float]) -> dict[str, Any] | None:
 
 
 def schedule(rate_per_s: float, seconds: float, *, seed: int | None) -> np.ndarray:
-    """When to send calls, in seconds from 0 to `seconds`: Poisson arrivals, or evenly spaced without a seed. [calls]"""
+    """Return send times in [0, `seconds`): Poisson arrivals, or evenly spaced if `seed` is None. [calls]"""
     if seed is None:
         return np.arange(round(rate_per_s * seconds)) / rate_per_s
     rng = np.random.default_rng(seed)
@@ -97,7 +97,10 @@ def schedule(rate_per_s: float, seconds: float, *, seed: int | None) -> np.ndarr
 
 
 def recovery_s(probes: Sequence[Probe], *, normal_us: float) -> float | None:
-    """Seconds after the load until the last of five probes in a row was answered within `normal_us`; None: never."""
+    """Return seconds from the load's end to the last of five normal probes in a row; None if there are none.
+
+    A probe is normal if it was answered within `normal_us`.
+    """
     in_a_row = 0
     for probe in probes:
         in_a_row = in_a_row + 1 if probe.code == OK and probe.latency_us <= normal_us else 0
@@ -107,5 +110,5 @@ def recovery_s(probes: Sequence[Probe], *, normal_us: float) -> float | None:
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """The median of the rounds' own ratios."""
+    """Return the median of the ratios of the rounds."""
     return statistics.median(above / below for above, below in zip(numerators, denominators, strict=True))

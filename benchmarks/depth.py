@@ -1,22 +1,23 @@
-"""Whether depth pays: the same environment, steps and gradient steps for every depth, over several seeds.
+"""Compare depths: the same environment, number of steps and number of gradient steps for each, over several seeds.
 
     python benchmarks/depth.py --depths 4,8,16,32 --seeds 3 --json depth.json --picture depth.png
 
-Every run is `training/run.py` with the environment's preset and another depth for all three networks. Some run side by
-side, each on processors of its own, so that their seconds can be compared. A run that is already in the folder of runs
-is taken as it is, or continued if it was stopped: repeat the command after an interruption.
+Every run is `training/run.py` with the environment's preset; only the depth of the three networks differs. Several runs
+train in parallel, each on its own processors, so that their times can be compared. A finished run in the folder of runs
+is used as it is, and a stopped one is resumed. To continue after an interruption, repeat the command.
 
-A run's figure is the mean of its last five evaluations, as the paper averages its own (arXiv 2503.14858, section 4).
+The figure of a run is the mean of its last five evaluations, as in the paper (arXiv 2503.14858, section 4).
 """
 
 import dataclasses
 import itertools
+import json
 import os
 import queue
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,38 +31,40 @@ import tyro
 from training.report import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDED = ("env_steps", "eval/time_at_goal", "eval/success_any", "loss/critic", "time/train_s")  # of every evaluation
-LAST = 5  # evaluations that a run's figure is the mean of
+RECORDED = ("env_steps", "eval/time_at_goal", "eval/success_any")  # kept in the record for every evaluation
+LAST = 5  # a run's figure is the mean of so many final evaluations
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time at goal by depth, with the same budget for each."""
+    """Compare the time at goal of different depths with the same training budget."""
 
     json: Path | None = None
-    """File for the record, with every run's curve."""
+    """File for the record, which holds the curve of every run."""
     picture: Path | None = None
     """PNG file for the curves and the figures by depth."""
+    redraw: Path | None = None
+    """Existing record from which `picture` is drawn. Nothing is trained."""
     env: str = "point_hardest_maze"
-    """Environment; the rest comes from its preset."""
+    """Environment. All other settings come from its preset."""
     depths: train_step.Depths = (4, 8, 16, 32)
-    """Depths of actor and critic alike."""
+    """Depths of the actor and the critic."""
     seeds: int = 3
-    """Runs of each depth, with the seeds 0, 1, 2 ..."""
+    """Number of runs per depth. Their seeds are 0, 1, 2 ..."""
     env_steps: int = 1_920_000
-    """Environment steps of a run."""
+    """Environment steps per run."""
     evaluations: int = 30
-    """Evaluations of a run, evenly spaced."""
+    """Number of evaluations per run, evenly spaced."""
     learning_rate: float | None = None
-    """Of actor, critic and temperature; the preset's, if None. The paper's is 3e-4."""
+    """Learning rate of actor, critic and temperature; None uses the preset's. The paper's is 3e-4."""
     discount: float | None = None
-    """Of the hindsight law; the preset's, if None. The paper's is 0.99."""
+    """Discount of hindsight goals; None uses the preset's. The paper's is 0.99."""
     runs: Path = Path("runs/depth")
-    """Folder of the runs; those found there are not repeated."""
+    """Folder for the runs. Finished runs in it are not repeated."""
     jobs: int = 2
-    """Runs side by side, each on an equal share of the processors."""
+    """Number of runs in parallel, each on an equal share of the processors."""
     quick: bool = False
-    """Four tiny runs, some minutes in all: whether it works, not what depth buys."""
+    """Four tiny runs, a few minutes in all: checks that the script works; the figures mean nothing."""
 
 
 class Run(NamedTuple):
@@ -72,18 +75,30 @@ class Run(NamedTuple):
     curve: list[dict[str, float]]  # the rows of metrics.jsonl
 
     def last(self, metric: str) -> float:
-        """The mean of the last evaluations."""
+        """Return the mean of the last evaluations."""
         return statistics.fmean(row[metric] for row in self.curve[-LAST:])
 
     def record(self) -> dict[str, Any]:
-        """What the record keeps of it: columns by name."""
+        """Return the run's entry in the record: one list per column."""
         columns = {name: [row.get(name) for row in self.curve] for name in RECORDED}
         return {"depth": self.depth, "seed": self.seed, **columns}
 
+    @classmethod
+    def from_record(cls, entry: Mapping[str, Any]) -> "Run":
+        """Read an entry that `record` has written."""
+        rows = zip(*(entry[name] for name in RECORDED), strict=True)
+        return cls(entry["depth"], entry["seed"], [dict(zip(RECORDED, row, strict=True)) for row in rows])
+
 
 def main() -> None:
-    """Train, measure and publish."""
+    """Train, measure, and write the record."""
     options = tyro.cli(Options)
+    if options.redraw is not None:
+        if options.picture is None:
+            sys.exit("--redraw needs --picture FILE: the PNG file to draw")
+        record = json.loads(options.redraw.read_text())
+        draw([Run.from_record(entry) for entry in record["runs"]], options.picture, title=options.env)
+        return
     if options.quick:
         options = dataclasses.replace(options, depths=(4, 8), seeds=2, env_steps=60_000, evaluations=1)
     about = _record.machine()
@@ -96,15 +111,15 @@ def main() -> None:
         rows,
         about=about,
         json_file=options.json,
-        notes=f"{options.env_steps:,} environment steps, {options.seeds} seeds; of each run the mean of its last "
-        f"{LAST} evaluations, over the runs the mean and its standard error; train s: gradient steps and rollouts, "
-        f"compilation and evaluation apart, {options.jobs} runs side by side",
+        notes=f"{options.env_steps:,} environment steps, {options.seeds} seeds; figure of a run: mean of its last "
+        f"{LAST} evaluations; figure of a depth: mean over runs and its standard error; train s: gradient steps and "
+        f"rollouts without compilation and evaluation, {options.jobs} runs in parallel",
         details={"runs": [run.record() for run in runs]},
     )
 
 
 def row(depth: int, runs: Sequence[Run]) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one row of the table."""
     at_goal = [run.last("eval/time_at_goal") for run in runs]
     reached = [run.last("eval/success_any") for run in runs]
     return {
@@ -120,12 +135,12 @@ def row(depth: int, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def standard_error(figures: Sequence[float]) -> float | None:
-    """Of the mean; none for a single figure."""
+    """Return the standard error of the mean; None for a single figure."""
     return statistics.stdev(figures) / len(figures) ** 0.5 if len(figures) > 1 else None
 
 
 def train_all(options: Options) -> list[Run]:
-    """Every depth with every seed, the longest first so that no processor is left alone with one."""
+    """Train every depth with every seed, deepest first, so that the longest run does not start last."""
     processors = sorted(os.sched_getaffinity(0))
     jobs = min(options.jobs, len(processors))
     shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
@@ -140,20 +155,20 @@ def train_all(options: Options) -> list[Run]:
             shares.put(share)
 
     planned = itertools.product(range(options.seeds), sorted(options.depths, reverse=True))
-    print(f"{options.seeds * len(options.depths)} runs, {jobs} side by side", file=sys.stderr)
+    print(f"{options.seeds * len(options.depths)} runs, {jobs} in parallel", file=sys.stderr)
     with ThreadPoolExecutor(jobs) as pool:
         return sorted(pool.map(train, ((depth, seed) for seed, depth in planned)))
 
 
 def variant(options: Options) -> str:
-    """The environment and what differs from its preset."""
+    """Return the environment's name and the settings that differ from its preset."""
     rate = "" if options.learning_rate is None else f", learning rate {options.learning_rate:g}"
     discount = "" if options.discount is None else f", discount {options.discount:g}"
     return f"{options.env}{rate}{discount}"
 
 
 def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[int]) -> Run:
-    """One run in a process of its own, begun, continued or found finished."""
+    """Start or resume one run in its own process, unless it is finished; return its curve."""
     out = options.runs / variant(options) / f"depth {depth} seed {seed}"
     flags: dict[str, object] = {
         "env": options.env,
@@ -174,7 +189,7 @@ def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[i
     command += [text for name, setting in flags.items() for text in (f"--{name}", str(setting))]
     command += ["--resume"] if (out / "config.json").exists() else []
     out.parent.mkdir(parents=True, exist_ok=True)
-    os.sched_setaffinity(0, processors)  # of this thread, and so of the process that it starts
+    os.sched_setaffinity(0, processors)  # applies to this thread; the new process inherits it
     with out.with_suffix(".log").open("a") as log:
         subprocess.run(command, stdout=log, stderr=log, check=True)
     print(f"{out} is done", file=sys.stderr)
@@ -182,31 +197,38 @@ def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[i
 
 
 def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
-    """Draw the curves of time at goal, and its last figures by depth, into the PNG file `path`."""
+    """Draw time at goal over environment steps, and the final time at goal by depth, into the PNG file `path`."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (curves, figures) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    figure, (curves, finals) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
     depths = sorted({run.depth for run in runs})
-    colours = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(depths)))
-    for colour, depth in zip(colours, depths, strict=True):
-        ours = [run for run in runs if run.depth == depth]
-        steps = [row["env_steps"] for row in ours[0].curve]
-        heights = np.array([[row["eval/time_at_goal"] for row in run.curve] for run in ours])
-        mean, error = heights.mean(axis=0), heights.std(axis=0, ddof=1 if len(ours) > 1 else 0) / len(ours) ** 0.5
-        curves.plot(steps, mean, color=colour, marker=".", label=f"depth {depth}")
-        curves.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
-        last = [run.last("eval/time_at_goal") for run in ours]
-        figures.scatter([depth] * len(last), last, color=colour, s=18)
-    means = [statistics.fmean(run.last("eval/time_at_goal") for run in runs if run.depth == depth) for depth in depths]
-    figures.plot(depths, means, color="grey", linewidth=1, zorder=0)
-    curves.set(title=title, xlabel="environment steps", ylabel="time at goal [steps]", ylim=(0, None))
+    colors = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(depths)))
+    means: list[float] = []
+    for color, depth in zip(colors, depths, strict=True):
+        same = [run for run in runs if run.depth == depth]
+        steps = [row["env_steps"] / 1e6 for row in same[0].curve]
+        heights = np.array([[row["eval/time_at_goal"] for row in run.curve] for run in same])
+        mean, error = heights.mean(axis=0), heights.std(axis=0, ddof=min(len(same) - 1, 1)) / len(same) ** 0.5
+        curves.plot(steps, mean, color=color, linewidth=1.8, label=f"depth {depth}")
+        curves.fill_between(steps, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
+        last = [run.last("eval/time_at_goal") for run in same]
+        finals.scatter([depth] * len(last), last, color=color, s=28, clip_on=False)
+        means.append(statistics.fmean(last))
+    finals.plot(depths, means, color="grey", linewidth=1, marker="_", markersize=16, zorder=0, label="mean")
+    curves.set(title=title, xlabel="environment steps [million]", ylabel="time at goal [control steps]", xlim=(0, None))
+    curves.locator_params(axis="x", nbins=5)
     curves.legend(frameon=False)
-    figures.set(title=f"mean of the last {LAST} evaluations, a dot per seed", xlabel="depth", ylim=(0, None))
-    figures.set_xscale("log", base=2)
-    figures.set_xticks(depths, [str(depth) for depth in depths])
-    for panel in (curves, figures):
+    finals.set(title=f"Mean of the last {LAST} evaluations, one dot per seed", xlabel="depth")
+    finals.set_xscale("log", base=2)
+    finals.set_xticks(depths, [str(depth) for depth in depths])
+    finals.margins(x=0.12)
+    finals.legend(frameon=False, loc="lower right")
+    top = 1.05 * max(max(row["eval/time_at_goal"] for row in run.curve) for run in runs)
+    for panel in (curves, finals):
+        panel.set_ylim(0, top)
         panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

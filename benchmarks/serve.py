@@ -1,18 +1,19 @@
-"""How near the server comes to its two floors, and what it does under more than it can bear.
+"""Compare the server with an echo server and with the compiled call, and measure it under overload.
 
     python benchmarks/serve.py --json serve.json
 
-In one run on one machine: `serving/run.py` with random policies, a process of its own, loaded by another
-(`_serve_load.py`). The floors are an echo server with the same messages and no model (`_echo.py`), and the compiled
-call in this process. The server takes turns with its floors in short rounds; the median of the rounds' own ratios
-counts. Latencies run from the moment a call was meant to be sent.
+The server (`serving/run.py` with random policies) and the load generator (`_serve_load.py`) are separate processes on
+this machine. There are two references: an echo server with the same messages and no model (`_echo.py`), and the
+compiled call in this process. Server and reference take turns in short rounds; a figure is the median of the ratios of
+the rounds. Latencies start at the scheduled send time.
 
-Beside the record, under its name, is a picture of latency and accepted calls against offered load. What bounds a figure
-stands under the table: how much of the processor server and generator took. The record has it for every phase, and how
-late the generator sent. `--profile` adds where the server's event loop spends its time.
+A picture of latency and accepted calls by offered load is written beside the record. The lines below the table give the
+processor use of server and generator for every load that misses a requirement. The record has it for every load, with
+the delay of the generator. `--profile` adds the functions in which the server's event loop spends most time.
 """
 
 import dataclasses
+import json
 import os
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import _serve_rows
 import jax
 import train_step
 import tyro
-from _serve_picture import draw, offers
+from _serve_picture import draw
 from _serve_policies import Policy, compiled_call, publish
 from _serve_processes import (
     ServerSettings,
@@ -36,90 +37,96 @@ from _serve_processes import (
     server_command,
     top_functions,
 )
-from _serve_rows import Bench, Row
+from _serve_record import load_summaries, overload_summary
+from _serve_rows import Bench, Phase, Row
 
 DEFAULTS = ServerSettings()
 PROFILED_FUNCTIONS = 25
-TABLE_COLUMNS = "150"  # rich takes 80 where it sees no terminal
+TABLE_COLUMNS = "150"  # rich assumes 80 without a terminal
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The server beside an echo server and the compiled call, and under overload."""
+    """Compare the server with an echo server and with the compiled call, and measure it under overload."""
 
     json: Path | None = None
-    """File for the record; the picture is written beside it."""
+    """File for the record. The picture is written beside it."""
+    redraw: Path | None = None
+    """Existing record whose picture is drawn again. Nothing is measured."""
     depths: train_step.Depths = (4, 64)
-    """Depths of the policies, each served by itself; batching and overload are measured on the last."""
+    """Depths of the policies, served one after another. Batching and overload are measured on the last."""
     width: int = 256
     """Width of the policies."""
     state_dim: int = 29
-    """Values in a state; the defaults are an ant's."""
+    """Number of values in a state. The default sizes are those of the ant environment."""
     goal_dim: int = 2
-    """Values in a goal."""
+    """Number of values in a goal."""
     action_dim: int = 8
-    """Values in an action."""
+    """Number of values in an action."""
     callers: int = 32
-    """Callers, and streams, at once."""
+    """Number of concurrent callers, and of concurrent streams."""
     batched_callers: int = 64
-    """Callers at once where batching is compared with none."""
+    """Number of concurrent callers in the comparison with and without batching."""
     large_rows: int = 4096
-    """Rows of a large call."""
+    """Rows in a large call."""
     burst_calls: int = 10_000
-    """Calls that are sent at once."""
+    """Number of calls sent at the same moment."""
     deadline_ms: float = 200.0
-    """Of each call that is offered beyond the capacity."""
+    """Deadline of each call in the overload measurement, in milliseconds."""
     workers: int = 1
-    """Processes of the server, all its loads alike."""
+    """Number of server processes (the server's `--workers`)."""
     rounds: int = 5
-    """Rounds in which server and floor take turns; the median counts."""
+    """Number of rounds in which server and reference take turns. Figures are medians over rounds."""
     seconds: float = 3.0
-    """Of each load in a round; offers take twice as long."""
+    """Duration of each load in a round, in seconds. Overload measurements take twice as long."""
     profile: bool = False
-    """Whether to run the callers once more on a server under cProfile."""
+    """Repeat the load of concurrent callers on a server under cProfile, and list the slowest functions."""
     quick: bool = False
-    """Tiny policies, short rounds: whether it works, not how fast."""
+    """Tiny policies and short rounds: checks that the script works; the figures mean nothing."""
 
     @property
     def settings(self) -> ServerSettings:
-        """Of the server that takes small calls."""
+        """Settings of the server for small calls."""
         return ServerSettings(workers=self.workers)
 
     @property
     def large_settings(self) -> ServerSettings:
-        """Of the server that takes large calls."""
+        """Settings of the server for large calls."""
         rows = self.large_rows
         return ServerSettings(rows, max_batch_rows=rows, max_queue_rows=2 * rows, workers=self.workers)
 
 
 def main() -> None:
-    """Measure, draw and publish."""
+    """Measure, draw, and write the record."""
     options = tyro.cli(Options)
+    if options.redraw is not None:
+        draw(json.loads(options.redraw.read_text())["overload"], options.redraw.with_suffix(".png"))
+        return
     if options.quick:
         quick = {"depths": (4, 8), "width": 16, "rounds": 3, "seconds": 0.3, "burst_calls": 500, "large_rows": 512}
         options = dataclasses.replace(options, **quick)
-    # As the server does, for the compiled call to be the same; and an accelerator's memory is shared with it.
+    # The server's setting, so that the compiled call is the same. An accelerator's memory is shared with the server.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("COLUMNS", TABLE_COLUMNS)
     about = _record.machine()
     with tempfile.TemporaryDirectory(prefix="kilolayer-serve-") as folder:
-        rows, details = measure(options, Path(folder))
+        rows, details, phases = measure(options, Path(folder))
     if options.json is not None:
-        draw(details["overload"], options.json.with_suffix(".png"), deadline_ms=options.deadline_ms)
+        draw(details["overload"], options.json.with_suffix(".png"))
     notes = (
         f"width {options.width}, {options.state_dim} + {options.goal_dim} values in, {options.action_dim} out; "
-        f"medians of {options.rounds} rounds of {options.seconds:g} s; deadlines of offers {options.deadline_ms:g} ms"
+        f"medians of {options.rounds} rounds of {options.seconds:g} s; overload deadlines {options.deadline_ms:g} ms"
     )
     _record.publish("one policy served", rows, about=about, json_file=options.json, notes=notes, details=details)
     for line in (*details["bounds"], *details.get("profile", ())):
         print(line)
-    if any("UNIMPLEMENTED" in phase.get(part, ()) for phase in details["phases"] for part in ("codes", "discarded")):
-        sys.exit("this server answers UNIMPLEMENTED to a method that is measured, so its rows above say no")
+    if any("UNIMPLEMENTED" in phase.get(part, ()) for phase in phases for part in ("codes", "discarded")):
+        sys.exit("the server answers UNIMPLEMENTED to a measured method; the requirements of its rows count as missed")
 
 
-def measure(options: Options, folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Every load in turn: the rows of the table, and what the record holds besides."""
+def measure(options: Options, folder: Path) -> tuple[list[Row], dict[str, Any], list[Phase]]:
+    """Run every load; return the rows of the table, the other entries of the record, and the phases."""
     widths = {"state_dim": options.state_dim, "goal_dim": options.goal_dim, "action_dim": options.action_dim}
     policies = [publish(folder, depth, width=options.width, **widths) for depth in options.depths]
     rows: list[Row] = []
@@ -150,25 +157,25 @@ def measure(options: Options, folder: Path) -> tuple[list[Row], dict[str, Any]]:
         rows += large_calls(options, bench, deepest)
         details: dict[str, Any] = {
             "bounds": _serve_rows.bounds(rows, bench.phases),
-            "overload": offers(found),
-            "phases": bench.phases,
+            "overload": overload_summary(found, deadline_ms=options.deadline_ms),
+            "loads": load_summaries(bench.phases),
         }
         if options.profile:
             details["profile"] = profile(options, bench, policies[0])
-    return rows, details
+    return rows, details, bench.phases
 
 
 def serving(
     name: str, policy: Policy, settings: ServerSettings = DEFAULTS, *, profile: Path | None = None
 ) -> AbstractContextManager[Target]:
-    """The server itself, on `policy`."""
+    """Run the server with `policy` until the block ends."""
     command = server_command(policy.folder, settings, profile=profile)
     print(f"{name}, depth {policy.depth} ...", file=sys.stderr)
     return running(f"{name} depth {policy.depth}", command, folder=policy.folder.parent)
 
 
 def small_calls(options: Options, bench: Bench, policy: Policy, server: Target) -> list[Row]:
-    """One row a call, from one caller to thousands."""
+    """Run the loads of one row per call, from one caller to a burst of thousands."""
     compute, depth = compiled_call(policy, 1, seconds=options.seconds), policy.depth
     return [
         *_serve_rows.one_caller(bench, server, depth=depth, compute=compute),
@@ -179,7 +186,7 @@ def small_calls(options: Options, bench: Bench, policy: Policy, server: Target) 
 
 
 def large_calls(options: Options, bench: Bench, policy: Policy) -> list[Row]:
-    """Thousands of rows a call."""
+    """Run the load of thousands of rows per call."""
     size = options.large_rows
     compute = compiled_call(policy, size, seconds=options.seconds)
     with serving("server of large calls", policy, options.large_settings) as server:
@@ -187,14 +194,17 @@ def large_calls(options: Options, bench: Bench, policy: Policy) -> list[Row]:
 
 
 def batching(options: Options, bench: Bench, policy: Policy, server: Target) -> list[Row]:
-    """The server and one that does not batch; one is idle while the other is loaded."""
+    """Compare the server with one that does not batch. Each is idle while the other is loaded."""
     alone = ServerSettings(max_call_rows=1, max_batch_rows=1, workers=options.workers)
     with serving("server without batching", policy, alone) as other:
         return _serve_rows.batching(bench, server, other, depth=policy.depth, callers=options.batched_callers)
 
 
 def profile(options: Options, bench: Bench, policy: Policy) -> list[str]:
-    """Where the server's event loop spends its time under many callers, by own time; the profiler slows it down."""
+    """Return the functions of the event loop with the longest own time, under concurrent callers.
+
+    The profiler slows the server down, so the times compare only with one another.
+    """
     idle, loaded = (policy.folder.parent / f"{name}.profile" for name in ("idle", "loaded"))
     with serving("server under cProfile, idle", policy, profile=idle):
         pass

@@ -50,6 +50,7 @@ def test_the_record_keeps_named_columns_of_every_evaluation(depth: Any) -> None:
     assert record["env_steps"] == [10, 20]
     assert record["eval/time_at_goal"] == [3, 4]
     assert "entropy" not in record
+    assert depth.Run.from_record(record).last("eval/time_at_goal") == 3.5
 
 
 def test_runs_differ_in_depth_and_seed_and_share_out_the_processors(

@@ -20,7 +20,7 @@ from kilolayer.v1 import policy_pb2 as pb
 from serving.run import parse
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SHED = grpc.StatusCode.RESOURCE_EXHAUSTED
+REJECTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_latency_runs_from_the_intended_moment_and_only_the_window_counts(stats:
     assert (latency["calls"], latency["p50"], latency["p99"], latency["max"]) == (3, 1e6, 2e6, 2e6)
     assert latency["mean"] == pytest.approx((0.25 + 1 + 2) / 3 * 1e6, abs=0.1)
     assert (lateness["calls"], lateness["p50"], lateness["max"]) == (4, 0, 0.5e6)
-    assert result["refusal_us"]["p50"] == 0.125e6
+    assert result["rejection_us"]["p50"] == 0.125e6
     assert stats.failed(result) == 2
     assert result["answered_per_s"] == (0.5 + 1 + 1 + 0.25) / 2
 
@@ -91,9 +91,10 @@ def test_a_schedule_is_even_or_poisson(stats: Any) -> None:
 
 
 def test_a_server_is_normal_again_after_five_normal_probes_in_a_row(stats: Any) -> None:
-    good, slow, shed = (10.0, "OK"), (30.0, "OK"), (5.0, "RESOURCE_EXHAUSTED")
+    good, slow, rejected = (10.0, "OK"), (30.0, "OK"), (5.0, "RESOURCE_EXHAUSTED")
     probes = [
-        stats.Probe(number / 8, *kind) for number, kind in enumerate([shed, slow, good, good, shed, *[good] * 5, slow])
+        stats.Probe(number / 8, *kind)
+        for number, kind in enumerate([rejected, slow, good, good, rejected, *[good] * 5, slow])
     ]
     assert stats.recovery_s(probes, normal_us=20) == pytest.approx(9 / 8 + 10e-6)
     assert stats.recovery_s(probes[:9], normal_us=20) is None
@@ -105,12 +106,12 @@ def test_a_ratio_is_the_median_of_the_rounds_own(stats: Any) -> None:
 
 def test_a_row_is_reached_within_its_limit_if_no_call_failed(module: Callable[[str], Any]) -> None:
     row = module("_serve_rows").row
-    assert row("a", "b", measured=150, at_most=150)["reached"] == "yes"
-    assert row("a", "b", measured=151, at_most=150)["reached"] == "no"
-    assert row("a", "b", measured=0.7, at_least=0.7)["reached"] == "yes"
-    assert row("a", "b", measured=0.69, at_least=0.7)["reached"] == "no"
-    assert row("a", "b", measured=0.9, at_least=0.7, fails=1)["reached"] == "no"
-    assert row("a", "b", measured=None, at_most=1)["reached"] == "no"
+    assert row("a", "b", measured=150, at_most=150)["met"] == "yes"
+    assert row("a", "b", measured=151, at_most=150)["met"] == "no"
+    assert row("a", "b", measured=0.7, at_least=0.7)["met"] == "yes"
+    assert row("a", "b", measured=0.69, at_least=0.7)["met"] == "no"
+    assert row("a", "b", measured=0.9, at_least=0.7, fails=1)["met"] == "no"
+    assert row("a", "b", measured=None, at_most=1)["met"] == "no"
 
 
 def overloaded(module: Callable[[str], Any]) -> Any:
@@ -119,7 +120,7 @@ def overloaded(module: Callable[[str], Any]) -> Any:
     def result(offered: float, accepted: float, p99: float | None) -> dict[str, Any]:
         latency = None if p99 is None else {"p50": p99 / 2, "p99": p99}
         probes = [[0.0, 100.0, "RESOURCE_EXHAUSTED"], *([0.25 * number, 100.0, "OK"] for number in range(1, 6))]
-        empty = {"codes": {}, "refusal_us": None, "lateness_us": None}
+        empty = {"codes": {}, "rejection_us": None, "lateness_us": None}
         rates = {"offered_per_s": offered, "answered_per_s": accepted}
         return {**empty, **rates, "latency_us": latency, "probes": probes}
 
@@ -137,12 +138,13 @@ def test_an_overload_is_compared_with_the_peak_and_with_the_latency_at_the_capac
         *(0.8, None, pytest.approx(1.25 + 100e-6)),
         1.5,
     ]
-    assert [row["reached"] for row in rows] == ["yes", "yes", "no", "no", "no", "no", "no"]
+    assert [row["met"] for row in rows] == ["yes", "yes", "no", "no", "no", "no", "no"]
 
 
 def test_the_picture_is_drawn(module: Callable[[str], Any], tmp_path: Path) -> None:
     picture = module("_serve_picture")
-    picture.draw(picture.offers(overloaded(module)), tmp_path / "new" / "serve.png", deadline_ms=200.0)
+    overload = module("_serve_record").overload_summary(overloaded(module), deadline_ms=200.0)
+    picture.draw(overload, tmp_path / "new" / "serve.png")
     assert (tmp_path / "new" / "serve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -165,8 +167,8 @@ class Picky:
         self.requests.add(raw)
         self.calls += 1
         if self.calls % 3 == 0:
-            self.done[SHED.name] += 1
-            await context.abort(SHED, f"{self.calls} is too many")
+            self.done[REJECTED.name] += 1
+            await context.abort(REJECTED, f"{self.calls} is too many")
         self.done["OK"] += 1
         return b"1234567"
 
@@ -176,8 +178,8 @@ class Picky:
             await context.write(b"12345")
             self.done["OK"] += 1
         await context.read()
-        self.done[SHED.name] += 1
-        await context.abort(SHED, "3 are too many")
+        self.done[REJECTED.name] += 1
+        await context.abort(REJECTED, "3 are too many")
 
 
 def drive(load: Any, handlers: grpc.GenericRpcHandler, **plan: Any) -> dict[str, Any]:
@@ -210,23 +212,23 @@ def test_the_generator_counts_exactly_what_it_got(load: Any, plan: dict[str, Any
     server = Picky()
     result = drive(load, server.handlers(), rows=2, **plan)
     assert Counter(result["codes"]) + Counter(result["discarded"]) == server.done
-    assert server.done[SHED.name] == server.calls // 3 > 0
+    assert server.done[REJECTED.name] == server.calls // 3 > 0
     assert result["reply_bytes"] == [7, 7]
     assert result["details"] == {"RESOURCE_EXHAUSTED: # is too many": server.calls // 3}
     (raw,) = server.requests
     request = pb.ActRequest.FromString(raw)
     assert (len(request.state), len(request.goal)) == (4, 2)
     if plan["mode"] == "burst":
-        assert (result["codes"], result["discarded"]) == ({"OK": 67, SHED.name: 33}, {})
+        assert (result["codes"], result["discarded"]) == ({"OK": 67, REJECTED.name: 33}, {})
         assert result["latency_us"]["calls"] == 67
 
 
 def test_a_stream_that_breaks_off_counts_what_was_on_its_way(load: Any) -> None:
     server = Picky()
     result = drive(load, server.handlers(), mode="stream", callers=2, channels=2, seconds=20.0, rows=1)
-    assert result["codes"] == {"OK": 4, SHED.name: 2}
+    assert result["codes"] == {"OK": 4, REJECTED.name: 2}
     assert result["details"] == {"RESOURCE_EXHAUSTED: # are too many": 2}
-    assert server.done == {"OK": 4, SHED.name: 2}
+    assert server.done == {"OK": 4, REJECTED.name: 2}
 
 
 def test_a_method_that_is_not_there_is_named(load: Any) -> None:
@@ -239,7 +241,7 @@ def test_probes_follow_an_open_load(load: Any) -> None:
     server = Picky()
     result = drive(load, server.handlers(), mode="open", rate_per_s=0.0, seconds=0.1, probe_s=0.2)
     assert len(result["probes"]) == server.calls > 0
-    assert [probe.code for probe in result["probes"][:3]] == ["OK", "OK", SHED.name]
+    assert [probe.code for probe in result["probes"][:3]] == ["OK", "OK", REJECTED.name]
     assert result["codes"] == result["discarded"] == {}
 
 

@@ -1,0 +1,155 @@
+"""Figures of training on two cores, and of the demonstration."""
+
+import statistics
+from collections.abc import Sequence
+
+from tests.docs.figures import Record, Texts, find, line, record, significant
+
+
+def depth() -> Texts:
+    """What depth buys."""
+    page, found = "docs/results.md", record("depth.json")
+    rows = {row["depth"]: row for row in found["rows"]}
+    reached = {depth: f"{row['reached']:.2f}" for depth, row in rows.items()}
+    yield page, f"a policy of depth 4 reaches {reached[4]} of its goals after 1.92 million environment steps"
+    yield page, f"A policy of depth 16 reaches {reached[16]}"
+    for depth, row in rows.items():
+        each = ", ".join(f"{float(figure):.0f}" for figure in row["each run"].split(", "))
+        error = f"{row['+- ']:.3f}" if row["+- "] < 0.005 else f"{row['+- ']:.2f}"
+        at_goal = f"{row['time at goal']:.0f} ± {row['+-']:.1f}"
+        yield page, line(depth, at_goal, each, f"{reached[depth]} ± {error}")
+    half = [_at_half(found["runs"], depth) for depth in rows]
+    *first, last = (f"{mean:.0f} ± {error:.0f}" for mean, error in half)
+    yield page, f"After 960,000 steps the same runs were at {', '.join(first)} and {last}"
+
+
+def _at_half(runs: Sequence[Record], depth: int) -> tuple[float, float]:
+    """Return mean and standard error of the time at goal, over the last five evaluations up to half the steps."""
+    means: list[float] = []
+    for run in (run for run in runs if run["depth"] == depth):
+        end = run["env_steps"].index(run["env_steps"][-1] // 2) + 1
+        means.append(statistics.fmean(run["eval/time_at_goal"][end - 5 : end]))
+    return statistics.fmean(means), statistics.stdev(means) / len(means) ** 0.5
+
+
+def train_step() -> Texts:
+    """One gradient step on two cores."""
+    page, results = "benchmarks/results/train_step.md", "docs/results.md"
+    found = record("train_step.json")
+    rows = found["rows"]
+    for row in rows:
+        ran = row["ms"] is not None
+        yield (
+            page,
+            line(
+                row["depth"],
+                {"ours": "ours", "paper": "paper-style"}[row["step"]],
+                f"{row['build s']:.1f}",
+                significant(row["ms"]) if ran else "not run",
+                f"{row['MiB']:.0f}" if row["MiB"] >= 100 else f"{row['MiB']:.1f}",
+                significant(row["GFLOP"]),
+                significant(row["rate"]),
+                f"{row['share']:.2f}" if ran else None,
+                f"{row['ratio']:.2f}" if ran else None,
+                f"{row['to paper']:.2f}" if row["to paper"] else None,
+            ),
+        )
+    own = {row["depth"]: row for row in rows if row["step"] == "ours"}
+    ratio, paper = ({depth: f"{own[depth][name]:.2f}" for depth in (4, 16, 64)} for name in ("ratio", "to paper"))
+    compiling = found["notes"].rpartition(": ")[2]
+    yield page, line("at most 1.6 times FLOP / rate at depth 16", f"{ratio[16]}: met")
+    yield page, line("the same at depth 64", f"{ratio[64]}: met")
+    yield page, line("never slower than the paper-style step", f"{', '.join(paper.values())} of its time: met")
+    yield (
+        page,
+        line(
+            "build at depth 1024 takes at most 1.5 times that at depth 8", f"{compiling} (median of three pairs): met"
+        ),
+    )
+    yield results, f"{ratio[16]} / {ratio[64]} times as long"
+    yield results, f"{paper[16]} / {paper[64]} of its time"
+    yield results, f"compilation at depth 1024, compared with depth 8 | {compiling} times as long"
+
+
+def batched_encoders() -> Texts:
+    """The critic's encoders in one product or in two."""
+    for row in record("batched_encoders.json")["rows"]:
+        apart, batched = (significant(row[f"{name} ms"]) for name in ("apart", "batched"))
+        yield "benchmarks/results/train_step.md", line(row["depth"], apart, batched, f"{row['batched / apart']:.2f}")
+
+
+def train_loop() -> Texts:
+    """The training loop on two cores."""
+    page, results = "benchmarks/results/train_loop.md", "docs/results.md"
+    rows = [
+        {"env": env, **row}
+        for env, name in (("ant", "ant"), ("point_u_maze", "point"))
+        for row in record(f"train_loop_{name}.json")["rows"]
+    ]
+    for row in rows:
+        yield (
+            page,
+            line(
+                f"`{row['env']}`",
+                row["depth"],
+                f"{row['steps/s']:,.0f}",
+                f"{row['collect s']:.3f}",
+                significant(row["learn s"]),
+                significant(row["physics steps/s"]),
+                f"{row['bound steps/s']:,.0f}",
+                f"{row['of bound']:.2f}",
+                f"{row['start s']:.0f} s",
+            ),
+        )
+    of_bound = [f"{row['of bound']:.2f}" for row in rows]
+    deep = [f"{row['start s']:.0f}" for row in rows if row["depth"] == 64]
+    learning = [
+        [row["learn s"] / (row["learn s"] + row["collect s"]) for row in rows if row["depth"] == d] for d in (4, 64)
+    ]
+    yield page, line("at least 0.7 of the bound", f"{min(of_bound)} to {max(of_bound)}: met")
+    yield page, line("first gradient steps within a minute at depth 64", f"{min(deep)} and {max(deep)} s: met")
+    shallow, much = (f"{min(each):.2f} to {max(each):.2f}" for each in learning)
+    yield page, f"Gradient steps take {shallow} of the time of an iteration at depth 4, and {much} at depth 64"
+    yield results, f"{of_bound[0]} / {of_bound[1]} of their speed"
+    yield results, f"time until the first gradient steps on `ant` at depth 64 | {deep[0]} s"
+
+
+def physics() -> Texts:
+    """Physics alone on two cores."""
+    page = "benchmarks/results/physics.md"
+    required = {"ant": "9,000", "ant_big_maze": "4,000", "humanoid": "5,000", "arm_push_easy": "1,000"}
+    rows = record("physics_wanted.json")["rows"]
+    for row in rows:
+        steps, own = (f"{row[name]:,.0f}" for name in ("steps/s", "physics steps/s"))
+        env = row["environment"]
+        yield page, line(f"`{env}`", steps, required[env], own, f"{row['compile s']:.0f}")
+    rates = ", ".join(f"{row['steps/s']:,.0f}" for row in rows)
+    yield "docs/results.md", f"{rates} environment steps/s"
+    rows = record("physics.json")["rows"]
+    for env in dict.fromkeys(row["environment"] for row in rows):
+        rates = [f"{find(rows, environment=env, worlds=worlds)['steps/s']:,.0f}" for worlds in (64, 512, 4096)]
+        yield page, line(f"`{env}`", *rates, find(rows, environment=env, worlds=64)["geoms"])
+
+
+def first_steps() -> Texts:
+    """What an ant learns in an hour on two cores."""
+    random, trained = record("first_steps.json")["rows"]
+    ours, others = (
+        f"{row['distance at the end']:{form}} ± {row['+-']:.2f} m" for row, form in ((trained, ".2f"), (random, ".1f"))
+    )
+    yield "docs/results.md", f"{ours}; {others}"
+
+
+def demo() -> Texts:
+    """The run of `make demo`."""
+    page, drive = "benchmarks/results/demo.md", record("demo.json")["drive"]
+    yield page, line("share of 128 episodes that reached the goal", f"{drive['share_reached']:.3f}")
+    yield page, line("time at goal", f"{drive['time_at_goal_steps']:.0f} of 100 steps")
+    p50, p99 = (f"{drive[f'latency_{rank}_ms']:.1f}" for rank in ("p50", "p99"))
+    yield page, line("request latency p50 / p99 (32 robots in one Python process)", f"{p50} / {p99} ms")
+    yield page, line("mean batch size", f"{drive['mean_batch_rows']:.1f} rows")
+    reached = f"{int(drive['version']):,} environment steps"
+    yield page, line("training stopped, at 0.97 of its goals, after", reached)
+
+
+ALL = (depth, train_step, batched_encoders, train_loop, physics, first_steps, demo)
