@@ -140,6 +140,28 @@ def test_closing_ends_a_pending_call(address: str, fake: FakePolicy) -> None:
     release.set()
 
 
+@pytest.mark.parametrize("method", ["act", "stream"])
+def test_closing_just_before_a_call_is_sent_is_reported_clearly(
+    address: str, fake: FakePolicy, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """As if another thread closed the client between its own check and the call of gRPC."""
+    checks: list[str] = []
+    client = kilolayer.PolicyClient(address)
+    original = _channel.Endpoint.require_open
+
+    def check_and_close(endpoint: _channel.Endpoint, name: str) -> None:
+        original(endpoint, name)
+        checks.append(name)
+        if len(checks) == 1:
+            client.close()
+
+    monkeypatch.setattr(_channel.Endpoint, "require_open", check_and_close)
+    call = client.act if method == "act" else client.stream().act
+    with pytest.raises(kilolayer.ClientClosed, match="the client was closed"):
+        call([0, 0, 0], [0, 0])
+    assert fake.acts == []
+
+
 def test_closing_ends_a_wait_for_the_server(address: str, fake: FakePolicy) -> None:
     fake.failure = (grpc.StatusCode.UNAVAILABLE, "loading")
     client = kilolayer.PolicyClient(address)

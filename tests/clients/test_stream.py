@@ -174,6 +174,13 @@ def test_a_status_that_ends_the_stream_is_reported_and_the_next_call_opens_anoth
     assert fake.streams == 2
 
 
+def test_a_stream_that_the_server_cancels_is_unavailable(stream: kilolayer.PolicyStream, fake: FakePolicy) -> None:
+    fake.failure = (grpc.StatusCode.CANCELLED, "any text")
+    with pytest.raises(kilolayer.Unavailable, match="the server cancelled the stream") as failure:
+        stream.act([0, 0, 0], [0, 0])
+    assert failure.value.status == "UNAVAILABLE"
+
+
 def test_actions_outside_the_contract_fail_their_request_alone(
     stream: kilolayer.PolicyStream, fake: FakePolicy
 ) -> None:

@@ -175,3 +175,14 @@ def test_when_the_stream_ends_pending_and_later_requests_fail(
         assert "the server ended the stream" in str(each.error)
     assert before.error is not after.error  # each caller raises its own
     assert call.send() is None
+
+
+def test_a_request_completes_once(clock: Clock) -> None:
+    first, second = DeadlineExceeded("a", status=""), DeadlineExceeded("b", status="")
+    request = pending(1, clock)
+    request.fail(first)
+    request.fail(second)
+    assert request.complete(ActResponse(sequence=1))
+    assert request.error is first
+    assert request.reply is None
+    assert request.arrived_s == 0
