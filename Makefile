@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types protos bench
+.PHONY: demo test lint types protos client-matrix bench
 
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python scripts/demo.py
@@ -24,6 +24,9 @@ protos: $(READY)  ## descriptors and type stubs of every message, from protos/
 	$(BIN)/python scripts/generate_stubs.py
 	$(BIN)/python -m grpc_tools.protoc -I protos/inference --pyi_out=serving/api/open_inference \
 		--descriptor_set_out=serving/api/open_inference/open_inference.binpb protos/inference/*.proto
+
+client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with old and new dependencies; 5 minutes
+	$(BIN)/python scripts/client_matrix.py
 
 bench: $(READY)  ## every benchmark, recorded under runs/bench; takes hours
 	@mkdir -p runs/bench

@@ -5,8 +5,11 @@ tests/serving holds those of other protocols.
 
 import subprocess
 import sys
+from concurrent import futures
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from kilolayer.v1 import policy_pb2, policy_pb2_grpc
@@ -65,6 +68,34 @@ def test_the_stub_and_the_servicer_have_every_method_of_the_service() -> None:
     assert methods == ["Act", "ActStream", "Score", "Describe", "List"]
     assert [name for name in vars(policy_pb2_grpc.PolicyServicer) if not name.startswith("_")] == methods
     assert list(policy_pb2_grpc.PolicyStub.__annotations__) == methods
+
+
+def test_the_stub_calls_the_servicer() -> None:
+    class Doubling(policy_pb2_grpc.PolicyServicer):
+        def Act(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by the protocol
+            return policy_pb2.ActResponse(sequence=2 * request.sequence)
+
+        def ActStream(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802 - named by the protocol
+            return (self.Act(request, context) for request in request_iterator)
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    policy_pb2_grpc.add_PolicyServicer_to_server(Doubling(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    request = policy_pb2.ActRequest(sequence=21)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = policy_pb2_grpc.PolicyStub(channel)
+        assert stub.Act(request) == policy_pb2.ActResponse(sequence=42)
+        assert [reply.sequence for reply in stub.ActStream(iter([request, request]))] == [42, 42]
+        for method, message in (
+            (stub.Score, policy_pb2.ScoreRequest()),
+            (stub.Describe, policy_pb2.DescribeRequest()),
+            (stub.List, policy_pb2.ListRequest()),
+        ):
+            with pytest.raises(grpc.RpcError) as failure:
+                method(message)
+            assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED  # pyright: ignore[reportAttributeAccessIssue]
+    server.stop(0).wait()
 
 
 @pytest.mark.parametrize("order", ["kilolayer.v1 generated", "generated kilolayer.v1"])

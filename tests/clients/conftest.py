@@ -1,3 +1,5 @@
+from __future__ import annotations  # for Python 3.9
+
 from collections.abc import Iterator
 
 import pytest

@@ -1,6 +1,8 @@
 """A real gRPC server in this process whose answers are worked out by hand, and a connection that can go silent."""
 # ruff: noqa: N802 - the servicer's methods are named by the protocol
 
+from __future__ import annotations  # for Python 3.9
+
 import contextlib
 import socket
 import threading
@@ -30,10 +32,14 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
         self.reason = ""
         self.on_act: Callable[[policy_pb2.ActResponse], Any] = lambda _: None
         self.on_score: Callable[[policy_pb2.ScoreResponse], Any] = lambda _: None
+        self.act_arrived = threading.Event()
         self.act_ended = threading.Event()  # answered, or given up by the caller
+        self.describe_arrived = threading.Event()
+        self.remaining_s: list[float | None] = []  # of each Act outside a stream, as the caller's deadline says
 
     def Act(self, request: policy_pb2.ActRequest, context: grpc.ServicerContext) -> policy_pb2.ActResponse:
         context.add_callback(self.act_ended.set)
+        self.remaining_s.append(context.time_remaining())
         return self._act(request, context)
 
     def ActStream(
@@ -63,6 +69,7 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
     def Describe(
         self, request: policy_pb2.DescribeRequest, context: grpc.ServicerContext
     ) -> policy_pb2.DescribeResponse:
+        self.describe_arrived.set()
         self._maybe_fail(context)
         spec = policy_pb2.PolicySpec(
             name=request.policy or "maze",
@@ -97,6 +104,7 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
 
     def _act(self, request: policy_pb2.ActRequest, context: grpc.ServicerContext) -> policy_pb2.ActResponse:
         self.acts.append(request)
+        self.act_arrived.set()
         self._maybe_fail(context)
         state = np.array(request.state).reshape(-1, STATE_DIM)
         goal = np.array(request.goal).reshape(-1, GOAL_DIM)

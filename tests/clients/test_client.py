@@ -1,5 +1,7 @@
 """The Python client's questions and answers, against a server whose answers are worked out by hand."""
 
+from __future__ import annotations  # for Python 3.9
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """The Python client's questions to the critic."""
 
+from __future__ import annotations  # for Python 3.9
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """One connection of a stream, with a fake call that sends when the test says so, and a clock that the test sets."""
 
+from __future__ import annotations  # for Python 3.9
+
 import queue
 from collections.abc import Iterator
 
@@ -27,7 +29,7 @@ class Call:
         self.replies: queue.SimpleQueue[ActResponse | None] = queue.SimpleQueue()
         self._requests: Iterator[ActRequestBlocks] = iter(())
 
-    def open(self, requests: Iterator[ActRequestBlocks], *, wait_for_ready: bool) -> "Call":
+    def open(self, requests: Iterator[ActRequestBlocks], *, wait_for_ready: bool) -> Call:
         assert not wait_for_ready
         self._requests = requests
         return self
@@ -173,3 +175,14 @@ def test_when_the_stream_ends_pending_and_later_requests_fail(
         assert "the server ended the stream" in str(each.error)
     assert before.error is not after.error  # each caller raises its own
     assert call.send() is None
+
+
+def test_a_request_completes_once(clock: Clock) -> None:
+    first, second = DeadlineExceeded("a", status=""), DeadlineExceeded("b", status="")
+    request = pending(1, clock)
+    request.fail(first)
+    request.fail(second)
+    assert request.complete(ActResponse(sequence=1))
+    assert request.error is first
+    assert request.reply is None
+    assert request.arrived_s == 0
