@@ -29,7 +29,6 @@ def names(text: str, *, python: bool = True) -> list[str]:
         ('flags = ["--unroll", "5"]', "--unroll"),
         ('sample("kilolayer_requests_shed_total")', "kilolayer_requests_shed_total"),
         ("# as in child.py", "child.py"),
-        ("from kilolayer.v1 import blocks_pb2", "blocks_pb2"),
     ],
 )
 def test_a_retired_name_in_python_is_found(source: str, name: str) -> None:
