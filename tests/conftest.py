@@ -1,8 +1,12 @@
-"""One compilation cache for all processes of a test run, kept for the next run; the longest tests first.
+"""One compilation cache for all processes of a test run, kept for the next run; quick compilations; long tests first.
 
 JAX names a compiled program after a hash of everything that went into it: the program, the compiler's options, the
 versions. So an entry is never stale, and what a program compiles in one process is read by every other: the workers of
 pytest, and the training runs and servers that tests start.
+
+Programs are compiled with LLVM's optimizations off, which takes about half as long. XLA's own passes, which choose
+layouts and fuse operations, stay on, and results differ in the last digits only. `make demo` and the tests on a GPU run
+what users run, with all optimizations.
 """
 
 import os
@@ -10,18 +14,14 @@ from pathlib import Path
 
 import pytest
 
-_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 _MOST_BYTES = 2 * 2**30
 _LONGEST = ("test_every_environment.py", "test_warp.py", "test_end_to_end.py", "test_kills.py", "test_own_robot.py")
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Choose the cache's folder before anything imports JAX. Workers and subprocesses inherit the variables."""
-    if _CACHE not in os.environ and config.pluginmanager.hasplugin("cacheprovider"):
-        folder = config.cache.mkdir("jax")
-        _shrink(folder)
-        os.environ[_CACHE] = str(folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+# Set before anything imports JAX, such as a conftest.py below this one; workers and subprocesses inherit them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,9 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
-def _shrink(folder: Path) -> None:
-    """Delete the oldest entries until the others fit into `_MOST_BYTES`."""
-    entries = sorted((entry.stat().st_mtime, entry.stat().st_size, entry) for entry in folder.iterdir())
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Delete the oldest entries of the cache until the others fit into `_MOST_BYTES`; workers leave that to pytest."""
+    if hasattr(session.config, "workerinput") or not _CACHE.is_dir():
+        return
+    entries = sorted((entry.stat().st_mtime, entry.stat().st_size, entry) for entry in _CACHE.iterdir())
     total = sum(size for _, size, _ in entries)
     for _, size, entry in entries:
         if total <= _MOST_BYTES:
