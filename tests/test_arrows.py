@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-OURS = frozenset({"benchmarks", "clients", "deploy", "kilolayer", "policy", "serving", "tests", "training"})
-RUN_AS_SCRIPTS = ("training", "serving", "clients/sim", "deploy", "benchmarks", "docs")  # each comes first on sys.path
+OURS = frozenset({"benchmarks", "clients", "kilolayer", "policy", "scripts", "serving", "tests", "training"})
+RUN_AS_SCRIPTS = ("training", "serving", "clients/sim", "scripts", "benchmarks", "docs")  # each comes first on sys.path
 PICKLES = frozenset({"_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
 
 
@@ -32,7 +32,7 @@ ROOMS = {
         Room("serving", "serving", ("serving", "policy", "kilolayer.v1", "kilolayer._internal")),
         Room("clients/python/kilolayer", "kilolayer", ("kilolayer",)),
         Room("clients/sim", "clients.sim", ("clients.sim", "kilolayer", "training.envs")),
-        Room("deploy", "deploy", ()),
+        Room("scripts", "scripts", ()),
     )
 }
 
@@ -123,8 +123,8 @@ def test_the_rooms_are_where_the_checks_look() -> None:
         ("clients/sim", "from training import loop", "training.loop"),
         ("clients/sim", "import policy", "policy"),
         ("clients/sim", "from clients import python", "clients.python"),
-        ("deploy", "import kilolayer", "kilolayer"),
-        ("deploy", "from tests import fakes", "tests.fakes"),
+        ("scripts", "import kilolayer", "kilolayer"),
+        ("scripts", "from tests import fakes", "tests.fakes"),
     ],
 )
 def test_a_forbidden_import_is_noticed(folder: str, source: str, name: str) -> None:
@@ -146,7 +146,7 @@ def test_a_forbidden_import_is_noticed(folder: str, source: str, name: str) -> N
             "clients/sim",
             "import kilolayer\nfrom training import envs\nfrom training.envs.base import GoalEnv",
         ),
-        ("deploy", "import subprocess\nimport policyengine"),
+        ("scripts", "import subprocess\nimport policyengine"),
     ],
 )
 def test_an_allowed_import_is_not(folder: str, source: str) -> None:

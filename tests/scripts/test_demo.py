@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-DEMO = Path(__file__).parents[2] / "deploy" / "demo.py"
+DEMO = Path(__file__).parents[2] / "scripts" / "demo.py"
 
 # Each stand-in notes that it began, then does as the test says for its stage: "work" or "wait" or an exit code.
 STAND_IN = """
@@ -41,10 +41,10 @@ STAGES = {"train": "training/run.py", "serve": "serving/run.py", "drive": "clien
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path) -> Path:
     """A checkout in which every command is a stand-in."""
-    (tmp_path / "deploy").mkdir()
-    shutil.copy(DEMO, tmp_path / "deploy")
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(DEMO, tmp_path / "scripts")
     for stage, script in STAGES.items():
         path = tmp_path / script
         path.parent.mkdir(parents=True)
@@ -52,11 +52,11 @@ def house(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(house: Path, **behaviours: str) -> subprocess.Popen[str]:
+def start(checkout: Path, **behaviours: str) -> subprocess.Popen[str]:
     environ = os.environ | {f"STAND_IN_{stage.upper()}": behaviour for stage, behaviour in behaviours.items()}
     return subprocess.Popen(
-        [sys.executable, "deploy/demo.py"],
-        cwd=house,
+        [sys.executable, "scripts/demo.py"],
+        cwd=checkout,
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -72,52 +72,52 @@ def wait_for(path: Path) -> str:
     raise AssertionError(f"{path.name} never came")
 
 
-def running(house: Path) -> list[str]:
+def running(checkout: Path) -> list[str]:
     """The stages whose process is still there."""
-    pids = {stage: house / f"{stage}.pid" for stage in STAGES}
+    pids = {stage: checkout / f"{stage}.pid" for stage in STAGES}
     return [stage for stage, path in pids.items() if path.exists() and Path(f"/proc/{path.read_text()}").exists()]
 
 
-def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped(house: Path) -> None:
-    demo = start(house)
+def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped(checkout: Path) -> None:
+    demo = start(checkout)
     said, complained = demo.communicate(timeout=60)
     assert demo.returncode == 0, complained
     assert "0.970 of the episodes reached the goal" in said
-    train, serve, drive = (json.loads((house / f"{stage}.json").read_text()) for stage in STAGES)
+    train, serve, drive = (json.loads((checkout / f"{stage}.json").read_text()) for stage in STAGES)
     assert train == ["--env", "point_u_maze", "--out", "runs/demo", "--overwrite"]
     assert serve[:3] == ["--policies", "runs/demo/policies", "--port"]
     assert drive[:4] == ["--env", "point_u_maze", "--address", f"127.0.0.1:{serve[3]}"]
     assert drive[4:8] == ["--robots", "32", "--episodes", "128"]
     assert drive[-2:] == ["--min-share", "0.9"]
-    assert (house / "serve.ended").exists(), "the server was asked to stop, not killed"
-    assert running(house) == []
+    assert (checkout / "serve.ended").exists(), "the server was asked to stop, not killed"
+    assert running(checkout) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_any_stage_ends_everything(house: Path, stage: str, number: signal.Signals) -> None:
-    demo = start(house, **({stage: "wait"} if stage != "serve" else {"drive": "wait"}))
-    wait_for(house / f"{stage}.json")
+def test_a_signal_in_any_stage_ends_everything(checkout: Path, stage: str, number: signal.Signals) -> None:
+    demo = start(checkout, **({stage: "wait"} if stage != "serve" else {"drive": "wait"}))
+    wait_for(checkout / f"{stage}.json")
     demo.send_signal(number)
     _, complained = demo.communicate(timeout=30)
     assert demo.returncode == 130
     assert "interrupted" in complained
     assert "Traceback" not in complained
-    assert running(house) == []
+    assert running(checkout) == []
 
 
 @pytest.mark.parametrize(("stage", "message"), [("train", "training failed"), ("drive", "driving failed")])
-def test_a_stage_that_fails_fails_the_demonstration(house: Path, stage: str, message: str) -> None:
-    demo = start(house, **{stage: "3"})
+def test_a_stage_that_fails_fails_the_demonstration(checkout: Path, stage: str, message: str) -> None:
+    demo = start(checkout, **{stage: "3"})
     _, complained = demo.communicate(timeout=60)
     assert demo.returncode == 1
     assert f"{message} with exit code 3" in complained
-    assert running(house) == []
+    assert running(checkout) == []
 
 
-def test_a_server_that_dies_is_named_with_its_log(house: Path) -> None:
-    demo = start(house, serve="4", drive="wait")
+def test_a_server_that_dies_is_named_with_its_log(checkout: Path) -> None:
+    demo = start(checkout, serve="4", drive="wait")
     _, complained = demo.communicate(timeout=60)
     assert demo.returncode == 1
     assert "server.log, failed with exit code 4" in complained
-    assert running(house) == []
+    assert running(checkout) == []

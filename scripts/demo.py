@@ -1,8 +1,8 @@
-"""The demonstration behind `make demo`: train, serve, drive, each as the command a person would type.
+"""The demonstration behind `make demo`: train, publish, serve and drive with the commands that a user would type.
 
-Children run in sessions of their own, so that a Ctrl-C reaches this process alone, which then ends them in order:
-SIGTERM, some seconds of grace, SIGKILL. Signals only set a flag that every wait looks at, so none can fall between the
-start of a child and the note that it was started.
+Each command runs in a session of its own, so Ctrl-C reaches only this process. This process then stops the command:
+SIGTERM first, SIGKILL after a grace period. A signal handler only sets a flag, and every wait checks the flag. A signal
+that arrives while a command starts is therefore never lost.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("runs/demo")
 ENV = "point_u_maze"
-LEAST_SHARE = 0.9
+MIN_SHARE = 0.9  # of the episodes must reach their goal
 _GRACE_S = 15.0
 _POLL_S = 0.1
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """A signal asked for the end."""
+class Interrupted(Exception):  # noqa: N818 - it reports a request, not an error
+    """A signal asked this process to stop."""
 
 
-class StageFailed(Exception):  # noqa: N818 - as subprocess.CalledProcessError, named for what happened
-    """A stage exited with an error, which it has told itself."""
+class StageFailed(Exception):  # noqa: N818 - named for what happened
+    """A stage exited with an error. The stage itself has printed the reason."""
 
     def __init__(self, stage: str, code: int) -> None:
         super().__init__(f"{stage} failed with exit code {code}")
@@ -52,10 +52,10 @@ def main() -> int:
         with running("the server", [*serve, "--metrics-port", str(metrics_port)], log=OUT / "server.log") as server:
             say("3 of 3: 32 simulated robots drive 128 episodes, every action fetched with Act")
             drive = ["clients/sim/run.py", "--env", ENV, "--address", address, "--robots", "32", "--episodes", "128"]
-            least = ["--out", str(OUT), "--min-share", str(LEAST_SHARE)]
+            least = ["--out", str(OUT), "--min-share", str(MIN_SHARE)]
             run_stage("driving", [*drive, *least], stop=stop, beside=server)
     except Interrupted:
-        print("interrupted; everything that was started has ended", file=sys.stderr)
+        print("interrupted; all started processes have ended", file=sys.stderr)
         return 130
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,11 +69,17 @@ def main() -> int:
 def run_stage(
     name: str, arguments: list[str], *, stop: threading.Event, beside: subprocess.Popen[bytes] | None = None
 ) -> None:
-    """Run one command to its end.
+    """Run one command and wait until it ends.
+
+    Args:
+        name: what error messages call the command.
+        arguments: of the Python interpreter.
+        stop: set by a signal handler to stop the command.
+        beside: a process that must keep running meanwhile.
 
     Raises:
-        Interrupted: `stop` was set; the command has been ended.
-        StageFailed: it, or the process it runs `beside`, ended with an error.
+        Interrupted: `stop` was set; the command has been stopped.
+        StageFailed: the command failed, or the process `beside` it ended.
     """
     with running(name, arguments) as process:
         while process.poll() is None:
@@ -89,10 +95,15 @@ def run_stage(
 
 @contextlib.contextmanager
 def running(name: str, arguments: list[str], *, log: Path | None = None) -> Generator[subprocess.Popen[bytes]]:
-    """A child of this process, ended on leaving. Its output goes to `log`, or where ours goes.
+    """Start a child process and stop it when the context ends.
+
+    Args:
+        name: what error messages call the process.
+        arguments: of the Python interpreter.
+        log: file for the process's output; None sends it to this process's own output.
 
     Raises:
-        StageFailed: on leaving without another error, it had to be killed or did not exit cleanly.
+        StageFailed: a process with a log did not exit with code 0 when the context ended without another error.
     """
     with contextlib.ExitStack() as stack:
         output = stack.enter_context((ROOT / log).open("wb")) if log is not None else None
@@ -108,27 +119,27 @@ def running(name: str, arguments: list[str], *, log: Path | None = None) -> Gene
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a child and whatever it started, kindly first."""
+    """Stop a child process and its own children: SIGTERM first, SIGKILL after the grace period."""
     if process.poll() is None:
         process.terminate()
         try:
             process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
-            print(f"process {process.pid} did not end within {_GRACE_S:.0f} s and is killed", file=sys.stderr)
-    with contextlib.suppress(ProcessLookupError):  # nothing is left of its session: as it should be
+            print(f"process {process.pid} did not stop within {_GRACE_S:.0f} s; killing it", file=sys.stderr)
+    with contextlib.suppress(ProcessLookupError):  # no process of its session is left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on, so that a server already running is in nobody's way."""
+    """Return a free TCP port, so that the demonstration does not collide with a running server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def say(text: str) -> None:
-    """Print a line at once, so that it stands before what a child prints next."""
+    """Print a line and flush it, so that it appears before the output of the next child."""
     print(f"== {text}", flush=True)
 
 
