@@ -29,7 +29,8 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
         name: the environment's name in the registry.
         impl: the MJX implementation, "jax" or "warp".
         render_mode: "rgb_array" for pictures.
-        width, height: of a picture, in pixels.
+        width: of a picture, in pixels.
+        height: of a picture, in pixels.
 
     Raises:
         UnknownNameError: there is no such environment or implementation.
