@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types protos bench
+.PHONY: demo test lint types docs protos bench
 
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python scripts/demo.py
@@ -19,6 +19,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/pyright
+
+docs: $(READY)  ## the documentation as a website in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 protos: $(READY)  ## descriptors and type stubs of every message, from protos/
 	$(BIN)/python scripts/generate_stubs.py
