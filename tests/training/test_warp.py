@@ -4,7 +4,7 @@
 # pyright: reportOptionalMemberAccess=false
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import jax
@@ -49,6 +49,16 @@ FAMILIES = (
     Family("pusher_easy", 1e-5, 1e-3, touches=False),
     Family("cheetah", 1e-4, 1e-2),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels_compiled_quickly() -> Generator[None]:
+    """Without optimizations Warp compiles its kernels in a third of the time, and computes the same."""
+    import warp
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warp.config, "optimization_level", 0)
+        yield
 
 
 class Warped(NamedTuple):
