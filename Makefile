@@ -8,7 +8,7 @@ UNIT := tests/policy tests/serving tests/clients tests/scripts tests/test_source
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 COVERED := --cov=policy --cov=serving --cov=kilolayer --cov-branch
 
-.PHONY: demo check lint types imports spelling unit test test-slow coverage protos client-matrix bench
+.PHONY: demo check lint types imports spelling unit test test-slow coverage docs protos client-matrix bench
 
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python scripts/demo.py
@@ -40,6 +40,9 @@ test-slow: $(READY)  ## the slow tests; at most 12 minutes on two cores
 
 coverage: $(READY)  ## lines and branches of policy, serving and the client that all tests but the slow ones run
 	$(PYTEST) -m "not slow" $(PARALLEL) $(COVERED) --cov-report=term-missing:skip-covered tests/policy tests/serving tests/clients
+
+docs: $(READY)  ## the website of the documentation, in site/
+	$(BIN)/python -m mkdocs build --strict
 
 protos: $(READY)  ## descriptors and type stubs of every message, from protos/
 	$(BIN)/python scripts/generate_stubs.py
