@@ -3,6 +3,7 @@
 import contextlib
 
 import numpy as np
+import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from kilolayer.v1 import policy_pb2
 from serving.api import codec
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.tensors import decode_rows, decode_scheduling
-from serving.batching.queue import PRIORITIES
+from serving.batching.queue import PRIORITIES, InferenceResult
 from serving.engine.engine import Kind
 from serving.errors import InvalidRequestError
 from tests.open_inference import tensor
@@ -74,6 +75,23 @@ def test_every_score_that_fits_is_read_as_it_was_written(
     work = codec.decode_score(codec.parse_score(request.SerializeToString()), SPEC, max_rows=MAX_ROWS)
     expected = np.concatenate([state, action, np.broadcast_to(goal, (len(state), SPEC.goal_dim))], axis=1)
     np.testing.assert_array_equal(work.rows, expected)
+
+
+@given(priority=st.integers(0, 2 * PRIORITIES))
+def test_a_score_has_a_priority_of_the_queue(priority: int) -> None:
+    request = policy_pb2.ScoreRequest(state=[1] * 4, action=[0, 0], goal=[1, 2], priority=priority)
+    parsed = codec.parse_score(request.SerializeToString())
+    if priority < PRIORITIES:
+        assert len(codec.decode_score(parsed, SPEC, max_rows=MAX_ROWS).rows) == 1
+    else:
+        with pytest.raises(InvalidRequestError, match=f"priority must be 0 to {PRIORITIES - 1}, not {priority}"):
+            codec.decode_score(parsed, SPEC, max_rows=MAX_ROWS)
+
+
+@given(results=rows_of(st.integers(1, MAX_ROWS), SPEC.action_dim))
+def test_an_act_is_answered_with_the_results_as_they_are(results: np.ndarray) -> None:
+    work = codec.ComputeRequest(Kind.ACT, results)
+    np.testing.assert_array_equal(codec.actions(InferenceResult(results, 0, 0, 1), work), results)
 
 
 @given(request=act_requests())
