@@ -3,7 +3,7 @@
 A retired name is one of a class, function, field, flag, metric or file whose thing has a better word today, which
 docs/architecture.md has. Most of these words are good English too ("the parent folder", "a line of the log"), so
 sentences are not searched: only identifiers in Python, what stands between backticks, and names whose form tells what
-they are (--flags, kilolayer_metrics, files.py). CHANGELOG.md and the recorded results, which speak of the past, are left
+they are (--flags, kilolayer_metrics, files.py). CHANGELOG.md and the recorded results speak of the past and are left
 out.
 """
 
