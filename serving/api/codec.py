@@ -1,58 +1,29 @@
-"""Bytes of requests to rows for the engine, and results to bytes of replies, without a loop over values or rows.
-
-A request is read as the message whose blocks are bytes (protos/kilolayer/internal/blocks.proto). That is all of it
-exactly if it has the length of what came in; anything else, such as floats sent one by one, is read the slow and
-general way.
-"""
+"""Row blocks of requests to rows for the engine, checked, without a loop over values or rows."""
 
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError, Message
 
 from kilolayer._internal import blocks_pb2
 from kilolayer.v1 import policy_pb2
 from policy.spec import PolicySpec
-from serving.batching.queue import PRIORITIES, InferenceResult
+from serving.batching.queue import PRIORITIES
 from serving.engine.engine import Kind, noise_columns
 from serving.errors import InvalidRequestError
 
-Parsed = TypeVar("Parsed", bound=Message)
 _FLOAT = np.dtype("<f4")
-_FEW = 4096  # values; from there on numpy's product may wake threads
+_SMALL = 4096  # values; for more, numpy's product may use several threads
 _BEST_OF = policy_pb2.ACT_MODE_BEST_OF
 _MODES = tuple(policy_pb2.ActMode.values())
 
 
 class ComputeRequest(NamedTuple):
-    """What a request asks of the engine."""
+    """What the engine has to compute for a request."""
 
     kind: Kind
     rows: np.ndarray  # [rows * candidates, columns of the kind] float32
-    candidates: int = 1  # lines of results for each row of the request, of which the best is answered
-
-
-def parse_act(raw: bytes) -> blocks_pb2.ActRequestBlocks:
-    """Read an ActRequest.
-
-    Raises:
-        InvalidRequestError: the bytes are none.
-    """
-    return _parse(raw, blocks_pb2.ActRequestBlocks, policy_pb2.ActRequest)
-
-
-def parse_score(raw: bytes) -> blocks_pb2.ScoreRequestBlocks:
-    """Read a ScoreRequest. Raises as `parse_act`."""
-    return _parse(raw, blocks_pb2.ScoreRequestBlocks, policy_pb2.ScoreRequest)
-
-
-def parse(raw: bytes, request_type: type[Parsed]) -> Parsed:
-    """Read a message without blocks. Raises as `parse_act`."""
-    try:
-        return request_type.FromString(raw)
-    except DecodeError as error:
-        raise _not_a(request_type, raw) from error
+    candidates: int = 1  # actions to draw for each row of the request; the reply has the best
 
 
 def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows: int) -> ComputeRequest:
@@ -109,20 +80,6 @@ def join(**blocks: np.ndarray) -> np.ndarray:
     return joined
 
 
-def actions(answer: InferenceResult, work: ComputeRequest) -> np.ndarray:
-    """The actions [rows, action_dim] of a call, the best of each row's candidates."""
-    if work.kind is not Kind.BEST_OF:
-        return answer.results
-    candidates = answer.results.reshape(-1, work.candidates, answer.results.shape[1])
-    best = candidates[:, :, -1].argmax(axis=1)
-    return candidates[np.arange(len(candidates)), best, :-1]
-
-
-def to_bytes(values: np.ndarray) -> bytes:
-    """A block for the wire."""
-    return np.ascontiguousarray(values, _FLOAT).tobytes()
-
-
 def from_bytes(name: str, raw: bytes) -> np.ndarray:
     """The values of a block from the wire, [values].
 
@@ -132,28 +89,6 @@ def from_bytes(name: str, raw: bytes) -> np.ndarray:
     if len(raw) % _FLOAT.itemsize:
         raise InvalidRequestError(f"{name} must hold 4 bytes for each value, not {len(raw)} bytes")
     return np.frombuffer(raw, _FLOAT)
-
-
-def _parse(raw: bytes, blocks_type: type[Parsed], public_type: type[Message]) -> Parsed:
-    try:
-        request = blocks_type.FromString(raw)
-        request.DiscardUnknownFields()
-        return request if request.ByteSize() == len(raw) else _parse_slowly(raw, blocks_type, public_type)
-    except DecodeError as error:
-        raise _not_a(public_type, raw) from error
-
-
-def _not_a(request_type: type[Message], raw: bytes) -> InvalidRequestError:
-    name = request_type.DESCRIPTOR.full_name
-    return InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message")
-
-
-def _parse_slowly(raw: bytes, blocks_type: type[Parsed], public_type: type[Message]) -> Parsed:
-    """Read a request of any legal encoding."""
-    fields: dict[str, Any] = {}
-    for field, value in public_type.FromString(raw).ListFields():
-        fields[field.name] = to_bytes(np.asarray(value, _FLOAT)) if field.is_repeated else value
-    return blocks_type(**fields)
 
 
 def _inputs(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows: int) -> np.ndarray:
@@ -203,7 +138,7 @@ def _check_priority(priority: int) -> None:
 
 def _finite(values: np.ndarray) -> bool:
     # Of a few values their square sum is cheaper, and finite only if all are; large finite ones may overflow it.
-    return (values.size <= _FEW and math.isfinite(np.vdot(values, values))) or bool(np.isfinite(values).all())
+    return (values.size <= _SMALL and math.isfinite(np.vdot(values, values))) or bool(np.isfinite(values).all())
 
 
 def _refuse_not_finite(blocks: dict[str, np.ndarray]) -> None:

@@ -24,7 +24,7 @@ from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.sockets import hold_port, join_address
 from serving.telemetry.metrics import ProcessesCollector
-from serving.telemetry.metrics_server import serve_metrics
+from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.shutdown import stop_event, unless
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
@@ -162,10 +162,11 @@ class Supervisor:
         config = self._config
         if not config.metrics:
             return {}
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-        registry.register(ProcessesCollector(lambda: [os.getpid(), *(child.pid for child in self._children.values())]))
-        gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=registry)
+        collectors = CollectorRegistry()
+        MultiProcessCollector(collectors)
+        collectors.register(
+            ProcessesCollector(lambda: [os.getpid(), *(child.pid for child in self._children.values())])
+        )
+        gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
         gauge.set_function(lambda: sum(child.serves for child in self._children.values()))
-        server, _ = serve_metrics(registry, config.host, port=config.metrics_port)
-        return {"metrics": f"http://{join_address(config.host, server.server_port)}/metrics"}
+        return {"metrics": MetricsServer(collectors, config.host, port=config.metrics_port).url}

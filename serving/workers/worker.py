@@ -75,7 +75,7 @@ async def _serve_alone(config: ServeConfig) -> bool:
     try:
         _LOGGER.info("ports are open; health says NOT_SERVING until everything is compiled")
         if await unless(stop, server.prepare()):
-            await server.open()
+            server.open()
             _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
             await stop.wait()
         _LOGGER.info("stopping: new calls are refused, accepted ones answered")
@@ -91,7 +91,7 @@ async def _serve_shared(config: ServeConfig, parent: Connection, *, versions: Se
         raise StartupError(
             f"workers share CPUs; a device of kind {platform} is served by one process: leave out --workers"
         )
-    server = await load(config, versions=versions, registry=CollectorRegistry())
+    server = await load(config, versions=versions, collectors=CollectorRegistry())
     tell(parent, Loaded(server.versions()), stop)
     if not await unless(stop, server.prepare()):
         return True
@@ -100,7 +100,7 @@ async def _serve_shared(config: ServeConfig, parent: Connection, *, versions: Se
         return True
     await server.start()
     try:
-        await server.open()
+        server.open()
         tell(parent, Serving(server.policies_line()), stop)
         await stop.wait()
     finally:

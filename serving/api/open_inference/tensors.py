@@ -1,7 +1,7 @@
-"""Tensors of requests to rows for the engine, and actions to tensors of replies, without a loop over values or rows.
+"""Tensors of requests to rows for the engine, without a loop over values or rows.
 
-Shapes and sizes are compared as Python's integers, which have no limit, and with the policy's sizes and the cap on rows
-before an array is made: what a shape claims is never allocated.
+Shapes and sizes are compared as Python integers, which cannot overflow, with the policy's sizes and the row limit
+before an array is made. Memory is never allocated for a size that only the shape claims.
 """
 
 from collections.abc import Sequence
@@ -74,20 +74,6 @@ def decode_rows(request: pb.ModelInferRequest, spec: PolicySpec, *, max_rows: in
     if len(goal) not in (1, len(state)):
         raise InvalidRequestError(f"goal must have 1 row, or {len(state)} as state has, not {len(goal)}")
     return codec.join(state=state, goal=goal)
-
-
-def encode_reply(
-    actions: np.ndarray, *, policy: str, version: str, request: pb.ModelInferRequest
-) -> pb.ModelInferResponse:
-    """The reply with `actions: [rows, action_dim]`, always raw."""
-    output = pb.ModelInferResponse.InferOutputTensor(name=OUTPUT, datatype=DATATYPE, shape=actions.shape)
-    return pb.ModelInferResponse(
-        model_name=policy,
-        model_version=version,
-        id=request.id,
-        outputs=[output],
-        raw_output_contents=[codec.to_bytes(actions)],
-    )
 
 
 def _integer(request: pb.ModelInferRequest, name: str) -> int:
