@@ -118,7 +118,9 @@ class UnavailableError(ServingError):
 class DrainingError(UnavailableError):
     """The server is shutting down."""
 
-    def __init__(self, message: str = "the server is shutting down; connect to another one, or try again later") -> None:
+    def __init__(
+        self, message: str = "the server is shutting down; connect to another one, or try again later"
+    ) -> None:
         super().__init__(message)
 
 

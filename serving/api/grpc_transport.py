@@ -65,7 +65,7 @@ class GrpcTransport:
             StartupError: the port cannot be bound.
         """
         server = grpc.aio.server(options=self._options)
-        server.add_generic_rpc_handlers(tuple(map(self._handlers, self._services)))
+        server.add_generic_rpc_handlers(self.handlers())
         try:
             bound = server.add_insecure_port(join_address(host, port))
         except RuntimeError as error:
@@ -78,6 +78,10 @@ class GrpcTransport:
         """Close the port to new calls, and cancel calls that have not ended after `grace_s`."""
         if self._server:
             await self._server.stop(grace_s)
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """The services, as gRPC takes them."""
+        return tuple(map(self._handlers, self._services))
 
     def _handlers(self, service: RpcService) -> grpc.GenericRpcHandler:
         handlers: dict[str, _GrpcHandler] = {}

@@ -14,7 +14,6 @@ from serving.api.handlers import RpcHandlers, parse_blocks
 from serving.api.policy_service import PolicyService
 from serving.api.rpc import RpcContext
 from serving.errors import (
-    DeadlinePassedError,
     DrainingError,
     InvalidRequestError,
     OverloadedError,
@@ -69,6 +68,17 @@ async def test_an_answer_is_counted_with_the_time_it_took() -> None:
     assert (service.count("OK"), service.total_s()) == (1, 0.25)
 
 
+async def test_of_the_candidates_of_each_row_the_one_with_the_highest_energy_is_the_answer() -> None:
+    service = Service(FakeBatcher())
+    request = pb.ActRequest(state=[0] * 8, goal=[0] * 2, mode="ACT_MODE_BEST_OF", candidates=3)
+    answering = asyncio.create_task(service.act(request.SerializeToString()))
+    await service.batcher.until_admitted(1)
+    # Three candidates for each of two rows: two values of action, and the energy.
+    first, second = [[1, 1, -5], [2, 2, -3], [3, 3, -4]], [[4, 4, -1], [5, 5, -2], [6, 6, -9]]
+    service.batcher.answer(np.array([*first, *second], np.float32))
+    assert list(pb.ActResponse.FromString(await answering).action) == [2, 2, 4, 4]
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("a secret"), asyncio.CancelledError("a secret")])
 @pytest.mark.parametrize("when", ["at admission", "while it is computed"])
 async def test_no_foreign_error_leaves_a_method(
@@ -108,7 +118,9 @@ async def test_bytes_that_are_not_a_request_are_counted_without_a_policy() -> No
 
 
 @pytest.mark.parametrize(("code", "after_s"), [("CANCELLED", 9.5), ("DEADLINE_EXCEEDED", 10.0)])
-async def test_a_caller_that_leaves_takes_its_request_along_and_is_counted_as_it_left(code: str, after_s: float) -> None:
+async def test_a_caller_that_leaves_takes_its_request_along_and_is_counted_as_it_left(
+    code: str, after_s: float
+) -> None:
     service = Service(FakeBatcher())
     answering = asyncio.create_task(service.act(timeout_s=10))
     await service.batcher.until_admitted(1)
@@ -146,7 +158,6 @@ async def test_calls_are_held_while_the_server_drains_and_refused_when_told() ->
         await held
     assert service.count("UNAVAILABLE") == 1
     assert service.batcher.admitted == []
-
 
 
 EIGHT = [1, 2, 3, 4, 5, 6, 7, 8]

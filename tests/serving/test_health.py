@@ -60,11 +60,14 @@ async def test_check_of_an_unknown_name_is_refused() -> None:
 @pytest.mark.parametrize("method", ["Check", "List", "Watch"])
 async def test_bytes_that_are_not_a_request_are_refused(method: str) -> None:
     service = Health(["ant"]).service()
+    raw = b"\xff" * 7
+    reply = (
+        anext(service.streams["Watch"](each(raw), CONTEXT))
+        if method == "Watch"
+        else service.unary[method](raw, CONTEXT)
+    )
     with pytest.raises(InvalidRequestError, match="the 7 bytes of the request are not a grpc.health.v1.Health"):
-        if method == "Watch":
-            await anext(service.streams[method](each(b"\xff" * 7), CONTEXT))
-        else:
-            await service.unary[method](b"\xff" * 7, CONTEXT)
+        await reply
 
 
 async def test_a_watch_gives_each_change_and_ends_after_close() -> None:

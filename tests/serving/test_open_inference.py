@@ -1,6 +1,5 @@
 """The Open Inference Protocol over real gRPC, compared with Act."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,18 +232,15 @@ def test_bytes_that_are_no_request_end_the_stream_after_the_answers_before_them(
     assert refusal(ended.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_server_that_compiles_is_live_and_not_ready(policies: Path) -> None:
-    async def test() -> None:
-        server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1))
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            live = await method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=10)
-            ready = await method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=10)
-            model = await method(channel, "ModelReady")(pb.ModelReadyRequest(name=MODEL), timeout=10)
-            assert (live.live, ready.ready, model.ready) == (True, False, False)
-            with pytest.raises(grpc.aio.AioRpcError, match="still compiling") as early:
-                await method(channel, "ModelInfer")(infer_request(np.zeros((1, 4)), np.zeros((1, 2))), timeout=10)
-            assert early.value.code() is grpc.StatusCode.UNAVAILABLE
-        await server.drain()
-
-    asyncio.run(test())
+async def test_a_server_that_compiles_is_live_and_not_ready(policies: Path) -> None:
+    server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        live = await method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=10)
+        ready = await method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=10)
+        model = await method(channel, "ModelReady")(pb.ModelReadyRequest(name=MODEL), timeout=10)
+        assert (live.live, ready.ready, model.ready) == (True, False, False)
+        with pytest.raises(grpc.aio.AioRpcError, match="still compiling") as early:
+            await method(channel, "ModelInfer")(infer_request(np.zeros((1, 4)), np.zeros((1, 2))), timeout=10)
+        assert early.value.code() is grpc.StatusCode.UNAVAILABLE
+    await server.drain()

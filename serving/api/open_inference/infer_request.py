@@ -90,8 +90,9 @@ class InferRequests:
         )
 
     def refusal(self, received: ReceivedRequest, failure: ServingError) -> bytes:
-        """The reply of a stream to a request without actions: the error's text, and the id of the request."""
-        about = pb.ModelInferResponse(id=received.request.id)
+        """The reply of a stream to a request without actions: the error's text, the request's id, and the reason."""
+        reason = pb.InferParameter(string_param=failure.reason)
+        about = pb.ModelInferResponse(id=received.request.id, parameters={"kilolayer-reason": reason})
         return pb.ModelStreamInferResponse(error_message=str(failure), infer_response=about).SerializeToString()
 
 
