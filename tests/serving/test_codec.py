@@ -52,7 +52,7 @@ def test_the_messages_with_blocks_differ_from_the_public_ones_in_nothing_else(na
 
 def test_a_block_of_broken_floats_is_named() -> None:
     raw = blocks_pb2.ActRequestBlocks(state=b"\0" * 7, goal=b"\0" * 8).SerializeToString()
-    with pytest.raises(InvalidRequestError, match="state must hold 4 bytes for each value, not 7 bytes"):
+    with pytest.raises(InvalidRequestError, match="state must hold 4 bytes for each value, got 7 bytes"):
         codec.decode_act(parse_act(raw), SPEC, max_rows=8)
 
 
@@ -63,7 +63,7 @@ def test_each_state_stands_beside_its_goal() -> None:
     assert work.rows.tolist() == [[1, 2, 3, 4, 10, 20], [5, 6, 7, 8, 30, 40]]
     one_goal = work_of(state=EIGHT, goal=[10, 20])
     assert one_goal.rows.tolist() == [[1, 2, 3, 4, 10, 20], [5, 6, 7, 8, 10, 20]]
-    with pytest.raises(InvalidRequestError, match=re.escape("one call may hold 1 rows, not 2")):
+    with pytest.raises(InvalidRequestError, match=re.escape("a request may have at most 1 rows, got 2")):
         work_of(1, state=EIGHT, goal=[10, 20])
 
 
@@ -92,9 +92,9 @@ def test_a_score_puts_the_action_between_state_and_goal() -> None:
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        ([0, 0], "action must hold 4 values for 2 rows of point_u_maze, not 2"),
-        ([0, 0, 0, 1.5], "action must lie in [-1, 1], not reach 1.5"),
-        ([0, 0, 0, float("nan")], "action of row 1 (the first is 0) holds NaN or infinity; send finite values"),
+        ([0, 0], "action must hold 4 values for 2 rows of point_u_maze, got 2"),
+        ([0, 0, 0, 1.5], "action must be within [-1, 1], got a value of magnitude 1.5"),
+        ([0, 0, 0, float("nan")], "action of row 1 (the first is 0) has NaN or infinity; send finite values"),
     ],
 )
 def test_an_action_that_does_not_fit_is_refused(action: list[float], message: str) -> None:

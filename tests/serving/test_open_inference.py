@@ -86,17 +86,17 @@ def test_naming_the_version_and_the_output_changes_nothing(channel: grpc.Channel
         (
             infer_request(np.zeros((1, 3)), np.zeros((1, 2))),
             "INVALID_ARGUMENT",
-            "state must have shape [rows, 4], not [1, 3]",
+            "state must have shape [rows, 4], got [1, 3]",
         ),
         (
             infer_request(np.array([[0, 0, 0, 0], [0, 0, NAN, 0]]), np.zeros((1, 2))),
             "INVALID_ARGUMENT",
-            "state of row 1 (the first is 0) holds NaN or infinity; send finite values",
+            "state of row 1 (the first is 0) has NaN or infinity; send finite values",
         ),
         (
             infer_request(np.zeros((9, 4)), np.zeros((1, 2))),
             "INVALID_ARGUMENT",
-            "one call may hold 8 rows, not 9; split it into several",
+            "a request may have at most 8 rows, got 9; split it into several",
         ),
         (
             infer_request(np.zeros((1, 4)), np.zeros((1, 2)), model_name="ant\n"),
@@ -216,7 +216,7 @@ def test_a_stream_answers_in_order_and_a_bad_request_does_not_end_it(channel: gr
     assert [reply.infer_response.id for reply in replies] == [str(index) for index in range(count)]
     for index, reply in enumerate(replies):
         if index == 70:
-            assert reply.error_message == "state must have shape [rows, 4], not [1, 3]"
+            assert reply.error_message == "state must have shape [rows, 4], got [1, 3]"
             assert not reply.infer_response.outputs
         else:
             assert not reply.error_message

@@ -103,25 +103,25 @@ async def test_concurrent_callers_share_batches_and_get_their_own_rows(running: 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "state must hold rows * 4 values for at least one row of point_u_maze, not 0"),
-        ({"state": [0] * 5}, "state must hold rows * 4 values for at least one row of point_u_maze, not 5"),
-        ({"state": [0] * 4}, "goal must hold 2 values of point_u_maze, not 0"),
-        ({"state": [0] * 12, "goal": [0] * 4}, "goal must hold 2 values, or 6 for 3 rows, of point_u_maze, not 4"),
-        ({"state": [0] * 8, "goal": [0] * 2, "rows": 3}, "state must hold 12 values for 3 rows of point_u_maze, not 8"),
-        ({"state": [0] * 4, "goal": [0] * 2, "priority": 4}, "priority must be 0 to 3, not 4"),
-        ({"state": [0] * 4, "goal": [0] * 2, "mode": 7}, "mode must be one of 0 to 3, not 7"),
+        ({}, "state must hold rows * 4 values for at least one row of point_u_maze, got 0"),
+        ({"state": [0] * 5}, "state must hold rows * 4 values for at least one row of point_u_maze, got 5"),
+        ({"state": [0] * 4}, "goal must hold 2 values of point_u_maze, got 0"),
+        ({"state": [0] * 12, "goal": [0] * 4}, "goal must hold 2 values, or 6 for 3 rows, of point_u_maze, got 4"),
+        ({"state": [0] * 8, "goal": [0] * 2, "rows": 3}, "state must hold 12 values for 3 rows of point_u_maze, got 8"),
+        ({"state": [0] * 4, "goal": [0] * 2, "priority": 4}, "priority must be from 0 to 3, got 4"),
+        ({"state": [0] * 4, "goal": [0] * 2, "mode": 7}, "mode must be from 0 to 3, got 7"),
         (
             {"state": [0] * 8, "goal": [0] * 2, "mode": "ACT_MODE_BEST_OF", "candidates": 5},
-            "candidates must be 1 to 4 for 2 rows, since one call may hold 8 draws, not 5",
+            "candidates must be from 1 to 4 for 2 rows, since each counts as one of at most 8 rows, got 5",
         ),
-        ({"state": [0] * 36, "goal": [0] * 2}, "one call may hold 8 rows, not 9; split it into several"),
+        ({"state": [0] * 36, "goal": [0] * 2}, "a request may have at most 8 rows, got 9; split it into several"),
         (
             {"state": [0] * 5 + [NAN] + [0] * 6, "goal": [0] * 2},
-            "state of row 1 (the first is 0) holds NaN or infinity; send finite values",
+            "state of row 1 (the first is 0) has NaN or infinity; send finite values",
         ),
         (
             {"state": [0] * 12, "goal": [0] * 5 + [-INF]},
-            "goal of row 2 (the first is 0) holds NaN or infinity; send finite values",
+            "goal of row 2 (the first is 0) has NaN or infinity; send finite values",
         ),
     ],
 )
