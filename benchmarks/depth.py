@@ -32,7 +32,7 @@ from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ("env_steps", "eval/time_at_goal", "eval/success_any")  # kept in the record for every evaluation
-LAST = 5  # a run's figure is the mean of so many final evaluations
+LAST = 5  # number of final evaluations in the mean of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def main() -> None:
     rows = [row(depth, [run for run in runs if run.depth == depth]) for depth in options.depths]
     if options.picture is not None:
         draw(runs, options.picture, title=variant(options))
-    _record.publish(
+    _record.report(
         f"time at goal by depth on {variant(options)}",
         rows,
         about=about,
