@@ -209,7 +209,7 @@ def top_functions(profile: Path, *, idle: Path, count: int) -> list[str]:
         calls, own_s = seen[1:3]
         calls_before, own_s_before = start.get((file, line, name), (0, 0, 0.0))[1:3]
         if calls > calls_before:
-            place = "" if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} "
+            place = "" if file == "~" else f"{'/'.join(Path(file).parts[-3:])}:{line} "
             ranked.append((own_s - own_s_before, calls - calls_before, place + re.sub(" at 0x[0-9a-f]+", "", name)))
     lines = [f"{own_s:8.3f} {calls:9}  {function}" for own_s, calls, function in sorted(ranked, reverse=True)[:count]]
     return [f"{'own s':>8} {'calls':>9}  function", *lines]

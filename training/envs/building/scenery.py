@@ -3,7 +3,10 @@
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false
 
+import math
+
 import mujoco
+import numpy as np
 
 UNSEEN = 3  # a group of geoms that is not drawn
 ROBOT = (0.93, 0.49, 0.16, 1.0)
@@ -12,6 +15,7 @@ GOAL = (0.13, 0.72, 0.36, 1.0)
 PICTURE_WIDTH, PICTURE_HEIGHT = 1920, 1440  # pixels; no picture can be larger than that
 
 _TILES_DARK, _TILES_LIGHT = (0.77, 0.80, 0.84), (0.85, 0.87, 0.90)
+_POSES = 64  # sampled to find the lowest point of a model without a floor
 _SKY_LOW, _SKY_HIGH = (0.93, 0.95, 0.98), (0.45, 0.62, 0.82)
 
 
@@ -33,6 +37,7 @@ def add_scenery(spec: mujoco.MjSpec, *, floor: str = "floor", tile_m: float = 1.
         plane = spec.worldbody.add_geom(
             name=floor, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], contype=0, conaffinity=0
         )
+    plane.size = [0, 0, 1]  # drawn without end
     plane.material = _add_tiles(spec, tile_m=tile_m)
     plane.rgba = [1, 1, 1, 1]
     spec.visual.global_.offwidth, spec.visual.global_.offheight = PICTURE_WIDTH, PICTURE_HEIGHT
@@ -44,6 +49,45 @@ def add_sky_and_light(spec: mujoco.MjSpec) -> None:
         _add_sky(spec)
     if not spec.lights:
         _add_light(spec)
+
+
+def add_floor_below(spec: mujoco.MjSpec) -> None:
+    """Give `spec` a floor of tiles at its lowest point, unless it has a plane or terrain. Nothing touches it."""
+    own = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)
+    if any(geom.type in own for geom in spec.geoms):
+        return
+    model = spec.copy().compile()
+    height = _lowest_m(model)
+    spec.worldbody.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        pos=[0, 0, height],
+        size=[0, 0, 1],
+        contype=0,
+        conaffinity=0,
+        material=_add_tiles(spec, tile_m=10.0 ** round(math.log10(model.stat.extent / 4))),
+    )
+
+
+def _lowest_m(model: mujoco.MjModel) -> float:
+    """Return the lowest height of a geom, at the start and with hinges and slides anywhere in their limits."""
+    data = mujoco.MjData(model)
+    random = np.random.default_rng(0)
+    hinges = model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE
+    limited = (model.jnt_limited != 0) & (hinges | (model.jnt_type == mujoco.mjtJoint.mjJNT_SLIDE))
+    turning = hinges & ~limited
+    low, high = model.jnt_range.T
+    low, high = np.where(turning, -np.pi, low), np.where(turning, np.pi, high)
+    chosen = limited | turning
+    lowest = math.inf
+    for pose in range(_POSES):
+        if pose > 0:
+            data.qpos[model.jnt_qposadr[chosen]] = random.uniform(low[chosen], high[chosen])
+        mujoco.mj_kinematics(model, data)
+        middle, half = np.split(model.geom_aabb, 2, axis=1)
+        down = data.geom_xmat.reshape(-1, 3, 3)[:, 2]  # the vertical, in the frame of each geom
+        heights = data.geom_xpos[:, 2] + (down * middle).sum(axis=1) - (np.abs(down) * half).sum(axis=1)
+        lowest = min(lowest, float(heights.min()))
+    return lowest
 
 
 def paint(body: mujoco.MjsBody, rgba: tuple[float, float, float, float] = ROBOT) -> None:

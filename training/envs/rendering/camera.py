@@ -11,6 +11,7 @@ user has set it, is the only one tried.
 import atexit
 import functools
 import importlib
+import itertools
 import math
 import os
 import subprocess
@@ -41,6 +42,7 @@ _MARGIN = 1.08  # how much further away than just fitting
 _FOLLOWING = 0.15  # the share of its way that the camera goes per picture
 _CORE = 0.3, 0.012  # the radius of the goal's middle, as a share of the success radius, and of the camera's distance
 _SUN_M = 10.0
+_TOUCHING_M = 1e-3
 
 
 class CannotDrawError(RuntimeError):
@@ -55,7 +57,7 @@ class View(NamedTuple):
 
 
 class Camera:
-    """Draws `env`. A maze is seen whole; elsewhere the camera keeps robot and goal in the picture. Close it when done.
+    """Draws `env`. The picture shows a maze whole, and elsewhere the robot and the goal. Close the camera when done.
 
     Args:
         width, height: of a picture, in pixels.
@@ -69,14 +71,14 @@ class Camera:
         require_size(env, width=width, height=height)
         make_ready()
         self._env = env
-        self._angles_deg, self._maze = env.view(), _bounds_of_maze(env)
+        self._angles_deg, self._maze = env.view(), _corners_of_maze(env)
         # only what is seen depends on it: shadows end there, and the nearer that is, the finer they are
         env.model.vis.map.shadowclip = _shadow_m(env, self._maze) / env.model.stat.extent
         self._renderer = mujoco.Renderer(env.model, height, width)
         # a context that is left to the interpreter's end finds EGL already gone, and complains
         atexit.register(self._renderer.close)
         self._data = mujoco.MjData(env.model)
-        self._moving = np.flatnonzero(env.model.body_weldid[env.model.geom_bodyid])
+        self._robot, self._marks = _geoms_of_robot(env.model), _corners_of_marks(env.model)
         self._shown: tuple[np.ndarray, View] | None = None  # the goal of the last picture, and where from
 
     def picture(self, qpos: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -111,9 +113,9 @@ class Camera:
 
     def _follow(self, goal: np.ndarray) -> View:
         """From where the picture is taken: at once after a new goal, else gently."""
-        low, high = self._maze or self._bounds_of_robot_and(goal)
         fov_deg = self._env.model.vis.global_.fovy
-        aim = frame(low, high, angles_deg=self._angles_deg, fov_deg=fov_deg, aspect=self._aspect)
+        points, radii = self._points_to_show(goal)
+        aim = frame(points, radii=radii, angles_deg=self._angles_deg, fov_deg=fov_deg, aspect=self._aspect)
         if self._shown is not None and np.array_equal(self._shown[0], goal):
             before = self._shown[1]
             lookat = before.lookat + _FOLLOWING * (aim.lookat - before.lookat)
@@ -121,13 +123,19 @@ class Camera:
         self._shown = (np.array(goal), aim)
         return aim
 
-    def _bounds_of_robot_and(self, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The box around all that moves, and the goal."""
-        around = self._env.model.geom_rbound[self._moving, None]
-        places = self._data.geom_xpos[self._moving]
-        marker, radius = self._env.marker(goal), self._env.spec.success_radius
-        low = np.minimum((places - around).min(axis=0), marker - radius)
-        return low, np.maximum((places + around).max(axis=0), marker + radius)
+    def _points_to_show(self, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return points [n, 3] and radii [n] of what the picture must show: the maze, or the robot and the goal.
+
+        A robot that stands beside the walls, such as an arm at its bins, is shown with them.
+        """
+        robot = _corners_of_geoms(self._env.model, self._data, self._robot)
+        maze = self._maze
+        if maze is not None and (robot[:, :2] >= maze[0, :2]).all() and (robot[:, :2] <= maze[-1, :2]).all():
+            return maze, np.zeros(len(maze))
+        points = [robot, self._env.marker(goal)[None], self._marks, *([] if maze is None else [maze])]
+        radii = np.zeros(sum(map(len, points)))
+        radii[len(robot)] = self._env.spec.success_radius
+        return np.concatenate(points), radii
 
     @property
     def _aspect(self) -> float:
@@ -147,23 +155,36 @@ def require_size(env: GoalEnv, *, width: Any, height: Any) -> None:
             raise ValueError(f"a picture of {env.spec.name}: {detail}")
 
 
-def frame(low: np.ndarray, high: np.ndarray, *, angles_deg: tuple[float, float], fov_deg: float, aspect: float) -> View:
-    """The nearest view from which the box from `low` to `high`, each [3] in metres, is seen whole.
+def frame(
+    points: np.ndarray, *, radii: np.ndarray, angles_deg: tuple[float, float], fov_deg: float, aspect: float
+) -> View:
+    """Return the nearest view that shows spheres around `points: [n, 3]` with `radii: [n]`, all in meters.
+
+    Each edge of the picture is a plane through the camera. The outermost sphere fixes that plane, and the planes of two
+    opposite edges meet at the camera.
 
     Args:
+        points: centers of the spheres.
+        radii: 0 shows the center only.
         angles_deg: azimuth and elevation.
         fov_deg: the vertical field of view.
-        aspect: a picture's width over its height.
+        aspect: the width of a picture / its height.
     """
     azimuth, elevation = np.radians(angles_deg)
     ahead = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
     up = np.cross(right, ahead)
-    lookat = (low + high) / 2
-    corners = np.array(np.meshgrid(*zip(low - lookat, high - lookat, strict=True))).reshape(3, 8).T
+    depth = points @ ahead
+    middle = (depth.min() + depth.max()) / 2
+    lookat, distance = middle * ahead, 0.0
     slope = math.tan(math.radians(fov_deg) / 2)
-    needed = np.maximum(np.abs(corners @ right) / (slope * aspect), np.abs(corners @ up) / slope) - corners @ ahead
-    return View(lookat, _MARGIN * float(needed.max()))
+    for direction, slant in ((right, slope * aspect), (up, slope)):
+        across, room = points @ direction, radii * math.hypot(1, slant)
+        above = float((across - slant * depth + room).max())
+        below = float((-across - slant * depth + room).max())
+        lookat += (above - below) / 2 * direction
+        distance = max(distance, middle + (above + below) / (2 * slant))
+    return View(lookat, _MARGIN * distance)
 
 
 @functools.cache
@@ -213,17 +234,61 @@ def _draws(backend: str, *, ignoring: str = "") -> bool:
     return done.returncode == 0
 
 
-def _bounds_of_maze(env: GoalEnv) -> tuple[np.ndarray, np.ndarray] | None:
-    """The box around the walls, if there are any, drawn flat: what stands out of it is within the margin."""
-    if not (walls := env.floor_plan()):
+def _corners_of_maze(env: GoalEnv) -> np.ndarray | None:
+    """Return the corners [8, 3] of the box around the walls, lowest first; None without walls."""
+    if not env.floor_plan():
         return None
-    lows, highs = (np.array(corners) for corners in zip(*walls, strict=True))
-    return np.append(lows.min(axis=0), 0.0), np.append(highs.max(axis=0), 0.0)
+    data = mujoco.MjData(env.model)
+    mujoco.mj_kinematics(env.model, data)
+    walls = _corners_of_geoms(env.model, data, np.flatnonzero(_visible(env.model) & _fixed(env.model)))
+    return _corners(walls.min(axis=0), walls.max(axis=0))
 
 
-def _shadow_m(env: GoalEnv, maze: tuple[np.ndarray, np.ndarray] | None) -> float:
+def _corners(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the corners [..., 8, 3] of boxes from `low: [..., 3]` to `high: [..., 3]`."""
+    ends = np.stack([low, high])
+    return np.stack([ends[[x, y, z], ..., [0, 1, 2]].T for x, y, z in itertools.product((0, 1), repeat=3)], axis=-2)
+
+
+def _visible(model: mujoco.MjModel) -> np.ndarray:
+    return (model.geom_group < scenery.UNSEEN) & (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)
+
+
+def _fixed(model: mujoco.MjModel) -> np.ndarray:
+    return model.body_weldid[model.geom_bodyid] == 0
+
+
+def _geoms_of_robot(model: mujoco.MjModel) -> np.ndarray:
+    """Return the indices of the visible geoms that move, and of fixed ones that touch them: the base of an arm."""
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    moving, fixed = (np.flatnonzero(_visible(model) & kind) for kind in (~_fixed(model), _fixed(model)))
+    base = [geom for geom in fixed if any(_touch(model, data, geom, other) for other in moving)]
+    return np.concatenate([moving, np.array(base, int)])
+
+
+def _touch(model: mujoco.MjModel, data: mujoco.MjData, one: int, other: int) -> bool:
+    return mujoco.mj_geomDistance(model, data, one, other, _TOUCHING_M, None) < _TOUCHING_M
+
+
+def _corners_of_marks(model: mujoco.MjModel) -> np.ndarray:
+    """Return the corners [8 * marks, 3] of the boxes that are drawn on the floor or a table, as sites of the world."""
+    marks = np.flatnonzero((model.site_bodyid == 0) & (model.site_type == mujoco.mjtGeom.mjGEOM_BOX))
+    places, half = model.site_pos[marks], model.site_size[marks]
+    return _corners(places - half, places + half).reshape(-1, 3)
+
+
+def _corners_of_geoms(model: mujoco.MjModel, data: mujoco.MjData, geoms: np.ndarray) -> np.ndarray:
+    """Return the corners [8 * geoms, 3] of the boxes around geoms, each along the axes of its own geom."""
+    middle, half = np.split(model.geom_aabb[geoms], 2, axis=1)
+    turns = data.geom_xmat[geoms].reshape(-1, 3, 3)
+    corners = np.einsum("gij,gcj->gci", turns, _corners(middle - half, middle + half))
+    return (corners + data.geom_xpos[geoms, None]).reshape(-1, 3)
+
+
+def _shadow_m(env: GoalEnv, maze: np.ndarray | None) -> float:
     """How far from what is looked at shadows shall be drawn."""
-    return 3 * env.model.stat.extent if maze is None else 1.8 * float(np.linalg.norm(maze[1] - maze[0]))
+    return 3 * env.model.stat.extent if maze is None else 1.8 * float(np.linalg.norm(maze[-1] - maze[0]))
 
 
 def _part_boxes(scene: mujoco.MjvScene, *, by: float) -> None:
