@@ -243,13 +243,13 @@ def take_turns(options: Options, steps: dict[str, Step], programs: dict[str, Pro
     """Run every program and then the matrix products, in every round. The first round is a warm-up."""
     batches, keys = inputs(options)
     multiply = matrix_products(options)
-    learners = {name: step.init(jax.random.key(2)) for name, step in steps.items()}
+    train_states = {name: step.init(jax.random.key(2)) for name, step in steps.items()}
     rounds: list[Round] = []
     for _ in range(options.repeats + 1):
         seconds: dict[str, float] = {}
         for name, program in programs.items():
             began = time.perf_counter()
-            learners[name], _ = jax.block_until_ready(program.run(learners[name], batches, keys))
+            train_states[name], _ = jax.block_until_ready(program.run(train_states[name], batches, keys))
             seconds[name] = (time.perf_counter() - began) / options.steps
         rounds.append(Round(seconds, rate=multiply(at_least_s=min(seconds.values()))))
     return rounds[1:]
