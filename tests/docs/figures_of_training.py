@@ -14,6 +14,7 @@ def depth() -> Texts:
     reached = {depth: f"{row['reached']:.2f}" for depth, row in rows.items()}
     yield page, f"a policy of depth 4 reaches {reached[4]} of its goals after 1.92 million environment steps"
     yield page, f"A policy of depth 16 reaches {reached[16]}"
+    yield "README.md", f"depth 4 reaches {reached[4]} of its goals and depth 16 reaches {reached[16]}"
     for depth, row in rows.items():
         each = ", ".join(f"{float(figure):.0f}" for figure in row["each run"].split(", "))
         error = f"{row['+- ']:.3f}" if row["+- "] < 0.005 else f"{row['+- ']:.2f}"
