@@ -262,9 +262,9 @@ def _geoms_of_robot(model: mujoco.MjModel) -> np.ndarray:
     """Return the indices of the visible geoms that move, and of fixed ones that touch them: the base of an arm."""
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    moving, fixed = (np.flatnonzero(_visible(model) & kind) for kind in (~_fixed(model), _fixed(model)))
+    moving, fixed = (np.flatnonzero(_visible(model) & kind).tolist() for kind in (~_fixed(model), _fixed(model)))
     base = [geom for geom in fixed if any(_touch(model, data, geom, other) for other in moving)]
-    return np.concatenate([moving, np.array(base, int)])
+    return np.array(moving + base)
 
 
 def _touch(model: mujoco.MjModel, data: mujoco.MjData, one: int, other: int) -> bool:
