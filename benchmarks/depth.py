@@ -215,7 +215,7 @@ def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
         last = [run.last("eval/time_at_goal") for run in same]
         finals.scatter([depth] * len(last), last, color=color, s=28, clip_on=False)
         means.append(statistics.fmean(last))
-    finals.plot(depths, means, color="grey", linewidth=1, marker="_", markersize=16, zorder=0, label="mean")
+    finals.plot(depths, means, color="gray", linewidth=1, marker="_", markersize=16, zorder=0, label="mean")
     curves.set(title=title, xlabel="environment steps [million]", ylabel="time at goal [control steps]", xlim=(0, None))
     curves.locator_params(axis="x", nbins=5)
     curves.legend(frameon=False)

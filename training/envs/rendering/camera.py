@@ -50,7 +50,7 @@ class CannotDrawError(RuntimeError):
 
 
 class View(NamedTuple):
-    """Where a camera is: what it looks at, in metres, and from how far."""
+    """Where a camera is: what it looks at, in meters, and from how far."""
 
     lookat: np.ndarray  # [3]
     distance: float
