@@ -40,7 +40,7 @@ def test_egl_is_tried_first_and_osmesa_next(linux: None) -> None:
 
 def test_what_the_user_has_set_is_the_only_one_tried(linux: None) -> None:
     assert camera.choose_backend("osmesa", works=lambda backend: backend == "osmesa") == "osmesa"
-    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=glfw draws nothing here; unset it"):
+    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=glfw does not work on this machine; unset it"):
         camera.choose_backend("glfw", works=lambda backend: backend == "egl")
 
 
@@ -258,7 +258,7 @@ def test_an_egl_that_is_sent_to_no_device_is_not_taken_for_one_that_is_missing(l
     for wanted in (None, "egl"):
         with pytest.raises(camera.CannotDrawError, match="MUJOCO_EGL_DEVICE_ID=99 names no device that EGL draws on;"):
             camera.choose_backend(wanted, works=works, egl_device="99")
-    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=osmesa draws nothing here"):
+    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=osmesa does not work on this machine"):
         camera.choose_backend("osmesa", works=works, egl_device="99")
     with pytest.raises(camera.CannotDrawError, match="neither EGL nor OSMesa"):
         camera.choose_backend(None, works=lambda *_, **__: False, egl_device="0")
@@ -298,7 +298,7 @@ def test_a_backend_that_is_none_matters_only_where_something_is_drawn(tmp_path: 
         ("import training.envs, training.algorithms.baselines, os; assert os.environ['MUJOCO_GL'] == 'nonsense'", ""),
         (
             DRAWS,
-            "no pictures: MUJOCO_GL=nonsense draws nothing here; unset it to have EGL and OSMesa tried, or say egl,",
+            "no pictures: MUJOCO_GL=nonsense does not work on this machine; unset it to try EGL and OSMesa, or set egl,",
         ),
     ):
         command = [sys.executable, "-c", code, str(tmp_path / "end.png")]
