@@ -1,4 +1,4 @@
-"""The simulated fleet with a pilot in place of the network, and the figures made of a drive, worked out by hand."""
+"""Simulated robots with a fake client, and the results of a run worked out by hand."""
 
 import io
 import itertools
@@ -12,6 +12,9 @@ import jax
 import numpy as np
 import pytest
 import rich.console
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from clients.sim import film, fleet, summary
 from clients.sim import run as sim
@@ -55,13 +58,13 @@ def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) 
 
 
 def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEnv) -> None:
-    pilots = [Pusher(), Pusher(), Pusher()]
+    clients = [Pusher(), Pusher(), Pusher()]
     steps: list[int] = []
-    drive = fleet.drive(env, pilots, key=jax.random.key(0), episodes=5, episode_length=8, on_step=steps.append)
+    drive = fleet.drive(env, clients, key=jax.random.key(0), episodes=5, episode_length=8, on_step=steps.append)
     episodes = list(drive)
     assert len(episodes) == 5
     assert steps == [3] * 8 + [2] * 8
-    assert [len(pilot.asked) for pilot in pilots] == [16, 16, 8]
+    assert [len(client.asked) for client in clients] == [16, 16, 8]
     for episode in episodes:
         assert episode.path.shape == (9, 2)
         assert np.abs(episode.path[0] - 1).max() <= 0.1
@@ -69,8 +72,8 @@ def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEn
         np.testing.assert_allclose(episode.path[:, 0], episode.path[0, 0], atol=1e-5)
         assert len(episode.ticks) == 8
     assert len({tuple(episode.goal) for episode in episodes}) == 5
-    np.testing.assert_array_equal(pilots[0].asked[0][1], episodes[0].goal)
-    np.testing.assert_allclose(pilots[0].asked[1][0][:2], episodes[0].path[1])
+    np.testing.assert_array_equal(clients[0].asked[0][1], episodes[0].goal)
+    np.testing.assert_allclose(clients[0].asked[1][0][:2], episodes[0].path[1])
 
 
 def test_a_goal_that_moves_is_asked_for_where_it_is() -> None:
@@ -80,9 +83,9 @@ def test_a_goal_that_moves_is_asked_for_where_it_is() -> None:
         def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:
             return state[:2] + 1
 
-    pilot = Pusher()
-    (episode,) = fleet.drive(Ahead("point_u_maze"), [pilot], key=jax.random.key(0), episodes=1, episode_length=4)
-    asked = [goal for _, goal in pilot.asked]
+    client = Pusher()
+    (episode,) = fleet.drive(Ahead("point_u_maze"), [client], key=jax.random.key(0), episodes=1, episode_length=4)
+    asked = [goal for _, goal in client.asked]
     np.testing.assert_allclose(asked, episode.path[:-1] + 1, atol=1e-6)
     assert asked[3][1] > asked[0][1] + 0.05
 
@@ -188,12 +191,14 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_drive(
     endings = {"out": "", "video": ".mp4", "picture": ".png"}
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / f"new{endings[field]}"
-    with pytest.raises(sim.DriveError, match=rf"{field}: .* could not be written, .*/file is no folder that can be"):
+    with pytest.raises(
+        sim.DriveError, match=rf"{field}: cannot write .*/file is not a writable folder; choose another path"
+    ):
         drive_into(field, below)
     if field != "out":
         folder = tmp_path / f"folder{endings[field]}"
         folder.mkdir()
-        with pytest.raises(sim.DriveError, match=f"{field}: .* could not be written, that is a folder; name another"):
+        with pytest.raises(sim.DriveError, match=f"{field}: cannot write .*: it is a folder; choose another path"):
             drive_into(field, folder)
     assert not below.exists()
 
@@ -240,13 +245,13 @@ def test_an_ending_may_be_in_capitals() -> None:
 
 @pytest.mark.parametrize(("field", "ending"), [("video", ".mp4"), ("picture", ".png")])
 def test_a_file_of_another_kind_is_refused_before_the_drive(field: str, ending: str) -> None:
-    with pytest.raises(sim.DriveError, match=f"{field} must be a file that ends in {ending}, not film.avi"):
+    with pytest.raises(sim.DriveError, match=f"{field} must be a file name that ends in {ending}, got film.avi"):
         sim.DriveConfig(env="point_u_maze", **{field: Path("film.avi")})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> None:
-    pilots = [Pusher(late=True), Pusher(), Pusher()]
-    late, steady, _ = fleet.drive(env, pilots, key=jax.random.key(0), episodes=3, episode_length=9)
+    clients = [Pusher(late=True), Pusher(), Pusher()]
+    late, steady, _ = fleet.drive(env, clients, key=jax.random.key(0), episodes=3, episode_length=9)
     assert (late.missed, len(late.ticks)) == (3, 6)
     assert (steady.missed, len(steady.ticks)) == (0, 9)
     speed = np.diff(late.path[:, 1])
@@ -264,7 +269,7 @@ def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
         list(fleet.drive(env, [Refused()] * 3, key=jax.random.key(0), episodes=3, episode_length=3))
 
 
-def test_figures_by_hand(env: GoalEnv, tmp_path: Path) -> None:
+def test_figures_by_hand(env: GoalEnv) -> None:
     path = np.ones((3, 2))
     ticks = [fleet.Tick(round_trip_s=ms / 1e3, batch_rows=rows) for ms, rows in ((1, 1), (2, 2), (3, 2), (4, 4))]
     quarters = tuple(itertools.repeat(fleet.Tick(0.005, 4), 3))
@@ -272,20 +277,41 @@ def test_figures_by_hand(env: GoalEnv, tmp_path: Path) -> None:
         fleet.Episode(np.zeros(2), path, time_at_goal=0, ticks=tuple(ticks), missed=1),
         fleet.Episode(np.ones(2), path, time_at_goal=10, ticks=quarters, missed=0),
     ]
-    figures = summary.summarise(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
+    figures = summary.summarize(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
     assert figures.share_reached == 0.5
     assert figures.time_at_goal_steps == 5
     assert figures.time_at_goal_s == pytest.approx(0.8)
     assert (figures.requests, figures.missed) == (8, 1)
     assert figures.latency_p50_ms == pytest.approx(4)
     assert figures.mean_batch_rows == pytest.approx(7 / 3)  # 7 rows in a batch of one, one of two and one of four
-    picture = summary.draw_paths(env, episodes, tmp_path / "paths.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_paths_are_drawn_with_the_success_radius_and_without_empty_margins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    goals = [np.array([2.0, 0.5, 9.0]), np.array([4.0, 1.0, 9.0])]
+    episodes = [
+        fleet.Episode(goal, np.stack([np.zeros(3), goal]), time_at_goal=reached, ticks=(), missed=0)
+        for reached, goal in enumerate(goals)
+    ]
+    arm = registry.make("arm_reach")  # no obstacles; goals of three values; a success radius of 0.1 m
+    assert summary.draw_paths(arm, episodes, tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    (panel,) = figure.axes
+    circles = {patch.center: patch.radius for patch in panel.patches if isinstance(patch, Circle)}
+    assert circles == {(2.0, 0.5): 0.1, (4.0, 1.0): 0.1}
+    margin = 0.03 * 4.1  # of the longer side, from the start at 0 to the circle at 4
+    assert panel.get_xlim() == pytest.approx((-margin, 4.1 + margin))
+    assert panel.get_ylim() == pytest.approx((-margin, 1.1 + margin))
+    width_in, height_in = figure.get_size_inches()
+    assert (width_in, height_in - 1) == pytest.approx((6, 6 * (1.1 + 2 * margin) / (4.1 + 2 * margin)))
 
 
 def test_no_answer_at_all_leaves_the_latency_out(env: GoalEnv) -> None:
     silent = [fleet.Episode(np.zeros(2), np.ones((2, 2)), time_at_goal=0, ticks=(), missed=4)]
-    figures = summary.summarise(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
+    figures = summary.summarize(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
     assert figures.latency_p50_ms is None
     assert figures.mean_batch_rows is None
     assert figures.requests == figures.missed == 4

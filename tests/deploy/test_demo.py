@@ -88,7 +88,7 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
     assert serve[:3] == ["--policies", "runs/demo/policies", "--port"]
     assert drive[:4] == ["--env", "point_u_maze", "--address", f"127.0.0.1:{serve[3]}"]
     assert drive[4:8] == ["--robots", "32", "--episodes", "128"]
-    assert drive[-2:] == ["--min-share", "0.9"]
+    assert drive[-2:] == ["--min-share-reached", "0.9"]
     assert (house / "serve.ended").exists(), "the server was asked to stop, not killed"
     assert running(house) == []
 
