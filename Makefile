@@ -17,8 +17,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
 
-types: $(READY)
+types: $(READY)  ## strict types everywhere, and none missing in the client's public interface
 	$(BIN)/pyright
+	PYTHONPATH=clients/python $(BIN)/pyright --verifytypes kilolayer --ignoreexternal
 
 protos: $(READY)  ## descriptors and type stubs of every message, from protos/
 	$(BIN)/python scripts/generate_stubs.py
