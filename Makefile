@@ -7,7 +7,7 @@ READY := .venv/.ready
 .PHONY: demo test lint types protos client-matrix bench
 
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
-	@exec $(BIN)/python deploy/demo.py
+	@exec $(BIN)/python scripts/demo.py
 
 test: $(READY)  ## every test, two files at once: most of the time goes into compiling
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder

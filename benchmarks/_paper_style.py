@@ -2,7 +2,7 @@
 
 Every layer is unrolled in Python and has arrays of its own, JAX finds every derivative, and actor, temperature and
 critic each take a pass of their own, with an Adam of their own. The critic's logits come from the [B, B, R] array of
-differences. The mathematics is that of `training.update`: a test holds the two together.
+differences. The mathematics is that of `training.algorithms.crl.update`: a test holds the two together.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import optax
 from flax import linen
 
 from policy.spec import LAYERS_PER_BLOCK
-from training.relabel import Batch
+from training.data.hindsight import Batch
 
 _LOG_STD_MIDDLE, _LOG_STD_HALF_RANGE = -1.5, 3.5
 
@@ -53,19 +53,19 @@ class Critic(NamedTuple):
     goal_encoder: Any
 
 
-class Learner(NamedTuple):
-    """Everything a step changes: parameters and optimiser, one by one."""
+class TrainState(NamedTuple):
+    """Everything a step changes: parameters and optimizer, one by one."""
 
     actor: Any
     critic: Critic
     log_temperature: jax.Array
-    actor_optimiser: optax.OptState
-    critic_optimiser: optax.OptState
-    temperature_optimiser: optax.OptState
+    actor_optimizer: optax.OptState
+    critic_optimizer: optax.OptState
+    temperature_optimizer: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True)
-class Updater:
+class CRL:
     """The step for networks of one depth and width."""
 
     depth: int
@@ -77,8 +77,8 @@ class Updater:
     target_entropy: float
     logsumexp_penalty: float
 
-    def fresh(self, key: jax.Array, *, state_dim: int, goal_dim: int) -> Learner:
-        """A learner with parameters drawn for these sizes."""
+    def fresh(self, key: jax.Array, *, state_dim: int, goal_dim: int) -> TrainState:
+        """A train_state with parameters drawn for these sizes."""
         keys = jax.random.split(key, 3)
         inputs = (state_dim + goal_dim, state_dim + self.action_dim, goal_dim)
         networks = (self._actor, self._encoder, self._encoder)
@@ -87,28 +87,30 @@ class Updater:
         )
         return self.init(actor, Critic(*encoders))
 
-    def init(self, actor: Any, critic: Critic) -> Learner:
-        """A learner that starts from these parameters, with temperature 1 and fresh optimisers."""
+    def init(self, actor: Any, critic: Critic) -> TrainState:
+        """A train_state that starts from these parameters, with temperature 1 and fresh optimisers."""
         adam, log_temperature = optax.adam(self.learning_rate), jnp.zeros(())
         states = (adam.init(part) for part in (actor, _tree(critic), log_temperature))
-        return Learner(actor, critic, log_temperature, *states)
+        return TrainState(actor, critic, log_temperature, *states)
 
-    def update(self, learner: Learner, batch: Batch, *, key: jax.Array) -> tuple[Learner, dict[str, jax.Array]]:
-        """Take one step on `batch`; return the learner after it and the three losses."""
+    def update(
+        self, train_state: TrainState, batch: Batch, *, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Take one step on `batch`; return the state after it and the three losses."""
         noise = jax.random.normal(key, batch.action.shape)
         (actor_loss, log_probability), actor_gradient = jax.value_and_grad(self._actor_loss, has_aux=True)(
-            learner.actor, learner.critic, learner.log_temperature, batch, noise
+            train_state.actor, train_state.critic, train_state.log_temperature, batch, noise
         )
         temperature_loss, temperature_gradient = jax.value_and_grad(self._temperature_loss)(
-            learner.log_temperature, log_probability
+            train_state.log_temperature, log_probability
         )
-        critic_loss, critic_gradient = jax.value_and_grad(self._critic_loss)(learner.critic, batch)
-        actor, actor_optimiser = self._adam(learner.actor, actor_gradient, learner.actor_optimiser)
-        critic, critic_optimiser = self._adam(learner.critic, critic_gradient, learner.critic_optimiser)
-        log_temperature, temperature_optimiser = self._adam(
-            learner.log_temperature, temperature_gradient, learner.temperature_optimiser
+        critic_loss, critic_gradient = jax.value_and_grad(self._critic_loss)(train_state.critic, batch)
+        actor, actor_optimizer = self._adam(train_state.actor, actor_gradient, train_state.actor_optimizer)
+        critic, critic_optimizer = self._adam(train_state.critic, critic_gradient, train_state.critic_optimizer)
+        log_temperature, temperature_optimizer = self._adam(
+            train_state.log_temperature, temperature_gradient, train_state.temperature_optimizer
         )
-        moved = Learner(actor, critic, log_temperature, actor_optimiser, critic_optimiser, temperature_optimiser)
+        moved = TrainState(actor, critic, log_temperature, actor_optimizer, critic_optimizer, temperature_optimizer)
         losses = {"loss/actor": actor_loss, "loss/critic": critic_loss, "loss/temperature": temperature_loss}
         return moved, losses
 

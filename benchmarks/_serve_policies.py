@@ -48,7 +48,7 @@ def publish(folder: Path, depth: int, *, width: int, state_dim: int, goal_dim: i
     )
     policy = Policy(depth, folder / spec.name, spec, init_policy(jax.random.key(depth), spec))
     rng = np.random.default_rng(depth)
-    bundle.publish(
+    bundle.write(
         policy.folder,
         1,
         spec=spec,

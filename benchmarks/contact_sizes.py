@@ -23,8 +23,8 @@ from mujoco.mjx.third_party import mujoco_warp as mjw
 from mujoco.mjx.third_party.mujoco_warp._src.collision_core import create_collision_context
 
 from training.envs import registry
-from training.envs.base import GoalEnv
-from training.envs.mazes import Maze
+from training.envs.building.mazes import Maze
+from training.envs.core.goal_env import GoalEnv
 
 _HEADROOM = 1.5
 _UNIT = 8  # sizes are multiples of it
@@ -37,7 +37,7 @@ class Options:
 
     json: Path | None = None
     """File for the record."""
-    envs: tuple[str, ...] = tuple(registry.ENVIRONMENTS)
+    envs: tuple[str, ...] = registry.names()
     """Environments."""
     worlds: int = 64
     """Rollouts."""

@@ -28,7 +28,7 @@ import numpy as np
 import train_step
 import tyro
 
-from training.report import read_metrics
+from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ("env_steps", "eval/time_at_goal", "eval/success_any")  # kept in the record for every evaluation

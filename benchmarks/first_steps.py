@@ -22,7 +22,7 @@ import tyro
 
 from policy import acting, bundle
 from training.envs import registry
-from training.envs.base import GoalEnv, State
+from training.envs.core.goal_env import GoalEnv, State
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESET = "ant_on_two_cores"

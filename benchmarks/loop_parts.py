@@ -26,10 +26,11 @@ import tyro
 
 from clients.sim import fleet
 from kilolayer import PolicyClient
-from training import loop, publication, snapshot
+from training import trainer
 from training.config import TrainConfig, preset_config
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
+from training.run_dir import checkpoint, publish
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = "point_u_maze"
@@ -107,9 +108,9 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
     """The parts of training; the policies published meanwhile are left for serving."""
     began = time.perf_counter()
     env = registry.make(config.env)
-    state = loop.initial_state(config, env)
+    state = trainer.initial_state(config, env)
     prepare = time.perf_counter() - began
-    programs, compiling = _record.timed(lambda: loop.compile_programs(config, env, state))
+    programs, compiling = _record.timed(lambda: trainer.compile_programs(config, env, state))
     key = jax.random.key(0)
     for _ in range(config.warmup_iterations):
         state = programs.collect(state)
@@ -119,7 +120,7 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
         collects.append(seconds)
         (state, _), seconds = _record.timed(lambda state=state: programs.learn(state))
         learns.append(seconds)
-        _, seconds = _record.timed(lambda state=state: programs.evaluate(state.learner.params.actor, key=key))
+        _, seconds = _record.timed(lambda state=state: programs.evaluate(state.train_state.params.actor, key=key))
         evaluations.append(seconds)
         _, seconds = _record.timed(lambda state=state: keep(config, env, state))
         keepings.append(seconds)
@@ -138,10 +139,10 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
     ]
 
 
-def keep(config: TrainConfig, env: GoalEnv, state: loop.TrainerState) -> None:
+def keep(config: TrainConfig, env: GoalEnv, state: trainer.RunState) -> None:
     """What follows an evaluation: a snapshot, and a published policy."""
-    snapshot.save(config.out / "snapshots", int(state.iteration), state=state)
-    publication.publish_once(config, env, state.learner.params, iteration=int(state.iteration), metrics={})
+    checkpoint.save(config.out / "snapshots", int(state.iteration), state=state)
+    publish.publish(config, env, state.train_state.params, iteration=int(state.iteration), metrics={})
 
 
 def serving_parts(config: TrainConfig) -> list[Part]:
@@ -154,7 +155,7 @@ def serving_parts(config: TrainConfig) -> list[Part]:
         start = time.perf_counter() - began
         env = registry.make(config.env)
         pilots = [PolicyClient(address) for _ in range(ROBOTS)]
-        length = env.facts.episode_length
+        length = env.spec.episode_length
         # every drive compiles its physics, so a short one is what a long one costs besides its steps
         _, short = _record.timed(lambda: drive_round(env, pilots, steps=1))
         _, whole = _record.timed(lambda: drive_round(env, pilots, steps=length))

@@ -69,15 +69,15 @@ def measure(options: Options, step: train_step.Step) -> tuple[dict[str, Any], li
     """A row of the table, and the kernels behind it."""
     program = train_step.compile_program(options, step)
     batches, keys = train_step.inputs(options)
-    learner, _ = jax.block_until_ready(program.run(step.init(jax.random.key(2)), batches, keys))
+    train_state, _ = jax.block_until_ready(program.run(step.init(jax.random.key(2)), batches, keys))
     began = time.perf_counter()
     for _ in range(LOOPS):
-        learner, _ = program.run(learner, batches, keys)
-    jax.block_until_ready(learner)
+        train_state, _ = program.run(train_state, batches, keys)
+    jax.block_until_ready(train_state)
     took = (time.perf_counter() - began) / LOOPS / options.steps
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(program.run(learner, batches, keys))
+            jax.block_until_ready(program.run(train_state, batches, keys))
         events = list(device_events(Path(folder)))
     kernels = [event for event in events if not COPY.search(event.name)]
     running = sum(event.seconds for event in events) / options.steps

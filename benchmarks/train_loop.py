@@ -20,10 +20,10 @@ import jax
 import train_step
 import tyro
 
-from training import loop
+from training import trainer
 from training.config import TrainConfig, preset_config
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,8 @@ def measure(options: Options, depth: int) -> dict[str, Any]:
         config = config_for(options, depth, Path(scratch) / "run")
         began = time.perf_counter()
         env = registry.make(config.env)
-        state = loop.initial_state(config, env)
-        programs = loop.compile_programs(config, env, state)
+        state = trainer.initial_state(config, env)
+        programs = trainer.compile_programs(config, env, state)
         state, _ = programs.learn(programs.collect(state))
         jax.block_until_ready(state)
         start = time.perf_counter() - began
@@ -134,7 +134,7 @@ def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
 
 
 def take_turns(
-    options: Options, config: TrainConfig, env: GoalEnv, *, programs: loop.Programs, state: loop.TrainerState
+    options: Options, config: TrainConfig, env: GoalEnv, *, programs: trainer.Programs, state: trainer.RunState
 ) -> list[Iteration]:
     """Iterations, each followed by the physics and the matrix products that it cannot do without."""
     sizes = train_step.Sizes(

@@ -2,7 +2,8 @@
 
     python benchmarks/train_step.py --depths 4,16,64 --batch 256 --json train_step.json
 
-Measured is the whole step of `training.update`: actor, temperature, critic, Adam, several steps in one compiled loop.
+Measured is the whole step of CRL (`training.algorithms.crl`): actor, temperature, critic, Adam, several steps in one
+compiled loop.
 Round by round it takes turns with the paper-style step and with a chain of matrix products of the same sizes, which
 gives the machine's rate, so that whatever else the machine does befalls all three. Every figure is the median of the
 rounds' own figures. The bound of a step is its FLOP at that rate; only matrix products count as FLOP (`step_flop`).
@@ -27,9 +28,9 @@ from tyro.constructors import PrimitiveConstructorSpec
 from policy.energy import ENERGIES
 from policy.layers import PRECISIONS, Execution
 from policy.networks import PolicyParams, init_network
-from training.losses import CRITIC_LOSSES
-from training.relabel import Batch
-from training.update import Updater
+from training.algorithms.crl.losses import CRITIC_LOSSES
+from training.algorithms.crl.update import CRL
+from training.data.hindsight import Batch
 
 LEARNING_RATE, TARGET_ENTROPY_PER_ACTION, LOGSUMEXP_PENALTY = 3e-4, -0.5, 0.1
 COMPILE_ROUNDS = 3
@@ -124,7 +125,7 @@ FLOWS = {
 class Program(NamedTuple):
     """A compiled loop of steps and what it starts from."""
 
-    run: Callable[..., tuple[Any, Any]]  # learner, batches, keys -> learner, metrics
+    run: Callable[..., tuple[Any, Any]]  # train_state, batches, keys -> train_state, metrics
     seconds: float  # to trace, lower and compile
     peak_bytes: int
 
@@ -292,14 +293,14 @@ def compare_compilation(options: Options) -> tuple[list[dict[str, Any]], float]:
 
 
 def compile_program(options: Options, step: Step) -> Program:
-    """Compile a loop of `options.steps` steps that gives its learner's memory to the next."""
+    """Compile a loop of `options.steps` steps that gives its train_state's memory to the next."""
 
-    def loop(learner: Any, batches: Batch, keys: jax.Array) -> tuple[Any, Any]:
-        def one(learner: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
+    def loop(train_state: Any, batches: Batch, keys: jax.Array) -> tuple[Any, Any]:
+        def one(train_state: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
             batch, key = inputs
-            return step.update(learner, batch, key=key)
+            return step.update(train_state, batch, key=key)
 
-        return jax.lax.scan(one, learner, (batches, keys))
+        return jax.lax.scan(one, train_state, (batches, keys))
 
     shapes: Any = jax.eval_shape(lambda: (step.init(jax.random.key(2)), *inputs(options)))
     began = time.perf_counter()
@@ -324,8 +325,8 @@ def inputs(options: Options) -> tuple[Batch, jax.Array]:
 
 
 def our_step(options: Options, depth: int) -> Step:
-    """The step of `training.update`, as training makes it."""
-    updater = Updater(
+    """The step of `training.algorithms.crl.update`, as training makes it."""
+    crl = CRL(
         achieved_goal=lambda state: state[:, : options.goal_dim],
         actor_learning_rate=LEARNING_RATE,
         critic_learning_rate=LEARNING_RATE,
@@ -349,14 +350,14 @@ def our_step(options: Options, depth: int) -> Step:
             init_network(key, in_dim, depth=depth, width=options.width, out_dim=out_dim)
             for key, (in_dim, out_dim) in zip(keys, ends, strict=True)
         )
-        return updater.init(PolicyParams(*networks))
+        return crl.init(PolicyParams(*networks))
 
-    return Step(jax.jit(init), updater.update)
+    return Step(jax.jit(init), crl.update)
 
 
 def paper_style_step(options: Options, depth: int) -> Step:
     """The step of `_paper_style`, with the same hyperparameters."""
-    updater = _paper_style.Updater(
+    crl = _paper_style.CRL(
         depth=depth,
         width=options.width,
         action_dim=options.action_dim,
@@ -368,9 +369,9 @@ def paper_style_step(options: Options, depth: int) -> Step:
     )
 
     def init(key: jax.Array) -> Any:
-        return updater.fresh(key, state_dim=options.state_dim, goal_dim=options.goal_dim)
+        return crl.fresh(key, state_dim=options.state_dim, goal_dim=options.goal_dim)
 
-    return Step(init, updater.update)
+    return Step(init, crl.update)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from training.envs import camera, recording, registry
+from training.envs import registry
+from training.envs.rendering import camera, video
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "environments.md"
@@ -26,8 +27,7 @@ _KEY = 1  # of the start and the goal that are drawn
 
 def names() -> list[str]:
     """The environments that have a picture, in the registry's order."""
-    own = {name for name, entry in registry.ENVIRONMENTS.items() if entry.own}
-    return [name for name in registry.ENVIRONMENTS if name not in own and not _LEFT_OUT.fullmatch(name)]
+    return [name for name in registry.built_in().entries if not _LEFT_OUT.fullmatch(name)]
 
 
 def table() -> str:
@@ -45,7 +45,7 @@ def draw() -> Iterator[Path]:
         qpos, _, goal = env.sample_task(jax.random.key(_KEY))
         with camera.Camera(env, width=320, height=240) as eye:
             path = PICTURES / f"{name}.png"
-            recording.write_picture(path, eye.picture(np.asarray(qpos), np.asarray(goal)))
+            video.write_picture(path, eye.picture(np.asarray(qpos), np.asarray(goal)))
         yield path
 
 

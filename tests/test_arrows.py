@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-OURS = frozenset({"benchmarks", "clients", "deploy", "kilolayer", "policy", "serving", "tests", "training"})
-RUN_AS_SCRIPTS = ("training", "serving", "clients/sim", "deploy", "benchmarks", "docs")  # each comes first on sys.path
+OURS = frozenset({"benchmarks", "clients", "kilolayer", "policy", "scripts", "serving", "tests", "training"})
+RUN_AS_SCRIPTS = ("training", "serving", "clients/sim", "scripts", "benchmarks", "docs")  # each comes first on sys.path
 PICKLES = frozenset({"_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
 
 
@@ -32,7 +32,7 @@ ROOMS = {
         Room("serving", "serving", ("serving", "policy", "kilolayer.v1", "kilolayer._internal")),
         Room("clients/python/kilolayer", "kilolayer", ("kilolayer",)),
         Room("clients/sim", "clients.sim", ("clients.sim", "kilolayer", "training.envs")),
-        Room("deploy", "deploy", ()),
+        Room("scripts", "scripts", ()),
     )
 }
 
@@ -108,10 +108,10 @@ def test_the_rooms_are_where_the_checks_look() -> None:
 @pytest.mark.parametrize(
     ("folder", "source", "name"),
     [
-        ("policy", "import training.loop", "training.loop"),
+        ("policy", "import training.trainer", "training.trainer"),
         ("policy", "from serving import engine", "serving.engine"),
         ("policy", "def late():\n    import kilolayer", "kilolayer"),
-        ("policy", "from ..training import loop", "training.loop"),
+        ("policy", "from ..training import trainer", "training.trainer"),
         ("training", "from serving.engine.engine import Engine", "serving.engine.engine.Engine"),
         ("training", "import importlib\nimportlib.import_module('serving')", "serving"),
         ("training", "__import__('kilolayer')", "kilolayer"),
@@ -120,11 +120,11 @@ def test_the_rooms_are_where_the_checks_look() -> None:
         ("serving", "import kilolayer.v11", "kilolayer.v11"),
         ("serving", "if TYPE_CHECKING:\n    from training.config import TrainConfig", "training.config.TrainConfig"),
         ("clients/python/kilolayer", "from policy.spec import PolicySpec", "policy.spec.PolicySpec"),
-        ("clients/sim", "from training import loop", "training.loop"),
+        ("clients/sim", "from training import trainer", "training.trainer"),
         ("clients/sim", "import policy", "policy"),
         ("clients/sim", "from clients import python", "clients.python"),
-        ("deploy", "import kilolayer", "kilolayer"),
-        ("deploy", "from tests import fakes", "tests.fakes"),
+        ("scripts", "import kilolayer", "kilolayer"),
+        ("scripts", "from tests import fakes", "tests.fakes"),
     ],
 )
 def test_a_forbidden_import_is_noticed(folder: str, source: str, name: str) -> None:
@@ -136,7 +136,7 @@ def test_a_forbidden_import_is_noticed(folder: str, source: str, name: str) -> N
     ("folder", "source"),
     [
         ("policy", "import jax\nfrom policy.spec import PolicySpec\nfrom .networks import Layer\nfrom . import acting"),
-        ("training", "from policy import bundle\nfrom training.envs import base"),
+        ("training", "from policy import bundle\nfrom training.envs import registry"),
         (
             "serving",
             "from kilolayer.v1 import policy_pb2\nimport kilolayer.v1.policy_pb2_grpc\nfrom kilolayer import v1",
@@ -144,9 +144,9 @@ def test_a_forbidden_import_is_noticed(folder: str, source: str, name: str) -> N
         ("clients/sim", "from clients.sim import fleet\nfrom . import fleet"),
         (
             "clients/sim",
-            "import kilolayer\nfrom training import envs\nfrom training.envs.base import GoalEnv",
+            "import kilolayer\nfrom training import envs\nfrom training.envs.core.goal_env import GoalEnv",
         ),
-        ("deploy", "import subprocess\nimport policyengine"),
+        ("scripts", "import subprocess\nimport policyengine"),
     ],
 )
 def test_an_allowed_import_is_not(folder: str, source: str) -> None:

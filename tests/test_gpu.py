@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.console
 
 from policy import bundle
 from policy.energy import ENERGIES
@@ -20,12 +19,12 @@ from policy.layers import Execution
 from policy.networks import init_policy
 from serving.engine.engine import Engine, Kind, noise_columns
 from tests.samples import policy_spec
-from training import loop
+from training import trainer
+from training.algorithms.crl.losses import CRITIC_LOSSES
+from training.algorithms.crl.update import CRL, Trainable
 from training.config import TrainConfig
+from training.data.hindsight import Batch
 from training.envs import registry
-from training.losses import CRITIC_LOSSES
-from training.relabel import Batch
-from training.update import Trained, Updater
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,8 +50,8 @@ def far(value: Any, truth: Any) -> float:
 
 @pytest.mark.parametrize(("precision", "products", "at_most"), [("f32", "highest", 1e-3), ("bf16", "default", 5e-2)])
 def test_a_deep_gradient_is_the_cpus(precision: str, products: str, at_most: float) -> None:
-    def updater(precision: str) -> Updater:
-        return Updater(
+    def crl(precision: str) -> CRL:
+        return CRL(
             achieved_goal=lambda state: state[:, : SPEC.goal_dim],
             actor_learning_rate=3e-4,
             critic_learning_rate=3e-4,
@@ -71,10 +70,10 @@ def test_a_deep_gradient_is_the_cpus(precision: str, products: str, at_most: flo
     batch = Batch(state=jnp.asarray(state), action=jnp.tanh(action), future_state=jnp.asarray(future))
     noise = jnp.asarray(draw.normal(size=action.shape), jnp.float32)
 
-    def gradient(precision: str) -> Callable[..., Trained]:
-        return lambda *arguments: updater(precision).gradient(*arguments, noise=noise)[0]
+    def gradient(precision: str) -> Callable[..., Trainable]:
+        return lambda *arguments: crl(precision).gradient(*arguments, noise=noise)[0]
 
-    trained = Trained(params, jnp.zeros(()))
+    trained = Trainable(params, jnp.zeros(()))
     with jax.default_matmul_precision(products):
         ours = jax.jit(gradient(precision))(trained, batch)
     assert far(ours, on_cpu(gradient("f32"), trained, batch)) < at_most
@@ -126,7 +125,7 @@ def test_a_run_trains_publishes_and_what_it_published_is_served(tmp_path: Path) 
         eval_episodes=8,
         episode_length=50,
     )
-    outcome = loop.train(config, console=rich.console.Console(quiet=True))
+    outcome = trainer.train(config)
     assert outcome.policy is not None
     published = bundle.read(outcome.policy)
     engine = Engine(published.params, published.spec, max_rows=16)

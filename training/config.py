@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
-from training.envs.base import GoalEnv
-from training.envs.registry import UnknownNameError, bare_name, find
+from training.envs.core.errors import UnknownNameError
+from training.envs.core.goal_env import GoalEnv
+from training.envs.registry import bare_name, find
 
 
 class ConfigError(Exception):
@@ -177,21 +178,20 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-compatible values."""
-        fields = dataclasses.asdict(self) | {"out": str(self.out)}
-        return {name: None if field == math.inf else field for name, field in fields.items()}
+        return {name: to_json_value(value) for name, value in dataclasses.asdict(self).items()}
 
     def spec(self, env: GoalEnv) -> PolicySpec:
         """What the trained policy will promise on `env`."""
         return PolicySpec(
             name=self.policy_name,
             environment=bare_name(self.env),
-            state_names=env.facts.state_names,
-            goal_names=env.facts.goal_names,
-            action_names=env.facts.action_names,
+            state_names=env.spec.state_names,
+            goal_names=env.spec.goal_names,
+            action_names=env.spec.action_names,
             action_low=env.action_low,
             action_high=env.action_high,
             control_period_s=env.control_period_s,
-            success_radius=env.facts.success_radius,
+            success_radius=env.spec.success_radius,
             actor_depth=self.actor_depth,
             actor_width=self.actor_width,
             critic_depth=self.critic_depth,
@@ -226,6 +226,13 @@ class TrainConfig:
                 raise ConfigError(f"{field.name} must be a positive number, not {number}; try {field.default}")
             if isinstance(number, int) and number > _LARGEST_COUNT and field.name not in {"total_env_steps", "seed"}:
                 raise ConfigError(f"{field.name} must be at most {_LARGEST_COUNT}, not {number}; try {field.default}")
+
+
+def to_json_value(value: Any) -> Any:
+    """Return a field's value as JSON has it: a path as a string, infinity as null."""
+    if isinstance(value, Path):
+        return str(value)
+    return None if value == math.inf else value
 
 
 _SEEDS = 2**31

@@ -1,7 +1,6 @@
-"""Command line of training: flags and a preset make a TrainConfig, the loop does the rest."""
+"""The command line of training: turn flags and a preset into a TrainConfig, and train."""
 
 import argparse
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -12,22 +11,13 @@ import tyro
 
 from policy.spec import SpecError
 from training.config import PRESETS, ConfigError, TrainConfig, preset_config
-from training.envs.mazes import LayoutError
-from training.envs.physics import PhysicsOverflowError
-from training.envs.registry import ENVIRONMENTS, EnvError, UnknownNameError, bare_name, find, import_module_of, make
+from training.envs import registry
+from training.envs.building.mazes import LayoutError
+from training.envs.core.errors import EnvError, UnknownNameError
+from training.envs.core.physics import PhysicsOverflowError
 
-_DESCRIPTION = f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
-
-  python training/run.py --env point_u_maze --out runs/demo
-
-Both flags are needed. Environments: {", ".join(ENVIRONMENTS)}; --list-envs shows their sizes.
-For a robot of your own see docs/your-own-robot.md.
-
-Presets: {", ".join(PRESETS)}. The environment's own is taken, or paper where it has none, unless
---preset names another; every other flag changes one of its values. The defaults below are those
-for the --env and --preset given beside --help.
-"""
 _FALLBACK_ENV = "point_u_maze"
+_SCRIPT = "kilolayer-train"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,34 +30,35 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, EnvError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return _train(config)
+
+
+def _train(config: TrainConfig) -> int:
+    """Train, and turn expected errors into one line and an exit code."""
     import jax
 
-    from training import (
-        loop,
-        memory,
-        report,
-        run_folder,
-        snapshot,
-    )  # after the flags are known to be right: the loop is slow to import
+    from training import memory_budget, trainer  # imported here, because it takes seconds: bad flags fail faster
+    from training.progress_display import ConsoleProgress
+    from training.run_dir.checkpoint import SnapshotError
+    from training.run_dir.lock import RunDirError
+    from training.run_dir.metrics_log import MetricsError
 
     try:
-        trainer = loop if config.algorithm == "crl" else importlib.import_module("training.baselines")
-        trainer.train(config, console=rich.console.Console())
+        with ConsoleProgress(rich.console.Console()) as progress:
+            trainer.train(config, progress=progress)
     except KeyboardInterrupt:
         saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
-        advice = "the same command with --resume continues" if saved else "nothing was saved yet; use --overwrite"
+        advice = "continue with the same command and --resume" if saved else "nothing was saved yet; use --overwrite"
         print(f"\ninterrupted; {advice}", file=sys.stderr, flush=True)
-        os._exit(130)  # without waiting for the compiler's threads, which nothing can interrupt
+        os._exit(130)  # does not wait for the compiler's threads, which cannot be interrupted
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(
-            f"error: the device is out of memory; {memory.advice(config, loop.registry.make(config.env))}",
-            file=sys.stderr,
-        )
+        advice = memory_budget.advice(config, registry.make(config.env))
+        print(f"error: the device is out of memory; {advice}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error}; check the disk and the folder, or give another --out", file=sys.stderr)
+        print(f"error: {error}; check the disk and the folder, or use another --out", file=sys.stderr)
         return 1
     except (
         ConfigError,
@@ -76,11 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
         ImportError,
         LayoutError,
         MemoryError,
+        MetricsError,
         PhysicsOverflowError,
+        RunDirError,
+        SnapshotError,
         SpecError,
-        run_folder.OutputFolderError,
-        report.MetricsError,
-        snapshot.SnapshotError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -88,10 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _list(arguments: list[str]) -> int:
-    """List the environments, whatever is wrong with the user's own, and say what that is; return the exit code."""
+    """List the environments, then whatever is wrong with custom ones; return the exit code."""
     failed: list[str] = []
     try:
-        import_module_of(_chosen(arguments).env or "")
+        registry.import_module_of(_early_flags(arguments).env or "")
     except (EnvError, SpecError) as error:
         failed.append(str(error))
     failed += list_environments(rich.console.Console())
@@ -101,65 +92,75 @@ def _list(arguments: list[str]) -> int:
 
 
 def list_environments(console: rich.console.Console) -> list[str]:
-    """Print a table of every environment with its sizes, its control period and its success radius.
+    """Print a table of every environment with its sizes, control period and success radius.
 
     Returns:
-        What is wrong with those that cannot be built, one line each.
+        One line for each environment that cannot be built, with the reason.
     """
     table = rich.table.Table("environment", "state", "goal", "action", "period", "radius", "episode")
     table.columns[0].no_wrap = True
-    table.caption = "state, goal and action in values, the control period, the success radius, an episode's steps"
+    table.caption = "number of values of state, goal and action; control period; success radius; steps of an episode"
     for column in table.columns[1:]:
         column.justify = "right"
     failed: list[str] = []
-    for name in ENVIRONMENTS:
+    for name in registry.names():
         try:
-            env = make(name)
+            env = registry.make(name)
         except (EnvError, SpecError) as error:
             failed.append(f"{name} is not listed: {error}")
             continue
         sizes = (str(size) for size in (env.state_size, env.goal_size, env.action_size))
-        period, radius = f"{env.control_period_s:g} s", f"{env.facts.success_radius:g} m"
-        table.add_row(name, *sizes, period, radius, f"{env.facts.episode_length}")
+        period, radius = f"{env.control_period_s:g} s", f"{env.spec.success_radius:g} m"
+        table.add_row(name, *sizes, period, radius, f"{env.spec.episode_length}")
     console.print(table)
     return failed
 
 
 def parse(arguments: list[str]) -> TrainConfig:
-    """Flags to configuration: first what the preset is, then what the flags change of it.
+    """Parse flags into a configuration: the preset's values, with those of the flags in their place.
 
     Raises:
-        ConfigError, EnvError, SpecError, UnknownNameError: a flag's value cannot work.
-        SystemExit: a flag that is not known, or --help.
+        ConfigError, EnvError, SpecError, UnknownNameError: a flag's value is not valid.
+        SystemExit: an unknown flag, or --help.
     """
-    chosen = _chosen(arguments)
-    asks_for_help = "--help" in arguments or "-h" in arguments
-    if not asks_for_help:
-        if not chosen.env:
-            raise ConfigError(f"--env is needed, for example --env {_FALLBACK_ENV}; --list-envs shows all")
-        if chosen.out is None:
-            raise ConfigError(f"--out is needed, a folder for the run; for example --out runs/{bare_name(chosen.env)}")
-        if chosen.eval_env:
-            find(chosen.eval_env)
-    env = chosen.env or _FALLBACK_ENV
-    defaults = preset_config(env, out=chosen.out or Path("runs") / bare_name(env), preset=chosen.preset)
-    return tyro.cli(
-        TrainConfig,
-        default=defaults,
-        args=arguments,
-        prog="python training/run.py",
-        description=_DESCRIPTION,
-    )
+    early = _early_flags(arguments)
+    wants_help = "--help" in arguments or "-h" in arguments
+    if not wants_help:
+        if not early.env:
+            raise ConfigError(f"--env is required, for example --env {_FALLBACK_ENV}; --list-envs shows all names")
+        if early.out is None:
+            example = f"--out runs/{registry.bare_name(early.env)}"
+            raise ConfigError(f"--out is required: a folder for the run, for example {example}")
+        if early.eval_env:
+            registry.find(early.eval_env)
+    env = early.env or _FALLBACK_ENV
+    defaults = preset_config(env, out=early.out or Path("runs") / registry.bare_name(env), preset=early.preset)
+    program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
+    return tyro.cli(TrainConfig, default=defaults, args=arguments, prog=program, description=_description(program))
 
 
-def _chosen(arguments: list[str]) -> argparse.Namespace:
-    """The flags that are looked at before all others are read; None where one is left out."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--env")
-    chooser.add_argument("--eval-env", "--eval_env")
-    chooser.add_argument("--preset")
-    chooser.add_argument("--out", type=Path)
-    return chooser.parse_known_args(arguments)[0]
+def _description(program: str) -> str:
+    return f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
+
+  {program} --env point_u_maze --out runs/demo
+
+--env and --out are required. Environments: {", ".join(registry.names())}.
+--list-envs shows their sizes. For a robot of your own see docs/your-own-robot.md.
+
+Presets: {", ".join(PRESETS)}. Without --preset, the preset with the environment's name is used, or
+paper if there is none. The other flags override single values of the preset. The defaults below are
+those of the --env and --preset on this command line.
+"""
+
+
+def _early_flags(arguments: list[str]) -> argparse.Namespace:
+    """Return the flags that decide the defaults of all others; None where one is absent."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--env")
+    parser.add_argument("--eval-env", "--eval_env")
+    parser.add_argument("--preset")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_known_args(arguments)[0]
 
 
 if __name__ == "__main__":

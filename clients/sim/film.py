@@ -13,9 +13,9 @@ import rich.console
 import rich.progress
 
 from clients.sim.fleet import Episode
-from training.envs import recording
-from training.envs.base import GoalEnv
-from training.envs.camera import Camera, CannotDrawError
+from training.envs.core.goal_env import GoalEnv
+from training.envs.rendering.camera import Camera, CannotDrawError
+from training.envs.rendering.video import frames_per_s, write_picture, write_video
 
 
 def show(
@@ -31,13 +31,13 @@ def show(
     try:
         with Camera(env) as camera:
             if video is not None:
-                rate_hz, stride = recording.frames_per_s(env.control_period_s)
+                rate_hz, stride = frames_per_s(env.control_period_s)
                 frames = _frames(camera, poses[::stride], episode.goal, console=console)
                 with _reporting("video", video, console=console):
-                    recording.write_video(video, frames, rate_hz=rate_hz)
+                    write_video(video, frames, rate_hz=rate_hz)
             if picture is not None:
                 with _reporting("picture", picture, console=console):
-                    recording.write_picture(picture, camera.picture(poses[-1], episode.goal))
+                    write_picture(picture, camera.picture(poses[-1], episode.goal))
     except CannotDrawError as error:
         print(f"no pictures: {error}", file=sys.stderr)
 

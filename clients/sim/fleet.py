@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kilolayer import Action, DeadlineExceeded, Overloaded, PolicyClient
-from training.envs.base import GoalEnv, State
+from training.envs.core.goal_env import GoalEnv, State
 
 
 class Tick(NamedTuple):

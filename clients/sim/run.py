@@ -16,7 +16,7 @@ import tyro
 from clients.sim import film, fleet, summary
 from kilolayer import KilolayerError, PolicyDescription
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 
 class DriveError(Exception):
@@ -155,7 +155,7 @@ def _require_writable(config: DriveConfig) -> None:
 def _drive_with_progress(
     config: DriveConfig, env: GoalEnv, clients: list[fleet.PolicyClient], *, console: rich.console.Console
 ) -> list[fleet.Episode]:
-    episode_length = config.episode_length or env.facts.episode_length
+    episode_length = config.episode_length or env.spec.episode_length
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
     with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("running", total=config.episodes * episode_length)
@@ -172,16 +172,16 @@ def _drive_with_progress(
 
 
 def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:
-    if served.environment != env.facts.name:
+    if served.environment != env.spec.name:
         raise DriveError(
-            f"the policy was trained on {served.environment}, not {env.facts.name}; pass --env "
+            f"the policy was trained on {served.environment}, not {env.spec.name}; pass --env "
             f"{served.environment}, or choose another of the server's policies with --policy"
         )
     for what in ("state_names", "goal_names", "action_names"):  # a user's own robot may have changed since training
-        for theirs, ours in itertools.zip_longest(getattr(served, what), getattr(env.facts, what), fillvalue="nothing"):
+        for theirs, ours in itertools.zip_longest(getattr(served, what), getattr(env.spec, what), fillvalue="nothing"):
             if theirs != ours:
                 raise DriveError(
-                    f"the policy's {what.replace('_', ' ')} contain {theirs!r} where {env.facts.name} now has"
+                    f"the policy's {what.replace('_', ' ')} contain {theirs!r} where {env.spec.name} now has"
                     f" {ours!r}; train it again"
                 )
 

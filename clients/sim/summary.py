@@ -12,7 +12,7 @@ from matplotlib.patches import Circle
 from matplotlib.patches import Rectangle as Patch
 
 from clients.sim.fleet import Episode
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 _PANEL_WIDTH_IN = 6.0
 
@@ -72,7 +72,7 @@ def summarize(
     at_goal = float(np.mean([episode.time_at_goal for episode in episodes]))
     p50, p99 = np.percentile([tick.round_trip_s for tick in ticks], [50, 99]) * 1e3 if ticks else (None, None)
     return Summary(
-        environment=env.facts.name,
+        environment=env.spec.name,
         policy=policy,
         version=version,
         robots=robots,
@@ -107,7 +107,7 @@ def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
         for episode in chosen:
             panel.plot(*_from_above(episode.path).T, color=path_color, alpha=0.35, linewidth=1, zorder=2)
             # Outlines, because goals are often close together. A path that ends inside one has reached its goal.
-            outline = Circle(tuple(_from_above(episode.goal)), env.facts.success_radius, fill=False)
+            outline = Circle(tuple(_from_above(episode.goal)), env.spec.success_radius, fill=False)
             outline.set(edgecolor=goal_color, alpha=0.4, linewidth=0.8, zorder=3)
             panel.add_patch(outline)
         if chosen:
@@ -117,12 +117,12 @@ def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
     starts = _from_above(np.array([episode.path[0] for episode in episodes]))
     panel.scatter(*starts.T, s=12, color="black", zorder=4, label="start")
     panel.scatter(
-        [], [], s=70, facecolors="none", edgecolors="0.5", label=f"success radius, {env.facts.success_radius:g}"
+        [], [], s=70, facecolors="none", edgecolors="0.5", label=f"success radius, {env.spec.success_radius:g}"
     )
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    xlabel, ylabel = (*env.facts.goal_names, "")[:2]
-    panel.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", title=f"{env.facts.name}: {len(episodes)} episodes")
-    if len(env.facts.goal_names) == 1:
+    xlabel, ylabel = (*env.spec.goal_names, "")[:2]
+    panel.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", title=f"{env.spec.name}: {len(episodes)} episodes")
+    if len(env.spec.goal_names) == 1:
         panel.set_yticks([])
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -132,7 +132,7 @@ def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
 
 def _bounds(env: GoalEnv, episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:
     """Return the lower left and the upper right corner, [2] each, of everything that `draw_paths` draws."""
-    radius = env.facts.success_radius
+    radius = env.spec.success_radius
     goals = np.array([_from_above(episode.goal) for episode in episodes])
     corners = [np.reshape(corner, (-1, 2)) for rectangle in env.floor_plan() for corner in rectangle]
     paths = [_from_above(episode.path) for episode in episodes]

@@ -12,7 +12,7 @@ import pytest
 
 from policy.layers import Execution
 from policy.networks import ResidualNetwork
-from training.update import Learner
+from training.algorithms.crl.update import TrainState
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -49,11 +49,11 @@ def test_the_compiler_counts_as_many(train_step: Any) -> None:
     """With every block written out, for XLA counts a loop's body once; it counts sums and exponentials as well."""
     options = train_step.Options(batch=128, width=128)
     step = train_step.our_step(options, 8)
-    updater: Any = step.update.__self__
-    unrolled = train_step.dataclasses.replace(updater, execution=Execution(unroll=2))
-    learner, (batches, keys) = jax.eval_shape(lambda: (step.init(jax.random.key(0)), train_step.inputs(options)))
+    crl: Any = step.update.__self__
+    unrolled = train_step.dataclasses.replace(crl, execution=Execution(unroll=2))
+    train_state, (batches, keys) = jax.eval_shape(lambda: (step.init(jax.random.key(0)), train_step.inputs(options)))
     batch, key = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (batches, keys))
-    counted: Any = jax.jit(unrolled.update).lower(learner, batch, key=key).compile().cost_analysis()
+    counted: Any = jax.jit(unrolled.update).lower(train_state, batch, key=key).compile().cost_analysis()
     own = sizes(
         train_step,
         batch=128,
@@ -70,24 +70,24 @@ def test_the_compiler_counts_as_many(train_step: Any) -> None:
 def test_both_steps_move_the_same_parameters_alike(train_step: Any) -> None:
     options = train_step.Options(batch=5, width=8, state_dim=4, action_dim=2, representation_dim=6)
     ours, theirs = train_step.our_step(options, 4), train_step.paper_style_step(options, 4)
-    learner: Learner = ours.init(jax.random.key(0))
-    updater = theirs.update.__self__
-    networks = [flax_parameters(network) for network in learner.params]
+    train_state: TrainState = ours.init(jax.random.key(0))
+    crl = theirs.update.__self__
+    networks = [flax_parameters(network) for network in train_state.params]
     critic = train_step._paper_style.Critic(*networks[1:])
-    other = updater.init(networks[0], critic)
+    other = crl.init(networks[0], critic)
     batches, keys = train_step.inputs(options)
     batch = jax.tree.map(lambda leaf: leaf[0], batches)
-    found, metrics = jax.jit(ours.update)(learner, batch, key=keys[0])
+    found, metrics = jax.jit(ours.update)(train_state, batch, key=keys[0])
     expected, losses = jax.jit(theirs.update)(other, batch, key=keys[0])
     for name, loss in losses.items():
         assert float(metrics[name]) == pytest.approx(float(loss), rel=1e-4)
     first_moments = [
         adam.mu
-        for state in (expected.actor_optimiser, expected.critic_optimiser, expected.temperature_optimiser)
+        for state in (expected.actor_optimizer, expected.critic_optimizer, expected.temperature_optimizer)
         for adam in state
         if isinstance(adam, optax.ScaleByAdamState)
     ]
-    partitioned: Any = found.optimiser
+    partitioned: Any = found.optimizer
     own = {name: state.inner_state[0].mu for name, state in partitioned.inner_states.items()}
     actor, temperature = own["actor"].params.actor, own["temperature"].log_temperature
     encoders = [own["critic"].params.state_action_encoder, own["critic"].params.goal_encoder]
@@ -131,7 +131,7 @@ def test_every_round_runs_each_program_and_the_products(train_step: Any) -> None
     rounds = train_step.take_turns(
         options,
         {"ours": train_step.Step(init=lambda _: jnp.zeros(()), update=None)},
-        {"ours": train_step.Program(lambda learner, *_: (learner + 1, None), seconds=0.0, peak_bytes=0)},
+        {"ours": train_step.Program(lambda train_state, *_: (train_state + 1, None), seconds=0.0, peak_bytes=0)},
     )
     assert len(rounds) == 3
     assert all(each.seconds["ours"] > 0 and each.rate > 0 for each in rounds)

@@ -20,9 +20,10 @@ from clients.sim import film, fleet, summary
 from clients.sim import run as sim
 from kilolayer import Action, DeadlineExceeded, InvalidRequest
 from tests.training.cart import Cart
-from training.envs import camera, registry
-from training.envs.base import GoalEnv
-from training.envs.point import PointMaze
+from training.envs import registry
+from training.envs.core.goal_env import GoalEnv
+from training.envs.locomotion.point_maze import PointMaze
+from training.envs.rendering import camera
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_a_video_that_fails_does_not_cost_the_picture(
         raise OSError("no space left")
 
     monkeypatch.setattr(film, "Camera", Blank)
-    monkeypatch.setattr(film.recording, "write_video", full)
+    monkeypatch.setattr(film, "write_video", full)
     said = rich.console.Console(file=io.StringIO(), width=999)
     film.show(env, moving_episode(), video=tmp_path / "film.mp4", picture=tmp_path / "end.png", console=said)
     assert capsys.readouterr().err == "no video: no space left\n"
@@ -218,7 +219,7 @@ def test_the_figures_are_there_before_a_film_is_begun(
 
     class Ready(Pusher):
         def wait_until_ready(self, timeout_s: float) -> SimpleNamespace:
-            facts = env.facts
+            facts = env.spec
             names = {what: getattr(facts, what) for what in ("state_names", "goal_names", "action_names")}
             return SimpleNamespace(environment=facts.name, name="p", version="7", **names)
 

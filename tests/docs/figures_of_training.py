@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from tests.docs.figures import Record, Texts, find, line, record, significant
 
@@ -81,7 +82,7 @@ def batched_encoders() -> Texts:
 def train_loop() -> Texts:
     """The training loop on two cores."""
     page, results = "benchmarks/results/train_loop.md", "docs/results.md"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"env": env, **row}
         for env, name in (("ant", "ant"), ("point_u_maze", "point"))
         for row in record(f"train_loop_{name}.json")["rows"]

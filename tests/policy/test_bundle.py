@@ -22,7 +22,7 @@ import tensorstore
 
 from policy import bundle
 from policy.acting import act
-from policy.bundle import BundleError
+from policy.bundle import BundleError, arrays, manifest
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
 
@@ -33,7 +33,7 @@ PROBE_GOAL = np.linspace(1, -1, 8, dtype=np.float32).reshape(4, 2)
 
 def publish(root: Path, version: int, *, spec: PolicySpec, params: PolicyParams, **changes: Any) -> Path:
     arguments: dict[str, Any] = {"probe_state": PROBE_STATE, "probe_goal": PROBE_GOAL, "provenance": {"seed": 7}}
-    return bundle.publish(root, version, spec=spec, params=params, **(arguments | changes))
+    return bundle.write(root, version, spec=spec, params=params, **(arguments | changes))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def refusal(path: Path) -> BundleError:
 
 def recompute_manifest(path: Path) -> None:
     """What someone would do who changes a bundle on purpose."""
-    files = {name: bundle._fingerprint(file) for name, file in bundle._files(path) if name != "manifest.json"}  # pyright: ignore[reportPrivateUsage]
+    files = {name: manifest.fingerprint(file) for name, file in manifest.files(path) if name != "manifest.json"}
     (path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
 
 
@@ -222,7 +222,7 @@ def test_a_manifest_with_an_impossible_size_is_refused(damaged: Path, size: str)
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda stored: stored.update(format=2), "format 2 is not 1"),
+        (lambda stored: stored.update(format=2), "format 2, but this version reads format 1"),
         (lambda stored: stored.pop("spec"), "spec"),
         (lambda stored: stored.pop("provenance"), "provenance"),
         (lambda stored: stored.update(spec=[]), "policy.json"),
@@ -264,13 +264,13 @@ def test_arrays_that_do_not_fit_the_specification_are_refused(damaged: Path, cha
     "make",
     [
         pytest.param(lambda tree: tree | {"actor": tree["goal_encoder"]}, id="another network"),
-        pytest.param(lambda tree: tree | {"optimiser": np.zeros(3, np.float32)}, id="one more array"),
+        pytest.param(lambda tree: tree | {"optimizer": np.zeros(3, np.float32)}, id="one more array"),
         pytest.param(lambda tree: {"actor": tree["actor"]}, id="no critic"),
         pytest.param(lambda tree: jax.tree.map(lambda leaf: leaf.astype(np.float16), tree), id="another type"),
     ],
 )
 def test_other_arrays_are_refused(damaged: Path, params: PolicyParams, make: Callable[[Any], Any]) -> None:
-    tree = jax.tree.map(np.asarray, bundle._to_tree(params))  # pyright: ignore[reportPrivateUsage]
+    tree = jax.tree.map(np.asarray, arrays.to_tree(params))
     shutil.rmtree(damaged / "params")
     ocp.PyTreeCheckpointer().save(damaged / "params", make(tree))
     recompute_manifest(damaged)
@@ -352,7 +352,7 @@ def test_actions_that_are_not_finite_are_not_published(tmp_path: Path, spec: Pol
     spoiled = params._replace(
         actor=dataclasses.replace(params.actor, output=params.actor.output._replace(kernel=kernel))
     )
-    with pytest.raises(ValueError, match="not finite, so it is not published"):
+    with pytest.raises(ValueError, match="NaN or infinity, so it is not published"):
         publish(tmp_path / "root", 1, spec=spec, params=spoiled)
     assert not (tmp_path / "root").exists()
 
@@ -361,12 +361,12 @@ def test_what_could_not_be_read_again_is_not_published(tmp_path: Path, spec: Pol
     swapped = params._replace(goal_encoder=params.state_action_encoder)
     doubled = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     attempts: list[tuple[dict[str, Any], str]] = [
-        ({"version": -1}, "version must be a training step, 0 or more, not -1"),
+        ({"version": -1}, "version must be a training step, 0 or more, got -1"),
         ({"params": swapped}, r"array goal_encoder\.input\.kernel is \(\(5, 4\), 'float32'\) where"),
         ({"params": doubled}, "'float64'"),
-        ({"probe_state": PROBE_STATE[:, :2]}, "probe_state must be at least one row of 3 values"),
-        ({"probe_goal": PROBE_GOAL[:3]}, "probe_goal must be at least one row of 2 values"),
-        ({"probe_state": PROBE_STATE[:0], "probe_goal": PROBE_GOAL[:0]}, "at least one row"),
+        ({"probe_state": PROBE_STATE[:, :2]}, r"probe_state must have shape \[rows, 3\], .*, got \[4, 2\]"),
+        ({"probe_goal": PROBE_GOAL[:3]}, r"probe_goal must have shape \[rows, 2\], .*, got \[3, 2\]"),
+        ({"probe_state": PROBE_STATE[:0], "probe_goal": PROBE_GOAL[:0]}, "one row or more"),
     ]
     for change, complaint in attempts:
         arguments: dict[str, Any] = {"version": 1, "params": params} | change
@@ -421,7 +421,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # above the metadata, below the arrays
 try:
     probes = {"probe_state": np.ones((1, 3)), "probe_goal": np.ones((1, 2))}
-    bundle.publish(root, 1, spec=spec, params=params, provenance={}, **probes)
+    bundle.write(root, 1, spec=spec, params=params, provenance={}, **probes)
 except OSError as error:
     print("refused:", error)
 print("left behind:", list(root.iterdir()))
@@ -449,7 +449,7 @@ root, spec = Path(sys.argv[1]), PolicySpec.from_json(sys.argv[2])
 params = jax.jit(init_policy, static_argnums=1)(jax.random.key(0), spec)
 state, goal = np.ones((4, spec.state_dim)), np.ones((4, spec.goal_dim))
 for version in range(max(bundle.versions(root), default=-1) + 1, 1_000_000):
-    bundle.publish(root, version, spec=spec, params=params, probe_state=state, probe_goal=goal, provenance={})
+    bundle.write(root, version, spec=spec, params=params, probe_state=state, probe_goal=goal, provenance={})
     print(version, flush=True)
 """
 

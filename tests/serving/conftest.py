@@ -33,7 +33,7 @@ def publish() -> Publish:
     def write(root: Path, version: int, *, name: str = SPEC.name) -> Path:
         spec = dataclasses.replace(SPEC, name=name)
         rng = np.random.default_rng(version)
-        return bundle.publish(
+        return bundle.write(
             root,
             version,
             spec=spec,

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 from scipy.optimize import least_squares
 
-from training.envs.arm import Arm
+from training.envs.manipulation.arm import Arm
 
 OPEN, CLOSED = 0.08, 0.0  # m, what the fingers are told
 FINGERTIP_M = 0.107 + 0.0584 + 0.055  # from the end effector to the middle of the fingers' tips

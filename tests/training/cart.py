@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import mujoco
 from mujoco import mjx
 
-from training.envs.base import EnvFacts, GoalEnv
+from training.envs.core.goal_env import EnvSpec, GoalEnv
 
 
 class Cart(GoalEnv):
@@ -21,7 +21,7 @@ class Cart(GoalEnv):
         body.add_geom(size=[0.1, 0, 0], mass=1, contype=0, conaffinity=0)
         motor = spec.add_actuator(target="x", trntype=mujoco.mjtTrn.mjTRN_JOINT)
         motor.ctrlrange, motor.ctrllimited = [-1, 1], True
-        facts = EnvFacts(
+        env_spec = EnvSpec(
             name=name,
             state_names=("x [m]", "vx [m/s]"),
             goal_names=("x [m]",),
@@ -29,7 +29,7 @@ class Cart(GoalEnv):
             success_radius=0.02,
             episode_length=6,
         )
-        super().__init__(facts, spec.compile(), substeps=1, impl=impl)
+        super().__init__(env_spec, spec.compile(), substeps=1, impl=impl)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(1), jnp.zeros(1)

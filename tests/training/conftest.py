@@ -4,13 +4,12 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-import rich.console
 
 from tests.training import probes
-from training import loop
+from training import trainer
 from training.config import TrainConfig
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +54,9 @@ def without_physics() -> Generator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def console() -> rich.console.Console:
-    return rich.console.Console(quiet=True)
-
-
 @pytest.fixture(scope="module")
-def finished(without_physics: None, tiny, console, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(without_physics: None, tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that has come to its end."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    loop.train(tiny(out), console=console)
+    trainer.train(tiny(out))
     return out

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from policy.energy import ENERGIES
 from policy.networks import PolicyParams, ResidualNetwork, init_policy
 from tests.samples import policy_spec
-from training import relabel, replay, rollout
-from training.envs.base import EnvFacts, GoalEnv, State
-from training.losses import CRITIC_LOSSES
-from training.update import Learner, Updater
+from training import rollout
+from training.algorithms.crl.losses import CRITIC_LOSSES
+from training.algorithms.crl.update import CRL, TrainState
+from training.data import hindsight, replay_buffer
+from training.envs.core.goal_env import EnvSpec, GoalEnv, State
 
 ENVIRONMENTS = 32
 UNROLL = 16
@@ -36,7 +37,7 @@ SPEC = policy_spec(
     actor_width=32,
     critic_width=32,
 )
-UPDATER = Updater(
+CRL_STEP = CRL(
     achieved_goal=lambda state: state,
     actor_learning_rate=1e-3,
     critic_learning_rate=1e-3,
@@ -52,7 +53,7 @@ class Probe(GoalEnv):
     """A task whose next state follows from this one and the action by a formula; the goal is a state."""
 
     def __init__(self, *, name: str, success_radius: float, episode_length: int) -> None:
-        self.facts = EnvFacts(
+        self.spec = EnvSpec(
             name=name,
             state_names=SPEC.state_names,
             goal_names=SPEC.goal_names,
@@ -176,11 +177,11 @@ def _on_the_rim(turns: jax.Array) -> jax.Array:
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
-class Trained(NamedTuple):
+class Trainable(NamedTuple):
     """What a run leaves behind."""
 
     params: PolicyParams
-    replay: replay.Replay
+    replay: replay_buffer.ReplayBuffer
 
 
 def train(
@@ -191,8 +192,8 @@ def train(
     goal_seen: float = 1.0,
     action_seen: float = 1.0,
     episodes_told: int = 1,
-) -> Trained:
-    """Train on `env` as `training.loop` does, without its shell.
+) -> Trainable:
+    """Train on `env` as `training.trainer` does, without its shell.
 
     Args:
         discount: of the hindsight law; next to 0, the goal is always the next state.
@@ -201,41 +202,41 @@ def train(
         episodes_told: factor on the episode numbers that the replay is told; 0 for one endless episode.
     """
     learner_key, robots_key, iterations_key = jax.random.split(jax.random.key(seed), 3)
-    learner = _fresh_learner(learner_key, goal_seen, action_seen)
+    train_state = _fresh_learner(learner_key, goal_seen, action_seen)
     robots = _start(env, robots_key)
-    ring = replay.empty(
+    ring = replay_buffer.empty(
         CAPACITY, unroll=UNROLL, environments=ENVIRONMENTS, state_dim=SPEC.state_dim, action_dim=SPEC.action_dim
     )
     for collect_key, learn_key in jax.random.split(iterations_key, (ITERATIONS, 2)):
-        robots, steps = _collect(env, learner.params.actor, robots, key=collect_key)
+        robots, steps = _collect(env, train_state.params.actor, robots, key=collect_key)
         steps = steps._replace(episode=steps.episode * episodes_told)
-        learner, ring = _learn(
-            learner, ring, steps, key=learn_key, discount=discount, goal_seen=goal_seen, action_seen=action_seen
+        train_state, ring = _learn(
+            train_state, ring, steps, key=learn_key, discount=discount, goal_seen=goal_seen, action_seen=action_seen
         )
-    return Trained(learner.params, ring)
+    return Trainable(train_state.params, ring)
 
 
 @jax.jit
-def _fresh_learner(key: jax.Array, goal_seen: float, action_seen: float) -> Learner:
-    return UPDATER.init(_dim(init_policy(key, SPEC), goal_seen=goal_seen, action_seen=action_seen))
+def _fresh_learner(key: jax.Array, goal_seen: float, action_seen: float) -> TrainState:
+    return CRL_STEP.init(_dim(init_policy(key, SPEC), goal_seen=goal_seen, action_seen=action_seen))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _start(env: Probe, key: jax.Array) -> rollout.Robots:
+def _start(env: Probe, key: jax.Array) -> rollout.RolloutState:
     return rollout.start(env, key, environments=ENVIRONMENTS)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _collect(
-    env: Probe, actor: ResidualNetwork, robots: rollout.Robots, *, key: jax.Array
-) -> tuple[rollout.Robots, replay.Steps]:
+    env: Probe, actor: ResidualNetwork, robots: rollout.RolloutState, *, key: jax.Array
+) -> tuple[rollout.RolloutState, replay_buffer.Steps]:
     return rollout.collect(
         env,
         actor,
         robots,
         key=key,
         unroll=UNROLL,
-        episode_length=env.facts.episode_length,
+        episode_length=env.spec.episode_length,
         goal_redraw_probability=0.0,
         at_goal_redraw_probability=0.0,
     )
@@ -243,27 +244,27 @@ def _collect(
 
 @jax.jit
 def _learn(
-    learner: Learner,
-    ring: replay.Replay,
-    steps: replay.Steps,
+    train_state: TrainState,
+    ring: replay_buffer.ReplayBuffer,
+    steps: replay_buffer.Steps,
     *,
     key: jax.Array,
     discount: float,
     goal_seen: float,
     action_seen: float,
-) -> tuple[Learner, replay.Replay]:
+) -> tuple[TrainState, replay_buffer.ReplayBuffer]:
     """Put an unroll into the replay and take a round of gradient steps."""
-    ring = replay.insert(ring, steps)
+    ring = replay_buffer.insert(ring, steps)
     pairs_key, update_key = jax.random.split(key)
-    pairs = relabel.sample_pairs(pairs_key, ring, (UPDATES_PER_UNROLL, BATCH_SIZE), discount=discount)
+    pairs = hindsight.sample_pairs(pairs_key, ring, (UPDATES_PER_UNROLL, BATCH_SIZE), discount=discount)
 
-    def one_update(learner: Learner, xs: tuple[relabel.Pairs, jax.Array]) -> tuple[Learner, None]:
+    def one_update(train_state: TrainState, xs: tuple[hindsight.Pairs, jax.Array]) -> tuple[TrainState, None]:
         pairs, noise_key = xs
-        learner, _ = UPDATER.update(learner, relabel.gather(ring, pairs), key=noise_key)
-        return learner._replace(params=_dim(learner.params, goal_seen=goal_seen, action_seen=action_seen)), None
+        train_state, _ = CRL_STEP.update(train_state, hindsight.gather(ring, pairs), key=noise_key)
+        return train_state._replace(params=_dim(train_state.params, goal_seen=goal_seen, action_seen=action_seen)), None
 
-    learner, _ = jax.lax.scan(one_update, learner, (pairs, jax.random.split(update_key, UPDATES_PER_UNROLL)))
-    return learner, ring
+    train_state, _ = jax.lax.scan(one_update, train_state, (pairs, jax.random.split(update_key, UPDATES_PER_UNROLL)))
+    return train_state, ring
 
 
 def _dim(params: PolicyParams, *, goal_seen: float, action_seen: float) -> PolicyParams:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.truth import random_actions, roll, touching, window_errors
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 STEPS = 200
 WINDOW = 8  # control steps after which C's own rollout starts anew, standing
@@ -26,14 +26,14 @@ def starts(ant: GoalEnv):
 
 def test_sizes_names_and_limits(ant: GoalEnv) -> None:
     assert (ant.state_size, ant.goal_size, ant.action_size) == (29, 2, 8)
-    assert ant.facts.action_names == (
+    assert ant.spec.action_names == (
         *("hip_4 [N m]", "ankle_4 [N m]", "hip_1 [N m]", "ankle_1 [N m]"),
         *("hip_2 [N m]", "ankle_2 [N m]", "hip_3 [N m]", "ankle_3 [N m]"),
     )
     assert ant.action_low == (-150.0,) * 8
     assert ant.action_high == (150.0,) * 8
     assert ant.control_period_s == pytest.approx(0.05)
-    assert ant.facts.success_radius == 0.5
+    assert ant.spec.success_radius == 0.5
 
 
 def test_resets_are_fresh_standing_and_aim_at_the_circle(starts) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.training.truth import random_actions, roll, touching, window_errors
 from training.envs import registry
-from training.envs.ant import FEET
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
+from training.envs.locomotion.ant import FEET
 
 STEPS = 200
 STANDING = (0, 0, 0.5, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1)
@@ -32,7 +32,7 @@ def starts(field: GoalEnv):
 
 def test_the_ball_is_sensed_last_and_is_what_the_goal_is_for(field: GoalEnv, starts) -> None:
     assert (field.state_size, field.goal_size, field.action_size) == (31, 2, 8)
-    assert field.facts.state_names[-2:] == ("ball x [m]", "ball y [m]")
+    assert field.spec.state_names[-2:] == ("ball x [m]", "ball y [m]")
     qpos = np.asarray(starts.pipeline_state.qpos)
     np.testing.assert_array_equal(field.achieved_goal(starts.info["state"]), qpos[:, 15:17])
     np.testing.assert_array_equal(starts.info["state"][:, :15], qpos[:, :15])

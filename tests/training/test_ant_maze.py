@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.training.truth import roll, touching, window_errors
-from training.envs import ant_maze, registry
-from training.envs.ant import FEET
-from training.envs.ant_maze import AntMaze
-from training.envs.mazes import LayoutError
+from training.envs import registry
+from training.envs.building.mazes import LayoutError
+from training.envs.locomotion import ant_maze
+from training.envs.locomotion.ant import FEET
+from training.envs.locomotion.ant_maze import AntMaze
 from training.run import main
 
 STEPS = 200
@@ -88,7 +89,7 @@ def test_unknown_variants_are_unknown_names() -> None:
 
 def test_every_layout_is_registered() -> None:
     for name in ("ant_u_maze", "ant_u7_maze_eval", "ant_big_maze_eval", "ant_hardest_maze"):
-        assert name in registry.ENVIRONMENTS
+        assert name in registry.names()
     assert len(ant_maze.NAMES) == 17
 
 

@@ -1,4 +1,4 @@
-"""The arm against its published facts, the seven-jointed robot, MuJoCo's own C engine, and what its tasks need."""
+"""The arm against its published env_spec, the seven-jointed robot, MuJoCo's own C engine, and what its tasks need."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ import pytest
 
 from tests.training.arm_poses import CLOSED, FINGERTIP_M, OPEN, Driver
 from tests.training.truth import Rollout, window_errors
-from training.envs import arm, registry
-from training.envs.arm import Arm
-from training.envs.base import State
+from training.envs import registry
+from training.envs.core.goal_env import State
+from training.envs.manipulation import arm
+from training.envs.manipulation.arm import Arm
 
 STEPS = 200
 WINDOW = 8  # control steps after which C's own rollout starts anew, before the cube
@@ -61,12 +62,12 @@ def test_sizes_names_and_limits(reach: Arm, grasp: Arm, push: Arm, hard_bins: Ar
     for env in (grasp, push, hard_bins):
         assert (env.action_low, env.action_high) == ((*low, -1), (*high, 1))
         assert env.control_period_s == pytest.approx(0.05)
-    assert push.facts.action_names == (
+    assert push.spec.action_names == (
         *(f"joint {index} target [rad]" for index in (1, 2, 4, 6)),
         "gripper [closed above 0]",
     )
-    assert push.facts.state_names[3] == "joint 1 [rad]"
-    assert push.facts.state_names[16] == "opening [m]"
+    assert push.spec.state_names[3] == "joint 1 [rad]"
+    assert push.spec.state_names[16] == "opening [m]"
 
 
 def test_an_action_is_target_angles_and_a_hand_that_closes_above_zero(reach: Arm, push: Arm) -> None:
@@ -239,7 +240,7 @@ def test_closed_fingers_push_a_cube_to_its_goal(push: Arm) -> None:
     driver.fingertips_to((-0.25, 0.6, 0.15), fingers=CLOSED)
     for x in np.linspace(-0.25, 0.1, 8):
         driver.fingertips_to((x, 0.6, 0.03), fingers=CLOSED, seconds=0.4)
-    assert np.linalg.norm(driver.cube - [0.15, 0.6, 0.03]) < push.facts.success_radius
+    assert np.linalg.norm(driver.cube - [0.15, 0.6, 0.03]) < push.spec.success_radius
     assert any("finger" in name for pair in driver.touching() if "cube" in pair for name in pair)
 
 
@@ -312,7 +313,7 @@ def test_a_grasp_is_the_middle_within_5_cm_and_the_opening_within_2(
     state = jnp.asarray([*cube, *np.zeros(13), *(middle + along), *(middle - along), opening], jnp.float32)
     goal = jnp.asarray([*(cube + side), *(cube - side), 0.075], jnp.float32)
     np.testing.assert_allclose(grasp.achieved_goal(state), [*(middle + along), *(middle - along), opening], rtol=1e-6)
-    assert bool(grasp.distance(state, goal) < grasp.facts.success_radius) == reached
+    assert bool(grasp.distance(state, goal) < grasp.spec.success_radius) == reached
     np.testing.assert_allclose(grasp.distance(state, goal), max(off, 2.5 * abs(opening - 0.075)), atol=1e-6)
 
 
@@ -320,7 +321,7 @@ def test_a_cube_is_at_its_goal_within_10_cm(push: Arm) -> None:
     state = jnp.zeros((3, 17)).at[:, :3].set(jnp.array([[0.1, 0.6, 0.03], [0.199, 0.6, 0.03], [0.1, 0.6, 0.131]]))
     distance = push.distance(state, jnp.array([0.1, 0.6, 0.03]))
     np.testing.assert_allclose(distance, [0, 0.099, 0.101], atol=1e-6)
-    assert (distance < push.facts.success_radius).tolist() == [True, True, False]
+    assert (distance < push.spec.success_radius).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("name", ["arm_push_easy", "arm_binpick_hard"])

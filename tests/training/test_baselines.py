@@ -7,15 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rich.console
 from brax.training.distribution import NormalTanhDistribution
 
 from policy import acting
 from tests.training import probes
-from training import baselines, run_folder
+from training import evaluation, trainer
+from training.algorithms.baselines.brax_env import wrap
+from training.algorithms.baselines.brax_network import actor_network
 from training.config import ConfigError, TrainConfig
-from training.report import read_metrics
+from training.envs import registry
 from training.run import main
+from training.run_dir import lock
+from training.run_dir.metrics_log import read_metrics
 
 EPISODES = 64
 
@@ -32,13 +35,13 @@ class ShortLine(probes.Line):
 def on_a_line(tiny, tmp_path, monkeypatch):
     """Configurations of runs on the probe in which a point goes to either end of a line."""
     line = ShortLine()
-    monkeypatch.setattr(baselines.registry, "make", lambda *_, **__: line)
+    monkeypatch.setattr(registry, "make", lambda *_, **__: line)
 
     def config(**changes: object) -> TrainConfig:
         defaults = {
             "num_envs": 32,
             "unroll": 6,
-            "episode_length": line.facts.episode_length,
+            "episode_length": line.spec.episode_length,
             "batch_size": 64,
             "updates_per_unroll": 12,
             "replay_capacity": 200,
@@ -61,7 +64,7 @@ def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
     env_steps = num_envs * 6 * 60
     # By this seed PPO stays with one end if its cost of entropy is 0.01 and its gradients may be of any length.
     config = on_a_line(algorithm=algorithm, num_envs=num_envs, total_env_steps=env_steps, out=Path("run"), seed=1)
-    last = baselines.train(config, console=rich.console.Console(quiet=True))
+    last = trainer.train(config).metrics
     rows = read_metrics(config.out)
     assert rows[-1] == last
     # SAC only fills its replay during the first 32 x 12 steps, and divides the rest into four; PPO divides all of them
@@ -83,9 +86,9 @@ def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
 @pytest.mark.parametrize("limit", [{"stop_at_share": 1e-9}, {"max_minutes": 1e-9}])
 def test_a_baseline_ends_at_its_share_or_its_time(on_a_line, monkeypatch, limit: dict[str, float]) -> None:
     figures = {"eval/success_any": 0.5, "eval/time_at_goal": 1.0, "eval/final_distance": 1.0}
-    monkeypatch.setattr(baselines.evaluate, "summarise", lambda _: figures)
+    monkeypatch.setattr(evaluation, "summarize", lambda _: figures)
     config = on_a_line(algorithm="ppo", total_env_steps=32 * 6 * 8, **limit)
-    baselines.train(config, console=rich.console.Console(quiet=True))
+    trainer.train(config)
     assert [row["env_steps"] for row in read_metrics(config.out)] == [32 * 6 * 2]
 
 
@@ -100,7 +103,7 @@ def test_every_episode_of_a_batch_has_a_start_and_a_goal_of_its_own() -> None:
             return state[0] > 0.5
 
     batch = 64
-    env = baselines.wrap(Drift(), episode_length=3, on_overflow=lambda flags: pytest.fail(str(flags)))
+    env = wrap(Drift(), episode_length=3, on_overflow=lambda flags: pytest.fail(str(flags)))
     step = jax.jit(env.step)
     now = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), batch))
     for _ in range(7):
@@ -119,7 +122,7 @@ def test_every_episode_of_a_batch_has_a_start_and_a_goal_of_its_own() -> None:
 
 def test_braxs_deterministic_action_is_ours(on_a_line) -> None:
     config = on_a_line(algorithm="ppo")
-    net = baselines._actor_net(config, probes.Line())
+    net = actor_network(config, probes.Line())
     params = net.init(jax.random.key(1))
     state, goal = jax.random.normal(jax.random.key(2), (2, 5, 2))
     theirs = NormalTanhDistribution(event_size=1).mode(net.apply(params, jnp.concatenate([state, goal], axis=1)))
@@ -128,8 +131,8 @@ def test_braxs_deterministic_action_is_ours(on_a_line) -> None:
 
 def test_a_loss_that_is_not_finite_is_named(on_a_line) -> None:
     config = on_a_line(algorithm="ppo", total_env_steps=32 * 6 * 8, actor_learning_rate=1e30)
-    with pytest.raises(FloatingPointError, match=r"loss/\w+ is not finite by step [\d,]+"):
-        baselines.train(config, console=rich.console.Console(quiet=True))
+    with pytest.raises(FloatingPointError, match=r"loss/\w+ is NaN or infinity by step [\d,]+"):
+        trainer.train(config)
 
 
 def test_a_baseline_is_not_resumed_and_does_not_overwrite_unasked(on_a_line, capsys) -> None:
@@ -138,7 +141,7 @@ def test_a_baseline_is_not_resumed_and_does_not_overwrite_unasked(on_a_line, cap
     config = on_a_line(algorithm="ppo")
     config.out.mkdir()
     (config.out / "thesis.txt").write_text("precious")
-    with pytest.raises(run_folder.OutputFolderError, match="is not empty"):
-        baselines.train(config, console=rich.console.Console(quiet=True))
+    with pytest.raises(lock.RunDirError, match="is not empty"):
+        trainer.train(config)
     assert main(["--env", "point_u_maze", "--algorithm", "ppo", "--out", str(config.out)]) == 1
     assert "is not empty" in capsys.readouterr().err

@@ -10,7 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from training.envs import camera, registry, scenery, table
+from training.envs import registry
+from training.envs.building import scenery
+from training.envs.manipulation import table
+from training.envs.rendering import camera
 
 
 @pytest.fixture
@@ -223,12 +226,15 @@ film.show(Cart("cart"), episode, video=None, picture=Path(sys.argv[1]), console=
 
 def test_a_backend_that_is_none_matters_only_where_something_is_drawn(tmp_path: Path) -> None:
     """MuJoCo itself ends with an error where it is imported."""
-    few = "from training.envs import registry; [registry._entries.pop(name) for name in list(registry._entries)[1:]]; "
+    few = (
+        "from training.envs import registry; first = dict([*registry.DEFAULT.entries.items()][:1]); "
+        "registry.DEFAULT = registry.EnvRegistry(first, variants={}); "
+    )
     lists = few + "from training.run import main; raise SystemExit(main(['--list-envs']))"
     environment = os.environ | {"MUJOCO_GL": "nonsense"}
     for code, told in (
         (lists, ""),
-        ("import training.baselines, os; assert os.environ['MUJOCO_GL'] == 'nonsense'", ""),
+        ("import training.envs, training.algorithms.baselines, os; assert os.environ['MUJOCO_GL'] == 'nonsense'", ""),
         (
             DRAWS,
             "no pictures: MUJOCO_GL=nonsense draws nothing here; unset it to have EGL and OSMesa tried, or say egl,",

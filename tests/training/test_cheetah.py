@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.truth import random_actions, roll, touching, window_errors
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 STEPS = 200
 MAY_TOUCH = {"head", "bthigh", "bfoot", "fthigh", "ffoot"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from training.config import PRESETS, ConfigError, TrainConfig, preset_config
-from training.envs.registry import ENVIRONMENTS, UnknownNameError
+from training.envs import registry
+from training.envs.core.errors import UnknownNameError
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_unknown_names_list_the_known_ones_nearest_first() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("env", ENVIRONMENTS)
+@pytest.mark.parametrize("env", registry.names())
 def test_every_preset_is_valid_on_every_environment(env: str, preset: str) -> None:
     assert preset_config(env, out=Path("runs/x"), preset=preset).preset == preset
 

@@ -14,7 +14,7 @@ from training.config import preset_config
 from training.envs import registry
 
 STEPS, EPISODE, ROBOTS = 200, 80, 2
-BUILT_IN = [name for name, entry in registry.ENVIRONMENTS.items() if not entry.own]
+BUILT_IN = list(registry.built_in().entries)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +33,7 @@ def test_it_resets_and_steps_as_brax_trainers_drive_it(name: str, tmp_path) -> N
     env = registry.make(name)
     spec = preset_config(name, out=tmp_path).spec(env)
     assert PolicySpec.from_json(spec.to_json()) == spec
-    assert registry.find(name).episode_length == env.facts.episode_length
+    assert registry.find(name).episode_length == env.spec.episode_length
     wrapped = wrap(env, episode_length=EPISODE, action_repeat=1)
     quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # to compile
     first = quickly(wrapped.reset)(jax.random.split(jax.random.PRNGKey(0), ROBOTS))  # the keys that brax knows

@@ -10,7 +10,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from tests.training.cart import Cart
-from training.envs import camera, gymnasium_adapter, registry
+from training.envs import gymnasium_adapter, registry
+from training.envs.rendering import camera
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,8 @@ def maze() -> Iterator[gymnasium.Env]:
 def test_every_environment_can_be_made_and_lasts_as_long_as_ours() -> None:
     gymnasium_adapter.register()  # once more, for what another test may have added
     specs = {identity: spec for identity, spec in gymnasium.registry.items() if spec.namespace == "kilolayer"}
-    assert {f"kilolayer/{name}-v0" for name in registry.ENVIRONMENTS} <= specs.keys()
-    for name, entry in registry.ENVIRONMENTS.items():
+    assert {f"kilolayer/{name}-v0" for name in registry.names()} <= specs.keys()
+    for name, entry in registry.DEFAULT.entries.items():
         assert specs[f"kilolayer/{name}-v0"].max_episode_steps == entry.episode_length
     ant = gymnasium.make("kilolayer/ant-v0")
     assert {part: space.shape for part, space in ant.observation_space.items()} == {
@@ -127,7 +128,7 @@ def test_nothing_is_done_before_a_reset() -> None:
 
 def test_an_environment_of_ones_own_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pushed with 1 N from rest, the cart is 0.01 m times 1, 3, 6, 10, 15 ... from its start."""
-    monkeypatch.setattr(registry, "ENVIRONMENTS", {"cart": registry.Entry(Cart, 6)})
+    monkeypatch.setattr(registry, "DEFAULT", registry.EnvRegistry({"cart": registry.Entry(Cart, 6)}, variants={}))
     gymnasium_adapter.register()
     env = gymnasium.make("kilolayer/cart-v0")
     observation, info = env.reset(seed=0)

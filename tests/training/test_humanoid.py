@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.training.truth import random_actions, roll, touching, window_errors
-from training.envs import humanoid_maze, registry
-from training.envs.base import GoalEnv
-from training.envs.humanoid_maze import HumanoidMaze
+from training.envs import registry
+from training.envs.core.goal_env import GoalEnv
+from training.envs.locomotion import humanoid_maze
+from training.envs.locomotion.humanoid_maze import HumanoidMaze
 
 STEPS = 200
 WINDOW = 8  # control steps after which C's own rollout starts anew
@@ -36,8 +37,8 @@ def maze() -> HumanoidMaze:
 def test_sizes_names_and_limits(humanoid: GoalEnv, maze: HumanoidMaze) -> None:
     """246 is the published 268 less 22 that told of the goal: 2 places, 2 rates, 10 + 6 of a link, 2 torques."""
     assert (humanoid.state_size, humanoid.goal_size, humanoid.action_size) == (268 - 22, 3, 17)
-    assert len(set(humanoid.facts.state_names)) == 246
-    assert humanoid.facts.action_names[:4] == (
+    assert len(set(humanoid.spec.state_names)) == 246
+    assert humanoid.spec.action_names[:4] == (
         *("abdomen_y [N m]", "abdomen_z [N m]"),
         *("abdomen_x [N m]", "right_hip_x [N m]"),
     )
@@ -45,7 +46,7 @@ def test_sizes_names_and_limits(humanoid: GoalEnv, maze: HumanoidMaze) -> None:
     assert humanoid.action_low == tuple(-high for high in humanoid.action_high)
     assert humanoid.control_period_s == pytest.approx(0.03)
     assert maze.control_period_s == pytest.approx(0.015)
-    assert humanoid.facts.success_radius == 0.5
+    assert humanoid.spec.success_radius == 0.5
 
 
 def test_resets_stand_at_the_origin_and_aim_one_to_five_metres_away(starts) -> None:
@@ -69,7 +70,7 @@ def test_only_a_torso_out_of_its_range_ends_an_episode(humanoid: GoalEnv) -> Non
 def test_success_counts_height_too(humanoid: GoalEnv) -> None:
     states = jnp.zeros((3, 246)).at[:, :3].set(jnp.array([[1, 0, 1.25], [1, 0.3, 1.66], [1, 0.3, 1.64]]))
     distance = humanoid.distance(states, jnp.array([1, 0, 1.25]))
-    assert (distance < humanoid.facts.success_radius).tolist() == [True, False, True]
+    assert (distance < humanoid.spec.success_radius).tolist() == [True, False, True]
     assert distance[1] == pytest.approx((0.3**2 + 0.41**2) ** 0.5)
 
 
@@ -126,7 +127,7 @@ def test_every_maze_is_registered_and_the_big_ones_evaluation_has_ten_goals() ->
         *("humanoid_u_maze", "humanoid_u_maze_eval", "humanoid_big_maze"),
         *("humanoid_big_maze_eval", "humanoid_hardest_maze"),
     }
-    assert set(humanoid_maze.NAMES) <= set(registry.ENVIRONMENTS)
+    assert set(humanoid_maze.NAMES) <= set(registry.names())
     big = registry.make("humanoid_big_maze_eval")
     assert isinstance(big, HumanoidMaze)
     assert len(big.maze.goals) == 10

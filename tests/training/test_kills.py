@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from policy import bundle
-from training.report import read_metrics
 from training.run import main
+from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 10

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training import losses
+from training.algorithms.crl import losses
 
 
 def test_info_nce_by_hand() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.envs.mazes import LAYOUTS, LayoutError, Maze
+from training.envs.building.mazes import LAYOUTS, LayoutError, Maze
 
 
 @pytest.mark.parametrize(

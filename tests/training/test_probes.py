@@ -11,7 +11,8 @@ import pytest
 from policy import acting
 from policy.networks import PolicyParams
 from tests.training import probes
-from training import evaluate, relabel
+from training import evaluation
+from training.data import hindsight
 
 ROWS = 4000
 EPISODES = 400
@@ -20,14 +21,14 @@ score = jax.jit(functools.partial(acting.score, energy="l2"))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def evaluation(env: probes.Probe, params: PolicyParams) -> evaluate.Evaluation:
-    length = env.facts.episode_length
-    return evaluate.evaluate(env, params.actor, key=jax.random.key(1), episodes=EPISODES, episode_length=length)
+def evaluate(env: probes.Probe, params: PolicyParams) -> evaluation.Evaluation:
+    length = env.spec.episode_length
+    return evaluation.evaluate(env, params.actor, key=jax.random.key(1), episodes=EPISODES, episode_length=length)
 
 
 def test_an_actor_reaches_either_end_of_a_line_only_if_it_sees_the_goal() -> None:
     def share_reached(goal_seen: float) -> float:
-        return float(evaluation(line, probes.train(line, goal_seen=goal_seen).params).reached.mean())
+        return float(evaluate(line, probes.train(line, goal_seen=goal_seen).params).reached.mean())
 
     line = probes.Line()
     assert share_reached(1.0) > 0.95
@@ -58,8 +59,8 @@ def test_actions_are_told_apart_only_if_the_critic_sees_them() -> None:
 
 def test_a_way_that_first_leads_away_from_the_goal_is_found_only_by_looking_past_the_next_step() -> None:
     def share_at_rest_at_the_goal(discount: float) -> float:
-        final_distance = evaluation(ratchet, probes.train(ratchet, discount=discount).params).final_distance
-        return float((final_distance < ratchet.facts.success_radius).mean())
+        final_distance = evaluate(ratchet, probes.train(ratchet, discount=discount).params).final_distance
+        return float((final_distance < ratchet.spec.success_radius).mean())
 
     ratchet = probes.Ratchet()
     assert share_at_rest_at_the_goal(0.9) > 0.6
@@ -67,13 +68,13 @@ def test_a_way_that_first_leads_away_from_the_goal_is_found_only_by_looking_past
 
 
 @pytest.fixture(scope="module")
-def halves() -> dict[bool, tuple[relabel.Batch, PolicyParams]]:
+def halves() -> dict[bool, tuple[hindsight.Batch, PolicyParams]]:
     """Pairs and parameters of two runs, by whether their replay was told where episodes end."""
 
-    def pairs_and_params(episodes_told: int) -> tuple[relabel.Batch, PolicyParams]:
+    def pairs_and_params(episodes_told: int) -> tuple[hindsight.Batch, PolicyParams]:
         params, ring = probes.train(probes.Halves(), episodes_told=episodes_told)
-        pairs = relabel.sample_pairs(jax.random.key(3), ring, (ROWS,), discount=0.9)
-        return relabel.gather(ring, pairs), params
+        pairs = hindsight.sample_pairs(jax.random.key(3), ring, (ROWS,), discount=0.9)
+        return hindsight.gather(ring, pairs), params
 
     return {told: pairs_and_params(int(told)) for told in (True, False)}
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.truth import random_actions, roll, touching, window_errors
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 STEPS = 200
 HAND = ("r_wrist_roll1", "r_wrist_roll2", "r_wrist_roll3")
@@ -67,7 +67,7 @@ def test_goals_are_in_their_range_and_the_puck_is_apart_from_them(name: str, low
 def test_success_is_the_puck_within_ten_centimetres(pusher: GoalEnv) -> None:
     state = np.zeros((2, 20), np.float32)
     state[:, 10:13] = [[0.5, -0.4, -0.275], [0.5, -0.42, -0.275]]
-    near = pusher.distance(state, np.array([0.5, -0.31, -0.275], np.float32)) < pusher.facts.success_radius
+    near = pusher.distance(state, np.array([0.5, -0.31, -0.275], np.float32)) < pusher.spec.success_radius
     assert near.tolist() == [True, False]
 
 

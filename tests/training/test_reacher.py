@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.truth import random_actions, roll, window_errors
 from training.envs import registry
-from training.envs.base import GoalEnv
+from training.envs.core.goal_env import GoalEnv
 
 STEPS = 200
 
@@ -27,7 +27,7 @@ def test_sizes_and_limits(reacher: GoalEnv) -> None:
     assert (reacher.state_size, reacher.goal_size, reacher.action_size) == (10, 3, 2)
     assert reacher.action_high == (25.0, 25.0)
     assert reacher.control_period_s == pytest.approx(0.04)
-    assert reacher.facts.success_radius == 0.05
+    assert reacher.spec.success_radius == 0.05
 
 
 def test_the_state_is_plane_geometry(reacher: GoalEnv, starts) -> None:

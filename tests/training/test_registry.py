@@ -11,11 +11,11 @@ import pytest
 
 from policy.spec import SpecError
 from tests.training.cart import Cart
-from tests.training.test_mjcf import ARM, Box, MjcfEnv
+from tests.training.test_mjcf_env import ARM, Box, MjcfEnv
 from training.config import TrainConfig
 from training.envs import registry
-from training.envs.base import GoalEnv
-from training.envs.errors import EnvError, UnknownNameError
+from training.envs.core.errors import EnvError, UnknownNameError
+from training.envs.core.goal_env import GoalEnv
 from training.run import main
 
 FACTS = {
@@ -30,11 +30,10 @@ FACTS = {
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch):
     """What a test registers and imports is gone after it."""
-    entries, modules = dict(registry._entries), set(sys.modules)
+    modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry, "DEFAULT", registry.built_in())
     yield
-    registry._entries.clear()
-    registry._entries.update(entries)
     for name in set(sys.modules) - modules:
         if name.startswith("own_"):
             del sys.modules[name]
@@ -47,13 +46,13 @@ def arm(name: str, *, impl: str, cls: type[MjcfEnv] = MjcfEnv, **changes: object
 def test_a_registered_environment_is_found_and_made() -> None:
     registry.register("two_link", arm, episode_length=100)
     assert registry.find("two_link").episode_length == 100
-    assert "two_link" in registry.ENVIRONMENTS
-    assert registry.make("two_link").facts.name == "two_link"
+    assert "two_link" in registry.names()
+    assert registry.make("two_link").spec.name == "two_link"
 
 
 @pytest.mark.parametrize("taken", ["point_u_maze", "ant", "ant_u_maze_gen_1f2f"])
 def test_a_name_that_is_taken_is_refused(taken: str) -> None:
-    with pytest.raises(EnvError, match=f"there is an environment '{taken}' already"):
+    with pytest.raises(EnvError, match=f"an environment named '{taken}' exists already"):
         registry.register(taken, arm, episode_length=100)
 
 
@@ -66,7 +65,7 @@ def test_odd_names_are_refused_as_those_of_policies_are(odd: str) -> None:
 @pytest.mark.parametrize("build", [None, 3, "arm", Box(low=(0,), high=(1,)).low])
 def test_what_cannot_build_is_refused_at_once(build: object) -> None:
     with pytest.raises(
-        EnvError, match=r"odd: build must be a function of \(name, impl=...\) that gives a GoalEnv, not "
+        EnvError, match=r"odd: build must be a function of \(name, impl=...\) that returns a GoalEnv, got "
     ):
         registry.register("odd", build, episode_length=100)
 
@@ -93,7 +92,7 @@ def gives_a_name(name: str, *, impl: str) -> str:
     return name
 
 
-class Factless(Cart):
+class Specless(Cart):
     """Forgets to say anything of itself."""
 
     def __init__(self, name: str, *, impl: str) -> None:
@@ -108,7 +107,10 @@ class Factless(Cart):
         (functools.partial(stumbles), r"stumbles\('odd', impl='jax'\) failed: KeyError"),
         (leaves, r"leaves\('odd', impl='jax'\) failed: SystemExit at .*/test_registry.py:\d+: bye"),
         (gives_a_name, r"gives_a_name\('odd', impl='jax'\) gave 'odd'; let it return a GoalEnv, such as an MjcfEnv"),
-        (Factless, r"Factless\('odd', impl='jax'\) gave an environment without facts; hand them to GoalEnv.__init__"),
+        (
+            Specless,
+            r"Specless\('odd', impl='jax'\) gave an environment without a spec; pass an EnvSpec to GoalEnv.__init__",
+        ),
     ],
 )
 def test_what_a_builder_does_wrong_is_one_line_that_names_it_and_its_module(build: object, message: str) -> None:
@@ -172,7 +174,7 @@ def keyless(key: jax.Array) -> jax.Array:
         ({"cls": Lost}, f"{ARM}: odd: the state at a reset holds no number: elbow \\[rad\\] is nan, fingertip x"),
         ({"cls": Dreamer}, f"{ARM}: odd: the goal at a reset holds no number: fingertip y \\[m\\] is inf;"),
         ({"cls": Talker}, f"{ARM}: odd: a state has the shape \\[7\\], state_names holds 6"),
-        ({"episode_length": 90}, "odd: registered with episode_length 100, its facts say 90"),
+        ({"episode_length": 90}, "odd: episode_length is 100 where it is registered and 90 in its spec"),
     ],
 )
 def test_a_reset_is_looked_at_once(changes: dict[str, object], message: str) -> None:
@@ -224,12 +226,12 @@ def test_actions_without_two_ends_are_refused(build: object, message: str) -> No
 def test_what_an_environment_hands_on_is_looked_at(change: dict[str, object], message: str) -> None:
     cart = Cart("odd")
     with pytest.raises(ValueError, match=message):
-        GoalEnv.__init__(cart, cart.facts, cart.model, **({"substeps": 1} | change))
+        GoalEnv.__init__(cart, cart.spec, cart.model, **({"substeps": 1} | change))
 
 
 def test_an_environment_that_calls_itself_otherwise_is_refused() -> None:
     registry.register("odd", lambda _, impl: arm("even", impl=impl), episode_length=100)
-    with pytest.raises(EnvError, match="odd: registered with name 'odd', its facts say 'even'"):
+    with pytest.raises(EnvError, match="odd: name is 'odd' where it is registered and 'even' in its spec"):
         registry.make("odd")
 
 
@@ -244,6 +246,12 @@ def module(folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.py").write_text(text)
 
 
+def two_environments() -> registry.EnvRegistry:
+    """A registry of two built-in environments: each that is listed is built."""
+    entries = registry.built_in().entries
+    return registry.EnvRegistry({name: entries[name] for name in ("point_u_maze", "ant")}, variants={})
+
+
 REGISTERS = """
 from tests.training.test_registry import arm
 from training.envs import registry
@@ -253,16 +261,16 @@ registry.register("own_arm", arm, episode_length=100)
 
 def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -> None:
     module(folder, "own_robot", REGISTERS)
-    with pytest.raises(UnknownNameError, match="unknown environment 'own_arm'; .*; one of your own is MODULE:NAME"):
+    with pytest.raises(UnknownNameError, match="unknown environment 'own_arm'; .*for one of your own use MODULE:NAME"):
         registry.find("own_arm")
     config = TrainConfig(env="own_robot:own_arm", out=Path("run"))
     assert config.policy_name == "own_arm"
     env = registry.make("own_robot:own_arm")
-    assert env.facts.name == "own_arm"
+    assert env.spec.name == "own_arm"
     assert (config.spec(env).name, config.spec(env).environment) == ("own_arm", "own_arm")
     with pytest.raises(
         UnknownNameError,
-        match="unknown environment 'own_am'; known, nearest first: own_arm, .*; own_robot registers none of that name$",
+        match="unknown environment 'own_am'; known, nearest first: own_arm, .*; own_robot does not register this name$",
     ):
         registry.find("own_robot:own_am")
 
@@ -286,17 +294,22 @@ def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -
         ("own_f", "raise OSError('no\\n  arm')", "own_f cannot be imported: OSError at .*own_f.py:1: no arm$"),
         ("own_g", "import own_d2", "own_g cannot be imported: SyntaxError at .*/own_d2.py:1: invalid syntax$"),
         (".own_h", "", "'.own_h' is no name of a module; for a file my_robot.py, say my_robot:NAME in its folder"),
-        ("own_e", REGISTERS.replace('"own_arm"', '"ant"'), "there is an environment 'ant' already"),
+        ("own_e", REGISTERS.replace('"own_arm"', '"ant"'), "an environment named 'ant' exists already"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str | None, message: str
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    name: str,
+    text: str | None,
+    message: str,
 ) -> None:
     module(folder, "own_d2", "def")
     if text is not None:
         module(folder, name.strip(".").partition(".")[0], text)
-    for other in set(registry.ENVIRONMENTS) - {"ant", "point_u_maze"}:
-        del registry._entries[other]
+    monkeypatch.setattr(registry, "DEFAULT", two_environments())
     with pytest.raises(EnvError, match=message):
         registry.find(f"{name}:arm")
     assert main(["--env", f"{name}:arm", "--out", "run"]) == 2
@@ -309,9 +322,10 @@ def test_a_module_that_cannot_be_imported_is_one_line(
     assert refused == told
 
 
-def test_one_that_cannot_be_built_is_named_and_the_others_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    for other in set(registry.ENVIRONMENTS) - {"ant", "point_u_maze"}:
-        del registry._entries[other]
+def test_one_that_cannot_be_built_is_named_and_the_others_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "DEFAULT", two_environments())
     registry.register("bad", functools.partial(arm, joints=0), episode_length=100)
     registry.register("cart", Cart, episode_length=6)
     assert main(["--list-envs"]) == 2

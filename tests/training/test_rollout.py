@@ -9,15 +9,15 @@ import pytest
 
 from policy.networks import init_policy
 from tests.samples import policy_spec
-from training import evaluate, rollout
-from training.envs.base import EnvFacts, GoalEnv, State
+from training import evaluation, rollout
+from training.envs.core.goal_env import EnvSpec, GoalEnv, State
 
 
 class Counter(GoalEnv):
     """The state counts the steps since a start drawn from [0, 1); an episode ends by itself once it passes `limit`."""
 
     def __init__(self, limit: float = np.inf) -> None:
-        self.facts = EnvFacts(
+        self.spec = EnvSpec(
             name="counter",
             state_names=("count", "start"),
             goal_names=("count",),
@@ -108,14 +108,18 @@ def test_a_rollout_goes_on_where_the_last_one_stopped(params) -> None:
 def test_goals_are_redrawn_as_often_as_asked_and_the_physics_is_left_alone(away: float, at_goal: float) -> None:
     env = Counter()
     robots = rollout.start(env, jax.random.key(1), environments=8000)
-    here = robots.env.info["state"][:, :1]
+    here = robots.env_state.info["state"][:, :1]
     half = jnp.arange(8000)[:, None] % 2 == 0  # every other robot is at its goal
-    robots = robots._replace(env=jax.vmap(env.with_goal)(robots.env, jnp.where(half, here, robots.env.info["goal"])))
-    after = rollout.redraw_goals(env, robots.env, key=jax.random.key(3), probability=away, at_goal_probability=at_goal)
-    changed = np.asarray(after.info["goal"] != robots.env.info["goal"])[:, 0]
+    robots = robots._replace(
+        env_state=jax.vmap(env.with_goal)(robots.env_state, jnp.where(half, here, robots.env_state.info["goal"]))
+    )
+    after = rollout.resample_goals(
+        env, robots.env_state, key=jax.random.key(3), probability=away, at_goal_probability=at_goal
+    )
+    changed = np.asarray(after.info["goal"] != robots.env_state.info["goal"])[:, 0]
     assert abs(changed[::2].mean() - at_goal) < 0.04  # five standard deviations
     assert abs(changed[1::2].mean() - away) < 0.04
-    np.testing.assert_array_equal(after.pipeline_state, robots.env.pipeline_state)
+    np.testing.assert_array_equal(after.pipeline_state, robots.env_state.pipeline_state)
     np.testing.assert_allclose(
         after.metrics["distance"], np.abs(after.info["state"][:, 0] - after.info["goal"][:, 0]), atol=1e-6
     )
@@ -128,16 +132,16 @@ def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(par
         def reset(self, rng: jax.Array) -> State:
             return self._observe(jnp.array([0.5, 0.5]), jnp.array([4.0]))
 
-    result = evaluate.evaluate(Fixed(), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
+    result = evaluation.evaluate(Fixed(), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
     assert result.time_at_goal.tolist() == [2, 2, 2]
     assert result.reached.tolist() == [True] * 3
     np.testing.assert_allclose(result.final_distance, [6.5] * 3, atol=1e-5)
 
     # 3.5 is still counted, on the step that ends the episode; 4.5 is not
-    ended = evaluate.evaluate(Fixed(limit=3.4), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
+    ended = evaluation.evaluate(Fixed(limit=3.4), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
     assert ended.time_at_goal.tolist() == [1, 1, 1]
     np.testing.assert_allclose(ended.final_distance, [0.5] * 3, atol=1e-5)
-    summary = evaluate.summarise(ended)
+    summary = evaluation.summarize(ended)
     assert summary["eval/time_at_goal"] == 1.0
     assert summary["eval/success_any"] == 1.0
     assert summary["eval/final_distance"] == pytest.approx(0.5)
@@ -145,12 +149,12 @@ def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(par
 
 def test_evaluation_draws_fresh_goals(params) -> None:
     env = Counter()
-    first = evaluate.evaluate(env, params.actor, key=jax.random.key(0), episodes=5, episode_length=3)
-    second = evaluate.evaluate(env, params.actor, key=jax.random.key(1), episodes=5, episode_length=3)
+    first = evaluation.evaluate(env, params.actor, key=jax.random.key(0), episodes=5, episode_length=3)
+    second = evaluation.evaluate(env, params.actor, key=jax.random.key(1), episodes=5, episode_length=3)
     both = np.concatenate([first.final_distance, second.final_distance])
     assert len(np.unique(both)) == 10
 
 
 def test_facts_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Counter().facts.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+        Counter().spec.name = "other"  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,9 +14,9 @@ from policy.layers import REMATERIALISATIONS, Execution
 from policy.networks import PolicyParams, init_policy
 from tests import reference
 from tests.samples import policy_spec
-from training.losses import CRITIC_LOSSES
-from training.relabel import Batch
-from training.update import Learner, Trained, Updater
+from training.algorithms.crl.losses import CRITIC_LOSSES
+from training.algorithms.crl.update import CRL, Trainable, TrainState
+from training.data.hindsight import Batch
 
 RATES = {"actor": 1e-3, "critic": 2e-3, "temperature": 3e-3}
 PENALTY = 0.1
@@ -40,7 +40,7 @@ def batch() -> Batch:
     return Batch(state=draw(4), action=jnp.tanh(draw(2)), future_state=draw(4))
 
 
-def updater(loss: str = "forward", energy: str = "l2", **changes: Any) -> Updater:
+def crl(loss: str = "forward", energy: str = "l2", **changes: Any) -> CRL:
     fields = {
         "achieved_goal": lambda state: state[..., :2],
         "actor_learning_rate": RATES["actor"],
@@ -51,12 +51,12 @@ def updater(loss: str = "forward", energy: str = "l2", **changes: Any) -> Update
         "energy": ENERGIES[energy],
         "logsumexp_penalty": PENALTY,
     }
-    return Updater(**(fields | changes))
+    return CRL(**(fields | changes))
 
 
 def reference_gradient(
     params: PolicyParams, log_temperature: jax.Array, batch: Batch, noise: jax.Array, **choice: str
-) -> tuple[Trained, tuple[jax.Array, ...]]:
+) -> tuple[Trainable, tuple[jax.Array, ...]]:
     """Each part's gradient, along its own loss alone; and the three losses."""
     fixed: dict[str, Any] = {"goal_dim": 2, "target_entropy": TARGET_ENTROPY, "penalty": PENALTY, **choice}
 
@@ -68,14 +68,14 @@ def reference_gradient(
         actor = jax.grad(lambda actor: loss(0, params._replace(actor=actor), log_temperature))(params.actor)
         temperature = jax.grad(lambda log_temperature: loss(1, params, log_temperature))(log_temperature)
         critic = jax.grad(lambda params: loss(2, params, log_temperature))(params)
-        return Trained(critic._replace(actor=actor), temperature), reference.losses(
+        return Trainable(critic._replace(actor=actor), temperature), reference.losses(
             params, log_temperature, batch, noise, **fixed
         )
 
     return gradients()
 
 
-def assert_gradients_agree(found: Trained, expected: Trained) -> None:
+def assert_gradients_agree(found: Trainable, expected: Trainable) -> None:
     """On every leaf, within 1e-5 of the leaf's largest entry."""
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = float(np.abs(theirs).max())
@@ -89,9 +89,9 @@ def assert_gradients_agree(found: Trained, expected: Trained) -> None:
 )
 def test_gradients_and_losses_equal_the_reference(params: PolicyParams, batch: Batch, loss: str, energy: str) -> None:
     noise = jax.random.normal(jax.random.key(4), (ROWS, 2))
-    trained = Trained(params, jnp.log(0.3))
+    trained = Trainable(params, jnp.log(0.3))
     expected, losses = reference_gradient(*trained, batch, noise, loss=loss, energy=energy)
-    found, metrics = jax.jit(updater(loss, energy).gradient)(trained, batch, noise=noise)
+    found, metrics = jax.jit(crl(loss, energy).gradient)(trained, batch, noise=noise)
     assert_gradients_agree(found, expected)
     for value, name in zip(losses, ("loss/actor", "loss/temperature", "loss/critic"), strict=True):
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)
@@ -100,17 +100,17 @@ def test_gradients_and_losses_equal_the_reference(params: PolicyParams, batch: B
 @pytest.mark.parametrize("remat", REMATERIALISATIONS)
 def test_gradients_are_the_same_whatever_is_kept(params: PolicyParams, batch: Batch, remat: str) -> None:
     noise = jax.random.normal(jax.random.key(5), (ROWS, 2))
-    trained = Trained(params, jnp.zeros(()))
+    trained = Trainable(params, jnp.zeros(()))
     expected, _ = reference_gradient(*trained, batch, noise)
-    found, _ = jax.jit(updater(execution=Execution(remat=remat)).gradient)(trained, batch, noise=noise)
+    found, _ = jax.jit(crl(execution=Execution(remat=remat)).gradient)(trained, batch, noise=noise)
     assert_gradients_agree(found, expected)
 
 
 def test_one_step_moves_each_part_by_adam_at_its_own_rate(params: PolicyParams, batch: Batch) -> None:
     """Three steps of optax's Adam on the reference's gradients, all taken before anything moves."""
-    subject = updater()
+    subject = crl()
     step = jax.jit(subject.update)
-    learner = subject.init(params)
+    train_state = subject.init(params)
     parts: dict[str, Any] = {
         "actor": params.actor,
         "critic": (params.state_action_encoder, params.goal_encoder),
@@ -133,9 +133,9 @@ def test_one_step_moves_each_part_by_adam_at_its_own_rate(params: PolicyParams, 
         for name, rate in RATES.items():
             updates, states[name] = optax.adam(rate).update(gradients[name], states[name])
             parts[name] = optax.apply_updates(parts[name], updates)
-        learner, _ = step(learner, batch, key=key)
+        train_state, _ = step(train_state, batch, key=key)
     expected = PolicyParams(parts["actor"], *parts["critic"]), parts["temperature"]
-    found = learner.params, learner.log_temperature
+    found = train_state.params, train_state.log_temperature
     for ours, theirs, before in zip(
         jax.tree.leaves(found), jax.tree.leaves(expected), jax.tree.leaves((params, jnp.zeros(()))), strict=True
     ):
@@ -145,11 +145,11 @@ def test_one_step_moves_each_part_by_adam_at_its_own_rate(params: PolicyParams, 
 
 
 def test_repeated_steps_lower_the_critics_loss(params: PolicyParams, batch: Batch) -> None:
-    subject = updater()
+    subject = crl()
     step = jax.jit(subject.update)
-    learner: Learner = subject.init(params)
+    train_state: TrainState = subject.init(params)
     losses: list[float] = []
     for index in range(60):
-        learner, metrics = step(learner, batch, key=jax.random.key(index))
+        train_state, metrics = step(train_state, batch, key=jax.random.key(index))
         losses.append(float(metrics["loss/critic"]))
     assert losses[-1] < 0.7 * losses[0]

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 from tests.training.truth import Rollout, roll, window_errors
-from training import baselines, loop, rollout, run, snapshot
+from training import rollout, run, trainer
+from training.algorithms.baselines.brax_env import wrap
 from training.config import TrainConfig
-from training.envs import physics, registry
-from training.envs.ant import Ant
-from training.envs.base import GoalEnv, State
-from training.envs.physics import PhysicsOverflowError, WarpSizes
+from training.envs import registry
+from training.envs.core import physics
+from training.envs.core.goal_env import GoalEnv, State
+from training.envs.core.physics import PhysicsOverflowError, WarpSizes
+from training.envs.locomotion.ant import Ant
+from training.run_dir import checkpoint
 
 TRUTH_STEPS = 96
 WINDOW = 6  # control steps that an action is held, after which C's own rollout starts anew
@@ -188,15 +191,15 @@ def test_no_room_at_all_is_refused() -> None:
 
 
 def test_what_was_dropped_outlives_the_episode(maze: GoalEnv) -> None:
-    robots = rollout.Robots(started(maze, worlds=3), *jnp.zeros((2, 3), jnp.int32))
-    data = robots.env.pipeline_state
+    robots = rollout.RolloutState(started(maze, worlds=3), *jnp.zeros((2, 3), jnp.int32))
+    data = robots.env_state.pipeline_state
     flags = jnp.array([1, 0, 1], jnp.int32)
     flagged = data.replace(_impl=data._impl.replace(overflow=flags))
-    robots = robots._replace(env=robots.env.replace(pipeline_state=flagged))
+    robots = robots._replace(env_state=robots.env_state.replace(pipeline_state=flagged))
     ended = jnp.array([True, True, False])
     restarted = jax.jit(lambda robots: rollout.restart_where(maze, ended, robots, key=jax.random.key(1)))(robots)
     assert restarted.episode.tolist() == [1, 1, 0]
-    np.testing.assert_array_equal(maze.overflow(restarted.env), flags)
+    np.testing.assert_array_equal(maze.overflow(restarted.env_state), flags)
 
 
 @pytest.mark.parametrize(("contacts", "short"), [(1, True), (8, False)])
@@ -204,7 +207,7 @@ def test_a_baseline_hears_of_what_was_dropped(contacts: int, short: bool, monkey
     """Ants that land on four feet, within the programs that brax compiles."""
     monkeypatch.setattr(Ant, "warp_sizes", WarpSizes(contacts=contacts, rows=64))
     told: list[np.ndarray] = []
-    env = baselines.wrap(Ant("ant", impl="warp"), episode_length=100, on_overflow=told.append)
+    env = wrap(Ant("ant", impl="warp"), episode_length=100, on_overflow=told.append)
     state = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), 2))
     step = jax.jit(env.step)
     for _ in range(5):
@@ -229,17 +232,17 @@ def test_training_stops_where_physics_has_no_room(
 def test_training_goes_on_from_a_snapshot_as_if_never_stopped(tiny: Callable[..., TrainConfig], tmp_path) -> None:
     config = tiny(tmp_path, physics="warp")
     env = registry.make(config.env, impl="warp")
-    state = loop.initial_state(config, env)
-    programs = loop.compile_programs(config, env, state)
+    state = trainer.initial_state(config, env)
+    programs = trainer.compile_programs(config, env, state)
     state = programs.collect(programs.collect(state))
-    snapshot.save(tmp_path, 2, state=state)
+    checkpoint.save(tmp_path, 2, state=state)
     on, _ = programs.learn(programs.collect(state))
-    restored = snapshot.restore_latest(tmp_path, like=loop.initial_state(config, env))
+    restored = checkpoint.restore_latest(tmp_path, like=trainer.initial_state(config, env))
     resumed, _ = programs.learn(programs.collect(restored))
     jax.tree.map(np.testing.assert_array_equal, plain(on), plain(resumed))
 
 
-def plain(state: loop.TrainerState) -> loop.TrainerState:
+def plain(state: trainer.RunState) -> trainer.RunState:
     return state._replace(key=jax.random.key_data(state.key))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from training.envs.base import GoalEnv, State
+from training.envs.core.goal_env import GoalEnv, State
 
 LENGTH = 4  # control steps of the longest window, unless another is asked for
 

@@ -16,8 +16,8 @@ import numpy as np
 from brax.envs.base import State
 
 from training.envs import registry
-from training.envs.base import GoalEnv
-from training.envs.camera import Camera, require_size
+from training.envs.core.goal_env import GoalEnv
+from training.envs.rendering.camera import Camera, require_size
 
 Observation = dict[str, np.ndarray]
 
@@ -29,7 +29,8 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
         name: the environment's name in the registry.
         impl: the MJX implementation, "jax" or "warp".
         render_mode: "rgb_array" for pictures.
-        width, height: of a picture, in pixels.
+        width: of a picture, in pixels.
+        height: of a picture, in pixels.
 
     Raises:
         UnknownNameError: there is no such environment or implementation.
@@ -96,7 +97,7 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
                 size = self.env.goal_size
                 raise ValueError(f"{name} must hold rows of {size} values, not be of shape {np.shape(goals)}")
         distance = self.env.goal_distance(jnp.asarray(achieved_goal), jnp.asarray(desired_goal))
-        return np.array(distance < self.env.facts.success_radius, np.float32)
+        return np.array(distance < self.env.spec.success_radius, np.float32)
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What is seen now, [height, width, 3] uint8, in the render mode "rgb_array"; else nothing.
@@ -131,13 +132,13 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     def _checked(self, action: np.ndarray) -> np.ndarray:
         """The action as float32, if it is one."""
         values = np.asarray(action, np.float32)
-        names = self.env.facts.action_names
+        names = self.env.spec.action_names
         if values.shape != (len(names),):
-            raise ValueError(f"an action of {self.env.facts.name} has shape {(len(names),)}, not {values.shape}")
+            raise ValueError(f"an action of {self.env.spec.name} has shape {(len(names),)}, not {values.shape}")
         if not np.isfinite(values).all():
             pairs = zip(names, values, strict=True)
             bad = ", ".join(f"{name} is {value}" for name, value in pairs if not np.isfinite(value))
-            raise ValueError(f"an action of {self.env.facts.name} must be made of finite numbers, but {bad}")
+            raise ValueError(f"an action of {self.env.spec.name} must be made of finite numbers, but {bad}")
         return values
 
 
@@ -147,7 +148,7 @@ def register(names: str | Iterable[str] | None = None) -> None:
     Raises:
         UnknownNameError: one of them is not known; none is registered then.
     """
-    wanted = [names] if isinstance(names, str) else list(registry.ENVIRONMENTS if names is None else names)
+    wanted = [names] if isinstance(names, str) else list(registry.names() if names is None else names)
     for name, entry in [(name, registry.find(name)) for name in wanted]:
         identity = f"kilolayer/{name.rpartition(':')[2]}-v0"  # what stands before a colon Gymnasium would import
         if identity not in gymnasium.registry:

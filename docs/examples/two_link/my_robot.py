@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from training.envs import registry
-from training.envs.mjcf import Box, MjcfEnv
+from training.envs.custom.mjcf_env import Box, MjcfEnv
 
 
 def two_link(name: str, *, impl: str) -> MjcfEnv:

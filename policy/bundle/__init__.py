@@ -1,0 +1,17 @@
+"""A policy on disk: one folder per published version, written whole or not at all, and verified when it is read.
+
+    <root>/<version>/policy.json     specification, format version, provenance
+                     params/         Orbax arrays: the actor and the critic's encoders
+                     probes.npz      (state, goal) rows and the actions they must give
+                     manifest.json   size and SHA-256 of every file above
+
+`write` publishes a version: a reader sees the complete folder or none. `read` checks everything before it returns a
+policy: the manifest, the hashes, the specification, the shapes, and the actions for the probes.
+"""
+
+from policy.bundle.manifest import FORMAT_VERSION, BundleError, versions
+from policy.bundle.probes import PROBE_TOLERANCE, Probes
+from policy.bundle.reader import Bundle, read
+from policy.bundle.writer import write
+
+__all__ = ["FORMAT_VERSION", "PROBE_TOLERANCE", "Bundle", "BundleError", "Probes", "read", "versions", "write"]

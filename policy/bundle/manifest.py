@@ -1,0 +1,101 @@
+"""manifest.json: the size and SHA-256 of every file of a bundle, and which names are versions and files of one."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+FORMAT_VERSION = 1
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
+_NAME = "manifest.json"
+
+Reason = Literal["missing", "manifest", "files", "hash", "spec", "arrays", "probes"]
+
+
+class BundleError(Exception):
+    """A bundle that must not be used. `reason` is one word for metrics; the message says what to do."""
+
+    def __init__(self, path: Path, reason: Reason, detail: str) -> None:
+        super().__init__(f"{path} is not a usable policy ({reason}): {detail}. Publish it again, or remove the folder.")
+        self.path = path
+        self.reason: Reason = reason
+
+
+def versions(root: Path) -> list[int]:
+    """Return the versions published in `root`, oldest first, unverified; none if there is no such folder."""
+    if not root.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in root.iterdir() if entry.is_dir() and is_version(entry.name))
+
+
+def is_version(name: str) -> bool:
+    """Return whether `name` is a version: decimal digits without a leading zero, so that a version has one name."""
+    return name.isascii() and name.isdigit() and name == str(int(name))
+
+
+def write(folder: Path) -> None:
+    """Write the manifest of all files in `folder`."""
+    manifest = {"format": FORMAT_VERSION, "files": {name: fingerprint(path) for name, path in files(folder)}}
+    (folder / _NAME).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def verify(path: Path) -> str:
+    """Compare the files of the bundle at `path` with its manifest; return the manifest's own SHA-256.
+
+    Raises:
+        BundleError: the manifest cannot be read, or a file is missing, foreign, a link, or changed.
+    """
+    manifest_path = path / _NAME
+    if not _is_plain_file(manifest_path):
+        raise BundleError(path, "manifest", f"{_NAME} is missing, or not a plain file")
+    raw = manifest_path.read_bytes()
+    try:
+        manifest = json.loads(raw)
+        stated_format = manifest["format"]
+        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except MALFORMED as error:
+        raise BundleError(path, "manifest", f"{_NAME} cannot be parsed: {error!r}") from error
+    if stated_format != FORMAT_VERSION:
+        detail = f"{_NAME} has format {stated_format!r:.80}, but this version reads format {FORMAT_VERSION}"
+        raise BundleError(path, "manifest", detail)
+    present = {name: file for name, file in files(path) if name != _NAME}
+    if links := sorted(name for name, file in present.items() if not _is_plain_file(file)):
+        raise BundleError(path, "files", f"{links[0]} is a link or not a plain file")
+    if missing := sorted(expected.keys() - present.keys()):
+        raise BundleError(path, "files", f"{missing[0]:.200} is missing")
+    if foreign := sorted(name for name in present if name not in expected or not _is_of_a_bundle(name)):
+        raise BundleError(path, "files", f"{foreign[0]} does not belong to it")
+    for name, (size, digest) in expected.items():
+        if present[name].stat().st_size != size:
+            raise BundleError(path, "hash", f"{name} has {present[name].stat().st_size} bytes instead of {size}")
+        if _sha256(present[name]) != digest:
+            raise BundleError(path, "hash", f"{name} has changed since it was published")
+    return hashlib.sha256(raw).hexdigest()
+
+
+def files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield every entry below `folder` that is not a folder, by its relative name; links are not followed."""
+    for parent, folders, names in os.walk(folder):
+        for name in (*names, *(entry for entry in folders if (Path(parent) / entry).is_symlink())):
+            path = Path(parent) / name
+            yield path.relative_to(folder).as_posix(), path
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Return the size and the SHA-256 of a file, as the manifest has them."""
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_plain_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _is_of_a_bundle(name: str) -> bool:
+    return name in {"policy.json", "probes.npz"} or name.startswith("params/")

@@ -1,0 +1,65 @@
+"""The code blocks of the documentation, and the pages they are on."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "clients" / "python" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
+
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>no-run|file|slow): (?P<about>.+?) -->\n)?^```(?P<language>\S*)\n(?P<text>.*?)^```$",
+    flags=re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    """A fenced code block."""
+
+    page: str  # relative to the repository
+    line: int  # of the opening fence
+    language: str
+    text: str
+    mark: str  # "no-run", "slow" or "file": the comment above the block; "" without one
+    about: str  # what the comment says: why the block is not run or slow, or the file that it shows
+
+    @property
+    def where(self) -> str:
+        """The place, for the name of a test."""
+        return f"{self.page}:{self.line}"
+
+    def commands(self) -> list[list[str]]:
+        """The commands of a shell block as words, without comments and variables set for one command."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        split = (shlex.split(line, comments=True) for line in lines)
+        return [list(_without_assignments(words)) for words in split if words]
+
+
+def blocks(page: Path) -> list[Block]:
+    """The code blocks of a page, in order."""
+    text = page.read_text()
+    found = (
+        (
+            text.count("\n", 0, match.start("language")) + 1,
+            {name: part or "" for name, part in match.groupdict().items()},
+        )
+        for match in _BLOCK.finditer(text)
+    )
+    return [Block(page=page.relative_to(ROOT).as_posix(), line=line, **parts) for line, parts in found]
+
+
+def every_block(language: str) -> list[Block]:
+    """The code blocks of all pages in one language."""
+    return [block for page in PAGES for block in blocks(page) if block.language == language]
+
+
+def _without_assignments(words: list[str]) -> list[str]:
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    return words

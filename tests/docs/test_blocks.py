@@ -1,0 +1,190 @@
+"""What the documentation shows is run; what cannot be run has at least flags that the program knows."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tyro
+
+from clients.sim.run import DriveConfig
+from policy import bundle
+from policy.networks import init_policy
+from serving.run import parse as parse_serving
+from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
+from tests.samples import policy_spec
+from training.run import parse as parse_training
+
+SHOWN_ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):50051")
+LANGUAGES = {"python", "sh", "text"}
+# Programs of others. Their arguments are not checked, but files of ours among them must exist.
+FOREIGN = {
+    "apt-get",
+    "docker",
+    "export",
+    "perf_analyzer",
+    "pip",
+    "python3",
+    "python3.12",
+    "source",
+    "tensorboard",
+    "uv",
+}
+OURS_TO_READ = re.compile(r"(requirements|tests|clients/python)(/.*)?")
+
+PYTHON = every_block("python")
+SHELL = every_block("sh")
+
+
+def named(found: list[Block]) -> Any:
+    return pytest.mark.parametrize("block", found, ids=[block.where for block in found])
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would, with this interpreter as `python`; tests of other machines may be slow."""
+    paths = [Path(sys.executable).parent.as_posix(), os.environ["PATH"]]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PATH": os.pathsep.join(paths), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients/python'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of a random policy for point_u_maze, as a process, on a free port."""
+    root, spec, random = tmp_path_factory.mktemp("policies"), policy_spec(), np.random.default_rng(0)
+    bundle.write(
+        root,
+        1000,
+        spec=spec,
+        params=init_policy(jax.random.key(0), spec),
+        probe_state=random.normal(size=(5, spec.state_dim)),
+        probe_goal=random.normal(size=(5, spec.goal_dim)),
+        provenance={},
+    )
+    command = [sys.executable, "serving/run.py", "--policies", str(root), "--port", "0", "--no-metrics"]
+    with subprocess.Popen([*command, "--max-batch-rows", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        ready = next((found for line in server.stderr if (found := re.search(r"ready: grpc=(\S+)", line))), None)
+        assert ready is not None, "the server ended before it was ready"
+        yield ready.group(1)
+        server.terminate()
+        server.communicate(timeout=30)
+    assert server.returncode == 0
+
+
+def test_every_block_is_fenced_and_in_a_known_language() -> None:
+    for page in PAGES:
+        assert {block.language for block in blocks(page)} <= LANGUAGES, page
+        outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        indented = [line for line in outside.splitlines() if line.startswith("    ") and not is_listed(page, line)]
+        assert not indented, f"{page}: a block without a fence is not run"
+
+
+def is_listed(page: Path, line: str) -> bool:
+    """Options of mkdocstrings are indented too."""
+    return page.parent.name == "reference" and bool(re.fullmatch(r"( {2})+(- )?\w+(:.*)?", line))
+
+
+@named([block for block in PYTHON if block.mark != "file"])
+def test_python_is_run(block: Block, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    text = block.text
+    if SHOWN_ADDRESS.search(text):
+        text = SHOWN_ADDRESS.sub(request.getfixturevalue("address"), text)
+    done = run(sys.executable, "-c", text, cwd=tmp_path)
+    assert done.returncode == 0, f"{block.where}\n{done.stderr}"
+    assert "hold a safe action" not in done.stdout, done.stdout  # the examples catch the errors of a real loop
+
+
+@named([block for block in PYTHON if block.mark == "file"])
+def test_a_file_that_is_shown_is_the_one_that_tests_use(block: Block) -> None:
+    assert block.text == (ROOT / block.about).read_text()
+
+
+@named([block for block in SHELL if not block.mark])
+def test_shell_is_run(block: Block) -> None:
+    done = run("bash", "-euo", "pipefail", "-c", block.text, cwd=ROOT)
+    assert done.returncode == 0, f"{block.where}\n{done.stderr}"
+
+
+@named(SHELL)
+def test_flags_are_those_of_the_program(block: Block) -> None:
+    assert block.mark in {"", "no-run", "slow"}
+    for words in block.commands():
+        check(words)
+
+
+def test_a_wrong_flag_is_noticed() -> None:
+    for command in (
+        "python training/run.py --env point_u_maze --out x --unrol 3",
+        "python training/run.py --env point_maze --out x",
+        ".venv/bin/python serving/run.py --policies x --prot 1",
+        "python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3",
+        "python benchmarks/depth.py --dephts 4",
+        "python benchmarks/dept.py",
+        "make demos",
+        "pip install -r requirements/gpu.txt",
+        "trains --env x",
+    ):
+        with pytest.raises((AssertionError, SystemExit, Exception)):
+            check(Block("", 0, "sh", command, "", "").commands()[0])
+
+
+def check(words: list[str]) -> None:
+    """Let the program that a command calls parse the command's arguments. It is not run."""
+    program, *arguments = words
+    if program.endswith("python") and arguments[0] != "-m":
+        script, *arguments = arguments
+        parser_of(script.removeprefix("$KILOLAYER/"))(arguments)
+    elif program == "make":
+        assert set(arguments) <= targets(), f"make has no target {' '.join(arguments)}"
+    else:
+        assert program.rpartition("/")[2] in FOREIGN | {"python"}, f"{program} is not known here"
+        for argument in arguments:
+            if OURS_TO_READ.fullmatch(argument):
+                assert (ROOT / argument).exists(), f"{argument} does not exist"
+
+
+def parser_of(script: str) -> Callable[[list[str]], Any]:
+    """What parses the arguments of one of our scripts."""
+    assert (ROOT / script).is_file(), f"{script} does not exist"
+    match script.split("/"):
+        case ["training", "run.py"]:
+            return lambda arguments: "--list-envs" in arguments or parse_training(own_robot(arguments))
+        case ["serving", "run.py"]:
+            return lambda arguments: parse_serving(arguments, {})
+        case ["clients", "sim", "run.py"]:
+            return lambda arguments: tyro.cli(DriveConfig, args=arguments)
+        case ["benchmarks", name]:
+            with pytest.MonkeyPatch.context() as patch:  # as when the script is run
+                patch.syspath_prepend(ROOT / "benchmarks")
+                options = importlib.import_module(name.removesuffix(".py")).Options
+            return lambda arguments: tyro.cli(options, args=arguments)
+        case _:
+            return no_arguments
+
+
+def own_robot(arguments: list[str]) -> list[str]:
+    """The pages' own robot is no module here; its flags are those of any environment."""
+    return ["point_u_maze" if argument == "my_robot:two_link" else argument for argument in arguments]
+
+
+def no_arguments(arguments: list[str]) -> None:
+    assert not arguments, f"no test knows how to parse {arguments}"
+
+
+def targets() -> set[str]:
+    """The targets of the Makefile."""
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))

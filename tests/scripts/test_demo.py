@@ -1,0 +1,123 @@
+"""The demonstration with quick stand-ins for its three commands: order, exit codes, what it leaves running."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "scripts" / "demo.py"
+
+# Each stand-in notes that it began, then does as the test says for its stage: "work" or "wait" or an exit code.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+stage = {stage!r}
+arguments = sys.argv[1:]
+flags = dict(zip(arguments[::2], arguments[1::2]))
+root = pathlib.Path(__file__).resolve().parents[{up}]
+(root / (stage + ".pid")).write_text(str(os.getpid()))
+(root / (stage + ".json")).write_text(json.dumps(arguments))
+behaviour = os.environ.get("STAND_IN_" + stage.upper(), "work")
+if stage == "serve":
+    def end(*_):
+        (root / "serve.ended").write_text("")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, end)
+if behaviour.isdigit():
+    sys.exit(int(behaviour))
+if stage == "train":
+    (root / "runs" / "demo").mkdir(parents=True, exist_ok=True)
+if behaviour == "wait" or stage == "serve":
+    time.sleep(60)
+if stage == "drive":
+    (root / "runs" / "demo" / "summary.json").write_text(json.dumps({{"share_reached": 0.97}}))
+"""
+STAGES = {"train": "training/run.py", "serve": "serving/run.py", "drive": "clients/sim/run.py"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout in which every command is a stand-in."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(DEMO, tmp_path / "scripts")
+    for stage, script in STAGES.items():
+        path = tmp_path / script
+        path.parent.mkdir(parents=True)
+        path.write_text(STAND_IN.format(stage=stage, up=len(Path(script).parts) - 1))
+    return tmp_path
+
+
+def start(checkout: Path, **behaviours: str) -> subprocess.Popen[str]:
+    environ = os.environ | {f"STAND_IN_{stage.upper()}": behaviour for stage, behaviour in behaviours.items()}
+    return subprocess.Popen(
+        [sys.executable, "scripts/demo.py"],
+        cwd=checkout,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path) -> str:
+    for _ in range(300):
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{path.name} never came")
+
+
+def running(checkout: Path) -> list[str]:
+    """The stages whose process is still there."""
+    pids = {stage: checkout / f"{stage}.pid" for stage in STAGES}
+    return [stage for stage, path in pids.items() if path.exists() and Path(f"/proc/{path.read_text()}").exists()]
+
+
+def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped(checkout: Path) -> None:
+    demo = start(checkout)
+    said, complained = demo.communicate(timeout=60)
+    assert demo.returncode == 0, complained
+    assert "0.970 of the episodes reached the goal" in said
+    train, serve, drive = (json.loads((checkout / f"{stage}.json").read_text()) for stage in STAGES)
+    assert train == ["--env", "point_u_maze", "--out", "runs/demo", "--overwrite"]
+    assert serve[:3] == ["--policies", "runs/demo/policies", "--port"]
+    assert drive[:4] == ["--env", "point_u_maze", "--address", f"127.0.0.1:{serve[3]}"]
+    assert drive[4:8] == ["--robots", "32", "--episodes", "128"]
+    assert drive[-2:] == ["--min-share-reached", "0.9"]
+    assert (checkout / "serve.ended").exists(), "the server was asked to stop, not killed"
+    assert running(checkout) == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_any_stage_ends_everything(checkout: Path, stage: str, number: signal.Signals) -> None:
+    demo = start(checkout, **({stage: "wait"} if stage != "serve" else {"drive": "wait"}))
+    wait_for(checkout / f"{stage}.json")
+    demo.send_signal(number)
+    _, complained = demo.communicate(timeout=30)
+    assert demo.returncode == 130
+    assert "interrupted" in complained
+    assert "Traceback" not in complained
+    assert running(checkout) == []
+
+
+@pytest.mark.parametrize(("stage", "message"), [("train", "training failed"), ("drive", "driving failed")])
+def test_a_stage_that_fails_fails_the_demonstration(checkout: Path, stage: str, message: str) -> None:
+    demo = start(checkout, **{stage: "3"})
+    _, complained = demo.communicate(timeout=60)
+    assert demo.returncode == 1
+    assert f"{message} with exit code 3" in complained
+    assert running(checkout) == []
+
+
+def test_a_server_that_dies_is_named_with_its_log(checkout: Path) -> None:
+    demo = start(checkout, serve="4", drive="wait")
+    _, complained = demo.communicate(timeout=60)
+    assert demo.returncode == 1
+    assert "server.log, failed with exit code 4" in complained
+    assert running(checkout) == []

@@ -1,0 +1,94 @@
+"""What an environment may say of itself before it runs."""
+
+import dataclasses
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training.test_mjcf_env import ARM, two_link
+from training.envs.core.env_spec import EnvSpec
+from training.envs.core.errors import EnvError
+
+SPEC = EnvSpec(
+    name="cart",
+    state_names=("x [m]", "vx [m/s]"),
+    goal_names=("x [m]",),
+    action_names=("force [N]",),
+    success_radius=0.02,
+    episode_length=6,
+    source="cart.xml",
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "message"),
+    [
+        (
+            "success_radius",
+            (0, -1, math.nan, math.inf, "0.1", None, (0.1,), True),
+            "success_radius must be a number above 0, not {}; try 0.1",
+        ),
+        (
+            "episode_length",
+            (0, -5, "100", None, 99.5, True, 2**31),
+            "episode_length must be a whole number above 0, not {}; try 100",
+        ),
+        (
+            "state_names",
+            ("x [m]", ["x"], (1, 2), None),
+            "state_names must be a tuple of names such as ('x [m]', 'y [m]'), not {}",
+        ),
+        ("goal_names", ((), (" ",), ("x\n",)), "goal_names must hold at least one name, and none may be blank: {}"),
+        ("action_names", (("a", "b", "a"),), "action_names must not repeat a name: {}"),
+        ("name", (3, None), "name must be a text in quotes, not {}"),
+    ],
+)
+def test_a_fact_that_no_policy_could_carry_is_named(field: str, values: tuple[object, ...], message: str) -> None:
+    for value in values:
+        name = value if field == "name" else "cart"
+        with pytest.raises(EnvError) as raised:
+            dataclasses.replace(SPEC, **{field: value})
+        assert str(raised.value) == f"cart.xml: {name}: {message.format(repr(value))}"
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    env_spec = dataclasses.replace(SPEC, success_radius=np.float32(0.25), episode_length=np.int64(7))
+    assert json.dumps([env_spec.success_radius, env_spec.episode_length]) == "[0.25, 7]"
+
+
+BOX = r"Box\(low=\(0.0, 0.0\), high=\(0.1, 0.1\)\)"
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ({"success_radius": 0}, "two_link: success_radius must be a number above 0, not 0; try 0.1"),
+        ({"episode_length": "x"}, "two_link: episode_length must be a whole number above 0, not 'x'; try 100"),
+        ({"start_noise": -0.1}, "start_noise must be a number of at least 0, not -0.1; try 0.1"),
+        ({"start_noise": (0.1, 0.1)}, r"start_noise must be a number of at least 0, not \(0.1, 0.1\); try 0.1"),
+        ({"start_noise": "0.1"}, "start_noise must be a number of at least 0, not '0.1'; try 0.1"),
+        ({"control_period_s": "0.04"}, "control_period_s must be a number above 0, not '0.04'; try 0.04"),
+        ({"joints": (0, 1)}, "a joint is called by its name, not 0; known: shoulder, elbow"),
+        ({"joints": 0}, "a joint is called by its name, not 0; known: shoulder, elbow"),
+        ({"goal_sites": None}, "a site is called by its name, not None; known: fingertip"),
+        ({"goal_axes": 2}, "goal_axes must be a text in quotes, not 2"),
+        ({"keyframe": 0}, "keyframe must be a text in quotes, not 0"),
+        ({"goals": None}, f"goals must be a function of a random key, such as {BOX}, not None"),
+        ({"goals": (0.3, 0.1)}, rf"goals must be a function of a random key, such as {BOX}, not \(0.3, 0.1\)"),
+        ({"goals": lambda _: (0.3, 0.1)}, f"goals must draw an array of floats, as {BOX} does, not a tuple"),
+        (
+            {"goals": lambda _: jnp.ones(2, int)},
+            f"goals must draw an array of floats, as {BOX} does, not one of int32",
+        ),
+        (
+            {"goals": lambda _: 1 / 0},
+            r"goals cannot be drawn: ZeroDivisionError at .*/test_env_spec.py:\d+: .*",
+        ),
+    ],
+)
+def test_what_a_fact_cannot_be_is_named_with_what_it_could(fact: dict[str, object], message: str) -> None:
+    with pytest.raises(EnvError, match=f"^{ARM}: {message}$"):
+        two_link(**fact)

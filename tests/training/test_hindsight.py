@@ -1,0 +1,117 @@
+"""The O(1) hindsight sampler against the full probability matrix it replaces, and the ring it draws from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training.data import hindsight, replay_buffer
+
+DISCOUNT = 0.9
+
+
+def filled(episodes: list[list[int]], capacity: int, *, unroll: int) -> replay_buffer.ReplayBuffer:
+    """A ring into which one column of `episodes` per environment went; the state is (environment, time)."""
+    columns = np.array(episodes, np.int32).T
+    time, environments = np.indices(columns.shape)
+    ring = replay_buffer.empty(capacity, unroll=unroll, environments=columns.shape[1], state_dim=2, action_dim=1)
+    for start in range(0, len(columns), unroll):
+        rows = slice(start, start + unroll)
+        state = np.stack([environments[rows], time[rows]], axis=-1).astype(np.float32)
+        ring = replay_buffer.insert(
+            ring, replay_buffer.Steps(state, time[rows, :, None].astype(np.float32), columns[rows])
+        )
+    return ring
+
+
+def reference_matrix(episodes: list[int], discount: float) -> np.ndarray:
+    """P(future j | step i): discount^(j - i) within the episode, 1e-5 on the diagonal, rows normalised."""
+    numbers = np.array(episodes)
+    ahead = np.arange(len(numbers))[None, :] - np.arange(len(numbers))[:, None]
+    weights = np.where((ahead > 0) & (numbers[None, :] == numbers[:, None]), discount ** np.maximum(ahead, 0), 0.0)
+    weights += 1e-5 * np.eye(len(numbers))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_steps_left_counts_to_the_end_of_the_episode_in_a_ring_that_has_wrapped() -> None:
+    # twelve steps into a ring of eight: the last eight are held, from the middle of an episode on
+    episodes = [[0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2], [0] * 12]
+    ring = filled(episodes, 8, unroll=4)
+    age, environment = jnp.meshgrid(jnp.arange(8), jnp.arange(2), indexing="ij")
+    index = replay_buffer.StepIndex(age, environment)
+    left = replay_buffer.steps_left(ring, index)
+    assert left[:, 0].tolist() == [0, 1, 0, 4, 3, 2, 1, 0]
+    assert left[:, 1].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    state = ring.steps.state[replay_buffer.rows(ring, index)]
+    np.testing.assert_array_equal(state[..., 0], environment)
+    np.testing.assert_array_equal(state[..., 1], 4 + age)
+
+
+def test_steps_left_in_a_ring_that_is_not_yet_full_stops_at_what_it_holds() -> None:
+    ring = filled([[0, 0, 0, 0]], 16, unroll=4)  # rows 4 to 15 hold zeros, the same episode number
+    left = replay_buffer.steps_left(ring, replay_buffer.StepIndex(jnp.arange(4), jnp.zeros(4, jnp.int32)))
+    assert left.tolist() == [3, 2, 1, 0]
+
+
+def test_an_insert_that_does_not_divide_the_slots_is_refused() -> None:
+    ring = filled([[0] * 4], 8, unroll=4)
+    three = replay_buffer.Steps(jnp.zeros((3, 1, 2)), jnp.zeros((3, 1, 1)), jnp.zeros((3, 1), jnp.int32))
+    with pytest.raises(ValueError, match="8 slots must be a multiple of the 3 steps to insert"):
+        replay_buffer.insert(ring, three)
+
+
+def test_a_capacity_that_is_no_multiple_of_the_unroll_is_kept_to_the_step() -> None:
+    # twenty steps, four at a time, into a ring for seven: eight slots, of which the last seven written count
+    ring = filled([list(range(20))], 7, unroll=4)
+    assert int(ring.held) == 7
+    age = jnp.arange(7)
+    state = ring.steps.state[replay_buffer.rows(ring, replay_buffer.StepIndex(age, jnp.zeros(7, jnp.int32)))]
+    assert state[:, 1].tolist() == [13, 14, 15, 16, 17, 18, 19]
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 7, 40])
+def test_offsets_invert_the_cumulative_probabilities(left: int) -> None:
+    """Feeding an even grid of uniforms gives every offset its exact share, up to the grid's spacing."""
+    grid = 200_000
+    uniform = (jnp.arange(grid) + 0.5) / grid
+    offsets = np.asarray(hindsight.future_offset(uniform, jnp.full(grid, left), discount=DISCOUNT))
+    shares = np.bincount(offsets, minlength=left + 1) / grid
+    expected = reference_matrix([0] * (left + 1), DISCOUNT)[0]
+    np.testing.assert_allclose(shares, expected, atol=2e-5)
+
+
+def test_offsets_stay_within_the_episode_for_the_published_discount() -> None:
+    uniform = jnp.array([0.0, 1e-7, 0.5, 1 - 2**-24])
+    offsets = hindsight.future_offset(uniform, jnp.full(4, 1000), discount=0.99)
+    assert offsets[0] == 0
+    assert (offsets[1:] >= 0).all()
+    assert int(offsets[2]) == 69  # 0.99^69 = 0.49984, just past the half
+    assert int(offsets[3]) == 1000
+
+
+def test_sampled_pairs_follow_the_full_probability_matrix() -> None:
+    episodes = [0, 0, 0, 1, 1, 1, 1, 2]
+    ring = filled([episodes, [0] * 8], 8, unroll=4)
+    draws = 400_000
+    pairs = hindsight.sample_pairs(jax.random.key(0), ring, (draws,), discount=DISCOUNT)
+    environment = np.asarray(pairs.step.environment)
+    np.testing.assert_array_equal(environment, pairs.future.environment)
+    counts = np.zeros((2, 8, 8))
+    np.add.at(counts, (environment, np.asarray(pairs.step.age), np.asarray(pairs.future.age)), 1)
+    for index, numbers in enumerate([episodes, [0] * 8]):
+        expected = reference_matrix(numbers, DISCOUNT) / 16  # steps are uniform over 2 environments x 8 rows
+        # five standard deviations of a binomial share
+        slack = 5 * np.sqrt(expected * (1 - expected) / draws) + 1e-9
+        assert (np.abs(counts[index] / draws - expected) <= slack).all()
+
+
+def test_gathered_rows_are_the_ones_named() -> None:
+    ring = filled([[0] * 12, [0] * 12], 8, unroll=4)
+    pairs = hindsight.Pairs(
+        step=replay_buffer.StepIndex(jnp.array([0, 7]), jnp.array([1, 0])),
+        future=replay_buffer.StepIndex(jnp.array([3, 7]), jnp.array([1, 0])),
+    )
+    batch = hindsight.gather(ring, pairs)
+    assert batch.state.tolist() == [[1, 4], [0, 11]]
+    assert batch.action.tolist() == [[4], [11]]
+    assert batch.future_state.tolist() == [[1, 7], [0, 11]]

@@ -1,0 +1,204 @@
+"""Whole runs, seconds long: what they leave behind, how they end, and how they go on."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+from policy import bundle
+from tests.training import probes
+from training import trainer
+from training.config import ConfigError
+from training.envs import registry
+from training.progress_display import ConsoleProgress
+from training.run import main
+from training.run_dir import checkpoint
+from training.run_dir.metrics_log import read_metrics
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("without_physics")
+
+
+def test_a_run_leaves_metrics_curves_events_and_policies(finished: Path) -> None:
+    rows = read_metrics(finished)
+    assert [row["env_steps"] for row in rows] == [120, 240]  # two epochs of three iterations of 8 x 5 steps
+    for name in ("loss/critic", "loss/actor", "eval/success_any", "eval/time_at_goal", "temperature", "entropy"):
+        assert all(np.isfinite(row[name]) for row in rows), name
+    assert rows[0]["loss/critic"] != rows[1]["loss/critic"]
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((finished / "tensorboard").glob("events.*"))
+    assert bundle.versions(finished / "policies") == [120, 240]
+    assert json.loads((finished / "config.json").read_text())["env"] == "point_u_maze"
+
+
+def test_a_published_policy_is_the_trained_one_and_says_where_it_comes_from(finished: Path, tiny) -> None:
+    policy = bundle.read(finished / "policies" / "240")
+    config = tiny(finished)
+    env = registry.make(config.env)
+    state = checkpoint.restore_latest(finished / "snapshots", like=trainer.initial_state(config, env))
+    for stored, trained in zip(jax.tree.leaves(policy.params), jax.tree.leaves(state.train_state.params), strict=True):
+        np.testing.assert_array_equal(stored, trained)
+    assert policy.spec == config.spec(env)
+    assert policy.provenance["config"]["unroll"] == 5
+    assert policy.provenance["metrics"]["env_steps"] == 240
+    assert policy.provenance["versions"]["mujoco"] == policy.provenance["versions"]["mujoco-mjx"]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: Path, tiny, tmp_path) -> None:
+    trainer.train(tiny(tmp_path / "same"))
+    trainer.train(tiny(tmp_path / "other", seed=1))
+    losses = [[row["loss/critic"] for row in read_metrics(run)] for run in (finished, tmp_path / "same")]
+    assert losses[0] == losses[1]
+    assert read_metrics(tmp_path / "other")[0]["loss/critic"] != losses[0][0]
+
+
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, tmp_path) -> None:
+    out = tmp_path / "stopped"
+    # time is up at once, which ends the run after its first round of gradient steps, in the middle of an epoch
+    trainer.train(tiny(out, epochs=1, max_minutes=1e-9))
+    assert bundle.versions(out / "policies") == [120]
+    trainer.train(tiny(out, epochs=1, resume=True))
+    assert [row["env_steps"] for row in read_metrics(out)] == [120, 240]
+    straight, resumed = (bundle.read(run / "policies" / "240") for run in (finished, out))
+    for one, other in zip(jax.tree.leaves(straight.params), jax.tree.leaves(resumed.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_fills_it_anew(
+    finished: Path, tiny, tmp_path
+) -> None:
+    out = tmp_path / "small"
+    small = {"snapshot_replay": "off", "total_env_steps": 400, "epochs": 1}
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    trainer.train(
+        tiny(out, **small, max_minutes=1e-9), progress=ConsoleProgress(told)
+    )  # ends after its first gradient steps
+    assert "does not end with the same parameters as a run without interruption" in told.file.getvalue()
+    fresh = trainer.initial_state(tiny(out), registry.make("point_u_maze"))
+    with pytest.raises(checkpoint.SnapshotError, match="replay"):
+        checkpoint.restore_latest(out / "snapshots", like=fresh)
+    trainer.train(tiny(out, **small, resume=True))
+    assert [row["env_steps"] for row in read_metrics(out)] == [120, 400]
+    state = checkpoint.restore_latest(out / "snapshots", like=fresh._replace(replay=None))
+    assert int(state.iteration) == 10
+    # of the seven iterations after the resumption, two only filled the replay
+    assert int(jax.tree.leaves(state.train_state.optimizer)[0]) == 3 * (1 + 5)
+
+
+def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
+    before = (finished / "metrics.jsonl").read_text()
+    outcome = trainer.train(tiny(finished, resume=True))
+    assert outcome.policy == finished / "policies" / "240"
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(("stop_at_share", "evaluations"), [(0.5, 1), (0.51, 2)])
+def test_training_stops_at_the_share_asked_for(tiny, tmp_path, monkeypatch, stop_at_share, evaluations) -> None:
+    figures = {"eval/success_any": 0.5, "eval/time_at_goal": 1.0, "eval/final_distance": 1.0}
+    monkeypatch.setattr(trainer.evaluation, "summarize", lambda _: figures)
+    trainer.train(tiny(tmp_path / "run", stop_at_share=stop_at_share))
+    assert len(read_metrics(tmp_path / "run")) == evaluations
+
+
+def test_a_policy_published_after_other_epochs_is_evaluated_first(tiny, tmp_path, monkeypatch) -> None:
+    """Stopped in the middle of an epoch, after three of six iterations, and resumed with three epochs of two."""
+    out = tmp_path / "run"
+    trainer.train(tiny(out, epochs=1, max_minutes=1e-9))
+    shutil.rmtree(out / "policies")
+    (out / "metrics.jsonl").write_text("")
+    monkeypatch.setattr(checkpoint, "any_saved", lambda _: True)
+    trainer.train(tiny(out, epochs=2, resume=True))
+    rows = read_metrics(out)
+    assert [row["env_steps"] for row in rows] == [120, 240]
+    published = bundle.read(out / "policies" / "120").provenance["metrics"]
+    assert published["eval/final_distance"] == rows[0]["eval/final_distance"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_by_name(tiny, tmp_path) -> None:
+    config = tiny(tmp_path / "run", critic_learning_rate=1e30, updates_per_unroll=30)
+    with pytest.raises(FloatingPointError, match="is NaN or infinity in gradient step [2-9] of 30 of iteration 3;"):
+        trainer.train(config)
+
+
+def test_a_policy_that_is_not_finite_is_neither_saved_nor_published(tiny, tmp_path) -> None:
+    """The loss of the only gradient step comes before the step that ruins the actor."""
+    config = tiny(tmp_path / "run", actor_learning_rate=1e30, updates_per_unroll=1, epochs=6)
+    message = "eval/final_distance is NaN or infinity after iteration 3, because the policy's actions"
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.train(config)
+    assert bundle.versions(tmp_path / "run" / "policies") == [40, 80]
+    assert sorted(path.name for path in (tmp_path / "run" / "snapshots").iterdir()) == ["1", "2"]
+
+
+def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
+    state = trainer.initial_state(tiny(tmp_path), registry.make("point_u_maze"))
+    trainer._require_finite_parameters(state)
+    params = state.train_state.params
+    output = params.goal_encoder.output._replace(bias=params.goal_encoder.output.bias.at[3].set(jnp.nan))
+    broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, output=output))
+    with pytest.raises(FloatingPointError, match="goal_encoder.output.bias is NaN or infinity after iteration 0"):
+        trainer._require_finite_parameters(state._replace(train_state=state.train_state._replace(params=broken)))
+
+
+def test_bf16_is_refused_on_a_cpu_unless_asked_for(tiny, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="slower than f32 on a CPU.*--bf16-on-cpu"):
+        trainer.train(tiny(tmp_path / "run", precision="bf16"))
+    assert not (tmp_path / "run").exists()
+    outcome = trainer.train(tiny(tmp_path / "run", precision="bf16", bf16_on_cpu=True))
+    assert outcome.policy == tmp_path / "run" / "policies" / "240"
+
+
+def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_path) -> None:
+    """The logits of 4,096 rows take 300 MB, of which the process, one without freed memory of others, is left 100."""
+    out = tmp_path / "run"
+    flags = (
+        "--env=point_u_maze --preset=paper --num-envs=8 --unroll=5 --episode-length=20 --updates-per-unroll=1 "
+        "--batch-size=4096 --replay-capacity=23 --replay-min=10 --actor-width=16 --critic-width=16 --eval-episodes=4 "
+        f"--representation-dim=8 --epochs=1 --total-env-steps=240 --out={out}"
+    ).split()
+    assert main([*flags, "--max-minutes=1e-9"]) == 0  # ends after its first gradient step
+    saved = [path.name for path in (out / "snapshots").iterdir()]
+    limited = [sys.executable, str(Path(__file__).with_name("limited_run.py")), "100_000_000", *flags, "--resume"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(limited, check=False, capture_output=True, text=True, timeout=240, env=environ)
+    assert ran.returncode == 1, ran.stderr
+    assert "the device is out of memory; replay 0.00 GB" in ran.stderr
+    assert "lower batch_size from 4096 to 2896" in ran.stderr  # where the logits take half as much
+    assert "Traceback" not in ran.stderr
+    assert [path.name for path in (out / "snapshots").iterdir()] == saved == ["3"]
+    assert main([*flags, "--resume"]) == 0
+    assert bundle.versions(out / "policies") == [120, 240]
+
+
+def test_another_environment_can_judge_if_it_is_for_the_same_robot(tiny, tmp_path, monkeypatch) -> None:
+    class Finished(probes.Line):
+        """Starts at its goal, and an episode is as short as the other's."""
+
+        def begin(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jnp.zeros(2), jnp.zeros(2)
+
+        def move(self, state: jax.Array, push: jax.Array) -> jax.Array:
+            return state
+
+    class Renamed(probes.Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec = dataclasses.replace(self.spec, action_names=("thrust",))
+
+    envs = {"ant": probes.Line(), "ant_u_maze": Finished(), "point_u_maze": Renamed()}
+    monkeypatch.setattr(registry, "make", lambda name, **_: envs[name])
+    trainer.train(tiny(tmp_path / "run", env="ant", eval_env="ant_u_maze"))
+    assert [row["eval/time_at_goal"] for row in read_metrics(tmp_path / "run")] == [20, 20]
+    with pytest.raises(ConfigError, match="eval_env point_u_maze does not fit env ant: its action_names differ"):
+        trainer.train(tiny(tmp_path / "other", env="ant", eval_env="point_u_maze"))
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,1 @@
+"""Algorithms: contrastive RL, and the baselines that it is compared with."""

@@ -1,0 +1,81 @@
+"""Evaluate a baseline as CRL is evaluated, log the metrics, and stop at the same limits."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from policy.networks import ResidualNetwork
+from training import evaluation
+from training.config import TrainConfig
+from training.envs.core.goal_env import GoalEnv
+from training.progress_display import Progress
+from training.run_dir.metrics_log import MetricsLog
+
+
+class StopTraining(Exception):  # noqa: N818 - not an error
+    """Ends brax's loop, which has no limit but environment steps."""
+
+
+class Evaluator:
+    """Called by brax's loops with an actor; evaluates it, and raises `StopTraining` when a limit is reached."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        env: GoalEnv,
+        eval_env: GoalEnv,
+        *,
+        log: MetricsLog,
+        progress: Progress,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config, self._env, self._eval_env = config, env, eval_env
+        self._log, self._progress, self._clock = log, progress, clock
+        self._overflow = np.zeros((), np.int32)
+        self._began = self._since = clock()
+        self._evaluate = jax.jit(
+            functools.partial(
+                evaluation.evaluate, eval_env, episodes=config.eval_episodes, episode_length=config.episode_length
+            )
+        )
+
+    def note_overflow(self, flags: np.ndarray) -> None:
+        """Remember overflow flags from training; the next evaluation raises an error for them."""
+        self._overflow = self._overflow | np.bitwise_or.reduce(np.asarray(flags), axis=None)
+
+    def __call__(self, env_steps: int, actor: ResidualNetwork, losses: Mapping[str, float]) -> None:
+        """Evaluate `actor` after `env_steps` and log the result together with `losses`."""
+        config, now = self._config, self._clock()
+        evaluated = self._evaluate(actor, key=evaluation.evaluation_key(config.seed, env_steps))
+        jax.effects_barrier()  # after it, every callback of training has run
+        self._env.require_no_overflow(self._overflow)
+        self._eval_env.require_no_overflow(evaluated.overflow)
+        summary = evaluation.summarize(evaluated)
+        broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
+        if broken:
+            raise FloatingPointError(f"{broken[0]} is NaN or infinity by step {env_steps:,}. Try a lower learning rate")
+        elapsed = {"time/train_s": now - self._since, "time/total_s": self._clock() - self._began}
+        self._since = self._clock()
+        row = {"env_steps": env_steps, **losses, **summary, **elapsed}
+        self._log.write(row)
+        self._progress.evaluated(row)
+        if summary["eval/success_any"] >= config.stop_at_share:
+            self._progress.say(f"ending early: eval/success_any has reached stop_at_share {config.stop_at_share:g}")
+            raise StopTraining
+        if self._clock() - self._began >= config.max_minutes * 60:
+            self._progress.say(f"ending early: max_minutes {config.max_minutes:g} is over")
+            raise StopTraining
+
+
+def evaluations(config: TrainConfig) -> int:
+    """Return how many evaluations a run has that no limit ends early."""
+    return math.ceil(config.iterations / config.iterations_per_epoch)
+
+
+def renamed(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
+    """Return brax's metrics under our names; `names` has brax's name by ours."""
+    return {ours: float(metrics[theirs]) for ours, theirs in names.items()}

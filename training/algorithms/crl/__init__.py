@@ -1,0 +1,1 @@
+"""Contrastive RL: its losses, and one gradient step on them."""

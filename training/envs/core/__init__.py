@@ -1,0 +1,1 @@
+"""What every environment is built on: GoalEnv, its spec, the physics behind it, and the errors."""

@@ -1,0 +1,233 @@
+"""The elements of an MJCF model by their names: what is not there, or not usable, is refused by name."""
+
+# MuJoCo is compiled and ships no type information.
+# pyright: reportAttributeAccessIssue=false
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mujoco
+import numpy as np
+
+from training.envs.building import scenery
+from training.envs.core.env_spec import check_text, positive
+from training.envs.core.errors import EnvError, nearest_first
+
+_MOST_SUBSTEPS = 1000  # of physics in a control period: more, and milliseconds were meant
+_GIVES_WAY = 0.05  # of its range, by which a joint may start outside: limits are soft, and keyframes rounded
+
+
+def load(file: Path) -> mujoco.MjModel:
+    """The model of an MJCF file, with a sky and light for pictures where it brings none.
+
+    Raises:
+        EnvError: there is no such file, or MuJoCo cannot load it.
+    """
+    if not file.is_file():
+        raise EnvError(
+            f"{file}: there is no such file; for one beside your module, Path(__file__).with_name({file.name!r})"
+        )
+    try:
+        spec = mujoco.MjSpec.from_file(str(file))
+        scenery.add_sky_and_light(spec)
+        return spec.compile()
+    except ValueError as error:  # MuJoCo's own words name the element or the line
+        raise EnvError(f"{file}: MuJoCo cannot load it: {' '.join(str(error).split())}") from error
+
+
+class Elements(NamedTuple):
+    """The elements of the model of a `file`; what is not there, or not usable, is an `EnvError`."""
+
+    file: str
+    model: mujoco.MjModel
+
+    def joints(self, names: str | Sequence[str] | None) -> list[int]:
+        """Those called `names`, or all."""
+        every = range(self.model.njnt)
+        if names is None and every:
+            return list(every)
+        return self._indices("joint", () if names is None else names, [self.model.joint(index).name for index in every])
+
+    def sites(self, names: str | Sequence[str]) -> list[int]:
+        """Those called `names`, all of which the robot can move."""
+        sites = self._indices("site", names, [self.model.site(index).name for index in range(self.model.nsite)])
+        for site in sites:
+            carrier = self.model.body_weldid[self.model.site_bodyid[site]]
+            on_mocap = self.model.body_mocapid[carrier] >= 0
+            if carrier == 0 or on_mocap:
+                what = "on a mocap body, which nothing moves" if on_mocap else "fixed to the world"
+                raise self._error(
+                    f"goal_sites: site {self.model.site(site).name!r} is {what}; name sites of the robot: goals are "
+                    "drawn, they need no site"
+                )
+        return sites
+
+    def axes(self, axes: str) -> list[int]:
+        """Their indices."""
+        check_text(axes, field="goal_axes", where=self.file)
+        if not axes or len(set(axes)) < len(axes) or not set(axes) <= set("xyz"):
+            raise self._error(f"goal_axes: some of xyz, each once, not {axes!r}")
+        return ["xyz".index(axis) for axis in axes]
+
+    def actuators(self) -> tuple[str, ...]:
+        """Their names with the unit of a control."""
+        if not self.model.nu:
+            raise self._error(
+                "there is no actuator, so nothing to act with; add <actuator><motor joint=... /></actuator>"
+            )
+        names: list[str] = []
+        for index in range(self.model.nu):
+            name = self.model.actuator(index).name or f"actuator {index}"
+            low, high = self.model.actuator_ctrlrange[index]
+            if not (self.model.actuator_ctrllimited[index] and math.isfinite(high - low) and low < high):
+                raise self._error(f'actuator {name!r} has no limits; give it a ctrlrange, for example ctrlrange="-1 1"')
+            names.append(name + _control_unit(self.model, index))
+        return tuple(names)
+
+    def substeps(self, control_period_s: float) -> int:
+        """Physics steps in a control period."""
+        timestep = float(self.model.opt.timestep)
+        control_period_s = positive(control_period_s, field="control_period_s", where=self.file, usual=2 * timestep)
+        if not (timestep > 0 and math.isfinite(control_period_s / timestep)):
+            raise self._error(f"control_period_s {control_period_s} and timestep {timestep} must be positive numbers")
+        substeps = round(control_period_s / timestep)
+        if substeps > _MOST_SUBSTEPS:
+            raise self._error(
+                f"control_period_s {control_period_s:g} is {substeps:,} timesteps of {timestep:g} s; it is in seconds, "
+                f"try {10 * timestep:g}"
+            )
+        if not math.isclose(substeps * timestep, control_period_s, rel_tol=1e-6):
+            below = max(1, math.floor(control_period_s / timestep))
+            raise self._error(
+                f"control_period_s {control_period_s:g} is no whole number of timesteps of {timestep:g} s; try "
+                f"{below * timestep:g} or {(below + 1) * timestep:g}, or another <option timestep=... />"
+            )
+        return substeps
+
+    def start(self, keyframe: str | None) -> np.ndarray:
+        """The positions [nq] to start from: within limits, and with them everything in the model is a finite number."""
+        data, origin = mujoco.MjData(self.model), "its bodies' positions"
+        if keyframe is not None:
+            check_text(keyframe, field="keyframe", where=self.file)
+            known = [self.model.key(index).name for index in range(self.model.nkey)]
+            mujoco.mj_resetDataKeyframe(self.model, data, self._indices("keyframe", keyframe, known)[0])
+            data.qvel[:], origin = 0, f"keyframe {keyframe!r}"
+        start = data.qpos.copy()
+        mujoco.mj_forward(self.model, data)
+        joints = [Joint(self.model, index) for index in range(self.model.njnt)]
+        for index, joint in enumerate(joints):
+            self._require_start(index, joint, start[joint.positions], origin=origin)
+        self._require_finite(data, joints)
+        return start
+
+    def place(self, site: int, positions: np.ndarray) -> np.ndarray:
+        """Where a site is, [3] in metres, at the joint positions [nq]."""
+        data = mujoco.MjData(self.model)
+        data.qpos[:] = positions
+        mujoco.mj_kinematics(self.model, data)
+        return data.site_xpos[site].copy()
+
+    def _require_start(self, index: int, joint: "Joint", positions: np.ndarray, *, origin: str) -> None:
+        """Refuse positions that are no numbers, or so far outside the joint's limits that the start is a blow."""
+        if not np.isfinite(positions).all():
+            raise self._error(f"joint {joint.name!r} starts at {positions} by {origin}; give it numbers")
+        low, high = self.model.jnt_range[index]
+        slack = _GIVES_WAY * (high - low)
+        if self.model.jnt_limited[index] and len(positions) == 1 and not low - slack <= positions[0] <= high + slack:
+            raise self._error(
+                f"joint {joint.name!r} starts at {positions[0]:.4g} by {origin}, outside its range of {low:.4g} to "
+                f"{high:.4g}; start it within, from a keyframe for example"
+            )
+
+    def _require_finite(self, data: mujoco.MjData, joints: Sequence["Joint"]) -> None:
+        """Name what makes the start no number: a site, else a joint's own force, else an acceleration."""
+        for site, position in enumerate(data.site_xpos):
+            if not np.isfinite(position).all():
+                raise self._error(f"site {self.model.site(site).name!r} is at {position} at the start; mend its pos")
+        for joint in joints:
+            if not np.isfinite(data.qfrc_passive[joint.velocities]).all():  # only the joint's own, so look here first
+                raise self._error(
+                    f"joint {joint.name!r} starts with a force that is no number; mend its damping, stiffness"
+                )
+        for joint in joints:
+            if not np.isfinite(data.qacc[joint.velocities]).all():
+                raise self._error(
+                    f"joint {joint.name!r} starts with an acceleration that is no number; look at its armature, and at "
+                    "the masses that it moves"
+                )
+
+    def _indices(self, kind: str, wanted: Any, known: Sequence[str]) -> list[int]:
+        names = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
+        if not names:
+            raise self._error(f"no {kind} is named; known: {_listed(known)}")
+        for name in names:
+            if not isinstance(name, str):
+                raise self._error(f"a {kind} is called by its name, not {name!r:.80}; known: {_listed(known)}")
+            if name not in known or not name:
+                nearest = nearest_first(name, filter(None, known))
+                raise self._error(f"there is no {kind} {name!r}; known, nearest first: {_listed(nearest)}")
+        if len(set(names)) < len(names):
+            raise self._error(f"a {kind} is named twice: {_listed(names)}")
+        return [known.index(name) for name in names]
+
+    def _error(self, what: str) -> EnvError:
+        return EnvError(f"{self.file}: {what}")
+
+
+class Joint:
+    """Where a joint's numbers lie in `qpos` and `qvel`, what they are called, and between what ends they stay."""
+
+    def __init__(self, model: mujoco.MjModel, index: int) -> None:
+        layout = _LAYOUTS[int(model.jnt_type[index])]
+        self.name = model.joint(index).name or f"joint {index}"
+        self.position_names = tuple(f"{self.name}{label}" for label in layout.positions)
+        self.velocity_names = tuple(f"{self.name}{label}" for label in layout.velocities)
+        self.positions = model.jnt_qposadr[index] + np.arange(len(layout.positions))
+        limited = model.jnt_limited[index] and len(layout.positions) == 1
+        low, high = model.jnt_range[index] if limited else (-math.inf, math.inf)
+        self.low, self.high = (np.full(len(layout.positions), end) for end in (low, high))
+        self.velocities = model.jnt_dofadr[index] + np.arange(len(layout.velocities))
+
+
+class _Layout(NamedTuple):
+    """What a joint of some type has, as it follows the joint's name."""
+
+    positions: tuple[str, ...]
+    velocities: tuple[str, ...]
+
+
+_QUATERNION = tuple(f" quaternion {part}" for part in "wxyz")
+_TURNING = tuple(f" w{axis} [rad/s]" for axis in "xyz")
+_LAYOUTS = {
+    int(mujoco.mjtJoint.mjJNT_HINGE): _Layout((" [rad]",), (" rate [rad/s]",)),
+    int(mujoco.mjtJoint.mjJNT_SLIDE): _Layout((" [m]",), (" rate [m/s]",)),
+    int(mujoco.mjtJoint.mjJNT_BALL): _Layout(_QUATERNION, _TURNING),
+    int(mujoco.mjtJoint.mjJNT_FREE): _Layout(
+        (*(f" {axis} [m]" for axis in "xyz"), *_QUATERNION), (*(f" v{axis} [m/s]" for axis in "xyz"), *_TURNING)
+    ),
+}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(filter(None, names)) or "none that has a name"
+
+
+def _control_unit(model: mujoco.MjModel, index: int) -> str:
+    """In what a control of one joint's actuator counts, where its type tells; nothing otherwise."""
+    joint = model.actuator_trnid[index, 0]
+    kinds = {int(mujoco.mjtJoint.mjJNT_HINGE): ("N m", "rad"), int(mujoco.mjtJoint.mjJNT_SLIDE): ("N", "m")}
+    on_joint = model.actuator_trntype[index] == mujoco.mjtTrn.mjTRN_JOINT
+    kind = kinds.get(int(model.jnt_type[joint])) if on_joint else None
+    stateless = model.actuator_dyntype[index] == mujoco.mjtDyn.mjDYN_NONE
+    fixed = model.actuator_gaintype[index] == mujoco.mjtGain.mjGAIN_FIXED
+    if kind is None or not (stateless and fixed and model.actuator_gear[index, 0] == 1):
+        return ""
+    force, place = kind
+    gain, (offset, stiffness, damping) = model.actuator_gainprm[index, 0], model.actuator_biasprm[index, :3]
+    if gain == 1 and not any((offset, stiffness, damping)):
+        return f" [{force}]"
+    if gain == -stiffness and not offset:
+        return f" [{place}]"
+    return f" [{place}/s]" if gain == -damping and not any((offset, stiffness)) else ""

@@ -1,0 +1,1 @@
+"""Environments whose robot moves around: point, ant, humanoid and cheetah."""

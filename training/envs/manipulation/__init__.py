@@ -1,0 +1,1 @@
+"""Environments whose robot stands still and moves something: arm, reacher and pusher."""

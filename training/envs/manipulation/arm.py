@@ -1,0 +1,291 @@
+"""The Panda arm at a table: reach a point, take hold of a cube, push it, or lift it from one bin into another.
+
+Tasks of arXiv 2408.11052 and arXiv 2503.14858. An action is four absolute target angles and, where the hand has
+fingers, whether they close; it is held for ten physics steps of 5 ms.
+"""
+
+# MuJoCo is compiled and ships no type information.
+# pyright: reportAttributeAccessIssue=false
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from mujoco import mjx
+
+from training.envs.core.goal_env import EnvSpec, GoalEnv, Rectangle
+from training.envs.core.physics import WarpSizes
+from training.envs.manipulation import panda, table
+
+EPISODE_LENGTH = 1000
+_SUBSTEPS = 10
+_TARGETS = {1: (0.3491, 2.7925), 2: (0.0, 1.48353), 4: (-3.0718, -0.0698), 6: (2.3562, 3.7525)}  # rad
+_START_ANGLES = (1.571, 0.742, -1.571, 3.054)  # rad, of the moving joints
+_START_FINGERS_M = 0.04
+_REACH_CENTRE, _REACH_HALF_M = (0.0, 0.5, 0.3), 0.2
+_GRASP_SQUARE = (0.0, 0.6, 0.3)
+_GRASP_SIDE_M = 0.0375  # from the middle of the cube to where either fingertip shall be
+_GRASP_RADIUS_M, _GRASP_TOLERANCE_M = 0.05, 0.02
+
+_ARM_STATE = (
+    *(f"joint {index} [rad]" for index in range(1, 8)),
+    *(f"end effector {axis} [m]" for axis in "xyz"),
+    *(f"end effector v{axis} [m/s]" for axis in "xyz"),
+)
+_CUBE_STATE = tuple(f"cube {axis} [m]" for axis in "xyz")
+_ARM_ACTIONS = tuple(f"joint {index} target [rad]" for index in panda.MOVING)
+
+
+class Arm(GoalEnv):
+    """What the tasks have in common: how the arm is sensed, and where it starts."""
+
+    def __init__(self, env_spec: EnvSpec, model: mujoco.MjModel, *, impl: str) -> None:
+        super().__init__(env_spec, model, substeps=_SUBSTEPS, impl=impl)
+        joints = [model.joint(f"joint {index}") for index in panda.MOVING]
+        self._joints = jnp.array([joint.id for joint in joints])
+        self._angles = jnp.array([joint.qposadr[0] for joint in joints])
+        self._rates = jnp.array([joint.dofadr[0] for joint in joints])
+
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:  # noqa: ARG002
+        """The arm in the pose it always starts in, at rest."""
+        qpos = jnp.asarray(self.model.qpos0, jnp.float32)
+        return qpos.at[self._angles].set(jnp.array(_START_ANGLES)), jnp.zeros(self.model.nv)
+
+    def view(self) -> tuple[float, float]:
+        """Over the table, past the arm, at what it works on."""
+        return -60.0, -40.0
+
+    def place(self, data: mjx.Data, site: str) -> jax.Array:
+        """Where a site is, [3] in metres."""
+        return data.site_xpos[self.model.site(site).id]
+
+    def locate(self, data: mjx.Data) -> mjx.Data:
+        """`data` with every position current: a step leaves those from before its last integration behind."""
+        return mjx.kinematics(self._mjx_model, data)
+
+    def sense_arm(self, data: mjx.Data) -> jax.Array:
+        """Seven angles, the end effector's position and its velocity, [13], from located `data`."""
+        angles = dict(zip(panda.MOVING, data.qpos[self._angles], strict=True)) | panda.LOCKED
+        place = self.place(data, panda.END_EFFECTOR)
+        levers = place - data.xanchor[self._joints]
+        velocity = data.qvel[self._rates] @ jnp.cross(data.xaxis[self._joints], levers)
+        return jnp.concatenate([jnp.stack([angles[index] for index in sorted(angles)]), place, velocity])
+
+
+class ArmReach(Arm):
+    """Bring the end effector to a point in a box. State: the arm's; goal: the point. No fingers, no cube."""
+
+    warp_sizes = WarpSizes(contacts=8, rows=16)
+
+    def __init__(self, name: str, *, impl: str = "jax") -> None:
+        env_spec = EnvSpec(
+            name=name,
+            state_names=_ARM_STATE,
+            goal_names=tuple(f"{axis} [m]" for axis in "xyz"),
+            action_names=_ARM_ACTIONS,
+            success_radius=0.1,
+            episode_length=EPISODE_LENGTH,
+        )
+        super().__init__(env_spec, table.build_model(_TARGETS, cube=False), impl=impl)
+
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        """Anywhere in the box."""
+        return jnp.array(_REACH_CENTRE) + jax.random.uniform(key, (3,), minval=-_REACH_HALF_M, maxval=_REACH_HALF_M)
+
+    def sense(self, data: mjx.Data) -> jax.Array:
+        """The arm's angles, the end effector's position and velocity."""
+        return self.sense_arm(self.locate(data))
+
+    def achieved_goal(self, state: jax.Array) -> jax.Array:
+        """The end effector's position."""
+        return state[..., 7:10]
+
+
+class ArmWithCube(Arm):
+    """A hand with fingers, and a cube that starts at rest anywhere in a square.
+
+    Args:
+        square: centre and half-width of the square, in metres.
+    """
+
+    warp_sizes = WarpSizes(
+        contacts=32, rows=96
+    )  # with hand, cube and walls on one another, which random actions seldom are
+
+    def __init__(self, env_spec: EnvSpec, model: mujoco.MjModel, *, square: table.Square, impl: str) -> None:
+        super().__init__(env_spec, model, impl=impl)
+        self._square = square
+        self._cube = model.joint("cube").qposadr[0]
+        self._fingers = jnp.array([model.joint(side).qposadr[0] for side in panda.SIDES])
+
+    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The arm as it always starts, the fingers half open, the cube anywhere in its square."""
+        qpos, qvel = super().sample_start(key)
+        qpos = qpos.at[self._fingers].set(_START_FINGERS_M)
+        return qpos.at[self._cube : self._cube + 3].set(on_table(key, self._square)), qvel
+
+    def control(self, action: jax.Array) -> jax.Array:
+        """Target angles, and the fingers closed for a last value above 0, else open."""
+        fingers = jnp.where(action[-1:] > 0, -1.0, 1.0)
+        return super().control(jnp.concatenate([action[:-1], fingers, fingers]))
+
+    @property
+    def action_low(self) -> tuple[float, ...]:
+        """The least target angles, and -1 for open."""
+        return (*super().action_low[:-2], -1.0)
+
+    @property
+    def action_high(self) -> tuple[float, ...]:
+        """The greatest target angles, and 1 for closed."""
+        return (*super().action_high[:-2], 1.0)
+
+    def cube(self, data: mjx.Data) -> jax.Array:
+        """Where the middle of the cube is, [3] in metres."""
+        return self.cube_at(data.qpos)
+
+    def cube_at(self, qpos: jax.Array) -> jax.Array:
+        """Where the middle of the cube is, [3] in metres, at positions [nq]."""
+        return qpos[self._cube : self._cube + 3]
+
+    def tips(self, data: mjx.Data) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Where the left and the right fingertip are, [3] each, and how far apart, [1], in metres."""
+        left, right = (self.place(data, f"{side} tip") for side in panda.SIDES)
+        return left, right, jnp.linalg.norm(left - right)[None]
+
+
+class _Transport(NamedTuple):
+    """Squares on the table: where the cube starts and where it shall be."""
+
+    start: table.Square
+    goal: table.Square
+    bins: table.Bins | None = None  # without bins the two squares are marked
+
+
+TRANSPORTS: Mapping[str, _Transport] = MappingProxyType(
+    {
+        "arm_push_easy": _Transport((-0.1, 0.6, 0.1), (0.1, 0.6, 0.1)),
+        "arm_push_hard": _Transport((-0.25, 0.65, 0.25), (0.25, 0.65, 0.25)),
+        "arm_binpick_easy": _Transport((-0.15, 0.6, 0.09), (0.17, 0.6, 0.09), table.Bins(0.17, inner_half=0.135)),
+        "arm_binpick_hard": _Transport((-0.3, 0.6, 0.15), (0.3, 0.6, 0.15), table.Bins(0.3, inner_half=0.185)),
+    }
+)
+
+
+class ArmTransport(ArmWithCube):
+    """Bring the cube to a place, by pushing it over the table or by lifting it from bin to bin.
+
+    State: the cube's position, the arm's, the opening of the fingers; goal: where the cube shall be.
+    """
+
+    def __init__(self, name: str, *, impl: str = "jax") -> None:
+        task = TRANSPORTS[name]
+        env_spec = EnvSpec(
+            name=name,
+            state_names=(*_CUBE_STATE, *_ARM_STATE, "opening [m]"),
+            goal_names=tuple(f"{axis} [m]" for axis in "xyz"),
+            action_names=(*_ARM_ACTIONS, "gripper [closed above 0]"),
+            success_radius=0.1,
+            episode_length=EPISODE_LENGTH,
+        )
+        self._goal, self._bins = task.goal, task.bins
+        marks = () if task.bins else (task.start, task.goal)
+        model = table.build_model(_TARGETS, cube=True, marks=marks, bins=task.bins)
+        super().__init__(env_spec, model, square=task.start, impl=impl)
+
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        """Anywhere in the square of goals."""
+        return on_table(key, self._goal)
+
+    def sense(self, data: mjx.Data) -> jax.Array:
+        """The cube's position, the arm, the opening."""
+        data = self.locate(data)
+        return jnp.concatenate([self.cube(data), self.sense_arm(data), self.tips(data)[2]])
+
+    def achieved_goal(self, state: jax.Array) -> jax.Array:
+        """The cube's position."""
+        return state[..., :3]
+
+    def floor_plan(self) -> tuple[Rectangle, ...]:
+        """The bins' walls."""
+        return table.walls(self._bins) if self._bins else ()
+
+
+class ArmGrasp(ArmWithCube):
+    """Have the cube between the fingertips, so far apart that they could close on it.
+
+    State: the cube's position, the arm's, both fingertips, their distance. Goal: both fingertips and their distance;
+    it goes with the cube, so no other can be asked for.
+    """
+
+    def __init__(self, name: str, *, impl: str = "jax") -> None:
+        tips = (*(f"{side} tip {axis} [m]" for side in panda.SIDES for axis in "xyz"), "opening [m]")
+        env_spec = EnvSpec(
+            name=name,
+            state_names=(*_CUBE_STATE, *_ARM_STATE, *tips),
+            goal_names=tips,
+            action_names=(*_ARM_ACTIONS, "gripper [closed above 0]"),
+            success_radius=_GRASP_RADIUS_M,
+            episode_length=EPISODE_LENGTH,
+        )
+        super().__init__(env_spec, table.build_model(_TARGETS, cube=True), square=_GRASP_SQUARE, impl=impl)
+
+    def sample_goal(self, key: jax.Array) -> jax.Array:
+        """Around a cube anywhere in its square."""
+        return _around(on_table(key, _GRASP_SQUARE))
+
+    def sample_task(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """A start, with the goal around its cube."""
+        qpos, qvel = self.sample_start(key)
+        return qpos, qvel, _around(self.cube_at(qpos))
+
+    def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:  # noqa: ARG002
+        """Around the cube where it is now."""
+        return _around(state[:3])
+
+    def sense(self, data: mjx.Data) -> jax.Array:
+        """The cube's position, the arm, the fingertips, their distance."""
+        data = self.locate(data)
+        return jnp.concatenate([self.cube(data), self.sense_arm(data), *self.tips(data)])
+
+    def achieved_goal(self, state: jax.Array) -> jax.Array:
+        """Both fingertips and their distance."""
+        return state[..., 16:23]
+
+    def marker(self, goal: np.ndarray) -> np.ndarray:
+        """Between the fingertips."""
+        return (goal[:3] + goal[3:6]) / 2
+
+    def goal_distance(self, achieved: jax.Array, goal: jax.Array) -> jax.Array:
+        """The larger of two errors, in metres: that of the middle between the fingertips, and that of the opening.
+
+        The opening has 2 cm to be within where the middle has 5 cm, so its error counts 2.5 times.
+        """
+        middle = jnp.linalg.norm(_middle(achieved) - _middle(goal), axis=-1)
+        opening = jnp.abs(achieved[..., 6] - goal[..., 6])
+        return jnp.maximum(middle, opening * (_GRASP_RADIUS_M / _GRASP_TOLERANCE_M))
+
+
+def on_table(key: jax.Array, square: table.Square) -> jax.Array:
+    """Where a cube's middle is, [3], when it rests anywhere in a square, all places alike."""
+    x, y, half = square
+    noise = jax.random.uniform(key, (2,), minval=-half, maxval=half)
+    return jnp.concatenate([jnp.array([x, y]) + noise, jnp.array([table.CUBE_HALF_M])])
+
+
+def _around(cube: jax.Array) -> jax.Array:
+    """The goal [7] for a cube at `cube: [3]`."""
+    side = jnp.array([_GRASP_SIDE_M, 0, 0])
+    return jnp.concatenate([cube + side, cube - side, jnp.array([2 * _GRASP_SIDE_M])])
+
+
+def _middle(tips: jax.Array) -> jax.Array:
+    return (tips[..., :3] + tips[..., 3:6]) / 2
+
+
+TASKS: Mapping[str, Callable[..., Arm]] = MappingProxyType(
+    {"arm_reach": ArmReach, "arm_grasp": ArmGrasp} | dict.fromkeys(TRANSPORTS, ArmTransport)
+)

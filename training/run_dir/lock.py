@@ -1,0 +1,100 @@
+"""Claim the folder of a run for one process, and delete an earlier run in it only if asked to.
+
+The lock is an flock on the folder itself. The kernel releases it however the process ends.
+"""
+
+import contextlib
+import fcntl
+import functools
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from training.config import TrainConfig
+from training.run_dir import config_file
+
+_ENTRIES = frozenset(
+    {config_file.NAME, config_file.DRAFT_NAME, "metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
+    | {"server.log", "summary.json", "paths.png"}  # of the demonstration, next to its policy
+)
+
+
+class RunDirError(Exception):
+    """The output folder is in use, not empty, or has no run to resume; the message says what to do."""
+
+
+@contextlib.contextmanager
+def claimed(config: TrainConfig) -> Generator[Callable[[], None]]:
+    """Hold the lock on the run's folder for as long as the context lasts.
+
+    The context's value is a function that takes the folder over: it deletes an earlier run if `config.overwrite`, and
+    writes config.json. Until it is called, nothing in the folder is written or deleted.
+
+    Raises:
+        RunDirError: another process trains in it, it is not empty, or there is nothing to resume.
+        ConfigError: the run to resume had a different configuration.
+        OSError: it cannot be created or written.
+    """
+    _check(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(_lock(config.out))
+        _check(config)  # again: another process may have changed it before the lock
+        yield functools.partial(_take_over, config, locks)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Generator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise RunDirError(
+            f"another process is training in {folder}; wait until it ends, stop it, or use another --out"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse a folder that is not empty, unless it has a run and `config` says what to do with it."""
+    entries = {entry.name for entry in config.out.iterdir()} if config.out.exists() else set[str]()
+    entries -= {config_file.DRAFT_NAME}
+    if config.resume:
+        if config_file.NAME not in entries:
+            raise RunDirError(f"{config.out} has no run to resume; use another --out, or leave out --resume")
+        earlier = _read_config(config.out)
+        if not config_file.is_of_a_run(earlier):
+            raise RunDirError(f"{config.out}/{config_file.NAME} is not a run's; use another --out")
+        config_file.require_same_run(earlier, config)
+    elif entries and not config.overwrite:
+        raise RunDirError(
+            f"{config.out} is not empty; --resume continues the run in it, --overwrite deletes it; or use another --out"
+        )
+    elif entries and not (config_file.NAME in entries and config_file.is_of_a_run(_read_config(config.out))):
+        raise RunDirError(f"{config.out} has something other than a run, which is not deleted; use another --out")
+    elif foreign := sorted(entries - _ENTRIES):
+        found = ", ".join(foreign[:3])
+        raise RunDirError(f"{config.out} has {found} next to a run, which is not deleted; move it away first")
+
+
+def _read_config(folder: Path) -> dict[str, object]:
+    try:
+        return config_file.read(folder)
+    except config_file.ConfigFileError as error:
+        raise RunDirError(str(error)) from error
+
+
+def _take_over(config: TrainConfig, locks: contextlib.ExitStack) -> None:
+    """Delete the earlier run if `config.overwrite`, and write config.json."""
+    if config.overwrite and any(config.out.iterdir()):
+        folder = config.out.resolve()  # if it is a symbolic link, the folder that it points to
+        doomed = folder.with_name(f".{folder.name}.deleting-{uuid.uuid4().hex[:8]}")
+        folder.rename(doomed)  # first, so that what a kill leaves of it is not mistaken for a run
+        folder.mkdir()
+        locks.enter_context(_lock(folder))
+        shutil.rmtree(doomed)
+    config_file.write(config.out, config)

@@ -1,0 +1,60 @@
+"""Publish a run's policy: decide its version, compute its probes, and hand it to `policy.bundle.write`.
+
+The order in which a policy's files reach the disk is in `policy/bundle/writer.py`.
+"""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from policy import bundle
+from policy.networks import PolicyParams
+from training.config import TrainConfig
+from training.envs.core.goal_env import GoalEnv
+
+_PROBES = 32
+
+
+def publish(
+    config: TrainConfig, env: GoalEnv, params: PolicyParams, *, iteration: int, metrics: dict[str, Any]
+) -> Path:
+    """Publish the policy after `iteration` and return its folder. If the step was published already, do nothing.
+
+    Args:
+        metrics: of its evaluation, for the policy's provenance.
+
+    Raises:
+        OSError: the folder cannot be written; policies published earlier are intact.
+    """
+    version = iteration * config.steps_per_iteration
+    root = config.out / "policies"
+    if version in bundle.versions(root):
+        return root / str(version)
+    probe_key = jax.random.fold_in(jax.random.key(config.seed), version % 2**32)
+    probes = jax.jit(jax.vmap(env.reset))(jax.random.split(probe_key, _PROBES))
+    return bundle.write(
+        root,
+        version,
+        spec=config.spec(env),
+        params=jax.tree.map(np.asarray, params),
+        probe_state=np.asarray(probes.info["state"]),
+        probe_goal=np.asarray(probes.info["goal"]),
+        provenance={"config": config.to_json(), "metrics": metrics, "versions": library_versions()},
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the software that a result depends on."""
+    libraries = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "optax", "kilolayer-stack")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}
+
+
+def last_policy(config: TrainConfig) -> Path | None:
+    """Return the folder of the run's newest published policy, or None if there is none."""
+    root = config.out / "policies"
+    versions = bundle.versions(root)
+    return root / str(versions[-1]) if versions else None
