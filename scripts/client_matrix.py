@@ -91,7 +91,8 @@ def install(base: Path, wheel: Path, folder: Path, *, resolution: Resolution, to
     versions = {name: _versions(python, name, floor) for name, floor in floors.items()}
     pick = min if resolution == "lowest" else max
     wanted = [f"{name}=={pick(versions[name], key=_key)}" for name in floors]
-    _run([str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", str(wheel), *wanted, *tools])
+    pip = (str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:")
+    _run([*pip, str(wheel), *wanted, *tools])
     program = (
         "import platform; from importlib.metadata import version\n"
         f"print(platform.python_version(), *map(version, {list(floors)}))"
