@@ -1,16 +1,19 @@
-# The verbs of the house. Each installs what it needs into .venv, from the lock, before it starts.
+# The commands of the project. Each installs what it needs into .venv, from the lock, before it starts.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+UNIT := tests/policy tests/serving tests/clients tests/scripts tests/test_sources.py tests/test_stubs.py
+PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+COVERED := --cov=policy --cov=serving --cov=kilolayer --cov-branch
 
-.PHONY: demo test lint types protos client-matrix bench
+.PHONY: demo check lint types imports spelling unit test test-slow coverage protos client-matrix bench
 
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python scripts/demo.py
 
-test: $(READY)  ## every test, two files at once: most of the time goes into compiling
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+check: lint types imports unit  ## before every commit; under 2 minutes
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -20,6 +23,24 @@ lint: $(READY)
 types: $(READY)  ## strict types everywhere, and none missing in the client's public interface
 	$(BIN)/pyright
 	PYTHONPATH=clients/python $(BIN)/pyright --verifytypes kilolayer --ignoreexternal
+
+imports: $(READY)  ## the order of imports in ARCHITECTURE: contracts in pyproject.toml
+	PYTHONPATH=clients/python:. $(BIN)/lint-imports
+
+spelling: $(READY)  ## typing errors and British spelling
+	$(BIN)/codespell
+
+unit: $(READY)  ## the fast tests of everything but training, which compiles physics
+	$(PYTEST) -m "not slow" $(PARALLEL) $(UNIT)
+
+test: $(READY)  ## all but the slow tests; at most 8 minutes on two cores
+	$(PYTEST) -m "not slow" $(PARALLEL)
+
+test-slow: $(READY)  ## the slow tests; at most 12 minutes on two cores
+	$(PYTEST) -m slow $(PARALLEL)
+
+coverage: $(READY)  ## lines and branches of policy, serving and the client that all tests but the slow ones run
+	$(PYTEST) -m "not slow" $(PARALLEL) $(COVERED) --cov-report=term-missing:skip-covered tests/policy tests/serving tests/clients
 
 protos: $(READY)  ## descriptors and type stubs of every message, from protos/
 	$(BIN)/python scripts/generate_stubs.py

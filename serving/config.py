@@ -3,9 +3,9 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
-from serving.telemetry.logs import LogFormat
-
+LogFormat = Literal["auto", "json", "text"]
 _LARGEST_PORT = 65535
 _MOST_WORKERS = 256
 _MOST_ROWS = 65536  # an executable is compiled for every power of two up to the cap

@@ -1,21 +1,42 @@
-"""One compilation cache for all tests of a run, and for the processes they start; the longest files first."""
+"""One compilation cache for all processes of a test run, kept for the next run; quick compilations; long tests first.
+
+JAX names a compiled program after a hash of everything that went into it: the program, the compiler's options, the
+versions. So an entry is never stale, and what a program compiles in one process is read by every other: the workers of
+pytest, and the training runs and servers that tests start.
+
+Programs are compiled with LLVM's optimizations off, which takes about half as long. XLA's own passes, which choose
+layouts and fuse operations, stay on, and results differ in the last digits only. `make demo` and the tests on a GPU run
+what users run, with all optimizations.
+"""
 
 import os
-import shutil
-import tempfile
+from pathlib import Path
 
 import pytest
 
-_CACHE = tempfile.mkdtemp(prefix="kilolayer-tests-jax-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE  # before anything imports jax
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-_LONGEST = ("test_every_environment.py", "test_end_to_end.py", "test_kills.py", "test_own_robot.py", "test_warp.py")
+_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+_MOST_BYTES = 2 * 2**30
+_LONGEST = ("test_every_environment.py", "test_warp.py", "test_end_to_end.py", "test_kills.py", "test_own_robot.py")
+
+# Set before anything imports JAX, such as a conftest.py below this one; workers and subprocesses inherit them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` hands files out in this order, and whoever gets a long one last keeps all waiting."""
+    """A long test that comes last keeps one worker waiting for the other."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(_CACHE, ignore_errors=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Delete the oldest entries of the cache until the others fit into `_MOST_BYTES`; workers leave that to pytest."""
+    if hasattr(session.config, "workerinput") or not _CACHE.is_dir():
+        return
+    entries = sorted((entry.stat().st_mtime, entry.stat().st_size, entry) for entry in _CACHE.iterdir())
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in entries:
+        if total <= _MOST_BYTES:
+            return
+        entry.unlink()
+        total -= size

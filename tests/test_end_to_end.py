@@ -98,6 +98,7 @@ def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -
             other.act(state[0], goal[0])
 
 
+@pytest.mark.slow
 def test_a_thousand_layers_are_trained_served_and_answer(tmp_path: Path) -> None:
     out = train(tmp_path / "deep", actor_depth=1024, critic_depth=1024, updates_per_unroll=2)
     published = bundle.read(out / "policies" / "160")
@@ -128,6 +129,10 @@ def test_robots_drive_through_the_server(trained: Path, address: str, tmp_path: 
         assert (tmp_path / "film.mp4").read_bytes()[4:8] == b"ftyp"
         assert (tmp_path / "end.png").read_bytes().startswith(b"\x89PNG")
 
+
+@pytest.mark.slow
+def test_a_drive_says_why_it_failed(address: str) -> None:
+    arguments = ["--env", "point_u_maze", "--address", address, "--robots", "3", "--episodes", "5"]
     # an untrained policy does not reach goals within half a second, and the exit code says so when asked to
     strict = run("clients/sim/run.py", *arguments, "--episode-length", "6", "--min-share-reached", "1")
     assert strict.returncode == 1
@@ -139,6 +144,7 @@ def test_robots_drive_through_the_server(trained: Path, address: str, tmp_path: 
     assert "Traceback" not in wrong.stderr
 
 
+@pytest.mark.slow
 def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
     alone = run("clients/sim/run.py", "--env", "point_u_maze", "--address", "127.0.0.1:1", "--wait-for-server-s", "0.5")
     assert alone.returncode == 1

@@ -5,11 +5,11 @@ Whatever a record holds, it stays one line: control characters of a client's tex
 
 import logging
 import sys
-from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
-LogFormat = Literal["auto", "json", "text"]
+from serving.config import LogFormat
+
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Generator
 
 import pytest
 
-from serving.telemetry.logs import LogFormat, formatter, log_to_stderr
+from serving.config import LogFormat
+from serving.telemetry.logs import formatter, log_to_stderr
 
 NASTY = "a\nb\x1b[31m\x00\x9b\u2028"
 

@@ -108,6 +108,7 @@ def test_a_worker_that_has_nobody_to_tell_stops() -> None:
     assert stop.is_set()
 
 
+@pytest.mark.slow
 def test_after_five_deaths_the_parent_gives_up_and_starts_nobody_in_the_place_of_those_it_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

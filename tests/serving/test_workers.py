@@ -121,6 +121,7 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
     assert "Traceback" not in served.logged()
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(policies: Path, tmp_path: Path) -> None:
     with serving(policies, tmp_path / "log") as served:
         workers = served.workers()
@@ -147,6 +148,7 @@ def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp
     assert "stopping: new calls are refused" in line
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(tmp_path: Path) -> None:
     command = [sys.executable, str(RUN), "--policies", str(tmp_path), "--workers", "2", "--port", "0", "--no-metrics"]
     done = subprocess.run([*command, "--log-format", "text"], capture_output=True, text=True, timeout=120, check=False)

@@ -11,7 +11,7 @@ from training.envs.core.goal_env import EnvSpec, GoalEnv
 
 
 class Cart(GoalEnv):
-    """A mass of 1 kg on a slide, pushed by up to 1 N, 0.1 s at a time; beyond 0.1 m an episode ends."""
+    """A mass of 1 kg on a slide, pushed by up to 1 N, 0.1 s at a time; beyond 0.12 m an episode ends."""
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         spec = mujoco.MjSpec()
@@ -44,4 +44,4 @@ class Cart(GoalEnv):
         return state[..., :1]
 
     def terminated(self, state: jax.Array) -> jax.Array:
-        return state[..., 0] > 0.1
+        return state[..., 0] > 0.12

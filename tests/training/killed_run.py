@@ -1,4 +1,4 @@
-"""A training run that kills itself at a given moment: `python killed_run.py EVENT FRAGMENT <flags of training/run.py>`.
+"""A training run without physics that kills itself: `python killed_run.py EVENT FRAGMENT <flags of training/run.py>`.
 
 EVENT is one of Python's audit events and FRAGMENT a part of the path it names; at the first such event, before it has
 happened, the process gets SIGKILL. An empty EVENT never comes.
@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 
+from tests.training import probes
+from training.envs import registry
 from training.run import main
 
 
@@ -23,4 +25,6 @@ if __name__ == "__main__":
     moment, path, *flags = sys.argv[1:]
     if moment:
         kill_at(moment, path)
+    line = probes.Line()
+    registry.make = lambda *_, **__: line
     sys.exit(main(flags))

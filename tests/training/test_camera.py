@@ -224,6 +224,7 @@ film.show(Cart("cart"), episode, video=None, picture=Path(sys.argv[1]), console=
 """
 
 
+@pytest.mark.slow
 def test_a_backend_that_is_none_matters_only_where_something_is_drawn(tmp_path: Path) -> None:
     """MuJoCo itself ends with an error where it is imported."""
     few = (

@@ -81,7 +81,9 @@ def last_params(out: Path) -> list[jax.Array]:
     return jax.tree.leaves(bundle.read(root / str(bundle.versions(root)[-1])).params)
 
 
-@pytest.mark.timeout(900)  # nine processes, of which each traces its programs anew
+@pytest.mark.slow  # nine processes, of which each imports everything and traces its programs
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("without_physics")
 def test_a_run_killed_and_stopped_all_over_ends_as_one_left_alone(tmp_path: Path) -> None:
     """The same policies, the last bit for bit, and the same evaluations on the way; so does a fresh compilation.
 

@@ -214,7 +214,7 @@ SHOULDER = """<motor name="shoulder" joint="shoulder"/>
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "facts", "message"),
+    ("old", "new", "env_spec", "message"),
     [
         ("</mujoco>", "", {}, "MuJoCo cannot load it: XML parse error .*XML_ERROR_PARSING .*Line number=1$"),
         ("<motor name", "<moter name", {}, "MuJoCo cannot load it: .*unrecognized element Element 'moter', line"),

@@ -110,6 +110,7 @@ def test_training_stops_at_the_share_asked_for(tiny, tmp_path, monkeypatch, stop
     assert len(read_metrics(tmp_path / "run")) == evaluations
 
 
+@pytest.mark.slow
 def test_a_policy_published_after_other_epochs_is_evaluated_first(tiny, tmp_path, monkeypatch) -> None:
     """Stopped in the middle of an epoch, after three of six iterations, and resumed with three epochs of two."""
     out = tmp_path / "run"
@@ -158,6 +159,7 @@ def test_bf16_is_refused_on_a_cpu_unless_asked_for(tiny, tmp_path) -> None:
     assert outcome.policy == tmp_path / "run" / "policies" / "240"
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_path) -> None:
     """The logits of 4,096 rows take 300 MB, of which the process, one without freed memory of others, is left 100."""
     out = tmp_path / "run"

@@ -1,0 +1,125 @@
+"""Report names that were retired: `python scripts/check_names.py` lists each use as FILE:LINE: NAME, say WORD.
+
+A retired name is one of a class, function, field, flag, metric or file whose thing has a better word today, which
+docs/architecture.md has. Most of these words are good English too ("the parent folder", "a line of the log"), so
+sentences are not searched: only identifiers in Python, what stands between backticks, and names whose form tells what
+they are (--flags, kilolayer_metrics, files.py). CHANGELOG.md, which speaks of the past, is left out.
+"""
+
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Retired(NamedTuple):
+    """Names that are not used any more, as a regular expression of the whole name, and what is used instead."""
+
+    pattern: str
+    instead: str
+
+
+IDENTIFIERS = (
+    Retired(r"_?(WaitingLine|waiting_line)", "RequestQueue"),
+    Retired(r"_Tick|_Job", "QueuedRequest"),
+    Retired(r"_?(UnderWay|under_way|UNDER_WAY)", "InFlightBatch"),
+    Retired(r"_?(Lanes?|lanes?|full_lanes|max_lanes)", "max_concurrency, InFlightBatches"),
+    Retired(r"_?(Pace|pace)", "batch delay"),
+    Retired(r"_?(Doorway|doorway)", "admission"),
+    Retired(r"_?(Offers|offers)", "PolicyRegistry"),
+    Retired(r"_?(Settlement|settlement|settle)", "complete"),
+    Retired(r"_?(Shed|shed|\w+_shed|shed_\w+)", "reject, Rejection"),
+    Retired(r"_?(judge|judges|Judge|judge_\w+|JUDGE)", "admit for load, evaluate for policies, SCORE for a kind"),
+    Retired(r"_?Computation", "Executor"),
+    Retired(r"_?(crowd|crowded|is_crowded)", "load"),
+    Retired(r"_?(company|wait_for_company)", "batch delay"),
+    Retired(r"DRAW", "SAMPLE"),
+    Retired(r"_?(Learner|learner)", "TrainState"),
+    Retired(r"_?(Updater|updater)", "CRL"),
+    Retired(r"_?Moments", "StepIndex"),
+    Retired(r"_?(Question|PendingQuestion)", "PendingRequest"),
+)
+ANYWHERE = (
+    Retired(r"--unroll(?![\w-])", "--unroll-length"),
+    Retired(r"--goal-redraw-probability", "--resample-goal-probability"),
+    Retired(r"kilolayer_(?:\w+_)?(?:shed|judged|offers)(?:_\w+)?", "rejected, policies"),
+    Retired(
+        r"\b(?:parent|child|cores|niceness|scrapes|computation|doorway|lanes|pace|waiting|settlement|offers|tallies|wire"
+        r"|questions|replies|relabel|bodies|long_chains)\.py\b",
+        "the file names in docs/architecture.md",
+    ),
+)
+SKIPPED = ("CHANGELOG.md", "scripts/check_names.py", "tests/scripts/test_check_names.py")
+
+
+class Use(NamedTuple):
+    """A retired name in a text."""
+
+    line: int  # from 1
+    name: str
+    instead: str
+
+
+def uses(text: str, *, python: bool) -> list[Use]:
+    """Find every use of a retired name in `text`, in order of lines."""
+    found = {
+        Use(line, name, retired.instead)
+        for line, name in _identifiers(text, python=python)
+        for retired in IDENTIFIERS
+        if re.fullmatch(retired.pattern, name)
+    }
+    for retired in ANYWHERE:
+        for match in re.finditer(retired.pattern, text):
+            found.add(Use(text.count("\n", 0, match.start()) + 1, match[0], retired.instead))
+    return sorted(found)
+
+
+def uses_in_path(path: str) -> list[Use]:
+    """Find a retired name in the path of a file, as a use in line 1."""
+    return uses(f"`{Path(path).stem}` {Path(path).name}", python=False)
+
+
+def _identifiers(text: str, *, python: bool) -> Iterator[tuple[int, str]]:
+    """Yield line and name: of all names in Python, and of what stands between backticks in comments and documents."""
+    if python:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.NAME:
+                yield token.start[0], token.string
+    for number, line in enumerate(text.splitlines(), start=1):
+        for quoted in re.findall(r"`([^`]+)`", line):
+            for name in re.findall(r"[A-Za-z_]\w*", quoted):
+                yield number, name
+
+
+def _files() -> Iterator[Path]:
+    """Yield the project's files: all but hidden folders, runs and what Python builds."""
+    for top in sorted(Path().iterdir()):
+        if not top.name.startswith(".") and top.name != "runs":
+            for path in [top] if top.is_file() else sorted(top.rglob("*")):
+                if path.is_file() and not re.search(r"__pycache__|\.egg-info", str(path)):
+                    yield path
+
+
+def main() -> int:
+    """Search the files of the current folder; the exit code is 1 if any name was found."""
+    count = 0
+    for path in _files():
+        if str(path) in SKIPPED:
+            continue
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:  # a picture
+            text = ""
+        for use in sorted(uses_in_path(str(path)) + uses(text, python=path.suffix in {".py", ".pyi"})):
+            print(f"{path}:{use.line}: {use.name} is retired, say {use.instead}")
+            count += 1
+    if count:
+        print(f"error: {count} uses of retired names", file=sys.stderr)
+    return int(count > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
