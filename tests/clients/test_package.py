@@ -34,11 +34,11 @@ def test_importing_the_client_imports_nothing_else_of_ours_and_no_jax() -> None:
     assert third_party <= expected, f"importing kilolayer also imports {sorted(third_party - expected)}"
 
 
-def test_the_client_says_that_it_is_typed() -> None:
+def test_the_client_is_marked_as_typed() -> None:
     assert (Path(kilolayer.__file__).parent / "py.typed").is_file()
 
 
-def test_what_the_client_exports_is_there_and_documented() -> None:
+def test_every_exported_name_exists_and_is_documented() -> None:
     assert kilolayer.__all__ == sorted(kilolayer.__all__)
     for name in kilolayer.__all__:
         assert getattr(kilolayer, name).__doc__, f"{name} has no docstring"

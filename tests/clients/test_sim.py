@@ -58,7 +58,7 @@ def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) 
     )
 
 
-def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEnv) -> None:
+def test_every_robot_sends_one_request_per_step_and_applies_the_action(env: GoalEnv) -> None:
     clients = [Pusher(), Pusher(), Pusher()]
     steps: list[int] = []
     drive = fleet.drive(env, clients, key=jax.random.key(0), episodes=5, episode_length=8, on_step=steps.append)
@@ -77,7 +77,7 @@ def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEn
     np.testing.assert_allclose(clients[0].asked[1][0][:2], episodes[0].path[1])
 
 
-def test_a_goal_that_moves_is_asked_for_where_it_is() -> None:
+def test_a_request_has_the_current_goal_if_goals_move() -> None:
     class Ahead(PointMaze):
         """The goal stays 1 m ahead of the ball."""
 
@@ -98,7 +98,7 @@ def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
         assert episode.reached == near.any()
 
 
-def test_the_first_episode_keeps_its_poses_where_asked_for(env: GoalEnv) -> None:
+def test_the_first_episode_keeps_its_poses_on_request(env: GoalEnv) -> None:
     episodes = list(
         fleet.drive(env, [Pusher()] * 3, key=jax.random.key(1), episodes=4, episode_length=5, keep_poses=True)
     )
@@ -141,7 +141,7 @@ def moving_episode() -> fleet.Episode:
     return fleet.Episode(np.array([3.0, 1.0]), poses, time_at_goal=0, ticks=(), missed=3, poses=poses)
 
 
-def test_where_nothing_can_be_drawn_it_is_said_and_no_more(
+def test_a_rendering_failure_is_reported_in_one_line(
     env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nothing_there() -> None:
@@ -185,7 +185,7 @@ class Blank:
 
 
 @pytest.mark.parametrize("field", ["out", "video", "picture"])
-def test_a_place_that_cannot_be_written_to_is_refused_before_the_drive(
+def test_a_path_that_cannot_be_written_is_refused_before_the_run(
     field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "make", lambda *_: pytest.fail("too late"))
@@ -209,7 +209,7 @@ def drive_into(field: str, path: Path) -> summary.Summary:
     return sim.run(config, console=rich.console.Console(file=io.StringIO()))
 
 
-def test_the_figures_are_there_before_a_film_is_begun(
+def test_the_results_are_written_before_the_video_is_rendered(
     env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever becomes of the film: here Ctrl-C."""
@@ -239,18 +239,18 @@ def test_the_figures_are_there_before_a_film_is_begun(
     assert (tmp_path / "out" / "paths.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_ending_may_be_in_capitals() -> None:
+def test_a_file_extension_may_be_in_capitals() -> None:
     config = sim.DriveConfig(env="point_u_maze", video=Path("-x.MP4"), picture=Path("END.Png"))
     assert (config.video, config.picture) == (Path("-x.MP4"), Path("END.Png"))
 
 
 @pytest.mark.parametrize(("field", "ending"), [("video", ".mp4"), ("picture", ".png")])
-def test_a_file_of_another_kind_is_refused_before_the_drive(field: str, ending: str) -> None:
+def test_another_file_extension_is_refused_before_the_run(field: str, ending: str) -> None:
     with pytest.raises(sim.DriveError, match=f"{field} must be a file name that ends in {ending}, got film.avi"):
         sim.DriveConfig(env="point_u_maze", **{field: Path("film.avi")})  # pyright: ignore[reportArgumentType]
 
 
-def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> None:
+def test_a_late_reply_is_a_missed_tick_without_a_force(env: GoalEnv) -> None:
     clients = [Pusher(late=True), Pusher(), Pusher()]
     late, steady, _ = fleet.drive(env, clients, key=jax.random.key(0), episodes=3, episode_length=9)
     assert (late.missed, len(late.ticks)) == (3, 6)
@@ -261,7 +261,7 @@ def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> No
     assert late.path[-1, 1] < steady.path[-1, 1] - 0.1
 
 
-def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
+def test_a_refusal_ends_the_run(env: GoalEnv) -> None:
     class Refused:
         def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
             raise InvalidRequest("expected 5 values", status="INVALID_ARGUMENT")
@@ -270,7 +270,7 @@ def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
         list(fleet.drive(env, [Refused()] * 3, key=jax.random.key(0), episodes=3, episode_length=3))
 
 
-def test_figures_by_hand(env: GoalEnv) -> None:
+def test_the_results_worked_out_by_hand(env: GoalEnv) -> None:
     path = np.ones((3, 2))
     ticks = [fleet.Tick(round_trip_s=ms / 1e3, batch_rows=rows) for ms, rows in ((1, 1), (2, 2), (3, 2), (4, 4))]
     quarters = tuple(itertools.repeat(fleet.Tick(0.005, 4), 3))
@@ -310,7 +310,7 @@ def test_the_paths_are_drawn_with_the_success_radius_and_without_empty_margins(
     assert (width_in, height_in - 1) == pytest.approx((6, 6 * (1.1 + 2 * margin) / (4.1 + 2 * margin)))
 
 
-def test_no_answer_at_all_leaves_the_latency_out(env: GoalEnv) -> None:
+def test_without_replies_there_is_no_latency(env: GoalEnv) -> None:
     silent = [fleet.Episode(np.zeros(2), np.ones((2, 2)), time_at_goal=0, ticks=(), missed=4)]
     figures = summary.summarize(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
     assert figures.latency_p50_ms is None
