@@ -61,7 +61,7 @@ def drive(
     """Run `episodes` episodes, as many at the same time as there are clients; yield each when its round ends.
 
     Args:
-        episode_length: control steps; an episode that terminates earlier keeps its last achieved goal until then.
+        episode_length: control steps; the path of an episode that terminates earlier stays where it ended.
         keep_poses: whether the first episode keeps its joint positions until it terminates, for pictures.
         on_step: called after every control period with the number of robots that moved.
 
