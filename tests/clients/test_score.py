@@ -68,6 +68,21 @@ def test_arrays_that_do_not_fit_are_refused_before_sending(
 
 
 @pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ({"priority": 4}, "priority must be an integer from 0 to 3, got 4"),
+        ({"sequence": -1}, "sequence must be an integer from 0 to 18446744073709551615, got -1"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_before_sending(
+    client: kilolayer.PolicyClient, fake: FakePolicy, argument: dict[str, int], complaint: str
+) -> None:
+    with pytest.raises(kilolayer.InvalidRequest, match=f"^Not sent: {complaint}"):
+        client.score([0, 0, 0], [0, 0], goal=[0, 0], **argument)
+    assert fake.scores == []
+
+
+@pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"sequence": 40}, "answers request 40, not 41"),
@@ -86,5 +101,6 @@ def test_a_reply_that_does_not_fit_the_request_is_rejected(
         reply.MergeFrom(policy_pb2.ScoreResponse(**change))
 
     fake.on_score = alter
-    with pytest.raises(kilolayer.BadReply, match=complaint):
+    with pytest.raises(kilolayer.BadReply, match=complaint) as rejection:
         client.score([[0, 0, 0], [0, 0, 0]], [[0, 0], [0, 0]], goal=[0, 0], sequence=41)
+    assert rejection.value.status == "DATA_LOSS"
