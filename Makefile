@@ -22,8 +22,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
 
-types: $(READY)
+types: $(READY)  ## strict types everywhere, and none missing in the client's public interface
 	$(BIN)/pyright
+	PYTHONPATH=clients/python $(BIN)/pyright --verifytypes kilolayer --ignoreexternal
 
 imports: $(READY)  ## the order of imports in ARCHITECTURE: contracts in pyproject.toml
 	PYTHONPATH=clients/python:. $(BIN)/lint-imports

@@ -91,7 +91,8 @@ def install(base: Path, wheel: Path, folder: Path, *, resolution: Resolution, to
     versions = {name: _versions(python, name, floor) for name, floor in floors.items()}
     pick = min if resolution == "lowest" else max
     wanted = [f"{name}=={pick(versions[name], key=_key)}" for name in floors]
-    _run([str(python), "-m", "pip", "install", "--quiet", "--only-binary=:all:", str(wheel), *wanted, *tools])
+    pip = (str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:")
+    _run([*pip, str(wheel), *wanted, *tools])
     program = (
         "import platform; from importlib.metadata import version\n"
         f"print(platform.python_version(), *map(version, {list(floors)}))"
@@ -118,12 +119,15 @@ def _project() -> dict[str, Any]:
 
 def _versions(python: Path, name: str, floor: str) -> list[str]:
     """Return the versions of the package `name`, at least `floor`, that have a wheel for `python`."""
-    try:
-        listing = _run([str(python), "-m", "pip", "index", "versions", "--only-binary=:all:", name])
-    except MatrixError as error:
-        raise NoIndexError(f"the package index does not list {name}: {error}") from error
-    (versions,) = re.findall(r"Available versions: (.*)", listing)
-    return [each for each in versions.split(", ") if _key(each) >= _key(floor)]
+    # pip names the versions that it could have installed in the error about one that does not exist. `pip index` would
+    # also name versions without a wheel.
+    command = [str(python), "-m", "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:", f"{name}==0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    listing = re.search(r"from versions: (\d[^)]*)\)", done.stderr)
+    if listing is None:
+        raise NoIndexError(f"pip finds no version of {name}:\n{done.stderr[-2000:]}")
+    versions = [each for each in listing[1].split(", ") if re.fullmatch(r"[\d.]+(\.post\d+)?", each)]
+    return [each for each in versions if _key(each) >= _key(floor)]
 
 
 def _key(version: str) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ def main() -> int:
         with running("the server", [*serve, "--metrics-port", str(metrics_port)], log=OUT / "server.log") as server:
             say("3 of 3: 32 simulated robots drive 128 episodes, every action fetched with Act")
             drive = ["clients/sim/run.py", "--env", ENV, "--address", address, "--robots", "32", "--episodes", "128"]
-            least = ["--out", str(OUT), "--min-share", str(MIN_SHARE)]
+            least = ["--out", str(OUT), "--min-share-reached", str(MIN_SHARE)]
             run_stage("driving", [*drive, *least], stop=stop, beside=server)
     except Interrupted:
         print("interrupted; all started processes have ended", file=sys.stderr)

@@ -6,6 +6,7 @@ FOLDER defaults to clients/python. Generated Python code would require the proto
 A descriptor, loaded by kilolayer/_internal/descriptors.py, works with every version that the client supports.
 """
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -37,6 +38,8 @@ def generate(protos: Path, folder: Path) -> None:
             (file,) = descriptor_pb2.FileDescriptorSet.FromString(described.read()).file
         _clear_json_names(file)
         (folder / name).with_suffix(".binpb").write_bytes(file.SerializeToString())
+        stub = (folder / name).with_name(source.stem + "_pb2.pyi")
+        stub.write_text(_with_complete_types(stub.read_text()))
 
 
 def _clear_json_names(container: descriptor_pb2.FileDescriptorProto | descriptor_pb2.DescriptorProto) -> None:
@@ -46,6 +49,14 @@ def _clear_json_names(container: descriptor_pb2.FileDescriptorProto | descriptor
         for field in message.field:
             field.ClearField("json_name")
         _clear_json_names(message)
+
+
+def _with_complete_types(stub: str) -> str:
+    """Give every Mapping its type arguments, which protoc leaves out and strict type checkers miss."""
+    complete = re.sub(r"(?<!as )_Mapping\b", "_Mapping[str, _Any]", stub)
+    return (
+        complete if complete == stub else complete.replace("from typing import ", "from typing import Any as _Any, ", 1)
+    )
 
 
 if __name__ == "__main__":

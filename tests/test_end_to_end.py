@@ -134,7 +134,7 @@ def test_robots_drive_through_the_server(trained: Path, address: str, tmp_path: 
 def test_a_drive_says_why_it_failed(address: str) -> None:
     arguments = ["--env", "point_u_maze", "--address", address, "--robots", "3", "--episodes", "5"]
     # an untrained policy does not reach goals within half a second, and the exit code says so when asked to
-    strict = run("clients/sim/run.py", *arguments, "--episode-length", "6", "--min-share", "1")
+    strict = run("clients/sim/run.py", *arguments, "--episode-length", "6", "--min-share-reached", "1")
     assert strict.returncode == 1
     assert "error: only" in strict.stderr
 
@@ -146,7 +146,7 @@ def test_a_drive_says_why_it_failed(address: str) -> None:
 
 @pytest.mark.slow
 def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
-    alone = run("clients/sim/run.py", "--env", "point_u_maze", "--address", "127.0.0.1:1", "--wait-s", "0.5")
+    alone = run("clients/sim/run.py", "--env", "point_u_maze", "--address", "127.0.0.1:1", "--wait-for-server-s", "0.5")
     assert alone.returncode == 1
     assert "127.0.0.1:1" in alone.stderr
     assert "Traceback" not in alone.stderr

@@ -1,4 +1,7 @@
-"""An episode as a video and as a picture. What cannot be drawn is told in one line, and the drive counts as before."""
+"""Write an episode as a video and as a picture.
+
+A rendering failure is reported in one line and does not affect the results of the run.
+"""
 
 import contextlib
 import sys
@@ -18,27 +21,30 @@ from training.envs.rendering.video import frames_per_s, write_picture, write_vid
 def show(
     env: GoalEnv, episode: Episode, *, video: Path | None, picture: Path | None, console: rich.console.Console
 ) -> None:
-    """If `episode` kept its poses, write them into the MP4 file `video`, the last one into the PNG file `picture`."""
+    """Write the poses of `episode` into the MP4 file `video`, and the last one into the PNG file `picture`.
+
+    Does nothing if the episode has no poses.
+    """
     poses = episode.poses
     if poses is None:
         return
     try:
-        with Camera(env) as eye:
+        with Camera(env) as camera:
             if video is not None:
                 rate_hz, stride = frames_per_s(env.control_period_s)
-                frames = _frames(eye, poses[::stride], episode.goal, console=console)
-                with _telling("video", video, console=console):
+                frames = _frames(camera, poses[::stride], episode.goal, console=console)
+                with _reporting("video", video, console=console):
                     write_video(video, frames, rate_hz=rate_hz)
             if picture is not None:
-                with _telling("picture", picture, console=console):
-                    write_picture(picture, eye.picture(poses[-1], episode.goal))
+                with _reporting("picture", picture, console=console):
+                    write_picture(picture, camera.picture(poses[-1], episode.goal))
     except CannotDrawError as error:
         print(f"no pictures: {error}", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _telling(kind: str, path: Path, *, console: rich.console.Console) -> Generator[None]:
-    """Say where the file is that the context writes, or why it could not be written: the other one still may be."""
+def _reporting(kind: str, path: Path, *, console: rich.console.Console) -> Generator[None]:
+    """Report where the file is that the context writes, or why it could not be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -47,9 +53,11 @@ def _telling(kind: str, path: Path, *, console: rich.console.Console) -> Generat
         print(f"no {kind}: {error}", file=sys.stderr)
 
 
-def _frames(eye: Camera, poses: np.ndarray, goal: np.ndarray, *, console: rich.console.Console) -> Iterator[np.ndarray]:
-    """A picture of every one of `poses: [frames, nq]`."""
+def _frames(
+    camera: Camera, poses: np.ndarray, goal: np.ndarray, *, console: rich.console.Console
+) -> Iterator[np.ndarray]:
+    """Return an iterator of the pictures of `poses: [frames, nq]`."""
     track = rich.progress.track(
-        poses, description="filming", console=console, disable=not console.is_terminal, transient=True
+        poses, description="rendering", console=console, disable=not console.is_terminal, transient=True
     )
-    return (eye.picture(pose, goal) for pose in track)
+    return (camera.picture(pose, goal) for pose in track)

@@ -1,4 +1,4 @@
-"""Command line of the simulated robots: connect, drive, tell."""
+"""Command line of the simulated robots: connect to a server, run episodes, report the results."""
 
 import dataclasses
 import itertools
@@ -20,56 +20,58 @@ from training.envs.core.goal_env import GoalEnv
 
 
 class DriveError(Exception):
-    """A drive that cannot begin; the message says what to do."""
+    """The run cannot begin. The message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DriveConfig:
-    """Let simulated robots reach their goals, every action fetched from a policy server.
+    """Run simulated robots that get every action from a policy server.
 
-    Every robot has a client of its own and sends one request per control period; the robots share one simulated clock.
+    Each robot has its own client and sends one request per control period. All robots share one simulated clock. Prints
+    the success rate, the time at the goal and the latency of the requests.
     """
 
     env: str
-    """Environment the robots live in; the policy must have been trained on it. MODULE:NAME for one of your own."""
+    """Name of the environment. The policy must have been trained on it. MODULE:NAME selects an environment of your
+    own."""
     address: str = "127.0.0.1:50051"
-    """The server, host:port."""
+    """Address of the server, HOST:PORT."""
     policy: str = ""
-    """Policy to ask for; empty for the server's default."""
+    """Name of the policy. Default: the server's default policy."""
     robots: int = 32
-    """Robots that drive at once."""
+    """Number of robots that run at the same time."""
     episodes: int = 128
-    """Episodes in all."""
+    """Total number of episodes."""
     episode_length: int | None = None
-    """Control steps per episode; left out, the environment's own."""
+    """Control steps per episode. Default: the episode length of the environment."""
     timeout_s: float = 1.0
-    """Seconds after which a robot gives up on an answer and coasts for a step."""
-    wait_s: float = 30.0
-    """Seconds to wait for the server at the start."""
+    """Timeout of a request in seconds. A robot without a reply in time applies the middle of its action range."""
+    wait_for_server_s: float = 30.0
+    """How long to wait for the server to become ready, in seconds."""
     seed: int = 0
-    """Starts and goals follow from it."""
+    """Random seed for start states and goals."""
     out: Path | None = None
-    """Folder for summary.json and paths.png; left out, only the table is shown."""
+    """Folder to write summary.json and paths.png into. Default: write neither."""
     video: Path | None = None
-    """MP4 file to show the first robot's first episode in; left out, none is made."""
+    """MP4 file to write: the first episode of the first robot. Default: no video."""
     picture: Path | None = None
-    """PNG file to show the end of that episode in; left out, none is made."""
-    min_share: float = 0.0
-    """Exit with an error if a smaller share of the episodes reached the goal."""
+    """PNG file to write: the last step of that episode. Default: no picture."""
+    min_share_reached: float = 0.0
+    """Exit with status 1 if fewer of the episodes reach the goal; 0.9 means 90 %."""
 
     def __post_init__(self) -> None:
-        for field in ("robots", "episodes", "timeout_s", "wait_s"):
+        for field in ("robots", "episodes", "timeout_s", "wait_for_server_s"):
             if not 0 < getattr(self, field) < math.inf:
                 default = type(self).__dataclass_fields__[field].default
-                raise DriveError(f"{field} must be a positive number, not {getattr(self, field)}; try {default}")
+                raise DriveError(f"{field} must be a positive number, got {getattr(self, field)}; try {default}")
         if self.episode_length is not None and self.episode_length < 1:
-            raise DriveError(f"episode_length must be at least 1, not {self.episode_length}")
-        if not 0 <= self.min_share <= 1:
-            raise DriveError(f"min_share must lie in [0, 1], not {self.min_share}; try 0.9")
+            raise DriveError(f"episode_length must be at least 1, got {self.episode_length}")
+        if not 0 <= self.min_share_reached <= 1:
+            raise DriveError(f"min_share_reached must be in [0, 1], got {self.min_share_reached}; try 0.9")
         for field, ending in (("video", ".mp4"), ("picture", ".png")):
             path: Path | None = getattr(self, field)
             if path is not None and path.suffix.lower() != ending:
-                raise DriveError(f"{field} must be a file that ends in {ending}, not {path}")
+                raise DriveError(f"{field} must be a file name that ends in {ending}, got {path}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,30 +87,34 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(130)  # a compilation under way cannot be stopped, and must not find the interpreter gone
+        os._exit(130)  # a running compilation cannot be stopped, and would crash when the interpreter exits
     except (DriveError, ImportError, KilolayerError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if result.share_reached < config.min_share:
-        print(f"error: only {result.share_reached:.3f} of the episodes reached the goal", file=sys.stderr)
+    if result.share_reached < config.min_share_reached:
+        print(
+            f"error: {result.share_reached:.3f} of the episodes reached the goal,"
+            f" fewer than {config.min_share_reached:g}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
 def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summary:
-    """Drive as `config` says, show the figures, then write the files: what goes wrong with one costs no figure.
+    """Run the episodes of `config`, print the results, then write the files.
 
     Raises:
-        DriveError: the served policy does not fit the environment, or a file could not be written afterwards.
+        DriveError: the served policy does not fit the environment, or an output file cannot be written.
         UnknownNameError, EnvError: there is no such environment, or it cannot be built.
-        KilolayerError: the server cannot be reached or refuses.
-        OSError: a file of the folder `out` could not be written.
+        KilolayerError: the server cannot be reached, or refuses a request.
+        OSError: writing into the folder `out` failed.
     """
-    _require_places(config)
+    _require_writable(config)
     env = registry.make(config.env)
     clients = fleet.connect(config.address, robots=config.robots, policy=config.policy, timeout_s=config.timeout_s)
     try:
-        served = clients[0].wait_until_ready(config.wait_s)
+        served = clients[0].wait_until_ready(config.wait_for_server_s)
         _require_fit(env, served)
         began = time.monotonic()
         episodes = _drive_with_progress(config, env, clients, console=console)
@@ -116,7 +122,7 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
     finally:
         for client in clients:
             client.close()
-    result = summary.summarise(
+    result = summary.summarize(
         env,
         episodes,
         policy=served.name,
@@ -134,16 +140,16 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
     return result
 
 
-def _require_places(config: DriveConfig) -> None:
-    """Refuse a drive whose files could not be written after it. Nothing is made yet."""
+def _require_writable(config: DriveConfig) -> None:
+    """Raise DriveError if an output file could not be written after the run. Creates nothing."""
     out = config.out and config.out / "summary.json"
     for field, file in (("out", out), ("video", config.video), ("picture", config.picture)):
         if file is None:
             continue
         nearest = next(folder for folder in file.absolute().parents if folder.exists())
         if file.is_dir() or not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-            reason = "that is a folder" if file.is_dir() else f"{nearest} is no folder that can be written to"
-            raise DriveError(f"{field}: {file} could not be written, {reason}; name another place")
+            reason = "it is a folder" if file.is_dir() else f"{nearest} is not a writable folder"
+            raise DriveError(f"{field}: cannot write {file}: {reason}; choose another path")
 
 
 def _drive_with_progress(
@@ -152,7 +158,7 @@ def _drive_with_progress(
     episode_length = config.episode_length or env.spec.episode_length
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
     with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("driving", total=config.episodes * episode_length)
+        task = progress.add_task("running", total=config.episodes * episode_length)
         drive = fleet.drive(
             env,
             clients,
@@ -168,15 +174,15 @@ def _drive_with_progress(
 def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:
     if served.environment != env.spec.name:
         raise DriveError(
-            f"the policy was trained on {served.environment}, not {env.spec.name}; drive with --env "
-            f"{served.environment}, or name another of the server's policies with --policy"
+            f"the policy was trained on {served.environment}, not {env.spec.name}; pass --env "
+            f"{served.environment}, or choose another of the server's policies with --policy"
         )
-    for what in ("state_names", "goal_names", "action_names"):  # a robot of one's own may have changed since
+    for what in ("state_names", "goal_names", "action_names"):  # a user's own robot may have changed since training
         for theirs, ours in itertools.zip_longest(getattr(served, what), getattr(env.spec, what), fillvalue="nothing"):
             if theirs != ours:
                 raise DriveError(
-                    f"the policy's {what.replace('_', ' ')} hold {theirs!r} where {env.spec.name} has {ours!r} now; "
-                    "train it again"
+                    f"the policy's {what.replace('_', ' ')} contain {theirs!r} where {env.spec.name} now has"
+                    f" {ours!r}; train it again"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a drive comes to: a few figures as JSON and as a table, and a picture of the paths."""
+"""The results of a run: figures as JSON and as a table, and a picture of the paths."""
 
 import dataclasses
 import json
@@ -8,38 +8,41 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import rich.table
+from matplotlib.patches import Circle
 from matplotlib.patches import Rectangle as Patch
 
 from clients.sim.fleet import Episode
 from training.envs.core.goal_env import GoalEnv
 
+_PANEL_WIDTH_IN = 6.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The figures of one drive."""
+    """The figures of one run."""
 
     environment: str
     policy: str
     version: str
     robots: int
     episodes: int
-    share_reached: float  # episodes that were at their goal at least once
-    time_at_goal_steps: float  # mean over the episodes
+    share_reached: float  # share of the episodes that were at their goal at least once
+    time_at_goal_steps: float  # control steps within the success radius, mean over the episodes
     time_at_goal_s: float
     requests: int
-    missed: int  # requests that got no answer in time
-    latency_p50_ms: float | None  # round trip as the robots saw it; None when no request was answered
+    missed: int  # requests without a reply in time
+    latency_p50_ms: float | None  # round trip measured by the robots; None if no request was answered
     latency_p99_ms: float | None
-    mean_batch_rows: float | None  # rows per batch computed by the server
+    mean_batch_rows: float | None  # mean rows per batch of the server; None if no request was answered
     wall_s: float
-    picture: str | None  # where the paths are drawn
+    picture: str | None  # file that shows the paths
 
     def to_json(self) -> str:
-        """The figures as a JSON object."""
+        """Return the figures as a JSON object."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     def to_table(self) -> rich.table.Table:
-        """The figures as a person wants to read them."""
+        """Return the figures as a table for people."""
         table = rich.table.Table(title=f"{self.policy} version {self.version} on {self.environment}", show_header=False)
         table.add_row("episodes that reached the goal", f"{self.share_reached:.3f} of {self.episodes}")
         table.add_row("time at goal", f"{self.time_at_goal_steps:.1f} steps ({self.time_at_goal_s:.1f} s)")
@@ -53,7 +56,7 @@ class Summary:
         return table
 
 
-def summarise(
+def summarize(
     env: GoalEnv,
     episodes: Sequence[Episode],
     *,
@@ -63,7 +66,7 @@ def summarise(
     wall_s: float,
     picture: Path | None,
 ) -> Summary:
-    """Work the figures out of the episodes driven."""
+    """Return the figures of `episodes`."""
     ticks = [tick for episode in episodes for tick in episode.ticks]
     missed = sum(episode.missed for episode in episodes)
     at_goal = float(np.mean([episode.time_at_goal for episode in episodes]))
@@ -81,7 +84,7 @@ def summarise(
         missed=missed,
         latency_p50_ms=None if p50 is None else float(p50),
         latency_p99_ms=None if p99 is None else float(p99),
-        # every row tells how many shared its batch, so a batch of n rows adds up to n * 1/n = 1
+        # each row of a batch of n rows adds 1/n, so every batch adds 1
         mean_batch_rows=len(ticks) / sum(1 / tick.batch_rows for tick in ticks) if ticks else None,
         wall_s=wall_s,
         picture=None if picture is None else str(picture),
@@ -89,35 +92,60 @@ def summarise(
 
 
 def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
-    """Draw the obstacles, the goals and the paths driven, seen from above, into the PNG file `path`."""
+    """Draw obstacles, paths, goals and their success radius, seen from above, into the PNG file `path`."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panel = plt.subplots(figsize=(6, 6), layout="constrained")
-    for low, high in env.floor_plan():
-        panel.add_patch(Patch(low, high[0] - low[0], high[1] - low[1], color="0.25", linewidth=0))
-    for episode in episodes:
-        colour = "tab:blue" if episode.reached else "tab:red"
-        panel.plot(*_from_above(episode.path).T, color=colour, alpha=0.35, linewidth=1, zorder=2)
-    for reached, colour in ((True, "tab:green"), (False, "tab:red")):
-        goals = [_from_above(episode.goal) for episode in episodes if episode.reached is reached]
-        if goals:
-            label = f"goal {'reached' if reached else 'missed'} ({len(goals)})"
-            panel.scatter(*np.array(goals).T, marker="*", s=70, color=colour, edgecolors="white", zorder=3, label=label)
+    low, high = _bounds(env, episodes)
+    width, height = high - low
+    panel_height_in = np.clip(_PANEL_WIDTH_IN * height / width, 1.5, 1.5 * _PANEL_WIDTH_IN)
+    figure, panel = plt.subplots(figsize=(_PANEL_WIDTH_IN, panel_height_in + 1), layout="constrained")
+    for corner, opposite in env.floor_plan():
+        panel.add_patch(Patch(corner, opposite[0] - corner[0], opposite[1] - corner[1], color="0.25", linewidth=0))
+    for reached, path_color, goal_color in ((True, "tab:blue", "tab:green"), (False, "tab:red", "tab:red")):
+        chosen = [episode for episode in episodes if episode.reached is reached]
+        for episode in chosen:
+            panel.plot(*_from_above(episode.path).T, color=path_color, alpha=0.35, linewidth=1, zorder=2)
+            # Outlines, because goals are often close together. A path that ends inside one has reached its goal.
+            outline = Circle(tuple(_from_above(episode.goal)), env.spec.success_radius, fill=False)
+            outline.set(edgecolor=goal_color, alpha=0.4, linewidth=0.8, zorder=3)
+            panel.add_patch(outline)
+        if chosen:
+            label = f"goal {'reached' if reached else 'missed'} ({len(chosen)})"
+            goals = np.array([_from_above(episode.goal) for episode in chosen])
+            panel.scatter(*goals.T, marker="*", s=70, color=goal_color, edgecolors="white", zorder=4, label=label)
     starts = _from_above(np.array([episode.path[0] for episode in episodes]))
-    panel.scatter(*starts.T, s=12, color="black", zorder=3, label="start")
+    panel.scatter(*starts.T, s=12, color="black", zorder=4, label="start")
+    panel.scatter(
+        [], [], s=70, facecolors="none", edgecolors="0.5", label=f"success radius, {env.spec.success_radius:g}"
+    )
+    panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     xlabel, ylabel = (*env.spec.goal_names, "")[:2]
     panel.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", title=f"{env.spec.name}: {len(episodes)} episodes")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
+    if len(env.spec.goal_names) == 1:
+        panel.set_yticks([])
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
     return path
 
 
+def _bounds(env: GoalEnv, episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower left and the upper right corner, [2] each, of everything that `draw_paths` draws."""
+    radius = env.spec.success_radius
+    goals = np.array([_from_above(episode.goal) for episode in episodes])
+    corners = [np.reshape(corner, (-1, 2)) for rectangle in env.floor_plan() for corner in rectangle]
+    paths = [_from_above(episode.path) for episode in episodes]
+    points = np.concatenate([goals - radius, goals + radius, *corners, *paths])
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = 0.03 * (high - low).max()
+    return low - margin, high + margin
+
+
 def _from_above(goals: np.ndarray) -> np.ndarray:
-    """The first two values of `goals: [..., goal_dim]`, [..., 2]; a goal of one value lies on a line."""
+    """Return the first two values of `goals: [..., goal_dim]`, [..., 2]. The second is 0 if goals have one value."""
     return goals[..., :2] if goals.shape[-1] > 1 else np.concatenate([goals, np.zeros_like(goals)], axis=-1)
 
 
-def _number(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.2f}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

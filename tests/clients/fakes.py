@@ -1,4 +1,4 @@
-"""A real gRPC server in this process whose answers are worked out by hand, and a connection that can go silent."""
+"""A real gRPC server in this process whose replies are worked out by hand, and a connection that can go silent."""
 # ruff: noqa: N802 - the servicer's methods are named by the protocol
 
 from __future__ import annotations  # for Python 3.9
@@ -19,7 +19,7 @@ STATE_DIM, GOAL_DIM, ACTION_DIM = 3, 2, 2
 
 
 class FakePolicy(policy_pb2_grpc.PolicyServicer):
-    """Answers action = 2 * state[:2] - goal and energy = action_0 - goal_0, and whatever `on_...` makes of it.
+    """Answers action = 2 * state[:2] - goal and energy = action_0 - goal_0, changed by `on_...`.
 
     `failure` ends every call, and every stream at its next request; `reason` goes with it.
     """
@@ -33,7 +33,7 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
         self.on_act: Callable[[policy_pb2.ActResponse], Any] = lambda _: None
         self.on_score: Callable[[policy_pb2.ScoreResponse], Any] = lambda _: None
         self.act_arrived = threading.Event()
-        self.act_ended = threading.Event()  # answered, or given up by the caller
+        self.act_ended = threading.Event()  # replied, or abandoned by the caller
         self.describe_arrived = threading.Event()
         self.remaining_s: list[float | None] = []  # of each Act outside a stream, as the caller's deadline says
 

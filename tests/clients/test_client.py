@@ -1,4 +1,4 @@
-"""The Python client's questions and answers, against a server whose answers are worked out by hand."""
+"""The Python client's requests and responses, against a server whose replies are worked out by hand."""
 
 from __future__ import annotations  # for Python 3.9
 
@@ -14,7 +14,7 @@ from kilolayer.v1 import policy_pb2
 from tests.clients.fakes import FakePolicy
 
 
-def test_one_state_gives_one_action_and_the_facts_about_it(client: kilolayer.PolicyClient) -> None:
+def test_one_state_gives_one_action_and_its_metadata(client: kilolayer.PolicyClient) -> None:
     answer = client.act(np.array([0.5, 0.25, 9.0]), np.array([0.25, 0.75]), sequence=41)
     np.testing.assert_array_equal(answer.action, np.array([0.75, -0.25], np.float32))
     assert answer.action.dtype == np.float32
@@ -30,13 +30,13 @@ def test_a_block_of_rows_keeps_its_order_and_pairs_each_state_with_its_goal(clie
     np.testing.assert_array_equal(answer.action, [[0.75, -0.25], [-0.25, -0.5], [-1, 1]])
 
 
-def test_one_goal_serves_every_row_and_travels_once(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+def test_one_goal_for_every_row_is_sent_once(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
     answer = client.act([[0.5, 0.25, 0], [0.125, -0.5, 0]], [0.25, 0])
     np.testing.assert_array_equal(answer.action, [[0.75, 0.5], [0, -1]])
     assert list(fake.acts[0].goal) == [0.25, 0]
 
 
-def test_a_block_of_one_row_answers_with_a_block(client: kilolayer.PolicyClient) -> None:
+def test_a_block_of_one_row_gives_a_block(client: kilolayer.PolicyClient) -> None:
     assert client.act([[0.5, 0.25, 0]], [0, 0]).action.tolist() == [[1, 0.5]]
 
 
@@ -65,7 +65,7 @@ def test_integers_are_numbers_too(client: kilolayer.PolicyClient) -> None:
     assert client.act(np.array([0, 0, 5]), np.array([1, -1])).action.tolist() == [-1, 1]
 
 
-def test_policy_and_version_are_asked_for_by_name(address: str, fake: FakePolicy) -> None:
+def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) -> None:
     with kilolayer.PolicyClient(address, policy="ant", version=7) as client:
         answer = client.act([0, 0, 0], [0, 0])
     assert (fake.acts[0].policy, fake.acts[0].version) == ("ant", "7")
@@ -89,7 +89,7 @@ def test_policy_and_version_are_asked_for_by_name(address: str, fake: FakePolicy
         ([0, 0, 0], [None, 0], "goal must be an array of numbers"),
     ],
 )
-def test_what_cannot_fit_is_refused_before_sending(
+def test_arrays_that_do_not_fit_are_refused_before_sending(
     client: kilolayer.PolicyClient, fake: FakePolicy, state: Any, goal: Any, complaint: str
 ) -> None:
     with pytest.raises(kilolayer.InvalidRequest, match=complaint) as refusal:
@@ -114,7 +114,7 @@ def test_sequence_numbers_reach_both_ends_of_their_range_and_count_by_themselves
     assert [request.sequence for request in fake.acts] == [*given, *counted]
 
 
-def test_without_a_seed_nothing_is_drawn(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+def test_without_a_seed_nothing_is_sampled(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
     client.act([0, 0, 0], [0, 0])
     request = fake.acts[0]
     assert (request.mode, request.seed, request.candidates) == (policy_pb2.ACT_MODE_UNSPECIFIED, 0, 0)
@@ -122,7 +122,7 @@ def test_without_a_seed_nothing_is_drawn(client: kilolayer.PolicyClient, fake: F
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**64 - 1, np.uint64(2**63)])
-def test_a_seed_draws_the_action(client: kilolayer.PolicyClient, fake: FakePolicy, seed: int) -> None:
+def test_a_seed_samples_the_action(client: kilolayer.PolicyClient, fake: FakePolicy, seed: int) -> None:
     client.act([0, 0, 0], [0, 0], seed=seed, priority=3)
     request = fake.acts[0]
     assert (request.mode, request.seed, request.candidates) == (policy_pb2.ACT_MODE_STOCHASTIC, int(seed), 0)
@@ -130,7 +130,7 @@ def test_a_seed_draws_the_action(client: kilolayer.PolicyClient, fake: FakePolic
 
 
 @pytest.mark.parametrize("best_of", [1, 16])
-def test_a_seed_and_a_count_ask_for_the_best_draw(
+def test_a_seed_and_a_count_ask_for_the_best_sample(
     client: kilolayer.PolicyClient, fake: FakePolicy, best_of: int
 ) -> None:
     client.act([0, 0, 0], [0, 0], seed=7, best_of=best_of)
@@ -153,7 +153,7 @@ def test_a_seed_and_a_count_ask_for_the_best_draw(
         ({"sequence": 1.0}, "sequence must be an integer .*, got 1.0"),
     ],
 )
-def test_a_choice_that_cannot_be_meant_is_refused_before_sending(
+def test_an_argument_out_of_range_is_refused_before_sending(
     client: kilolayer.PolicyClient, fake: FakePolicy, choice: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(kilolayer.InvalidRequest, match=f"^Not sent: .*{complaint}") as refusal:
@@ -172,7 +172,7 @@ def test_a_choice_that_cannot_be_meant_is_refused_before_sending(
         ({"action": [0.5, 0.5, 0.5, 1.5]}, "got values from 0.5 to 1.5"),
     ],
 )
-def test_a_reply_that_does_not_answer_the_request_is_refused(
+def test_a_reply_that_does_not_fit_the_request_is_rejected(
     client: kilolayer.PolicyClient, fake: FakePolicy, change: dict[str, Any], complaint: str
 ) -> None:
     def alter(reply: policy_pb2.ActResponse) -> None:

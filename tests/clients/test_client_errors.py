@@ -1,4 +1,4 @@
-"""What the Python client raises, and when."""
+"""The exceptions of the Python client."""
 
 from __future__ import annotations  # for Python 3.9
 
@@ -169,7 +169,7 @@ def test_the_round_trip_includes_the_time_of_the_server(
         ("grpc://localhost:50051", "without a scheme"),
     ],
 )
-def test_an_address_that_cannot_be_meant_is_refused(address: str, complaint: str) -> None:
+def test_an_invalid_address_is_refused(address: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         kilolayer.PolicyClient(address)
 

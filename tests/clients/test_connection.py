@@ -108,7 +108,7 @@ def test_wait_until_ready_reports_a_policy_that_is_not_there(client: kilolayer.P
         client.wait_until_ready(5)
 
 
-def test_a_closed_client_refuses_clearly(address: str, fake: FakePolicy) -> None:
+def test_a_closed_client_raises_client_closed(address: str, fake: FakePolicy) -> None:
     with kilolayer.PolicyClient(address) as client:
         client.act([0, 0, 0], [0, 0])
     client.close()  # a second time

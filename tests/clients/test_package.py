@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import kilolayer
+from scripts.client_matrix import build_wheel
 
 REPOSITORY = Path(__file__).parents[2]
 ALLOWED = {"grpcio", "numpy", "protobuf"}
@@ -34,11 +36,16 @@ def test_importing_the_client_imports_nothing_else_of_ours_and_no_jax() -> None:
     assert third_party <= expected, f"importing kilolayer also imports {sorted(third_party - expected)}"
 
 
-def test_the_client_says_that_it_is_typed() -> None:
-    assert (Path(kilolayer.__file__).parent / "py.typed").is_file()
+def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+    package = Path(kilolayer.__file__).parent
+    with zipfile.ZipFile(build_wheel(tmp_path)) as wheel:
+        packed = {name for name in wheel.namelist() if name.startswith("kilolayer/")}
+    files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert packed == {f"kilolayer/{path.relative_to(package).as_posix()}" for path in files}
+    assert {"kilolayer/py.typed", "kilolayer/v1/policy.binpb", "kilolayer/_internal/blocks.binpb"} <= packed
 
 
-def test_what_the_client_exports_is_there_and_documented() -> None:
+def test_every_exported_name_exists_and_is_documented() -> None:
     assert kilolayer.__all__ == sorted(kilolayer.__all__)
     for name in kilolayer.__all__:
         assert getattr(kilolayer, name).__doc__, f"{name} has no docstring"

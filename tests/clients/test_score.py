@@ -1,4 +1,4 @@
-"""The Python client's questions to the critic."""
+"""The Python client's requests to the critic."""
 
 from __future__ import annotations  # for Python 3.9
 
@@ -12,7 +12,7 @@ from kilolayer.v1 import policy_pb2
 from tests.clients.fakes import FakePolicy
 
 
-def test_one_action_has_one_energy_and_the_facts_about_it(client: kilolayer.PolicyClient) -> None:
+def test_one_action_has_one_energy_and_its_metadata(client: kilolayer.PolicyClient) -> None:
     answer = client.score([0.5, 0.25, 9.0], [0.75, 0.5], goal=[0.25, 1], sequence=41)
     assert answer.energy.shape == ()
     assert answer.energy.dtype == np.float32
@@ -33,7 +33,7 @@ def test_a_block_has_an_energy_per_row_in_order(client: kilolayer.PolicyClient, 
     assert (request.rows, request.priority, request.sequence) == (2, 2, 1)
 
 
-def test_one_goal_serves_every_row_and_travels_once(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+def test_one_goal_for_every_row_is_sent_once(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
     assert client.score([[0, 0, 0]] * 2, [[0.75, 0], [0.5, 0]], goal=[0.25, 0]).energy.tolist() == [0.5, 0.25]
     assert list(fake.scores[0].goal) == [0.25, 0]
 
@@ -42,7 +42,7 @@ def test_a_block_of_one_row_has_a_block_of_one_energy(client: kilolayer.PolicyCl
     assert client.score([[0, 0, 0]], [[1, 0]], goal=[0, 0]).energy.tolist() == [1]
 
 
-def test_policy_and_version_are_asked_for_by_name(address: str, fake: FakePolicy) -> None:
+def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) -> None:
     with kilolayer.PolicyClient(address, policy="ant", version=7) as client:
         answer = client.score([0, 0, 0], [0, 0], goal=[0, 0])
     assert (fake.scores[0].policy, fake.scores[0].version) == (answer.policy, answer.version) == ("ant", "7")
@@ -59,11 +59,26 @@ def test_policy_and_version_are_asked_for_by_name(address: str, fake: FakePolicy
         ([0, 0, 0], [0, 0], [[0, 0]], r"goal \[1, 2\] does not fit state \[3\]"),
     ],
 )
-def test_what_cannot_fit_is_refused_before_sending(
+def test_arrays_that_do_not_fit_are_refused_before_sending(
     client: kilolayer.PolicyClient, fake: FakePolicy, *, state: Any, action: Any, goal: Any, complaint: str
 ) -> None:
     with pytest.raises(kilolayer.InvalidRequest, match=f"Not sent: {complaint}"):
         client.score(state, action, goal=goal)
+    assert fake.scores == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ({"priority": 4}, "priority must be an integer from 0 to 3, got 4"),
+        ({"sequence": -1}, "sequence must be an integer from 0 to 18446744073709551615, got -1"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_before_sending(
+    client: kilolayer.PolicyClient, fake: FakePolicy, argument: dict[str, int], complaint: str
+) -> None:
+    with pytest.raises(kilolayer.InvalidRequest, match=f"^Not sent: {complaint}"):
+        client.score([0, 0, 0], [0, 0], goal=[0, 0], **argument)
     assert fake.scores == []
 
 
@@ -77,7 +92,7 @@ def test_what_cannot_fit_is_refused_before_sending(
         ({"energy": [float("-inf"), 0.5]}, "row 0"),
     ],
 )
-def test_a_reply_that_does_not_answer_the_request_is_refused(
+def test_a_reply_that_does_not_fit_the_request_is_rejected(
     client: kilolayer.PolicyClient, fake: FakePolicy, change: dict[str, Any], complaint: str
 ) -> None:
     def alter(reply: policy_pb2.ScoreResponse) -> None:
@@ -86,5 +101,6 @@ def test_a_reply_that_does_not_answer_the_request_is_refused(
         reply.MergeFrom(policy_pb2.ScoreResponse(**change))
 
     fake.on_score = alter
-    with pytest.raises(kilolayer.BadReply, match=complaint):
+    with pytest.raises(kilolayer.BadReply, match=complaint) as rejection:
         client.score([[0, 0, 0], [0, 0, 0]], [[0, 0], [0, 0]], goal=[0, 0], sequence=41)
+    assert rejection.value.status == "DATA_LOSS"

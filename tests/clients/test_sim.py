@@ -1,4 +1,4 @@
-"""The simulated fleet with a pilot in place of the network, and the figures made of a drive, worked out by hand."""
+"""Simulated robots with a fake client, and the results of a run worked out by hand."""
 
 import io
 import itertools
@@ -12,6 +12,9 @@ import jax
 import numpy as np
 import pytest
 import rich.console
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from clients.sim import film, fleet, summary
 from clients.sim import run as sim
@@ -55,14 +58,14 @@ def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) 
     )
 
 
-def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEnv) -> None:
-    pilots = [Pusher(), Pusher(), Pusher()]
+def test_every_robot_sends_one_request_per_step_and_applies_the_action(env: GoalEnv) -> None:
+    clients = [Pusher(), Pusher(), Pusher()]
     steps: list[int] = []
-    drive = fleet.drive(env, pilots, key=jax.random.key(0), episodes=5, episode_length=8, on_step=steps.append)
+    drive = fleet.drive(env, clients, key=jax.random.key(0), episodes=5, episode_length=8, on_step=steps.append)
     episodes = list(drive)
     assert len(episodes) == 5
     assert steps == [3] * 8 + [2] * 8
-    assert [len(pilot.asked) for pilot in pilots] == [16, 16, 8]
+    assert [len(client.asked) for client in clients] == [16, 16, 8]
     for episode in episodes:
         assert episode.path.shape == (9, 2)
         assert np.abs(episode.path[0] - 1).max() <= 0.1
@@ -70,20 +73,20 @@ def test_every_robot_asks_once_a_step_and_goes_where_the_answer_says(env: GoalEn
         np.testing.assert_allclose(episode.path[:, 0], episode.path[0, 0], atol=1e-5)
         assert len(episode.ticks) == 8
     assert len({tuple(episode.goal) for episode in episodes}) == 5
-    np.testing.assert_array_equal(pilots[0].asked[0][1], episodes[0].goal)
-    np.testing.assert_allclose(pilots[0].asked[1][0][:2], episodes[0].path[1])
+    np.testing.assert_array_equal(clients[0].asked[0][1], episodes[0].goal)
+    np.testing.assert_allclose(clients[0].asked[1][0][:2], episodes[0].path[1])
 
 
-def test_a_goal_that_moves_is_asked_for_where_it_is() -> None:
+def test_a_request_has_the_current_goal_if_goals_move() -> None:
     class Ahead(PointMaze):
         """The goal stays 1 m ahead of the ball."""
 
         def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:
             return state[:2] + 1
 
-    pilot = Pusher()
-    (episode,) = fleet.drive(Ahead("point_u_maze"), [pilot], key=jax.random.key(0), episodes=1, episode_length=4)
-    asked = [goal for _, goal in pilot.asked]
+    client = Pusher()
+    (episode,) = fleet.drive(Ahead("point_u_maze"), [client], key=jax.random.key(0), episodes=1, episode_length=4)
+    asked = [goal for _, goal in client.asked]
     np.testing.assert_allclose(asked, episode.path[:-1] + 1, atol=1e-6)
     assert asked[3][1] > asked[0][1] + 0.05
 
@@ -95,7 +98,7 @@ def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
         assert episode.reached == near.any()
 
 
-def test_the_first_episode_keeps_its_poses_where_asked_for(env: GoalEnv) -> None:
+def test_the_first_episode_keeps_its_poses_on_request(env: GoalEnv) -> None:
     episodes = list(
         fleet.drive(env, [Pusher()] * 3, key=jax.random.key(1), episodes=4, episode_length=5, keep_poses=True)
     )
@@ -138,7 +141,7 @@ def moving_episode() -> fleet.Episode:
     return fleet.Episode(np.array([3.0, 1.0]), poses, time_at_goal=0, ticks=(), missed=3, poses=poses)
 
 
-def test_where_nothing_can_be_drawn_it_is_said_and_no_more(
+def test_a_rendering_failure_is_reported_in_one_line(
     env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nothing_there() -> None:
@@ -182,19 +185,21 @@ class Blank:
 
 
 @pytest.mark.parametrize("field", ["out", "video", "picture"])
-def test_a_place_that_cannot_be_written_to_is_refused_before_the_drive(
+def test_a_path_that_cannot_be_written_is_refused_before_the_run(
     field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "make", lambda *_: pytest.fail("too late"))
     endings = {"out": "", "video": ".mp4", "picture": ".png"}
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / f"new{endings[field]}"
-    with pytest.raises(sim.DriveError, match=rf"{field}: .* could not be written, .*/file is no folder that can be"):
+    with pytest.raises(
+        sim.DriveError, match=rf"{field}: cannot write .*/file is not a writable folder; choose another path"
+    ):
         drive_into(field, below)
     if field != "out":
         folder = tmp_path / f"folder{endings[field]}"
         folder.mkdir()
-        with pytest.raises(sim.DriveError, match=f"{field}: .* could not be written, that is a folder; name another"):
+        with pytest.raises(sim.DriveError, match=f"{field}: cannot write .*: it is a folder; choose another path"):
             drive_into(field, folder)
     assert not below.exists()
 
@@ -204,7 +209,7 @@ def drive_into(field: str, path: Path) -> summary.Summary:
     return sim.run(config, console=rich.console.Console(file=io.StringIO()))
 
 
-def test_the_figures_are_there_before_a_film_is_begun(
+def test_the_results_are_written_before_the_video_is_rendered(
     env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever becomes of the film: here Ctrl-C."""
@@ -234,20 +239,20 @@ def test_the_figures_are_there_before_a_film_is_begun(
     assert (tmp_path / "out" / "paths.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_ending_may_be_in_capitals() -> None:
+def test_a_file_extension_may_be_in_capitals() -> None:
     config = sim.DriveConfig(env="point_u_maze", video=Path("-x.MP4"), picture=Path("END.Png"))
     assert (config.video, config.picture) == (Path("-x.MP4"), Path("END.Png"))
 
 
 @pytest.mark.parametrize(("field", "ending"), [("video", ".mp4"), ("picture", ".png")])
-def test_a_file_of_another_kind_is_refused_before_the_drive(field: str, ending: str) -> None:
-    with pytest.raises(sim.DriveError, match=f"{field} must be a file that ends in {ending}, not film.avi"):
+def test_another_file_extension_is_refused_before_the_run(field: str, ending: str) -> None:
+    with pytest.raises(sim.DriveError, match=f"{field} must be a file name that ends in {ending}, got film.avi"):
         sim.DriveConfig(env="point_u_maze", **{field: Path("film.avi")})  # pyright: ignore[reportArgumentType]
 
 
-def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> None:
-    pilots = [Pusher(late=True), Pusher(), Pusher()]
-    late, steady, _ = fleet.drive(env, pilots, key=jax.random.key(0), episodes=3, episode_length=9)
+def test_a_late_reply_is_a_missed_tick_without_a_force(env: GoalEnv) -> None:
+    clients = [Pusher(late=True), Pusher(), Pusher()]
+    late, steady, _ = fleet.drive(env, clients, key=jax.random.key(0), episodes=3, episode_length=9)
     assert (late.missed, len(late.ticks)) == (3, 6)
     assert (steady.missed, len(steady.ticks)) == (0, 9)
     speed = np.diff(late.path[:, 1])
@@ -256,7 +261,7 @@ def test_a_late_answer_is_a_missed_tick_and_the_robot_coasts(env: GoalEnv) -> No
     assert late.path[-1, 1] < steady.path[-1, 1] - 0.1
 
 
-def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
+def test_a_refusal_ends_the_run(env: GoalEnv) -> None:
     class Refused:
         def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
             raise InvalidRequest("expected 5 values", status="INVALID_ARGUMENT")
@@ -265,7 +270,7 @@ def test_a_refusal_ends_the_drive(env: GoalEnv) -> None:
         list(fleet.drive(env, [Refused()] * 3, key=jax.random.key(0), episodes=3, episode_length=3))
 
 
-def test_figures_by_hand(env: GoalEnv, tmp_path: Path) -> None:
+def test_the_results_worked_out_by_hand(env: GoalEnv) -> None:
     path = np.ones((3, 2))
     ticks = [fleet.Tick(round_trip_s=ms / 1e3, batch_rows=rows) for ms, rows in ((1, 1), (2, 2), (3, 2), (4, 4))]
     quarters = tuple(itertools.repeat(fleet.Tick(0.005, 4), 3))
@@ -273,20 +278,41 @@ def test_figures_by_hand(env: GoalEnv, tmp_path: Path) -> None:
         fleet.Episode(np.zeros(2), path, time_at_goal=0, ticks=tuple(ticks), missed=1),
         fleet.Episode(np.ones(2), path, time_at_goal=10, ticks=quarters, missed=0),
     ]
-    figures = summary.summarise(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
+    figures = summary.summarize(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
     assert figures.share_reached == 0.5
     assert figures.time_at_goal_steps == 5
     assert figures.time_at_goal_s == pytest.approx(0.8)
     assert (figures.requests, figures.missed) == (8, 1)
     assert figures.latency_p50_ms == pytest.approx(4)
     assert figures.mean_batch_rows == pytest.approx(7 / 3)  # 7 rows in a batch of one, one of two and one of four
-    picture = summary.draw_paths(env, episodes, tmp_path / "paths.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_answer_at_all_leaves_the_latency_out(env: GoalEnv) -> None:
+def test_the_paths_are_drawn_with_the_success_radius_and_without_empty_margins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    goals = [np.array([2.0, 0.5, 9.0]), np.array([4.0, 1.0, 9.0])]
+    episodes = [
+        fleet.Episode(goal, np.stack([np.zeros(3), goal]), time_at_goal=reached, ticks=(), missed=0)
+        for reached, goal in enumerate(goals)
+    ]
+    arm = registry.make("arm_reach")  # no obstacles; goals of three values; a success radius of 0.1 m
+    assert summary.draw_paths(arm, episodes, tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    (panel,) = figure.axes
+    circles = {patch.center: patch.radius for patch in panel.patches if isinstance(patch, Circle)}
+    assert circles == {(2.0, 0.5): 0.1, (4.0, 1.0): 0.1}
+    margin = 0.03 * 4.1  # of the longer side, from the start at 0 to the circle at 4
+    assert panel.get_xlim() == pytest.approx((-margin, 4.1 + margin))
+    assert panel.get_ylim() == pytest.approx((-margin, 1.1 + margin))
+    width_in, height_in = figure.get_size_inches()
+    assert (width_in, height_in - 1) == pytest.approx((6, 6 * (1.1 + 2 * margin) / (4.1 + 2 * margin)))
+
+
+def test_without_replies_there_is_no_latency(env: GoalEnv) -> None:
     silent = [fleet.Episode(np.zeros(2), np.ones((2, 2)), time_at_goal=0, ticks=(), missed=4)]
-    figures = summary.summarise(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
+    figures = summary.summarize(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
     assert figures.latency_p50_ms is None
     assert figures.mean_batch_rows is None
     assert figures.requests == figures.missed == 4

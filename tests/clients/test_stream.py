@@ -42,7 +42,7 @@ def fail_with(code: grpc.StatusCode) -> Callable[[policy_pb2.ActResponse], None]
     return fail
 
 
-def test_a_stream_answers_as_act_does_and_stays_open(
+def test_a_stream_gives_what_act_gives_and_stays_open(
     client: kilolayer.PolicyClient, stream: kilolayer.PolicyStream, fake: FakePolicy
 ) -> None:
     for tick in range(20):
@@ -62,7 +62,7 @@ def test_one_state_gives_one_action(stream: kilolayer.PolicyStream) -> None:
     assert answer.sequence == 1
 
 
-def test_a_request_says_what_its_call_says(address: str, fake: FakePolicy) -> None:
+def test_a_request_has_the_arguments_of_its_call(address: str, fake: FakePolicy) -> None:
     with kilolayer.PolicyClient(address, policy="ant", version=7) as client, client.stream() as stream:
         stream.act([0, 0, 0], [0, 0], seed=5, best_of=8, priority=2, timeout_s=3.25)
         stream.act([0, 0, 0], [0, 0])

@@ -90,8 +90,8 @@ class Endpoint:
     """
 
     def __init__(self, address: str, *, timeout_s: float) -> None:
-        self.address = _check_address(address)
-        self.closed = threading.Event()
+        self.address: str = _check_address(address)
+        self.closed: threading.Event = threading.Event()
         self._timeout_s = _check_timeout(timeout_s)
 
     def timeout_s(self, timeout_s: float | None) -> float:

@@ -152,10 +152,10 @@ def _rows(states: NDArray[np.float32]) -> int:
 
 
 def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
-    """Return `values` as a contiguous little-endian float32 array of one or two axes, not empty."""
+    """Return `values` as a little-endian float32 array of one or two axes, not empty."""
     try:
         with np.errstate(over="ignore"):  # too large values become infinite; the server reports their row
-            block = np.asarray(values).astype("<f4", order="C", casting="same_kind", copy=False)
+            block = np.asarray(values).astype("<f4", casting="same_kind", copy=False)
     except (TypeError, ValueError) as error:
         raise _invalid(f"{name} must be an array of numbers: {error}") from error
     if block.ndim not in (1, 2) or not block.size:

@@ -43,11 +43,11 @@ class PendingRequest:
     ) -> None:
         self.message = message
         self.timeout_s = timeout_s
-        self.sent_s = clock()
+        self.sent_s: float = clock()
         self.reply: policy_pb2.ActResponse | None = None
-        self.arrived_s = 0.0
+        self.arrived_s: float = 0.0
         self.error: KilolayerError | None = None  # in place of a reply
-        self.completed = threading.Event()
+        self.completed: threading.Event = threading.Event()
         self._clock = clock
         self._deadline_s = self.sent_s + timeout_s
 

@@ -2,7 +2,7 @@ from kilolayer.v1 import policy_pb2 as _policy_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -50,7 +50,7 @@ class ActResponseBlocks(_message.Message):
     compute_us: int
     batch_rows: int
     failure: _policy_pb2.Failure
-    def __init__(self, action: _Optional[bytes] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[_policy_pb2.Failure, _Mapping]] = ...) -> None: ...
+    def __init__(self, action: _Optional[bytes] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[_policy_pb2.Failure, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class ScoreRequestBlocks(_message.Message):
     __slots__ = ("policy", "version", "state", "action", "goal", "sequence", "rows", "priority", "timeout_us")

@@ -3,7 +3,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -62,7 +62,7 @@ class ActResponse(_message.Message):
     compute_us: int
     batch_rows: int
     failure: Failure
-    def __init__(self, action: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+    def __init__(self, action: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "reason")
@@ -132,7 +132,7 @@ class DescribeResponse(_message.Message):
     version: str
     manifest_sha256: str
     max_rows: int
-    def __init__(self, spec: _Optional[_Union[PolicySpec, _Mapping]] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., max_rows: _Optional[int] = ...) -> None: ...
+    def __init__(self, spec: _Optional[_Union[PolicySpec, _Mapping[str, _Any]]] = ..., version: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., max_rows: _Optional[int] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ()
@@ -142,7 +142,7 @@ class ListResponse(_message.Message):
     __slots__ = ("policies",)
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     policies: _containers.RepeatedCompositeFieldContainer[PolicyEntry]
-    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyEntry, _Mapping]]] = ...) -> None: ...
+    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyEntry, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class PolicyEntry(_message.Message):
     __slots__ = ("policy", "versions", "live_version", "is_default")
