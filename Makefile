@@ -8,12 +8,12 @@ UNIT := tests/policy tests/serving tests/clients tests/scripts tests/test_source
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 COVERED := --cov=policy --cov=serving --cov=kilolayer --cov-branch
 
-.PHONY: demo check lint types imports spelling unit test test-slow coverage protos client-matrix bench
+.PHONY: demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix bench
 
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python scripts/demo.py
 
-check: lint types imports unit  ## before every commit; under 2 minutes
+check: lint types imports docs unit  ## before every commit; under 2 minutes
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -40,6 +40,9 @@ test-slow: $(READY)  ## the slow tests; at most 12 minutes on two cores
 
 coverage: $(READY)  ## lines and branches of policy, serving and the client that all tests but the slow ones run
 	$(PYTEST) -m "not slow" $(PARALLEL) $(COVERED) --cov-report=term-missing:skip-covered tests/policy tests/serving tests/clients
+
+docs: $(READY)  ## the documentation as a website in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 protos: $(READY)  ## descriptors and type stubs of every message, from protos/
 	$(BIN)/python scripts/generate_stubs.py
