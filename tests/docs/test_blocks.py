@@ -20,7 +20,7 @@ from policy.networks import init_policy
 from serving.run import parse as parse_serving
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
 from tests.samples import policy_spec
-from training.envs.errors import UnknownNameError
+from training.envs.core.errors import UnknownNameError
 from training.run import parse as parse_training
 
 SHOWN_ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):50051")
@@ -68,7 +68,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of a random policy for point_u_maze, as a process, on a free port."""
     root, spec, random = tmp_path_factory.mktemp("policies"), policy_spec(), np.random.default_rng(0)
-    bundle.publish(
+    bundle.write(
         root,
         1000,
         spec=spec,
