@@ -134,3 +134,8 @@ def test_the_vocabulary_is_that_of_the_code() -> None:
     for words, _ in cells("docs/architecture.md", "| word | meaning |"):
         for name in re.findall(r"`(\w+)`", words):
             assert re.search(rf"\b{name}\b", sources), f"{name} is in no source"
+
+
+def test_contributing_lists_the_make_targets() -> None:
+    shown = [target.strip("`").removeprefix("make ") for target, _ in cells("CONTRIBUTING.md", "| target | does |")]
+    assert sorted(shown) == sorted(re.findall(r"^([a-z-]+):", text("Makefile"), flags=re.MULTILINE))
