@@ -29,6 +29,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             return link[0]
         if not (_ROOT / path).exists():
             raise PluginError(f"docs/{page.file.src_uri} links to {path}, which does not exist")
-        return link["text"] if link["text"].strip("`") == path else f"{link['text']} (`{path}`)"
+        is_name = link["text"].strip("`") in {path, posixpath.basename(path)}
+        return f"`{path}`" if is_name else f"{link['text']} (`{path}`)"
 
     return _LINK.sub(replace, markdown)
