@@ -10,12 +10,12 @@ UNIT += $(addprefix --ignore=tests/,policy/test_layers.py serving/test_cpu_devic
 	serving/test_run.py serving/test_workers.py serving/test_worker_process.py clients/test_sim.py scripts/test_demo.py)
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo check lint types imports spelling unit test test-slow coverage docs protos client-matrix bench
+.PHONY: demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix bench
 
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python scripts/demo.py
 
-check: lint types imports unit  ## before every commit; under 2 minutes
+check: lint types imports docs unit  ## before every commit; under 2 minutes
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -43,9 +43,6 @@ test-slow: $(READY)  ## the slow tests; at most 12 minutes on two cores
 
 coverage: $(READY)  ## lines and branches of policy, serving and the client that their tests run; 90 % at least
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term-missing:skip-covered tests/policy tests/serving tests/clients
-
-docs: $(READY)  ## the website of the documentation, in site/
-	$(BIN)/python -m mkdocs build --strict
 
 docs: $(READY)  ## the documentation as a website in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

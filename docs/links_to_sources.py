@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
+
 _ROOT = Path(__file__).resolve().parent.parent
 _LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>\.\./[^)\s#]+)(?:#[^)\s]*)?\)")
 
@@ -17,7 +19,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Return the page's Markdown with every link to a file outside docs/ replaced by its text and the file's path.
 
     Raises:
-        FileNotFoundError: there is no such file in the repository.
+        PluginError: there is no such file in the repository.
     """
     folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
@@ -26,7 +28,8 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         if path.startswith("docs/"):
             return link[0]
         if not (_ROOT / path).exists():
-            raise FileNotFoundError(f"docs/{page.file.src_uri} links to {path}, which does not exist")
-        return link["text"] if link["text"].strip("`") == path else f"{link['text']} (`{path}`)"
+            raise PluginError(f"docs/{page.file.src_uri} links to {path}, which does not exist")
+        is_name = link["text"].strip("`") in {path, posixpath.basename(path)}
+        return f"`{path}`" if is_name else f"{link['text']} (`{path}`)"
 
     return _LINK.sub(replace, markdown)

@@ -16,6 +16,7 @@ from tests.docs.blocks import PAGES, ROOT
 from training.config import TrainConfig
 from training.envs import registry
 
+CODE = ("policy", "training", "serving", "clients")
 METRICS = "| metric | meaning |"
 REASONS = "| reason | status | meaning |"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
@@ -59,8 +60,7 @@ def test_every_flag_in_a_text_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_readme_counts_the_environments() -> None:
-    names = registry.built_in().entries
-    assert f"* **Environments.** {len(names)} environments:" in text("README.md")
+    assert f"* **Environments.** {len(registry.built_in().entries)} environments:" in text("README.md")
 
 
 @pytest.mark.slow  # builds every environment
@@ -109,3 +109,33 @@ def test_the_exceptions_are_those_of_the_client() -> None:
     assert sorted(shown) == sorted(
         name for name in kilolayer.__all__ if issubclass(getattr(kilolayer, name), kilolayer.KilolayerError)
     )
+
+
+def test_the_tree_names_what_exists() -> None:
+    tree = text("docs/architecture.md").split("## The tree")[1].split("```text\n")[1].split("```")[0]
+    folders: list[str] = []
+    for line in filter(None, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [line.split()[0]]
+        path = ROOT.joinpath(*folders)
+        assert path.is_dir() if folders[-1].endswith("/") else path.is_file(), path
+
+
+def test_the_places_to_change_things_exist() -> None:
+    for _, place in cells("docs/architecture.md", "| to change | edit |"):
+        file, *names = re.findall(r"`([^`]+)`", place)
+        source = (ROOT / file).read_text()
+        for name in names:
+            assert re.search(rf"^ *(def|class) {name.rpartition('.')[2]}\b|^{name}\b", source, flags=re.MULTILINE), name
+
+
+def test_the_vocabulary_is_that_of_the_code() -> None:
+    sources = "\n".join(path.read_text() for folder in CODE for path in (ROOT / folder).rglob("*.py"))
+    for words, _ in cells("docs/architecture.md", "| word | meaning |"):
+        for name in re.findall(r"`(\w+)`", words):
+            assert re.search(rf"\b{name}\b", sources), f"{name} is in no source"
+
+
+def test_contributing_lists_the_make_targets() -> None:
+    shown = [target.strip("`").removeprefix("make ") for target, _ in cells("CONTRIBUTING.md", "| target | does |")]
+    assert sorted(shown) == sorted(re.findall(r"^([a-z-]+):", text("Makefile"), flags=re.MULTILINE))
