@@ -21,7 +21,7 @@ import numpy as np
 from policy import bundle
 from policy.networks import init_policy
 from training import evaluation, memory_budget, rollout
-from training.algorithms.algorithm import Metrics, TrainState
+from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import ConfigError, TrainConfig
 from training.data import hindsight, replay_buffer
@@ -224,50 +224,16 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
 
     `collect` and `learn` donate their argument's buffers: do not use a state again after passing it in.
     """
-    algorithm = CRL.from_config(config, env)
-
-    def collect(state: RunState) -> RunState:
-        key, collect_key = jax.random.split(state.key)
-        rollout_state, steps = rollout.collect(
-            env,
-            state.train_state.params.actor,
-            state.rollout,
-            key=collect_key,
-            unroll=config.unroll,
-            episode_length=config.episode_length,
-            goal_redraw_probability=config.goal_redraw_probability,
-            at_goal_redraw_probability=config.at_goal_redraw_probability,
-        )
-        return RunState(
-            train_state=state.train_state,
-            rollout=rollout_state,
-            replay=replay_buffer.insert(state.replay, steps),
-            key=key,
-            iteration=state.iteration + 1,
-        )
-
-    def learn(state: RunState) -> tuple[RunState, Metrics]:
-        key, pairs_key, update_key = jax.random.split(state.key, 3)
-        shape = (config.updates_per_unroll, config.batch_size)
-        pairs = hindsight.sample_pairs(pairs_key, state.replay, shape, discount=config.discount)
-
-        def one_update(train_state: TrainState, xs: tuple[hindsight.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
-            pairs, noise_key = xs
-            return algorithm.update(train_state, hindsight.gather(state.replay, pairs), key=noise_key)
-
-        update_keys = jax.random.split(update_key, config.updates_per_unroll)
-        train_state, metrics = jax.lax.scan(one_update, state.train_state, (pairs, update_keys))
-        return state._replace(train_state=train_state, key=key), metrics
-
     evaluate = functools.partial(
         evaluation.evaluate,
         evaluation.make_env(config, env),
         episodes=config.eval_episodes,
         episode_length=config.episode_length,
     )
+    algorithm = CRL.from_config(config, env)
     lowered = (
-        jax.jit(collect, donate_argnums=0).lower(state),
-        jax.jit(learn, donate_argnums=0).lower(state),
+        jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
+        jax.jit(functools.partial(learn, config, algorithm), donate_argnums=0).lower(state),
         jax.jit(evaluate).lower(state.train_state.params.actor, key=evaluation.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
@@ -275,6 +241,43 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
         return Programs(*pool.map(lambda program: program.compile(), lowered))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # so that an interrupt does not wait for the compiler
+
+
+def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
+    """Run every environment for one unroll, and insert the steps into the replay buffer."""
+    key, collect_key = jax.random.split(state.key)
+    rollout_state, steps = rollout.collect(
+        env,
+        state.train_state.params.actor,
+        state.rollout,
+        key=collect_key,
+        unroll=config.unroll,
+        episode_length=config.episode_length,
+        goal_redraw_probability=config.goal_redraw_probability,
+        at_goal_redraw_probability=config.at_goal_redraw_probability,
+    )
+    return RunState(
+        train_state=state.train_state,
+        rollout=rollout_state,
+        replay=replay_buffer.insert(state.replay, steps),
+        key=key,
+        iteration=state.iteration + 1,
+    )
+
+
+def learn(config: TrainConfig, algorithm: Algorithm, state: RunState) -> tuple[RunState, Metrics]:
+    """Take a round of gradient steps on batches of the replay buffer; return the metrics of each, [steps]."""
+    key, pairs_key, update_key = jax.random.split(state.key, 3)
+    shape = (config.updates_per_unroll, config.batch_size)
+    pairs = hindsight.sample_pairs(pairs_key, state.replay, shape, discount=config.discount)
+
+    def one_update(train_state: TrainState, xs: tuple[hindsight.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
+        pairs, noise_key = xs
+        return algorithm.update(train_state, hindsight.gather(state.replay, pairs), key=noise_key)
+
+    update_keys = jax.random.split(update_key, config.updates_per_unroll)
+    train_state, metrics = jax.lax.scan(one_update, state.train_state, (pairs, update_keys))
+    return state._replace(train_state=train_state, key=key), metrics
 
 
 def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float], int]:
