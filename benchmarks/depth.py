@@ -177,9 +177,9 @@ def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[i
         "actor-depth": depth,
         "critic-depth": depth,
         "total-env-steps": options.env_steps,
-        "epochs": options.evaluations,
+        "num-evals": options.evaluations,
         "max-minutes": "inf",
-        "stop-at-share": "inf",
+        "stop-at-success-rate": "inf",
     }
     if options.learning_rate is not None:
         flags |= {f"{part}-learning-rate": options.learning_rate for part in ("actor", "critic", "temperature")}

@@ -77,7 +77,7 @@ def main() -> None:
         rows,
         about=about,
         json_file=options.json,
-        notes=f"a run that reaches {config.stop_at_share:g} of its goals early has fewer iterations",
+        notes=f"a run that reaches {config.stop_at_success_rate:g} of its goals earlier has fewer iterations",
     )
 
 

@@ -122,16 +122,16 @@ def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
     return dataclasses.replace(
         preset_config(options.env, out=out, preset="paper"),
         num_envs=options.num_envs,
-        unroll=options.unroll_length,
+        unroll_length=options.unroll_length,
         updates_per_unroll=max(1, options.num_envs * options.unroll_length // options.steps_per_gradient_step),
         batch_size=options.batch,
-        replay_min=1,
+        min_replay_size=1,
         actor_depth=depth,
         critic_depth=depth,
         actor_width=options.width,
         critic_width=options.width,
         precision=options.precision,
-        bf16_on_cpu=True,
+        allow_bf16_on_cpu=True,
     )
 
 
@@ -172,7 +172,7 @@ def physics(config: TrainConfig, env: GoalEnv) -> tuple[Callable[..., Any], Any]
         return jax.vmap(env.step)(robots, actions), None
 
     def unroll(robots: Any, key: jax.Array) -> Any:
-        return jax.lax.scan(step, robots, jax.random.split(key, config.unroll))[0]
+        return jax.lax.scan(step, robots, jax.random.split(key, config.unroll_length))[0]
 
     robots = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), config.num_envs))
     compiled = jax.jit(unroll).lower(robots, jax.random.key(1)).compile()

@@ -20,19 +20,19 @@ from policy.acting import act
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
     "num-envs": 8,
-    "unroll": 5,
+    "unroll-length": 5,
     "episode-length": 20,
     "total-env-steps": 160,
-    "epochs": 1,
+    "num-evals": 1,
     "updates-per-unroll": 1,
     "batch-size": 16,
-    "replay-capacity": 23,
-    "replay-min": 10,
+    "max-replay-size": 23,
+    "min-replay-size": 10,
     "actor-width": 16,
     "critic-width": 16,
     "representation-dim": 8,
     "eval-episodes": 4,
-    "goal-redraw-probability": 0.1,
+    "resample-goal-probability": 0.1,
     "preset": "paper",
 }
 

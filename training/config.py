@@ -1,4 +1,4 @@
-"""TrainConfig: everything a training run is determined by, complete and checked when constructed."""
+"""TrainConfig: every setting of a training run, complete and checked when it is constructed; and named presets."""
 
 import dataclasses
 import math
@@ -14,109 +14,110 @@ from training.envs.registry import bare_name, find
 
 
 class ConfigError(Exception):
-    """A combination that cannot work; the message names the field and a value that would."""
+    """A combination of settings that cannot work; the message names the field and a value that would work."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train a goal-reaching policy with contrastive RL and publish it.
 
-    The environment's preset gives the defaults below; any flag changes one of them. The recipe is that of "1000 Layer
-    Networks for Self-Supervised RL" (arXiv 2503.14858).
+    The algorithm is that of "1000 Layer Networks for Self-Supervised RL" (arXiv 2503.14858), and the field defaults are
+    its settings. `preset_config` replaces them by those of a preset.
+
+    Raises:
+        ConfigError: a value is out of range, or does not fit another one.
+        UnknownNameError: no such environment.
     """
 
     env: str
-    """Environment to train on; MODULE:NAME for one of your own, which that module registers."""
+    """Environment to train on. MODULE:NAME for one of your own, which the module registers."""
     eval_env: str = ""
-    """Environment to evaluate on, of the same state, goal and actions; empty for the one trained on."""
+    """Environment to evaluate on, with the same state, goal and actions. Empty: the one to train on."""
     out: Path
     """Folder for the run: policies/, snapshots/, metrics.jsonl, curves.png, TensorBoard events."""
     algorithm: Literal["crl", "sac", "ppo"] = "crl"
-    """Contrastive RL; or, to compare with it, a baseline from brax on the same networks, environments and evaluation,
-    rewarded with 1 at the goal. A baseline leaves a record and no policy."""
+    """Contrastive RL (crl), or a baseline from brax that is rewarded at the goal. A baseline publishes no policy."""
     preset: str = "paper"
-    """Named defaults that the other flags start from; left out, the environment's own."""
-    name: str = ""
-    """Name the policy is served under; empty for the environment's."""
+    """Named defaults for the other flags."""
+    policy_name: str = ""
+    """Name of the published policy, by which clients ask for it. Empty: the environment's name."""
     seed: int = 0
-    """Everything random in the run follows from it."""
-    physics: Literal["jax", "warp"] = "jax"
-    """MJX implementation."""
+    """Seed of every random number in the run."""
+    impl: Literal["jax", "warp"] = "jax"
+    """MJX implementation of the physics: JAX, or the kernels of MuJoCo Warp."""
 
     total_env_steps: int = 100_000_000
-    """Environment steps, all environments together, after which training ends."""
+    """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
-    """Wall-clock limit. Training ends early when it is reached, and evaluates and publishes as at any end."""
+    """Time limit in minutes, compilation included. When it is over, training evaluates, publishes and ends."""
+    stop_at_success_rate: float = math.inf
+    """Training ends when an evaluation reaches this share of its goals (eval/success_any in the metrics)."""
     num_envs: int = 512
-    """Environments that run in step."""
-    unroll: int = 62
+    """Environments that run in parallel."""
+    unroll_length: int = 62
     """Steps that every environment takes between two rounds of gradient steps."""
-    stop_at_share: float = math.inf
-    """Training ends early once an evaluation reaches this share of its goals."""
     episode_length: int = 1000
     """Steps after which an episode ends."""
-    goal_redraw_probability: float = 0.0
-    """Chance per step that the commanded goal is drawn anew within a training episode. Evaluation never does it."""
-    at_goal_redraw_probability: float = 0.0
-    """The same chance on steps within the success radius, so that robots travel rather than rest."""
+    resample_goal_probability: float = 0.0
+    """Probability, at each training step away from the goal, of replacing the goal by a new one."""
+    resample_at_goal_probability: float = 0.0
+    """The same probability at steps within the success radius, so that robots move on instead of resting there."""
 
     updates_per_unroll: int = 800
-    """Gradient steps in a round."""
+    """Gradient steps after each unroll."""
     batch_size: int = 512
-    """Rows of a gradient step; each row's goal is every other row's negative."""
-    replay_capacity: int = 10_000
-    """Steps kept per environment."""
-    replay_min: int = 1_000
-    """Steps per environment before the first gradient step."""
+    """Rows in a gradient step. The goals of the other rows are a row's negative examples."""
+    max_replay_size: int = 10_000
+    """Steps in the replay buffer, per environment."""
+    min_replay_size: int = 1_000
+    """Steps in the replay buffer, per environment, before the first gradient step."""
     discount: float = 0.99
-    """Hindsight goals lie k steps ahead with probability proportional to discount^k."""
+    """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
 
     actor_depth: int = 4
-    """Dense layers inside the actor's residual blocks; a multiple of 4."""
+    """Dense layers in the actor's residual blocks, a multiple of 4."""
     actor_width: int = 256
-    """Units of an actor layer."""
+    """Units in each layer of the actor."""
     critic_depth: int = 4
-    """Dense layers inside each encoder's residual blocks; a multiple of 4."""
+    """Dense layers in the residual blocks of each of the critic's two encoders, a multiple of 4."""
     critic_width: int = 256
-    """Units of an encoder layer."""
+    """Units in each layer of the encoders."""
     representation_dim: int = 64
-    """Length of the encodings whose distance is the critic's energy."""
+    """Length of the critic's two encodings, which the energy compares."""
     actor_learning_rate: float = 3e-4
-    """Adam's, for the actor."""
+    """Learning rate of Adam for the actor."""
     critic_learning_rate: float = 3e-4
-    """Adam's, for both encoders."""
+    """Learning rate of Adam for both encoders."""
     temperature_learning_rate: float = 3e-4
-    """Adam's, for the entropy temperature."""
+    """Learning rate of Adam for the entropy temperature."""
     target_entropy_per_action: float = -0.5
-    """The temperature aims at this entropy per action value, in nats."""
+    """Entropy per action value that the temperature aims at, in nats."""
     activation: Literal["swish", "relu"] = "swish"
-    """What follows every LayerNorm."""
+    """Activation function after every LayerNorm."""
     layer_norm: bool = True
-    """Whether layers are normalised."""
+    """Normalize every layer with LayerNorm."""
     residual: bool = True
-    """Whether a block's input is added to its output."""
+    """Add the input of each block to its output."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Factors of the networks' matrix products in training; parameters, sums and statistics are float32 always."""
-    bf16_on_cpu: bool = False
-    """Let bf16 run on a CPU, where it is slower than f32 and good for a trial only."""
+    """Precision of the factors in matrix products during training. Parameters, sums and statistics stay float32."""
+    allow_bf16_on_cpu: bool = False
+    """Allow bf16 on a CPU, where it is slower than f32 and only useful for a test."""
     remat: Literal["none", "layers", "blocks"] = "layers"
-    """What the backward pass keeps: everything; one array per layer and block; one per block, which takes a second
-    forward pass."""
+    """What is kept for the backward pass: all arrays (none), one per layer (layers), or one per block (blocks)."""
     critic_loss: Literal["forward", "backward", "symmetric", "binary"] = "forward"
-    """InfoNCE over goals, over state-action pairs, or over both; or binary NCE, one negative to one positive."""
+    """InfoNCE over goals (forward), over state-action pairs (backward), the mean of both (symmetric), or binary NCE."""
     energy: Literal["l2", "l2_squared", "dot", "cosine"] = "l2"
-    """How near two encodings are."""
+    """How the critic compares two encodings: negative distance, negative squared distance, dot product or cosine."""
     logsumexp_penalty: float = 0.1
     """Weight of the mean squared logsumexp in the critic's loss."""
 
-    epochs: int = 50
-    """At most so many evaluations, evenly spaced; each is followed by a snapshot and a published policy."""
+    num_evals: int = 50
+    """Evaluations at most, evenly spaced. Each is followed by a snapshot and a published policy."""
     eval_episodes: int = 128
-    """Episodes of an evaluation."""
+    """Episodes in an evaluation."""
 
-    snapshot_replay: Literal["on", "off"] = "on"
-    """Keep the replay in snapshots. Without it they are small, but a resumed run fills the replay anew before it learns
-    on, so it does not end as one that was never stopped."""
+    snapshot_replay: bool = True
+    """Save the replay buffer in snapshots. Without it, they are small, but a resumed run refills the buffer first."""
     resume: bool = False
     """Continue the run in the output folder from its last snapshot."""
     overwrite: bool = False
@@ -127,34 +128,33 @@ class TrainConfig:
         if self.eval_env:
             find(self.eval_env)
         self._require_positive()
-        if self.replay_capacity < self.unroll:
-            raise ConfigError(
-                f"replay_capacity {self.replay_capacity} must hold an unroll of {self.unroll} steps; try "
-                f"{16 * self.unroll}"
-            )
-        if not self.replay_min <= self.replay_capacity:
-            raise ConfigError(
-                f"replay_min {self.replay_min} must not exceed replay_capacity {self.replay_capacity}, "
-                "or training would never begin"
-            )
-        if self.batch_size < 2:
-            raise ConfigError("batch_size must be at least 2: the other rows' goals are the negatives; try 256")
         self._require_in_range()
+        self._require_replay_sizes()
+        if self.batch_size < 2:
+            raise ConfigError(
+                "batch_size must be 2 or more, because the goals of the other rows are the negative examples, got "
+                f"{self.batch_size}; try 256"
+            )
         try:
-            check_name(self.policy_name)
+            check_name(self.published_name, field="policy_name")
             check_depth(self.actor_depth, field="actor_depth")
             check_depth(self.critic_depth, field="critic_depth")
         except SpecError as error:
             raise ConfigError(str(error)) from error
         if self.resume and self.algorithm != "crl":
-            raise ConfigError(f"resume works with algorithm crl only, not {self.algorithm}; start anew with overwrite")
+            raise ConfigError(
+                f"resume needs algorithm crl, got {self.algorithm}: a baseline saves no snapshots; start again with "
+                "--overwrite"
+            )
         if self.resume and self.overwrite:
-            raise ConfigError("resume and overwrite exclude each other: continue the earlier run, or delete it")
+            raise ConfigError(
+                "resume and overwrite exclude each other; use --resume to continue, --overwrite to delete"
+            )
 
     @property
-    def policy_name(self) -> str:
-        """The name the policy is served under."""
-        return self.name or bare_name(self.env)
+    def published_name(self) -> str:
+        """The name of the published policy: `policy_name`, or the environment's if it is empty."""
+        return self.policy_name or bare_name(self.env)
 
     @property
     def title(self) -> str:
@@ -166,32 +166,32 @@ class TrainConfig:
 
     @property
     def steps_per_iteration(self) -> int:
-        """Environment steps between two rounds of gradient steps, all environments together."""
-        return self.num_envs * self.unroll
+        """Environment steps between two rounds of gradient steps, of all environments together."""
+        return self.num_envs * self.unroll_length
 
     @property
     def warmup_iterations(self) -> int:
-        """Unrolls that only fill the replay."""
-        return max(1, math.ceil(self.replay_min / self.unroll))
+        """Iterations that only fill the replay buffer."""
+        return max(1, math.ceil(self.min_replay_size / self.unroll_length))
 
     @property
     def iterations(self) -> int:
-        """Unrolls of the whole run, the warm-up among them."""
+        """Iterations of the whole run, warm-up included."""
         return max(self.warmup_iterations + 1, math.ceil(self.total_env_steps / self.steps_per_iteration))
 
     @property
     def iterations_per_epoch(self) -> int:
-        """Unrolls between two evaluations."""
-        return math.ceil(self.iterations / self.epochs)
+        """Iterations between two evaluations."""
+        return math.ceil(self.iterations / self.num_evals)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON-compatible values."""
+        """Return the fields as JSON-compatible values."""
         return {name: to_json_value(value) for name, value in dataclasses.asdict(self).items()}
 
-    def spec(self, env: GoalEnv) -> PolicySpec:
-        """What the trained policy will promise on `env`."""
+    def policy_spec(self, env: GoalEnv) -> PolicySpec:
+        """Return the specification of a policy trained on `env`."""
         return PolicySpec(
-            name=self.policy_name,
+            name=self.published_name,
             environment=bare_name(self.env),
             state_names=env.spec.state_names,
             goal_names=env.spec.goal_names,
@@ -211,29 +211,41 @@ class TrainConfig:
             residual=self.residual,
         )
 
-    def _require_in_range(self) -> None:
-        if not 0 < self.discount < _LARGEST_DISCOUNT:
-            raise ConfigError(
-                f"discount must lie between 0 and 1, by more than float32 can tell, not {self.discount}; try 0.99"
-            )
-        if not self.stop_at_share > 0:
-            raise ConfigError(f"stop_at_share must be positive, not {self.stop_at_share}; try 0.98, or inf for never")
-        for field, usual in (("goal_redraw_probability", 0.02), ("at_goal_redraw_probability", 0.25)):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"{field} must lie in [0, 1], not {getattr(self, field)}; try {usual}")
-        for field in ("logsumexp_penalty", "target_entropy_per_action"):
-            if not math.isfinite(getattr(self, field)):
-                raise ConfigError(f"{field} must be a finite number, not {getattr(self, field)}")
-        if not 0 <= self.seed < _SEEDS:
-            raise ConfigError(f"seed must lie in [0, {_SEEDS}), not {self.seed}; try {abs(self.seed) % _SEEDS}")
-
     def _require_positive(self) -> None:
         for field in dataclasses.fields(self):
-            number = getattr(self, field.name)
-            if field.name in _POSITIVE and not (number > 0 and (math.isfinite(number) or field.name == "max_minutes")):
-                raise ConfigError(f"{field.name} must be a positive number, not {number}; try {field.default}")
-            if isinstance(number, int) and number > _LARGEST_COUNT and field.name not in {"total_env_steps", "seed"}:
-                raise ConfigError(f"{field.name} must be at most {_LARGEST_COUNT}, not {number}; try {field.default}")
+            value = getattr(self, field.name)
+            if field.name in _POSITIVE and not (value > 0 and (math.isfinite(value) or field.name == "max_minutes")):
+                raise ConfigError(f"{field.name} must be a positive number, got {value}; try {field.default}")
+            if isinstance(value, int) and value > _MAX_INT and field.name not in {"total_env_steps", "seed"}:
+                raise ConfigError(f"{field.name} must be {_MAX_INT} or less, got {value}; try {field.default}")
+
+    def _require_in_range(self) -> None:
+        if not 0 < self.discount < _MAX_DISCOUNT:
+            raise ConfigError(f"discount must be above 0 and below {_MAX_DISCOUNT}, got {self.discount}; try 0.99")
+        if not self.stop_at_success_rate > 0:
+            raise ConfigError(
+                f"stop_at_success_rate must be above 0, got {self.stop_at_success_rate}; try 0.98, or inf to train on"
+            )
+        for field, usual in (("resample_goal_probability", 0.02), ("resample_at_goal_probability", 0.25)):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"{field} must be from 0 to 1, got {getattr(self, field)}; try {usual}")
+        for field, usual in (("logsumexp_penalty", 0.1), ("target_entropy_per_action", -0.5)):
+            if not math.isfinite(getattr(self, field)):
+                raise ConfigError(f"{field} must be a finite number, got {getattr(self, field)}; try {usual}")
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"seed must be from 0 to {_SEEDS - 1}, got {self.seed}; try {abs(self.seed) % _SEEDS}")
+
+    def _require_replay_sizes(self) -> None:
+        if self.max_replay_size < self.unroll_length:
+            raise ConfigError(
+                f"max_replay_size must be unroll_length ({self.unroll_length}) or more, got {self.max_replay_size}; "
+                f"try {16 * self.unroll_length}"
+            )
+        if self.min_replay_size > self.max_replay_size:
+            raise ConfigError(
+                f"min_replay_size must be max_replay_size ({self.max_replay_size}) or less, or training would never "
+                f"start, got {self.min_replay_size}; try {math.ceil(self.max_replay_size / 10)}"
+            )
 
 
 def to_json_value(value: Any) -> Any:
@@ -244,40 +256,40 @@ def to_json_value(value: Any) -> Any:
 
 
 _SEEDS = 2**31
-_LARGEST_COUNT = 2**31 - 1  # of all whole numbers but the environment steps
-_LARGEST_DISCOUNT = 1 - 1e-6  # nearer to 1, the sum of its powers loses its digits
+_MAX_INT = 2**31 - 1  # of all integers but environment steps, which stay on the host
+_MAX_DISCOUNT = 1 - 1e-6  # closer to 1, float32 loses the digits of a sum of its powers
 
 _POSITIVE = frozenset(
     {
         "total_env_steps",
         "max_minutes",
         "num_envs",
-        "unroll",
+        "unroll_length",
         "episode_length",
         "updates_per_unroll",
         "batch_size",
-        "replay_capacity",
-        "replay_min",
+        "max_replay_size",
+        "min_replay_size",
         "actor_width",
         "critic_width",
         "representation_dim",
         "actor_learning_rate",
         "critic_learning_rate",
         "temperature_learning_rate",
-        "epochs",
+        "num_evals",
         "eval_episodes",
     }
 )
 
 _POINT_MAZE = {
     "num_envs": 256,
-    "unroll": 25,
-    "goal_redraw_probability": 0.04,
-    "at_goal_redraw_probability": 0.25,
+    "unroll_length": 25,
+    "resample_goal_probability": 0.04,
+    "resample_at_goal_probability": 0.25,
     "updates_per_unroll": 128,
     "batch_size": 256,
-    "replay_capacity": 1_000,
-    "replay_min": 200,
+    "max_replay_size": 1_000,
+    "min_replay_size": 200,
     "discount": 0.95,
     "actor_width": 64,
     "critic_width": 64,
@@ -286,16 +298,16 @@ _POINT_MAZE = {
     "temperature_learning_rate": 1e-3,
 }
 
-# Walks within an hour: an entropy that lets the actor move in earnest, a temperature soon found, short episodes.
+# Learns to walk within an hour: a higher target entropy, a faster temperature, and short episodes.
 _ANT_ON_TWO_CORES = {
     "num_envs": 256,
-    "unroll": 50,
+    "unroll_length": 50,
     "episode_length": 200,
-    "goal_redraw_probability": 0.01,
+    "resample_goal_probability": 0.01,
     "updates_per_unroll": 200,
     "batch_size": 256,
-    "replay_capacity": 2_000,
-    "replay_min": 200,
+    "max_replay_size": 2_000,
+    "min_replay_size": 200,
     "discount": 0.97,
     "target_entropy_per_action": 0.0,
     "actor_width": 128,
@@ -304,7 +316,7 @@ _ANT_ON_TWO_CORES = {
     "critic_learning_rate": 6e-4,
     "temperature_learning_rate": 3e-3,
     "total_env_steps": 12_000_000,
-    "epochs": 60,
+    "num_evals": 60,
     "eval_episodes": 64,
 }
 
@@ -312,20 +324,26 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {},
         "point_u_maze": _POINT_MAZE
-        | {"total_env_steps": 1_600_000, "max_minutes": 3.7, "stop_at_share": 0.97, "epochs": 50, "eval_episodes": 256},
-        "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "epochs": 20},
-        "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "epochs": 40},
+        | {
+            "total_env_steps": 1_600_000,
+            "max_minutes": 3.7,
+            "stop_at_success_rate": 0.97,
+            "num_evals": 50,
+            "eval_episodes": 256,
+        },
+        "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "num_evals": 20},
+        "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "num_evals": 40},
         "ant_on_two_cores": _ANT_ON_TWO_CORES,
     }
 )
 
 
 def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:
-    """The defaults for `env` under `preset`, or under the preset of the environment's own name.
+    """Return the configuration of `preset` for `env`; by default of the preset named like `env`, or else of paper.
 
     Raises:
-        UnknownNameError: there is no such environment or preset.
-        EnvError, SpecError: one of your own cannot be imported.
+        UnknownNameError: no such environment or preset.
+        EnvError, SpecError: a custom environment cannot be imported.
     """
     entry = find(env)
     if preset is None:

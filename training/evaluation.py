@@ -29,7 +29,7 @@ def make_env(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
     """
     if config.eval_env in {"", config.env}:
         return trained
-    eval_env = registry.make(config.eval_env, impl=config.physics)
+    eval_env = registry.make(config.eval_env, impl=config.impl)
     for names in ("state_names", "goal_names", "action_names"):
         ours, theirs = getattr(trained.spec, names), getattr(eval_env.spec, names)
         if ours != theirs:

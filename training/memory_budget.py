@@ -23,7 +23,7 @@ _INT = 4
 class Parts(NamedTuple):
     """Bytes, by what they grow with."""
 
-    replay: int  # num_envs x replay_capacity
+    replay: int  # num_envs x max_replay_size
     parameters: int  # depth x width^2
     activations: int  # batch_size x depth x width
     logits: int  # batch_size^2
@@ -46,7 +46,7 @@ def estimate(config: TrainConfig, env: GoalEnv) -> Parts:
     # what a product leaves is kept in the chosen precision, a block's input always in float32
     item = _FLOAT if config.remat == "blocks" else PRECISIONS[config.precision].dtype.itemsize
     return Parts(
-        replay=config.num_envs * config.replay_capacity * per_step,
+        replay=config.num_envs * config.max_replay_size * per_step,
         parameters=_OPTIMIZER_COPIES * _FLOAT * layers,
         activations=int(item * kept * config.batch_size * layer_rows),
         logits=_LOGITS * _FLOAT * config.batch_size**2,
@@ -92,8 +92,8 @@ def _advice(config: TrainConfig, parts: Parts, available: int) -> str:
     share = share if share < 1 else 0.5
     match name:
         case "replay":
-            lower = _lowered(config, "replay_capacity", share, least=config.unroll)
-            lower += f" (and replay_min with it), or {_lowered(config, 'num_envs', share, least=1)}"
+            lower = _lowered(config, "max_replay_size", share, least=config.unroll_length)
+            lower += f" (and min_replay_size with it), or {_lowered(config, 'num_envs', share, least=1)}"
         case "logits":
             lower = _lowered(config, "batch_size", share**0.5, least=2)  # they grow with its square
         case "activations":

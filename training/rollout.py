@@ -39,17 +39,17 @@ def collect(
     rollout_state: RolloutState,
     *,
     key: jax.Array,
-    unroll: int,
+    unroll_length: int,
     episode_length: int,
-    goal_redraw_probability: float,
-    at_goal_redraw_probability: float,
+    resample_goal_probability: float,
+    resample_at_goal_probability: float,
 ) -> tuple[RolloutState, Steps]:
-    """Take `unroll` steps with actions sampled from `actor`; return the state after them, and the steps.
+    """Take `unroll_length` steps with actions sampled from `actor`; return the state after them, and the steps.
 
     Args:
         episode_length: steps after which an episode ends at the latest.
-        goal_redraw_probability: probability of resampling the commanded goal at a step away from it.
-        at_goal_redraw_probability: the same at a step within the success radius.
+        resample_goal_probability: probability of resampling the commanded goal at a step away from it.
+        resample_at_goal_probability: the same at a step within the success radius.
     """
 
     def one_step(before: RolloutState, step_key: jax.Array) -> tuple[RolloutState, Steps]:
@@ -58,8 +58,8 @@ def collect(
             env,
             before.env_state,
             key=resample_key,
-            probability=goal_redraw_probability,
-            at_goal_probability=at_goal_redraw_probability,
+            probability=resample_goal_probability,
+            at_goal_probability=resample_at_goal_probability,
         )
         state = current.info["state"]
         distribution = acting.action_distribution(actor, state, current.info["goal"])
@@ -68,7 +68,7 @@ def collect(
         ended = (after.env_state.done > 0) | (after.age >= episode_length)
         return restart_where(env, ended, after, key=reset_key), Steps(state, action, before.episode)
 
-    return jax.lax.scan(one_step, rollout_state, jax.random.split(key, unroll))
+    return jax.lax.scan(one_step, rollout_state, jax.random.split(key, unroll_length))
 
 
 def resample_goals(

@@ -21,7 +21,7 @@ import numpy as np
 from policy import bundle
 from policy.networks import init_policy
 from training import evaluation, memory_budget, rollout
-from training.algorithms.algorithm import Metrics, TrainState
+from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import ConfigError, TrainConfig
 from training.data import hindsight, replay_buffer
@@ -81,7 +81,7 @@ def train(
     """
     began, progress = clock(), progress or NoProgress()
     require_device(config)
-    env = registry.make(config.env, impl=config.physics)
+    env = registry.make(config.env, impl=config.impl)
     eval_env = evaluation.make_env(config, env)
     if config.algorithm != "crl":
         from training.algorithms import baselines  # brax's trainers are slow to import
@@ -90,7 +90,7 @@ def train(
             take_over()
             metrics = baselines.train(config, env, eval_env, progress=progress, clock=clock)
         return Outcome(None, metrics, stopped=False)
-    config.spec(env)  # raises an error now, not after training
+    config.policy_spec(env)  # raises an error now, not after training
     memory_budget.require_fit(config, env)
     with lock.claimed(config) as take_over:
         state = initial_state(config, env)
@@ -116,11 +116,11 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
     )
     if done:
         progress.say(f"resuming from {config.out / 'snapshots' / str(done)}")
-    missing = max(0, config.replay_min - int(state.replay.held))
+    missing = max(0, config.min_replay_size - int(state.replay.held))
     if missing:
-        first = -(-missing // config.unroll) + 1
-        progress.say(f"learning starts in iteration {done + first}, when the replay buffer has replay_min steps")
-    if config.snapshot_replay == "off":
+        first = -(-missing // config.unroll_length) + 1
+        progress.say(f"learning starts in iteration {done + first}, when the replay buffer has min_replay_size steps")
+    if not config.snapshot_replay:
         progress.say(
             "snapshots do not contain the replay buffer: a resumed run fills it again before it learns, so it does not "
             "end with the same parameters as a run without interruption"
@@ -168,8 +168,10 @@ def _run(run: _Run, state: RunState) -> Outcome:
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         checkpoint.save(config.out / "snapshots", done, state=_to_save(config, state))
         policy = publish.publish(config, run.env, state.train_state.params, iteration=done, metrics=metrics)
-        if metrics["eval/success_any"] >= config.stop_at_share:
-            progress.say(f"ending early: eval/success_any has reached stop_at_share {config.stop_at_share:g}")
+        if metrics["eval/success_any"] >= config.stop_at_success_rate:
+            progress.say(
+                f"ending early: eval/success_any has reached stop_at_success_rate {config.stop_at_success_rate:g}"
+            )
             break
         if run.out_of_time:
             progress.say(f"ending early: max_minutes {config.max_minutes:g} is over")
@@ -177,7 +179,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
     if "loss/critic" not in metrics:
         progress.say(
             "there was no gradient step before the last evaluation; raise --max-minutes or --total-env-steps, or lower "
-            "--replay-min"
+            "--min-replay-size"
         )
     progress.say(f"curves in {run.log.draw_curves()}, policy in {policy}")
     return Outcome(policy, metrics, stopped=False)
@@ -206,11 +208,11 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
     """Return the state that a new run of `config` starts from."""
     key, params_key, rollout_key = jax.random.split(jax.random.key(config.seed), 3)
     return RunState(
-        train_state=CRL.from_config(config, env).init(init_policy(params_key, config.spec(env))),
+        train_state=CRL.from_config(config, env).init(init_policy(params_key, config.policy_spec(env))),
         rollout=jax.jit(functools.partial(rollout.start, env, environments=config.num_envs))(rollout_key),
         replay=replay_buffer.empty(
-            config.replay_capacity,
-            unroll=config.unroll,
+            config.max_replay_size,
+            unroll_length=config.unroll_length,
             environments=config.num_envs,
             state_dim=env.state_size,
             action_dim=env.action_size,
@@ -225,50 +227,16 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
 
     `collect` and `learn` donate their argument's buffers: do not use a state again after passing it in.
     """
-    algorithm = CRL.from_config(config, env)
-
-    def collect(state: RunState) -> RunState:
-        key, collect_key = jax.random.split(state.key)
-        rollout_state, steps = rollout.collect(
-            env,
-            state.train_state.params.actor,
-            state.rollout,
-            key=collect_key,
-            unroll=config.unroll,
-            episode_length=config.episode_length,
-            goal_redraw_probability=config.goal_redraw_probability,
-            at_goal_redraw_probability=config.at_goal_redraw_probability,
-        )
-        return RunState(
-            train_state=state.train_state,
-            rollout=rollout_state,
-            replay=replay_buffer.insert(state.replay, steps),
-            key=key,
-            iteration=state.iteration + 1,
-        )
-
-    def learn(state: RunState) -> tuple[RunState, Metrics]:
-        key, pairs_key, update_key = jax.random.split(state.key, 3)
-        shape = (config.updates_per_unroll, config.batch_size)
-        pairs = hindsight.sample_pairs(pairs_key, state.replay, shape, discount=config.discount)
-
-        def one_update(train_state: TrainState, xs: tuple[hindsight.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
-            pairs, noise_key = xs
-            return algorithm.update(train_state, hindsight.gather(state.replay, pairs), key=noise_key)
-
-        update_keys = jax.random.split(update_key, config.updates_per_unroll)
-        train_state, metrics = jax.lax.scan(one_update, state.train_state, (pairs, update_keys))
-        return state._replace(train_state=train_state, key=key), metrics
-
     evaluate = functools.partial(
         evaluation.evaluate,
         evaluation.make_env(config, env),
         episodes=config.eval_episodes,
         episode_length=config.episode_length,
     )
+    algorithm = CRL.from_config(config, env)
     lowered = (
-        jax.jit(collect, donate_argnums=0).lower(state),
-        jax.jit(learn, donate_argnums=0).lower(state),
+        jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
+        jax.jit(functools.partial(learn, config, algorithm), donate_argnums=0).lower(state),
         jax.jit(evaluate).lower(state.train_state.params.actor, key=evaluation.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
@@ -276,6 +244,43 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
         return Programs(*pool.map(lambda program: program.compile(), lowered))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # so that an interrupt does not wait for the compiler
+
+
+def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
+    """Run every environment for one unroll, and insert the steps into the replay buffer."""
+    key, collect_key = jax.random.split(state.key)
+    rollout_state, steps = rollout.collect(
+        env,
+        state.train_state.params.actor,
+        state.rollout,
+        key=collect_key,
+        unroll_length=config.unroll_length,
+        episode_length=config.episode_length,
+        resample_goal_probability=config.resample_goal_probability,
+        resample_at_goal_probability=config.resample_at_goal_probability,
+    )
+    return RunState(
+        train_state=state.train_state,
+        rollout=rollout_state,
+        replay=replay_buffer.insert(state.replay, steps),
+        key=key,
+        iteration=state.iteration + 1,
+    )
+
+
+def learn(config: TrainConfig, algorithm: Algorithm, state: RunState) -> tuple[RunState, Metrics]:
+    """Take a round of gradient steps on batches of the replay buffer; return the metrics of each, [steps]."""
+    key, pairs_key, update_key = jax.random.split(state.key, 3)
+    shape = (config.updates_per_unroll, config.batch_size)
+    pairs = hindsight.sample_pairs(pairs_key, state.replay, shape, discount=config.discount)
+
+    def one_update(train_state: TrainState, xs: tuple[hindsight.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
+        pairs, noise_key = xs
+        return algorithm.update(train_state, hindsight.gather(state.replay, pairs), key=noise_key)
+
+    update_keys = jax.random.split(update_key, config.updates_per_unroll)
+    train_state, metrics = jax.lax.scan(one_update, state.train_state, (pairs, update_keys))
+    return state._replace(train_state=train_state, key=key), metrics
 
 
 def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float], int]:
@@ -290,12 +295,12 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float], 
     rows: list[dict[str, np.ndarray]] = []
     while done < until and not run.stop.is_set() and not (rows and run.out_of_time):
         state = run.programs.collect(state)
-        if held >= config.replay_min:
+        if held >= config.min_replay_size:
             state, metrics = run.programs.learn(state)
             rows.append({name: np.asarray(numbers) for name, numbers in metrics.items()})
             run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
             _require_finite(rows[-1], iteration=done, config=config)
-        held = min(held + config.unroll, config.replay_capacity)
+        held = min(held + config.unroll_length, config.max_replay_size)
         done += 1
         run.progress.advance("training", done=done, of=config.iterations)
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
@@ -332,7 +337,7 @@ def _stop_signals() -> Generator[threading.Event]:
 
 def _to_save(config: TrainConfig, state: RunState) -> RunState:
     """Return what goes into a snapshot."""
-    return state if config.snapshot_replay == "on" else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
+    return state if config.snapshot_replay else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
 
 
 def _restore(config: TrainConfig, fresh: RunState) -> RunState:
@@ -342,13 +347,13 @@ def _restore(config: TrainConfig, fresh: RunState) -> RunState:
         return fresh
     restored = checkpoint.restore_latest(folder, like=_to_save(config, fresh))
     reached = int(restored.iteration) * config.steps_per_iteration
-    if config.snapshot_replay == "off" and any(version > reached for version in published):
+    if not config.snapshot_replay and any(version > reached for version in published):
         raise checkpoint.SnapshotError(
             f"{config.out} has published step {published[-1]}, but its last snapshot is of step {reached}. Resuming "
             "without the replay buffer would diverge from the published policies; move the later ones out of "
             "policies/, or start again with --overwrite"
         )
-    return restored if config.snapshot_replay == "on" else restored._replace(replay=fresh.replay)
+    return restored if config.snapshot_replay else restored._replace(replay=fresh.replay)
 
 
 def require_device(config: TrainConfig) -> None:
@@ -357,10 +362,10 @@ def require_device(config: TrainConfig) -> None:
     Raises:
         ConfigError: bf16 on a CPU.
     """
-    if config.precision == "bf16" and jax.default_backend() == "cpu" and not config.bf16_on_cpu:
+    if config.precision == "bf16" and jax.default_backend() == "cpu" and not config.allow_bf16_on_cpu:
         raise ConfigError(
             "precision bf16 is slower than f32 on a CPU, which has no bf16 arithmetic; use --precision f32, or add "
-            "--bf16-on-cpu to try it"
+            "--allow-bf16-on-cpu to try it"
         )
 
 

@@ -205,7 +205,7 @@ def train(
     train_state = _fresh_learner(learner_key, goal_seen, action_seen)
     robots = _start(env, robots_key)
     ring = replay_buffer.empty(
-        CAPACITY, unroll=UNROLL, environments=ENVIRONMENTS, state_dim=SPEC.state_dim, action_dim=SPEC.action_dim
+        CAPACITY, unroll_length=UNROLL, environments=ENVIRONMENTS, state_dim=SPEC.state_dim, action_dim=SPEC.action_dim
     )
     for collect_key, learn_key in jax.random.split(iterations_key, (ITERATIONS, 2)):
         robots, steps = _collect(env, train_state.params.actor, robots, key=collect_key)
@@ -235,10 +235,10 @@ def _collect(
         actor,
         robots,
         key=key,
-        unroll=UNROLL,
+        unroll_length=UNROLL,
         episode_length=env.spec.episode_length,
-        goal_redraw_probability=0.0,
-        at_goal_redraw_probability=0.0,
+        resample_goal_probability=0.0,
+        resample_at_goal_probability=0.0,
     )
 
 

@@ -40,16 +40,16 @@ def on_a_line(tiny, tmp_path, monkeypatch):
     def config(**changes: object) -> TrainConfig:
         defaults = {
             "num_envs": 32,
-            "unroll": 6,
+            "unroll_length": 6,
             "episode_length": line.spec.episode_length,
             "batch_size": 64,
             "updates_per_unroll": 12,
-            "replay_capacity": 200,
-            "replay_min": 12,
+            "max_replay_size": 200,
+            "min_replay_size": 12,
             "discount": 0.8,
             "actor_learning_rate": 1e-3,
             "eval_episodes": EPISODES,
-            "epochs": 4,
+            "num_evals": 4,
         }
         return tiny(changes.pop("out", tmp_path / "run"), **(defaults | changes))
 
@@ -84,7 +84,7 @@ def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
     ]
 
 
-@pytest.mark.parametrize("limit", [{"stop_at_share": 1e-9}, {"max_minutes": 1e-9}])
+@pytest.mark.parametrize("limit", [{"stop_at_success_rate": 1e-9}, {"max_minutes": 1e-9}])
 def test_a_baseline_ends_at_its_share_or_its_time(on_a_line, monkeypatch, limit: dict[str, float]) -> None:
     figures = {"eval/success_any": 0.5, "eval/time_at_goal": 1.0, "eval/final_distance": 1.0}
     monkeypatch.setattr(evaluation, "summarize", lambda _: figures)
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_is_named(on_a_line) -> None:
 
 
 def test_a_baseline_is_not_resumed_and_does_not_overwrite_unasked(on_a_line, capsys) -> None:
-    with pytest.raises(ConfigError, match="resume works with algorithm crl only, not sac"):
+    with pytest.raises(ConfigError, match="resume needs algorithm crl, got sac"):
         on_a_line(algorithm="sac", resume=True)
     config = on_a_line(algorithm="ppo")
     config.out.mkdir()

@@ -17,28 +17,34 @@ from training.envs.core.errors import UnknownNameError
     [
         ({"actor_depth": 6}, "actor_depth must be a positive multiple of 4, not 6; valid nearby: 4 or 8"),
         ({"critic_depth": 0}, "critic_depth must be a positive multiple of 4, not 0; valid nearby: 4"),
-        ({"replay_capacity": 24}, "replay_capacity 24 must hold an unroll of 25 steps; try 400"),
-        ({"replay_min": 1025}, "replay_min 1025 must not exceed replay_capacity 1000"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"discount": 1.0}, "discount must lie between 0 and 1, by more than float32 can tell, not 1.0; try 0.99"),
-        ({"discount": 0.99999999}, "by more than float32 can tell, not 0.99999999; try 0.99"),
-        ({"representation_dim": 10**20}, "representation_dim must be at most 2147483647, not 1"),
-        ({"goal_redraw_probability": 1.5}, r"goal_redraw_probability must lie in \[0, 1\], not 1.5; try 0.02"),
-        ({"at_goal_redraw_probability": -1.0}, r"at_goal_redraw_probability must lie in \[0, 1\], not -1.0; try 0.25"),
-        ({"num_envs": 0}, "num_envs must be a positive number, not 0; try 512"),
-        ({"critic_learning_rate": math.nan}, "critic_learning_rate must be a positive number, not nan"),
-        ({"total_env_steps": -5}, "total_env_steps must be a positive number, not -5"),
-        ({"seed": -3}, r"seed must lie in \[0, 2147483648\), not -3; try 3"),
-        ({"seed": 2**70}, "seed must lie in"),
-        ({"name": "a/b c"}, "name must be 1 to 64 letters, digits"),
-        ({"logsumexp_penalty": math.nan}, "logsumexp_penalty must be a finite number, not nan"),
+        ({"max_replay_size": 24}, r"max_replay_size must be unroll_length \(25\) or more, got 24; try 400"),
+        (
+            {"min_replay_size": 1025},
+            r"min_replay_size must be max_replay_size \(1000\) or less, .*, got 1025; try 100$",
+        ),
+        ({"batch_size": 1}, "batch_size must be 2 or more, .*, got 1; try 256"),
+        ({"discount": 1.0}, "discount must be above 0 and below 0.999999, got 1.0; try 0.99"),
+        ({"discount": 0.99999999}, "below 0.999999, got 0.99999999; try 0.99"),
+        ({"representation_dim": 10**20}, "representation_dim must be 2147483647 or less, got 1"),
+        ({"resample_goal_probability": 1.5}, "resample_goal_probability must be from 0 to 1, got 1.5; try 0.02"),
+        (
+            {"resample_at_goal_probability": -1.0},
+            "resample_at_goal_probability must be from 0 to 1, got -1.0; try 0.25",
+        ),
+        ({"num_envs": 0}, "num_envs must be a positive number, got 0; try 512"),
+        ({"critic_learning_rate": math.nan}, "critic_learning_rate must be a positive number, got nan"),
+        ({"total_env_steps": -5}, "total_env_steps must be a positive number, got -5"),
+        ({"seed": -3}, "seed must be from 0 to 2147483647, got -3; try 3"),
+        ({"seed": 2**70}, "seed must be from 0 to"),
+        ({"policy_name": "a/b c"}, "policy_name must be 1 to 64 letters, digits"),
+        ({"logsumexp_penalty": math.nan}, "logsumexp_penalty must be a finite number, got nan; try 0.1"),
         ({"target_entropy_per_action": math.inf}, "target_entropy_per_action must be a finite number"),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
     ],
 )
 def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object], message: str) -> None:
     valid = preset_config("point_u_maze", out=Path("runs/x"))
-    valid = dataclasses.replace(valid, replay_capacity=1000, replay_min=200)
+    valid = dataclasses.replace(valid, max_replay_size=1000, min_replay_size=200)
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(valid, **changes)
 
@@ -60,14 +66,14 @@ def test_every_preset_is_valid_on_every_environment(env: str, preset: str) -> No
 
 def test_the_paper_preset_is_the_papers_recipe() -> None:
     config = preset_config("point_u_maze", out=Path("runs/x"), preset="paper")
-    assert (config.num_envs, config.unroll, config.batch_size) == (512, 62, 512)
+    assert (config.num_envs, config.unroll_length, config.batch_size) == (512, 62, 512)
     assert config.steps_per_iteration == 31_744
     assert config.steps_per_iteration / config.updates_per_unroll == pytest.approx(40, rel=0.01)
     assert (config.actor_width, config.critic_width, config.representation_dim) == (256, 256, 64)
     assert config.actor_learning_rate == config.critic_learning_rate == config.temperature_learning_rate == 3e-4
     assert (config.discount, config.logsumexp_penalty, config.target_entropy_per_action) == (0.99, 0.1, -0.5)
-    assert config.replay_capacity == 10_000
-    assert config.replay_min == 1000
+    assert config.max_replay_size == 10_000
+    assert config.min_replay_size == 1000
 
 
 def test_derived_numbers_by_hand() -> None:
@@ -75,17 +81,17 @@ def test_derived_numbers_by_hand() -> None:
         env="point_u_maze",
         out=Path("x"),
         num_envs=10,
-        unroll=5,
-        replay_capacity=20,
-        replay_min=12,
+        unroll_length=5,
+        max_replay_size=20,
+        min_replay_size=12,
         total_env_steps=1001,
-        epochs=4,
+        num_evals=4,
     )
     assert config.steps_per_iteration == 50
     assert config.warmup_iterations == 3
     assert config.iterations == 21
     assert config.iterations_per_epoch == 6
-    assert config.policy_name == "point_u_maze"
+    assert config.published_name == "point_u_maze"
 
 
 @pytest.mark.parametrize(

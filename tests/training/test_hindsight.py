@@ -14,7 +14,7 @@ def filled(episodes: list[list[int]], capacity: int, *, unroll: int) -> replay_b
     """A ring into which one column of `episodes` per environment went; the state is (environment, time)."""
     columns = np.array(episodes, np.int32).T
     time, environments = np.indices(columns.shape)
-    ring = replay_buffer.empty(capacity, unroll=unroll, environments=columns.shape[1], state_dim=2, action_dim=1)
+    ring = replay_buffer.empty(capacity, unroll_length=unroll, environments=columns.shape[1], state_dim=2, action_dim=1)
     for start in range(0, len(columns), unroll):
         rows = slice(start, start + unroll)
         state = np.stack([environments[rows], time[rows]], axis=-1).astype(np.float32)

@@ -18,9 +18,10 @@ from training.run_dir.metrics_log import read_metrics
 ROOT = Path(__file__).parents[2]
 EPOCHS = 10
 FLAGS = (
-    "--env=point_u_maze --preset=paper --num-envs=8 --unroll=5 --episode-length=20 --updates-per-unroll=3 "
-    "--batch-size=16 --replay-capacity=23 --replay-min=10 --actor-width=16 --critic-width=16 --representation-dim=8 "
-    f"--eval-episodes=4 --goal-redraw-probability=0.1 --epochs={EPOCHS} --total-env-steps={8 * 5 * 2 * EPOCHS}"
+    "--env=point_u_maze --preset=paper --num-envs=8 --unroll-length=5 "
+    "--episode-length=20 --updates-per-unroll=3 --batch-size=16 "
+    "--max-replay-size=23 --min-replay-size=10 --actor-width=16 --critic-width=16 --representation-dim=8 "
+    f"--eval-episodes=4 --resample-goal-probability=0.1 --num-evals={EPOCHS} --total-env-steps={8 * 5 * 2 * EPOCHS}"
 ).split()
 
 

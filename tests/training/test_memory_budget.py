@@ -28,7 +28,7 @@ def test_the_parts_by_hand(tiny, u_maze: GoalEnv, tmp_path) -> None:
 
 def gradient_step(config: TrainConfig, env: GoalEnv) -> tuple[Any, tuple[Any, Any]]:
     """One gradient step, as training jits it, and the shapes that it is lowered for."""
-    spec, crl = config.spec(env), CRL.from_config(config, env)
+    spec, crl = config.policy_spec(env), CRL.from_config(config, env)
     train_state = jax.eval_shape(lambda: crl.init(init_policy(jax.random.key(0), spec)))
     state, action = (
         jax.ShapeDtypeStruct((config.batch_size, size), np.float32) for size in (env.state_size, env.action_size)
@@ -63,8 +63,9 @@ def test_a_large_batch_of_a_small_network_is_mostly_logits(tiny, tmp_path, u_maz
     ("changes", "advice"),
     [
         (
-            {"num_envs": 1000, "replay_capacity": 1000},
-            r"replay 0.03 GB.*lower replay_capacity from 1000 to \d+ \(and replay_min with it\), or num_envs from 1000",
+            {"num_envs": 1000, "max_replay_size": 1000},
+            r"replay 0.03 GB.*lower max_replay_size from 1000 to \d+ \(and min_replay_size with it\), "
+            "or num_envs from 1000",
         ),
         ({"batch_size": 100_000}, r"logits 200.00 GB.*lower batch_size from 100000 to \d+$"),
         (

@@ -264,10 +264,10 @@ def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -
     with pytest.raises(UnknownNameError, match="unknown environment 'own_arm'; .*for one of your own use MODULE:NAME"):
         registry.find("own_arm")
     config = TrainConfig(env="own_robot:own_arm", out=Path("run"))
-    assert config.policy_name == "own_arm"
+    assert config.published_name == "own_arm"
     env = registry.make("own_robot:own_arm")
     assert env.spec.name == "own_arm"
-    assert (config.spec(env).name, config.spec(env).environment) == ("own_arm", "own_arm")
+    assert (config.policy_spec(env).name, config.policy_spec(env).environment) == ("own_arm", "own_arm")
     with pytest.raises(
         UnknownNameError,
         match="unknown environment 'own_am'; known, nearest first: own_arm, .*; own_robot does not register this name$",

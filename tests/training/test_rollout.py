@@ -65,22 +65,22 @@ def params():
     return init_policy(jax.random.key(0), SPEC)
 
 
-def collect(env: GoalEnv, params, *, unroll: int, episode_length: int = 10, redraw: float = 0.0, robots=None):
+def collect(env: GoalEnv, params, *, unroll_length: int, episode_length: int = 10, redraw: float = 0.0, robots=None):
     robots = robots or rollout.start(env, jax.random.key(1), environments=6)
     return rollout.collect(
         env,
         params.actor,
         robots,
         key=jax.random.key(2),
-        unroll=unroll,
+        unroll_length=unroll_length,
         episode_length=episode_length,
-        goal_redraw_probability=redraw,
-        at_goal_redraw_probability=redraw,
+        resample_goal_probability=redraw,
+        resample_at_goal_probability=redraw,
     )
 
 
 def test_episodes_end_at_their_length_with_a_fresh_start_and_goal_each(params) -> None:
-    robots, steps = collect(Counter(), params, unroll=25)
+    robots, steps = collect(Counter(), params, unroll_length=25)
     assert steps.episode[:, 0].tolist() == [0] * 10 + [1] * 10 + [2] * 5
     counted = np.asarray(steps.state[..., 0] - steps.state[..., 1])
     np.testing.assert_allclose(counted[:, 0], [*range(10), *range(10), *range(5)], atol=1e-5)
@@ -91,15 +91,15 @@ def test_episodes_end_at_their_length_with_a_fresh_start_and_goal_each(params) -
 
 
 def test_a_termination_ends_an_episode_early(params) -> None:
-    _, steps = collect(Counter(limit=3.0), params, unroll=8)
+    _, steps = collect(Counter(limit=3.0), params, unroll_length=8)
     # from a start in (0, 1) the third step ends at 3 or more
     assert steps.episode[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def test_a_rollout_goes_on_where_the_last_one_stopped(params) -> None:
     env = Counter()
-    robots, first = collect(env, params, unroll=7)
-    _, second = collect(env, params, unroll=7, robots=robots)
+    robots, first = collect(env, params, unroll_length=7)
+    _, second = collect(env, params, unroll_length=7, robots=robots)
     joined = np.concatenate([first.episode, second.episode])[:, 0]
     assert joined.tolist() == [0] * 10 + [1] * 4
 

@@ -60,5 +60,10 @@ def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> No
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for expected in ("point_hardest_maze", "--goal-redraw-probability", "Chance per step", "--physics {jax,warp}"):
+    for expected in (
+        "point_hardest_maze",
+        "--resample-goal-probability",
+        "Probability, at each training step",
+        "--impl {jax,warp}",
+    ):
         assert expected in text

@@ -20,19 +20,19 @@ pytestmark = pytest.mark.usefixtures("without_physics")
 TINY_FLAGS = frozenset(
     {
         "num_envs",
-        "unroll",
+        "unroll_length",
         "episode_length",
         "total_env_steps",
-        "epochs",
+        "num_evals",
         "updates_per_unroll",
         "batch_size",
-        "replay_capacity",
-        "replay_min",
+        "max_replay_size",
+        "min_replay_size",
         "actor_width",
         "critic_width",
         "representation_dim",
         "eval_episodes",
-        "goal_redraw_probability",
+        "resample_goal_probability",
         "discount",
         "preset",
         "actor_learning_rate",
@@ -76,7 +76,7 @@ def test_what_is_not_a_run_is_not_deleted_whatever_it_looks_like(finished: Path,
 def test_a_link_is_overwritten_where_it_points_to(finished: Path, tiny, tmp_path) -> None:
     shutil.copytree(finished, tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    trainer.train(tiny(tmp_path / "link", overwrite=True, total_env_steps=120, epochs=1))
+    trainer.train(tiny(tmp_path / "link", overwrite=True, total_env_steps=120, num_evals=1))
     assert (tmp_path / "link").is_symlink()
     assert bundle.versions(tmp_path / "real" / "policies") == [120]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
@@ -103,7 +103,7 @@ def test_a_run_without_the_snapshots_of_its_policies_is_not_begun_anew(finished:
 
 
 def test_without_the_replay_a_policy_newer_than_the_snapshot_is_not_taken_for_the_runs_own(tiny, tmp_path) -> None:
-    small = {"snapshot_replay": "off"}
+    small = {"snapshot_replay": False}
     trainer.train(tiny(tmp_path / "run", **small))
     shutil.rmtree(tmp_path / "run" / "snapshots" / "6")
     with pytest.raises(checkpoint.SnapshotError, match="has published step 240, but its last snapshot is of step 120"):
@@ -160,9 +160,9 @@ def test_a_bad_name_costs_nothing(finished: Path, capsys) -> None:
 
 def test_overwrite_starts_anew(tiny, tmp_path) -> None:
     out = tmp_path / "run"
-    trainer.train(tiny(out, total_env_steps=120, epochs=1))
+    trainer.train(tiny(out, total_env_steps=120, num_evals=1))
     (out / "policies" / "leftover").mkdir()
-    trainer.train(tiny(out, overwrite=True, total_env_steps=120, epochs=1))
+    trainer.train(tiny(out, overwrite=True, total_env_steps=120, num_evals=1))
     assert not (out / "policies" / "leftover").exists()
     assert len(read_metrics(out)) == 1
 
@@ -170,7 +170,7 @@ def test_overwrite_starts_anew(tiny, tmp_path) -> None:
 def test_a_disk_without_room_for_a_snapshot_is_refused_with_both_sizes(finished, tmp_path, monkeypatch) -> None:
     usage = type(shutil.disk_usage(tmp_path))(10, 9, 1_000_000)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match="needs 2 MB, but the disk of .* has only 1 MB left; .*--snapshot-replay off"):
+    with pytest.raises(OSError, match="needs 2 MB, but the disk of .* has only 1 MB left; .*--no-snapshot-replay"):
         checkpoint.save(tmp_path / "snapshots", 1, state={"array": np.zeros(500_000, np.float32)})
     assert not any((tmp_path / "snapshots").iterdir())
 

@@ -48,8 +48,8 @@ def test_a_published_policy_is_the_trained_one_and_says_where_it_comes_from(fini
     state = checkpoint.restore_latest(finished / "snapshots", like=trainer.initial_state(config, env))
     for stored, trained in zip(jax.tree.leaves(policy.params), jax.tree.leaves(state.train_state.params), strict=True):
         np.testing.assert_array_equal(stored, trained)
-    assert policy.spec == config.spec(env)
-    assert policy.provenance["config"]["unroll"] == 5
+    assert policy.spec == config.policy_spec(env)
+    assert policy.provenance["config"]["unroll_length"] == 5
     assert policy.provenance["metrics"]["env_steps"] == 240
     assert policy.provenance["versions"]["mujoco"] == policy.provenance["versions"]["mujoco-mjx"]
 
@@ -65,9 +65,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: Pat
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, tmp_path) -> None:
     out = tmp_path / "stopped"
     # time is up at once, which ends the run after its first round of gradient steps, in the middle of an epoch
-    trainer.train(tiny(out, epochs=1, max_minutes=1e-9))
+    trainer.train(tiny(out, num_evals=1, max_minutes=1e-9))
     assert bundle.versions(out / "policies") == [120]
-    trainer.train(tiny(out, epochs=1, resume=True))
+    trainer.train(tiny(out, num_evals=1, resume=True))
     assert [row["env_steps"] for row in read_metrics(out)] == [120, 240]
     straight, resumed = (bundle.read(run / "policies" / "240") for run in (finished, out))
     for one, other in zip(jax.tree.leaves(straight.params), jax.tree.leaves(resumed.params), strict=True):
@@ -78,7 +78,7 @@ def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_fills_it_ane
     finished: Path, tiny, tmp_path
 ) -> None:
     out = tmp_path / "small"
-    small = {"snapshot_replay": "off", "total_env_steps": 400, "epochs": 1}
+    small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}
     told = rich.console.Console(file=io.StringIO(), width=10_000)
     trainer.train(
         tiny(out, **small, max_minutes=1e-9), progress=ConsoleProgress(told)
@@ -102,11 +102,11 @@ def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
     assert (finished / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize(("stop_at_share", "evaluations"), [(0.5, 1), (0.51, 2)])
-def test_training_stops_at_the_share_asked_for(tiny, tmp_path, monkeypatch, stop_at_share, evaluations) -> None:
+@pytest.mark.parametrize(("stop_at_success_rate", "evaluations"), [(0.5, 1), (0.51, 2)])
+def test_training_stops_at_the_share_asked_for(tiny, tmp_path, monkeypatch, stop_at_success_rate, evaluations) -> None:
     figures = {"eval/success_any": 0.5, "eval/time_at_goal": 1.0, "eval/final_distance": 1.0}
     monkeypatch.setattr(trainer.evaluation, "summarize", lambda _: figures)
-    trainer.train(tiny(tmp_path / "run", stop_at_share=stop_at_share))
+    trainer.train(tiny(tmp_path / "run", stop_at_success_rate=stop_at_success_rate))
     assert len(read_metrics(tmp_path / "run")) == evaluations
 
 
@@ -114,11 +114,11 @@ def test_training_stops_at_the_share_asked_for(tiny, tmp_path, monkeypatch, stop
 def test_a_policy_published_after_other_epochs_is_evaluated_first(tiny, tmp_path, monkeypatch) -> None:
     """Stopped in the middle of an epoch, after three of six iterations, and resumed with three epochs of two."""
     out = tmp_path / "run"
-    trainer.train(tiny(out, epochs=1, max_minutes=1e-9))
+    trainer.train(tiny(out, num_evals=1, max_minutes=1e-9))
     shutil.rmtree(out / "policies")
     (out / "metrics.jsonl").write_text("")
     monkeypatch.setattr(checkpoint, "any_saved", lambda _: True)
-    trainer.train(tiny(out, epochs=2, resume=True))
+    trainer.train(tiny(out, num_evals=2, resume=True))
     rows = read_metrics(out)
     assert [row["env_steps"] for row in rows] == [120, 240]
     published = bundle.read(out / "policies" / "120").provenance["metrics"]
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(tiny, tmp_path) -> None
 
 def test_a_policy_that_is_not_finite_is_neither_saved_nor_published(tiny, tmp_path) -> None:
     """The loss of the only gradient step comes before the step that ruins the actor."""
-    config = tiny(tmp_path / "run", actor_learning_rate=1e30, updates_per_unroll=1, epochs=6)
+    config = tiny(tmp_path / "run", actor_learning_rate=1e30, updates_per_unroll=1, num_evals=6)
     message = "eval/final_distance is NaN or infinity after iteration 3, because the policy's actions"
     with pytest.raises(FloatingPointError, match=message):
         trainer.train(config)
@@ -152,10 +152,10 @@ def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
 
 
 def test_bf16_is_refused_on_a_cpu_unless_asked_for(tiny, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="slower than f32 on a CPU.*--bf16-on-cpu"):
+    with pytest.raises(ConfigError, match="slower than f32 on a CPU.*--allow-bf16-on-cpu"):
         trainer.train(tiny(tmp_path / "run", precision="bf16"))
     assert not (tmp_path / "run").exists()
-    outcome = trainer.train(tiny(tmp_path / "run", precision="bf16", bf16_on_cpu=True))
+    outcome = trainer.train(tiny(tmp_path / "run", precision="bf16", allow_bf16_on_cpu=True))
     assert outcome.policy == tmp_path / "run" / "policies" / "240"
 
 
@@ -164,9 +164,10 @@ def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_p
     """The logits of 4,096 rows take 300 MB, of which the process, one without freed memory of others, is left 100."""
     out = tmp_path / "run"
     flags = (
-        "--env=point_u_maze --preset=paper --num-envs=8 --unroll=5 --episode-length=20 --updates-per-unroll=1 "
-        "--batch-size=4096 --replay-capacity=23 --replay-min=10 --actor-width=16 --critic-width=16 --eval-episodes=4 "
-        f"--representation-dim=8 --epochs=1 --total-env-steps=240 --out={out}"
+        "--env=point_u_maze --preset=paper --num-envs=8 --unroll-length=5 "
+        "--episode-length=20 --updates-per-unroll=1 --batch-size=4096 "
+        "--max-replay-size=23 --min-replay-size=10 --actor-width=16 --critic-width=16 --eval-episodes=4 "
+        f"--representation-dim=8 --num-evals=1 --total-env-steps=240 --out={out}"
     ).split()
     assert main([*flags, "--max-minutes=1e-9"]) == 0  # ends after its first gradient step
     saved = [path.name for path in (out / "snapshots").iterdir()]

@@ -243,7 +243,7 @@ def test_training_stops_where_physics_has_no_room(
 ) -> None:
     """Ants that land on four feet, with room for one of them each."""
     monkeypatch.setattr(Ant, "warp_sizes", WarpSizes(contacts=1, rows=64))
-    config = tiny(tmp_path / "run", env="ant", physics="warp", unroll=20)
+    config = tiny(tmp_path / "run", env="ant", impl="warp", unroll_length=20)
     monkeypatch.setattr(run, "parse", lambda _: config)
     assert run.main([]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
@@ -253,7 +253,7 @@ def test_training_stops_where_physics_has_no_room(
 
 @pytest.mark.slow
 def test_training_goes_on_from_a_snapshot_as_if_never_stopped(tiny: Callable[..., TrainConfig], tmp_path) -> None:
-    config = tiny(tmp_path, physics="warp")
+    config = tiny(tmp_path, impl="warp")
     env = registry.make(config.env, impl="warp")
     state = trainer.initial_state(config, env)
     programs = trainer.compile_programs(config, env, state)

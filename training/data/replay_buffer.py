@@ -35,9 +35,9 @@ class StepIndex(NamedTuple):
     environment: jax.Array
 
 
-def empty(capacity: int, *, unroll: int, environments: int, state_dim: int, action_dim: int) -> ReplayBuffer:
-    """Return an empty buffer for the latest `capacity` steps, to be filled `unroll` steps at a time."""
-    slots = -(-capacity // unroll) * unroll
+def empty(capacity: int, *, unroll_length: int, environments: int, state_dim: int, action_dim: int) -> ReplayBuffer:
+    """Return an empty buffer for the latest `capacity` steps, to be filled `unroll_length` steps at a time."""
+    slots = -(-capacity // unroll_length) * unroll_length
     steps = Steps(
         state=jnp.zeros((slots, environments, state_dim)),
         action=jnp.zeros((slots, environments, action_dim)),

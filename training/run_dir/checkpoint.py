@@ -47,7 +47,7 @@ def _require_space(folder: Path, size: int) -> None:
         raise OSError(
             errno.ENOSPC,
             f"a snapshot needs {size / 1e6:,.0f} MB, but the disk of {folder} has only {free / 1e6:,.0f} MB left; free "
-            "some space, lower --replay-capacity, or leave the replay buffer out with --snapshot-replay off",
+            "some space, lower --max-replay-size, or leave the replay buffer out with --no-snapshot-replay",
         )
 
 

@@ -39,7 +39,7 @@ def publish(
     return bundle.write(
         root,
         version,
-        spec=config.spec(env),
+        spec=config.policy_spec(env),
         params=jax.tree.map(np.asarray, params),
         probe_state=np.asarray(probes.info["state"]),
         probe_goal=np.asarray(probes.info["goal"]),

@@ -63,8 +63,10 @@ class Evaluator:
         row = {"env_steps": env_steps, **losses, **summary, **elapsed}
         self._log.write(row)
         self._progress.evaluated(row)
-        if summary["eval/success_any"] >= config.stop_at_share:
-            self._progress.say(f"ending early: eval/success_any has reached stop_at_share {config.stop_at_share:g}")
+        if summary["eval/success_any"] >= config.stop_at_success_rate:
+            self._progress.say(
+                f"ending early: eval/success_any has reached stop_at_success_rate {config.stop_at_success_rate:g}"
+            )
             raise StopTraining
         if self._clock() - self._began >= config.max_minutes * 60:
             self._progress.say(f"ending early: max_minutes {config.max_minutes:g} is over")

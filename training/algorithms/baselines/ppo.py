@@ -51,7 +51,7 @@ def train(config: TrainConfig, env: GoalEnv, evaluator: Evaluator) -> None:
         **shared(config, evaluator),
         entropy_cost=_ENTROPY_COST,
         max_grad_norm=_MAX_GRADIENT_NORM,
-        unroll_length=config.unroll,
+        unroll_length=config.unroll_length,
         batch_size=config.num_envs // minibatches,
         num_minibatches=minibatches,
         num_updates_per_batch=_PASSES,

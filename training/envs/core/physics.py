@@ -216,12 +216,12 @@ def require_no_overflow(flags: np.ndarray, *, env: str, family: str, sizes: Warp
         raise PhysicsOverflowError(
             f"{env}: Warp has room for {needed}, needed more and dropped it; raise {' and '.join(short)} in "
             f"{family}.warp_sizes to what `python benchmarks/contact_sizes.py --envs {env}` measures, or use "
-            "--physics jax"
+            "--impl jax"
         )
     if dropped:
         raise PhysicsOverflowError(
             f"{env}: Warp could not complete its collisions ({dropped.name}), and there is no setting for that; use "
-            "--physics jax"
+            "--impl jax"
         )
 
 

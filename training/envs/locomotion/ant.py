@@ -1,8 +1,8 @@
-"""The ant: a torso on four legs of two joints each, on MuJoCo dynamics.
+"""The ant: a torso on four legs with two joints each, on MuJoCo dynamics.
 
-The robot is the one of the model file that brax ships, ten times as dense: 9.1 kg, as much as the published ant, whose
-nine links count as 1 kg each. With the file's 0.9 kg, torques of up to 150 N m throw it off its feet. A control step is
-five physics steps of 0.01 s, and only what can matter collides: the feet with the floor.
+The robot is brax's model file at ten times its density. It weighs 9.1 kg, as much as the published ant, whose nine
+links weigh 1 kg each; at the file's 0.9 kg, torques of up to 150 N m throw it off its feet. A control step is five
+physics steps of 0.01 s. Only the feet and the floor collide.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -23,7 +23,8 @@ NQ, NV = 15, 14  # positions and velocities of the ant alone, which come first
 FEET = ("left_foot_geom", "right_foot_geom", "third_foot_geom", "fourth_foot_geom")
 _TIMESTEP_S = 0.01
 _SUBSTEPS = 5
-_DENSITY = 50.0  # kg/m^3: ten times the file's
+DENSITY = 50.0  # kg/m^3, the ant's weight in all tasks but ant_push: ten times the file's
+PUSH_DENSITY = 40.0  # kg/m^3, the ant's weight in ant_push, as published
 _HEALTHY_HEIGHT_M = (0.2, 1.0)
 START_HEIGHT_M = 0.55
 _START = (0.0, 0.0, START_HEIGHT_M, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
@@ -91,9 +92,13 @@ class Ant(GoalEnv):
         return (state[..., 2] < low) | (state[..., 2] > high)
 
 
-def ant_spec() -> mujoco.MjSpec:
-    """The ant on an endless floor, its actuators in N m, to be compiled or added to."""
+def ant_spec(*, density: float = DENSITY) -> mujoco.MjSpec:
+    """Return the ant on an infinite floor, with actuators in N m, to compile or add to.
+
+    Args:
+        density: of all parts of the ant, in kg/m^3.
+    """
     spec = brax_models.load("ant.xml", timestep_s=_TIMESTEP_S)
     for geom in spec.body("torso").find_all(mujoco.mjtObj.mjOBJ_GEOM):
-        geom.density = _DENSITY
+        geom.density = density
     return spec

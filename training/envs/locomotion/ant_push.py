@@ -47,7 +47,6 @@ _CORNER_RADIUS_M = 0.3
 _START_HEIGHT_M = 0.75
 _GOAL_M = ((16.0, 8.0), (8.0, 16.0))
 _GOAL_NOISE_M = 2.0
-_DENSITY = 40.0  # kg/m^3; this task is published on MuJoCo dynamics, with this density
 _SOLIMP = (0.995, 0.995, 0.01, 0.5, 2.0)  # contacts of the ant are hard
 _CONTACTS = 12  # with walls and box at once, the deepest
 
@@ -86,12 +85,11 @@ class AntPush(Ant):
 
 def build_model() -> mujoco.MjModel:
     """The ant, the walls and the box."""
-    spec = ant_spec()
+    spec = ant_spec(density=ant.PUSH_DENSITY)
     spec.option.iterations = 4
     spec.option.ls_iterations = 8
     let_meet(spec, meets=WALLS | BALL)
     for geom in spec.geoms:
-        geom.density = _DENSITY
         geom.solimp = _SOLIMP
     for name, (low, high) in _WALLS_M.items():
         _add_box(
