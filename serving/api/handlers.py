@@ -5,6 +5,7 @@ and a message of our own. Each call is counted by its outcome. Only a `ServingEr
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -109,27 +110,24 @@ class RpcHandlers:
         """
 
         async def method(raw: bytes, context: RpcContext) -> bytes:
-            started_s = self.clock()
-            policy = UNKNOWN_POLICY
+            started_s, status = self.clock(), Status.OK
             span = self.tracing.begin(context) if self.tracing else None
+            request = None
             try:
                 request = parse(raw)
-                policy = label(request)
                 if self.draining:
                     await self.hold()
-                reply = await answer(request, context)
+                return await answer(request, context)
             except BaseException as error:
                 failure, status = self.failure(error, context)
-                self.count(name, policy, status=status, started_s=started_s)
-                if span:
-                    span.end(policy, status)
                 if failure is None or failure is error:
                     raise
                 raise failure from error
-            self.count(name, policy, status=Status.OK, started_s=started_s)
-            if span:
-                span.end(policy, Status.OK)
-            return reply
+            finally:
+                policy = UNKNOWN_POLICY if request is None else label(request)
+                self.count(name, policy, status=status, started_s=started_s)
+                if span:
+                    span.end(policy, status)
 
         return method
 
@@ -209,6 +207,16 @@ def parse(raw: bytes, request_type: type[RequestMessage]) -> RequestMessage:
     except DecodeError as error:
         name = request_type.DESCRIPTOR.full_name
         raise InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message") from error
+
+
+def parser(request_type: type[RequestMessage]) -> Callable[[bytes], RequestMessage]:
+    """Return a function that reads messages as `parse` does."""
+    return functools.partial(parse, request_type=request_type)
+
+
+def blocks_parser(blocks_type: type[RequestMessage], public_type: type[Message]) -> Callable[[bytes], RequestMessage]:
+    """Return a function that reads messages as `parse_blocks` does."""
+    return functools.partial(parse_blocks, blocks_type=blocks_type, public_type=public_type)
 
 
 def parse_blocks(raw: bytes, blocks_type: type[RequestMessage], public_type: type[Message]) -> RequestMessage:

@@ -15,7 +15,7 @@ from kilolayer._internal.blocks_pb2 import (
 from kilolayer.v1 import policy_pb2 as pb
 from policy.spec import PolicySpec
 from serving.api import codec
-from serving.api.handlers import RpcHandlers, parse, parse_blocks
+from serving.api.handlers import RpcHandlers, blocks_parser, parser
 from serving.api.ordered_stream import ordered_stream
 from serving.api.rpc import RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
@@ -53,13 +53,11 @@ class PolicyService:
                 "Score": inference("Score", score),
                 "Describe": unary(
                     "Describe",
-                    parse=lambda raw: parse(raw, pb.DescribeRequest),
+                    parse=parser(pb.DescribeRequest),
                     label=lambda request: self._policies.label(request.policy),
                     answer=self._describe,
                 ),
-                "List": unary(
-                    "List", parse=lambda raw: parse(raw, pb.ListRequest), label=lambda _: NO_POLICY, answer=self._list
-                ),
+                "List": unary("List", parse=parser(pb.ListRequest), label=lambda _: NO_POLICY, answer=self._list),
             },
             streams={"ActStream": ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)},
         )
@@ -141,9 +139,7 @@ class _Requests(Generic[Blocks]):
 class _ActRequests(_Requests[ActRequestBlocks]):
     """Requests of Act and ActStream."""
 
-    def parse(self, raw: bytes) -> ActRequestBlocks:
-        """Read an ActRequest. Raises InvalidRequestError if `raw` is not one."""
-        return parse_blocks(raw, ActRequestBlocks, pb.ActRequest)
+    parse = staticmethod(blocks_parser(ActRequestBlocks, pb.ActRequest))
 
     def _decode(self, request: ActRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_act(request, spec, max_rows=self._max_rows)
@@ -157,9 +153,7 @@ class _ActRequests(_Requests[ActRequestBlocks]):
 class _ScoreRequests(_Requests[ScoreRequestBlocks]):
     """Requests of Score."""
 
-    def parse(self, raw: bytes) -> ScoreRequestBlocks:
-        """Read a ScoreRequest. Raises InvalidRequestError if `raw` is not one."""
-        return parse_blocks(raw, ScoreRequestBlocks, pb.ScoreRequest)
+    parse = staticmethod(blocks_parser(ScoreRequestBlocks, pb.ScoreRequest))
 
     def _decode(self, request: ScoreRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_score(request, spec, max_rows=self._max_rows)

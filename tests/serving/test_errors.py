@@ -1,8 +1,12 @@
 """Errors: what a client receives of each, by status and by the reason for programs."""
 
+import re
+from pathlib import Path
+
 import grpc
 import pytest
 
+from kilolayer._internal import reasons
 from serving import errors
 from serving.errors import REJECTION_REASONS, OverloadedError, Reason, ServingError, Status, echo
 
@@ -31,6 +35,15 @@ def test_each_error_has_its_status_and_its_reason(error: ServingError, expected:
 def test_every_reason_belongs_to_an_error() -> None:
     assert sorted(reason for _, reason in TABLE.values()) == sorted(Reason)
     assert {error.reason for error in TABLE if isinstance(error, OverloadedError)} == set(REJECTION_REASONS)
+
+
+def test_the_contract_and_the_client_list_the_same_reasons() -> None:
+    contract = (Path(__file__).parents[2] / "protos/kilolayer/v1/policy.proto").read_text()
+    documented = re.findall(r"^// ([a-z_]+) +([A-Z_]+)   +\w", contract, re.MULTILINE)
+    assert sorted(documented) == sorted((reason, status.name) for status, reason in TABLE.values())
+    client = {value for name, value in vars(reasons).items() if name.isupper() and name != "METADATA_KEY"}
+    assert client == set(Reason)
+    assert {error.trailers[0][0] for error in TABLE} == {reasons.METADATA_KEY}
 
 
 def test_only_a_rejection_tells_grpc_not_to_retry() -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from serving.api import grpc_transport
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
 from serving.errors import InvalidRequestError, OverloadedError, Reason, StartupError
@@ -30,6 +33,16 @@ async def served(
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await transport.stop(1)
+
+
+def test_no_other_file_of_the_server_imports_grpc() -> None:
+    serving = Path(grpc_transport.__file__).parents[1]
+    found = [
+        path.relative_to(serving).as_posix()
+        for path in serving.rglob("*.py")
+        if re.search(r"^\s*(import|from) grpc\b", path.read_text(), re.MULTILINE)
+    ]
+    assert found == ["api/grpc_transport.py"]
 
 
 async def test_a_method_gets_the_bytes_the_name_the_deadline_and_the_metadata() -> None:

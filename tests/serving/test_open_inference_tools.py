@@ -1,6 +1,5 @@
 """Tools that were written for Triton, driving a policy: tritonclient, and perf_analyzer where it is installed."""
 
-import asyncio
 import csv
 import queue
 import shutil
@@ -117,7 +116,7 @@ def test_a_stream_of_a_client_keeps_its_order(client: Any) -> None:
             np.testing.assert_allclose(result.as_numpy("action"), expected, atol=1e-6)
 
 
-def test_an_asynchronous_client_gets_the_same(client: Any, running: Running) -> None:
+async def test_an_asynchronous_client_gets_the_same(client: Any, running: Running) -> None:
     state, goal = rows_of(3, 4)
     expected = action(client, state, goal)
 
@@ -126,18 +125,15 @@ def test_an_asynchronous_client_gets_the_same(client: Any, running: Running) -> 
             inputs = inputs_of(state[index : index + 1], goal[index : index + 1])
             yield {"model_name": MODEL, "inputs": inputs, "request_id": str(index)}
 
-    async def test() -> None:
-        async with TRITON_AIO.InferenceServerClient(running.address) as aio_client:
-            assert await aio_client.is_model_ready(MODEL)
-            result = await aio_client.infer(MODEL, inputs_of(state, goal), client_timeout=10)
-            np.testing.assert_array_equal(result.as_numpy("action"), expected)
-            answers = [answer async for answer in aio_client.stream_infer(requests())]
-        assert [error for _, error in answers] == [None] * 4
-        assert [result.get_response().id for result, _ in answers] == ["0", "1", "2", "3"]
-        streamed = np.concatenate([result.as_numpy("action") for result, _ in answers])
-        np.testing.assert_allclose(streamed, expected, atol=1e-6)
-
-    asyncio.run(test())
+    async with TRITON_AIO.InferenceServerClient(running.address) as aio_client:
+        assert await aio_client.is_model_ready(MODEL)
+        result = await aio_client.infer(MODEL, inputs_of(state, goal), client_timeout=10)
+        np.testing.assert_array_equal(result.as_numpy("action"), expected)
+        answers = [answer async for answer in aio_client.stream_infer(requests())]
+    assert [error for _, error in answers] == [None] * 4
+    assert [result.get_response().id for result, _ in answers] == ["0", "1", "2", "3"]
+    streamed = np.concatenate([result.as_numpy("action") for result, _ in answers])
+    np.testing.assert_allclose(streamed, expected, atol=1e-6)
 
 
 def find_perf_analyzer() -> str:

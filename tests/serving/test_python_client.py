@@ -1,6 +1,5 @@
 """The Python client against the real server: what it gives is what the policy itself gives."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -116,14 +115,11 @@ def test_a_limit_that_nobody_can_keep_is_missed_and_the_stream_goes_on(client: k
         assert stream.act([1, 0, 0, 0], [0, 0]).action.tolist() == client.act([1, 0, 0, 0], [0, 0]).action.tolist()
 
 
-def test_the_asyncio_client_gives_the_same(
+async def test_the_asyncio_client_gives_the_same(
     running: Running, client: kilolayer.PolicyClient, *, state: np.ndarray, goal: np.ndarray
 ) -> None:
-    async def ask() -> tuple[np.ndarray, np.ndarray]:
-        async with kilolayer.AsyncPolicyClient(running.address, timeout_s=10) as other:
-            drawn = await other.act(state, goal, seed=7)
-            return drawn.action, (await other.score(state, drawn.action, goal=goal)).energy
-
-    action, energy = asyncio.run(ask())
+    async with kilolayer.AsyncPolicyClient(running.address, timeout_s=10) as other:
+        action = (await other.act(state, goal, seed=7)).action
+        energy = (await other.score(state, action, goal=goal)).energy
     np.testing.assert_allclose(action, client.act(state, goal, seed=7).action, atol=1e-6)
     np.testing.assert_allclose(energy, client.score(state, action, goal=goal).energy, atol=1e-5)

@@ -152,9 +152,9 @@ async def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tm
     await server.drain()
 
 
-def test_a_default_that_is_not_served_is_an_error(policies: Path) -> None:
+async def test_a_default_that_is_not_served_is_an_error(policies: Path) -> None:
     with pytest.raises(StartupError, match="--default-policy ant is not served; choose one of: point_u_maze"):
-        asyncio.run(load(config_of(policies, default_policy="ant")))
+        await load(config_of(policies, default_policy="ant"))
 
 
 async def test_a_policy_that_misses_its_probes_once_compiled_is_not_served(

@@ -1,6 +1,5 @@
 """Spans, as OpenTelemetry's own exporter for tests gets them."""
 
-import asyncio
 import builtins
 from pathlib import Path
 from typing import Any
@@ -24,39 +23,36 @@ from serving.server import load
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def spans_of_calls(policies: Path) -> tuple[dict[str, ReadableSpan], pb.ActResponse]:
+async def spans_of_calls(policies: Path) -> tuple[dict[str, ReadableSpan], pb.ActResponse]:
     """The spans of one good Act within a trace, one bad one, a List and an ActStream; and the reply to the first."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     replies: list[pb.ActResponse] = []
 
-    async def serve() -> None:
-        config = ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1)
-        server = await load(config, collectors=CollectorRegistry(), tracing=Tracing(provider))
-        await server.start()
-        await server.prepare()
-        server.open()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub: Any = PolicyStub(channel)
-            request = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
-            replies.append(await stub.Act(request, metadata=(("traceparent", PARENT), ("x-bin", b"\x00")), timeout=10))
-            with pytest.raises(grpc.aio.AioRpcError):
-                await stub.Act(pb.ActRequest(), timeout=10)
-            await stub.List(pb.ListRequest(), timeout=10)
-            stream = stub.ActStream(timeout=10)
-            await stream.write(request)
-            await stream.done_writing()
-            assert (await stream.read()).version == "1000"
-            assert await stream.code() is grpc.StatusCode.OK
-        assert await server.drain()
-
-    asyncio.run(serve())
+    config = ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1)
+    server = await load(config, collectors=CollectorRegistry(), tracing=Tracing(provider))
+    await server.start()
+    await server.prepare()
+    server.open()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = PolicyStub(channel)
+        request = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
+        replies.append(await stub.Act(request, metadata=(("traceparent", PARENT), ("x-bin", b"\x00")), timeout=10))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.Act(pb.ActRequest(), timeout=10)
+        await stub.List(pb.ListRequest(), timeout=10)
+        stream = stub.ActStream(timeout=10)
+        await stream.write(request)
+        await stream.done_writing()
+        assert (await stream.read()).version == "1000"
+        assert await stream.code() is grpc.StatusCode.OK
+    assert await server.drain()
     good, bad, listing, stream = exporter.get_finished_spans()
     return {"good": good, "bad": bad, "list": listing, "stream": stream}, replies[0]
 
 
-def test_a_span_tells_of_its_call_within_the_callers_trace(policies: Path) -> None:
-    spans, reply = spans_of_calls(policies)
+async def test_a_span_describes_its_call_within_the_callers_trace(policies: Path) -> None:
+    spans, reply = await spans_of_calls(policies)
     good, bad, listing = spans["good"], spans["bad"], spans["list"]
     assert good.name == "kilolayer.v1.Policy/Act"
     assert good.parent is not None
@@ -79,7 +75,7 @@ def test_a_span_tells_of_its_call_within_the_callers_trace(policies: Path) -> No
     assert (stream.name, stream.status.is_unset) == ("kilolayer.v1.Policy/ActStream", True)
 
 
-def test_tracing_without_its_library_names_the_command(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tracing_without_its_library_names_the_command(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *rest: Any) -> Any:
@@ -89,4 +85,4 @@ def test_tracing_without_its_library_names_the_command(policies: Path, monkeypat
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(StartupError, match=r"pip install 'kilolayer-stack\[tracing\]'"):
-        asyncio.run(load(ServeConfig(policies=(policies,), tracing=True), collectors=CollectorRegistry()))
+        await load(ServeConfig(policies=(policies,), tracing=True), collectors=CollectorRegistry())

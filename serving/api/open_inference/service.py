@@ -5,7 +5,7 @@ from typing import TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
-from serving.api.handlers import RpcHandlers, parse
+from serving.api.handlers import RpcHandlers, parser
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests, Serialize
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
@@ -86,9 +86,7 @@ class OpenInferenceService:
         async def reply(_request: Message, _context: RpcContext) -> bytes:
             return answer().SerializeToString()
 
-        return self._handlers.unary(
-            name, parse=lambda raw: parse(raw, request_type), label=lambda _: NO_POLICY, answer=reply
-        )
+        return self._handlers.unary(name, parse=parser(request_type), label=lambda _: NO_POLICY, answer=reply)
 
     def _about_model(
         self, name: str, request_type: type[_NamesModel], *, answer: Callable[[_NamesModel], Message]
@@ -98,11 +96,9 @@ class OpenInferenceService:
         async def reply(request: _NamesModel, _context: RpcContext) -> bytes:
             return answer(request).SerializeToString()
 
-        def read(raw: bytes) -> _NamesModel:
-            return parse(raw, request_type)
-
+        parse: Callable[[bytes], _NamesModel] = parser(request_type)
         return self._handlers.unary(
-            name, parse=read, label=lambda request: self._policies.label(request.name), answer=reply
+            name, parse=parse, label=lambda request: self._policies.label(request.name), answer=reply
         )
 
     def _server_ready(self) -> pb.ServerReadyResponse:
