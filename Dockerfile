@@ -3,21 +3,21 @@
 #   docker build --target cpu -t kilolayer:cpu .
 #   docker run -p 50051:50051 -p 9464:9464 -v "$PWD/runs/demo/policies:/policies:ro" kilolayer:cpu
 #
-# The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Settings are flags after the image's name, or
-# KILOLAYER_ variables; change the ports by KILOLAYER_PORT and KILOLAYER_METRICS_PORT, which the health check reads too.
+# The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
+# KILOLAYER_ variables. Change the ports with KILOLAYER_PORT and KILOLAYER_METRICS_PORT: the health check reads the first.
 
-# ---- what is installed, without what installs it --------------------------------------------------------------------
+# ---- the packages, installed without pip in the image ----------------------------------------------------------------
 FROM python:3.12-slim AS builder
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-# The lock holds training and tests as well. A pip this new takes versions and hashes from it as constraints, refuses
-# what is not in it, and so installs from it what serving needs and nothing else; the base image's pip cannot.
+# The lock file also has the packages of training and tests. This version of pip takes versions and hashes from it as
+# constraints and refuses other packages, so it installs only what serving needs. The pip of the base image is too old.
 RUN echo "pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13" > pip.txt \
     && python -m pip install --require-hashes -r pip.txt \
     && python -m venv --without-pip /opt/venv
 COPY pyproject.toml ./
 COPY requirements/ requirements/
-# What serving needs by name; `kilolayer` itself is copied below, from this checkout.
+# The names of the packages that serving needs. `kilolayer` itself is copied from this checkout below.
 RUN python -c "import tomllib; \
         project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         serve = project['dependencies'] + project['optional-dependencies']['serve']; \
@@ -48,22 +48,22 @@ ENV PATH=/opt/venv/bin:$PATH \
     KILOLAYER_PORT=50051 \
     KILOLAYER_METRICS_PORT=9464
 EXPOSE 50051 9464
-# A number, so that Kubernetes can tell that it is not root.
+# A number, because Kubernetes cannot tell from a name that the user is not root.
 USER 10001
-# Several executables are compiled before health says SERVING, hence the long start.
+# The start period is long because the server compiles every batch size before health says SERVING.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "-c", "import os, grpc; from grpc_health.v1 import health_pb2 as pb, health_pb2_grpc as rpc; channel = grpc.insecure_channel('127.0.0.1:' + os.environ['KILOLAYER_PORT']); status = rpc.HealthStub(channel).Check(pb.HealthCheckRequest(), timeout=3).status; raise SystemExit(status != pb.HealthCheckResponse.SERVING)"]
-# The exec form: SIGTERM reaches the server, which answers the accepted calls and exits with 0.
+# The exec form, so that SIGTERM reaches the server: it then answers the accepted requests and exits with code 0.
 ENTRYPOINT ["python", "serving/run.py"]
 
 FROM runtime AS cuda
 COPY --from=packages-cuda /opt/venv /opt/venv
-# The CUDA libraries come as wheels that find each other, so LD_LIBRARY_PATH stays unset. A policy is small: JAX's
-# default would take three quarters of the GPU from whatever else runs there.
+# The CUDA libraries are wheels that find each other, so LD_LIBRARY_PATH stays unset. A policy is small, and JAX would
+# reserve 75 % of the GPU's memory by default.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     XLA_PYTHON_CLIENT_MEM_FRACTION=0.2
 
-# The last target is the default one.
+# The last target is the default.
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
 ENV JAX_PLATFORMS=cpu

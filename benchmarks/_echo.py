@@ -1,8 +1,8 @@
-"""The floor under the server: the same service and messages, answered at once with actions made beforehand.
+"""The reference for the server: the same service and messages, answered immediately with stored actions.
 
     python benchmarks/_echo.py --action-dim 8 --state-dim 29
 
-A process of its own; it names its address as the server does, and ends with SIGTERM.
+Runs as a separate process, prints its address as the server does, and ends on SIGTERM.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ import uvloop
 
 from kilolayer.v1 import policy_pb2 as pb
 
-_PENDING_CALLS = 65536  # as the server's
+_PENDING_CALLS = 65536  # the server's setting
 _STOP_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Answer every request with as many actions as it has rows, and nothing computed."""
+    """Answer every request with one stored action per row."""
 
     state_dim: int
-    """Values in one state."""
+    """Number of values in a state."""
     action_dim: int
-    """Values in one action."""
+    """Number of values in an action."""
 
 
 async def serve(sizes: Sizes) -> None:
@@ -57,7 +57,7 @@ async def serve(sizes: Sizes) -> None:
 
 
 def handlers(sizes: Sizes) -> grpc.GenericRpcHandler:
-    """Act and ActStream."""
+    """Return the handlers of Act and ActStream."""
 
     @functools.cache
     def response(rows: int) -> pb.ActResponse:

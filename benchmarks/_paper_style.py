@@ -1,8 +1,8 @@
-"""The gradient step as it is usually written, to measure ours against.
+"""The gradient step as it is usually written, for comparison with ours.
 
-Every layer is unrolled in Python and has arrays of its own, JAX finds every derivative, and actor, temperature and
-critic each take a pass of their own, with an Adam of their own. The critic's logits come from the [B, B, R] array of
-differences. The mathematics is that of `training.algorithms.crl.update`: a test holds the two together.
+Every layer is a separate Python call with its own arrays, and JAX derives all gradients. Actor, temperature and critic
+each have their own pass and their own Adam. The critic's logits come from the [B, B, R] array of differences. The
+mathematics is that of `training.algorithms.crl.update`; a test compares the two.
 """
 
 import dataclasses
@@ -47,14 +47,14 @@ class Network(linen.Module):
 
 
 class Critic(NamedTuple):
-    """The parameters of the two encoders."""
+    """Parameters of the two encoders."""
 
     state_action_encoder: Any
     goal_encoder: Any
 
 
 class TrainState(NamedTuple):
-    """Everything a step changes: parameters and optimizer, one by one."""
+    """Everything that a step changes: parameters and optimizer states, one by one."""
 
     actor: Any
     critic: Critic
@@ -78,7 +78,7 @@ class CRL:
     logsumexp_penalty: float
 
     def fresh(self, key: jax.Array, *, state_dim: int, goal_dim: int) -> TrainState:
-        """A train_state with parameters drawn for these sizes."""
+        """Return a train state with random parameters of these sizes."""
         keys = jax.random.split(key, 3)
         inputs = (state_dim + goal_dim, state_dim + self.action_dim, goal_dim)
         networks = (self._actor, self._encoder, self._encoder)
@@ -88,7 +88,7 @@ class CRL:
         return self.init(actor, Critic(*encoders))
 
     def init(self, actor: Any, critic: Critic) -> TrainState:
-        """A train_state that starts from these parameters, with temperature 1 and fresh optimisers."""
+        """Return a train state with these parameters, temperature 1 and new optimizer states."""
         adam, log_temperature = optax.adam(self.learning_rate), jnp.zeros(())
         states = (adam.init(part) for part in (actor, _tree(critic), log_temperature))
         return TrainState(actor, critic, log_temperature, *states)
@@ -96,7 +96,7 @@ class CRL:
     def update(
         self, train_state: TrainState, batch: Batch, *, key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Take one step on `batch`; return the state after it and the three losses."""
+        """Take one step on `batch`; return the new state and the three losses."""
         noise = jax.random.normal(key, batch.action.shape)
         (actor_loss, log_probability), actor_gradient = jax.value_and_grad(self._actor_loss, has_aux=True)(
             train_state.actor, train_state.critic, train_state.log_temperature, batch, noise
@@ -158,5 +158,5 @@ class CRL:
 
 
 def _tree(critic: Critic) -> Any:
-    """Optax types no trees but its own."""
+    """Optax types accept only its own trees."""
     return critic

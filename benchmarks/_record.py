@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def publish(
+def report(
     title: str,
     rows: Sequence[Mapping[str, Any]],
     *,

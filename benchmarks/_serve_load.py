@@ -1,12 +1,13 @@
-"""The load generator, a process of its own: one plan a line on its input, one outcome a line on its output, as JSON.
+"""The load generator, a separate process: reads one plan per line from stdin, writes one outcome per line to stdout.
 
-It sends bytes that were encoded beforehand and looks at no answer but for its length and status, so that it can send
-more than a server can answer; how late it sent, and how much processor it took, stands in every outcome.
+Plans and outcomes are JSON. The generator sends the same encoded bytes again and again and reads only length and
+status of each reply, so it can send more than a server can answer. Every outcome holds the delay of its calls and the
+generator's processor time.
 
-* closed: so many callers, each of whom calls again when it has its answer.
-* open: calls at the moments of a schedule, whatever has been answered by then.
-* burst: so many calls at once.
-* stream: so many streams, each with so many messages on their way.
+* closed: a number of callers; each calls again after its reply.
+* open: calls at scheduled times, independent of the replies.
+* burst: a number of calls at the same moment.
+* stream: a number of streams, each with a number of messages in flight.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-# gRPC's own lines would mix with ours. It reads this when it is imported.
+# Keep gRPC's log lines out of the output. gRPC reads this variable at import.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -32,11 +33,11 @@ from _serve_stats import OK, Call, Probe, outcome, schedule
 from kilolayer.v1 import policy_pb2 as pb
 
 ACT, ACT_STREAM = "/kilolayer.v1.Policy/Act", "/kilolayer.v1.Policy/ActStream"
-UNANSWERED = "UNANSWERED"  # in a stream that the server ended with OK
+UNANSWERED = "UNANSWERED"  # message of a stream that the server ended with OK
 _MOST_DETAILS = 20
 _CONNECTED_S = 30.0
 _CHANNEL_OPTIONS = (
-    ("grpc.use_local_subchannel_pool", 1),  # a connection for each channel, as robots have
+    ("grpc.use_local_subchannel_pool", 1),  # one connection per channel, as with robots
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -50,23 +51,23 @@ class Plan:
 
     address: str
     mode: Literal["closed", "open", "burst", "stream"]
-    seconds: float = 1.0  # of the window; not for a burst
-    warm_s: float = 0.0  # of the same load before it
+    seconds: float = 1.0  # duration of the measured window; not used by a burst
+    warm_s: float = 0.0  # the same load before the window, not measured
     rows: int = 1  # in each call
     state_dim: int = 29
     goal_dim: int = 2
     callers: int = 1  # closed: callers; stream: streams
     channels: int = 1
-    deadline_s: float = 60.0  # of each call; stream: after its last message was sent
-    rate_per_s: float = 0.0  # open: calls
-    arrivals_seed: int | None = 0  # open: of Poisson arrivals; None: evenly spaced
-    probe_s: float = 0.0  # open: how long a lone caller calls after the last call was sent
-    calls: int = 0  # burst
-    in_flight: int = 1  # stream: messages of each on their way
+    deadline_s: float = 60.0  # of each call; stream: counted from its last message
+    rate_per_s: float = 0.0  # open: calls per second
+    arrivals_seed: int | None = 0  # open: seed of Poisson arrivals; None spaces calls evenly
+    probe_s: float = 0.0  # open: duration of single calls after the last scheduled call
+    calls: int = 0  # burst: number of calls
+    in_flight: int = 1  # stream: messages in flight per stream
 
 
 class VersionStatistics:
-    """Every call that has ended, and what its server said."""
+    """All finished calls, with the texts of their statuses."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -74,8 +75,8 @@ class VersionStatistics:
         self.reply_bytes: Counter[int] = Counter()
         self.probes: list[Probe] = []
 
-    def refused(self, code: grpc.StatusCode, details: str | None) -> str:
-        """Note the text of a status, numbers apart, and return the status' name."""
+    def count_failure(self, code: grpc.StatusCode, details: str | None) -> str:
+        """Count the text of a status, with numbers replaced by #, and return the name of the status."""
         if len(self.details) < _MOST_DETAILS:
             self.details[f"{code.name}: {re.sub('[0-9]+', '#', details or '')[:200]}"] += 1
         return code.name
@@ -83,40 +84,40 @@ class VersionStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """A plan that is under way."""
+    """A running plan."""
 
     plan: Plan
     payload: bytes
     channels: list[grpc.aio.Channel]
     tally: VersionStatistics
-    begins_s: float  # of the window
+    begins_s: float  # start of the window
 
     @property
     def ends_s(self) -> float:
-        """Of the window."""
+        """End of the window."""
         return self.begins_s + self.plan.seconds
 
     def method(self, index: int) -> Callable[..., Awaitable[bytes]]:
-        """Act on one of the channels, in turn."""
+        """Return Act on one of the channels, chosen in turn."""
         return self.channels[index % len(self.channels)].unary_unary(ACT)
 
     async def call(self, act: Callable[..., Awaitable[bytes]], *, intended_s: float) -> Call:
-        """Call once; a refusal is a result like another."""
+        """Call once. A failure is returned, not raised."""
         code, sent_s = OK, _clock()
         try:
             reply = await act(self.payload, timeout=self.plan.deadline_s)
             self.tally.reply_bytes[len(reply)] += 1
         except grpc.aio.AioRpcError as error:
-            code = self.tally.refused(error.code(), error.details())
+            code = self.tally.count_failure(error.code(), error.details())
         return Call(intended_s, sent_s, _clock(), code)
 
     async def call_and_count(self, act: Callable[..., Awaitable[bytes]], *, intended_s: float) -> None:
-        """Call once and keep what came of it."""
+        """Call once and add the result to the tally."""
         self.tally.calls.append(await self.call(act, intended_s=intended_s))
 
 
 async def run(plan: Plan) -> dict[str, Any]:
-    """Carry out `plan`, once its channels are connected."""
+    """Connect the channels, then run `plan` and return its outcome."""
     channels = [grpc.aio.insecure_channel(plan.address, options=_CHANNEL_OPTIONS) for _ in range(plan.channels)]
     try:
         await asyncio.wait_for(asyncio.gather(*(channel.channel_ready() for channel in channels)), _CONNECTED_S)
@@ -140,14 +141,14 @@ async def run(plan: Plan) -> dict[str, Any]:
 
 
 def encode(plan: Plan) -> bytes:
-    """The one request that a load repeats."""
+    """Encode the request that a load repeats."""
     rng = np.random.default_rng(0)
     state, goal = (rng.normal(size=plan.rows * width) for width in (plan.state_dim, plan.goal_dim))
     return pb.ActRequest(state=state.tolist(), goal=goal.tolist()).SerializeToString()
 
 
 async def closed(load: Load) -> None:
-    """Every caller calls again and again."""
+    """Let every caller call repeatedly until the window ends."""
 
     async def caller(act: Callable[..., Awaitable[bytes]]) -> None:
         while (now_s := _clock()) < load.ends_s:
@@ -157,7 +158,7 @@ async def closed(load: Load) -> None:
 
 
 async def open_loop(load: Load) -> None:
-    """Send at the moments of the schedule, then probe."""
+    """Send calls at the scheduled times, then probe with single calls."""
     plan, tally = load.plan, load.tally
     methods = [load.method(index) for index in range(plan.channels)]
     started_s = load.begins_s - plan.warm_s
@@ -165,7 +166,7 @@ async def open_loop(load: Load) -> None:
     waiting: set[asyncio.Task[None]] = set()
     for index, moment in enumerate(moments.tolist()):
         intended_s = started_s + moment
-        await asyncio.sleep(max(intended_s - _clock(), 0))  # 0 still lets answers in
+        await asyncio.sleep(max(intended_s - _clock(), 0))  # a sleep of 0 lets replies be handled
         task = asyncio.create_task(load.call_and_count(methods[index % len(methods)], intended_s=intended_s))
         waiting.add(task)
         task.add_done_callback(waiting.discard)
@@ -177,7 +178,7 @@ async def open_loop(load: Load) -> None:
 
 
 async def burst(load: Load) -> None:
-    """Send everything at once."""
+    """Send all calls at the same moment."""
     methods = [load.method(index) for index in range(load.plan.channels)]
     now_s = _clock()
     calls = (load.call_and_count(methods[index % len(methods)], intended_s=now_s) for index in range(load.plan.calls))
@@ -185,10 +186,10 @@ async def burst(load: Load) -> None:
 
 
 async def stream(load: Load) -> None:
-    """Every stream keeps its messages on their way until the window ends; one that breaks off is not opened again.
+    """Keep `in_flight` messages in every stream until the window ends. A broken stream is not opened again.
 
-    With several on their way, one written just after the server ended the stream makes gRPC's Python client say
-    INTERNAL, whatever the server said.
+    With several messages in flight, gRPC's Python client reports INTERNAL for a message written just after the server
+    ended the stream, whatever status the server sent.
     """
     plan, tally = load.plan, load.tally
 
@@ -209,9 +210,9 @@ async def stream(load: Load) -> None:
                     await calling.write(load.payload)
             await calling.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # writing to a stream that has ended is the latter; why it ended is asked next
+            pass  # InvalidStateError: write after the end; the status follows
         code = await calling.code()
-        name = UNANSWERED if code is grpc.StatusCode.OK else tally.refused(code, await calling.details())
+        name = UNANSWERED if code is grpc.StatusCode.OK else tally.count_failure(code, await calling.details())
         tally.calls.extend(Call(sent_s, sent_s, _clock(), name) for sent_s in sent)
 
     await asyncio.gather(*(one(load.channels[index % len(load.channels)]) for index in range(plan.callers)))
@@ -221,11 +222,11 @@ MODES = {"closed": closed, "open": open_loop, "burst": burst, "stream": stream}
 
 
 def main() -> None:
-    """Carry out plans until the input ends."""
+    """Run plans until the input ends."""
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        gc.disable()  # a collection would hold up calls of its own
+        gc.disable()  # a garbage collection would delay calls
         result = asyncio.run(run(Plan(**json.loads(line))))
         gc.enable()
         gc.collect()

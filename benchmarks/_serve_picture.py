@@ -18,9 +18,9 @@ def draw(overload: dict[str, Any], path: Path) -> None:
     for rank, color in (("p50", "tab:blue"), ("p99", "tab:red")):
         times = [load["latency_us"][rank] / 1000 for load in loads]
         latency.plot(offered, times, color=color, marker="o", markersize=4, label=f"{rank} of accepted calls")
-    latency.axhline(overload["deadline_ms"], color="grey", linestyle=":", label="deadline")
+    latency.axhline(overload["deadline_ms"], color="gray", linestyle=":", label="deadline")
     accepted.plot(offered, [load["accepted_per_s"] for load in loads], marker="o", markersize=4, label="accepted")
-    accepted.axhline(capacity, color="grey", linestyle=":", label="capacity without overload")
+    accepted.axhline(capacity, color="gray", linestyle=":", label="capacity without overload")
     latency.set(title="Latency from the intended send time", ylabel="ms", ylim=(0, None))
     accepted.set(title=f"Accepted calls of {rows} rows", ylabel="calls/s", ylim=(0, None))
     for panel in (latency, accepted):

@@ -1,4 +1,4 @@
-"""The policies that the serving benchmark serves, and the compiled call that is the floor under the server."""
+"""Random policies for the serving benchmarks, and the compiled call as the reference for the server."""
 
 import dataclasses
 import time
@@ -29,7 +29,7 @@ class Policy:
 
 
 def publish(folder: Path, depth: int, *, width: int, state_dim: int, goal_dim: int, action_dim: int) -> Policy:
-    """A policy with random parameters below `folder`; its critic, which nobody asks, is small."""
+    """Publish a policy with random parameters below `folder`. Its critic is small because it is not used."""
     spec = PolicySpec(
         name=f"depth_{depth}",
         environment="none",
@@ -61,9 +61,9 @@ def publish(folder: Path, depth: int, *, width: int, state_dim: int, goal_dim: i
 
 
 def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], np.ndarray]:
-    """The floor: a function that repeats the bare compiled call for a while and returns the seconds of each.
+    """Return a function that repeats the compiled call for `seconds` and returns the seconds of each call.
 
-    On a CPU JAX splits it among the cores, or it stays on the thread that calls: whichever takes less time here.
+    On a CPU, the call runs on all cores or in the calling thread only, whichever is faster on this machine.
     """
     spec = policy.spec
     inputs = np.random.default_rng(0).normal(size=(rows, spec.state_dim + spec.goal_dim)).astype(np.float32)
@@ -73,7 +73,7 @@ def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], 
 
     def compile_for(device: Any) -> Callable[[], np.ndarray]:
         actor = jax.device_put(policy.params.actor, device)
-        with jax.default_matmul_precision("highest"):  # as the server does
+        with jax.default_matmul_precision("highest"):  # the server's setting
             compiled = jax.jit(act).lower(actor, jax.ShapeDtypeStruct(inputs.shape, np.float32)).compile()
         return lambda: np.asarray(compiled(actor, inputs))
 
@@ -86,6 +86,6 @@ def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], 
 
     calls = [compile_for(device) for device in {None, calling_thread_device()}]
     for call in calls:
-        call()  # the first takes longer
+        call()  # the first call takes longer
     fastest = min(calls, key=lambda call: np.median(repeat(call, _CHOOSING_S)))
     return lambda: repeat(fastest, seconds)

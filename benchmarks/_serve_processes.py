@@ -1,6 +1,7 @@
-"""The processes of the serving benchmark: servers, the echo server, the load generator; their memory and time.
+"""The processes of the serving benchmarks: servers, echo server, load generator; their memory and processor time.
 
-Each ends with the block that started it: by SIGTERM, with exit code 0 or an error. Nothing is waited for without limit.
+Each process is stopped with SIGTERM at the end of the block that started it. An exit code other than 0 is an error.
+Every wait has a time limit.
 """
 
 import dataclasses
@@ -19,19 +20,19 @@ from threading import Event, Thread, Timer
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_S = 600.0  # compiling many sizes of a deep network
+READY_S = 600.0  # a deep network compiles for many batch sizes
 STOP_S = 60.0
 _POLL_S, _SAMPLE_S = 0.02, 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class BenchmarkError(Exception):
-    """A process did not do what it was started for."""
+    """A process failed or took too long."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    """How a server is told to batch."""
+    """Settings of a server."""
 
     max_call_rows: int = 256
     max_batch_rows: int = 256
@@ -49,12 +50,12 @@ class Target:
 
     @property
     def memory_bytes(self) -> int:
-        """Resident now, with its workers; what they share counts for each."""
+        """Resident memory of the process and its workers. Shared memory counts once per process."""
         return sum(_resident_bytes(pid) for pid in self._pids())
 
     @property
     def cpu_s(self) -> float:
-        """Processor time of all its threads since it started, and of its workers'."""
+        """Processor time of all threads of the process and its workers since their start."""
         return sum(_cpu_s(pid) for pid in self._pids())
 
     def _pids(self) -> list[int]:
@@ -70,14 +71,16 @@ def _resident_bytes(pid: int) -> int:
 
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime and stime, after the name in brackets
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime and stime follow the name in brackets
 
 
 def server_command(policies: Path, settings: ServerSettings, *, profile: Path | None = None) -> list[str]:
-    """The server's command line: the only place that knows its flags.
+    """Return the server's command line. No other place of the benchmarks has its flags.
 
     Args:
-        profile: file for what cProfile sees of the main thread, which runs the event loop; None: no profile.
+        policies: folder of the policies to serve.
+        settings: values of the flags.
+        profile: file for cProfile's data of the main thread, which runs the event loop; None runs without cProfile.
     """
     flags = {
         "--policies": policies,
@@ -94,20 +97,22 @@ def server_command(policies: Path, settings: ServerSettings, *, profile: Path | 
 
 
 def echo_command(*, state_dim: int, action_dim: int) -> list[str]:
-    """The echo server's command line."""
+    """Return the echo server's command line."""
     sizes = ["--state-dim", str(state_dim), "--action-dim", str(action_dim)]
     return [sys.executable, str(ROOT / "benchmarks" / "_echo.py"), *sizes]
 
 
 @contextmanager
 def running(name: str, command: Sequence[str], *, folder: Path) -> Generator[Target]:
-    """A server process from its ready line to its end.
+    """Run a server process until the block ends. The block starts when the server has printed its ready line.
 
     Args:
-        folder: for its log.
+        name: name of the target, and of the log file.
+        command: command line of the process.
+        folder: folder for the log file.
 
     Raises:
-        BenchmarkError: it was not ready in time, or did not end with exit code 0 when told to.
+        BenchmarkError: the process was not ready in time, or did not end with exit code 0 after SIGTERM.
     """
     log = folder / f"{name}.log"
     with log.open("w") as file, subprocess.Popen(command, stderr=file, cwd=ROOT) as process:
@@ -118,7 +123,7 @@ def running(name: str, command: Sequence[str], *, folder: Path) -> Generator[Tar
         except subprocess.TimeoutExpired as error:
             raise BenchmarkError(f"{name} did not stop within {STOP_S:g} s of SIGTERM:\n{log.read_text()}") from error
         finally:
-            process.kill()  # of no effect on one that has ended
+            process.kill()  # no effect if it has ended
     if code:
         raise BenchmarkError(f"{name} ended with exit code {code}:\n{log.read_text()}")
 
@@ -133,16 +138,16 @@ def _ready_address(process: "subprocess.Popen[bytes]", log: Path) -> str:
 
 
 class LoadGenerator:
-    """The load generator's process, which carries out one plan after another."""
+    """The process of the load generator. It runs one plan after another."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
     def run(self, plan: dict[str, Any], *, limit_s: float = 300.0) -> dict[str, Any]:
-        """Carry out `plan`, the fields of `_serve_load.Plan`, and return its outcome.
+        """Run `plan`, given as the fields of `_serve_load.Plan`, and return its outcome.
 
         Raises:
-            BenchmarkError: there was none within `limit_s`; the generator is gone then.
+            BenchmarkError: the generator failed, or took longer than `limit_s` and was killed.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -155,13 +160,13 @@ class LoadGenerator:
         finally:
             watchdog.cancel()
         if not line:
-            raise BenchmarkError(f"the load generator failed, or took over {limit_s:g} s, on {plan}")
+            raise BenchmarkError(f"the load generator failed or took more than {limit_s:g} s: {plan}")
         return json.loads(line)
 
 
 @contextmanager
 def load_generator() -> Generator[LoadGenerator]:
-    """A load generator, until the block ends."""
+    """Run a load generator until the block ends."""
     command = [sys.executable, str(ROOT / "benchmarks" / "_serve_load.py")]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
@@ -173,7 +178,7 @@ def load_generator() -> Generator[LoadGenerator]:
 
 @contextmanager
 def watched_memory(target: Target) -> Generator[list[int]]:
-    """The target's resident bytes, twenty times a second until the block ends."""
+    """Sample the target's resident memory, in bytes, twenty times a second until the block ends."""
     samples = [target.memory_bytes]
     stop = Event()
 
@@ -191,10 +196,12 @@ def watched_memory(target: Target) -> Generator[list[int]]:
 
 
 def top_functions(profile: Path, *, idle: Path, count: int) -> list[str]:
-    """The functions of what cProfile wrote, the longest own time first, one a line.
+    """Return the functions of a profile by own time, longest first, one per line.
 
     Args:
-        idle: a profile of the same process without load, which is subtracted: it started and stopped.
+        profile: file written by cProfile.
+        idle: profile of the same process without load; it is subtracted to remove start and stop.
+        count: number of functions to return.
     """
     table, start = (vars(pstats.Stats(str(file)))["stats"] for file in (profile, idle))
     ranked: list[tuple[float, int, str]] = []
@@ -202,7 +209,7 @@ def top_functions(profile: Path, *, idle: Path, count: int) -> list[str]:
         calls, own_s = seen[1:3]
         calls_before, own_s_before = start.get((file, line, name), (0, 0, 0.0))[1:3]
         if calls > calls_before:
-            place = "" if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} "
+            place = "" if file == "~" else f"{'/'.join(Path(file).parts[-3:])}:{line} "
             ranked.append((own_s - own_s_before, calls - calls_before, place + re.sub(" at 0x[0-9a-f]+", "", name)))
     lines = [f"{own_s:8.3f} {calls:9}  {function}" for own_s, calls, function in sorted(ranked, reverse=True)[:count]]
     return [f"{'own s':>8} {'calls':>9}  function", *lines]

@@ -179,11 +179,11 @@ def large_calls(bench: Bench, server: Target, *, depth: int, rows: int, compute:
     ]
 
 
-def batching(bench: Bench, server: Target, alone: Target, *, depth: int, callers: int) -> list[Row]:
-    """Measure what batching gains; `alone` is the same server without batching."""
+def batching(bench: Bench, server: Target, unbatched: Target, *, depth: int, callers: int) -> list[Row]:
+    """Measure what batching gains; `unbatched` is the same server without batching."""
     what = f"{callers} callers, one row each, depth {depth}, batching on and off"
     plan = {"mode": "closed", "callers": callers, "channels": callers}
-    without, served = bench.take_turns(alone, server, what, **plan)
+    without, served = bench.take_turns(unbatched, server, what, **plan)
     return [_rates(what, "rows/s; ratio to batching off", served, without, at_least=8)]
 
 
@@ -203,7 +203,7 @@ def overload(bench: Bench, server: Target, *, depth: int, deadline_s: float) -> 
     plan = {"rows": OVERLOAD_ROWS, "channels": OVERLOAD_CALLERS}
     full = [bench.load(server, what, mode="closed", callers=OVERLOAD_CALLERS, **plan) for _ in range(bench.rounds)]
     capacity = statistics.median(result["answered_per_s"] for result in full)
-    lone = bench.load(server, f"one caller, {OVERLOAD_ROWS} rows, depth {depth}", mode="closed", rows=OVERLOAD_ROWS)
+    single = bench.load(server, f"one caller, {OVERLOAD_ROWS} rows, depth {depth}", mode="closed", rows=OVERLOAD_ROWS)
     open_loop = {"mode": "open", "deadline_s": deadline_s, "seconds": 2 * bench.seconds, **plan}
     by_multiple: dict[float, Outcome] = {}
     with watched_memory(server) as memory:
@@ -212,7 +212,7 @@ def overload(bench: Bench, server: Target, *, depth: int, deadline_s: float) -> 
             what, rate = offered(multiple, depth=depth), multiple * capacity
             by_multiple[multiple] = bench.load(server, what, rate_per_s=rate, **probes, **open_loop)
     resident = {"before": memory[0], "peak": max(memory), "after": memory[-1]}
-    return Overload(capacity, by_multiple, normal_us=lone["latency_us"]["p99"], memory=resident)
+    return Overload(capacity, by_multiple, normal_us=single["latency_us"]["p99"], memory=resident)
 
 
 def offered(multiple: float, *, depth: int) -> str:

@@ -1,9 +1,9 @@
-"""What a call costs in each way that the Python client offers: single, on a stream, with asyncio; alone and many.
+"""Compare the ways to call the server from Python: single calls, a stream, asyncio; one call at a time and many.
 
     python benchmarks/client_calls.py --json client_calls.json
 
-One server, `serving/run.py` with a small random policy, is a process of its own; the client is this process. The ways
-take turns in short rounds, and the median of the rounds counts. Processor time is that of all threads of a process.
+The server (`serving/run.py` with a small random policy) is a separate process; the client is this process. The ways
+take turns in short rounds, and figures are medians over rounds. Processor time includes all threads of a process.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from _serve_processes import ServerSettings, Target, running, server_command
 
 from kilolayer import AsyncPolicyClient, PendingAction, PolicyClient, PolicyStream
 
-SIZES = {"state_dim": 29, "goal_dim": 2, "action_dim": 8}  # an ant's
+SIZES = {"state_dim": 29, "goal_dim": 2, "action_dim": 8}  # as in the ant environment
 STATE, GOAL = np.zeros(SIZES["state_dim"], np.float32), np.zeros(SIZES["goal_dim"], np.float32)
 LIMIT_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The client's ways to call, beside each other."""
+    """Compare the client's ways to call."""
 
     json: Path | None = None
     """File for the record."""
@@ -39,18 +39,18 @@ class Options:
     """Depth of the policy."""
     width: int = 64
     """Width of the policy."""
-    at_once: int = 16
-    """Calls under way where there are many."""
+    concurrency: int = 16
+    """Number of concurrent calls, in the ways with several."""
     rounds: int = 7
-    """Rounds in which the ways take turns; the median counts."""
+    """Number of rounds in which the ways take turns. Figures are medians over rounds."""
     seconds: float = 1.5
-    """Of each way in a round."""
+    """Duration of each way in a round, in seconds."""
     quick: bool = False
-    """Short rounds: whether it works, not how fast."""
+    """Short rounds: checks that the script works; the figures mean nothing."""
 
 
 class Round(NamedTuple):
-    """One way's share of a round."""
+    """Measurements of one way in one round."""
 
     latencies_s: list[float]
     wall_s: float
@@ -58,11 +58,11 @@ class Round(NamedTuple):
     server_cpu_s: float
 
 
-Way = Callable[[float], list[float]]  # calls for so many seconds, and gives the latency of each call
+Way = Callable[[float], list[float]]  # calls for the given seconds; returns the latency of each call
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, width=16, rounds=2, seconds=0.2)
@@ -76,20 +76,20 @@ def main() -> None:
         f"depth {options.depth}, width {options.width}, {SIZES['state_dim']} + {SIZES['goal_dim']} values in, "
         f"{SIZES['action_dim']} out; medians of {options.rounds} rounds of {options.seconds:g} s"
     )
-    _record.publish("one client process", rows, about=about, json_file=options.json, notes=notes)
+    _record.report("one client process", rows, about=about, json_file=options.json, notes=notes)
 
 
 def measure(options: Options, server: Target) -> list[dict[str, Any]]:
-    """The rows of the table, one a way."""
-    count = options.at_once
+    """Return the rows of the table, one per way."""
+    count = options.concurrency
     with PolicyClient(server.address, timeout_s=LIMIT_S) as client, client.stream() as stream:
         ways: dict[str, Way] = {
-            "act": lambda seconds: in_turn(client.act, seconds),
-            "stream.act": lambda seconds: in_turn(stream.act, seconds),
+            "act": lambda seconds: sequential(client.act, seconds),
+            "stream.act": lambda seconds: sequential(stream.act, seconds),
             "await act": lambda seconds: asyncio.run(in_tasks(server.address, seconds, tasks=1)),
             f"act, {count} threads": lambda seconds: in_threads(client.act, seconds, threads=count),
             f"stream.act, {count} threads": lambda seconds: in_threads(stream.act, seconds, threads=count),
-            f"stream.send, {count} under way": lambda seconds: pipelined(stream, seconds, under_way=count),
+            f"stream.send, {count} in flight": lambda seconds: pipelined(stream, seconds, in_flight=count),
             f"await act, {count} tasks": lambda seconds: asyncio.run(in_tasks(server.address, seconds, tasks=count)),
         }
         for way in ways.values():
@@ -101,7 +101,7 @@ def measure(options: Options, server: Target) -> list[dict[str, Any]]:
 
 
 def one_round(way: Way, server: Target, seconds: float) -> Round:
-    """Let one way call for `seconds`."""
+    """Measure one way for `seconds`."""
     server_cpu_s, client_cpu_s, began_s = server.cpu_s, time.process_time(), time.perf_counter()
     latencies_s = way(seconds)
     return Round(
@@ -113,7 +113,7 @@ def one_round(way: Way, server: Target, seconds: float) -> Round:
 
 
 def row(name: str, rounds: list[Round]) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
 
     def median(figure: Callable[[Round], float]) -> float:
         return float(np.median([figure(each) for each in rounds]))
@@ -128,8 +128,8 @@ def row(name: str, rounds: list[Round]) -> dict[str, Any]:
     }
 
 
-def in_turn(act: Callable[..., Any], seconds: float) -> list[float]:
-    """One call after another."""
+def sequential(act: Callable[..., Any], seconds: float) -> list[float]:
+    """Call sequentially; return the latencies."""
     moments = [time.perf_counter()]
     while moments[-1] < moments[0] + seconds:
         act(STATE, GOAL)
@@ -138,19 +138,19 @@ def in_turn(act: Callable[..., Any], seconds: float) -> list[float]:
 
 
 def in_threads(act: Callable[..., Any], seconds: float, *, threads: int) -> list[float]:
-    """As `in_turn`, in each of `threads`."""
+    """Call sequentially in each of `threads`; return the latencies."""
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda _: in_turn(act, seconds), range(threads))
+        found = pool.map(lambda _: sequential(act, seconds), range(threads))
         return [latency_s for latencies_s in found for latency_s in latencies_s]
 
 
-def pipelined(stream: PolicyStream, seconds: float, *, under_way: int) -> list[float]:
-    """One thread that always has `under_way` requests on the stream."""
+def pipelined(stream: PolicyStream, seconds: float, *, in_flight: int) -> list[float]:
+    """Keep `in_flight` requests on the stream from one thread; return the latencies."""
     ends_s = time.perf_counter() + seconds
     pending: collections.deque[PendingAction] = collections.deque()
     latencies_s: list[float] = []
     while time.perf_counter() < ends_s:
-        while len(pending) < under_way:
+        while len(pending) < in_flight:
             pending.append(stream.send(STATE, GOAL))
         latencies_s.append(pending.popleft().receive().round_trip_s)
     latencies_s += [each.receive().round_trip_s for each in pending]
@@ -158,7 +158,7 @@ def pipelined(stream: PolicyStream, seconds: float, *, under_way: int) -> list[f
 
 
 async def in_tasks(address: str, seconds: float, *, tasks: int) -> list[float]:
-    """As `in_turn`, in each of `tasks`."""
+    """Call sequentially in each of `tasks`; return the latencies."""
 
     async def call(client: AsyncPolicyClient) -> list[float]:
         moments = [time.perf_counter()]

@@ -1,9 +1,10 @@
-"""How much room Warp needs in each environment: the most contacts and constraint rows that a world ever has.
+"""Measure the array sizes that Warp needs per environment: the largest numbers of contacts and constraint rows.
 
     python benchmarks/contact_sizes.py --envs ant_u_maze ant_big_maze
 
-Random rollouts, some begun next to walls where there are walls. What is printed last goes into the family's
-`warp_sizes`. A pair of geoms near enough to be looked at takes the room of a contact, whether or not it touches.
+Runs random rollouts, of which some start next to walls if there are walls. The last printed line gives the values for
+the `warp_sizes` of each class. Every pair of geoms that passes the broad phase needs the space of a contact, even if
+the geoms do not touch.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -28,27 +29,27 @@ from training.envs.core.goal_env import GoalEnv
 
 _HEADROOM = 1.5
 _UNIT = 8  # sizes are multiples of it
-_HELD_STEPS = 20  # so long an action pushes, up against a wall if there is one in its way
+_HELD_STEPS = 20  # control steps with the same action, so that robots press against walls
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The most contacts and constraint rows per world."""
+    """Measure the largest numbers of contacts and constraint rows per world."""
 
     json: Path | None = None
     """File for the record."""
     envs: tuple[str, ...] = registry.names()
-    """Environments."""
+    """Environments to measure."""
     worlds: int = 64
-    """Rollouts."""
+    """Number of parallel rollouts."""
     steps: int = 200
-    """Control steps of each."""
+    """Control steps per rollout."""
     quick: bool = False
-    """One environment, a few worlds and steps: whether it works, not how much it takes."""
+    """One environment, few worlds and steps: checks that the script works; the figures mean nothing."""
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, envs=("point_u_maze",), worlds=4, steps=5)
@@ -56,11 +57,11 @@ def main() -> None:
     rows = [measure(options, env) for env in options.envs]
     families = sorted({row["family"] for row in rows})
     notes = "to set: " + "; ".join(f"{family}.warp_sizes = {advice(rows, family)}" for family in families)
-    _record.publish("room that Warp needs, per world", rows, about=about, json_file=options.json, notes=notes)
+    _record.report("array sizes that Warp needs, per world", rows, about=about, json_file=options.json, notes=notes)
 
 
 def advice(rows: list[dict[str, Any]], family: str) -> str:
-    """What the family that is measured in `rows` should set."""
+    """Return the recommended `warp_sizes` of a class."""
     own = [row for row in rows if row["family"] == family]
     contacts = max(max(row["pairs"], row["contacts"]) for row in own)
     constraints = max(row["rows"] for row in own)
@@ -68,14 +69,14 @@ def advice(rows: list[dict[str, Any]], family: str) -> str:
 
 
 def with_headroom(most: int) -> int:
-    """The size to set where `most` were needed."""
+    """Return the recommended size if `most` were needed."""
     return _UNIT * max(1, math.ceil(_HEADROOM * most / _UNIT))
 
 
 def measure(options: Options, name: str) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     env = registry.make(name, impl="warp")
-    room = 8 * _possible_pairs(env.model)  # two boxes touch in up to eight points
+    room = 8 * _possible_pairs(env.model)  # two boxes touch at up to eight points
     model = mjw.put_model(env.model)
     model.opt.warn_overflow = 0
     data = mjw.make_data(env.model, nworld=options.worlds, nconmax=room, njmax=10 * room + 4 * env.model.nv)
@@ -108,7 +109,7 @@ def _possible_pairs(model: mujoco.MjModel) -> int:
 
 
 def _most_pairs(model: mjw.Model, data: mjw.Data) -> int:
-    """Pairs near enough to be looked at, in the world that has most."""
+    """Return the number of pairs that pass the broad phase, in the world with most."""
     context = create_collision_context(data.naconmax)
     data.ncollision.zero_()
     mjw.nxn_broadphase(model, data, context)
@@ -124,7 +125,7 @@ def _most_of_a_world(worlds: np.ndarray) -> int:
 
 
 def _some_at_walls(env: GoalEnv, positions: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Half of the robots [worlds, nq] anywhere in the open cells, against walls and in corners, if it is a maze."""
+    """In a maze, place half of the robots [worlds, nq] anywhere in the open cells: at walls and in corners."""
     maze = getattr(env, "maze", None)
     if isinstance(maze, Maze):
         half = len(positions) // 2
@@ -134,7 +135,7 @@ def _some_at_walls(env: GoalEnv, positions: np.ndarray, random: np.random.Genera
 
 
 def _pushes(env: GoalEnv, worlds: int, random: np.random.Generator) -> np.ndarray:
-    """Controls [worlds, nu], half of them at their limits."""
+    """Draw controls [worlds, nu], half of them at their limits."""
     low, high = np.array(env.action_low), np.array(env.action_high)
     share = random.uniform(0, 1, (worlds, env.action_size))
     share[::2] = share[::2].round()

@@ -32,7 +32,7 @@ from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ("env_steps", "eval/time_at_goal", "eval/success_any")  # kept in the record for every evaluation
-LAST = 5  # a run's figure is the mean of so many final evaluations
+LAST = 5  # number of final evaluations in the mean of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def main() -> None:
     rows = [row(depth, [run for run in runs if run.depth == depth]) for depth in options.depths]
     if options.picture is not None:
         draw(runs, options.picture, title=variant(options))
-    _record.publish(
+    _record.report(
         f"time at goal by depth on {variant(options)}",
         rows,
         about=about,
@@ -215,7 +215,7 @@ def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
         last = [run.last("eval/time_at_goal") for run in same]
         finals.scatter([depth] * len(last), last, color=color, s=28, clip_on=False)
         means.append(statistics.fmean(last))
-    finals.plot(depths, means, color="grey", linewidth=1, marker="_", markersize=16, zorder=0, label="mean")
+    finals.plot(depths, means, color="gray", linewidth=1, marker="_", markersize=16, zorder=0, label="mean")
     curves.set(title=title, xlabel="environment steps [million]", ylabel="time at goal [control steps]", xlim=(0, None))
     curves.locator_params(axis="x", nbins=5)
     curves.legend(frameon=False)

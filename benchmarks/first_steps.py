@@ -1,10 +1,10 @@
-"""Whether a short training run has brought a robot nearer to its goals than random actions do.
+"""Compare a briefly trained policy with random actions: which brings the robot closer to its goals?
 
     python benchmarks/first_steps.py --json first_steps.json
 
-Trains `ant` on a small budget with `training/run.py`, then lets the newest policy and uniformly random actions loose on
-the same starts and goals. A run that is already in the folder is taken as it is. An episode counts until the robot
-falls: its figure is how far from the goal it ended, and how near it ever came.
+Trains `ant` for a short time with `training/run.py`. Then the newest policy and uniformly random actions run from the
+same starts to the same goals. A finished run in the folder is used as it is. An episode ends when the robot falls;
+its figures are the distance to the goal at the end, and the smallest distance during the episode.
 """
 
 import dataclasses
@@ -27,31 +27,31 @@ from training.envs.core.goal_env import GoalEnv, State
 ROOT = Path(__file__).resolve().parent.parent
 PRESET = "ant_on_two_cores"
 
-Act = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (states, goals, key) to actions, row by row
+Act = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (states, goals, key) -> actions
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Distance to the goal, trained and at random."""
+    """Compare distances to the goal: trained policy against random actions."""
 
     json: Path | None = None
     """File for the record."""
     env: str = "ant"
-    """Environment."""
+    """Environment to train on."""
     run: Path = Path("runs/first_steps")
-    """Folder of the run; one found there is not repeated."""
+    """Folder of the training run. A run found there is not repeated."""
     minutes: float = 90.0
-    """How long it trains at most."""
+    """Longest training time, in minutes."""
     episodes: int = 512
-    """Starts and goals, the same for both."""
+    """Number of episodes; both see the same starts and goals."""
     steps: int = 200
-    """Control steps of an episode."""
+    """Control steps per episode."""
     quick: bool = False
-    """A point maze, a minute of training, few episodes: whether it works, not what it learns."""
+    """A point maze, a minute of training, few episodes: checks that the script works; the figures mean nothing."""
 
 
 def main() -> None:
-    """Train, compare and publish."""
+    """Train, compare, and write the record."""
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, env="point_u_maze", minutes=0.5, episodes=8, steps=20)
@@ -73,17 +73,17 @@ def main() -> None:
     acts: dict[str, Act] = {"random actions": at_random, f"policy after {version:,} steps": trained}
     rows = [measure(options, env, name, act) for name, act in acts.items()]
     notes = f"{options.env}, {options.episodes} episodes of {options.steps} steps; +- are standard errors"
-    _record.publish("distance to the goal", rows, about=about, json_file=options.json, notes=notes)
+    _record.report("distance to the goal", rows, about=about, json_file=options.json, notes=notes)
 
 
 def train(options: Options) -> None:
-    """Run the command line, whose output is shown."""
+    """Run the training command; its output is shown."""
     flags = ["--env", options.env, "--preset", PRESET, "--out", str(options.run), "--max-minutes", str(options.minutes)]
     subprocess.run([sys.executable, str(ROOT / "training" / "run.py"), *flags], check=True)
 
 
 def measure(options: Options, env: GoalEnv, name: str, act: Act) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     starts = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), options.episodes))
 
     def step(carry: tuple[State, jax.Array], key: jax.Array) -> tuple[tuple[State, jax.Array], tuple[jax.Array, ...]]:
@@ -99,12 +99,12 @@ def measure(options: Options, env: GoalEnv, name: str, act: Act) -> dict[str, An
     ended = distance[life - 1, np.arange(options.episodes)]
     nearest = np.where(alive, distance, np.inf).min(axis=0)
     return {
-        "what acts": name,
+        "actions": name,
         "distance at the end": float(ended.mean()),
         "+-": _standard_error(ended),
         "nearest": float(nearest.mean()),
         "+- ": _standard_error(nearest),
-        "steps until it falls": float(life.mean()),
+        "steps until fall": float(life.mean()),
     }
 
 

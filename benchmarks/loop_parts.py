@@ -1,10 +1,10 @@
-"""Where the time of `make demo` goes: install, compile, physics, gradient steps, evaluation, serving.
+"""Measure the parts of `make demo`: installation, compilation, physics, gradient steps, evaluation, serving.
 
     python benchmarks/loop_parts.py --json loop_parts.json
 
-Every part is timed by itself, on the preset that the demonstration uses, and multiplied by how often a run that uses
-its whole budget of environment steps has it; a run that reaches its goals earlier ends earlier. Everything is measured
-in one process after another on one machine, so that the shares can be compared.
+Each part is timed separately with the preset of the demonstration, and multiplied by the number of times it occurs in
+a run that uses all its environment steps. A run that reaches its goals ends earlier. All parts are measured one after
+another on one machine, so their fractions can be compared.
 """
 
 import dataclasses
@@ -39,14 +39,14 @@ ROBOTS, EPISODES = 32, 128
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Where the time of `make demo` goes."""
+    """Measure the parts of `make demo`."""
 
     json: Path | None = None
     """File for the record."""
     install: bool = True
-    """Whether to time the installation into a fresh virtual environment, which needs a package index."""
+    """Also time the installation into a new virtual environment, which needs a package index."""
     repeats: int = 9
-    """Times each repeated part is run; the median counts."""
+    """Number of repetitions of each part. Figures are medians."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Part:
     """One part of the demonstration."""
 
     name: str
-    seconds: float  # one time
-    times: int  # how often a whole run has it
-    rate: float | None = None  # of what `unit` names, per second
+    seconds: float  # for one occurrence
+    times: int  # occurrences in a full run
+    rate: float | None = None  # in `unit` per second
     unit: str = ""
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     about = _record.machine()
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,17 +72,17 @@ def main() -> None:
     whole = sum(part.seconds * part.times for part in parts)
     rows = [row(part, whole) for part in parts]
     rows.append({"part": "together", "seconds each": None, "times": None, "seconds": whole, "share": 1.0, "rate": ""})
-    _record.publish(
-        f"where the time of make demo goes ({ENV}, {config.total_env_steps:,} environment steps)",
+    _record.report(
+        f"parts of make demo ({ENV}, {config.total_env_steps:,} environment steps)",
         rows,
         about=about,
         json_file=options.json,
-        notes=f"a run that reaches {config.stop_at_share:g} of its goals earlier has fewer iterations",
+        notes=f"a run that reaches {config.stop_at_share:g} of its goals early has fewer iterations",
     )
 
 
 def row(part: Part, whole: float) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one row of the table."""
     seconds = part.seconds * part.times
     return {
         "part": part.name,
@@ -95,7 +95,7 @@ def row(part: Part, whole: float) -> dict[str, Any]:
 
 
 def install(scratch: Path) -> Part:
-    """A fresh virtual environment from the lock."""
+    """Time the installation of the locked packages into a new virtual environment."""
     began = time.perf_counter()
     environment = scratch / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
@@ -105,7 +105,7 @@ def install(scratch: Path) -> Part:
 
 
 def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
-    """The parts of training; the policies published meanwhile are left for serving."""
+    """Measure the parts of training. The policies published here are served afterwards."""
     began = time.perf_counter()
     env = registry.make(config.env)
     state = trainer.initial_state(config, env)
@@ -140,13 +140,13 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
 
 
 def keep(config: TrainConfig, env: GoalEnv, state: trainer.RunState) -> None:
-    """What follows an evaluation: a snapshot, and a published policy."""
+    """Save a snapshot and publish the policy, as after every evaluation."""
     checkpoint.save(config.out / "snapshots", int(state.iteration), state=state)
     publish.publish(config, env, state.train_state.params, iteration=int(state.iteration), metrics={})
 
 
 def serving_parts(config: TrainConfig) -> list[Part]:
-    """The server from start to ready, and the drive."""
+    """Measure the start of the server, and the rollouts of the simulated robots."""
     began = time.perf_counter()
     command = ["serving/run.py", "--policies", str(config.out / "policies"), "--port", "0", "--no-metrics"]
     server = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -156,7 +156,7 @@ def serving_parts(config: TrainConfig) -> list[Part]:
         env = registry.make(config.env)
         pilots = [PolicyClient(address) for _ in range(ROBOTS)]
         length = env.spec.episode_length
-        # every drive compiles its physics, so a short one is what a long one costs besides its steps
+        # Every rollout compiles the physics. A rollout of one step measures this fixed cost.
         _, short = _record.timed(lambda: drive_round(env, pilots, steps=1))
         _, whole = _record.timed(lambda: drive_round(env, pilots, steps=length))
         for pilot in pilots:
@@ -173,7 +173,7 @@ def serving_parts(config: TrainConfig) -> list[Part]:
 
 
 def drive_round(env: GoalEnv, pilots: list[PolicyClient], *, steps: int) -> list[fleet.Episode]:
-    """One episode of every robot."""
+    """Run one episode of every robot."""
     return list(fleet.drive(env, pilots, key=jax.random.key(0), episodes=len(pilots), episode_length=steps))
 
 

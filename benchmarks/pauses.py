@@ -1,9 +1,9 @@
-"""What a pause between two calls costs the compiled call itself: a robot asks, and then there is none for a while.
+"""Measure how much slower the compiled call is after a pause, as between two calls of a robot.
 
     python benchmarks/pauses.py --json pauses.json
 
-The server's compiled call on one row, in this process, back to back and with pauses of sleep between. On a CPU it stays
-on the thread that calls; `--one-core` keeps that thread, and all others of the process, to one core.
+The server's compiled call runs on one row in this process, in a loop and with sleeps in between. On a CPU it is
+computed in the calling thread. `--one-core` confines all threads of the process to one core.
 """
 
 import dataclasses
@@ -27,44 +27,44 @@ from serving.engine.engine import Engine, Kind
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The compiled call with pauses between."""
+    """Measure the compiled call after pauses."""
 
     json: Path | None = None
     """File for the record."""
     depths: train_step.Depths = (4, 64)
-    """Depths of the policies, each measured by itself."""
+    """Depths of the policies, measured one after another."""
     width: int = 256
     """Width of the policies."""
     pauses_ms: tuple[float, ...] = (0.0, 0.3, 1.0, 5.0)
-    """Sleep between two calls."""
+    """Durations of the sleep before each call, in milliseconds."""
     calls: int = 300
-    """Calls of each; the median counts."""
+    """Number of calls for each pause. Figures are medians."""
     one_core: bool = False
-    """Whether this process keeps to one core."""
+    """Confine this process to one core (Linux only)."""
     quick: bool = False
-    """A tiny policy, few calls: whether it works, not how fast."""
+    """A tiny policy and few calls: checks that the script works; the figures mean nothing."""
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), width=16, pauses_ms=(0.0, 1.0), calls=5)
     if options.one_core:
         if sys.platform != "linux":
-            sys.exit("only Linux confines a process to a core; leave out --one-core")
+            sys.exit("--one-core works on Linux only; leave it out")
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # as the server does
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # the server's setting
     about = _record.machine()
     with tempfile.TemporaryDirectory(prefix="kilolayer-pauses-") as folder:
         rows = [measure(options, depth, Path(folder)) for depth in options.depths]
     cores = "one core" if options.one_core else "every core"
     notes = f"one row, width {options.width}, us, medians of {options.calls} calls, on {cores}"
-    _record.publish("the compiled call, by the pause before it", rows, about=about, json_file=options.json, notes=notes)
+    _record.report("the compiled call, by the pause before it", rows, about=about, json_file=options.json, notes=notes)
 
 
 def measure(options: Options, depth: int, folder: Path) -> dict[str, Any]:
-    """One row of the table: microseconds by pause."""
+    """Return one row of the table: microseconds by pause."""
     policy = publish(folder, depth, width=options.width, state_dim=29, goal_dim=2, action_dim=8)
     engine = Engine(policy.params, policy.spec, max_rows=1)
     engine.compile(Kind.ACT, 1)

@@ -1,9 +1,9 @@
-"""How fast each environment's physics is: random actions in many worlds, nothing learned and nothing recorded.
+"""Measure the physics of each environment: random actions in many worlds, without learning or a replay buffer.
 
     python benchmarks/physics.py --json physics.json
 
-Environment steps per second, all worlds together, compilation apart: one compiled unroll for every environment and
-number of worlds, of whose runs the median counts.
+Figures are environment steps per second, summed over all worlds, without compilation. Each environment and number of
+worlds has one compiled unroll, and the figure is the median of its runs.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from training.envs import registry
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Environment steps per second of physics alone."""
+    """Measure the environment steps per second of physics alone."""
 
     json: Path | None = None
     """File for the record."""
@@ -31,21 +31,21 @@ class Options:
         *("humanoid", "humanoid_u_maze", "humanoid_big_maze", "arm_reach", "arm_push_easy", "arm_binpick_hard"),
         *("reacher", "pusher_easy", "cheetah"),
     )
-    """Environments."""
+    """Environments to measure."""
     worlds: train_step.Depths = (64, 512, 4096)
-    """Numbers of worlds that run in step."""
+    """Numbers of parallel worlds, measured one after another."""
     physics: str = "jax"
-    """MJX implementation."""
+    """Implementation of the physics: jax or warp."""
     steps: int = 20
-    """Steps of every world in a run of at most 1024 worlds; more worlds take fewer, five at least."""
+    """Steps of every world in a run, for up to 1024 worlds. More worlds take fewer steps, but at least five."""
     repeats: int = 5
-    """Runs; the median counts."""
+    """Number of runs. Figures are medians over runs."""
     quick: bool = False
-    """One environment, a few worlds and steps: whether it works, not how fast."""
+    """One environment, few worlds and steps: checks that the script works; the figures mean nothing."""
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, envs=("point_u_maze",), worlds=(4,), steps=2, repeats=2)
@@ -53,11 +53,11 @@ def main() -> None:
     rows = [measure(options, env, worlds) for env in options.envs for worlds in options.worlds]
     steps = f"{options.steps} steps a run, fewer above 1024 worlds"
     notes = f"impl {options.physics}, random actions, {steps}, medians of {options.repeats}"
-    _record.publish("physics alone", rows, about=about, json_file=options.json, notes=notes)
+    _record.report("physics alone", rows, about=about, json_file=options.json, notes=notes)
 
 
 def measure(options: Options, name: str, worlds: int) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     print(f"{name}, {worlds} worlds ...", file=sys.stderr)
     env = registry.make(name, impl=options.physics)
     steps = min(options.steps, max(5, options.steps * 1024 // worlds))

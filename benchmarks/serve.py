@@ -118,7 +118,7 @@ def main() -> None:
         f"width {options.width}, {options.state_dim} + {options.goal_dim} values in, {options.action_dim} out; "
         f"medians of {options.rounds} rounds of {options.seconds:g} s; overload deadlines {options.deadline_ms:g} ms"
     )
-    _record.publish("one policy served", rows, about=about, json_file=options.json, notes=notes, details=details)
+    _record.report("one policy served", rows, about=about, json_file=options.json, notes=notes, details=details)
     for line in (*details["bounds"], *details.get("profile", ())):
         print(line)
     if any("UNIMPLEMENTED" in phase.get(part, ()) for phase in phases for part in ("codes", "discarded")):
@@ -195,8 +195,8 @@ def large_calls(options: Options, bench: Bench, policy: Policy) -> list[Row]:
 
 def batching(options: Options, bench: Bench, policy: Policy, server: Target) -> list[Row]:
     """Compare the server with one that does not batch. Each is idle while the other is loaded."""
-    alone = ServerSettings(max_call_rows=1, max_batch_rows=1, workers=options.workers)
-    with serving("server without batching", policy, alone) as other:
+    unbatched = ServerSettings(max_call_rows=1, max_batch_rows=1, workers=options.workers)
+    with serving("server without batching", policy, unbatched) as other:
         return _serve_rows.batching(bench, server, other, depth=policy.depth, callers=options.batched_callers)
 
 

@@ -75,7 +75,7 @@ def main() -> None:
         f"overhead: fraction of p50 above the compiled call; medians of {options.rounds} rounds"
     )
     details = {"loads": load_summaries(phases)}
-    _record.publish("calls by rows", rows, about=about, json_file=options.json, notes=notes, details=details)
+    _record.report("calls by rows", rows, about=about, json_file=options.json, notes=notes, details=details)
 
 
 def measure(options: Options, folder: Path, stack: ExitStack) -> tuple[list[Row], list[Phase]]:

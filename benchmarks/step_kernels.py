@@ -1,10 +1,10 @@
-"""What one gradient step launches on an accelerator: how many kernels, how long they run, which take longest.
+"""Count the kernels of one gradient step on an accelerator: their number, their run time, and the longest ones.
 
     python benchmarks/step_kernels.py --depths 4,16,64 --batch 512 --json step_kernels.json
 
-The steps are those of `train_step.py`, ours and the paper-style one. A profile by JAX's own profiler holds every kernel
-that the device ran, with its duration; the rest of a step's time the device waits, for launches mostly. Steps under the
-profiler are slower, so the wall time is measured without it.
+The steps are those of `train_step.py`: ours and the paper-style one. JAX's profiler records every kernel with its
+duration. During the rest of the time the device waits, mostly for launches. The profiler slows the steps down, so their
+time is measured without it.
 """
 
 import collections
@@ -22,31 +22,31 @@ import jax
 import train_step
 import tyro
 
-LOOPS = 5  # of `Options.steps` each that are timed, and one that is profiled
+LOOPS = 5  # timed loops of `Options.steps` each; one more is profiled
 LONGEST = 8
 COPY = re.compile(r"memcpy|memset", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(train_step.Options):
-    """One gradient step: its kernels and copies, and the time that they run."""
+    """Count the kernels and copies of one gradient step, and measure their run time."""
 
     cached: bool = True
     """Let JAX's compilation cache serve, where one is set up: nothing here times a compilation."""
 
 
 class Event(NamedTuple):
-    """One thing that the device did."""
+    """One kernel or copy on the device."""
 
     name: str
     seconds: float
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     if jax.default_backend() == "cpu":
-        print("there is no accelerator here, so there are no kernels to count", file=sys.stderr)
+        print("no accelerator found: this benchmark counts the kernels of a GPU", file=sys.stderr)
         return
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), width=64, batch=64)
@@ -62,11 +62,11 @@ def main() -> None:
             rows.append({"depth": depth, "step": name} | row)
             longest[f"{name} depth {depth}"] = ranked(events)
     notes = f"batch {options.batch}, width {options.width}, {options.precision}, per step, of {options.steps} in a loop"
-    _record.publish("kernels", rows, about=about, json_file=options.json, notes=notes, details={"longest": longest})
+    _record.report("kernels", rows, about=about, json_file=options.json, notes=notes, details={"longest": longest})
 
 
 def measure(options: Options, step: train_step.Step) -> tuple[dict[str, Any], list[Event]]:
-    """A row of the table, and the kernels behind it."""
+    """Return a row of the table, and the kernels it was computed from."""
     program = train_step.compile_program(options, step)
     batches, keys = train_step.inputs(options)
     train_state, _ = jax.block_until_ready(program.run(step.init(jax.random.key(2)), batches, keys))
@@ -91,10 +91,10 @@ def measure(options: Options, step: train_step.Step) -> tuple[dict[str, Any], li
 
 
 def device_events(folder: Path) -> Iterator[Event]:
-    """Every kernel and copy in a profile, stream by stream.
+    """Yield every kernel and copy in a profile, stream by stream.
 
     Raises:
-        ValueError: the profile knows no stream of a device.
+        ValueError: the profile holds no stream of a device.
     """
     found = False
     for file in folder.rglob("*.xplane.pb"):
@@ -108,7 +108,7 @@ def device_events(folder: Path) -> Iterator[Event]:
 
 
 def ranked(events: list[Event]) -> list[str]:
-    """The kernels that took longest in all, one a line: seconds, calls, name."""
+    """Return the kernels with the longest total time, one per line: seconds, calls, name."""
     seconds: dict[str, float] = collections.defaultdict(float)
     calls = collections.Counter(event.name for event in events)
     for event in events:

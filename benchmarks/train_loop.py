@@ -1,10 +1,11 @@
-"""How fast the whole training loop is, and how near that comes to its physics and its matrix products.
+"""Compare the whole training loop with its physics and its matrix products.
 
     python benchmarks/train_loop.py --depths 4,64 --json train_loop.json
 
-An iteration is an unroll of all environments and a round of gradient steps, as in training. Its bound is the time of
-the same environment steps by physics alone (random actions, nothing recorded) and of the FLOP of the same gradient
-steps at the rate of matrix products alone, both measured in turns with the iterations, in one process.
+An iteration is an unroll of all environments followed by a round of gradient steps, as in training. Its bound is the
+sum of two times: the same environment steps with physics alone (random actions, no replay buffer), and the FLOP of
+the same gradient steps at the rate of matrix products alone. Both are measured in turns with the iterations, in one
+process.
 """
 
 import dataclasses
@@ -28,66 +29,67 @@ from training.envs.core.goal_env import GoalEnv
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Environment steps per second of the whole loop, and where its time goes."""
+    """Measure the environment steps per second of the training loop, and the time of its parts."""
 
     json: Path | None = None
     """File for the record."""
     env: str = "point_u_maze"
-    """Environment."""
+    """Environment to train on."""
     depths: train_step.Depths = (4, 64)
-    """Depths of actor and critic alike, each measured by itself."""
+    """Depths of the actor and the critic, measured one after another."""
     num_envs: int = 16
-    """Environments that run in step."""
-    unroll: int = 40
+    """Number of parallel environments."""
+    unroll_length: int = 40
     """Steps of every environment in an iteration."""
-    steps_per_update: int = 40
-    """Environment steps, all environments together, for one gradient step."""
+    steps_per_gradient_step: int = 40
+    """Environment steps per gradient step, summed over all environments."""
     batch: int = 256
-    """Rows of a gradient step."""
+    """Number of rows in the batch of a gradient step."""
     width: int = 256
     """Width of every network."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Of the networks' products in training, and of those that give the bound."""
-    cached: bool = False
-    """Let JAX's compilation cache serve, where one is set up; `start s` says nothing then."""
+    """Precision of matrix products, in training and in the bound."""
+    use_cache: bool = False
+    """Use JAX's compilation cache if one is configured. The column `start s` then means nothing."""
     repeats: int = 5
-    """Iterations measured; the median counts."""
+    """Number of measured iterations. Figures are medians."""
     quick: bool = False
-    """Small networks and two iterations: whether it works, not how fast."""
+    """Small networks and two iterations: checks that the script works; the figures mean nothing."""
 
 
 class Iteration(NamedTuple):
-    """Seconds of one iteration, part by part, and what bounds it, measured right after."""
+    """Seconds of one iteration by part, and of its bound, measured directly afterwards."""
 
     collect: float
     learn: float
-    physics: float  # of as many environment steps
-    products: float  # of as many FLOP
+    physics: float  # for the same number of environment steps
+    products: float  # for the same number of FLOP
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), width=32, batch=32, repeats=2)
     about = _record.machine()
-    jax.config.update("jax_enable_compilation_cache", options.cached)
+    jax.config.update("jax_enable_compilation_cache", options.use_cache)
     rows = [measure(options, depth) for depth in options.depths]
     updates = config_for(options, 4, Path()).updates_per_unroll
-    _record.publish(
+    _record.report(
         f"the training loop on {options.env}",
         rows,
         about=about,
         json_file=options.json,
-        notes=f"{options.num_envs} environments; an iteration is {options.unroll} steps and {updates} updates of batch "
-        f"{options.batch}, width {options.width}, {options.precision}; medians of {options.repeats}, "
-        "each column's own; start s: from nothing to the first "
-        "round of gradient steps done; bound: physics alone and matrix products alone; of bound: steps/s of it",
+        notes=f"{options.num_envs} environments; an iteration is {options.unroll_length} steps and "
+        f"{updates} gradient steps of batch {options.batch}, width {options.width}, {options.precision}; "
+        f"medians of {options.repeats}; "
+        "start s: from the start to the end of the first round of gradient steps; "
+        "bound: physics alone plus matrix products alone; of bound: fraction of the bound's steps/s",
     )
 
 
 def measure(options: Options, depth: int) -> dict[str, Any]:
-    """One row of the table."""
+    """Return one row of the table."""
     with tempfile.TemporaryDirectory() as scratch:
         config = config_for(options, depth, Path(scratch) / "run")
         began = time.perf_counter()
@@ -116,12 +118,12 @@ def measure(options: Options, depth: int) -> dict[str, Any]:
 
 
 def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
-    """The paper's recipe in the sizes asked for, without a warm-up."""
+    """Return the paper's preset with the given sizes, without a warm-up."""
     return dataclasses.replace(
         preset_config(options.env, out=out, preset="paper"),
         num_envs=options.num_envs,
-        unroll=options.unroll,
-        updates_per_unroll=max(1, options.num_envs * options.unroll // options.steps_per_update),
+        unroll=options.unroll_length,
+        updates_per_unroll=max(1, options.num_envs * options.unroll_length // options.steps_per_gradient_step),
         batch_size=options.batch,
         replay_min=1,
         actor_depth=depth,
@@ -136,7 +138,7 @@ def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
 def take_turns(
     options: Options, config: TrainConfig, env: GoalEnv, *, programs: trainer.Programs, state: trainer.RunState
 ) -> list[Iteration]:
-    """Iterations, each followed by the physics and the matrix products that it cannot do without."""
+    """Run iterations, each followed by its physics and its matrix products alone."""
     sizes = train_step.Sizes(
         config.batch_size,
         options.width,
@@ -163,7 +165,7 @@ def take_turns(
 
 
 def physics(config: TrainConfig, env: GoalEnv) -> tuple[Callable[..., Any], Any]:
-    """A compiled unroll of random actions, and the robots it begins with."""
+    """Return a compiled unroll of random actions, and the robots at its start."""
 
     def step(robots: Any, key: jax.Array) -> tuple[Any, None]:
         actions = jax.random.uniform(key, (config.num_envs, env.action_size), minval=-1)

@@ -1,14 +1,13 @@
-"""How near one gradient step comes to the machine's matrix products, beside the step as it is usually written.
+"""Compare one gradient step with the machine's matrix products, and with the step as it is usually written.
 
     python benchmarks/train_step.py --depths 4,16,64 --batch 256 --json train_step.json
 
-Measured is the whole step of CRL (`training.algorithms.crl`): actor, temperature, critic, Adam, several steps in one
-compiled loop.
-Round by round it takes turns with the paper-style step and with a chain of matrix products of the same sizes, which
-gives the machine's rate, so that whatever else the machine does befalls all three. Every figure is the median of the
-rounds' own figures. The bound of a step is its FLOP at that rate; only matrix products count as FLOP (`step_flop`).
+The measured step is that of training: actor, temperature, critic and Adam, several steps in one compiled loop. In every
+round it takes turns with the paper-style step and with a chain of matrix products of the same sizes, which gives the
+machine's rate. So other work on the machine affects all three alike. Every figure is a median over rounds. The bound of
+a step is the time for its FLOP at that rate; only matrix products count as FLOP (`step_flop`).
 
-Depths named by `--compile-depths` are compiled and not run.
+The depths of `--compile-depths` are compiled but not run.
 """
 
 import dataclasses
@@ -50,46 +49,46 @@ Depths = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """One gradient step: time, memory and compilation, beside the paper-style step and the machine's matmul rate."""
+    """Measure time, memory and compilation of one gradient step, against the paper-style step and the matmul rate."""
 
     json: Path | None = None
     """File for the record."""
     depths: Depths = (4, 16, 64)
-    """Depths of actor and critic alike, each measured by itself."""
+    """Depths of the actor and the critic, measured one after another."""
     compile_depths: Depths = (8, 1024)
-    """Depths whose compilation is compared, the last with the first; empty to leave it out."""
+    """Depths to compare by compile time, the last with the first. An empty list skips the comparison."""
     paper_style_depth: int = 64
-    """The deepest paper-style network that is built, because its compilation takes minutes; 0 for none."""
+    """Largest depth of the paper-style step, which takes minutes to compile when deep; 0 skips it."""
     batch: int = 256
-    """Rows of a batch."""
+    """Number of rows in a batch."""
     width: int = 256
     """Width of every network."""
     state_dim: int = 29
-    """Values in a state; the defaults are an ant's."""
+    """Number of values in a state. The default sizes are those of the ant environment."""
     goal_dim: int = 2
-    """Values in a goal."""
+    """Number of values in a goal."""
     action_dim: int = 8
-    """Values in an action."""
+    """Number of values in an action."""
     representation_dim: int = 64
-    """Values in an encoding."""
+    """Number of values in an encoding."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Of our step's products and of the rate; the paper-style step is in f32."""
+    """Precision of matrix products in our step and in the rate. The paper-style step uses f32."""
     remat: Literal["none", "layers", "blocks"] = "layers"
-    """What our step keeps for the backward pass."""
-    unroll: int = 1
-    """Blocks per turn of our step's loops over blocks."""
-    cached: bool = False
-    """Let JAX's compilation cache serve, where one is set up; `build s` says nothing then."""
+    """Which intermediate results our step stores for the backward pass."""
+    block_unroll: int = 1
+    """Blocks per iteration of our step's loops over blocks."""
+    use_cache: bool = False
+    """Use JAX's compilation cache if one is configured. The column `build s` then means nothing."""
     repeats: int = 9
-    """Rounds; the median counts."""
+    """Number of rounds. Figures are medians over rounds."""
     steps: int = 4
-    """Steps in the compiled loop."""
+    """Number of steps in the compiled loop."""
     quick: bool = False
-    """Small networks, two rounds and no `compile_depths`: whether it works, not how fast."""
+    """Small networks, two rounds and no `--compile-depths`: checks that the script works; the figures mean nothing."""
 
 
 class Sizes(NamedTuple):
-    """What the FLOP of a step depend on."""
+    """Sizes that determine the FLOP of a step."""
 
     batch: int
     width: int
@@ -101,15 +100,15 @@ class Sizes(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """How often a batch of rows goes through each matrix product of a network."""
+    """How often a batch of rows passes each kind of matrix product of a network."""
 
     forward: int
-    input_slope: int
-    weight_slope: int
+    input_gradient: int
+    weight_gradient: int
 
 
 class Flow(NamedTuple):
-    """The passes of one step through the three networks."""
+    """The passes of one step, by network."""
 
     actor: Passes
     state_action_encoder: Passes
@@ -123,7 +122,7 @@ FLOWS = {
 
 
 class Program(NamedTuple):
-    """A compiled loop of steps and what it starts from."""
+    """A compiled loop of steps."""
 
     run: Callable[..., tuple[Any, Any]]  # train_state, batches, keys -> train_state, metrics
     seconds: float  # to trace, lower and compile
@@ -131,42 +130,42 @@ class Program(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A gradient step, with the function that draws what it starts from."""
+    """A gradient step, with the function that initializes its state."""
 
     init: Callable[[jax.Array], Any]
     update: Callable[..., tuple[Any, Any]]
 
 
 class Round(NamedTuple):
-    """What one round measured: seconds of a step of each network, and the machine's rate in FLOP per second."""
+    """Measurements of one round: seconds per step by name, and the machine's rate in FLOP per second."""
 
     seconds: dict[str, float]
     rate: float
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
     if options.quick:
         options = dataclasses.replace(options, depths=(4, 8), compile_depths=(), width=64, batch=64, repeats=2)
     about = _record.machine()
-    jax.config.update("jax_enable_compilation_cache", options.cached)
-    compile_program(options, our_step(options, 4))  # what only the first compilation of a process pays
+    jax.config.update("jax_enable_compilation_cache", options.use_cache)
+    compile_program(options, our_step(options, 4))  # the first compilation of a process takes longer
     rows = [row for depth in options.depths for row in measure(options, depth)]
     notes = (
         f"batch {options.batch}, width {options.width}, {options.precision}, remat {options.remat}, "
-        f"unroll {options.unroll}, medians of {options.repeats} rounds, each column's own; build: trace and compile; "
-        "rate: GFLOP/s of matrix products alone, in the same rounds; ratio: time / (GFLOP / rate), share: its inverse"
+        f"block unroll {options.block_unroll}, medians of {options.repeats} rounds; build: trace and compile; "
+        "rate: GFLOP/s of matrix products alone, same rounds; ratio: time / (GFLOP / rate); share: 1 / ratio"
     )
     if options.compile_depths:
         compiled, ratio = compare_compilation(options)
         rows += compiled
         notes += f"; build s at depth {options.compile_depths[-1]} / at {options.compile_depths[0]}: {ratio:.2f}"
-    _record.publish("one gradient step", rows, about=about, json_file=options.json, notes=notes)
+    _record.report("one gradient step", rows, about=about, json_file=options.json, notes=notes)
 
 
 def step_flop(sizes: Sizes, flow: Flow, *, logits_by_product: bool) -> int:
-    """The FLOP of the matrix products that one step needs: 2 * rows * in * out for each.
+    """Return the FLOP of the matrix products that one step needs: 2 * rows * in * out for each.
 
     With unit(i, o) = 2 B i o for a batch of B rows, and width W, depth D, state S, goal G, action A, encoding R, and
     with f, i and w the `Passes` of a network:
@@ -174,13 +173,13 @@ def step_flop(sizes: Sizes, flow: Flow, *, logits_by_product: bool) -> int:
         blocks       (f + i + w) D unit(W, W) for each network
         outputs      (f + i + w) unit(W, 2A) for the actor, (f + i + w) unit(W, R) for phi and psi
         inputs       (f + w) unit(S + G, W) for the actor, (f + w) unit(S + A, W) for phi, (f + w) unit(G, W) for psi,
-                     and unit(A, W): the slope along the actor's own action, the only input that needs one
-        logits       3 * 2 B B R: forward, and the slope along either side
+                     and unit(A, W): the gradient of the actor's own action, the only input that needs one
+        logits       3 * 2 B B R: forward, and the gradients of both factors
 
     Ours comes to 3 + 5 + 3 = 11 units per layer of the blocks, the paper-style step to 12.
 
     Args:
-        logits_by_product: whether the logits come from a matrix product; differences count nothing.
+        logits_by_product: whether the logits are computed as a matrix product. Differences do not count as FLOP.
     """
     batch, width, depth, state, goal, action, representation = sizes
 
@@ -195,12 +194,12 @@ def step_flop(sizes: Sizes, flow: Flow, *, logits_by_product: bool) -> int:
     flop = unit(action, width)
     for passes, inputs, outputs in networks:
         flop += sum(passes) * (depth * unit(width, width) + unit(width, outputs))
-        flop += (passes.forward + passes.weight_slope) * unit(inputs, width)
+        flop += (passes.forward + passes.weight_gradient) * unit(inputs, width)
     return flop + (3 * unit(batch, representation) if logits_by_product else 0)
 
 
 def measure(options: Options, depth: int) -> list[dict[str, Any]]:
-    """One row per network of this depth."""
+    """Return one row per step at this depth."""
     steps = {OURS: our_step(options, depth)}
     if depth <= options.paper_style_depth:
         steps[PAPER_STYLE] = paper_style_step(options, depth)
@@ -210,7 +209,7 @@ def measure(options: Options, depth: int) -> list[dict[str, Any]]:
 
 
 def row(options: Options, depth: int, name: str, *, program: Program, rounds: list[Round]) -> dict[str, Any]:
-    """One line of the table; without rounds, of a program that was only compiled."""
+    """Return one row of the table. Without rounds, the program was only compiled."""
     sizes = Sizes(
         options.batch,
         options.width,
@@ -241,28 +240,28 @@ def row(options: Options, depth: int, name: str, *, program: Program, rounds: li
 
 
 def take_turns(options: Options, steps: dict[str, Step], programs: dict[str, Program]) -> list[Round]:
-    """Every round runs every program and then the matrix products, once each; the first is not counted."""
+    """Run every program and then the matrix products, in every round. The first round is a warm-up."""
     batches, keys = inputs(options)
     multiply = matrix_products(options)
-    learners = {name: step.init(jax.random.key(2)) for name, step in steps.items()}
+    train_states = {name: step.init(jax.random.key(2)) for name, step in steps.items()}
     rounds: list[Round] = []
     for _ in range(options.repeats + 1):
         seconds: dict[str, float] = {}
         for name, program in programs.items():
             began = time.perf_counter()
-            learners[name], _ = jax.block_until_ready(program.run(learners[name], batches, keys))
+            train_states[name], _ = jax.block_until_ready(program.run(train_states[name], batches, keys))
             seconds[name] = (time.perf_counter() - began) / options.steps
         rounds.append(Round(seconds, rate=multiply(at_least_s=min(seconds.values()))))
     return rounds[1:]
 
 
 def matrix_products(options: Options) -> Callable[..., float]:
-    """A function that multiplies for some seconds, [batch, width] by [width, width], and returns FLOP per second."""
+    """Return a function that multiplies [batch, width] by [width, width] repeatedly and returns FLOP per second."""
     chain = 32
     kind = PRECISIONS[options.precision]
     key, weights_key = jax.random.split(jax.random.key(3))
     values = jax.random.normal(key, (options.batch, options.width), kind)
-    # orthogonal, so that a chain of any length neither grows nor fades
+    # orthogonal: the values of a long chain neither grow nor vanish
     weights = jnp.linalg.qr(jax.random.normal(weights_key, (options.width, options.width)))[0].astype(kind)
 
     @jax.jit
@@ -282,7 +281,7 @@ def matrix_products(options: Options) -> Callable[..., float]:
 
 
 def compare_compilation(options: Options) -> tuple[list[dict[str, Any]], float]:
-    """A row for every depth of `compile_depths`, and the seconds of the last as a multiple of the first's."""
+    """Return a row for every depth of `compile_depths`, and the ratio of the last build time to the first."""
     depths = options.compile_depths
     rounds = [[compile_program(options, our_step(options, depth)) for depth in depths] for _ in range(COMPILE_ROUNDS)]
     rows: list[dict[str, Any]] = []
@@ -293,7 +292,7 @@ def compare_compilation(options: Options) -> tuple[list[dict[str, Any]], float]:
 
 
 def compile_program(options: Options, step: Step) -> Program:
-    """Compile a loop of `options.steps` steps that gives its train_state's memory to the next."""
+    """Compile a loop of `options.steps` steps that donates the memory of its train state."""
 
     def loop(train_state: Any, batches: Batch, keys: jax.Array) -> tuple[Any, Any]:
         def one(train_state: Any, inputs: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
@@ -313,7 +312,7 @@ def compile_program(options: Options, step: Step) -> Program:
 
 
 def inputs(options: Options) -> tuple[Batch, jax.Array]:
-    """A batch and a key for every step of the loop: leaves [steps, batch, ...]."""
+    """Draw a batch and a key for every step of the loop: leaves [steps, batch, ...]."""
     state_key, future_key, action_key, keys_key = jax.random.split(jax.random.key(1), 4)
     shape = (options.steps, options.batch)
     batches = Batch(
@@ -325,7 +324,7 @@ def inputs(options: Options) -> tuple[Batch, jax.Array]:
 
 
 def our_step(options: Options, depth: int) -> Step:
-    """The step of `training.algorithms.crl.update`, as training makes it."""
+    """Return the gradient step of training."""
     crl = CRL(
         achieved_goal=lambda state: state[:, : options.goal_dim],
         actor_learning_rate=LEARNING_RATE,
@@ -335,7 +334,7 @@ def our_step(options: Options, depth: int) -> Step:
         critic_loss=CRITIC_LOSSES["forward"],
         energy=ENERGIES["l2"],
         logsumexp_penalty=LOGSUMEXP_PENALTY,
-        execution=Execution(precision=options.precision, remat=options.remat, unroll=options.unroll),
+        execution=Execution(precision=options.precision, remat=options.remat, unroll=options.block_unroll),
     )
     state, goal, action = options.state_dim, options.goal_dim, options.action_dim
     ends = (
@@ -356,7 +355,7 @@ def our_step(options: Options, depth: int) -> Step:
 
 
 def paper_style_step(options: Options, depth: int) -> Step:
-    """The step of `_paper_style`, with the same hyperparameters."""
+    """Return the step of `_paper_style`, with the same hyperparameters."""
     crl = _paper_style.CRL(
         depth=depth,
         width=options.width,

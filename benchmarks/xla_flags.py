@@ -1,9 +1,9 @@
-"""Whether XLA does a gradient step faster when told to: each set of flags in a process of its own, twice.
+"""Measure a gradient step with different XLA flags, each set of flags in two separate processes.
 
     python benchmarks/xla_flags.py --depths 16,64 --batch 512 --json xla_flags.json
 
-XLA reads its flags when it starts, so `train_step.py` runs once for every set and round, always our step alone; the
-sets take turns, and the difference between the two rounds of one is the noise.
+XLA reads its flags at start, so `train_step.py` runs once for every set and round, without the paper-style step. The
+sets take turns. The difference between the two rounds of a set shows the noise.
 """
 
 import dataclasses
@@ -35,30 +35,30 @@ SETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """One gradient step under sets of XLA's flags for GPUs."""
+    """Measure one gradient step with sets of XLA's flags for GPUs."""
 
     json: Path | None = None
     """File for the record."""
     sets: tuple[str, ...] = tuple(SETS)
-    """Which of the sets."""
+    """Names of the sets of flags to measure."""
     depths: train_step.Depths = (16, 64)
-    """Depths, as of `train_step.py`."""
+    """Depths of the actor and the critic, measured one after another."""
     batch: int = 512
-    """Rows of a batch."""
+    """Number of rows in a batch."""
     precision: Literal["f32", "bf16"] = "f32"
-    """Of the products."""
-    unroll: int = 1
-    """Blocks per turn of the step's loops."""
+    """Precision of matrix products."""
+    block_unroll: int = 1
+    """Blocks per iteration of the step's loops over blocks."""
     quick: bool = False
-    """Small networks, two sets."""
+    """Small networks and two sets: checks that the script works; the figures mean nothing."""
 
 
 def main() -> None:
-    """Measure and publish."""
+    """Measure, and write the record."""
     options = tyro.cli(Options)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and those it starts share the memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and its children share the memory
     if jax.default_backend() == "cpu" and not options.quick:
-        print("there is no accelerator here, and these flags are for one", file=sys.stderr)
+        print("no accelerator found: these flags are for GPUs", file=sys.stderr)
         return
     if options.quick:
         options = dataclasses.replace(options, depths=(4,), sets=options.sets[:2])
@@ -72,17 +72,24 @@ def main() -> None:
             rows.append(
                 {"depth": depth, "flags": name, "ms": first, "ms again": second, "to first": min(first, second) / plain}
             )
-    notes = f"batch {options.batch}, {options.precision}; to first: the better of two against the first set's better"
-    _record.publish("a gradient step by XLA's flags", rows, about=about, json_file=options.json, notes=notes)
+    notes = f"batch {options.batch}, {options.precision}; to first: the faster run / the faster run of the first set"
+    _record.report("a gradient step by XLA's flags", rows, about=about, json_file=options.json, notes=notes)
 
 
 def run(options: Options, flags: str) -> list[float]:
-    """Milliseconds of a step, by depth, in a process with these flags besides those that are set."""
+    """Return the milliseconds of a step for each depth, in a process with these flags added to XLA_FLAGS."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "step.json"
         words = ["--depths", ",".join(map(str, options.depths)), "--compile-depths", "", "--paper-style-depth", "0"]
-        words += ["--batch", str(options.batch), "--precision", options.precision, "--unroll", str(options.unroll)]
-        words += ["--cached", "--json", str(record), *(["--quick"] if options.quick else [])]
+        words += [
+            "--batch",
+            str(options.batch),
+            "--precision",
+            options.precision,
+            "--block-unroll",
+            str(options.block_unroll),
+        ]
+        words += ["--use-cache", "--json", str(record), *(["--quick"] if options.quick else [])]
         script = Path(__file__).with_name("train_step.py")
         environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
         command = [sys.executable, str(script), *words]

@@ -158,6 +158,7 @@ def main(arguments: Sequence[str]) -> None:
         " `make client-matrix`: the wheel of the client and its tests, with the",
         "oldest dependencies that it allows and that have a wheel for that Python, and with the newest.",
         f"Not found and so not tested: {', '.join(missing) or 'none'}.",
+        "There is no record beside this page.",
         "",
         "| Python | dependencies | grpcio | numpy | protobuf | result | seconds in all |",
         "|---|---|---|---|---|---|---|",

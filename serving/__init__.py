@@ -1,1 +1,1 @@
-"""How a policy is offered: found, verified, compiled, batched and answered over gRPC."""
+"""Serve policies: load, verify and compile them, batch requests, and answer over gRPC."""

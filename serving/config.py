@@ -1,4 +1,4 @@
-"""ServeConfig: everything that a server is told when it starts, complete and checked when constructed."""
+"""ServeConfig: the settings of a server, complete and checked when constructed."""
 
 import dataclasses
 import math
@@ -6,107 +6,122 @@ from pathlib import Path
 from typing import Literal
 
 LogFormat = Literal["auto", "json", "text"]
-_LARGEST_PORT = 65535
-_MOST_WORKERS = 256
-_MOST_ROWS = 65536  # an executable is compiled for every power of two up to the cap
+_MAX_PORT = 65535
+_MAX_WORKERS = 256
+_MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be met; the message names the field and a value that works."""
+    """A setting that is not allowed. The message names its flag, the value, what is allowed, and a value that works."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Serve published policies over gRPC: Act, ActStream, Score, Describe and List, with health and Prometheus metrics.
+    """Serve published policies over gRPC, with health checks and Prometheus metrics.
 
-    The newest version of each policy that verifies is loaded and compiled for every batch size before health says
-    SERVING. SIGTERM or SIGINT refuses new calls, answers the accepted ones, and exits with 0.
+    The server loads the newest valid version of each policy and compiles it for every batch size. Then its health is
+    SERVING. On SIGTERM or SIGINT it refuses new calls, answers the accepted ones, and exits with code 0.
 
-    Every flag can be given as an environment variable instead, KILOLAYER_ before its name in capitals
-    (KILOLAYER_PORT=50052, KILOLAYER_METRICS=false; folders in KILOLAYER_POLICIES are separated as in PATH). A flag
-    beats its variable.
+    Every flag can also be set as an environment variable: KILOLAYER_ followed by the flag's name in capitals, for
+    example KILOLAYER_MAX_BATCH_ROWS=64 or KILOLAYER_METRICS=false. Folders in KILOLAYER_POLICIES are separated by
+    colons. A flag overrides its variable.
 
     Raises:
-        ConfigError: a field is out of range, or does not fit the others.
+        ConfigError: a setting is out of range, or contradicts another one.
     """
 
     policies: tuple[Path, ...] = ()
-    """Folders of published policies, as training writes them (runs/<run>/policies). Each holds the versions of one
-    policy. At least one is needed."""
+    """Folders of published policies, at least one, such as runs/demo/policies.
+    Each holds the versions of one policy, as training writes them."""
 
     default_policy: str = ""
-    """Name of the policy that answers calls which name none. Empty: that of the first folder."""
+    """Policy for requests that name none; empty: the policy of the first folder."""
 
     host: str = "127.0.0.1"
-    """Address to listen on, for calls and for metrics. Nothing is encrypted or authenticated, so the default can be
-    reached from this machine only; 0.0.0.0 listens on every IPv4 interface, as a container needs."""
+    """Address to listen on, for gRPC and for metrics.
+    127.0.0.1 accepts connections from this machine only, 0.0.0.0 from every network.
+    Connections are neither encrypted nor authenticated."""
 
     port: int = 50051
-    """Port for gRPC. 0: any free one; the ready line in the log names it."""
+    """Port for gRPC; 0 picks a free one, which the ready line in the log shows."""
 
     metrics: bool = True
-    """Whether to served Prometheus metrics over HTTP."""
+    """Serve Prometheus metrics over HTTP."""
 
     metrics_port: int = 9464
-    """Port for the metrics. 0: any free one; the ready line in the log names it."""
+    """Port for the metrics; 0 picks a free one, which the ready line in the log shows."""
 
     max_batch_rows: int = 256
-    """Most rows that are computed together; a power of two, and on a CPU no more than 1024. 1 switches batching off.
-    Start-up time grows with its logarithm."""
+    """Maximum rows in a batch, a power of two; 1 disables batching.
+    A CPU uses at most 1024. Larger values take longer to compile at startup."""
 
     max_call_rows: int = 4096
-    """Most rows that one call may hold, candidates of best-of counted. A call of more rows than a batch is computed in
-    several."""
+    """Maximum rows in a request; every candidate of best-of counts as a row.
+    A request with more rows than a batch is split into several batches."""
 
     max_queue_rows: int = 8192
-    """Most rows per policy that may wait for computation; calls beyond it are shed with RESOURCE_EXHAUSTED."""
+    """Maximum rows in the queue of each policy; further requests are rejected with RESOURCE_EXHAUSTED."""
 
     max_queue_age_s: float = 1.0
-    """Calls are shed while one has waited longer than this, in seconds, without its computation having begun."""
+    """Maximum time that a request may be queued, in seconds.
+    While one has been queued for longer, new requests are rejected with RESOURCE_EXHAUSTED."""
 
     max_batch_delay_s: float = 0.002
-    """Longest that a batch which is not full waits for company, in seconds; 0: never. Nobody waits while computation
-    and event loop are both idle half of the time."""
+    """Maximum time that a batch which is not full waits for more rows, in seconds; 0 disables waiting.
+    The server waits only while it is busy more than half of the time."""
 
     grace_s: float = 10.0
-    """Seconds that accepted calls have to be answered after SIGTERM."""
+    """Time to answer the accepted calls after SIGTERM or SIGINT, in seconds."""
 
     workers: int = 1
-    """Processes that share the port and the cores, each with the policies compiled for itself. More than one is for
-    many small calls on CPUs: one process spends about a core on receiving and sending."""
+    """Worker processes, which share the port and the CPU cores.
+    One process uses about one core to receive and send, so more workers help with many small requests.
+    Use 1 with an accelerator."""
 
     tracing: bool = False
-    """Whether to make an OpenTelemetry span of every call (extra `tracing`), sent by OTLP over gRPC. Where to, and
-    which are kept, is told by OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT."""
+    """Send an OpenTelemetry span of every call, over OTLP; needs the extra `tracing`.
+    OpenTelemetry's own environment variables configure it, such as OTEL_EXPORTER_OTLP_ENDPOINT."""
 
     log_format: LogFormat = "auto"
-    """Of the lines on stderr: one JSON object each, or text; auto is text on a terminal and JSON anywhere else."""
+    """Format of the log on stderr: text, json (one object per line), or auto (text on a terminal, json otherwise)."""
 
     def __post_init__(self) -> None:
         if not self.policies:
-            raise ConfigError("policies must name at least one folder, such as runs/demo/policies")
+            raise ConfigError("--policies is missing; name at least one folder, such as --policies runs/demo/policies")
         if not self.host:
-            raise ConfigError("host must not be empty; 127.0.0.1 serves this machine only, 0.0.0.0 every interface")
-        for field in ("port", "metrics_port"):
-            port = getattr(self, field)
-            if not 0 <= port <= _LARGEST_PORT:
-                raise ConfigError(f"{field} must be 0 (any free one) to {_LARGEST_PORT}, not {port}")
+            raise ConfigError(
+                "--host must not be empty; use 127.0.0.1 for this machine only, 0.0.0.0 for every network"
+            )
+        for name in ("port", "metrics_port"):
+            port = getattr(self, name)
+            if not 0 <= port <= _MAX_PORT:
+                raise ConfigError(f"{flag(name)} must be from 0 to {_MAX_PORT}, got {port}; 0 picks a free port")
         if self.metrics and self.port == self.metrics_port != 0:
-            raise ConfigError(f"metrics_port must differ from port, {self.port}; 0 picks a free one")
-        if not 1 <= self.workers <= _MOST_WORKERS:
-            raise ConfigError(f"workers must be 1 to {_MOST_WORKERS}, at most one for every core, not {self.workers}")
+            raise ConfigError(f"--metrics-port must differ from --port, got {self.port} for both; 0 picks a free port")
+        if not 1 <= self.workers <= _MAX_WORKERS:
+            raise ConfigError(
+                f"--workers must be from 1 to {_MAX_WORKERS}, got {self.workers}; use at most one for each core"
+            )
         rows = self.max_batch_rows
-        if not 1 <= rows <= _MOST_ROWS or rows & (rows - 1):
-            raise ConfigError(f"max_batch_rows must be a power of two from 1 to {_MOST_ROWS}, such as 256, not {rows}")
-        if not 1 <= self.max_call_rows <= _MOST_ROWS:
-            raise ConfigError(f"max_call_rows must be 1 to {_MOST_ROWS}, such as 4096, not {self.max_call_rows}")
+        if not 1 <= rows <= _MAX_ROWS or rows & (rows - 1):
+            raise ConfigError(f"--max-batch-rows must be a power of two from 1 to {_MAX_ROWS}, got {rows}; try 256")
+        if not 1 <= self.max_call_rows <= _MAX_ROWS:
+            raise ConfigError(f"--max-call-rows must be from 1 to {_MAX_ROWS}, got {self.max_call_rows}; try 4096")
         if self.max_queue_rows < self.max_call_rows:
             raise ConfigError(
-                f"max_queue_rows must be at least max_call_rows, {self.max_call_rows}, not {self.max_queue_rows}"
+                f"--max-queue-rows must be at least --max-call-rows, which is {self.max_call_rows}, got"
+                f" {self.max_queue_rows}; try {2 * self.max_call_rows}"
             )
-        for field, example in (("grace_s", "10"), ("max_queue_age_s", "1")):
-            seconds = getattr(self, field)
+        for name, example in (("grace_s", "10"), ("max_queue_age_s", "1")):
+            seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds > 0):
-                raise ConfigError(f"{field} must be a positive number of seconds, such as {example}, not {seconds}")
+                raise ConfigError(f"{flag(name)} must be a positive number of seconds, got {seconds}; try {example}")
         if not 0 <= self.max_batch_delay_s <= 1:
-            raise ConfigError(f"max_batch_delay_s must be 0 to 1 second, such as 0.001, not {self.max_batch_delay_s}")
+            raise ConfigError(
+                f"--max-batch-delay-s must be from 0 to 1 second, got {self.max_batch_delay_s}; try 0.002"
+            )
+
+
+def flag(name: str) -> str:
+    """Return the flag of the field `name`."""
+    return "--" + name.replace("_", "-")

@@ -1,13 +1,48 @@
-"""What can go wrong, each error with the gRPC status that it becomes: the one place that maps errors to statuses.
+"""Every error that a client or an operator can see, each with its gRPC status and a machine-readable reason.
 
-The text of a `ServingError` is sent to a client, so it is always ours, never that of a foreign exception.
+This is the only place that maps errors to statuses. A transport sends the status, the message and the trailing metadata
+of a `ServingError`. The message reaches a client, so it is always our own text, never that of another library's error.
 """
 
+import enum
 from typing import ClassVar
 
-import grpc
+_ECHO_LENGTH = 64  # characters of a client's text that are repeated in a message or a log
 
-_ECHO_LENGTH = 64  # characters of a client's text that come back in a message or a log
+
+class Status(enum.IntEnum):
+    """The gRPC status codes that the server uses, with gRPC's own numbers."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class Reason(enum.StrEnum):
+    """Why a request got no answer, for programs. Clients depend on these words: they never change."""
+
+    QUEUE_FULL = "queue_full"
+    QUEUE_AGE = "queue_age"
+    DEADLINE_TOO_SHORT = "deadline_too_short"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    DRAINING = "draining"
+    NOT_READY = "not_ready"
+    UNKNOWN_POLICY = "unknown_policy"
+    UNKNOWN_VERSION = "unknown_version"
+    INVALID_REQUEST = "invalid_request"
+    NON_FINITE_ACTION = "non_finite_action"
+    COMPUTATION_FAILED = "computation_failed"
+    INTERNAL = "internal"
+
+
+REJECTION_REASONS = (Reason.QUEUE_FULL, Reason.QUEUE_AGE, Reason.DEADLINE_TOO_SHORT)
+"""The reasons of an `OverloadedError`."""
 
 
 class StartupError(Exception):
@@ -15,55 +50,105 @@ class StartupError(Exception):
 
 
 class ServingError(Exception):
-    """A call that gets no answer; `status` and `trailers` are what its caller receives besides the message."""
+    """A request that gets no answer. The client receives `status`, the message and `trailers`."""
 
-    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
-    trailers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    status: ClassVar[Status] = Status.INTERNAL
+    reason: Reason = Reason.INTERNAL
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """Trailing metadata for the client."""
+        return (("kilolayer-reason", self.reason.value),)
 
 
 class InvalidRequestError(ServingError):
-    """The request does not fit the policy; the message names what was expected and what came."""
+    """The request does not fit the policy. The message says what was expected and what was received."""
 
-    status = grpc.StatusCode.INVALID_ARGUMENT
+    status = Status.INVALID_ARGUMENT
+    reason = Reason.INVALID_REQUEST
 
 
 class NotFoundError(ServingError):
-    """No policy or version of that name; the message lists those there are."""
+    """The server does not serve what the request names. The message lists what it serves."""
 
-    status = grpc.StatusCode.NOT_FOUND
+    status = Status.NOT_FOUND
+
+
+class UnknownPolicyError(NotFoundError):
+    """There is no policy of that name."""
+
+    reason = Reason.UNKNOWN_POLICY
+
+
+class UnknownVersionError(NotFoundError):
+    """The policy has no such version."""
+
+    reason = Reason.UNKNOWN_VERSION
 
 
 class OverloadedError(ServingError):
-    """The queue is full."""
+    """The request is rejected for load, for one of `REJECTION_REASONS`."""
 
-    status = grpc.StatusCode.RESOURCE_EXHAUSTED
-    # A late action is worthless: this tells gRPC's own retries to send no observation twice.
-    trailers = (("grpc-retry-pushback-ms", "-1"),)
+    status = Status.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, reason: Reason = Reason.QUEUE_FULL) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """As for every error, and a request to gRPC's own retry mechanism not to send an old observation again."""
+        return (*super().trailers, ("grpc-retry-pushback-ms", "-1"))
 
 
 class DeadlinePassedError(ServingError):
-    """The caller's deadline passed before its rows were computed."""
+    """The caller's deadline passed, or could not be met any more, before the request was computed."""
 
-    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    status = Status.DEADLINE_EXCEEDED
+    reason = Reason.DEADLINE_EXCEEDED
 
 
 class UnavailableError(ServingError):
-    """The server is starting or draining."""
+    """The server takes no requests now; another one may."""
 
-    status = grpc.StatusCode.UNAVAILABLE
+    status = Status.UNAVAILABLE
+    reason = Reason.DRAINING
+
+
+class DrainingError(UnavailableError):
+    """The server is shutting down."""
+
+    def __init__(
+        self, message: str = "the server is shutting down; connect to another one, or try again later"
+    ) -> None:
+        super().__init__(message)
+
+
+class NotReadyError(UnavailableError):
+    """The server is still compiling its policies."""
+
+    reason = Reason.NOT_READY
 
 
 class ComputationError(ServingError):
-    """The policy failed on this batch, or gave an action that is not finite for this call."""
+    """The policy could not be computed for this request."""
+
+    reason = Reason.COMPUTATION_FAILED
+
+
+class NonFiniteActionError(ComputationError):
+    """The policy gave NaN or infinity for this request."""
+
+    reason = Reason.NON_FINITE_ACTION
 
 
 class UnexpectedError(ServingError):
-    """Something of ours broke; the log holds the details, the client gets none."""
+    """A bug in the server. The log has the details; the client gets none."""
 
     def __init__(self) -> None:
         super().__init__("the server failed on this call; its log says why")
 
 
 def echo(text: str) -> str:
-    """A client's text, quoted, in plain ASCII on one line, and cut short: safe in a message and in a log."""
+    """Return a client's text quoted, in ASCII, on one line and cut short, so that messages and logs can hold it."""
     return ascii(text if len(text) <= _ECHO_LENGTH else text[:_ECHO_LENGTH] + "...")

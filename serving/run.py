@@ -1,33 +1,40 @@
-"""The command line of the server: flags and environment variables to a ServeConfig, and out again with an exit code.
+"""The command line of the server: flags and environment variables become a ServeConfig; the result is an exit code.
 
     python serving/run.py --policies runs/demo/policies --port 50051 --metrics-port 9464
 
-Exit codes: 0 after a clean stop, 1 if the server cannot start or a call was left unanswered, 2 for wrong usage.
+Exit codes: 0 after a clean stop; 1 if the server cannot start or a call was left unanswered; 2 for wrong usage.
 """
 
 import dataclasses
+import difflib
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import tyro
 
-from serving.config import ConfigError, ServeConfig
+from serving.config import ConfigError, ServeConfig, flag
 from serving.telemetry.logs import log_to_stderr
 
 _LOGGER = logging.getLogger("kilolayer")
 _PREFIX = "KILOLAYER_"
-_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+# Kubernetes sets such variables in every pod for each Service whose name is "kilolayer" or begins with "kilolayer-".
+_SERVICE_LINK = re.compile(
+    r"KILOLAYER_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=.*|PORT_\d+_[A-Z]+(_\w+)?=.*|PORT=[a-z]+://.*)"
+)
 
 
 def main() -> int:
     """Serve until told to stop, and return the exit code."""
     log_to_stderr("auto")  # until the configuration says which format
-    # gRPC's own lines repeat what our errors say, in less helpful words. It reads this when it is imported.
+    # gRPC's own log lines repeat what our errors say, less clearly. gRPC reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Where a program that started us counts is its own affair; `serving.workers.supervisor` names our workers a folder.
+    # Only `serving.workers.supervisor` sets these, for its workers; a program that started this one may have, too.
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(variable, None)
     try:
@@ -40,40 +47,50 @@ def main() -> int:
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> ServeConfig:
-    """Read `arguments` and, for what they leave out, `environ`.
+    """Read the configuration from `arguments`, and from `environ` for flags that are not given.
 
     Raises:
-        ConfigError: a value is not valid.
-        SystemExit: --help, or a flag that does not exist or cannot be read; the text has been printed.
+        ConfigError: a value is not allowed, or a KILOLAYER_ variable is unknown.
+        SystemExit: --help, or a flag that does not exist or cannot be read; the message has been printed.
     """
-    # Of a flag given twice the last counts, so the variables come first, as flags.
-    from_environ = [word for field in dataclasses.fields(ServeConfig) for word in _flag(field, environ)]
-    return tyro.cli(ServeConfig, args=[*from_environ, *arguments], prog="python serving/run.py")
+    fields = {_PREFIX + field.name.upper(): field for field in dataclasses.fields(ServeConfig)}
+    _check_names(environ, known=fields)
+    # If a flag is given twice, the last one counts; so the variables come first, as flags.
+    from_environ = [word for variable, field in fields.items() for word in _flag_words(variable, field, environ)]
+    prog = "kilolayer-serve" if Path(sys.argv[0]).stem == "kilolayer-serve" else "python serving/run.py"
+    return tyro.cli(ServeConfig, args=[*from_environ, *arguments], prog=prog)
 
 
-def _flag(field: "dataclasses.Field[object]", environ: Mapping[str, str]) -> list[str]:
-    """The flag that a variable stands for, as words of a command line; none if it is unset or empty."""
-    variable = _PREFIX + field.name.upper()
+def _check_names(environ: Mapping[str, str], *, known: Mapping[str, object]) -> None:
+    for variable, value in environ.items():
+        if not variable.startswith(_PREFIX) or variable in known or _SERVICE_LINK.fullmatch(f"{variable}={value}"):
+            continue
+        (nearest,) = difflib.get_close_matches(variable, known, n=1, cutoff=0)
+        raise ConfigError(f"{variable} is not a setting of the server; did you mean {nearest}? --help lists all flags")
+
+
+def _flag_words(variable: str, field: "dataclasses.Field[object]", environ: Mapping[str, str]) -> list[str]:
+    """The flag that `variable` stands for, as words of a command line; none if it is unset or empty."""
     value = environ.get(variable, "")
     if not value:
         return []
-    flag = "--" + field.name.replace("_", "-")
     if field.type is bool:
-        if value.lower() not in _SWITCHES:
-            raise ConfigError(f"{variable} must be true or false, not {value!r}")
-        return [flag if _SWITCHES[value.lower()] else flag.replace("--", "--no-")]
+        if value.lower() not in _BOOLEANS:
+            raise ConfigError(f"{variable} must be true or false, got {value!r}")
+        return [flag(field.name) if _BOOLEANS[value.lower()] else flag("no_" + field.name)]
     if field.type in (int, float):
         try:
             field.type(value)
         except ValueError as error:
-            raise ConfigError(f"{variable} must be a number, such as {field.default}, not {value!r}") from error
-    return [flag, *(value.split(os.pathsep) if field.name == "policies" else [value])]
+            kind = "an integer" if field.type is int else "a number"
+            raise ConfigError(f"{variable} must be {kind}, such as {field.default}, got {value!r}") from error
+    return [flag(field.name), *(value.split(os.pathsep) if field.name == "policies" else [value])]
 
 
 def _serve(config: ServeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)  # until there is an event loop that hears them
-    # Loading JAX takes seconds, which --help and mistaken flags should not cost.
+        signal.signal(number, _exit)  # until an event loop handles them
+    # Importing JAX takes seconds, which --help and wrong flags should not cost.
     if config.workers > 1:
         from serving.workers.supervisor import supervise
 
@@ -83,9 +100,9 @@ def _serve(config: ServeConfig) -> int:
     return run_alone(config)
 
 
-def _leave(_number: int, _frame: object) -> None:
-    _LOGGER.info("stopped before anything was loaded")
-    os._exit(0)  # what is being imported may turn an exception into another
+def _exit(_number: int, _frame: object) -> None:
+    _LOGGER.info("stopped before any policy was loaded")
+    os._exit(0)  # the import that is running could turn an exception into another one
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Addresses: how they are written, who holds them, and what is said when one cannot be had."""
+"""Addresses: how they are written, how a port is reserved for several processes, and the error if that fails."""
 
 import socket
 from collections.abc import Generator
@@ -8,38 +8,37 @@ from serving.errors import StartupError
 
 
 def join_address(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 host."""
+    """Return `host:port`, with brackets around an IPv6 host."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind_error(field: str, host: str, *, port: int) -> StartupError:
-    """The error for a port, `field` of the configuration, that cannot be bound."""
-    flag = "--" + field.replace("_", "-")
+def bind_error(flag: str, host: str, *, port: int) -> StartupError:
+    """The error for a port, given by `flag`, that cannot be bound."""
     return StartupError(
-        f"{field} {port} on {host} cannot be had, another program may hold it; choose another with {flag}, or 0 for"
-        " any free one, and check --host"
+        f"cannot bind {flag} {port} on {host}: address in use or not permitted; choose another port with {flag}, or 0"
+        " for any free one, and check --host"
     )
 
 
 @contextmanager
 def hold_port(host: str, port: int) -> Generator[int]:
-    """Hold `port` (0: any free one) so that only processes of ours can listen on it; gives its number.
+    """Reserve `port` (0: any free one) so that only processes of this server can listen on it; gives its number.
 
     Raises:
-        StartupError: it cannot be had.
+        StartupError: the port cannot be bound.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that ended lately do not count
-            probe.bind(address)  # fails though the port's holder may be willing to share it
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that just ended do not matter
+            probe.bind(address)  # fails if another process listens, even if that process would share the port
             address = probe.getsockname()
         held = socket.socket(family)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(address)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # from now on others may not, who would set it too
-    except (OSError, UnicodeError) as error:  # the latter: a host that is no name
-        raise bind_error("port", host, port=port) from error
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # otherwise another process that sets it could bind
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
+        raise bind_error("--port", host, port=port) from error
     with held:
         yield address[1]

@@ -17,7 +17,7 @@ from tests.test_end_to_end import ROOT, TINY, served
 
 PAGE = (ROOT / "docs" / "your-own-robot.md").read_text()
 EXAMPLE = ROOT / "docs" / "examples" / "two_link"
-COMMANDS = re.findall(r"^    python \$KILOLAYER/(\S+) (.*)$", PAGE, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^python \$KILOLAYER/(\S+) (.*)$", PAGE, flags=re.MULTILINE)
 STATE = ("shoulder [rad]", "elbow [rad]", "shoulder rate [rad/s]", "elbow rate [rad/s]")
 TIP = ("fingertip x [m]", "fingertip y [m]")
 

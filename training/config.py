@@ -157,6 +157,14 @@ class TrainConfig:
         return self.name or bare_name(self.env)
 
     @property
+    def title(self) -> str:
+        """The title of the run's curves: environment, baseline, depth and seed."""
+        actor, critic = self.actor_depth, self.critic_depth
+        depth = f"depth {actor}" if actor == critic else f"actor depth {actor}, critic depth {critic}"
+        algorithm = () if self.algorithm == "crl" else (self.algorithm,)
+        return ", ".join((bare_name(self.env), *algorithm, depth, f"seed {self.seed}"))
+
+    @property
     def steps_per_iteration(self) -> int:
         """Environment steps between two rounds of gradient steps, all environments together."""
         return self.num_envs * self.unroll

@@ -97,7 +97,8 @@ def train(
         if config.resume:
             state = _restore(config, state)
         take_over()  # nothing was written or deleted before this line
-        with MetricsLog(config.out, keep_until=int(state.iteration) * config.steps_per_iteration) as log:
+        env_steps = int(state.iteration) * config.steps_per_iteration
+        with MetricsLog(config.out, title=config.title, keep_until=env_steps) as log:
             _announce(config, state, progress)
             programs = compile_programs(config, env, state)
             progress.say(f"compiled in {clock() - began:.0f} s")

@@ -1,1 +1,1 @@
-"""Adapters of the wire protocols: bytes of requests to calls of a batcher, and its results to bytes of replies."""
+"""The protocols: bytes of requests to work for a batcher, and its results to bytes of replies."""

@@ -1,72 +1,45 @@
-"""Bytes of requests to rows for the engine, and results to bytes of replies, without a loop over values or rows.
-
-A request is read as the message whose blocks are bytes (protos/kilolayer/internal/blocks.proto). That is all of it
-exactly if it has the length of what came in; anything else, such as floats sent one by one, is read the slow and
-general way.
-"""
+"""Row blocks of requests to rows for the engine, checked, without a loop over values or rows."""
 
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError, Message
 
 from kilolayer._internal import blocks_pb2
 from kilolayer.v1 import policy_pb2
 from policy.spec import PolicySpec
-from serving.batching.queue import PRIORITIES, InferenceResult
+from serving.batching.queue import PRIORITIES
 from serving.engine.engine import Kind, noise_columns
 from serving.errors import InvalidRequestError
 
-Parsed = TypeVar("Parsed", bound=Message)
 _FLOAT = np.dtype("<f4")
-_FEW = 4096  # values; from there on numpy's product may wake threads
+_SMALL = 4096  # values; for more, numpy's product may use several threads
 _BEST_OF = policy_pb2.ACT_MODE_BEST_OF
 _MODES = tuple(policy_pb2.ActMode.values())
 
 
 class ComputeRequest(NamedTuple):
-    """What a request asks of the engine."""
+    """What the engine has to compute for a request."""
 
     kind: Kind
     rows: np.ndarray  # [rows * candidates, columns of the kind] float32
-    candidates: int = 1  # lines of results for each row of the request, of which the best is answered
-
-
-def parse_act(raw: bytes) -> blocks_pb2.ActRequestBlocks:
-    """Read an ActRequest.
-
-    Raises:
-        InvalidRequestError: the bytes are none.
-    """
-    return _parse(raw, blocks_pb2.ActRequestBlocks, policy_pb2.ActRequest)
-
-
-def parse_score(raw: bytes) -> blocks_pb2.ScoreRequestBlocks:
-    """Read a ScoreRequest. Raises as `parse_act`."""
-    return _parse(raw, blocks_pb2.ScoreRequestBlocks, policy_pb2.ScoreRequest)
-
-
-def parse(raw: bytes, request_type: type[Parsed]) -> Parsed:
-    """Read a message without blocks. Raises as `parse_act`."""
-    try:
-        return request_type.FromString(raw)
-    except DecodeError as error:
-        raise _not_a(request_type, raw) from error
+    candidates: int = 1  # actions to draw for each row of the request; the reply has the best
 
 
 def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows: int) -> ComputeRequest:
-    """The work that an Act asks for.
+    """Return what the engine has to compute for an Act.
 
     Args:
-        max_rows: most rows of one call, candidates counted.
+        spec: of the policy.
+        max_rows: maximum rows of one request, candidates counted.
 
     Raises:
-        InvalidRequestError: sizes do not fit the policy or the cap, a value is NaN or infinite, a number out of range.
+        InvalidRequestError: sizes do not fit the policy, there are too many rows, a value is NaN or infinite, or a
+            number is out of range.
     """
     _check_priority(request.priority)
     if request.mode not in _MODES:
-        raise InvalidRequestError(f"mode must be one of 0 to {max(_MODES)}, not {request.mode}")
+        raise InvalidRequestError(f"mode must be from 0 to {max(_MODES)}, got {request.mode}")
     inputs = _inputs(request, spec, max_rows=max_rows)
     if request.mode <= policy_pb2.ACT_MODE_DETERMINISTIC:
         return ComputeRequest(Kind.ACT, inputs)
@@ -75,30 +48,30 @@ def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_ro
         candidates = request.candidates
         if not 1 <= candidates <= max_rows // rows:
             raise InvalidRequestError(
-                f"candidates must be 1 to {max_rows // rows} for {rows} rows, since one call may hold {max_rows} draws,"
-                f" not {candidates}"
+                f"candidates must be from 1 to {max_rows // rows} for {rows} rows, since each counts as one of at most"
+                f" {max_rows} rows, got {candidates}"
             )
-    plain = np.repeat(inputs, candidates, axis=0)
-    drawn = np.concatenate([plain, noise_columns(request.seed, rows=rows, candidates=candidates)], axis=1)
-    return ComputeRequest(Kind.BEST_OF if request.mode == _BEST_OF else Kind.SAMPLE, drawn, candidates)
+    noise = noise_columns(request.seed, rows=rows, candidates=candidates)
+    with_noise = np.concatenate([np.repeat(inputs, candidates, axis=0), noise], axis=1)
+    return ComputeRequest(Kind.BEST_OF if request.mode == _BEST_OF else Kind.SAMPLE, with_noise, candidates)
 
 
 def decode_score(request: blocks_pb2.ScoreRequestBlocks, spec: PolicySpec, *, max_rows: int) -> ComputeRequest:
-    """The work that a Score asks for. Arguments and errors as `decode_act`."""
+    """Return what the engine has to compute for a Score. Arguments and errors as for `decode_act`."""
     _check_priority(request.priority)
     state, rows = _state(request.state, request.rows, spec=spec, max_rows=max_rows)
     action = _matching("action", request.action, spec.action_dim, rows=rows, spec=spec, broadcasts=False)
     goal = _matching("goal", request.goal, spec.goal_dim, rows=rows, spec=spec, broadcasts=True)
     if np.abs(action).max() > 1:
-        raise InvalidRequestError(f"action must lie in [-1, 1], not reach {np.abs(action).max():g}")
+        raise InvalidRequestError(f"action must be within [-1, 1], got a value of magnitude {np.abs(action).max():g}")
     return ComputeRequest(Kind.SCORE, join(state=state, action=action, goal=goal))
 
 
 def join(**blocks: np.ndarray) -> np.ndarray:
-    """Blocks side by side, [rows, all their columns] float32; one of a single row serves every row.
+    """Join blocks [rows, columns] side by side: [rows, all columns] float32. A block of one row is used for every row.
 
     Raises:
-        InvalidRequestError: a value is NaN or infinite; the message names block and row.
+        InvalidRequestError: a value is NaN or infinite. The message names the block and the row.
     """
     arrays = tuple(blocks.values())
     rows = max(map(len, arrays))
@@ -109,58 +82,22 @@ def join(**blocks: np.ndarray) -> np.ndarray:
     return joined
 
 
-def actions(answer: InferenceResult, work: ComputeRequest) -> np.ndarray:
-    """The actions [rows, action_dim] of a call, the best of each row's candidates."""
-    if work.kind is not Kind.BEST_OF:
-        return answer.results
-    candidates = answer.results.reshape(-1, work.candidates, answer.results.shape[1])
-    best = candidates[:, :, -1].argmax(axis=1)
-    return candidates[np.arange(len(candidates)), best, :-1]
-
-
-def to_bytes(values: np.ndarray) -> bytes:
-    """A block for the wire."""
-    return np.ascontiguousarray(values, _FLOAT).tobytes()
-
-
 def from_bytes(name: str, raw: bytes) -> np.ndarray:
-    """The values of a block from the wire, [values].
+    """Return the values [values] float32 of a block; `name` is for the error.
 
     Raises:
-        InvalidRequestError: their bytes are not whole floats.
+        InvalidRequestError: the number of bytes is not a multiple of 4.
     """
     if len(raw) % _FLOAT.itemsize:
-        raise InvalidRequestError(f"{name} must hold 4 bytes for each value, not {len(raw)} bytes")
+        raise InvalidRequestError(f"{name} must hold 4 bytes for each value, got {len(raw)} bytes")
     return np.frombuffer(raw, _FLOAT)
-
-
-def _parse(raw: bytes, blocks_type: type[Parsed], public_type: type[Message]) -> Parsed:
-    try:
-        request = blocks_type.FromString(raw)
-        request.DiscardUnknownFields()
-        return request if request.ByteSize() == len(raw) else _parse_slowly(raw, blocks_type, public_type)
-    except DecodeError as error:
-        raise _not_a(public_type, raw) from error
-
-
-def _not_a(request_type: type[Message], raw: bytes) -> InvalidRequestError:
-    name = request_type.DESCRIPTOR.full_name
-    return InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message")
-
-
-def _parse_slowly(raw: bytes, blocks_type: type[Parsed], public_type: type[Message]) -> Parsed:
-    """Read a request of any legal encoding."""
-    fields: dict[str, Any] = {}
-    for field, value in public_type.FromString(raw).ListFields():
-        fields[field.name] = to_bytes(np.asarray(value, _FLOAT)) if field.is_repeated else value
-    return blocks_type(**fields)
 
 
 def _inputs(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows: int) -> np.ndarray:
     """States and goals side by side, [rows, state_dim + goal_dim]."""
     sizes = len(request.state), len(request.goal)
     if sizes == (spec.state_dim * _FLOAT.itemsize, spec.goal_dim * _FLOAT.itemsize) and request.rows <= 1:
-        # A robot's tick, for which every microsecond counts: the blocks of a single row need only follow one another.
+        # The common case, one robot's row, takes the shortest way: its blocks only need to follow one another.
         row = np.frombuffer(request.state + request.goal, _FLOAT).reshape(1, -1)
         if _finite(row):
             return row
@@ -170,45 +107,45 @@ def _inputs(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows:
 
 
 def _state(raw: bytes, rows: int, *, spec: PolicySpec, max_rows: int) -> tuple[np.ndarray, int]:
-    """The states [rows, state_dim], and how many; `rows` is what the sender says, or 0."""
+    """The states [rows, state_dim] and the number of rows. `rows` is that number as the request states it, or 0."""
     values = from_bytes("state", raw)
     count, rest = divmod(len(values), spec.state_dim)
     if rest or not count:
         raise InvalidRequestError(
-            f"state must hold rows * {spec.state_dim} values for at least one row of {spec.name}, not {len(values)}"
+            f"state must hold rows * {spec.state_dim} values for at least one row of {spec.name}, got {len(values)}"
         )
     if rows not in (0, count):
         raise InvalidRequestError(
-            f"state must hold {rows * spec.state_dim} values for {rows} rows of {spec.name}, not {len(values)}"
+            f"state must hold {rows * spec.state_dim} values for {rows} rows of {spec.name}, got {len(values)}"
         )
     if count > max_rows:
-        raise InvalidRequestError(f"one call may hold {max_rows} rows, not {count}; split it into several")
+        raise InvalidRequestError(f"a request may have at most {max_rows} rows, got {count}; split it into several")
     return values.reshape(count, spec.state_dim), count
 
 
 def _matching(name: str, raw: bytes, dim: int, *, rows: int, spec: PolicySpec, broadcasts: bool) -> np.ndarray:
-    """A block of as many rows, or of one for all of them where that is allowed."""
+    """A block [rows, dim]; if `broadcasts`, a block [1, dim] for all rows is allowed too."""
     values = from_bytes(name, raw)
     if len(values) == rows * dim or (broadcasts and len(values) == dim):
         return values.reshape(-1, dim)
     every = f" values, or {rows * dim} for {rows} rows," if rows > 1 else " values"
     wanted = f"{dim}{every}" if broadcasts or rows == 1 else f"{rows * dim} values for {rows} rows"
-    raise InvalidRequestError(f"{name} must hold {wanted} of {spec.name}, not {len(values)}")
+    raise InvalidRequestError(f"{name} must hold {wanted} of {spec.name}, got {len(values)}")
 
 
 def _check_priority(priority: int) -> None:
     if priority >= PRIORITIES:
-        raise InvalidRequestError(f"priority must be 0 to {PRIORITIES - 1}, not {priority}")
+        raise InvalidRequestError(f"priority must be from 0 to {PRIORITIES - 1}, got {priority}")
 
 
 def _finite(values: np.ndarray) -> bool:
-    # Of a few values their square sum is cheaper, and finite only if all are; large finite ones may overflow it.
-    return (values.size <= _FEW and math.isfinite(np.vdot(values, values))) or bool(np.isfinite(values).all())
+    # For few values, the sum of squares is faster. It is finite only if all values are, but large values overflow it.
+    return (values.size <= _SMALL and math.isfinite(np.vdot(values, values))) or bool(np.isfinite(values).all())
 
 
 def _refuse_not_finite(blocks: dict[str, np.ndarray]) -> None:
     for name, block in blocks.items():
-        whole = np.isfinite(block).all(axis=1)
-        if not whole.all():
-            row = int(np.argmin(whole))
-            raise InvalidRequestError(f"{name} of row {row} (the first is 0) holds NaN or infinity; send finite values")
+        is_finite = np.isfinite(block).all(axis=1)
+        if not is_finite.all():
+            row = int(np.argmin(is_finite))
+            raise InvalidRequestError(f"{name} of row {row} (the first is 0) has NaN or infinity; send finite values")

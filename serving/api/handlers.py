@@ -1,38 +1,84 @@
-"""Calls: what every gRPC method has in common.
+"""RpcHandlers: what all methods have in common: parsing, metrics, spans, unexpected errors, and shutdown.
 
-Requests arrive as bytes and are parsed here rather than by gRPC, so that bytes which are no request get a status and a
-message of ours. Every call is counted by its outcome, and only errors and texts of ours leave the server.
+Requests arrive as bytes and are parsed here, not by the transport, so that bytes which are not a request get a status
+and a message of our own. Each call is counted by its outcome. Only a `ServingError` leaves a method.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import grpc
-import grpc.aio
+import numpy as np
+from google.protobuf.message import DecodeError, Message
 
-from serving.errors import OverloadedError, ServingError, UnavailableError, UnexpectedError
-from serving.telemetry.metrics import UNKNOWN_POLICY, UNREAD_POLICY, Metrics
+from serving.api.rpc import RpcContext, UnaryMethod
+from serving.batching.queue import QueuedRequest
+from serving.errors import DrainingError, InvalidRequestError, ServingError, Status, UnexpectedError
+from serving.telemetry.metrics import UNKNOWN_POLICY, Metrics
 
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing
 
-SERVICE_NAME = "kilolayer.v1.Policy"  # ours, of which a method is unless said otherwise
 _LOGGER = logging.getLogger(__name__)
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Request = TypeVar("Request")
+RequestMessage = TypeVar("RequestMessage", bound=Message)
 
 
-class Calls:
-    """Wraps the methods of a server, and knows whether it is closing.
+class PendingReply(Protocol):
+    """A request in the batcher, and how its reply is made."""
+
+    @property
+    def queued(self) -> QueuedRequest:
+        """The request as the batcher knows it."""
+        ...
+
+    async def reply(self) -> bytes:
+        """Wait for the results and return the serialized reply.
+
+        Raises:
+            ServingError: there are none.
+        """
+        ...
+
+    def withdraw(self) -> None:
+        """Take the request out of the batcher; harmless once it is computed."""
+        ...
+
+
+class InferenceMethod(Protocol[Request]):
+    """A kind of request that is computed in batches."""
+
+    def parse(self, raw: bytes, /) -> Request:
+        """Read a request.
+
+        Raises:
+            InvalidRequestError: `raw` is not one.
+        """
+        ...
+
+    def label(self, request: Request, /) -> str:
+        """The policy that `request` names, as a metric label."""
+        ...
+
+    def admit(self, request: Request, /, context: RpcContext) -> PendingReply:
+        """Put `request` into the batcher of its policy. Withdraw it unless you wait for the reply.
+
+        Raises:
+            ServingError: it is refused.
+        """
+        ...
+
+
+class RpcHandlers:
+    """Makes methods for a transport, and holds new calls while the server shuts down.
 
     Args:
         metrics: receives the outcome of every call.
-        tracing: makes a span of every call; None: none are made.
-        clock: monotonic seconds.
+        tracing: makes a span of every call; None: no spans.
+        clock: monotonic seconds, the clock of every `RpcContext`.
     """
 
     def __init__(
@@ -41,137 +87,153 @@ class Calls:
         self._metrics = metrics
         self.tracing = tracing
         self.clock = clock
-        self.closing = False
-        self._let_go = asyncio.Event()
-        self._streams: set[asyncio.Task[None]] = set()
-
-    def close(self) -> None:
-        """From now on hold new calls, and read no more from streams. `let_go` refuses what is held.
-
-        A caller that were refused at once would try again on the same connection, and gRPC cancels without a word
-        what it has not yet handed to us when it shuts down. One that waits sends nothing.
-        """
-        self.closing = True
-        for reader in self._streams:
-            reader.cancel()
-
-    def let_go(self) -> None:
-        """Refuse the calls that were held, now that gRPC has told their connections to close."""
-        self._let_go.set()
-
-    def watch(self, reader: "asyncio.Task[None]") -> None:
-        """Cancel `reader`, which reads the requests of a stream, when the server closes."""
-        self._streams.add(reader)
-        reader.add_done_callback(self._streams.discard)
-
-    async def refuse_if_closing(self) -> None:
-        """Hold a new call if the server is closing.
-
-        Raises:
-            UnavailableError: it is; in time for the connection to close first.
-        """
-        if self.closing:
-            await self._let_go.wait()
-            raise UnavailableError("the server is shutting down; connect to another, or again in a moment")
-
-    def count(self, method: str, policy: str, *, code: grpc.StatusCode, started_s: float) -> None:
-        """One call, or one request of a stream, ended."""
-        self._metrics.observe_request(method, policy, code=code.name, total_s=self.clock() - started_s)
-
-    def reject_unread(self, method: str, reason: str, *, context: Context, service: str = SERVICE_NAME) -> None:
-        """A call was shed before it was read, for one of `metrics.REJECTION_REASONS`."""
-        code = OverloadedError.status
-        self._metrics.count_rejected_unread(reason)
-        self.count(method, UNREAD_POLICY, code=code, started_s=self.clock())
-        if self.tracing:
-            self.tracing.begin(method, context, service=service).end(UNREAD_POLICY, code)
+        self.draining = False
+        self._refusing = asyncio.Event()
+        self._readers: set[asyncio.Task[None]] = set()
 
     def unary(
         self,
-        method: str,
+        name: str,
         *,
         parse: Callable[[bytes], Request],
         label: Callable[[Request], str],
-        answer: Callable[[Request, Context], Awaitable[bytes]],
-        service: str = SERVICE_NAME,
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """A method of one request and one reply.
+        answer: Callable[[Request, RpcContext], Awaitable[bytes]],
+    ) -> UnaryMethod:
+        """Make a method of one request and one reply.
 
         Args:
-            parse: bytes to a request; may raise a ServingError.
-            label: the policy that a request means, for the metrics.
-            answer: the reply, serialised.
-            service: that the method is of, for its spans.
+            name: of the method, for metrics.
+            parse: reads a request; may raise a ServingError.
+            label: the policy that a request names, as a metric label.
+            answer: makes the serialized reply.
         """
 
-        async def handle(raw: bytes, context: Context) -> bytes:
+        async def method(raw: bytes, context: RpcContext) -> bytes:
             started_s = self.clock()
             policy = UNKNOWN_POLICY
-            span = self.tracing.begin(method, context, service=service) if self.tracing else None
+            span = self.tracing.begin(context) if self.tracing else None
             try:
                 request = parse(raw)
                 policy = label(request)
-                await self.refuse_if_closing()
+                if self.draining:
+                    await self.hold()
                 reply = await answer(request, context)
             except BaseException as error:
-                failure, code = self.failure(error, method, context=context)
-                self.count(method, policy, code=code, started_s=started_s)
+                failure, status = self.failure(error, context)
+                self.count(name, policy, status=status, started_s=started_s)
                 if span:
-                    span.end(policy, code)
-                if failure is None:
+                    span.end(policy, status)
+                if failure is None or failure is error:
                     raise
-                return await refuse(context, failure)
-            self.count(method, policy, code=grpc.StatusCode.OK, started_s=started_s)
+                raise failure from error
+            self.count(name, policy, status=Status.OK, started_s=started_s)
             if span:
-                span.end(policy, grpc.StatusCode.OK)
+                span.end(policy, Status.OK)
             return reply
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return method
 
-    def failure(
-        self, error: BaseException, method: str, *, context: Context
-    ) -> tuple[ServingError | None, grpc.StatusCode]:
-        """What the caller is told of `error`, and what is counted; None: the caller is gone, and the error goes on."""
+    def inference(self, name: str, requests: InferenceMethod[Request]) -> UnaryMethod:
+        """Make a method of one request, computed in a batch, and one reply. `name` is for metrics."""
+
+        async def answer(request: Request, context: RpcContext) -> bytes:
+            pending = requests.admit(request, context)
+            try:
+                reply = await pending.reply()
+            finally:
+                pending.withdraw()  # it is still in the batcher only if the caller is gone
+            if self.tracing:
+                self.tracing.computed(pending.queued.result.result())
+            return reply
+
+        return self.unary(name, parse=requests.parse, label=requests.label, answer=answer)
+
+    def count(self, name: str, policy: str, *, status: Status, started_s: float) -> None:
+        """Count the outcome of one call, or of one request of a stream."""
+        self._metrics.observe_request(name, policy, code=status.name, total_s=self.clock() - started_s)
+
+    def failure(self, error: BaseException, context: RpcContext) -> tuple[ServingError | None, Status]:
+        """The error to send for `error` and the status to count. None: the caller is gone, and `error` must go on."""
         if isinstance(error, ServingError):
             return error, error.status
-        if isinstance(error, asyncio.CancelledError) and _caller_is_gone():
-            return None, code_of_cancellation(context)
+        if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _caller_is_gone()):
+            return None, self.status_of_cancellation(context)
         if not isinstance(error, Exception | asyncio.CancelledError):
-            return None, grpc.StatusCode.UNKNOWN
-        # Let out, a CancelledError that is not the caller's would leave the caller without any answer.
-        _LOGGER.error("%s failed", method, exc_info=error)
+            return None, Status.UNKNOWN
+        # A CancelledError from elsewhere would leave the caller without any answer.
+        _LOGGER.error("%s failed", context.method, exc_info=error)
         return UnexpectedError(), UnexpectedError.status
 
+    def status_of_cancellation(self, context: RpcContext) -> Status:
+        """The status that the caller sees. A transport cancels a call for its deadline as it does for a hang-up."""
+        return Status.DEADLINE_EXCEEDED if self.clock() >= context.deadline_s else Status.CANCELLED
 
-async def refuse(context: Context, failure: ServingError) -> NoReturn:
-    """End a call with `failure`. A caller that left in that very moment is told nothing, and no error is made of it.
+    def begin_draining(self) -> None:
+        """From now on hold new calls, and read no more requests from streams.
+
+        A caller that is refused immediately would retry on the same connection, and gRPC silently cancels, when it
+        shuts down, what it has not yet handed to a method. A caller that waits sends nothing. `refuse_held` ends the
+        wait.
+        """
+        self.draining = True
+        for reader in self._readers:
+            reader.cancel()
+
+    def refuse_held(self) -> None:
+        """Refuse the calls that were held, now that the transport has told their connections to close."""
+        self._refusing.set()
+
+    async def hold(self) -> None:
+        """Hold a call that arrived after `begin_draining`.
+
+        Raises:
+            DrainingError: always, after `refuse_held`.
+        """
+        await self._refusing.wait()
+        raise DrainingError
+
+    def cancel_when_draining(self, reader: "asyncio.Task[None]") -> None:
+        """Cancel `reader`, which receives the requests of a stream, at `begin_draining`."""
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
+
+
+def parse(raw: bytes, request_type: type[RequestMessage]) -> RequestMessage:
+    """Read a message.
 
     Raises:
-        Exception: always; gRPC's own, by which it knows that the call has ended.
-        asyncio.CancelledError: the caller is gone.
+        InvalidRequestError: `raw` is not one.
     """
     try:
-        await context.abort(failure.status, str(failure), failure.trailers)
-    except grpc.aio.InternalError as error:  # sending failed
-        raise asyncio.CancelledError from error
+        return request_type.FromString(raw)
+    except DecodeError as error:
+        name = request_type.DESCRIPTOR.full_name
+        raise InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message") from error
 
 
-def remaining_s(context: Context, timeout_us: int = 0) -> float | None:
-    """Seconds until the answer is worthless: by the call's deadline or its own limit; None: it may take for ever."""
-    call_s: float | None = context.time_remaining()  # the published type leaves out the None
-    own_s = timeout_us * 1e-6 if timeout_us else None
-    limits = [limit for limit in (call_s, own_s) if limit is not None]
-    return min(limits, default=None)
+def parse_blocks(raw: bytes, blocks_type: type[RequestMessage], public_type: type[Message]) -> RequestMessage:
+    """Read a `public_type` message as `blocks_type`, which has its row blocks as bytes, without a loop over values.
+
+    A packed `repeated float` is the same on the wire as bytes. Senders may also encode it in pieces or value by value.
+    Such a message is longer than what was read from it; it is then read as a `public_type` message, which is slow.
+
+    Raises:
+        InvalidRequestError: `raw` is not a `public_type` message.
+    """
+    try:
+        request = blocks_type.FromString(raw)
+        request.DiscardUnknownFields()
+        if request.ByteSize() == len(raw):
+            return request
+    except DecodeError:
+        pass  # `parse` fails too, and names the public message
+    fields: dict[str, Any] = {}
+    for field, value in parse(raw, public_type).ListFields():
+        fields[field.name] = np.asarray(value, "<f4").tobytes() if field.is_repeated else value
+    return blocks_type(**fields)
 
 
 def _caller_is_gone() -> bool:
-    """Whether the current call's own task is being cancelled, as gRPC does when its caller hangs up or times out."""
+    """Whether the transport cancels the current task, as it does when the caller hangs up or its deadline passes."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def code_of_cancellation(context: Context) -> grpc.StatusCode:
-    """What the caller sees: gRPC cancels a call for its deadline as it does for a caller that hangs up."""
-    left_s = remaining_s(context)
-    timed_out = left_s is not None and left_s <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if timed_out else grpc.StatusCode.CANCELLED

@@ -1,53 +1,81 @@
-"""Health: grpc.health.v1 with one name per policy and "" for the whole server."""
+"""Health: grpc.health.v1, with one name per policy and "" for the whole server."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
-import grpc
-import grpc.aio
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import OVERALL_HEALTH, aio  # pyright: ignore[reportAttributeAccessIssue]  its stub is short
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 
-_LAST_WORD_S = 0.25  # for a watch to send NOT_SERVING before it ends
+from serving.api.handlers import parse
+from serving.api.rpc import RpcContext, RpcService
+from serving.errors import UnknownPolicyError, echo
+
+_OVERALL = ""  # the name of the whole server, by the protocol
 
 
-class Health(aio.HealthServicer):  # pyright: ignore[reportUntypedBaseClass]
-    """NOT_SERVING from the start, SERVING once told so, and NOT_SERVING for good once `close` is called.
+class Health:
+    """NOT_SERVING at first, SERVING after `set_serving`, and NOT_SERVING for good after `close`.
 
     Args:
-        policies: names that are served besides the overall one.
+        policies: names that have a status besides the whole server.
     """
 
     def __init__(self, policies: Iterable[str]) -> None:
-        super().__init__()
-        self._names = (OVERALL_HEALTH, *policies)
-        self._closed = asyncio.Event()
+        self._names = frozenset({_OVERALL, *policies})
+        self._serving = False
+        self._closed = False
+        self._changed = asyncio.Event()  # set at the next change, and then replaced
 
-    async def set_all(self, *, serving: bool) -> None:
-        """Set the status of every name."""
-        statuses = health_pb2.HealthCheckResponse
-        for name in self._names:
-            await self.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
+    def service(self) -> RpcService:
+        """The methods, for a transport."""
+        return RpcService(
+            "grpc.health.v1.Health",
+            unary={"Check": self._check, "List": self._list},
+            streams={"Watch": self._watch},
+        )
 
-    async def close(self) -> None:
-        """Say NOT_SERVING for good, and end the watches once they have said it too."""
-        await self.enter_graceful_shutdown()
-        self._closed.set()
+    def set_serving(self) -> None:
+        """Every name is SERVING from now on, unless `close` was called."""
+        if not self._closed:
+            self._serving = True
+            self._notify()
 
-    async def Watch(  # noqa: N802  gRPC names it
-        self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> None:
-        """As the library's, but it ends after `close`: an open watch would hold up the shutdown for all its grace."""
-        watch = asyncio.ensure_future(super().Watch(request, context))
-        closed = asyncio.ensure_future(self._closed.wait())
-        try:
-            await asyncio.wait({watch, closed}, return_when=asyncio.FIRST_COMPLETED)
-            # Cancelled while it sends, as one that begins after `close` would be, it would leave its peer hanging.
-            await asyncio.wait({watch}, timeout=_LAST_WORD_S)
-        finally:
-            closed.cancel()
-            watch.cancel()
-            await asyncio.wait({watch, closed})
-        if not watch.cancelled():
-            watch.result()  # it ends by itself only by failing
+    def close(self) -> None:
+        """Every name is NOT_SERVING for good. Open watches receive that and end: they would delay the shutdown."""
+        self._serving = False
+        self._closed = True
+        self._notify()
+
+    async def _check(self, raw: bytes, _context: RpcContext) -> bytes:
+        name = parse(raw, HealthCheckRequest).service
+        if name not in self._names:
+            raise UnknownPolicyError(f"there is no policy {echo(name)}; there are: {self._policies()}")
+        return self._response(name).SerializeToString()
+
+    async def _list(self, raw: bytes, _context: RpcContext) -> bytes:
+        parse(raw, HealthListRequest)
+        return HealthListResponse(statuses={name: self._response(name) for name in self._names}).SerializeToString()
+
+    async def _watch(self, requests: AsyncIterator[bytes], _context: RpcContext) -> AsyncGenerator[bytes]:
+        name = parse(await anext(requests, b""), HealthCheckRequest).service
+        sent = None
+        while True:
+            changed, closed, response = self._changed, self._closed, self._response(name)
+            if response != sent:
+                yield response.SerializeToString()
+                sent = response
+            if closed:
+                return
+            await changed.wait()  # already set if the status changed while it was being sent
+
+    def _response(self, name: str) -> HealthCheckResponse:
+        if name not in self._names:
+            return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+        status = HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
+        return HealthCheckResponse(status=status)
+
+    def _policies(self) -> str:
+        return ", ".join(sorted(self._names - {_OVERALL}))
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,192 +1,172 @@
-"""One stream of requests: its answers come in the same order, and several are under way at once.
+"""One stream of requests: several are computed at a time, and the replies come in the order of the requests.
 
-A reader takes requests from the stream, admits each to the batcher, and puts it into a line of this stream's own; the
-handler takes them from there, waits for each answer and sends it. That line is bounded, so a peer that does not read
-its answers is soon not read from either, and gRPC's flow control stops it. Whatever ends the stream goes through the
-same line, so every request that was read is answered first. If the peer leaves, its requests leave the batcher.
+A reader task receives requests, admits each to its batcher, and appends it to the stream's own queue. The method takes
+them from that queue in order, waits for each reply, and gives it to the transport. At most `_MAX_PENDING` requests of a
+stream are admitted and not answered: then the reader waits, and flow control stops the peer. Whatever ends the stream
+goes through the same queue, so every request that was received is answered first. If the peer leaves, its requests
+leave the batcher.
 """
 
 import asyncio
-from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-import grpc
-import grpc.aio
-
-from serving.api.handlers import SERVICE_NAME, Calls, Context, code_of_cancellation, refuse
-from serving.errors import ServingError, UnavailableError
+from serving.api.handlers import InferenceMethod, PendingReply, RpcHandlers
+from serving.api.rpc import RpcContext, StreamMethod
+from serving.errors import DrainingError, ServingError, Status
 from serving.policies.registry import PolicyRegistry
 from serving.telemetry.metrics import NO_POLICY, UNKNOWN_POLICY
 
 Request = TypeVar("Request")
-_UNDER_WAY = 64  # requests of one stream that are read and not yet answered
+_MAX_PENDING = 64  # requests of one stream
 
 
-class Admitted(Protocol):
-    """A request whose answer is on its way."""
+class StreamedMethod(InferenceMethod[Request], Protocol[Request]):
+    """A kind of request that is computed in batches, and that a stream can carry."""
 
-    async def reply(self) -> bytes:
-        """Wait for the answer; the reply, serialised.
-
-        Raises:
-            ServingError: there is none.
-        """
-        ...
-
-    def withdraw(self) -> None:
-        """Nobody waits for the answer any more."""
+    def refusal(self, request: Request, /, failure: ServingError) -> bytes:
+        """The serialized reply that takes the place of results."""
         ...
 
 
-class _Tick(NamedTuple, Generic[Request]):
-    """One request of the stream, and what becomes of it."""
+class _StreamedRequest(NamedTuple, Generic[Request]):
+    """One request of the stream, and its outcome so far."""
 
     started_s: float
     policy: str  # as a metric label
     request: Request
-    outcome: Admitted | ServingError
+    outcome: PendingReply | ServingError
 
 
-class OrderedStream(ABC, Generic[Request]):
-    """Serves one stream, once; a subclass says what its messages mean.
+def ordered_stream(
+    name: str, requests: StreamedMethod[Request], *, handlers: RpcHandlers, policies: PolicyRegistry
+) -> StreamMethod:
+    """Make a method of a stream of requests and their replies.
 
     Args:
-        policies: the policies.
-        calls: counts outcomes, and knows when the server closes.
+        name: of the method, for metrics.
+        requests: what its requests mean.
+        handlers: count outcomes, and know when the server shuts down.
+        policies: a stream is refused until there are any.
     """
 
-    method: ClassVar[str]
-    """As it is counted."""
+    def method(raw_requests: AsyncIterator[bytes], context: RpcContext) -> AsyncGenerator[bytes]:
+        return _OrderedStream(name, requests, context, handlers=handlers).replies(raw_requests, policies)
 
-    service: ClassVar[str] = SERVICE_NAME
-    """That the method is of, for its span."""
+    return method
 
-    def __init__(self, context: Context, *, policies: PolicyRegistry, calls: Calls) -> None:
-        self.context = context
-        self.policies = policies
-        self._calls = calls
-        self._ticks: asyncio.Queue[_Tick[Request] | Exception | None] = asyncio.Queue()
-        self._room = asyncio.Semaphore(_UNDER_WAY)
 
-    @abstractmethod
-    def parse(self, raw: bytes) -> Request:
-        """Read a request.
+class _OrderedStream(Generic[Request]):
+    """One stream while it lives."""
 
-        Raises:
-            InvalidRequestError: the bytes are none, so there is nothing to answer: the stream ends.
-        """
+    def __init__(
+        self, name: str, requests: StreamedMethod[Request], context: RpcContext, *, handlers: RpcHandlers
+    ) -> None:
+        self._name = name
+        self._requests = requests
+        self._context = context
+        self._handlers = handlers
+        self._received: asyncio.Queue[_StreamedRequest[Request] | Exception | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(_MAX_PENDING)
 
-    @abstractmethod
-    def label(self, request: Request) -> str:
-        """The policy that `request` means, as a metric label."""
-
-    @abstractmethod
-    def admit(self, request: Request) -> Admitted:
-        """Bring `request` into the batcher.
+    async def replies(self, raw_requests: AsyncIterator[bytes], policies: PolicyRegistry) -> AsyncGenerator[bytes]:
+        """Give the replies, and end with the error that ended the stream, if the peer did not end it.
 
         Raises:
-            ServingError: it cannot be; the stream goes on.
+            ServingError: a request was not a message, the server drains or is not ready, or there is a bug.
         """
-
-    @abstractmethod
-    def refusal(self, request: Request, failure: ServingError) -> bytes:
-        """The reply that takes the place of an answer, serialised."""
-
-    async def run(self) -> None:
-        """Serve, and tell the peer what ended the stream, if the peer did not."""
-        tracing = self._calls.tracing
-        span = tracing.begin(self.method, self.context, service=self.service) if tracing else None
-        code = grpc.StatusCode.OK
+        handlers, tracing = self._handlers, self._handlers.tracing
+        span = tracing.begin(self._context) if tracing else None
+        status, reader = Status.OK, None
+        received: _StreamedRequest[Request] | Exception | None = None
         try:
-            await self.serve()
-        except BaseException as error:
-            failure, code = self._calls.failure(error, self.method, context=self.context)
-            if failure is None:
-                raise
-            await refuse(self.context, failure)
-        finally:
-            if span:
-                span.end(NO_POLICY, code)  # its requests may name several
-
-    async def serve(self) -> None:
-        """Answer until the stream ends.
-
-        Raises:
-            Exception: what ends the stream, if the peer did not.
-        """
-        await self._calls.refuse_if_closing()
-        self.policies.all()
-        reader = asyncio.create_task(self._read())
-        self._calls.watch(reader)
-        tick: _Tick[Request] | Exception | None = None
-        try:
-            while isinstance(tick := await self._ticks.get(), _Tick):
-                await self._answer(tick)
+            if handlers.draining:
+                await handlers.hold()
+            policies.all()
+            reader = asyncio.create_task(self._receive(raw_requests))
+            handlers.cancel_when_draining(reader)
+            while isinstance(received := await self._received.get(), _StreamedRequest):
+                yield await self._reply(received)
                 self._room.release()
+            if received is not None:
+                raise received
+        except BaseException as error:
+            failure, status = handlers.failure(error, self._context)
+            if failure is None or failure is error:
+                raise
+            raise failure from error
         finally:
-            reader.cancel()
-            _withdraw(tick)
-            while not self._ticks.empty():
-                self._abandon(self._ticks.get_nowait())
-        if isinstance(tick, Exception):
-            raise tick
+            if reader:
+                reader.cancel()
+            _withdraw(received)
+            self._abandon_rest()
+            if span:
+                span.end(NO_POLICY, status)  # its requests may name several policies
 
-    async def _read(self) -> None:
-        """Admit requests until the peer has no more, sends what is none, or the server closes."""
+    async def _receive(self, raw_requests: AsyncIterator[bytes]) -> None:
+        """Admit requests until the peer ends the stream, sends bytes that are not a request, or the server drains."""
         end: Exception | None = None
         try:
             await self._room.acquire()
-            while (raw := await self.context.read()) is not grpc.aio.EOF:
-                self._ticks.put_nowait(self._tick(raw))
+            async for raw in raw_requests:
+                self._received.put_nowait(self._admit(raw))
                 await self._room.acquire()
         except asyncio.CancelledError:
-            if not self._calls.closing:
+            if not self._handlers.draining:
                 raise
-            end = UnavailableError("the server is shutting down; connect to another, or again in a moment")
-        except Exception as error:  # the handler raises it; it would wait for ever for a reader that is gone
+            end = DrainingError()
+        except Exception as error:  # `replies` raises it; without an end in the queue it would wait forever
             end = error
-        self._ticks.put_nowait(end)
+        self._received.put_nowait(end)
 
-    def _tick(self, raw: bytes) -> _Tick[Request]:
-        """Bring one request into the batcher, or find out why not."""
-        started_s = self._calls.clock()
+    def _admit(self, raw: bytes) -> _StreamedRequest[Request]:
+        """Put one request into its batcher, or find out why it is refused.
+
+        Raises:
+            InvalidRequestError: `raw` is not a request, so there is nothing to reply to.
+        """
+        started_s = self._handlers.clock()
         try:
-            request = self.parse(raw)
+            request = self._requests.parse(raw)
         except ServingError as error:
-            self._calls.count(self.method, UNKNOWN_POLICY, code=error.status, started_s=started_s)
+            self._handlers.count(self._name, UNKNOWN_POLICY, status=error.status, started_s=started_s)
             raise
+        outcome: PendingReply | ServingError
         try:
-            outcome = self.admit(request)
+            outcome = self._requests.admit(request, self._context)
         except ServingError as error:
             outcome = error
-        return _Tick(started_s, self.label(request), request, outcome)
+        return _StreamedRequest(started_s, self._requests.label(request), request, outcome)
 
-    async def _answer(self, tick: _Tick[Request]) -> None:
-        """Wait for the answer of `tick` and send it, or the reason why there is none."""
-        code = grpc.StatusCode.OK
+    async def _reply(self, received: _StreamedRequest[Request]) -> bytes:
+        """Wait for the reply to one request; a refusal is a reply too. Counts its outcome."""
+        status = Status.OK
         try:
-            if isinstance(tick.outcome, ServingError):
-                raise tick.outcome
-            reply = await tick.outcome.reply()
+            if isinstance(received.outcome, ServingError):
+                raise received.outcome
+            reply = await received.outcome.reply()
         except BaseException as error:
-            failure, code = self._calls.failure(error, self.method, context=self.context)
+            failure, status = self._handlers.failure(error, self._context)
             if failure is None:
-                self._calls.count(self.method, tick.policy, code=code, started_s=tick.started_s)
+                self._count(received, status)
                 raise
-            reply = self.refusal(tick.request, failure)
-        self._calls.count(self.method, tick.policy, code=code, started_s=tick.started_s)
-        await self.context.write(reply)
+            reply = self._requests.refusal(received.request, failure)
+        self._count(received, status)
+        return reply
 
-    def _abandon(self, tick: "_Tick[Request] | Exception | None") -> None:
-        """The peer left before the turn of `tick` came."""
-        _withdraw(tick)
-        if isinstance(tick, _Tick):
-            self._calls.count(
-                self.method, tick.policy, code=code_of_cancellation(self.context), started_s=tick.started_s
-            )
+    def _abandon_rest(self) -> None:
+        """The peer left: withdraw and count the requests that have no reply yet."""
+        while not self._received.empty():
+            received = self._received.get_nowait()
+            _withdraw(received)
+            if isinstance(received, _StreamedRequest):
+                self._count(received, self._handlers.status_of_cancellation(self._context))
+
+    def _count(self, received: _StreamedRequest[Request], status: Status) -> None:
+        self._handlers.count(self._name, received.policy, status=status, started_s=received.started_s)
 
 
-def _withdraw(tick: object) -> None:
-    """Nobody waits for `tick` any more, if it is one."""
-    if isinstance(tick, _Tick) and not isinstance(tick.outcome, ServingError):
-        tick.outcome.withdraw()
+def _withdraw(received: "_StreamedRequest[Request] | Exception | None") -> None:
+    """Withdraw `received` from its batcher, if it is a request that was admitted."""
+    if isinstance(received, _StreamedRequest) and not isinstance(received.outcome, ServingError):
+        received.outcome.withdraw()

@@ -1,75 +1,70 @@
-"""The gRPC service `kilolayer.v1.Policy`: which method answers what."""
+"""PolicyService: the methods of `kilolayer.v1.Policy`, and how their replies are made."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
 
-import grpc
+import numpy as np
 
-from kilolayer._internal.blocks_pb2 import ActRequestBlocks, ScoreRequestBlocks, ScoreResponseBlocks
+from kilolayer._internal.blocks_pb2 import (
+    ActRequestBlocks,
+    ActResponseBlocks,
+    ScoreRequestBlocks,
+    ScoreResponseBlocks,
+)
 from kilolayer.v1 import policy_pb2 as pb
 from policy.spec import PolicySpec
 from serving.api import codec
-from serving.api.act_stream import METHOD as ACT_STREAM
-from serving.api.act_stream import ActStream, encode_actions, reply_fields
-from serving.api.handlers import SERVICE_NAME, Calls, Context, remaining_s
-from serving.batching.queue import InferenceResult
+from serving.api.handlers import RpcHandlers, parse, parse_blocks
+from serving.api.ordered_stream import ordered_stream
+from serving.api.rpc import RpcContext, RpcService
+from serving.batching.queue import QueuedRequest
+from serving.engine.engine import Kind
+from serving.errors import ServingError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY
+
+Blocks = TypeVar("Blocks", ActRequestBlocks, ScoreRequestBlocks)
 
 
 class PolicyService:
     """Answers Act, ActStream, Score, Describe and List.
 
     Args:
-        policies: the policies.
-        calls: counts outcomes, and knows when the server closes.
+        policies: the policies that are served.
+        handlers: make the methods.
         max_rows: most rows in one call.
     """
 
-    def __init__(self, policies: PolicyRegistry, *, calls: Calls, max_rows: int) -> None:
+    def __init__(self, policies: PolicyRegistry, *, handlers: RpcHandlers, max_rows: int) -> None:
         self._policies = policies
-        self._calls = calls
+        self._handlers = handlers
         self._max_rows = max_rows
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """The methods, to be added to a server."""
+    def service(self) -> RpcService:
+        """The methods, for a transport."""
+        unary, inference = self._handlers.unary, self._handlers.inference
+        act = _ActRequests(self._policies, clock=self._handlers.clock, max_rows=self._max_rows)
+        score = _ScoreRequests(self._policies, clock=self._handlers.clock, max_rows=self._max_rows)
+        return RpcService(
+            "kilolayer.v1.Policy",
+            unary={
+                "Act": inference("Act", act),
+                "Score": inference("Score", score),
+                "Describe": unary(
+                    "Describe",
+                    parse=lambda raw: parse(raw, pb.DescribeRequest),
+                    label=lambda request: self._policies.label(request.policy),
+                    answer=self._describe,
+                ),
+                "List": unary(
+                    "List", parse=lambda raw: parse(raw, pb.ListRequest), label=lambda _: NO_POLICY, answer=self._list
+                ),
+            },
+            streams={"ActStream": ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)},
+        )
 
-        def label(request: ActRequestBlocks | ScoreRequestBlocks | pb.DescribeRequest) -> str:
-            return self._policies.label(request.policy)
-
-        unary = self._calls.unary
-        methods = {
-            "Act": unary("Act", parse=codec.parse_act, label=label, answer=self._act),
-            ACT_STREAM: grpc.stream_stream_rpc_method_handler(self._act_stream),
-            "Score": unary("Score", parse=codec.parse_score, label=label, answer=self._score),
-            "Describe": unary(
-                "Describe",
-                parse=lambda raw: codec.parse(raw, pb.DescribeRequest),
-                label=label,
-                answer=self._describe,
-            ),
-            "List": unary(
-                "List", parse=lambda raw: codec.parse(raw, pb.ListRequest), label=lambda _: NO_POLICY, answer=self._list
-            ),
-        }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
-
-    async def _act(self, request: ActRequestBlocks, context: Context) -> bytes:
-        served = self._policies.find(request.policy, version=request.version)
-        work = codec.decode_act(request, served.bundle.spec, max_rows=self._max_rows)
-        answer = await self._compute(served, work, request, context=context)
-        return encode_actions(served, work, answer, sequence=request.sequence)
-
-    async def _act_stream(self, _requests: object, context: Context) -> None:
-        await ActStream(context, policies=self._policies, calls=self._calls, max_rows=self._max_rows).run()
-
-    async def _score(self, request: ScoreRequestBlocks, context: Context) -> bytes:
-        served = self._policies.find(request.policy, version=request.version)
-        work = codec.decode_score(request, served.bundle.spec, max_rows=self._max_rows)
-        answer = await self._compute(served, work, request, context=context)
-        about = reply_fields(served, answer, sequence=request.sequence)
-        return ScoreResponseBlocks(energy=codec.to_bytes(answer.results), **about).SerializeToString()
-
-    async def _describe(self, request: pb.DescribeRequest, _context: Context) -> bytes:
+    async def _describe(self, request: pb.DescribeRequest, _context: RpcContext) -> bytes:
         served = self._policies.find(request.policy, version=request.version)
         return pb.DescribeResponse(
             spec=_encode_spec(served.bundle.spec),
@@ -78,7 +73,7 @@ class PolicyService:
             max_rows=self._max_rows,
         ).SerializeToString()
 
-    async def _list(self, _request: pb.ListRequest, _context: Context) -> bytes:
+    async def _list(self, _request: pb.ListRequest, _context: RpcContext) -> bytes:
         entries = [
             pb.PolicyEntry(
                 policy=name,
@@ -90,23 +85,97 @@ class PolicyService:
         ]
         return pb.ListResponse(policies=entries).SerializeToString()
 
-    async def _compute(
-        self,
-        served: ServedPolicy,
-        work: codec.ComputeRequest,
-        request: ActRequestBlocks | ScoreRequestBlocks,
-        *,
-        context: Context,
-    ) -> InferenceResult:
-        timeout_s = remaining_s(context, request.timeout_us)
-        answer = await served.batcher.submit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
-        if self._calls.tracing:
-            self._calls.tracing.computed(answer)
-        return answer
+
+class _Pending(NamedTuple):
+    """An Act or a Score in the batcher."""
+
+    served: ServedPolicy
+    request: ActRequestBlocks | ScoreRequestBlocks
+    work: codec.ComputeRequest
+    queued: QueuedRequest
+
+    async def reply(self) -> bytes:
+        """Wait for the results and return the serialized reply. Raises ServingError if there are none."""
+        result = await self.queued.result
+        about: dict[str, Any] = {
+            "policy": self.served.bundle.spec.name,
+            "version": self.served.version,
+            "sequence": self.request.sequence,
+            "queue_us": round(result.queue_s * 1e6),
+            "compute_us": round(result.compute_s * 1e6),
+            "batch_rows": result.batch_rows,
+        }
+        if self.work.kind is Kind.SCORE:
+            return ScoreResponseBlocks(energy=result.results.tobytes(), **about).SerializeToString()
+        return ActResponseBlocks(action=_actions(result.results, self.work).tobytes(), **about).SerializeToString()
+
+    def withdraw(self) -> None:
+        """Take the request out of the batcher; harmless once it is computed."""
+        self.served.batcher.withdraw(self.queued)
+
+
+class _Requests(Generic[Blocks]):
+    """What Act and Score have in common. Arguments as those of `PolicyService`."""
+
+    def __init__(self, policies: PolicyRegistry, *, clock: Callable[[], float], max_rows: int) -> None:
+        self._policies = policies
+        self._clock = clock
+        self._max_rows = max_rows
+
+    def label(self, request: Blocks) -> str:
+        """The policy that `request` names, as a metric label."""
+        return self._policies.label(request.policy)
+
+    def admit(self, request: Blocks, context: RpcContext) -> _Pending:
+        """Put `request` into the batcher of its policy. Raises ServingError if it is refused."""
+        served = self._policies.find(request.policy, version=request.version)
+        work = self._decode(request, served.bundle.spec)
+        timeout_s = context.timeout_s(self._clock(), limit_us=request.timeout_us)
+        queued = served.batcher.admit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
+        return _Pending(served, request, work, queued)
+
+    def _decode(self, request: Blocks, spec: PolicySpec) -> codec.ComputeRequest:
+        raise NotImplementedError
+
+
+class _ActRequests(_Requests[ActRequestBlocks]):
+    """Requests of Act and ActStream."""
+
+    def parse(self, raw: bytes) -> ActRequestBlocks:
+        """Read an ActRequest. Raises InvalidRequestError if `raw` is not one."""
+        return parse_blocks(raw, ActRequestBlocks, pb.ActRequest)
+
+    def _decode(self, request: ActRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
+        return codec.decode_act(request, spec, max_rows=self._max_rows)
+
+    def refusal(self, request: ActRequestBlocks, failure: ServingError) -> bytes:
+        """The reply of a stream to a request that gets no actions."""
+        why = pb.Failure(code=failure.status, message=str(failure), reason=failure.reason)
+        return ActResponseBlocks(sequence=request.sequence, failure=why).SerializeToString()
+
+
+class _ScoreRequests(_Requests[ScoreRequestBlocks]):
+    """Requests of Score."""
+
+    def parse(self, raw: bytes) -> ScoreRequestBlocks:
+        """Read a ScoreRequest. Raises InvalidRequestError if `raw` is not one."""
+        return parse_blocks(raw, ScoreRequestBlocks, pb.ScoreRequest)
+
+    def _decode(self, request: ScoreRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
+        return codec.decode_score(request, spec, max_rows=self._max_rows)
+
+
+def _actions(results: np.ndarray, work: codec.ComputeRequest) -> np.ndarray:
+    """The actions [rows, action_dim] of an Act: of each row's candidates, the one with the highest energy."""
+    if work.kind is not Kind.BEST_OF:
+        return results
+    candidates = results.reshape(-1, work.candidates, results.shape[1])  # the last column is the energy
+    best = candidates[:, :, -1].argmax(axis=1)
+    return candidates[np.arange(len(candidates)), best, :-1]
 
 
 def _encode_spec(spec: PolicySpec) -> pb.PolicySpec:
-    """The message bears the names of the dataclass, and sizes for those who need no names."""
+    """The fields of the message have the names of the dataclass; it also holds the sizes."""
     return pb.PolicySpec(
         state_dim=spec.state_dim, goal_dim=spec.goal_dim, action_dim=spec.action_dim, **dataclasses.asdict(spec)
     )

@@ -1,16 +1,12 @@
-"""OpenTelemetry spans, for those who have it installed and ask for it: one a call, within the caller's trace.
+"""Tracing: one OpenTelemetry span per call, within the caller's trace.
 
-A span is named as the conventions for RPCs say (https://opentelemetry.io/docs/specs/semconv/rpc/) and tells, besides
-status and policy, how long the call waited, how long its batches took, and how many rows they had. Where spans go and
-which are kept is told by OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER.
+A span is named by the conventions for RPCs (https://opentelemetry.io/docs/specs/semconv/rpc/). It has the status, the
+policy, how long the call waited, how long its batches took, and how many rows they had. OpenTelemetry's own variables
+say where spans are sent and which are kept, such as OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER.
 
-Only who traces imports this module.
+OpenTelemetry is an optional dependency: import this module only if spans are wanted.
 """
 
-from typing import Any
-
-import grpc
-import grpc.aio
 from opentelemetry import propagate, trace
 from opentelemetry.context import attach
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -18,20 +14,22 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from serving.api.rpc import RpcContext
 from serving.batching.queue import InferenceResult
+from serving.errors import Status
 
 
 class Span:
-    """What is told about one call."""
+    """The span of one call."""
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
 
-    def end(self, policy: str, code: grpc.StatusCode) -> None:
-        """The call has ended."""
-        self._span.set_attributes({"kilolayer.policy": policy, "rpc.grpc.status_code": code.value[0]})
-        if code is not grpc.StatusCode.OK:
-            self._span.set_status(trace.StatusCode.ERROR, code.name)
+    def end(self, policy: str, status: Status) -> None:
+        """End it with the outcome of the call."""
+        self._span.set_attributes({"kilolayer.policy": policy, "rpc.grpc.status_code": status.value})
+        if status is not Status.OK:
+            self._span.set_status(trace.StatusCode.ERROR, status.name)
         self._span.end()
 
 
@@ -46,33 +44,33 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("kilolayer")
 
-    def begin(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]", *, service: str) -> Span:
-        """The span of a call that arrives: a child of what its metadata name (`traceparent`), current in this task."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        parent = propagate.extract(metadata)
+    def begin(self, context: RpcContext) -> Span:
+        """Start the span of a call: a child of the span in its metadata (`traceparent`), current in this task."""
+        parent = propagate.extract(context.metadata())
+        name = context.method[1:]
+        service, method = name.split("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-        kind = trace.SpanKind.SERVER
-        span = self._tracer.start_span(f"{service}/{method}", parent, kind=kind, attributes=attributes)
-        attach(trace.set_span_in_context(span, parent))  # for as long as the task, which serves this call alone
+        span = self._tracer.start_span(name, parent, kind=trace.SpanKind.SERVER, attributes=attributes)
+        attach(trace.set_span_in_context(span, parent))  # never detached: the task ends with the call
         return Span(span)
 
-    def computed(self, answer: InferenceResult) -> None:
-        """The results of this task's call are there."""
+    def computed(self, result: InferenceResult) -> None:
+        """Add to the span of the current task how its request was computed."""
         trace.get_current_span().set_attributes(
             {
-                "kilolayer.queue_us": round(answer.queue_s * 1e6),
-                "kilolayer.compute_us": round(answer.compute_s * 1e6),
-                "kilolayer.batch_rows": answer.batch_rows,
+                "kilolayer.queue_us": round(result.queue_s * 1e6),
+                "kilolayer.compute_us": round(result.compute_s * 1e6),
+                "kilolayer.batch_rows": result.batch_rows,
             }
         )
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the spans that were not sent yet."""
         self._provider.shutdown()
 
 
 def otlp() -> Tracing:
-    """Spans that are sent by OTLP over gRPC, in batches, from a thread of their own."""
+    """Spans are sent by OTLP over gRPC, in batches, from a thread of their own."""
     provider = TracerProvider(resource=Resource.create({"service.name": "kilolayer"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)

@@ -1,1 +1,1 @@
-"""Policies on disk and in service."""
+"""Policies: on disk, compiled, and served."""

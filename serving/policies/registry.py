@@ -1,17 +1,17 @@
-"""PolicyRegistry: which policies answer calls, by name and version."""
+"""PolicyRegistry: the policies that are served, by name and version."""
 
 import dataclasses
 from collections.abc import Mapping
 
 from policy.bundle import Bundle
 from serving.batching.batcher import Batcher
-from serving.errors import NotFoundError, UnavailableError, echo
+from serving.errors import NotReadyError, UnknownPolicyError, UnknownVersionError, echo
 from serving.telemetry.metrics import UNKNOWN_POLICY
 
 
 @dataclasses.dataclass(frozen=True)
 class ServedPolicy:
-    """One version of a policy that answers calls."""
+    """One version of a policy that is served."""
 
     bundle: Bundle
     batcher: Batcher
@@ -23,49 +23,49 @@ class ServedPolicy:
 
 
 class PolicyRegistry:
-    """What is on offer; nothing until `open`.
+    """The policies that are served; none before `open`.
 
     Args:
-        policies: names of the policies that will be offered.
-        default: the one of them that answers calls which name none.
+        names: of the policies that will be served.
+        default: the one that a request means which names none.
     """
 
-    def __init__(self, policies: frozenset[str], *, default: str) -> None:
-        self._policies = policies
+    def __init__(self, names: frozenset[str], *, default: str) -> None:
+        self._names = names
         self.default = default
-        self._offers: Mapping[str, ServedPolicy] = {}
+        self._served: Mapping[str, ServedPolicy] = {}
 
-    def open(self, offers: Mapping[str, ServedPolicy]) -> None:
-        """From now on these are on offer, by policy."""
-        self._offers = offers
+    def open(self, served: Mapping[str, ServedPolicy]) -> None:
+        """Serve these policies, by name, from now on."""
+        self._served = served
 
     def all(self) -> Mapping[str, ServedPolicy]:
-        """Everything on offer.
+        """Every policy that is served, by name.
 
         Raises:
-            UnavailableError: nothing is yet.
+            NotReadyError: `open` was not called yet.
         """
-        if not self._offers:
-            raise UnavailableError("the server is still compiling; wait until its health says SERVING")
-        return self._offers
+        if not self._served:
+            raise NotReadyError("the server is still compiling; wait until its health is SERVING")
+        return self._served
 
     def find(self, policy: str, *, version: str) -> ServedPolicy:
-        """The offer that a request means; empty names mean the default policy and the live version.
+        """Return the policy that a request names. Empty names mean the default policy and its live version.
 
         Raises:
-            UnavailableError: nothing is on offer yet.
-            NotFoundError: no policy or version of that name.
+            NotReadyError: `open` was not called yet.
+            NotFoundError: there is no policy or version of that name.
         """
-        offers = self.all()
-        offer = offers.get(policy or self.default)
-        if offer is None:
-            raise NotFoundError(f"there is no policy {echo(policy)}; there are: {', '.join(sorted(offers))}")
-        if version not in ("", offer.version):
-            name = offer.bundle.spec.name
-            raise NotFoundError(f"policy {name} has no version {echo(version)}; there are: {offer.version}")
-        return offer
+        all_served = self.all()
+        served = all_served.get(policy or self.default)
+        if served is None:
+            raise UnknownPolicyError(f"there is no policy {echo(policy)}; there are: {', '.join(sorted(all_served))}")
+        if version not in ("", served.version):
+            name = served.bundle.spec.name
+            raise UnknownVersionError(f"policy {name} has no version {echo(version)}; there are: {served.version}")
+        return served
 
     def label(self, policy: str) -> str:
-        """The policy that a request means, as a metric label: names that clients make up never become one."""
+        """The policy that a request names, as a metric label. Names that clients invent never become labels."""
         name = policy or self.default
-        return name if name in self._policies else UNKNOWN_POLICY
+        return name if name in self._names else UNKNOWN_POLICY

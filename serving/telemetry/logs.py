@@ -1,6 +1,6 @@
-"""Logs: one line per record on stderr, as a JSON object for collectors or as text for people.
+"""Logs: one line per record on stderr, as a JSON object for programs or as text for people.
 
-Whatever a record holds, it stays one line: control characters of a client's text or of a traceback are escaped.
+A record is always one line: control characters, which a client's text or a traceback may have, are escaped.
 """
 
 import logging
@@ -17,15 +17,15 @@ class OneLine(logging.Formatter):
     """A record as text on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return the record as one line."""
         return super().format(record).translate(_CONTROL_CHARACTERS)
 
 
 def formatter(log_format: LogFormat, *, terminal: bool, worker: int | None = None) -> logging.Formatter:
-    """The formatter for `log_format`; `auto` is text on a terminal and JSON anywhere else.
+    """Return the formatter for `log_format`; `auto` is text on a terminal and JSON otherwise.
 
-    A JSON object holds `time` (ISO 8601, UTC), `level`, `message`, of an error `exc_info`, and what a record was given
-    as `extra`. A `worker`, one of several processes, adds its number.
+    A JSON object has `time` (ISO 8601, UTC), `level`, `message`, for an error `exc_info`, and the record's `extra`
+    fields. With `worker`, the process number of a worker, it also has `worker`.
     """
     if log_format == "text" or (log_format == "auto" and terminal):
         whose = "" if worker is None else f"worker {worker}: "
@@ -37,7 +37,7 @@ def formatter(log_format: LogFormat, *, terminal: bool, worker: int | None = Non
 
 
 def log_to_stderr(log_format: LogFormat, *, worker: int | None = None) -> None:
-    """From now on every record goes to stderr, in this format only; `worker` as in `formatter`."""
+    """Send every record to stderr, in this format only. `worker` as for `formatter`."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(log_format, terminal=sys.stderr.isatty(), worker=worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the server. Each is computed from what happened, and the set of labels is bounded.
+"""Prometheus metrics of the server. The set of labels is bounded.
 
 Names that clients send never become labels: a policy that is not served is counted as UNKNOWN_POLICY.
 """
@@ -10,69 +10,66 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-UNKNOWN_POLICY = "(unknown)"  # brackets do not occur in a policy's name
-UNREAD_POLICY = "(unread)"  # of a call that was shed before it was read
+from serving.errors import REJECTION_REASONS
+
+UNKNOWN_POLICY = "(unknown)"  # a policy's name has no brackets
 NO_POLICY = "(none)"  # for methods that are not about one policy
-REJECTION_REASONS = ("queue_full", "queue_age", "deadline_too_short")
 # Control loops run at 10 to 1000 Hz, so 0.1 ms to 1 s.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 class Metrics:
-    """Every metric of one server, registered with `registry`."""
+    """Every metric of one server, registered with `collectors`."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, collectors: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"kilolayer_{name}", text, labels, registry=registry)
+            return Counter(f"kilolayer_{name}", text, labels, registry=collectors)
 
         def gauge(name: str, text: str, *labels: str, of_workers: Literal["livesum", "livemin"]) -> Gauge:
-            return Gauge(f"kilolayer_{name}", text, labels, registry=registry, multiprocess_mode=of_workers)
+            return Gauge(f"kilolayer_{name}", text, labels, registry=collectors, multiprocess_mode=of_workers)
 
         def seconds(name: str, text: str, *labels: str) -> Histogram:
-            return Histogram(f"kilolayer_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
+            return Histogram(f"kilolayer_{name}_seconds", text, labels, registry=collectors, buckets=_SECONDS)
 
-        self.requests = counter("requests", "Calls and requests of streams by outcome.", "method", "policy", "code")
+        self.requests = counter("requests", "Calls, and requests of streams, by outcome.", "method", "policy", "code")
         self.rows = counter("rows", "Rows computed, padding excluded.", "policy")
-        self.batches = counter("batches", "Batches computed; rows / batches is the mean batch.", "policy")
-        self.padding_rows = counter("padding_rows", "Rows computed only to fill a bucket.", "policy")
+        self.batches = counter("batches", "Batches computed; rows / batches is the mean batch size.", "policy")
+        self.padding_rows = counter("padding_rows", "Rows computed only to fill up a compiled batch size.", "policy")
         self.failed_batches = counter("failed_batches", "Batches whose computation failed.", "policy")
-        self.non_finite = counter("non_finite", "Calls whose actions were NaN or infinite.", "policy")
+        self.non_finite = counter("non_finite", "Requests whose actions were NaN or infinite.", "policy")
         self.rejected = counter("rejected", "Requests rejected for load, by reason.", "policy", "reason")
         self.queue_rows = gauge("queue_rows", "Rows waiting for computation.", "policy", of_workers="livesum")
-        self.queue_seconds = seconds("queue", "From a call's admission to the start of its computation.", "policy")
-        self.compute_seconds = seconds("compute", "Executor of one batch.", "policy")
-        self.total_seconds = seconds(
-            "total", "From a request's arrival in the handler to its outcome.", "method", "policy"
-        )
+        self.queue_seconds = seconds("queue", "From a request's admission to the start of its computation.", "policy")
+        self.compute_seconds = seconds("compute", "Computation of one batch.", "policy")
+        self.total_seconds = seconds("total", "From a request's arrival to its outcome.", "method", "policy")
         self.live_version = gauge(
-            "live_version", "Version that answers, a training step.", "policy", of_workers="livemin"
+            "live_version", "Version that is served, a training step.", "policy", of_workers="livemin"
         )
-        self.bundles_rejected = counter("bundles_rejected", "Versions on disk not fit for use.", "reason")
+        self.bundles_rejected = counter("bundles_rejected", "Versions on disk that did not verify.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
 
-        self._rejected_unread = {reason: self.rejected.labels(UNREAD_POLICY, reason) for reason in REJECTION_REASONS}
         self._outcomes: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def observe_request(self, method: str, policy: str, *, code: str, total_s: float) -> None:
-        """One call, or one request of a stream, ended with the gRPC status `code`."""
+        """Count one call, or one request of a stream, that ended with the gRPC status `code`."""
         outcome = self._outcomes.get((method, policy, code))
-        if outcome is None:  # looking up labels costs more than counting
+        if outcome is None:  # the library's lookup of labels costs more than counting
             outcome = self.requests.labels(method, policy, code), self.total_seconds.labels(method, policy)
             self._outcomes[method, policy, code] = outcome
         outcome[0].inc()
         outcome[1].observe(total_s)
 
-    def count_rejected_unread(self, reason: str) -> None:
-        """One call was shed before it was read, for one of `REJECTION_REASONS`."""
-        self._rejected_unread[reason].inc()
+    def count_rejected_bundle(self, reason: str) -> None:
+        """Count one version on disk that did not verify."""
+        self.bundles_rejected.labels(reason).inc()
 
     def for_policy(self, policy: str) -> "PolicyMetrics":
-        """The metrics of one policy that is served."""
+        """The metrics of one served policy."""
         return PolicyMetrics(self, policy)
 
 
 class PolicyMetrics:
-    """What the batcher of one policy reports."""
+    """The metrics of one policy, for its batcher."""
 
     def __init__(self, metrics: Metrics, policy: str) -> None:
         self._rows = metrics.rows.labels(policy)
@@ -80,39 +77,41 @@ class PolicyMetrics:
         self._padding_rows = metrics.padding_rows.labels(policy)
         self._queue_seconds = metrics.queue_seconds.labels(policy)
         self._compute_seconds = metrics.compute_seconds.labels(policy)
-        self._rejected = {reason: metrics.rejected.labels(policy, reason) for reason in REJECTION_REASONS}
+        self._rejected: dict[str, Counter] = {
+            reason: metrics.rejected.labels(policy, reason) for reason in REJECTION_REASONS
+        }
         self.queue_rows = metrics.queue_rows.labels(policy)
         self.failed_batches = metrics.failed_batches.labels(policy)
         self.non_finite = metrics.non_finite.labels(policy)
 
     def observe_batch(self, rows: int, *, padding: int, compute_s: float) -> None:
-        """One batch was computed."""
+        """Count one batch that was computed."""
         self._rows.inc(rows)
         self._batches.inc()
         self._padding_rows.inc(padding)
         self._compute_seconds.observe(compute_s)
 
     def count_rejected(self, reason: str) -> None:
-        """One call was shed for one of `REJECTION_REASONS`."""
+        """Count one request that was rejected for one of `REJECTION_REASONS`."""
         self._rejected[reason].inc()
 
     def observe_queue(self, queue_s: float) -> None:
-        """One call's rows went from the queue into computation."""
+        """Record how long one request waited in the queue."""
         self._queue_seconds.observe(queue_s)
 
 
 class ProcessesCollector(Collector):
-    """What Prometheus collects of a process, memory, processor time and descriptors, summed over several.
+    """Memory, processor time and descriptors of several processes, summed.
 
     Args:
-        pids: of those that run now; one that has just ended counts as nothing.
+        pids: the processes that run now; one that has just ended adds nothing.
     """
 
     def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
         self._pids = pids
 
     def collect(self) -> Iterable[Metric]:
-        """The sums; the start is that of the first process."""
+        """The sums; the start time is that of the first process."""
         summed: dict[str, Metric] = {}
         for pid in self._pids():
             for metric in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():
@@ -124,28 +123,28 @@ class ProcessesCollector(Collector):
 
 
 class Device(Protocol):
-    """What is asked of a jax.Device."""
+    """The part of a jax.Device that is used here."""
 
     id: int
 
     def memory_stats(self) -> dict[str, int] | None:
-        """Bytes by name; None: a device that does not tell, such as a CPU."""
+        """Bytes by name; None: the device does not report its memory, as CPUs do not."""
         ...
 
 
 class DeviceMemoryCollector(Collector):
-    """The memory of those of `devices` that tell."""
+    """The memory of those `devices` that report it."""
 
     def __init__(self, devices: Iterable[Device]) -> None:
         self._devices = tuple(devices)
 
     def collect(self) -> Iterable[Metric]:
-        """One sample for each device and state of memory."""
+        """One sample for each device and memory state."""
         text = "Memory of a device: in_use now, at its peak, and its limit."
         family = GaugeMetricFamily("kilolayer_device_memory_bytes", text, labels=("device", "state"))
         for device in self._devices:
-            told = device.memory_stats() or {}
+            stats = device.memory_stats() or {}
             for state, name in (("in_use", "bytes_in_use"), ("peak", "peak_bytes_in_use"), ("limit", "bytes_limit")):
-                if name in told:
-                    family.add_metric((str(device.id), state), told[name])
+                if name in stats:
+                    family.add_metric((str(device.id), state), stats[name])
         return (family,)

@@ -1,48 +1,56 @@
-"""Scrapes: the port on which metrics are offered, as HTTP.
+"""MetricsServer: the HTTP port from which Prometheus scrapes the metrics.
 
-Whoever can reach the port may connect to it, say nothing, or leave in the middle: that costs a thread for a few
-seconds, and no line of the log.
+Anybody who can reach the port may connect and send nothing, or disconnect halfway. Slow or aborted scrapes hold a
+thread for at most 5 s and are not logged.
 """
 
 import logging
 import sys
-from threading import Thread
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from serving.sockets import bind_error
+from serving.sockets import bind_error, join_address
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class Handler(WSGIRequestHandler):
-    """Answers one connection, and says nothing of it on stderr."""
+class ScrapeHandler(WSGIRequestHandler):
+    """Answers one connection."""
 
-    timeout = 5.0  # seconds without a byte, after which a peer is let go
+    timeout = 5.0  # seconds without a byte, after which the connection is closed
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the library's name
-        """Nothing: the library would write lines that are not the log's."""
+        """Do nothing: the library would write lines to stderr that are not in the log's format."""
 
 
-def serve_metrics(registry: CollectorRegistry, host: str, *, port: int) -> tuple[WSGIServer, Thread]:
-    """Answer scrapes of `registry` at `host:port` (0: any free one), each in a thread of its own.
+class MetricsServer:
+    """Answers scrapes of `collectors` at `host:port` (0: any free one), each in its own thread, until `close`.
 
     Raises:
-        StartupError: the port cannot be had.
+        StartupError: the port cannot be bound.
     """
-    try:
-        server, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise bind_error("metrics_port", host, port=port) from error
-    server.RequestHandlerClass = Handler
-    server.handle_error = _note_error
-    return server, thread
+
+    def __init__(self, collectors: CollectorRegistry, host: str, *, port: int) -> None:
+        try:
+            self._server, self._thread = start_http_server(port, host, collectors)
+        except OSError as error:
+            raise bind_error("--metrics-port", host, port=port) from error
+        self._server.RequestHandlerClass = ScrapeHandler
+        self._server.handle_error = _log_error
+        self.port = self._server.server_port
+        self.url = f"http://{join_address(host, self.port)}/metrics"
+
+    def close(self) -> None:
+        """Close the port, and wait until it is closed."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
-def _note_error(request: object, client_address: object) -> None:  # noqa: ARG001  the library's names
-    """Called in place of the library's, which writes a traceback of many lines to stderr."""
+def _log_error(request: object, client_address: object) -> None:  # noqa: ARG001  the library's names
+    """Replaces the library's function, which writes a traceback of many lines to stderr."""
     if isinstance(sys.exception(), OSError):
         _LOGGER.debug("a scrape from %s broke off", client_address, exc_info=True)
     else:

@@ -1,26 +1,65 @@
-"""What workers and their parent say to each other, over a pipe."""
+"""What the supervisor and its workers tell each other: one JSON object per line.
 
-from typing import NamedTuple, TypeAlias
+A worker reads lines from its standard input, `Start` first, and writes lines to its standard output.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from serving.config import ServeConfig
 
 
-class Loaded(NamedTuple):
-    """A worker has loaded its policies."""
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """To a worker: what it serves."""
+
+    config: ServeConfig
+    versions: tuple[int, ...] | None  # of the policies, in the order of their folders; None: the newest that verify
+    cores: tuple[int, ...]  # that it may run on; empty: any
+
+
+@dataclasses.dataclass(frozen=True)
+class Open:
+    """To a worker: open the port."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """From a worker: it has loaded its policies."""
 
     versions: tuple[int, ...]  # in the order of their folders
 
 
-class Compiled(NamedTuple):
-    """A worker has compiled everything, and waits for `Open`."""
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """From a worker: it has compiled its policies, and waits for `Open`."""
 
 
-class Serving(NamedTuple):
-    """A worker has opened the port."""
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """From a worker: it has opened the port."""
 
     policies: str  # with their versions, as the ready line names them
 
 
-class Open(NamedTuple):
-    """To a worker: open the port."""
+Message: TypeAlias = Start | Open | Loaded | Compiled | Serving
+_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in (Start, Open, Loaded, Compiled, Serving)}
 
 
-FromWorker: TypeAlias = Loaded | Compiled | Serving
+def to_line(message: Message) -> bytes:
+    """Return the line for `message`."""
+    fields = {"type": type(message).__name__, **dataclasses.asdict(message)}
+    return json.dumps(fields, default=str).encode() + b"\n"  # str: of paths
+
+
+def from_line(line: bytes) -> Message:
+    """Return the message that `to_line` wrote."""
+    fields: dict[str, Any] = json.loads(line)
+    kind = _TYPES[fields.pop("type")]
+    if kind is Start:
+        config = fields["config"]
+        config["policies"] = tuple(map(Path, config["policies"]))
+        fields["config"] = ServeConfig(**config)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -1,4 +1,4 @@
-"""Stopping: the wish to stop as an event, and work that gives way to it."""
+"""Signals that stop the server, as an event, and work that ends early when it is set."""
 
 import asyncio
 import signal
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def stop_event() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set from now on."""
+    """Return an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -15,7 +15,7 @@ def stop_event() -> asyncio.Event:
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Do `work` to its end and return True, or give it up and return False once `stop` is set."""
+    """Finish `work` and return True; or, if `stop` is set first, cancel it and return False."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)

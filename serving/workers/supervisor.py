@@ -1,10 +1,11 @@
-"""The parent of several workers on one port: it starts them, speaks for them all, replaces one that dies, stops them.
+"""Supervisor: starts several workers on one port, reports for all of them, replaces one that dies, and stops them.
 
-A port that is bound with SO_REUSEPORT can be shared; the kernel deals new connections out among those who listen. The
-parent holds it, bound and not listening, so that nobody else takes it while no worker listens. Health is each worker's
-own and says the same of all: they open the port together, when every one of them has compiled, and a replacement opens
-it when it is ready to answer. Each worker counts in files (Prometheus' multiprocess mode), and the parent policies the
-sums. The first worker says which versions it found; the others, and replacements, serve exactly those.
+Several processes can listen on one port that each binds with SO_REUSEPORT; the kernel distributes new connections among
+them. The supervisor holds the port, bound and not listening, so that no other program takes it while no worker listens.
+Each worker answers health checks for itself. They agree, since workers open the port together once all have compiled,
+and a replacement opens it when it is ready. Each worker counts in files (Prometheus's multiprocess mode), and the
+supervisor serves the sums. The first worker reports which versions it found; the others, and replacements, serve
+exactly those versions.
 """
 
 import asyncio
@@ -24,21 +25,21 @@ from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.sockets import hold_port, join_address
 from serving.telemetry.metrics import ProcessesCollector
-from serving.telemetry.metrics_server import serve_metrics
+from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.shutdown import stop_event, unless
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
 
-_MOST_DEATHS, _WITHIN_S = 5, 60.0  # more, and something is wrong that a replacement does not mend
-_LAST_WORD_S = 5.0  # beyond the grace, for a worker to end by itself
+_MAX_DEATHS, _WITHIN_S = 5, 60.0  # after so many, another replacement would not help
+_EXIT_S = 5.0  # after the grace, for a worker to exit by itself
 
 
 def supervise(config: ServeConfig) -> int:
     """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code."""
     try:
         with _folder() as folder, hold_port(config.host, config.port) as port:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers count
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # for the workers' metrics
             return asyncio.run(Supervisor(dataclasses.replace(config, port=port)).run())
     except StartupError as error:
         _LOGGER.error("%s", error)
@@ -46,17 +47,17 @@ def supervise(config: ServeConfig) -> int:
 
 
 def _folder() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for the workers to count in, which goes with its context.
+    """Make a folder for the workers' metrics, which is removed at the end of its context.
 
     Raises:
-        StartupError: there is no place for one.
+        StartupError: it cannot be made.
     """
     try:
         return tempfile.TemporaryDirectory(prefix="kilolayer-")
     except OSError as error:
         raise StartupError(
-            "workers count in a folder for temporary files, and none can be made; name a writable place, with room, in"
-            " TMPDIR"
+            f"cannot make a temporary folder for the workers' metrics ({error}); set TMPDIR to a writable folder with"
+            " free space"
         ) from error
 
 
@@ -72,100 +73,99 @@ class Supervisor:
         self._config = config
         self._clock = clock
         self._versions: tuple[int, ...] | None = None
-        self._children: dict[int, WorkerProcess] = {}  # by place, 0 to workers - 1
-        self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
+        self._workers: dict[int, WorkerProcess] = {}  # by number, 0 to --workers - 1
+        self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
 
     async def run(self) -> int:
-        """Start the workers, keep their number, and stop them when told to. Returns the exit code.
+        """Start the workers, replace those that die, and stop them when told to. Returns the exit code.
 
         Raises:
-            StartupError: the metrics' port cannot be had, or workers keep dying.
+            StartupError: the metrics port cannot be bound, or workers keep dying.
         """
         stop = stop_event()
-        addresses = {"grpc": join_address(self._config.host, self._config.port)} | self._offer_metrics()
+        addresses = {"grpc": join_address(self._config.host, self._config.port)} | self._serve_metrics()
         try:
             if await unless(stop, self._start(addresses)):
-                await unless(stop, self._keep())
+                await unless(stop, self._replace_dead())
         except WorkerEndedError as error:
-            _LOGGER.error("%s before it could serve; its own last line says why", error)
-            await self._end()
+            _LOGGER.error("%s before it could serve; its own last line in the log says why", error)
+            await self._stop()
             return 1
         except BaseException:
-            await self._end()
+            await self._stop()
             raise
-        _LOGGER.info("stopping: new calls are refused, accepted ones answered")
-        return await self._end()
+        _LOGGER.info("stopping: refusing new calls, answering accepted ones")
+        return await self._stop()
 
     async def _start(self, addresses: dict[str, str]) -> None:
-        """Bring up all workers; they open the port together."""
-        first = self._child(0)
+        """Start all workers; they open the port together."""
+        first = await self._start_worker(0)
         self._versions = (await first.loaded()).versions
-        children = [first, *map(self._child, range(1, self._config.workers))]
-        await asyncio.gather(*(child.compiled() for child in children))
-        policies = (await asyncio.gather(*(child.open() for child in children)))[0].policies
+        workers = [first, *[await self._start_worker(number) for number in range(1, self._config.workers)]]
+        await asyncio.gather(*(worker.compiled() for worker in workers))
+        policies = (await asyncio.gather(*(worker.open() for worker in workers)))[0].policies
         line = f"ready: grpc={addresses['grpc']} metrics={addresses.get('metrics', 'off')} policies={policies}"
-        _LOGGER.info("%s workers=%d", line, len(children), extra=addresses)
+        _LOGGER.info("%s workers=%d", line, len(workers), extra=addresses)
 
-    async def _keep(self) -> None:
-        """Replace every worker that dies, for ever."""
-        keepers = [asyncio.ensure_future(self._keep_one(place)) for place in self._children]
+    async def _replace_dead(self) -> None:
+        """Replace every worker that dies. Does not return."""
+        replacing = [asyncio.ensure_future(self._replace_when_dead(number)) for number in self._workers]
         try:
-            await asyncio.gather(*keepers)
+            await asyncio.gather(*replacing)
         finally:
-            for keeper in keepers:  # one that gives up leaves the others none to replace
-                keeper.cancel()
+            for task in replacing:  # if one gives up, no other starts a replacement for a worker that is stopped
+                task.cancel()
 
-    async def _keep_one(self, place: int) -> None:
+    async def _replace_when_dead(self, number: int) -> None:
         while True:
-            pid, code = self._children[place].pid, await self._children[place].ended()
+            pid, code = self._workers[number].pid, await self._workers[number].ended()
             mark_process_dead(pid)
             death = WorkerEndedError(pid, code)
             self._deaths.append(self._clock())
-            if len(self._deaths) == _MOST_DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN_S:
+            if len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN_S:
                 raise StartupError(
-                    f"{death}, and so {_MOST_DEATHS} within {_WITHIN_S:g} s; the log holds their last lines"
+                    f"{death}; {_MAX_DEATHS} workers ended within {_WITHIN_S:g} s, and the log has their last lines"
                 )
             _LOGGER.error("%s; starting another", death)
             try:
-                child = self._child(place)
-                await child.compiled()
-                await child.open()
+                worker = await self._start_worker(number)
+                await worker.compiled()
+                await worker.open()
             except WorkerEndedError:
-                continue  # it is the next one that died
-            _LOGGER.info("worker %d serves in the place of worker %d", child.pid, pid)
+                continue  # the replacement died
+            _LOGGER.info("worker %d serves in place of worker %d", worker.pid, pid)
 
-    async def _end(self) -> int:
+    async def _stop(self) -> int:
         """Stop the workers, and return the exit code: 0 if each stopped cleanly."""
-        children = self._children.values()
-        for child in children:
-            child.terminate()
-        ends = [asyncio.ensure_future(child.ended()) for child in children]
+        workers = self._workers.values()
+        for worker in workers:
+            worker.terminate()
+        ends = [asyncio.ensure_future(worker.ended()) for worker in workers]
         if ends:
-            _, late = await asyncio.wait(ends, timeout=self._config.grace_s + _LAST_WORD_S)
+            _, late = await asyncio.wait(ends, timeout=self._config.grace_s + _EXIT_S)
             if late:
                 _LOGGER.error("%d workers did not stop; killing them", len(late))
-                for child in children:
-                    child.kill()
+                for worker in workers:
+                    worker.kill()
         codes = {await end for end in ends}
-        return 0 if codes <= {0, -signal.SIGTERM} else 1  # the latter: it had not begun to listen to signals
+        return 0 if codes <= {0, -signal.SIGTERM} else 1  # -SIGTERM: it did not handle signals yet
 
-    def _child(self, place: int) -> WorkerProcess:
-        """Start the worker for `place`, on its share of the cores if there are enough."""
+    async def _start_worker(self, number: int) -> WorkerProcess:
+        """Start the worker `number`, on its share of the cores if there are enough."""
         cores, workers = sorted(os.sched_getaffinity(0)), self._config.workers
-        share = cores[place::workers] if len(cores) >= workers else []
+        share = cores[number::workers] if len(cores) >= workers else []
         config = dataclasses.replace(self._config, metrics=False)
-        self._children[place] = WorkerProcess(config, versions=self._versions, cores=share)
-        return self._children[place]
+        self._workers[number] = await WorkerProcess.start(config, versions=self._versions, cores=share)
+        return self._workers[number]
 
-    def _offer_metrics(self) -> dict[str, str]:
-        """Open the port of the metrics, if they are wanted; its address, for the ready line."""
+    def _serve_metrics(self) -> dict[str, str]:
+        """Serve the sums of the workers' metrics, unless they are off; returns the address, for the ready line."""
         config = self._config
         if not config.metrics:
             return {}
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-        registry.register(ProcessesCollector(lambda: [os.getpid(), *(child.pid for child in self._children.values())]))
-        gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=registry)
-        gauge.set_function(lambda: sum(child.serves for child in self._children.values()))
-        server, _ = serve_metrics(registry, config.host, port=config.metrics_port)
-        return {"metrics": f"http://{join_address(config.host, server.server_port)}/metrics"}
+        collectors = CollectorRegistry()
+        MultiProcessCollector(collectors)
+        collectors.register(ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in self._workers.values())]))
+        gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
+        gauge.set_function(lambda: sum(worker.serves for worker in self._workers.values()))
+        return {"metrics": MetricsServer(collectors, config.host, port=config.metrics_port).url}

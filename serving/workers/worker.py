@@ -1,18 +1,17 @@
-"""The life of one server process, alone or as one of several workers on one port.
+"""The life of one server process: alone, or as one of several workers on one port.
 
-Alone, it opens its ports, with health NOT_SERVING, compiles, and serves until SIGTERM or SIGINT. A worker, started by
-`serving.workers.supervisor`, loads and compiles first and opens the shared port when told: all workers open together,
-so whoever reaches the port is answered, whichever worker that is. It also stops when its parent is gone.
+Alone, it opens its ports with health NOT_SERVING, compiles, and serves until SIGTERM or SIGINT. A worker, started by
+`serving.workers.supervisor`, loads and compiles first and opens the shared port when it is told to. All workers open it
+together, so every connection to the port reaches a worker that is ready. A worker also stops when its supervisor is
+gone.
 """
 
 import asyncio
 import logging
 import os
-import sys
-from collections.abc import Coroutine, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Coroutine
 from threading import Thread
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import uvloop
@@ -23,7 +22,7 @@ from serving.engine.thread_priority import start_at_lower_priority
 from serving.errors import StartupError
 from serving.server import load
 from serving.telemetry.logs import log_to_stderr
-from serving.workers.messages import Compiled, FromWorker, Loaded, Open, Serving
+from serving.workers.messages import Compiled, Loaded, Message, Serving, Start, from_line, to_line
 from serving.workers.shutdown import stop_event, unless
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,24 +33,18 @@ def run_alone(config: ServeConfig) -> int:
     return _run(_serve_alone(config), config)
 
 
-def run_worker(
-    config: ServeConfig, parent: Connection, *, versions: Sequence[int] | None, cores: Sequence[int]
-) -> None:
-    """Serve until told to stop, and exit.
-
-    Args:
-        parent: the pipe to it.
-        versions: of the policies, in the order of their folders; None: the newest that verify.
-        cores: that this process keeps to; empty: any.
-    """
-    log_to_stderr(config.log_format, worker=os.getpid())
-    if cores:
-        os.sched_setaffinity(0, cores)  # before JAX counts them
-    sys.exit(_run(_serve_shared(config, parent, versions=versions), config))
+def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
+    """Serve as the supervisor says until told to stop, and return the exit code. Both pipes carry `messages`."""
+    start = from_line(from_supervisor.readline())
+    assert isinstance(start, Start)
+    log_to_stderr(start.config.log_format, worker=os.getpid())
+    if start.cores:
+        os.sched_setaffinity(0, start.cores)  # before JAX counts them
+    return _run(_serve_shared(start, from_supervisor, to_supervisor), start.config)
 
 
 def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
-    # The batcher's thread waits for every result anyway; handing it over to a thread of JAX's only costs time.
+    # The batcher's threads wait for every result anyway; passing it on to a thread of JAX only costs time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     start_at_lower_priority(jax.devices)
     try:
@@ -64,7 +57,7 @@ def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
         return 0
     _LOGGER.error("stopped after %g s of grace with calls unanswered; allow more with --grace-s", config.grace_s)
     logging.shutdown()
-    # A computation that never returns also keeps its thread, and so the process, from ending.
+    # A computation that never returns keeps its thread, and so the process, from ending.
     os._exit(1)
 
 
@@ -73,55 +66,53 @@ async def _serve_alone(config: ServeConfig) -> bool:
     server = await load(config)
     await server.start()
     try:
-        _LOGGER.info("ports are open; health says NOT_SERVING until everything is compiled")
+        _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
         if await unless(stop, server.prepare()):
-            await server.open()
+            server.open()
             _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
             await stop.wait()
-        _LOGGER.info("stopping: new calls are refused, accepted ones answered")
+        _LOGGER.info("stopping: refusing new calls, answering accepted ones")
     finally:
         answered = await server.drain()
     return answered
 
 
-async def _serve_shared(config: ServeConfig, parent: Connection, *, versions: Sequence[int] | None) -> bool:
+async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> bool:
     stop, may_open = stop_event(), asyncio.Event()
-    Thread(target=listen, args=(parent, asyncio.get_running_loop(), may_open, stop), daemon=True).start()
+    loop = asyncio.get_running_loop()
+    Thread(target=listen, args=(from_supervisor, loop, may_open, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
-        raise StartupError(
-            f"workers share CPUs; a device of kind {platform} is served by one process: leave out --workers"
-        )
-    server = await load(config, versions=versions, registry=CollectorRegistry())
-    tell(parent, Loaded(server.versions()), stop)
+        raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
+    server = await load(start.config, versions=start.versions, collectors=CollectorRegistry())
+    send(to_supervisor, Loaded(server.versions()), stop)
     if not await unless(stop, server.prepare()):
         return True
-    tell(parent, Compiled(), stop)
+    send(to_supervisor, Compiled(), stop)
     if not await unless(stop, may_open.wait()):
         return True
     await server.start()
     try:
-        await server.open()
-        tell(parent, Serving(server.policies_line()), stop)
+        server.open()
+        send(to_supervisor, Serving(server.policies_line()), stop)
         await stop.wait()
     finally:
         answered = await server.drain()
     return answered
 
 
-def tell(parent: Connection, said: FromWorker, stop: asyncio.Event) -> None:
-    """Say something to the parent; if it is gone, set `stop`."""
+def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
+    """Send a message to the supervisor; if the supervisor is gone, set `stop`."""
     try:
-        parent.send(said)
-    except OSError:  # as `listen` hears too
+        to_supervisor.write(to_line(message))
+    except OSError:  # `listen` notices it too
         stop.set()
 
 
-def listen(parent: Connection, loop: asyncio.AbstractEventLoop, may_open: asyncio.Event, stop: asyncio.Event) -> None:
-    """Take what the parent says to the event loop, until the parent is gone, which sets `stop`."""
-    try:
-        while True:
-            assert isinstance(parent.recv(), Open)
-            loop.call_soon_threadsafe(may_open.set)
-    except (EOFError, OSError):  # the latter: it left with something of ours unread
-        _LOGGER.warning("the parent process is gone; stopping")
-        loop.call_soon_threadsafe(stop.set)
+def listen(
+    from_supervisor: BinaryIO, loop: asyncio.AbstractEventLoop, may_open: asyncio.Event, stop: asyncio.Event
+) -> None:
+    """Set `may_open` when the supervisor says so, and `stop` when the supervisor is gone. Runs in its own thread."""
+    while from_supervisor.readline():
+        loop.call_soon_threadsafe(may_open.set)  # after `Start`, a supervisor sends nothing but `Open`
+    _LOGGER.warning("the supervisor process is gone; stopping")
+    loop.call_soon_threadsafe(stop.set)

@@ -1,15 +1,21 @@
-"""A worker process as its parent sees it: what it has said, and how it ended."""
+"""WorkerProcess: a worker as the supervisor sees it: the messages that it has sent, and how it ended."""
 
 import asyncio
-import multiprocessing
+import contextlib
+import os
 import signal
+import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
 
 from serving.config import ServeConfig
-from serving.workers.messages import Compiled, FromWorker, Loaded, Open, Serving
+from serving.workers.messages import Compiled, Loaded, Open, Serving, Start, from_line, to_line
 
-_SPAWN = multiprocessing.get_context("spawn")  # neither gRPC nor JAX survives a fork
+# A program of its own, not a fork: neither gRPC nor JAX survives one. -P: the current folder must not shadow libraries.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "serving.workers")
+
+FromWorker = TypeVar("FromWorker", Loaded, Compiled, Serving)
 
 
 class WorkerEndedError(Exception):
@@ -22,90 +28,92 @@ class WorkerEndedError(Exception):
 
 
 class WorkerProcess:
-    """One worker, started at once. Construct it inside a running event loop.
+    """One worker process. Use `start` to make one."""
 
-    Args:
-        config: what it serves.
-        versions: of the policies, in the order of their folders; None: the newest that verify.
-        cores: that it keeps to; empty: any.
-    """
-
-    def __init__(self, config: ServeConfig, *, versions: Sequence[int] | None, cores: Sequence[int]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_work, args=(config, theirs, versions, cores), name="worker")
-        self._process.start()
-        theirs.close()  # so that it is this process alone whose end the worker notices
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-        self._said: dict[type[FromWorker], asyncio.Future[FromWorker]] = {
-            kind: self._loop.create_future() for kind in (Loaded, Compiled, Serving)
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        loop = asyncio.get_running_loop()
+        self._process = process
+        self.pid = process.pid
+        self._received: dict[type, asyncio.Future[object]] = {
+            kind: loop.create_future() for kind in (Loaded, Compiled, Serving)
         }
-        self._ended: asyncio.Future[int] = self._loop.create_future()
-        self._loop.add_reader(self._pipe.fileno(), self._hear)
-        self._loop.add_reader(self._process.sentinel, self._see_the_end)
+        self._ended = asyncio.create_task(self._receive())
+
+    @classmethod
+    async def start(
+        cls,
+        config: ServeConfig,
+        *,
+        versions: Sequence[int] | None,
+        cores: Sequence[int],
+        command: Sequence[str] = WORKER_COMMAND,
+    ) -> "WorkerProcess":
+        """Start a worker.
+
+        Args:
+            config: what it serves.
+            versions: of the policies, in the order of their folders; None: the newest that verify.
+            cores: that it may run on; empty: any.
+            command: its command line.
+        """
+        pipe = asyncio.subprocess.PIPE
+        # It imports from where this process does.
+        environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        worker = cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
+        worker._send(Start(config, None if versions is None else tuple(versions), tuple(cores)))
+        return worker
 
     async def loaded(self) -> Loaded:
-        """Wait until it has loaded its policies. Raises WorkerEndedError, as all of these."""
-        said = await self._wait_for(Loaded)
-        assert isinstance(said, Loaded)
-        return said
+        """Wait until it has loaded its policies. Raises WorkerEndedError if it ends first, as do the next two."""
+        return await self._wait_for(Loaded)
 
     async def compiled(self) -> None:
-        """Wait until it could open the port."""
+        """Wait until it has compiled its policies."""
         await self._wait_for(Compiled)
 
     async def open(self) -> Serving:
         """Let it open the port, and wait until it has."""
-        try:
-            self._pipe.send(Open())
-        except OSError:  # it ended after it had compiled; how, its sentinel says in a moment
-            raise WorkerEndedError(self.pid, await self.ended()) from None
-        said = await self._wait_for(Serving)
-        assert isinstance(said, Serving)
-        return said
+        self._send(Open())
+        return await self._wait_for(Serving)
 
     async def ended(self) -> int:
-        """Wait until it ends; its exit code."""
+        """Wait until it has ended, and return its exit code."""
         return await asyncio.shield(self._ended)
 
     @property
     def serves(self) -> bool:
         """Whether it has opened the port and not ended."""
-        return self._said[Serving].done() and not self._ended.done()
+        return self._received[Serving].done() and not self._ended.done()
 
     def terminate(self) -> None:
-        """Tell it to stop; harmless if it has."""
-        self._process.terminate()
+        """Tell it to stop; harmless if it has ended."""
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it; harmless if it has ended."""
-        self._process.kill()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            self._process.send_signal(number)
+
+    def _send(self, message: Start | Open) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(to_line(message))  # of no effect on a worker that has ended
 
     async def _wait_for(self, kind: type[FromWorker]) -> FromWorker:
-        said = self._said[kind]
-        await asyncio.wait({said, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not said.done():
+        received = self._received[kind]
+        await asyncio.wait({received, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not received.done():
             raise WorkerEndedError(self.pid, self._ended.result())
-        return said.result()
+        message = received.result()
+        assert isinstance(message, kind)
+        return message
 
-    def _hear(self) -> None:
-        try:
-            said = self._pipe.recv()
-        except (EOFError, OSError):  # it ended, as its sentinel says too; the latter: with something of ours unread
-            self._loop.remove_reader(self._pipe.fileno())
-        else:
-            self._said[type(said)].set_result(said)
-
-    def _see_the_end(self) -> None:
-        self._loop.remove_reader(self._process.sentinel)
-        self._process.join()
-        assert self._process.exitcode is not None
-        self._ended.set_result(self._process.exitcode)
-
-
-def _work(config: ServeConfig, parent: Connection, versions: Sequence[int] | None, cores: Sequence[int]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which then stops us
-    from serving.workers.worker import run_worker  # JAX, which the parent does without
-
-    run_worker(config, parent, versions=versions, cores=cores)
+    async def _receive(self) -> int:
+        """Receive its messages until it ends, and return its exit code."""
+        assert self._process.stdout
+        async for line in self._process.stdout:
+            message = from_line(line)
+            self._received[type(message)].set_result(message)
+        return await self._process.wait()

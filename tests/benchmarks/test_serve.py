@@ -1,6 +1,5 @@
 """What the serving benchmark makes of its calls, by hand, and that its load generator counts what it got."""
 
-import asyncio
 import importlib
 import os
 import pstats
@@ -182,21 +181,17 @@ class Picky:
         await context.abort(REJECTED, "3 are too many")
 
 
-def drive(load: Any, handlers: grpc.GenericRpcHandler, **plan: Any) -> dict[str, Any]:
-    """The outcome of a plan against a server in the same event loop."""
-
-    async def serve_and_run() -> dict[str, Any]:
-        server = grpc.aio.server()
-        server.add_generic_rpc_handlers((handlers,))
-        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
-        try:
-            running: Awaitable[dict[str, Any]] = load.run(load.Plan(address=address, state_dim=2, goal_dim=1, **plan))
-            return await running
-        finally:
-            await server.stop(None)
-
-    return asyncio.run(serve_and_run())
+async def drive(load: Any, handlers: grpc.GenericRpcHandler, **plan: Any) -> dict[str, Any]:
+    """Run a plan against a server in the same event loop and return its outcome."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((handlers,))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        running: Awaitable[dict[str, Any]] = load.run(load.Plan(address=address, state_dim=2, goal_dim=1, **plan))
+        return await running
+    finally:
+        await server.stop(None)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +203,9 @@ def drive(load: Any, handlers: grpc.GenericRpcHandler, **plan: Any) -> dict[str,
     ],
     ids=lambda plan: plan["mode"],
 )
-def test_the_generator_counts_exactly_what_it_got(load: Any, plan: dict[str, Any]) -> None:
+async def test_the_generator_counts_exactly_what_it_got(load: Any, plan: dict[str, Any]) -> None:
     server = Picky()
-    result = drive(load, server.handlers(), rows=2, **plan)
+    result = await drive(load, server.handlers(), rows=2, **plan)
     assert Counter(result["codes"]) + Counter(result["discarded"]) == server.done
     assert server.done[REJECTED.name] == server.calls // 3 > 0
     assert result["reply_bytes"] == [7, 7]
@@ -223,34 +218,34 @@ def test_the_generator_counts_exactly_what_it_got(load: Any, plan: dict[str, Any
         assert result["latency_us"]["calls"] == 67
 
 
-def test_a_stream_that_breaks_off_counts_what_was_on_its_way(load: Any) -> None:
+async def test_a_stream_that_breaks_off_counts_what_was_on_its_way(load: Any) -> None:
     server = Picky()
-    result = drive(load, server.handlers(), mode="stream", callers=2, channels=2, seconds=20.0, rows=1)
+    result = await drive(load, server.handlers(), mode="stream", callers=2, channels=2, seconds=20.0, rows=1)
     assert result["codes"] == {"OK": 4, REJECTED.name: 2}
     assert result["details"] == {"RESOURCE_EXHAUSTED: # are too many": 2}
     assert server.done == {"OK": 4, REJECTED.name: 2}
 
 
-def test_a_method_that_is_not_there_is_named(load: Any) -> None:
+async def test_a_method_that_is_not_there_is_named(load: Any) -> None:
     nothing = grpc.method_handlers_generic_handler("kilolayer.v1.Policy", {})
-    result = drive(load, nothing, mode="stream", seconds=20.0)
+    result = await drive(load, nothing, mode="stream", seconds=20.0)
     assert result["codes"] == {"UNIMPLEMENTED": 1}
 
 
-def test_probes_follow_an_open_load(load: Any) -> None:
+async def test_probes_follow_an_open_load(load: Any) -> None:
     server = Picky()
-    result = drive(load, server.handlers(), mode="open", rate_per_s=0.0, seconds=0.1, probe_s=0.2)
+    result = await drive(load, server.handlers(), mode="open", rate_per_s=0.0, seconds=0.1, probe_s=0.2)
     assert len(result["probes"]) == server.calls > 0
     assert [probe.code for probe in result["probes"][:3]] == ["OK", "OK", REJECTED.name]
     assert result["codes"] == result["discarded"] == {}
 
 
 @pytest.mark.parametrize("plan", [{"mode": "closed"}, {"mode": "stream"}, {"mode": "stream", "in_flight": 3}])
-def test_the_echo_answers_with_as_many_actions_as_there_are_rows(
+async def test_the_echo_answers_with_as_many_actions_as_there_are_rows(
     load: Any, module: Callable[[str], Any], plan: dict[str, Any]
 ) -> None:
     echo = module("_echo")
-    result = drive(load, echo.handlers(echo.Sizes(state_dim=2, action_dim=5)), rows=3, seconds=0.05, **plan)
+    result = await drive(load, echo.handlers(echo.Sizes(state_dim=2, action_dim=5)), rows=3, seconds=0.05, **plan)
     assert set(result["codes"]) == {"OK"}
     expected = pb.ActResponse(
         action=[0.5] * 15, policy="echo", version="1", queue_us=100, compute_us=1000, batch_rows=3
@@ -337,7 +332,7 @@ def test_a_profile_is_told_by_own_time_without_the_start(module: Callable[[str],
         written.dump_stats(tmp_path / name)
     lines = module("_serve_processes").top_functions(tmp_path / "loaded", idle=tmp_path / "idle", count=2)
     assert [line.split(maxsplit=2) for line in lines[1:]] == [
-        ["1.500", "3", "serving/api/policy_service.py:12 handle"],
+        ["1.500", "3", "api/policy_service.py:12 handle"],
         ["0.500", "10", "<method of thing>"],
     ]
 

@@ -67,6 +67,7 @@ def test_the_compiler_counts_as_many(train_step: Any) -> None:
     assert 1 < counted["flops"] / train_step.step_flop(own, train_step.FLOWS["ours"], logits_by_product=True) < 1.15
 
 
+@pytest.mark.slow
 def test_both_steps_move_the_same_parameters_alike(train_step: Any) -> None:
     options = train_step.Options(batch=5, width=8, state_dim=4, action_dim=2, representation_dim=6)
     ours, theirs = train_step.our_step(options, 4), train_step.paper_style_step(options, 4)

@@ -43,15 +43,12 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     """The code blocks of a page, in order."""
-    text = page.read_text()
-    found = (
-        (
-            text.count("\n", 0, match.start("language")) + 1,
-            {name: part or "" for name, part in match.groupdict().items()},
-        )
-        for match in _BLOCK.finditer(text)
-    )
-    return [Block(page=page.relative_to(ROOT).as_posix(), line=line, **parts) for line, parts in found]
+    text, name = page.read_text(), page.relative_to(ROOT).as_posix()
+    found: list[Block] = []
+    for match in _BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start("language")) + 1
+        found.append(Block(name, line, **{part: said or "" for part, said in match.groupdict().items()}))
+    return found
 
 
 def every_block(language: str) -> list[Block]:

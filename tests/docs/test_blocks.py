@@ -20,6 +20,7 @@ from policy.networks import init_policy
 from serving.run import parse as parse_serving
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
 from tests.samples import policy_spec
+from training.envs.core.errors import UnknownNameError
 from training.run import parse as parse_training
 
 SHOWN_ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):50051")
@@ -44,7 +45,9 @@ SHELL = every_block("sh")
 
 
 def named(found: list[Block]) -> Any:
-    return pytest.mark.parametrize("block", found, ids=[block.where for block in found])
+    marks = {"slow": [pytest.mark.slow]}
+    cases = [pytest.param(block, id=block.where, marks=marks.get(block.mark, [])) for block in found]
+    return pytest.mark.parametrize("block", cases)
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -89,13 +92,9 @@ def test_every_block_is_fenced_and_in_a_known_language() -> None:
     for page in PAGES:
         assert {block.language for block in blocks(page)} <= LANGUAGES, page
         outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-        indented = [line for line in outside.splitlines() if line.startswith("    ") and not is_listed(page, line)]
+        outside = re.sub(r"^::: .*\n(    .*\n)*", "", outside, flags=re.MULTILINE)  # mkdocstrings and its options
+        indented = [line for line in outside.splitlines() if line.startswith("    ")]
         assert not indented, f"{page}: a block without a fence is not run"
-
-
-def is_listed(page: Path, line: str) -> bool:
-    """Options of mkdocstrings are indented too."""
-    return page.parent.name == "reference" and bool(re.fullmatch(r"( {2})+(- )?\w+(:.*)?", line))
 
 
 @named([block for block in PYTHON if block.mark != "file"])
@@ -113,33 +112,37 @@ def test_a_file_that_is_shown_is_the_one_that_tests_use(block: Block) -> None:
     assert block.text == (ROOT / block.about).read_text()
 
 
-@named([block for block in SHELL if not block.mark])
+@named([block for block in SHELL if block.mark != "no-run"])
 def test_shell_is_run(block: Block) -> None:
     done = run("bash", "-euo", "pipefail", "-c", block.text, cwd=ROOT)
     assert done.returncode == 0, f"{block.where}\n{done.stderr}"
 
 
-@named(SHELL)
+@pytest.mark.parametrize("block", SHELL, ids=[block.where for block in SHELL])
 def test_flags_are_those_of_the_program(block: Block) -> None:
-    assert block.mark in {"", "no-run", "slow"}
     for words in block.commands():
         check(words)
 
 
-def test_a_wrong_flag_is_noticed() -> None:
-    for command in (
-        "python training/run.py --env point_u_maze --out x --unrol 3",
-        "python training/run.py --env point_maze --out x",
-        ".venv/bin/python serving/run.py --policies x --prot 1",
-        "python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3",
-        "python benchmarks/depth.py --dephts 4",
-        "python benchmarks/dept.py",
-        "make demos",
-        "pip install -r requirements/gpu.txt",
-        "trains --env x",
-    ):
-        with pytest.raises((AssertionError, SystemExit, Exception)):
-            check(Block("", 0, "sh", command, "", "").commands()[0])
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("python training/run.py --env point_u_maze --out x --unrol 3", SystemExit),
+        ("python training/run.py --env point_maze --out x", UnknownNameError),
+        (".venv/bin/python serving/run.py --policies x --prot 1", SystemExit),
+        ("python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3", SystemExit),
+        ("python benchmarks/depth.py --dephts 4", SystemExit),
+        ("python benchmarks/dept.py", AssertionError),
+        ("python docs/gallery.py --all", AssertionError),
+        ("make demos", AssertionError),
+        ("pip install -r requirements/gpu.txt", AssertionError),
+        ("trains --env x", AssertionError),
+    ],
+)
+def test_a_wrong_flag_is_noticed(command: str, error: type[BaseException]) -> None:
+    (words,) = Block("", 0, "sh", command, "", "").commands()
+    with pytest.raises(error):
+        check(words)
 
 
 def check(words: list[str]) -> None:
@@ -168,7 +171,7 @@ def parser_of(script: str) -> Callable[[list[str]], Any]:
         case ["clients", "sim", "run.py"]:
             return lambda arguments: tyro.cli(DriveConfig, args=arguments)
         case ["benchmarks", name]:
-            with pytest.MonkeyPatch.context() as patch:  # as when the script is run
+            with pytest.MonkeyPatch.context() as patch:
                 patch.syspath_prepend(ROOT / "benchmarks")
                 options = importlib.import_module(name.removesuffix(".py")).Options
             return lambda arguments: tyro.cli(options, args=arguments)

@@ -1,7 +1,9 @@
 """The demonstration with quick stand-ins for its three commands: order, exit codes, what it leaves running."""
 
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-DEMO = Path(__file__).parents[2] / "scripts" / "demo.py"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "scripts" / "demo.py"
+PORTS = {"--port", "--metrics-port", "--address"}  # the demonstration uses free ones
 
 # Each stand-in notes that it began, then does as the test says for its stage: "work" or "wait" or an exit code.
 STAND_IN = """
@@ -22,17 +26,17 @@ flags = dict(zip(arguments[::2], arguments[1::2]))
 root = pathlib.Path(__file__).resolve().parents[{up}]
 (root / (stage + ".pid")).write_text(str(os.getpid()))
 (root / (stage + ".json")).write_text(json.dumps(arguments))
-behaviour = os.environ.get("STAND_IN_" + stage.upper(), "work")
+behavior = os.environ.get("STAND_IN_" + stage.upper(), "work")
 if stage == "serve":
     def end(*_):
         (root / "serve.ended").write_text("")
         sys.exit(0)
     signal.signal(signal.SIGTERM, end)
-if behaviour.isdigit():
-    sys.exit(int(behaviour))
+if behavior.isdigit():
+    sys.exit(int(behavior))
 if stage == "train":
     (root / "runs" / "demo").mkdir(parents=True, exist_ok=True)
-if behaviour == "wait" or stage == "serve":
+if behavior == "wait" or stage == "serve":
     time.sleep(60)
 if stage == "drive":
     (root / "runs" / "demo" / "summary.json").write_text(json.dumps({{"share_reached": 0.97}}))
@@ -52,8 +56,8 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(checkout: Path, **behaviours: str) -> subprocess.Popen[str]:
-    environ = os.environ | {f"STAND_IN_{stage.upper()}": behaviour for stage, behaviour in behaviours.items()}
+def start(checkout: Path, **behaviors: str) -> subprocess.Popen[str]:
+    environ = os.environ | {f"STAND_IN_{stage.upper()}": behavior for stage, behavior in behaviors.items()}
     return subprocess.Popen(
         [sys.executable, "scripts/demo.py"],
         cwd=checkout,
@@ -70,6 +74,14 @@ def wait_for(path: Path) -> str:
             return path.read_text()
         time.sleep(0.05)
     raise AssertionError(f"{path.name} never came")
+
+
+def shown_flags(script: str) -> list[tuple[str, str]]:
+    """The flags and values with which the README first shows `script`."""
+    shown = re.search(rf"^python {script} (.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert shown is not None
+    words = shown[1].split()
+    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def running(checkout: Path) -> list[str]:
@@ -89,6 +101,9 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
     assert drive[:4] == ["--env", "point_u_maze", "--address", f"127.0.0.1:{serve[3]}"]
     assert drive[4:8] == ["--robots", "32", "--episodes", "128"]
     assert drive[-2:] == ["--min-share-reached", "0.9"]
+    for stage, arguments in (("train", train), ("serve", serve), ("drive", drive)):
+        shown = [pair for pair in shown_flags(STAGES[stage]) if pair[0] not in PORTS]
+        assert set(shown) <= set(itertools.pairwise(arguments)), f"the README shows other flags for {STAGES[stage]}"
     assert (checkout / "serve.ended").exists(), "the server was asked to stop, not killed"
     assert running(checkout) == []
 

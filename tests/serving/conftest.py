@@ -81,10 +81,10 @@ def running(policies: Path) -> Iterator[Running]:
 
     async def serve() -> None:
         try:
-            server = await load(config, registry=registry)
+            server = await load(config, collectors=registry)
             await server.start()
             await server.prepare()
-            await server.open()
+            server.open()
             ready.append(server)
         finally:
             started.set()

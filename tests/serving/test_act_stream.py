@@ -1,9 +1,9 @@
 """ActStream and Score over real gRPC, against the policy itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -11,21 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from policy import acting
 from policy.bundle import Bundle
-from serving.api.act_stream import ActStream
-from serving.api.handlers import Calls
-from serving.batching.batcher import Batcher
-from serving.batching.queue import QueuedRequest
 from serving.config import ServeConfig
-from serving.engine.engine import Kind
-from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.server import load
-from serving.telemetry.metrics import Metrics
 
 
 class Running(Protocol):
@@ -39,7 +31,7 @@ def pairs(rows: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(rows, 4)).astype(np.float32), rng.normal(size=(rows, 2)).astype(np.float32)
 
 
-def test_answers_keep_the_order_of_their_stream_and_a_bad_request_does_not_end_it(
+async def test_answers_keep_the_order_of_their_stream_and_a_bad_request_does_not_end_it(
     running: Running, served_bundle: Bundle
 ) -> None:
     count = 200  # three times as many as may be under way
@@ -55,21 +47,19 @@ def test_answers_keep_the_order_of_their_stream_and_a_bad_request_does_not_end_i
             width = 3 if index == 70 else 4
             yield pb.ActRequest(state=state[index, :width].tolist(), goal=goal[index].tolist(), sequence=index)
 
-    async def test() -> None:
-        async with grpc.aio.insecure_channel(running.address) as channel:
-            stub: Any = PolicyStub(channel)
-            answers = [answer async for answer in stub.ActStream(requests(), timeout=60)]
-        assert [answer.sequence for answer in answers] == list(range(count))
-        for index, answer in enumerate(answers):
-            if index == 70:
-                assert answer.failure.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-                assert answer.failure.message.startswith("state must hold rows * 4 values")
-                assert not answer.action
-            else:
-                assert not answer.HasField("failure")
-                np.testing.assert_allclose(answer.action, expected[index], atol=1e-6)
-
-    asyncio.run(test())
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        stub: Any = PolicyStub(channel)
+        answers = [answer async for answer in stub.ActStream(requests(), timeout=60)]
+    assert [answer.sequence for answer in answers] == list(range(count))
+    for index, answer in enumerate(answers):
+        if index == 70:
+            assert answer.failure.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+            assert answer.failure.message.startswith("state must hold rows * 4 values")
+            assert answer.failure.reason == "invalid_request"
+            assert not answer.action
+        else:
+            assert not answer.HasField("failure")
+            np.testing.assert_allclose(answer.action, expected[index], atol=1e-6)
     counted = {
         code: running.sample("requests_total", method="ActStream", policy="point_u_maze", code=code) for code in before
     }
@@ -87,95 +77,21 @@ def test_bytes_that_are_no_request_end_the_stream_after_the_answers_before_them(
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_draining_answers_what_was_read_and_ends_open_streams(policies: Path) -> None:
-    async def test() -> None:
-        server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1))
-        await server.start()
-        await server.prepare()
-        await server.open()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub: Any = PolicyStub(channel)
-            stream = stub.ActStream()
-            await stream.write(pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=5))
-            assert (await stream.read()).sequence == 5
-            draining = asyncio.create_task(server.drain())
-            with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as ended:
-                await stream.read()
-            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert await draining is True
-
-    asyncio.run(test())
-
-
-class HeldBatcher:
-    """Admits everything and answers nothing; or breaks."""
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.failure = failure
-        self.admitted: list[QueuedRequest] = []
-        self.withdrawn: list[QueuedRequest] = []
-
-    def admit(self, rows: np.ndarray, *, kind: Kind, priority: int, timeout_s: float | None) -> QueuedRequest:
-        if self.failure is not None:
-            raise self.failure
-        answer = asyncio.get_running_loop().create_future()
-        call = QueuedRequest(rows, kind=kind, queued_s=0, deadline_s=0, priority=priority, result=answer)
-        self.admitted.append(call)
-        return call
-
-    def withdraw(self, call: QueuedRequest) -> None:
-        self.withdrawn.append(call)
-
-
-class Peer:
-    """A stream's other end that sends `count` requests and then says nothing."""
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-
-    async def read(self) -> bytes:
-        if not self._left:
-            await asyncio.Event().wait()
-        self._left -= 1
-        return pb.ActRequest(state=[0] * 4, goal=[0] * 2).SerializeToString()
-
-    def time_remaining(self) -> None:
-        return None
-
-
-def stream_of(peer: Peer, batcher: HeldBatcher, *, bundle: Bundle, registry: CollectorRegistry) -> ActStream:
-    policies = PolicyRegistry(frozenset({"point_u_maze"}), default="point_u_maze")
-    policies.open({"point_u_maze": ServedPolicy(bundle, cast("Batcher", batcher))})
-    return ActStream(cast("Any", peer), policies=policies, calls=Calls(Metrics(registry)), max_rows=8)
-
-
-def test_a_peer_that_leaves_takes_its_requests_along(
-    served_bundle: Bundle, wait_until: Callable[[Callable[[], bool]], Any]
-) -> None:
-    async def test() -> None:
-        batcher, registry = HeldBatcher(), CollectorRegistry()
-        stream = stream_of(Peer(100), batcher, bundle=served_bundle, registry=registry)
-        serving = asyncio.create_task(stream.serve())
-        await wait_until(lambda: len(batcher.admitted) == 64)
-        await asyncio.sleep(0.01)
-        assert len(batcher.admitted) == 64  # the rest is not read before an answer is sent
-        serving.cancel()
-        await asyncio.wait({serving})
-        assert batcher.withdrawn == batcher.admitted
-        labels = {"method": "ActStream", "policy": "point_u_maze", "code": "CANCELLED"}
-        assert registry.get_sample_value("kilolayer_requests_total", labels) == 64
-
-    asyncio.run(test())
-
-
-def test_a_reader_that_breaks_ends_its_stream(served_bundle: Bundle) -> None:
-    async def test() -> None:
-        broken = HeldBatcher(RuntimeError("a secret"))
-        stream = stream_of(Peer(1), broken, bundle=served_bundle, registry=CollectorRegistry())
-        with pytest.raises(RuntimeError, match="a secret"):
-            await asyncio.wait_for(stream.serve(), timeout=10)
-
-    asyncio.run(test())
+async def test_draining_answers_what_was_read_and_ends_open_streams(policies: Path) -> None:
+    server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1))
+    await server.start()
+    await server.prepare()
+    server.open()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = PolicyStub(channel)
+        stream = stub.ActStream()
+        await stream.write(pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=5))
+        assert (await stream.read()).sequence == 5
+        draining = asyncio.create_task(server.drain())
+        with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as ended:
+            await stream.read()
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await draining is True
 
 
 def test_the_served_energy_is_that_of_the_critic(running: Running, served_bundle: Bundle) -> None:

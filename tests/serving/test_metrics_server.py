@@ -1,4 +1,4 @@
-"""The port of the metrics, and peers that do not behave."""
+"""The metrics port, and peers that misbehave."""
 
 import socket
 import struct
@@ -11,19 +11,18 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from serving.errors import StartupError
-from serving.telemetry.metrics_server import Handler, serve_metrics
+from serving.telemetry.metrics_server import MetricsServer, ScrapeHandler
 
 
 @pytest.fixture
 def port() -> Generator[int]:
-    """Of a server that policies a gauge `answer` of 42."""
-    registry = CollectorRegistry()
-    Gauge("answer", "Of everything.", registry=registry).set(42)
-    server, thread = serve_metrics(registry, "127.0.0.1", port=0)
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    """Of a server that shows a gauge `answer` of 42."""
+    collectors = CollectorRegistry()
+    Gauge("answer", "Of everything.", registry=collectors).set(42)
+    server = MetricsServer(collectors, "127.0.0.1", port=0)
+    assert server.url == f"http://127.0.0.1:{server.port}/metrics"
+    yield server.port
+    server.close()
 
 
 def scrape(port: int) -> str:
@@ -53,7 +52,7 @@ def test_a_peer_that_resets_its_connection_leaves_no_line(
 
 
 def test_a_peer_that_says_nothing_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Handler, "timeout", 0.2)
+    monkeypatch.setattr(ScrapeHandler, "timeout", 0.2)
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.settimeout(10)
         assert peer.recv(1) == b""
@@ -61,5 +60,5 @@ def test_a_peer_that_says_nothing_is_let_go(port: int, monkeypatch: pytest.Monke
 
 
 def test_a_port_that_is_taken_is_named(port: int) -> None:
-    with pytest.raises(StartupError, match=f"metrics_port {port} on 127.0.0.1 cannot be had"):
-        serve_metrics(CollectorRegistry(), "127.0.0.1", port=port)
+    with pytest.raises(StartupError, match=f"cannot bind --metrics-port {port} on 127.0.0.1: address in"):
+        MetricsServer(CollectorRegistry(), "127.0.0.1", port=port)

@@ -1,6 +1,5 @@
 """The Open Inference Protocol over real gRPC, compared with Act."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,17 +86,17 @@ def test_naming_the_version_and_the_output_changes_nothing(channel: grpc.Channel
         (
             infer_request(np.zeros((1, 3)), np.zeros((1, 2))),
             "INVALID_ARGUMENT",
-            "state must have shape [rows, 4], not [1, 3]",
+            "state must have shape [rows, 4], got [1, 3]",
         ),
         (
             infer_request(np.array([[0, 0, 0, 0], [0, 0, NAN, 0]]), np.zeros((1, 2))),
             "INVALID_ARGUMENT",
-            "state of row 1 (the first is 0) holds NaN or infinity; send finite values",
+            "state of row 1 (the first is 0) has NaN or infinity; send finite values",
         ),
         (
             infer_request(np.zeros((9, 4)), np.zeros((1, 2))),
             "INVALID_ARGUMENT",
-            "one call may hold 8 rows, not 9; split it into several",
+            "a request may have at most 8 rows, got 9; split it into several",
         ),
         (
             infer_request(np.zeros((1, 4)), np.zeros((1, 2)), model_name="ant\n"),
@@ -217,7 +216,7 @@ def test_a_stream_answers_in_order_and_a_bad_request_does_not_end_it(channel: gr
     assert [reply.infer_response.id for reply in replies] == [str(index) for index in range(count)]
     for index, reply in enumerate(replies):
         if index == 70:
-            assert reply.error_message == "state must have shape [rows, 4], not [1, 3]"
+            assert reply.error_message == "state must have shape [rows, 4], got [1, 3]"
             assert not reply.infer_response.outputs
         else:
             assert not reply.error_message
@@ -233,18 +232,15 @@ def test_bytes_that_are_no_request_end_the_stream_after_the_answers_before_them(
     assert refusal(ended.value)[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_server_that_compiles_is_live_and_not_ready(policies: Path) -> None:
-    async def test() -> None:
-        server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1))
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            live = await method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=10)
-            ready = await method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=10)
-            model = await method(channel, "ModelReady")(pb.ModelReadyRequest(name=MODEL), timeout=10)
-            assert (live.live, ready.ready, model.ready) == (True, False, False)
-            with pytest.raises(grpc.aio.AioRpcError, match="still compiling") as early:
-                await method(channel, "ModelInfer")(infer_request(np.zeros((1, 4)), np.zeros((1, 2))), timeout=10)
-            assert early.value.code() is grpc.StatusCode.UNAVAILABLE
-        await server.drain()
-
-    asyncio.run(test())
+async def test_a_server_that_compiles_is_live_and_not_ready(policies: Path) -> None:
+    server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        live = await method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=10)
+        ready = await method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=10)
+        model = await method(channel, "ModelReady")(pb.ModelReadyRequest(name=MODEL), timeout=10)
+        assert (live.live, ready.ready, model.ready) == (True, False, False)
+        with pytest.raises(grpc.aio.AioRpcError, match="still compiling") as early:
+            await method(channel, "ModelInfer")(infer_request(np.zeros((1, 4)), np.zeros((1, 2))), timeout=10)
+        assert early.value.code() is grpc.StatusCode.UNAVAILABLE
+    await server.drain()

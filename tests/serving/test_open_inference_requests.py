@@ -1,13 +1,9 @@
-"""Requests of the Open Inference Protocol on their way to the batcher and back, without a policy that computes."""
+"""Requests of the Open Inference Protocol on their way to the batcher and back; nothing computes, and no transport."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
-import grpc
-import grpc.aio
 import numpy as np
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -15,109 +11,80 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
-from policy.bundle import Bundle
-from serving.api.handlers import Calls
+from serving.api.handlers import RpcHandlers
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests
-from serving.api.open_inference.service import OpenInferenceService
+from serving.api.open_inference.service import SERVICE_NAME, OpenInferenceService
 from serving.api.open_inference.statistics import StatisticsByVersion
+from serving.api.rpc import RpcContext
 from serving.api.tracing import Tracing
-from serving.batching.batcher import Batcher
-from serving.batching.queue import InferenceResult, QueuedRequest
 from serving.config import ServeConfig
-from serving.engine.engine import Kind
-from serving.errors import InvalidRequestError, OverloadedError
-from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.errors import InvalidRequestError, OverloadedError, Reason, UnexpectedError
 from serving.telemetry.metrics import Metrics
-from tests.open_inference import SERVICE, actions, infer_request, method, stream
-from tests.samples import policy_spec
+from tests.open_inference import actions, infer_request
+from tests.serving.fakes import BUNDLE, MODEL, AnsweringBatcher, FakeBatcher, policies_of, settle
 
-SPEC = policy_spec()
-MODEL = SPEC.name
-# Nothing computes here, so there is nothing to compute with.
-BUNDLE = Bundle(
-    Path("policies/1000"), 1000, SPEC, cast("Any", None), cast("Any", None), provenance={}, manifest_sha256=""
-)
 STATE, GOAL = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([[10, 20]], np.float32)
+GOOD = infer_request(STATE, GOAL, id="c")
 
 
-class HeldBatcher:
-    """Admits everything and answers when told; or refuses."""
+class Service:
+    """The service around `batcher`."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.failure = failure
-        self.admitted: list[QueuedRequest] = []
-        self.timeouts_s: list[float | None] = []
-        self.withdrawn: list[QueuedRequest] = []
+    def __init__(self, batcher: FakeBatcher, *, tracing: Tracing | None = None) -> None:
+        self.collectors = CollectorRegistry()
+        metrics = Metrics(self.collectors)
+        handlers = RpcHandlers(metrics, tracing=tracing)
+        config = ServeConfig(policies=(BUNDLE.path,), max_call_rows=8)
+        service = OpenInferenceService(policies_of(batcher), handlers=handlers, metrics=metrics, config=config)
+        self._service = service.service()
 
-    def crowded(self) -> bool:
-        return False
+    async def infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        context = RpcContext(f"/{SERVICE_NAME}/ModelInfer")
+        return pb.ModelInferResponse.FromString(
+            await self._service.unary["ModelInfer"](request.SerializeToString(), context)
+        )
 
-    def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> QueuedRequest:
-        if self.failure is not None:
-            raise self.failure
-        answer = asyncio.get_running_loop().create_future()
-        call = QueuedRequest(rows, kind=Kind.ACT, queued_s=0, deadline_s=0, priority=priority, result=answer)
-        self.admitted.append(call)
-        self.timeouts_s.append(timeout_s)
-        return call
+    def stream(self, *requests: pb.ModelInferRequest) -> AsyncGenerator[bytes]:
+        async def each() -> AsyncIterator[bytes]:
+            for request in requests:
+                yield request.SerializeToString()
 
-    def answer(self, results: np.ndarray) -> None:
-        """Answer the call that was admitted last."""
-        self.admitted[-1].result.set_result(InferenceResult(results, queue_s=0.125, compute_s=0.5, batch_rows=8))
+        return self._service.streams["ModelStreamInfer"](each(), RpcContext(f"/{SERVICE_NAME}/ModelStreamInfer"))
 
-    def withdraw(self, call: QueuedRequest) -> None:
-        self.withdrawn.append(call)
-
-
-class AnsweringBatcher(HeldBatcher):
-    """Answers at once."""
-
-    def admit(self, rows: np.ndarray, *, priority: int, timeout_s: float | None) -> QueuedRequest:
-        call = super().admit(rows, priority=priority, timeout_s=timeout_s)
-        self.answer(np.zeros((len(rows), 2), np.float32))
-        return call
+    async def outcomes(self) -> tuple[int, int]:
+        """How many requests succeeded and failed, by the protocol's own statistics."""
+        request = pb.ModelStatisticsRequest(name=MODEL).SerializeToString()
+        raw = await self._service.unary["ModelStatistics"](request, RpcContext(f"/{SERVICE_NAME}/ModelStatistics"))
+        statistics = pb.ModelStatisticsResponse.FromString(raw).model_stats[0].inference_stats
+        return statistics.success.count, statistics.fail.count
 
 
-def offers_of(batcher: HeldBatcher) -> PolicyRegistry:
-    policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
-    policies.open({MODEL: ServedPolicy(BUNDLE, cast("Batcher", batcher))})
-    return policies
-
-
-class Unhurried:
-    """A call's context without a deadline."""
-
-    def time_remaining(self) -> None:
-        return None
-
-
-def test_durations_add_up_by_request() -> None:
-    #               came  decode from..to  computed  written  over     came  decode  failed
+async def test_durations_add_up_by_request() -> None:
+    #               arrived  decode from..to  computed  written  over  arrived  decode  failed
     moments = iter([10.0, 10.25, 10.5, 12.0, 12.5, 13.0, 20.0, 20.25, 24.0])
     metrics = Metrics(CollectorRegistry())
     metrics.rows.labels(MODEL).inc(7)
     metrics.batches.labels(MODEL).inc(3)
-    tallies = StatisticsByVersion(metrics, wall_clock=lambda: 1700000000.125)
-    batcher = HeldBatcher()
-    policies = offers_of(batcher)
-    calls = Calls(metrics, clock=lambda: next(moments))
-    inferences = InferRequests(policies, calls=calls, tallies=tallies, max_rows=8)
-    context = cast("Any", Unhurried())
-
-    async def test() -> pb.ModelInferResponse:
-        arrival = inferences.parse(infer_request(STATE, GOAL, id="b").SerializeToString())
-        inference = inferences.admit(arrival, context, write=pb.ModelInferResponse.SerializeToString)
-        batcher.answer(np.array([[1, 2], [3, 4]], np.float32))
-        reply = pb.ModelInferResponse.FromString(await inference.reply())
-        bad = inferences.parse(infer_request(STATE[:, :3], GOAL).SerializeToString())
-        with pytest.raises(InvalidRequestError):
-            inferences.admit(bad, context, write=pb.ModelInferResponse.SerializeToString)
-        return reply
-
-    reply = asyncio.run(test())
+    by_version = StatisticsByVersion(metrics, wall_clock=lambda: 1700000000.125)
+    batcher = FakeBatcher()
+    policies = policies_of(batcher)
+    requests = InferRequests(
+        policies,
+        statistics=by_version,
+        max_rows=8,
+        clock=lambda: next(moments),
+        serialize=pb.ModelInferResponse.SerializeToString,
+    )
+    context = RpcContext("/any")
+    pending = requests.admit(requests.parse(infer_request(STATE, GOAL, id="b").SerializeToString()), context)
+    batcher.answer(np.array([[1, 2], [3, 4]], np.float32))
+    reply = pb.ModelInferResponse.FromString(await pending.reply())
+    bad = requests.parse(infer_request(STATE[:, :3], GOAL).SerializeToString())
+    with pytest.raises(InvalidRequestError):
+        requests.admit(bad, context)
     assert (actions(reply).tolist(), reply.id) == ([[1, 2], [3, 4]], "b")
-    statistics = tallies.encode(policies.find(MODEL, version=""))
+    statistics = by_version.encode(policies.find(MODEL, version=""))
     assert (statistics.inference_count, statistics.execution_count) == (7, 3)
     assert statistics.last_inference == 1700000000125
 
@@ -134,108 +101,58 @@ def test_durations_add_up_by_request() -> None:
     )
 
 
-@contextlib.asynccontextmanager
-async def served(batcher: HeldBatcher, tracing: Tracing | None = None) -> AsyncGenerator[tuple[Any, CollectorRegistry]]:
-    """A channel to the service around `batcher`, and what it counts."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    config = ServeConfig(policies=(BUNDLE.path,), max_call_rows=8)
-    calls = Calls(metrics, tracing=tracing)
-    service = OpenInferenceService(offers_of(batcher), calls=calls, metrics=metrics, config=config)
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((service.handlers(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel, registry
-    await server.stop(1)
+async def test_priority_and_timeout_reach_the_batcher() -> None:
+    batcher = AnsweringBatcher()
+    urgent, timeout = pb.InferParameter(uint64_param=1), pb.InferParameter(int64_param=2500)
+    await Service(batcher).infer(infer_request(STATE, GOAL, parameters={"priority": urgent, "timeout": timeout}))
+    assert (batcher.admitted[0].priority, batcher.timeouts_s) == (3, [0.0025])
 
 
-def failures(channel: Any) -> Awaitable[Any]:
-    return method(channel, "ModelStatistics")(pb.ModelStatisticsRequest(name=MODEL), timeout=10)
+async def test_a_rejection_is_the_same_error_as_for_act_and_a_reply_within_a_stream() -> None:
+    service = Service(FakeBatcher(OverloadedError("full", reason=Reason.QUEUE_AGE)))
+    with pytest.raises(OverloadedError, match="^full$"):
+        await service.infer(GOOD)
+    (raw,) = [raw async for raw in service.stream(GOOD)]
+    reply = pb.ModelStreamInferResponse.FromString(raw)
+    assert (reply.error_message, reply.infer_response.id) == ("full", "c")
+    assert reply.infer_response.parameters["kilolayer-reason"].string_param == "queue_age"
+    assert await service.outcomes() == (0, 2)
 
 
-def test_priority_and_timeout_reach_the_batcher(wait_until: Callable[[Callable[[], bool]], Any]) -> None:
-    async def test() -> None:
-        batcher = HeldBatcher()
-        async with served(batcher) as (channel, _):
-            urgent, timeout = pb.InferParameter(uint64_param=1), pb.InferParameter(int64_param=2500)
-            request = infer_request(STATE, GOAL, parameters={"priority": urgent, "timeout": timeout})
-            call = method(channel, "ModelInfer")(request, timeout=10)
-            await wait_until(lambda: len(batcher.admitted) == 1)
-            assert (batcher.admitted[0].priority, batcher.timeouts_s) == (3, [0.0025])
-            batcher.answer(np.zeros((2, 2), np.float32))
-            await call
-
-    asyncio.run(test())
-
-
-def test_shedding_is_told_as_act_tells_it() -> None:
-    async def test() -> None:
-        async with served(HeldBatcher(OverloadedError("full"))) as (channel, _):
-            with pytest.raises(grpc.aio.AioRpcError, match="full") as shed:
-                await method(channel, "ModelInfer")(infer_request(STATE, GOAL), timeout=10)
-            assert shed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert shed.value.trailing_metadata().get("grpc-retry-pushback-ms") == "-1"
-            (reply,) = [each async for each in stream(channel)(iter([infer_request(STATE, GOAL, id="c")]), timeout=10)]
-            assert (reply.error_message, reply.infer_response.id) == ("full", "c")
-            assert (await failures(channel)).model_stats[0].inference_stats.fail.count == 2
-
-    asyncio.run(test())
-
-
-def test_nothing_foreign_leaks() -> None:
-    async def test() -> None:
-        async with served(HeldBatcher(RuntimeError("a secret"))) as (channel, _):
-            text = "the server failed on this call; its log says why"
-            with pytest.raises(grpc.aio.AioRpcError) as failed:
-                await method(channel, "ModelInfer")(infer_request(STATE, GOAL), timeout=10)
-            assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.INTERNAL, text)
-            with pytest.raises(grpc.aio.AioRpcError) as ended:
-                await stream(channel)(iter([infer_request(STATE, GOAL)]), timeout=10).read()
-            assert (ended.value.code(), ended.value.details()) == (grpc.StatusCode.INTERNAL, text)
-
-    asyncio.run(test())
+async def test_no_foreign_error_leaves_a_method() -> None:
+    service = Service(FakeBatcher(RuntimeError("a secret")))
+    with pytest.raises(UnexpectedError):
+        await service.infer(GOOD)
+    with pytest.raises(UnexpectedError):
+        await anext(service.stream(GOOD))
 
 
 @pytest.mark.parametrize("name", ["ModelInfer", "ModelStreamInfer"])
-def test_a_caller_that_leaves_takes_its_request_along(
-    name: str, wait_until: Callable[[Callable[[], bool]], Any]
-) -> None:
-    async def test() -> None:
-        batcher = HeldBatcher()
-        async with served(batcher) as (channel, registry):
-            request = infer_request(STATE, GOAL)
-            if name == "ModelInfer":
-                call = method(channel, name)(request, timeout=30)
-            else:
-                call = stream(channel)(timeout=30)
-                await call.write(request)
-            await wait_until(lambda: len(batcher.admitted) == 1)
-            call.cancel()
-            await wait_until(lambda: batcher.withdrawn == batcher.admitted)
-            labels = {"method": name, "policy": MODEL, "code": "CANCELLED"}
-            await wait_until(lambda: registry.get_sample_value("kilolayer_requests_total", labels) == 1)
-            statistics = (await failures(channel)).model_stats[0].inference_stats
-            assert (statistics.fail.count, statistics.success.count) == (1, 0)
-
-    asyncio.run(test())
+async def test_a_caller_that_leaves_takes_its_request_along(name: str) -> None:
+    batcher = FakeBatcher()
+    service = Service(batcher)
+    reply: Any = service.infer(GOOD) if name == "ModelInfer" else anext(service.stream(GOOD))
+    waiting = asyncio.ensure_future(reply)
+    await batcher.until_admitted(1)
+    await settle()  # until it waits for the result
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    assert batcher.withdrawn == batcher.admitted
+    labels = {"method": name, "policy": MODEL, "code": "CANCELLED"}
+    assert service.collectors.get_sample_value("kilolayer_requests_total", labels) == 1
+    assert await service.outcomes() == (0, 1)
 
 
-def test_spans_bear_the_name_of_the_service() -> None:
+async def test_spans_have_the_name_of_the_service() -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-
-    async def test() -> None:
-        batcher = AnsweringBatcher()
-        async with served(batcher, Tracing(provider)) as (channel, _):
-            await method(channel, "ModelInfer")(infer_request(STATE, GOAL), timeout=10)
-            replies = [each async for each in stream(channel)(iter([infer_request(STATE, GOAL)]), timeout=10)]
-            assert [reply.error_message for reply in replies] == [""]
-
-    asyncio.run(test())
+    service = Service(AnsweringBatcher(), tracing=Tracing(provider))
+    await asyncio.create_task(service.infer(GOOD))  # each call has a task of its own
+    (raw,) = [raw async for raw in service.stream(GOOD)]
+    assert pb.ModelStreamInferResponse.FromString(raw).error_message == ""
     call, whole = exporter.get_finished_spans()
-    assert (call.name, whole.name) == (f"{SERVICE[1:]}/ModelInfer", f"{SERVICE[1:]}/ModelStreamInfer")
+    assert (call.name, whole.name) == (f"{SERVICE_NAME}/ModelInfer", f"{SERVICE_NAME}/ModelStreamInfer")
     assert call.attributes is not None
     assert call.attributes["rpc.service"] == "inference.GRPCInferenceService"
     assert call.attributes["kilolayer.queue_us"] == 125_000

@@ -38,17 +38,20 @@ def test_rows_are_states_beside_their_goals() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ([], "state must have shape [rows, 4], not one of 0 dimensions"),
-        ([4], "state must have shape [rows, 4], not one of 1 dimensions"),
-        ([1] * 1000, "state must have shape [rows, 4], not one of 1000 dimensions"),
-        ([2, 3], "state must have shape [rows, 4], not [2, 3]"),
-        ([0, 4], "state must have shape [rows, 4], not [0, 4]"),
-        ([-2, 4], "state must have shape [rows, 4], not [-2, 4]"),
-        ([-2, -4], "state must have shape [rows, 4], not [-2, -4]"),
-        ([2**63 - 1, 2**63 - 1], f"state must have shape [rows, 4], not [{2**63 - 1}, {2**63 - 1}]"),
-        ([2**62, 4], f"one call may hold 8 rows, not {2**62}; split it into several"),  # 2**66 bytes, 0 modulo 2**64
-        ([1, 4], "state of shape [1, 4] must hold 16 raw bytes, not 32"),
-        ([3, 4], "state of shape [3, 4] must hold 48 raw bytes, not 32"),
+        ([], "state must have shape [rows, 4], got 0 dimensions"),
+        ([4], "state must have shape [rows, 4], got 1 dimensions"),
+        ([1] * 1000, "state must have shape [rows, 4], got 1000 dimensions"),
+        ([2, 3], "state must have shape [rows, 4], got [2, 3]"),
+        ([0, 4], "state must have shape [rows, 4], got [0, 4]"),
+        ([-2, 4], "state must have shape [rows, 4], got [-2, 4]"),
+        ([-2, -4], "state must have shape [rows, 4], got [-2, -4]"),
+        ([2**63 - 1, 2**63 - 1], f"state must have shape [rows, 4], got [{2**63 - 1}, {2**63 - 1}]"),
+        (
+            [2**62, 4],
+            f"a request may have at most 8 rows, got {2**62}; split it into several",
+        ),  # 2**66 bytes, 0 modulo 2**64
+        ([1, 4], "state of shape [1, 4] must hold 16 raw bytes, got 32"),
+        ([3, 4], "state of shape [3, 4] must hold 48 raw bytes, got 32"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(shape: list[int], message: str) -> None:
@@ -61,45 +64,48 @@ def test_a_shape_that_does_not_fit_is_refused(shape: list[int], message: str) ->
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (request_of([tensor("state", [2, 4])], [STATE_BYTES]), "the input goal is missing; there must be: state, goal"),
+        (
+            request_of([tensor("state", [2, 4])], [STATE_BYTES]),
+            "the input goal is missing; the inputs are: state, goal",
+        ),
         (
             request_of([tensor("state", [2, 4]), tensor("aim\n", [1, 2])], [STATE_BYTES, GOAL_BYTES]),
-            r"there is no input 'aim\n'; there are: state, goal",
+            r"there is no input 'aim\n'; the inputs are: state, goal",
         ),
-        (request_of([tensor("state", [2, 4])] * 2, [STATE_BYTES] * 2), "the input state must be sent once, not again"),
+        (request_of([tensor("state", [2, 4])] * 2, [STATE_BYTES] * 2), "the input state is there twice; send it once"),
         (
             request_of([tensor("state", [2, 4], datatype="FP64"), tensor("goal", [1, 2])], [STATE_BYTES, GOAL_BYTES]),
-            "state must have datatype FP32, not 'FP64'",
+            "state must have datatype FP32, got 'FP64'",
         ),
-        (infer_request(STATE, np.zeros((3, 2))), "goal must have 1 row, or 2 as state has, not 3"),
-        (infer_request(STATE[:1], np.zeros((2, 2))), "goal must have 1 row, or 1 as state has, not 2"),
+        (infer_request(STATE, np.zeros((3, 2))), "goal must have 1 row, or 2 as state has, got 3"),
+        (infer_request(STATE[:1], np.zeros((2, 2))), "goal must have 1 row, or 1 as state has, got 2"),
         (
             request_of([tensor("state", [2, 4]), tensor("goal", [1, 2])], [STATE_BYTES]),
-            "raw_input_contents must hold one entry for each of 2 inputs, not 1",
+            "raw_input_contents must have one entry for each of 2 inputs, got 1",
         ),
         (
             request_of(
                 [tensor("state", [2, 4], contents=typed(fp32_contents=range(8))), tensor("goal", [1, 2])],
                 [STATE_BYTES, GOAL_BYTES],
             ),
-            "state must not have contents beside raw_input_contents; send one of them",
+            "state has contents and raw_input_contents; send only one of them",
         ),
         (
             request_of([tensor("state", [2, 4]), tensor("goal", [1, 2])]),
-            "state of shape [2, 4] must hold 8 values in fp32_contents, or 32 bytes in raw_input_contents, not 0",
+            "state of shape [2, 4] must hold 8 values in fp32_contents, or 32 bytes in raw_input_contents, got 0",
         ),
         (
             request_of([tensor("state", [1, 4], contents=typed(fp64_contents=range(4))), tensor("goal", [1, 2])]),
-            "state of shape [1, 4] must hold 4 values in fp32_contents, or 16 bytes in raw_input_contents, not 0 and"
+            "state of shape [1, 4] must hold 4 values in fp32_contents, or 16 bytes in raw_input_contents, got 0 and"
             " fp64_contents",
         ),
         (
             request_of([tensor("state", [2, 4], parameters=REGION), tensor("goal", [1, 2])]),
-            "the parameter shared_memory_region of state is not supported; send and receive the values themselves",
+            "the parameter shared_memory_region of state is not supported; send the values in the request",
         ),
         (
             infer_request(STATE, GOAL, outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="energy")]),
-            "there is no output 'energy'; there is: action",
+            "there is no output 'energy'; the output is: action",
         ),
         (
             infer_request(
@@ -107,11 +113,11 @@ def test_a_shape_that_does_not_fit_is_refused(shape: list[int], message: str) ->
                 GOAL,
                 outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="action", parameters=REGION)],
             ),
-            "the parameter shared_memory_region of action is not supported; send and receive the values themselves",
+            "the parameter shared_memory_region of action is not supported; send the values in the request",
         ),
         (
             infer_request(STATE, np.array([[0, np.inf]])),
-            "goal of row 0 (the first is 0) holds NaN or infinity; send finite values",
+            "goal of row 0 (the first is 0) has NaN or infinity; send finite values",
         ),
     ],
 )
@@ -143,11 +149,15 @@ def test_the_timeout_is_in_microseconds_and_other_parameters_are_ignored() -> No
 @pytest.mark.parametrize(
     ("name", "parameter", "message"),
     [
-        ("priority", {"int64_param": 5}, "priority must be 1, the most urgent, to 4, the usual one, as is 0; not 5"),
-        ("priority", {"int64_param": -1}, "priority must be 1, the most urgent, to 4, the usual one, as is 0; not -1"),
-        ("timeout", {"int64_param": -1}, "timeout must be microseconds, or 0 for none, not -1"),
-        ("timeout", {"string_param": "1"}, "timeout must be an int64_param or a uint64_param, not string_param"),
-        ("timeout", {}, "timeout must be an int64_param or a uint64_param, not empty"),
+        ("priority", {"int64_param": 5}, "priority must be from 1, the most urgent, to 4, or 0 for the default, got 5"),
+        (
+            "priority",
+            {"int64_param": -1},
+            "priority must be from 1, the most urgent, to 4, or 0 for the default, got -1",
+        ),
+        ("timeout", {"int64_param": -1}, "timeout must be a number of microseconds, or 0 for none, got -1"),
+        ("timeout", {"string_param": "1"}, "timeout must be an int64_param or a uint64_param, got string_param"),
+        ("timeout", {}, "timeout must be an int64_param or a uint64_param, got none"),
     ],
 )
 def test_parameters_out_of_range_are_refused(name: str, parameter: dict[str, Any], message: str) -> None:

@@ -109,7 +109,7 @@ def test_a_stream_of_a_client_keeps_its_order(client: Any) -> None:
     client.stop_stream()
     for index, (result, error) in enumerate(answers):
         if index == 7:
-            assert (result, error.message()) == (None, "state must have shape [rows, 4], not [1, 3]")
+            assert (result, error.message()) == (None, "state must have shape [rows, 4], got [1, 3]")
         else:
             assert error is None
             assert result.get_response().id == str(index)

@@ -1,9 +1,8 @@
-"""The service over real gRPC, against the policy itself; and its wrapper, against a batcher that misbehaves."""
+"""The service over real gRPC, against the policy itself."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -11,18 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from policy.acting import act
 from policy.bundle import Bundle
-from serving.api.handlers import Calls
-from serving.api.policy_service import PolicyService
-from serving.batching.batcher import Batcher
-from serving.errors import OverloadedError, echo
-from serving.policies.registry import PolicyRegistry, ServedPolicy
-from serving.telemetry.metrics import Metrics
 
 NAN, INF = float("nan"), float("inf")
 
@@ -53,11 +45,12 @@ def request_of(state: np.ndarray, goal: np.ndarray, **fields: Any) -> pb.ActRequ
     return pb.ActRequest(state=state.ravel().tolist(), goal=goal.ravel().tolist(), **fields)
 
 
-def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+def refusal(call: Callable[[], object]) -> tuple[str, str | None, str]:
+    """Status, reason and message."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
     error: Any = caught.value
-    return error.code(), error.details()
+    return error.code().name, dict(error.trailing_metadata()).get("kilolayer-reason"), error.details()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
@@ -86,7 +79,7 @@ def test_naming_the_policy_and_its_version_changes_nothing(stub: Any) -> None:
     assert list(named.action) == list(unnamed.action)
 
 
-def test_concurrent_callers_share_batches_and_get_their_own_rows(running: Running, served_bundle: Bundle) -> None:
+async def test_concurrent_callers_share_batches_and_get_their_own_rows(running: Running, served_bundle: Bundle) -> None:
     callers, calls = 32, 10
     state, goal = rows_of(9, callers * calls)
     expected = reference(served_bundle, state, goal)
@@ -99,12 +92,9 @@ def test_concurrent_callers_share_batches_and_get_their_own_rows(running: Runnin
             assert response.sequence == index
             batch_rows.append(response.batch_rows)
 
-    async def test() -> None:
-        async with grpc.aio.insecure_channel(running.address) as channel:
-            stub: Any = PolicyStub(channel)
-            await asyncio.gather(*(caller(stub, number) for number in range(callers)))
-
-    asyncio.run(test())
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        stub: Any = PolicyStub(channel)
+        await asyncio.gather(*(caller(stub, number) for number in range(callers)))
     assert len(batch_rows) == callers * calls
     assert max(batch_rows) > 1
     assert max(batch_rows) <= 8
@@ -113,47 +103,45 @@ def test_concurrent_callers_share_batches_and_get_their_own_rows(running: Runnin
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "state must hold rows * 4 values for at least one row of point_u_maze, not 0"),
-        ({"state": [0] * 5}, "state must hold rows * 4 values for at least one row of point_u_maze, not 5"),
-        ({"state": [0] * 4}, "goal must hold 2 values of point_u_maze, not 0"),
-        ({"state": [0] * 12, "goal": [0] * 4}, "goal must hold 2 values, or 6 for 3 rows, of point_u_maze, not 4"),
-        ({"state": [0] * 8, "goal": [0] * 2, "rows": 3}, "state must hold 12 values for 3 rows of point_u_maze, not 8"),
-        ({"state": [0] * 4, "goal": [0] * 2, "priority": 4}, "priority must be 0 to 3, not 4"),
-        ({"state": [0] * 4, "goal": [0] * 2, "mode": 7}, "mode must be one of 0 to 3, not 7"),
+        ({}, "state must hold rows * 4 values for at least one row of point_u_maze, got 0"),
+        ({"state": [0] * 5}, "state must hold rows * 4 values for at least one row of point_u_maze, got 5"),
+        ({"state": [0] * 4}, "goal must hold 2 values of point_u_maze, got 0"),
+        ({"state": [0] * 12, "goal": [0] * 4}, "goal must hold 2 values, or 6 for 3 rows, of point_u_maze, got 4"),
+        ({"state": [0] * 8, "goal": [0] * 2, "rows": 3}, "state must hold 12 values for 3 rows of point_u_maze, got 8"),
+        ({"state": [0] * 4, "goal": [0] * 2, "priority": 4}, "priority must be from 0 to 3, got 4"),
+        ({"state": [0] * 4, "goal": [0] * 2, "mode": 7}, "mode must be from 0 to 3, got 7"),
         (
             {"state": [0] * 8, "goal": [0] * 2, "mode": "ACT_MODE_BEST_OF", "candidates": 5},
-            "candidates must be 1 to 4 for 2 rows, since one call may hold 8 draws, not 5",
+            "candidates must be from 1 to 4 for 2 rows, since each counts as one of at most 8 rows, got 5",
         ),
-        ({"state": [0] * 36, "goal": [0] * 2}, "one call may hold 8 rows, not 9; split it into several"),
+        ({"state": [0] * 36, "goal": [0] * 2}, "a request may have at most 8 rows, got 9; split it into several"),
         (
             {"state": [0] * 5 + [NAN] + [0] * 6, "goal": [0] * 2},
-            "state of row 1 (the first is 0) holds NaN or infinity; send finite values",
+            "state of row 1 (the first is 0) has NaN or infinity; send finite values",
         ),
         (
             {"state": [0] * 12, "goal": [0] * 5 + [-INF]},
-            "goal of row 2 (the first is 0) holds NaN or infinity; send finite values",
+            "goal of row 2 (the first is 0) has NaN or infinity; send finite values",
         ),
     ],
 )
 def test_a_request_that_does_not_fit_is_refused_with_sizes(stub: Any, fields: dict[str, Any], message: str) -> None:
-    assert refusal(lambda: stub.Act(pb.ActRequest(**fields), timeout=10)) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        message,
-    )
+    refused = refusal(lambda: stub.Act(pb.ActRequest(**fields), timeout=10))
+    assert refused == ("INVALID_ARGUMENT", "invalid_request", message)
 
 
 def test_bytes_that_are_no_request_are_refused(running: Running) -> None:
     with grpc.insecure_channel(running.address) as channel:
         call = channel.unary_unary("/kilolayer.v1.Policy/Act")
-        code, message = refusal(lambda: call(b"\xff" * 7, timeout=10))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message == "the 7 bytes of the request are not a kilolayer.v1.ActRequest message"
+        refused = refusal(lambda: call(b"\xff" * 7, timeout=10))
+    message = "the 7 bytes of the request are not a kilolayer.v1.ActRequest message"
+    assert refused == ("INVALID_ARGUMENT", "invalid_request", message)
 
 
 def test_a_message_beyond_the_byte_cap_is_refused_before_it_is_read(stub: Any) -> None:
     # Eight rows of six values need 192 bytes, and two are kept for actions; the cap is 8 * 8 * 8 + 65536.
-    code, message = refusal(lambda: stub.Act(pb.ActRequest(state=[0.0] * 20_000), timeout=10))
-    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    code, reason, message = refusal(lambda: stub.Act(pb.ActRequest(state=[0.0] * 20_000), timeout=10))
+    assert (code, reason) == ("RESOURCE_EXHAUSTED", None)  # by gRPC itself, which knows no reasons
     assert "66048" in message
 
 
@@ -162,15 +150,17 @@ def test_unknown_names_are_not_found_and_the_message_lists_those_there_are(stub:
     request_type = {"Act": pb.ActRequest, "Describe": pb.DescribeRequest}[method]
     call = getattr(stub, method)
     assert refusal(lambda: call(request_type(policy="ant\n\x1b[31m"), timeout=10)) == (
-        grpc.StatusCode.NOT_FOUND,
+        "NOT_FOUND",
+        "unknown_policy",
         "there is no policy 'ant\\n\\x1b[31m'; there are: point_u_maze",
     )
     assert refusal(lambda: call(request_type(version="7"), timeout=10)) == (
-        grpc.StatusCode.NOT_FOUND,
+        "NOT_FOUND",
+        "unknown_version",
         "policy point_u_maze has no version '7'; there are: 1000",
     )
-    code, message = refusal(lambda: call(request_type(policy="x" * 10_000), timeout=10))
-    assert code is grpc.StatusCode.NOT_FOUND
+    code, _, message = refusal(lambda: call(request_type(policy="x" * 10_000), timeout=10))
+    assert code == "NOT_FOUND"
     assert len(message) < 200
 
 
@@ -247,107 +237,3 @@ def test_a_compilation_while_serving_is_counted(running: Running) -> None:
     before = running.sample("compilations_after_ready_total")
     jax.jit(lambda value: value * 3 + 1)(jnp.zeros(17))
     assert running.sample("compilations_after_ready_total") > before
-
-
-class Misbehaving:
-    """Stands for a batcher."""
-
-    def __init__(self, submit: Callable[[], Awaitable[Any]]) -> None:
-        self._submit = submit
-
-    def crowded(self) -> bool:
-        return False
-
-    async def submit(self, *_rows: np.ndarray, **_options: object) -> Any:
-        return await self._submit()
-
-
-@contextlib.asynccontextmanager
-async def served(
-    bundle: Bundle, submit: Callable[[], Awaitable[Any]]
-) -> AsyncGenerator[tuple[Any, Callable[[str], float | None]]]:
-    """A stub of a service around `submit`, and how often Act ended with a code."""
-    registry = CollectorRegistry()
-    names = frozenset({"point_u_maze"})
-    policies = PolicyRegistry(names, default="point_u_maze")
-    policies.open({"point_u_maze": ServedPolicy(bundle, cast("Batcher", Misbehaving(submit)))})
-    service = PolicyService(policies, calls=Calls(Metrics(registry)), max_rows=8)
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((service.handlers(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-
-    def count(code: str) -> float | None:
-        labels = {"method": "Act", "policy": "point_u_maze", "code": code}
-        return registry.get_sample_value("kilolayer_requests_total", labels)
-
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield PolicyStub(channel), count
-    await server.stop(1)
-
-
-GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
-
-
-@pytest.mark.parametrize("failure", [RuntimeError("a secret"), asyncio.CancelledError("a secret")])
-def test_nothing_foreign_leaks_and_no_caller_hangs(
-    served_bundle: Bundle, failure: BaseException, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def submit() -> None:
-        raise failure
-
-    async def test() -> None:
-        async with served(served_bundle, submit) as (stub, count):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.Act(GOOD, timeout=10)
-            assert caught.value.code() is grpc.StatusCode.INTERNAL
-            assert caught.value.details() == "the server failed on this call; its log says why"
-            assert count("INTERNAL") == 1
-
-    asyncio.run(test())
-    assert any(record.exc_info and record.exc_info[1] is failure for record in caplog.records)
-
-
-def test_shedding_tells_gRPC_not_to_retry(served_bundle: Bundle) -> None:  # noqa: N802
-    async def submit() -> None:
-        raise OverloadedError("full")
-
-    async def test() -> None:
-        async with served(served_bundle, submit) as (stub, count):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.Act(GOOD, timeout=10)
-            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert caught.value.trailing_metadata().get("grpc-retry-pushback-ms") == "-1"
-            assert count("RESOURCE_EXHAUSTED") == 1
-
-    asyncio.run(test())
-
-
-@pytest.mark.parametrize("code", ["CANCELLED", "DEADLINE_EXCEEDED"])
-def test_a_caller_that_leaves_is_counted_as_it_left(
-    served_bundle: Bundle, code: str, wait_until: Callable[[Callable[[], bool]], Awaitable[None]]
-) -> None:
-    ended: list[str] = []
-
-    async def submit() -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append("ended")
-
-    async def test() -> None:
-        async with served(served_bundle, submit) as (stub, count):
-            call = stub.Act(GOOD, timeout=0.3 if code == "DEADLINE_EXCEEDED" else 30)
-            if code == "CANCELLED":
-                await asyncio.sleep(0.2)
-                call.cancel()
-            await asyncio.wait({asyncio.ensure_future(call.code())})
-            await wait_until(lambda: ended == ["ended"])
-            await wait_until(lambda: count(code) == 1)
-
-    asyncio.run(test())
-
-
-def test_echoed_text_is_short_plain_and_on_one_line() -> None:
-    assert echo("a\n\x1b[0mé") == r"'a\n\x1b[0m\xe9'"
-    assert echo("x" * 65) == repr("x" * 64 + "...")

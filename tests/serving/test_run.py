@@ -49,7 +49,7 @@ def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
         "KILOLAYER_PORT": "1",
         "KILOLAYER_METRICS": "No",
         "KILOLAYER_MAX_QUEUE_ROWS": "",  # as unset
-        "KILOLAYER_SOMETHING_ELSE": "x",
+        "OTHER_PORT": "x",
     }
     config = parse(["--port", "2"], environ)
     assert config == ServeConfig(policies=(Path("a"), Path("b")), port=2, metrics=False)
@@ -59,9 +59,21 @@ def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"KILOLAYER_PORT": "tcp://10.0.0.1"}, "KILOLAYER_PORT must be a number, such as 50051, not 'tcp://10.0.0.1'"),
-        ({"KILOLAYER_METRICS": "maybe"}, "KILOLAYER_METRICS must be true or false, not 'maybe'"),
-        ({}, "policies must name at least one folder"),
+        (
+            {"KILOLAYER_PORT": "tcp://10.0.0.1"},
+            "KILOLAYER_PORT must be an integer, such as 50051, got 'tcp://10.0.0.1'",
+        ),
+        ({"KILOLAYER_GRACE_S": "1 min"}, "KILOLAYER_GRACE_S must be a number, such as 10.0, got '1 min'"),
+        ({"KILOLAYER_METRICS": "maybe"}, "KILOLAYER_METRICS must be true or false, got 'maybe'"),
+        (
+            {"KILOLAYER_MAX_BATCH_ROW": "8"},
+            "MAX_BATCH_ROW is not a setting of the server; did you mean KILOLAYER_MAX_BATCH_ROWS?",
+        ),
+        (
+            {"KILOLAYER_QUEUE_AGE": ""},
+            "KILOLAYER_QUEUE_AGE is not a setting of the server; did you mean KILOLAYER_MAX_QUEUE_AGE_S?",
+        ),
+        ({}, "--policies is missing; name at least one folder, such as --policies runs/demo/policies"),
     ],
 )
 def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
@@ -69,24 +81,39 @@ def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
         parse([], environ)
 
 
+def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
+    values = {"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "80", "SERVICE_PORT_GRPC": "80", "PORT": "tcp://10.0.0.1:80"}
+    values |= {"PORT_80_TCP": "tcp://10.0.0.1:80", "PORT_80_TCP_ADDR": "10.0.0.1", "PORT_80_TCP_PROTO": "tcp"}
+    environ = {f"KILOLAYER_WEB_{name}": value for name, value in values.items()}
+    del values["PORT"]  # of a Service named kilolayer, that would be the server's own setting
+    environ |= {f"KILOLAYER_{name}": value for name, value in values.items()}
+    assert parse(["--policies", "a"], environ) == ServeConfig(policies=(Path("a"),))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"host": ""}, "host must not be empty; 127.0.0.1"),
-        ({"port": -1}, "port must be 0 (any free one) to 65535, not -1"),
-        ({"metrics_port": 65536}, "metrics_port must be 0 (any free one) to 65535, not 65536"),
-        ({"port": 9464}, "metrics_port must differ from port, 9464; 0 picks a free one"),
-        ({"max_batch_rows": 0}, "max_batch_rows must be a power of two from 1 to 65536, such as 256, not 0"),
-        ({"max_batch_rows": 100}, "max_batch_rows must be a power of two from 1 to 65536, such as 256, not 100"),
-        ({"max_call_rows": 0}, "max_call_rows must be 1 to 65536, such as 4096, not 0"),
-        ({"max_queue_rows": 4095}, "max_queue_rows must be at least max_call_rows, 4096, not 4095"),
-        ({"max_queue_age_s": 0.0}, "max_queue_age_s must be a positive number of seconds, such as 1, not 0.0"),
-        ({"max_batch_delay_s": -0.1}, "max_batch_delay_s must be 0 to 1 second, such as 0.001, not -0.1"),
-        ({"grace_s": float("inf")}, "grace_s must be a positive number of seconds, such as 10, not inf"),
-        ({"grace_s": 0.0}, "grace_s must be a positive number of seconds, such as 10, not 0.0"),
+        ({"host": ""}, "--host must not be empty; use 127.0.0.1"),
+        ({"port": -1}, "--port must be from 0 to 65535, got -1; 0 picks a free port"),
+        ({"metrics_port": 65536}, "--metrics-port must be from 0 to 65535, got 65536; 0 picks a free port"),
+        ({"port": 9464}, "--metrics-port must differ from --port, got 9464 for both; 0 picks a free port"),
+        ({"workers": 0}, "--workers must be from 1 to 256, got 0; use at most one for each core"),
+        ({"max_batch_rows": 0}, "--max-batch-rows must be a power of two from 1 to 65536, got 0; try 256"),
+        ({"max_batch_rows": 100}, "--max-batch-rows must be a power of two from 1 to 65536, got 100; try 256"),
+        ({"max_call_rows": 0}, "--max-call-rows must be from 1 to 65536, got 0; try 4096"),
+        (
+            {"max_queue_rows": 4095},
+            "--max-queue-rows must be at least --max-call-rows, which is 4096, got 4095; try 8192",
+        ),
+        ({"max_queue_age_s": 0.0}, "--max-queue-age-s must be a positive number of seconds, got 0.0; try 1"),
+        ({"max_batch_delay_s": -0.1}, "--max-batch-delay-s must be from 0 to 1 second, got -0.1; try 0.002"),
+        ({"grace_s": float("inf")}, "--grace-s must be a positive number of seconds, got inf; try 10"),
+        ({"grace_s": 0.0}, "--grace-s must be a positive number of seconds, got 0.0; try 10"),
     ],
 )
-def test_an_impossible_configuration_names_the_field_and_a_value(fields: dict[str, Any], message: str) -> None:
+def test_an_impossible_configuration_names_the_flag_the_value_and_one_that_works(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         dataclasses.replace(ServeConfig(policies=(Path("a"),)), **fields)
 
@@ -104,7 +131,7 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for field in dataclasses.fields(ServeConfig):
         assert "--" + field.name.replace("_", "-") in text
-    assert "KILOLAYER_PORT" in text
+    assert "KILOLAYER_MAX_BATCH_ROWS=64" in text
 
 
 @contextmanager
@@ -151,8 +178,8 @@ def flip_a_bit(version: Path) -> None:
     victim.write_bytes(content)
 
 
-@pytest.mark.parametrize(("flag", "field"), [("--port", "port"), ("--metrics-port", "metrics_port")])
-def test_a_taken_port_is_one_line_and_exit_code_1(policies: Path, flag: str, field: str) -> None:
+@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
+def test_a_taken_port_is_one_line_and_exit_code_1(policies: Path, flag: str) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as a server would that is willing to share
         taken.bind(("127.0.0.1", 0))
@@ -161,7 +188,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(policies: Path, flag: str, fie
         code, lines = fail("--policies", str(policies), flag, str(port))
     assert code == 1
     assert len(lines) == 1
-    assert f"ERROR {field} {port} on 127.0.0.1 cannot be had, another program may hold it; choose another" in lines[0]
+    assert f"ERROR cannot bind {flag} {port} on 127.0.0.1: address in use or not permitted; choose another" in lines[0]
 
 
 def test_a_missing_folder_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -177,8 +204,8 @@ def test_a_damaged_bundle_is_named_and_exit_code_1(policies: Path, tmp_path: Pat
     code, lines = fail("--policies", str(tmp_path))
     assert code == 1
     assert len(lines) == 2
-    assert f"WARNING version 1000 is passed over: {tmp_path / '1000'} is not a usable policy (hash)" in lines[0]
-    assert f"ERROR none of the 1 versions in {tmp_path} is usable" in lines[1]
+    assert f"WARNING skipping version 1000: {tmp_path / '1000'} is not a usable policy (hash)" in lines[0]
+    assert f"ERROR none of the 1 versions in {tmp_path} verifies" in lines[1]
 
 
 def test_wrong_usage_is_exit_code_2() -> None:
@@ -187,7 +214,7 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert len(lines) == 1
     record = json.loads(lines[0])  # the format asked for is not known yet, and this is no terminal
     assert record["level"] == "ERROR"
-    assert record["message"].startswith("max_batch_rows must be a power of two")
+    assert record["message"].startswith("--max-batch-rows must be a power of two")
 
 
 def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
@@ -230,7 +257,7 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
     assert any("shutting down" in text for _, text in ends)
     assert "Traceback" not in rest
     assert rest.splitlines()[-1].endswith("stopped; every accepted call was answered")
-    assert sum("version 2000 is passed over" in line for line in lines) == 1
+    assert sum("skipping version 2000" in line for line in lines) == 1
     assert lines[-1].rstrip().endswith("policies=point_u_maze@1000")
 
 
@@ -251,7 +278,7 @@ def test_sigterm_while_compiling_exits_0(policies: Path) -> None:
     with launch("--policies", str(policies), "--max-batch-rows", "1024") as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "NOT_SERVING until everything is compiled" in line:
+            if "NOT_SERVING until every policy is compiled" in line:
                 break
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate(timeout=60)

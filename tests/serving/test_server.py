@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-import time
+import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from serving.batching.batcher import Batcher
+from serving.batching.queue import QueuedRequest
 from serving.config import ServeConfig
 from serving.engine.engine import Engine, Kind
 from serving.errors import StartupError
@@ -32,92 +34,94 @@ def config_of(policies: Path, **fields: Any) -> ServeConfig:
     return ServeConfig(**settings)
 
 
-def test_health_follows_the_server_from_start_to_drain(policies: Path) -> None:
-    async def test() -> None:
-        server = await load(config_of(policies, metrics=False))
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)
-            stub: Any = PolicyStub(channel)
+async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> None:
+    server = await load(config_of(policies, metrics=False))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        stub: Any = PolicyStub(channel)
 
-            async def status(name: str) -> int:
-                return (await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)).status
+        async def status(name: str) -> int:
+            return (await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)).status
 
-            assert [await status(""), await status("point_u_maze")] == [NOT_SERVING, NOT_SERVING]
-            for call in (stub.Act(GOOD), stub.Describe(pb.DescribeRequest()), stub.List(pb.ListRequest())):
-                with pytest.raises(grpc.aio.AioRpcError, match="still compiling") as early:
-                    await call
-                assert early.value.code() is grpc.StatusCode.UNAVAILABLE
-            await server.prepare()
-            await server.open()
-            assert [await status(""), await status("point_u_maze")] == [SERVING, SERVING]
-            with pytest.raises(grpc.aio.AioRpcError) as unknown:
-                await status("ant")
-            assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
-            watch = health.Watch(health_pb2.HealthCheckRequest(service="point_u_maze"))
-            assert (await watch.read()).status == SERVING
-            started_s = time.monotonic()
-            draining = asyncio.create_task(server.drain())
-            assert (await watch.read()).status == NOT_SERVING
-            assert await watch.read() is grpc.aio.EOF
-            assert await draining is True
-            assert time.monotonic() - started_s < 5  # an open watch does not use up the grace of 10 s
-
-    asyncio.run(test())
+        assert [await status(""), await status("point_u_maze")] == [NOT_SERVING, NOT_SERVING]
+        for call in (stub.Act(GOOD), stub.Describe(pb.DescribeRequest()), stub.List(pb.ListRequest())):
+            with pytest.raises(grpc.aio.AioRpcError, match="still compiling") as early:
+                await call
+            assert early.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert early.value.trailing_metadata().get("kilolayer-reason") == "not_ready"
+        await server.prepare()
+        server.open()
+        assert [await status(""), await status("point_u_maze")] == [SERVING, SERVING]
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await status("ant")
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="point_u_maze"))
+        assert (await watch.read()).status == SERVING
+        draining = asyncio.create_task(server.drain())
+        assert (await watch.read()).status == NOT_SERVING
+        assert await watch.read() is grpc.aio.EOF
+        assert await asyncio.wait_for(draining, timeout=5) is True  # an open watch does not use up the grace of 10 s
 
 
-def test_drain_answers_accepted_calls_and_refuses_new_ones(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Engine.compute
+async def test_drain_answers_accepted_calls_and_refuses_new_ones(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], bool]], Awaitable[None]]
+) -> None:
+    compute, admit, may_compute = Engine.compute, Batcher.admit, threading.Event()
+    admitted: list[QueuedRequest] = []
 
-    def slowly(engine: Engine, kind: Kind, rows: np.ndarray) -> np.ndarray:
-        time.sleep(0.15)
+    def remembered(*arguments: Any, **options: Any) -> QueuedRequest:
+        admitted.append(admit(*arguments, **options))
+        return admitted[-1]
+
+    def held(engine: Engine, kind: Kind, rows: np.ndarray) -> np.ndarray:
+        assert may_compute.wait(timeout=30)
         return compute(engine, kind, rows)
 
-    async def test() -> None:
-        server = await load(config_of(policies, metrics=False))
-        await server.start()
-        await server.prepare()
-        await server.open()
-        monkeypatch.setattr(Engine, "compute", slowly)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub: Any = PolicyStub(channel)
-            accepted = [asyncio.ensure_future(stub.Act(GOOD, timeout=20)) for _ in range(5)]
-            await asyncio.wait(accepted, return_when=asyncio.FIRST_COMPLETED)
-            draining = asyncio.create_task(server.drain())
-            await asyncio.sleep(0.05)
-            with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as refused:
-                await stub.Act(GOOD, timeout=20)
-            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-            answers = await asyncio.gather(*accepted)
-            assert all(len(answer.action) == 2 for answer in answers)
-            assert await draining is True
+    server = await load(config_of(policies, metrics=False))
+    await server.start()
+    await server.prepare()
+    server.open()
+    monkeypatch.setattr(Engine, "compute", held)
+    monkeypatch.setattr(Batcher, "admit", remembered)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = PolicyStub(channel)
+        accepted = [asyncio.ensure_future(stub.Act(GOOD, timeout=20)) for _ in range(5)]
+        await wait_until(lambda: len(admitted) == 5)
+        draining = asyncio.create_task(server.drain())
+        await asyncio.sleep(0)  # it has begun
+        late = asyncio.ensure_future(stub.Act(GOOD, timeout=20))
+        may_compute.set()
+        answers = await asyncio.gather(*accepted)
+        assert all(len(answer.action) == 2 for answer in answers)
+        with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as refused:
+            await late
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert refused.value.trailing_metadata().get("kilolayer-reason") == "draining"
+        assert await draining is True
 
-    asyncio.run(test())
 
-
-def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
-    async def test() -> None:
-        server = await load(config_of(policies))
-        await server.start()
-        await server.prepare()
-        await server.open()
-        assert 0 != server.metrics_port != server.port
-        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
-        assert f"grpc=127.0.0.1:{server.port} metrics={url} policies=point_u_maze@1000" in server.ready_line()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub: Any = PolicyStub(channel)
-            await stub.Act(GOOD, timeout=10)
-        text = await asyncio.to_thread(read, url)
-        assert 'kilolayer_requests_total{code="OK",method="Act",policy="point_u_maze"} 1.0\n' in text
-        assert 'kilolayer_live_version{policy="point_u_maze"} 1000.0\n' in text
-        assert 'kilolayer_total_seconds_bucket{le="0.0001",method="Act",policy="point_u_maze"}' in text
-        assert 'kilolayer_total_seconds_bucket{le="1.0",method="Act",policy="point_u_maze"}' in text
-        assert "process_resident_memory_bytes" in text
-        assert await server.drain() is True
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", server.metrics_port)) != 0
-
-    asyncio.run(test())
+async def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
+    server = await load(config_of(policies))
+    await server.start()
+    await server.prepare()
+    server.open()
+    url = server.addresses()["metrics"]
+    metrics_port = int(url.removeprefix("http://127.0.0.1:").removesuffix("/metrics"))
+    assert 0 != metrics_port != server.port
+    assert f"grpc=127.0.0.1:{server.port} metrics={url} policies=point_u_maze@1000" in server.ready_line()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = PolicyStub(channel)
+        await stub.Act(GOOD, timeout=10)
+    text = await asyncio.to_thread(read, url)
+    assert 'kilolayer_requests_total{code="OK",method="Act",policy="point_u_maze"} 1.0\n' in text
+    assert 'kilolayer_live_version{policy="point_u_maze"} 1000.0\n' in text
+    assert 'kilolayer_total_seconds_bucket{le="0.0001",method="Act",policy="point_u_maze"}' in text
+    assert 'kilolayer_total_seconds_bucket{le="1.0",method="Act",policy="point_u_maze"}' in text
+    assert "process_resident_memory_bytes" in text
+    assert await server.drain() is True
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", metrics_port)) != 0
 
 
 def read(url: str) -> str:
@@ -125,49 +129,41 @@ def read(url: str) -> str:
         return response.read().decode()
 
 
-def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tmp_path: Path) -> None:
+async def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tmp_path: Path) -> None:
     publish(tmp_path / "z", 1, name="zebra")
     publish(tmp_path / "a", 2, name="ant")
-
-    async def test() -> None:
-        folders = (tmp_path / "z", tmp_path / "a")
-        server = await load(ServeConfig(policies=folders, port=0, metrics=False, max_batch_rows=1))
-        await server.start()
-        await server.prepare()
-        await server.open()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub: Any = PolicyStub(channel)
-            state, goal = [0.5, -1, 2, 0], [1, 1]
-            answers = {
-                name: await stub.Act(pb.ActRequest(policy=name, state=state, goal=goal), timeout=10)
-                for name in ("zebra", "ant", "")
-            }
-            assert [answers[name].policy for name in answers] == ["zebra", "ant", "zebra"]
-            assert [answers[name].version for name in answers] == ["1", "2", "1"]
-            assert list(answers["zebra"].action) == list(answers[""].action) != list(answers["ant"].action)
-            listed = (await stub.List(pb.ListRequest(), timeout=10)).policies
-            assert [(entry.policy, entry.is_default) for entry in listed] == [("ant", False), ("zebra", True)]
-        await server.drain()
-
-    asyncio.run(test())
+    folders = (tmp_path / "z", tmp_path / "a")
+    server = await load(ServeConfig(policies=folders, port=0, metrics=False, max_batch_rows=1))
+    await server.start()
+    await server.prepare()
+    server.open()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = PolicyStub(channel)
+        state, goal = [0.5, -1, 2, 0], [1, 1]
+        answers = {
+            name: await stub.Act(pb.ActRequest(policy=name, state=state, goal=goal), timeout=10)
+            for name in ("zebra", "ant", "")
+        }
+        assert [answers[name].policy for name in answers] == ["zebra", "ant", "zebra"]
+        assert [answers[name].version for name in answers] == ["1", "2", "1"]
+        assert list(answers["zebra"].action) == list(answers[""].action) != list(answers["ant"].action)
+        listed = (await stub.List(pb.ListRequest(), timeout=10)).policies
+        assert [(entry.policy, entry.is_default) for entry in listed] == [("ant", False), ("zebra", True)]
+    await server.drain()
 
 
 def test_a_default_that_is_not_served_is_an_error(policies: Path) -> None:
-    with pytest.raises(StartupError, match="there is no policy ant to be the default; there are: point_u_maze"):
+    with pytest.raises(StartupError, match="--default-policy ant is not served; choose one of: point_u_maze"):
         asyncio.run(load(config_of(policies, default_policy="ant")))
 
 
-def test_a_policy_that_misses_its_probes_once_compiled_is_not_served(
+async def test_a_policy_that_misses_its_probes_once_compiled_is_not_served(
     policies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute = Engine.compute
     monkeypatch.setattr(Engine, "compute", lambda *arguments: compute(*arguments) + np.float32(0.01))
-
-    async def test() -> None:
-        server = await load(config_of(policies, metrics=False), registry=CollectorRegistry())
-        await server.start()
-        with pytest.raises(StartupError, match=r"misses its stored actions by 0.01; publish it again"):
-            await server.prepare()
-        await server.drain()
-
-    asyncio.run(test())
+    server = await load(config_of(policies, metrics=False), collectors=CollectorRegistry())
+    await server.start()
+    with pytest.raises(StartupError, match=r"differs from its stored actions by 0.01; publish it again"):
+        await server.prepare()
+    await server.drain()

@@ -43,7 +43,7 @@ def test_a_damaged_version_is_named_counted_left_alone_and_the_next_older_taken(
     assert reasons == ["hash", "files"]
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
-    assert messages[0].startswith(f"version 3 is passed over: {tmp_path / '3'}")
+    assert messages[0].startswith(f"skipping version 3: {tmp_path / '3'}")
     assert "probes.npz is missing" in messages[1]
     assert (tmp_path / "3").is_dir()
 
@@ -96,6 +96,6 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     reasons: list[str] = []
-    with pytest.raises(StartupError, match=r"none of the 1 versions in .* is usable, the log names each"):
+    with pytest.raises(StartupError, match=r"none of the 1 versions in .* verifies; the log has the reason for each"):
         load_newest(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]

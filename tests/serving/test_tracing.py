@@ -32,10 +32,10 @@ def spans_of_calls(policies: Path) -> tuple[dict[str, ReadableSpan], pb.ActRespo
 
     async def serve() -> None:
         config = ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1)
-        server = await load(config, registry=CollectorRegistry(), tracing=Tracing(provider))
+        server = await load(config, collectors=CollectorRegistry(), tracing=Tracing(provider))
         await server.start()
         await server.prepare()
-        await server.open()
+        server.open()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             stub: Any = PolicyStub(channel)
             request = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
@@ -89,4 +89,4 @@ def test_tracing_without_its_library_names_the_command(policies: Path, monkeypat
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(StartupError, match=r"pip install 'kilolayer-stack\[tracing\]'"):
-        asyncio.run(load(ServeConfig(policies=(policies,), tracing=True), registry=CollectorRegistry()))
+        asyncio.run(load(ServeConfig(policies=(policies,), tracing=True), collectors=CollectorRegistry()))

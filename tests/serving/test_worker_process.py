@@ -1,13 +1,13 @@
-"""Worker and parent losing each other at any moment: what each notices of the other's end. Nothing is compiled."""
+"""Worker and supervisor losing each other at any moment: what each notices of the other's end. Nothing is compiled."""
 
 import asyncio
 import dataclasses
+import io
 import os
 import signal
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,107 +16,145 @@ import pytest
 from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.workers import worker, worker_process
-from serving.workers.messages import Compiled, Loaded, Serving
+from serving.workers.messages import Compiled, Loaded, Message, Open, Serving, Start, from_line, to_line
 from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
-CONFIG = ServeConfig(policies=(Path("a"),), workers=2)
-Work = Callable[[ServeConfig, Connection, Sequence[int] | None, Sequence[int]], None]
+CONFIG = ServeConfig(policies=(Path("a"), Path("b c")), workers=2)
+PROGRAM = f"import os, signal, sys\nsys.path[:] = {sys.path!r}\nfrom serving.workers.messages import *\n"
+PROGRAM += "def say(message): os.write(1, to_line(message))\n"
+COMPILE_AND_DIE = "say(Compiled()); os._exit(3)"
+COMPILE_AND_HANG = "say(Compiled()); signal.pause()"
+SERVE_ON_ONLY_AS_THE_FIRST = """
+start = from_line(sys.stdin.buffer.readline())
+say(Loaded((1,)))
+say(Compiled())
+assert from_line(sys.stdin.buffer.readline()) == Open()
+say(Serving("ant@1"))
+if start.versions is None:  # as the first worker of all, which has no versions given
+    signal.pause()
+os._exit(3)
+"""
 
 
-def compile_and_die(_config: ServeConfig, parent: Connection, *_: Any) -> None:
-    parent.send(Compiled())
-    os._exit(3)
+def command(program: str) -> list[str]:
+    return [sys.executable, "-c", PROGRAM + program]
 
 
-def compile_and_hang(_config: ServeConfig, parent: Connection, *_: Any) -> None:
-    parent.send(Compiled())
-    time.sleep(60)
-
-
-def serve_on_only_as_the_first(_config: ServeConfig, parent: Connection, versions: Any, *_: Any) -> None:
-    """The first worker of all, which alone is told no versions, serves on."""
-    parent.send(Loaded((1,)))
-    parent.send(Compiled())
-    parent.recv()
-    parent.send(Serving("ant@1"))
-    if versions is None:
-        signal.pause()
-    os._exit(3)
-
-
-def run(meeting: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `meeting`; the loop must have nothing to complain of."""
+@asynccontextmanager
+async def watched_loop() -> AsyncGenerator[None]:
+    """The event loop must have nothing to complain about."""
     complaints: list[dict[str, Any]] = []
-
-    async def hold() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
-        await asyncio.wait_for(meeting(), timeout=30)
-
-    asyncio.run(hold())
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    async with asyncio.timeout(30):
+        yield
     assert not complaints
 
 
-def start(monkeypatch: pytest.MonkeyPatch, work: Work) -> WorkerProcess:
-    monkeypatch.setattr(worker_process, "_work", work)
-    return WorkerProcess(CONFIG, versions=None, cores=())
+async def start(program: str) -> WorkerProcess:
+    return await WorkerProcess.start(CONFIG, versions=None, cores=(), command=command(program))
 
 
-def test_a_worker_that_dies_before_it_is_told_to_open_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def meeting() -> None:
-        dying = start(monkeypatch, compile_and_die)
+@pytest.mark.parametrize(
+    "message",
+    [
+        Start(dataclasses.replace(CONFIG, max_batch_delay_s=0.1), versions=(3, 5), cores=(0, 2)),
+        Start(CONFIG, versions=None, cores=()),
+        Open(),
+        Loaded((3, 5)),
+        Compiled(),
+        Serving("ant@3 \u00e9\n"),
+    ],
+)
+def test_a_message_is_one_line_and_reads_back_as_it_was(message: Message) -> None:
+    line = to_line(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert from_line(line) == message
+
+
+async def test_a_worker_gets_its_configuration_and_its_messages_arrive() -> None:
+    program = """
+start = from_line(sys.stdin.buffer.readline())
+say(Loaded(start.versions + start.cores + (start.config.workers, len(start.config.policies))))
+sys.stdin.buffer.readline()
+say(Serving("ant@7"))
+signal.pause()
+"""
+    async with watched_loop():
+        each = await WorkerProcess.start(CONFIG, versions=(7,), cores=(1, 4), command=command(program))
+        assert await each.loaded() == Loaded((7, 1, 4, 2, 2))
+        assert not each.serves
+        assert await each.open() == Serving("ant@7")
+        assert each.serves
+        each.terminate()
+        assert await each.ended() == -signal.SIGTERM
+        assert not each.serves
+        each.terminate()  # harmless
+        each.kill()
+
+
+async def test_a_worker_that_dies_before_it_is_told_to_open_has_ended() -> None:
+    async with watched_loop():
+        dying = await start(COMPILE_AND_DIE)
         await dying.compiled()
         assert await dying.ended() == 3
         with pytest.raises(WorkerEndedError, match=f"worker {dying.pid} ended with exit code 3"):
             await dying.open()
         assert not dying.serves
 
-    run(meeting)
 
-
-def test_a_worker_that_dies_before_it_hears_that_it_may_open_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def meeting() -> None:
-        deaf = start(monkeypatch, compile_and_hang)
+async def test_a_worker_that_dies_before_it_reads_that_it_may_open_has_ended() -> None:
+    async with watched_loop():
+        deaf = await start(COMPILE_AND_HANG)
         await deaf.compiled()
         opening = asyncio.create_task(deaf.open())
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0)
         deaf.kill()
         with pytest.raises(WorkerEndedError, match=f"worker {deaf.pid} ended by signal {signal.SIGKILL.value}"):
             await opening
-        await asyncio.sleep(0.1)  # for whatever its end of the pipe has left to say
-
-    run(meeting)
 
 
-def test_a_worker_whose_parent_left_without_hearing_it_stops() -> None:
-    async def meeting() -> None:
-        parent, ours = Pipe()
-        ours.send(Compiled())
-        parent.close()  # the system says "reset" rather than "end" to whoever was not heard
-        stop = asyncio.Event()
-        await asyncio.to_thread(worker.listen, ours, asyncio.get_running_loop(), asyncio.Event(), stop)
+async def test_a_worker_opens_when_told_and_stops_when_its_supervisor_is_gone() -> None:
+    read_end, write_end = os.pipe()
+    may_open, stop = asyncio.Event(), asyncio.Event()
+    with os.fdopen(read_end, "rb", buffering=0) as from_supervisor:
+        loop = asyncio.get_running_loop()
+        listening = asyncio.create_task(asyncio.to_thread(worker.listen, from_supervisor, loop, may_open, stop))
+        os.write(write_end, to_line(Open()))
+        await asyncio.wait_for(may_open.wait(), timeout=10)
+        assert not stop.is_set()
+        os.close(write_end)
         await asyncio.wait_for(stop.wait(), timeout=10)
+        await listening
 
-    run(meeting)
 
-
-def test_a_worker_that_has_nobody_to_tell_stops() -> None:
-    parent, ours = Pipe()
-    parent.close()
+def test_a_worker_that_cannot_reach_its_supervisor_stops() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
     stop = asyncio.Event()
-    worker.tell(ours, Compiled(), stop)
+    with os.fdopen(write_end, "wb", buffering=0) as to_supervisor:
+        worker.send(to_supervisor, Compiled(), stop)
     assert stop.is_set()
+    pipe, alive = io.BytesIO(), asyncio.Event()
+    worker.send(pipe, Compiled(), alive)
+    assert pipe.getvalue() == to_line(Compiled())
+    assert not alive.is_set()
 
 
-@pytest.mark.slow
-def test_after_five_deaths_the_parent_gives_up_and_starts_nobody_in_the_place_of_those_it_stops(
+def test_after_five_deaths_the_supervisor_gives_up_and_replaces_none_of_those_that_it_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    monkeypatch.setattr(worker_process, "_work", serve_on_only_as_the_first)
+    start_worker = WorkerProcess.start
+
+    async def start_fake(config: ServeConfig, **options: Any) -> WorkerProcess:
+        return await start_worker(config, **options, command=command(SERVE_ON_ONLY_AS_THE_FIRST))
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
     config = dataclasses.replace(CONFIG, metrics=False)
     clock = iter([0.0, 1.0, 2.0, 3.0, 4.0, 100.0]).__next__  # the last: one that takes long to stop
-    with pytest.raises(StartupError, match=r"worker \d+ ended with exit code 3, and so 5 within 60 s"):
+    with pytest.raises(StartupError, match=r"worker \d+ ended with exit code 3; 5 workers ended within 60 s"):
         asyncio.run(Supervisor(config, clock=clock).run())
     replaced = [line for line in caplog.messages if "starting another" in line]
     assert len(replaced) == 4

@@ -1,4 +1,4 @@
-"""Several workers on one port: a real parent and its real children."""
+"""Several workers on one port: a real supervisor and its real workers."""
 
 import os
 import re
@@ -29,7 +29,7 @@ GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
 class Served:
-    """A parent with two workers, and what it has logged."""
+    """A supervisor with two workers, and what it has logged."""
 
     def __init__(self, policies: Path, log: Path) -> None:
         command = [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", "--log-format", "text"]
@@ -68,9 +68,9 @@ class Served:
         return float(value)
 
     def workers(self) -> set[int]:
-        """Process numbers of the children that serve."""
+        """Process numbers of the workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+        return {int(pid) for pid in children if b"serving.workers" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
         assert served.sample("kilolayer_compilations_after_ready_total") == 0
         assert served.sample("kilolayer_workers") == 2
         each = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in served.workers()]
-        assert served.sample("process_resident_memory_bytes") > sum(each)  # the parent's too
+        assert served.sample("process_resident_memory_bytes") > sum(each)  # the supervisor's too
 
         publish(folder, 2000)  # which a replacement must not serve beside the other worker's 1000
         before = served.workers()
@@ -109,7 +109,7 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
         subprocess.run(["kill", f"-{signal_number.value}", str(victim)], check=True)
         served.wait_for(f"worker {victim} ended by signal 9; starting another")
         assert served.call(10) == {"1000"}  # by the other
-        served.wait_for(f"worker [0-9]+ serves in the place of worker {victim}")
+        served.wait_for(f"worker [0-9]+ serves in place of worker {victim}")
         assert len(served.workers() - before) == 1
         assert served.call(40) == {"1000"}
         assert served.sample("kilolayer_requests_total") == 90
@@ -122,7 +122,7 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
 
 
 @pytest.mark.slow
-def test_workers_end_with_their_parent(policies: Path, tmp_path: Path) -> None:
+def test_workers_end_with_their_supervisor(policies: Path, tmp_path: Path) -> None:
     with serving(policies, tmp_path / "log") as served:
         workers = served.workers()
         assert len(workers) == 2
@@ -131,7 +131,7 @@ def test_workers_end_with_their_parent(policies: Path, tmp_path: Path) -> None:
         while not all(map(gone, workers)):
             assert time.monotonic() < ends, served.logged()
             time.sleep(0.05)
-    assert served.logged().count("the parent process is gone; stopping") == 2
+    assert served.logged().count("the supervisor process is gone; stopping") == 2
 
 
 def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     (line,) = errors.splitlines()
-    assert "stopping: new calls are refused" in line
+    assert "stopping: refusing new calls" in line
 
 
 @pytest.mark.slow
@@ -164,13 +164,13 @@ def test_without_room_for_temporary_files_there_is_one_line_and_exit_code_1(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert supervise(ServeConfig(policies=(tmp_path,), workers=2, port=0, metrics=False)) == 1
     (line,) = caplog.messages
-    assert line.endswith("and none can be made; name a writable place, with room, in TMPDIR")
+    assert line.endswith("; set TMPDIR to a writable folder with free space")
 
 
 def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None:
     with (
         hold_port("127.0.0.1", 0) as port,
-        pytest.raises(StartupError, match=f"port {port} on 127.0.0.1 cannot be had"),
+        pytest.raises(StartupError, match=f"cannot bind --port {port} on 127.0.0.1"),
         hold_port("127.0.0.1", port),
     ):
         pass
@@ -194,5 +194,8 @@ def test_a_port_is_held_though_connections_of_a_lone_server_ended_lately_and_aga
 
 
 def test_a_host_that_is_no_name_is_refused() -> None:
-    with pytest.raises(StartupError, match="port 50051 on a+ cannot be had"), hold_port("a" * 70, 50051):
+    with (
+        pytest.raises(StartupError, match="cannot bind --port 50051 on a+: address in use"),
+        hold_port("a" * 70, 50051),
+    ):
         pass

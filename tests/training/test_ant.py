@@ -75,6 +75,7 @@ def test_only_feet_touch_and_only_the_floor(ant: GoalEnv) -> None:
     assert touching(ant, data) == set()
 
 
+@pytest.mark.slow
 def test_physics_agrees_with_mujoco_c(ant: GoalEnv, starts) -> None:
     """Windows of one to four control steps, begun at every moment of C's own 200 steps under random torques.
 

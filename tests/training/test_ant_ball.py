@@ -103,6 +103,7 @@ def test_walls_stop_the_ball(maze: GoalEnv) -> None:
     assert met == {("ball", "north")}
 
 
+@pytest.mark.slow
 def test_physics_agrees_with_mujoco_c(field: GoalEnv, starts) -> None:
     """Windows of one to four control steps, among them many in which the ball is pushed."""
 

@@ -111,6 +111,7 @@ def test_torso_and_feet_meet_the_walls_and_nothing_else_does(big: AntMaze) -> No
     assert ("hull", f"wall {box}") in touching(big, near)
 
 
+@pytest.mark.slow
 def test_physics_agrees_with_mujoco_c_with_and_without_walls(big: AntMaze) -> None:
     """Windows of one to four control steps from states of C's own rollouts, begun in the open and against a wall.
 

@@ -78,6 +78,7 @@ def test_the_box_can_be_pushed_stops_when_let_go_and_is_stopped_by_walls(push: G
     assert {pair for pair in touching(push, data) if "E" in pair} == {("E", "corner 2"), ("E", "corner 3")}
 
 
+@pytest.mark.slow
 def test_physics_agrees_with_mujoco_c(push: GoalEnv, starts) -> None:
     """Windows of one to four control steps, among them many in which the ant pushes the box or meets a wall."""
 

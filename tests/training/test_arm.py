@@ -244,6 +244,7 @@ def test_closed_fingers_push_a_cube_to_its_goal(push: Arm) -> None:
     assert any("finger" in name for pair in driver.touching() if "cube" in pair for name in pair)
 
 
+@pytest.mark.slow
 def test_an_arm_that_is_told_where_to_go_reaches_its_goals(reach: Arm) -> None:
     worlds = 32
     now = starts(reach, worlds=worlds)
@@ -324,6 +325,7 @@ def test_a_cube_is_at_its_goal_within_10_cm(push: Arm) -> None:
     assert (distance < push.spec.success_radius).tolist() == [True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["arm_push_easy", "arm_binpick_hard"])
 def test_physics_agrees_with_mujoco_c(name: str) -> None:
     """Windows of one and of two control steps, begun at every moment of 200 in which the hand goes at the cube.

@@ -56,6 +56,7 @@ def on_a_line(tiny, tmp_path, monkeypatch):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "num_envs"), [("sac", 32), ("ppo", 128)])
 def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
     on_a_line, algorithm: str, num_envs: int, tmp_path, monkeypatch

@@ -1,5 +1,6 @@
 """Where the camera stands, what is in the picture, and what is said where nothing can be drawn."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -7,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import mujoco
 import numpy as np
 import pytest
 
 from training.envs import registry
 from training.envs.building import scenery
+from training.envs.custom.mjcf_env import Box, MjcfEnv
 from training.envs.manipulation import table
 from training.envs.rendering import camera
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "two_link" / "two_link.xml"
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def test_egl_is_tried_first_and_osmesa_next(linux: None) -> None:
 
 def test_what_the_user_has_set_is_the_only_one_tried(linux: None) -> None:
     assert camera.choose_backend("osmesa", works=lambda backend: backend == "osmesa") == "osmesa"
-    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=glfw draws nothing here; unset it"):
+    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=glfw does not work on this machine; unset it"):
         camera.choose_backend("glfw", works=lambda backend: backend == "egl")
 
 
@@ -64,16 +69,34 @@ def test_a_backend_that_ends_or_hangs_its_process_does_not_work(monkeypatch: pyt
     ],
 )
 def test_the_camera_is_as_near_as_it_can_be(half_width: float, aspect: float, distance: float) -> None:
-    middle, half = np.array([5.0, 6.0, 7.0]), np.array([half_width, 1.0, 0.0])
-    view = camera.frame(middle - half, middle + half, angles_deg=(90, -90), fov_deg=90, aspect=aspect)
+    middle = np.array([5.0, 6.0, 7.0])
+    square = middle + np.array([[half_width, 1, 0], [-half_width, 1, 0], [half_width, -1, 0], [-half_width, -1, 0]])
+    view = camera.frame(square, radii=np.zeros(4), angles_deg=(90, -90), fov_deg=90, aspect=aspect)
     np.testing.assert_allclose(view.lookat, middle)
     assert view.distance == pytest.approx(1.08 * distance)
 
 
 def test_depth_counts() -> None:
     """Seen along x, the nearer side of a cube of 2 m is 1 m before its middle."""
-    view = camera.frame(-np.ones(3), np.ones(3), angles_deg=(0, 0), fov_deg=90, aspect=1.0)
+    cube = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
+    view = camera.frame(cube, radii=np.zeros(8), angles_deg=(0, 0), fov_deg=90, aspect=1.0)
+    np.testing.assert_allclose(view.lookat, np.zeros(3), atol=1e-12)
     assert view.distance == pytest.approx(1.08 * 2)
+
+
+def test_a_sphere_fills_the_picture() -> None:
+    """At 90 degrees, the edges of the picture touch a sphere of 2 m from a distance of 2 m times the root of 2."""
+    view = camera.frame(np.array([[3.0, 0, 1]]), radii=np.array([2.0]), angles_deg=(0, -20), fov_deg=90, aspect=1.0)
+    np.testing.assert_allclose(view.lookat, [3, 0, 1], atol=1e-12)
+    assert view.distance == pytest.approx(1.08 * 2 * 2**0.5)
+
+
+def test_what_is_on_one_side_only_does_not_move_the_camera_away() -> None:
+    """Seen along x, at 90 degrees: points at y = 0 and 2 need a camera 1 m away, at y = 1."""
+    points = np.array([[0.0, 0, 0], [0, 2, 0]])
+    view = camera.frame(points, radii=np.zeros(2), angles_deg=(0, 0), fov_deg=90, aspect=1.0)
+    np.testing.assert_allclose(view.lookat, [0, 1, 0], atol=1e-12)
+    assert view.distance == pytest.approx(1.08)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +150,7 @@ def test_robot_and_goal_are_seen_where_they_are(maze: camera.Camera) -> None:
 def test_the_border_is_seen_and_there_is_a_floor(maze: camera.Camera) -> None:
     picture = maze.picture(np.array([1.0, 1.0]), np.array([3.0, 1.0]))
     middle_of(scenery.WALL, picture[:, :40])  # left of the open cells there is only the border
-    floor = picture[:10].reshape(-1, 3)  # behind the maze
+    floor = picture[:6].reshape(-1, 3)  # behind the maze
     assert floor.min() > 150
     assert len(np.unique(floor, axis=0)) > 10
 
@@ -154,15 +177,52 @@ def orange(picture: np.ndarray) -> int:
 
 
 def test_marks_lie_on_the_table_and_the_floor_far_off_is_clean(drawing: None) -> None:
-    """The squares where the cube starts and where it shall be, side by side in x; behind the arm is only floor."""
+    """The squares where the cube starts and where it shall be, side by side in x; beside the arm is only floor."""
     arm = registry.make("arm_push_easy")
     start, goal = np.array(arm.sample_start(jax.random.key(0))[0]), np.array([0.1, 0.6, 0.03])
     with camera.Camera(arm, width=320, height=240) as eye:
         picture = eye.picture(start, goal)
     (blue, _), (red, _) = middle_of(table._BLUE, picture), middle_of(table._RED, picture)
     assert blue > red + 20  # the camera looks along -y, so that x goes to the left
-    assert picture[:40].min() > 150
-    assert len(np.unique(picture[:40].reshape(-1, 3), axis=0)) > 10
+    far_off = picture[:60, :120]
+    assert far_off.min() > 150
+    assert len(np.unique(far_off.reshape(-1, 3), axis=0)) > 10
+
+
+def rows_and_columns(picture: np.ndarray, seen: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and last row and column of the pixels where `seen: [height, width]`; there must be some."""
+    rows, columns = np.nonzero(seen)
+    assert len(rows) > 100
+    return (int(rows.min()), int(rows.max())), (int(columns.min()), int(columns.max()))
+
+
+def test_an_arm_is_seen_whole_beside_its_bins(drawing: None) -> None:
+    """Its shapes are white, brighter than every tile of the floor; they end before the edges of the picture."""
+    arm = registry.make("arm_binpick_hard")
+    start, _, goal = arm.sample_task(jax.random.key(1))
+    with camera.Camera(arm, width=320, height=240) as eye:
+        picture = eye.picture(np.asarray(start), np.asarray(goal))
+    (top, bottom), (left, right) = rows_and_columns(picture, picture.min(axis=-1) > 235)
+    assert 0 < top < 60
+    assert bottom < 239
+    assert left > 0
+    assert right < 319
+
+
+def test_a_robot_of_ones_own_fills_the_picture_and_stands_on_a_floor(drawing: None) -> None:
+    """Two links of 0.55 m in a plane, without a floor in their file: one is drawn below them, and touches nothing."""
+    facts = {"goal_sites": "fingertip", "goal_axes": "xy", "goals": Box(low=(0.2, -0.35), high=(0.4, 0.35))}
+    two_link = MjcfEnv("two_link", EXAMPLE, success_radius=0.05, control_period_s=0.04, episode_length=100, **facts)
+    start, _, goal = two_link.sample_task(jax.random.key(1))
+    with camera.Camera(two_link, width=320, height=240) as eye:
+        picture = eye.picture(np.asarray(start), np.asarray(goal))
+    _, (left, right) = rows_and_columns(picture, picture.max(axis=-1) < 130)
+    assert right - left > 240
+    assert picture[239].min() > 150
+    assert len(np.unique(picture[200:].reshape(-1, 3), axis=0)) > 10
+    (floor,) = np.flatnonzero(two_link.model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
+    assert two_link.model.geom_pos[floor, 2] == pytest.approx(-0.02)  # the radius of the links
+    assert two_link.model.geom_contype[floor] == two_link.model.geom_conaffinity[floor] == 0
 
 
 def test_what_is_only_to_be_seen_touches_nothing() -> None:
@@ -198,7 +258,7 @@ def test_an_egl_that_is_sent_to_no_device_is_not_taken_for_one_that_is_missing(l
     for wanted in (None, "egl"):
         with pytest.raises(camera.CannotDrawError, match="MUJOCO_EGL_DEVICE_ID=99 names no device that EGL draws on;"):
             camera.choose_backend(wanted, works=works, egl_device="99")
-    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=osmesa draws nothing here"):
+    with pytest.raises(camera.CannotDrawError, match="MUJOCO_GL=osmesa does not work on this machine"):
         camera.choose_backend("osmesa", works=works, egl_device="99")
     with pytest.raises(camera.CannotDrawError, match="neither EGL nor OSMesa"):
         camera.choose_backend(None, works=lambda *_, **__: False, egl_device="0")
@@ -238,7 +298,7 @@ def test_a_backend_that_is_none_matters_only_where_something_is_drawn(tmp_path: 
         ("import training.envs, training.algorithms.baselines, os; assert os.environ['MUJOCO_GL'] == 'nonsense'", ""),
         (
             DRAWS,
-            "no pictures: MUJOCO_GL=nonsense draws nothing here; unset it to have EGL and OSMesa tried, or say egl,",
+            "no pictures: MUJOCO_GL=nonsense does not work on this machine; unset it to try EGL and OSMesa, or set egl,",
         ),
     ):
         command = [sys.executable, "-c", code, str(tmp_path / "end.png")]

@@ -49,6 +49,7 @@ def test_a_fallen_cheetah_lies_on_what_may_touch(cheetah: GoalEnv) -> None:
     assert met <= {tuple(sorted(("floor", part))) for part in MAY_TOUCH}
 
 
+@pytest.mark.slow
 def test_physics_agrees_with_mujoco_c(cheetah: GoalEnv, starts) -> None:
     """Windows of one to four control steps, in the air and on the floor."""
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,16 @@ def test_derived_numbers_by_hand() -> None:
     assert config.iterations == 21
     assert config.iterations_per_epoch == 6
     assert config.policy_name == "point_u_maze"
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({}, "point_u_maze, depth 4, seed 0"),
+        ({"actor_depth": 16, "seed": 7}, "point_u_maze, actor depth 16, critic depth 4, seed 7"),
+        ({"algorithm": "sac", "actor_depth": 8, "critic_depth": 8}, "point_u_maze, sac, depth 8, seed 0"),
+    ],
+)
+def test_the_title_of_the_curves_names_environment_depth_and_seed(changes: dict[str, Any], title: str) -> None:
+    config = preset_config("point_u_maze", out=Path("run"))
+    assert dataclasses.replace(config, **changes).title == title

@@ -80,6 +80,12 @@ def test_offsets_invert_the_cumulative_probabilities(left: int) -> None:
     np.testing.assert_allclose(shares, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize(("uniform", "offset"), [(1.9999e-5, 0), (2.0000e-5, 1)])
+def test_a_step_has_itself_as_its_goal_with_the_weight_of_itself(uniform: float, offset: int) -> None:
+    """One later step of weight 0.5 beside 1e-5 for itself: the share of itself is 1e-5 / 0.50001 = 1.99996e-5."""
+    assert hindsight.future_offset(jnp.float32(uniform), jnp.int32(1), discount=0.5) == offset
+
+
 def test_offsets_stay_within_the_episode_for_the_published_discount() -> None:
     uniform = jnp.array([0.0, 1e-7, 0.5, 1 - 2**-24])
     offsets = hindsight.future_offset(uniform, jnp.full(4, 1000), discount=0.99)

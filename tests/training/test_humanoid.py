@@ -151,6 +151,7 @@ def standing(env: GoalEnv, x: float, y: float) -> mujoco.MjData:
     return data
 
 
+@pytest.mark.slow
 def test_physics_agrees_with_mujoco_c(humanoid: GoalEnv, starts) -> None:
     """Windows of one to four control steps, begun at every moment of C's own 200 steps under random torques.
 

@@ -8,16 +8,30 @@ import pytest
 from brax.envs.base import Env, State
 from brax.envs.wrappers.training import wrap
 
+from tests.training.cart import Cart
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.envs.locomotion.point_maze import BALL_RADIUS_M, PointMaze
 
+ROBOTS = 6
 NAMES = ("point_u_maze", "point_big_maze", "point_hardest_maze")
 
 
 @pytest.fixture(scope="module")
 def step(u_maze: GoalEnv) -> object:
-    return jax.jit(jax.vmap(u_maze.step))
+    """One compiled program for every test: it steps `ROBOTS` robots, of which those that are asked for are kept."""
+    compiled = jax.jit(jax.vmap(u_maze.step))
+
+    def step(state: State, action: jax.Array) -> State:
+        robots = len(action)
+
+        def grown(leaf: jax.Array) -> np.ndarray:
+            return np.concatenate([leaf, *[leaf[-1:]] * (ROBOTS - robots)])
+
+        after = compiled(jax.tree.map(grown, state), grown(action))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:robots], after)
+
+    return step
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +41,8 @@ def reset(u_maze: GoalEnv) -> object:
 
 def placed(env: GoalEnv, reset, qpos: list[list[float]], qvel: list[list[float]] | None = None) -> State:
     """Robots at rest, or at `qvel`, at the positions `qpos`."""
-    state = reset(jax.random.split(jax.random.key(0), len(qpos)))
+    every = reset(jax.random.split(jax.random.key(0), ROBOTS))
+    state = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(qpos)], every)
     velocity = jnp.asarray(qvel) if qvel else jnp.zeros((len(qpos), 2))
     data = state.pipeline_state.replace(qpos=jnp.asarray(qpos), qvel=velocity)
     return state.replace(pipeline_state=data)
@@ -146,15 +161,16 @@ def test_a_hand_made_controller_reaches_the_far_corner(u_maze: GoalEnv, reset, s
 
 def test_it_is_a_brax_environment_that_brax_can_wrap(u_maze: GoalEnv) -> None:
     assert isinstance(u_maze, Env)
-    wrapped = wrap(u_maze, episode_length=3, action_repeat=1)
+    cart = Cart("cart")  # whose step compiles sooner
+    wrapped = wrap(cart, episode_length=3, action_repeat=1)
     state = jax.jit(wrapped.reset)(jax.random.split(jax.random.PRNGKey(0), 2))  # brax counts on raw keys
     advance = jax.jit(wrapped.step)
     done = []
     for _ in range(4):
-        state = advance(state, jnp.zeros((2, 2)))
+        state = advance(state, jnp.zeros((2, 1)))
         done.append(state.done.tolist())
     assert done == [[0, 0], [0, 0], [1, 1], [0, 0]]
-    assert state.obs.shape == (2, u_maze.observation_size)
+    assert state.obs.shape == (2, cart.observation_size)
 
 
 def test_unknown_names_list_the_known_ones_nearest_first() -> None:

@@ -35,6 +35,7 @@ def test_an_actor_reaches_either_end_of_a_line_only_if_it_sees_the_goal() -> Non
     assert share_reached(0.0) < 0.6  # one end at best: half of the episodes, and four standard deviations
 
 
+@pytest.mark.slow
 def test_actions_are_told_apart_only_if_the_critic_sees_them() -> None:
     """An actor that knows nothing of the goal is off by 1/2 on average, if it always stays at 0, or by more."""
     place, goal = jnp.pad(jax.random.uniform(jax.random.key(2), (2, ROWS, 1), minval=-1), [(0, 0), (0, 0), (0, 1)])
@@ -57,6 +58,7 @@ def test_actions_are_told_apart_only_if_the_critic_sees_them() -> None:
     assert (preference == 0).all()
 
 
+@pytest.mark.slow
 def test_a_way_that_first_leads_away_from_the_goal_is_found_only_by_looking_past_the_next_step() -> None:
     def share_at_rest_at_the_goal(discount: float) -> float:
         final_distance = evaluate(ratchet, probes.train(ratchet, discount=discount).params).final_distance
@@ -79,6 +81,7 @@ def halves() -> dict[bool, tuple[hindsight.Batch, PolicyParams]]:
     return {told: pairs_and_params(int(told)) for told in (True, False)}
 
 
+@pytest.mark.slow
 def test_no_pair_crosses_from_one_episode_to_the_next(halves) -> None:
     def share_crossing(told: bool) -> float:
         batch, _ = halves[told]
@@ -90,6 +93,7 @@ def test_no_pair_crosses_from_one_episode_to_the_next(halves) -> None:
     assert 0.3 < share_crossing(False) < 0.5
 
 
+@pytest.mark.slow
 def test_the_critic_learns_that_no_way_leads_across_unless_pairs_cross(halves) -> None:
     """Scores are log ratios of densities: with pairs that cross, a goal on this side is 0.57 / 0.43 times likelier."""
 

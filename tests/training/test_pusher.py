@@ -90,6 +90,7 @@ def place_hand_at_puck(data: mujoco.MjData, *, offset: float) -> None:
     data.qpos[7:] = [hand[1] + 0.05 + offset, hand[0] - 0.45]
 
 
+@pytest.mark.slow
 def test_physics_agrees_with_mujoco_c(pusher: GoalEnv, starts) -> None:
     """Windows of one to four control steps, among them many in which the hand pushes the puck."""
 

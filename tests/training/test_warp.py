@@ -4,7 +4,7 @@
 # pyright: reportOptionalMemberAccess=false
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import jax
@@ -51,6 +51,16 @@ FAMILIES = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kernels_compiled_quickly() -> Generator[None]:
+    """Without optimizations Warp compiles its kernels in a third of the time, and computes the same."""
+    import warp
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warp.config, "optimization_level", 0)
+        yield
+
+
 class Warped(NamedTuple):
     """A family's environment on Warp, and its states at many starts."""
 
@@ -63,7 +73,14 @@ def started(env: GoalEnv, *, worlds: int) -> State:
     return jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), worlds))
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(
+    scope="module",
+    params=[
+        FAMILIES[0],
+        *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:]),
+    ],
+    ids=lambda family: family.name,
+)
 def warped(request: pytest.FixtureRequest) -> Warped:
     env = registry.make(request.param.name, impl="warp")
     return Warped(request.param, env, started(env, worlds=TRUTH_STEPS))
@@ -144,6 +161,7 @@ def test_many_steps_stay_sound_and_repeat(warped: Warped) -> None:
     np.testing.assert_array_equal(states[:, :2], states[:, 2:])
 
 
+@pytest.mark.slow
 def test_more_maps_around_it_are_more_worlds(maze: GoalEnv) -> None:
     """Two by three worlds go the way of six."""
     six = started(maze, worlds=6)
@@ -160,6 +178,7 @@ def test_more_maps_around_it_are_more_worlds(maze: GoalEnv) -> None:
 STANDING = (0, 0, 0.55, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "complaint"),
     [
@@ -190,6 +209,7 @@ def test_no_room_at_all_is_refused() -> None:
         WarpSizes(contacts=8, rows=0)
 
 
+@pytest.mark.slow
 def test_what_was_dropped_outlives_the_episode(maze: GoalEnv) -> None:
     robots = rollout.RolloutState(started(maze, worlds=3), *jnp.zeros((2, 3), jnp.int32))
     data = robots.env_state.pipeline_state
@@ -202,6 +222,7 @@ def test_what_was_dropped_outlives_the_episode(maze: GoalEnv) -> None:
     np.testing.assert_array_equal(maze.overflow(restarted.env_state), flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("contacts", "short"), [(1, True), (8, False)])
 def test_a_baseline_hears_of_what_was_dropped(contacts: int, short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ants that land on four feet, within the programs that brax compiles."""
@@ -216,6 +237,7 @@ def test_a_baseline_hears_of_what_was_dropped(contacts: int, short: bool, monkey
     assert [bool(np.all(flags)) for flags in told] == [True] * 5 * short
 
 
+@pytest.mark.slow
 def test_training_stops_where_physics_has_no_room(
     tiny: Callable[..., TrainConfig], tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +251,7 @@ def test_training_stops_where_physics_has_no_room(
     assert not (tmp_path / "run" / "policies").exists()
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_snapshot_as_if_never_stopped(tiny: Callable[..., TrainConfig], tmp_path) -> None:
     config = tiny(tmp_path, physics="warp")
     env = registry.make(config.env, impl="warp")

@@ -10,10 +10,11 @@ import matplotlib as mpl
 from tensorboardX import SummaryWriter
 
 _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("share of goals reached", ("eval/success_any",)),
-    ("time at goal [steps]", ("eval/time_at_goal",)),
-    ("loss", ("loss/critic", "loss/actor")),
+    ("Fraction of goals reached", ("eval/success_any",)),
+    ("Time at goal [control steps]", ("eval/time_at_goal",)),
+    ("Loss", ("loss/critic", "loss/actor")),
 )
+_UNITS = ((1_000_000, "million"), (1_000, "thousand"), (1, ""))  # of environment steps, along the axis
 
 
 class MetricsError(Exception):
@@ -25,14 +26,16 @@ class MetricsLog:
 
     Args:
         folder: the run's folder, which exists.
+        title: title of the curves.
         keep_until: environment steps up to which an earlier log is continued; later rows are dropped.
 
     Raises:
         MetricsError: the earlier log cannot be read.
     """
 
-    def __init__(self, folder: Path, *, keep_until: int) -> None:
+    def __init__(self, folder: Path, *, title: str, keep_until: int) -> None:
         self.folder = folder
+        self._title = title
         self.rows = [row for row in read_metrics(folder) if row["env_steps"] <= keep_until]
         lines = [json.dumps(row) + "\n" for row in self.rows]
         (folder / "metrics.jsonl").write_text("".join(lines))
@@ -60,7 +63,7 @@ class MetricsLog:
 
     def draw_curves(self) -> Path:
         """Draw the losses and the success over environment steps into curves.png; return its path."""
-        return draw_curves(self.rows, self.folder / "curves.png")
+        return draw_curves(self.rows, self.folder / "curves.png", title=self._title)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -85,23 +88,29 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> Path:
-    """Draw the losses and the success of `rows` over environment steps into the PNG file `path`."""
+def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, *, title: str) -> Path:
+    """Draw success and losses of `rows` over environment steps into the PNG file `path`; return `path`."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, len(_CURVES), figsize=(4.2 * len(_CURVES), 3.2), layout="constrained")
-    for panel, (title, names) in zip(panels, _CURVES, strict=True):
+    last = max((row["env_steps"] for row in rows), default=0)
+    unit, unit_name = next((unit for unit in _UNITS if last >= 2 * unit[0]), _UNITS[-1])
+    figure, panels = plt.subplots(1, len(_CURVES), figsize=(4.2 * len(_CURVES), 3.4), layout="constrained")
+    figure.suptitle(title, fontweight="bold")
+    for panel, (heading, names) in zip(panels, _CURVES, strict=True):
         for name in names:
-            points = [(row["env_steps"], row[name]) for row in rows if name in row]
+            points = [(row["env_steps"] / unit, row[name]) for row in rows if name in row]
             if points:
-                panel.plot(*zip(*points, strict=True), marker=".", label=name.partition("/")[2])
-        panel.set(title=title, xlabel="environment steps")
-        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+                panel.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name.partition("/")[2])
+        panel.set_title(heading, fontsize="medium")
+        panel.set_xlabel(f"environment steps [{unit_name}]" if unit_name else "environment steps")
+        panel.set_xlim(left=0)
         panel.grid(alpha=0.3)
-        if panel.get_legend_handles_labels()[1] and len(names) > 1:
+        panel.spines[["top", "right"]].set_visible(False)
+        if len(panel.get_legend_handles_labels()[1]) > 1:
             panel.legend(frameon=False)
     panels[0].set_ylim(-0.03, 1.03)
+    panels[1].set_ylim(bottom=0)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

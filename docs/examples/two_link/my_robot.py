@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from training.envs import registry
-from training.envs.custom.mjcf_env import Box, MjcfEnv
+from training.envs import Box, MjcfEnv, register
 
 
 def two_link(name: str, *, impl: str) -> MjcfEnv:
@@ -23,4 +22,4 @@ def two_link(name: str, *, impl: str) -> MjcfEnv:
     )
 
 
-registry.register("two_link", two_link, episode_length=100)
+register("two_link", two_link, episode_length=100)

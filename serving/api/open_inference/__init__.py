@@ -1,1 +1,1 @@
-"""The Open Inference Protocol: policies as models, for clients and tools that were written for Triton or KServe."""
+"""The Open Inference Protocol: policies as models, for clients and tools of Triton and KServe."""

@@ -1,4 +1,4 @@
-"""One request for actions, from its arrival to its reply: what ModelInfer and ModelStreamInfer have in common."""
+"""InferRequests: requests of ModelInfer and ModelStreamInfer, from their bytes to the bytes of their replies."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,119 +6,146 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from serving.api import codec
-from serving.api.handlers import Calls, Context, remaining_s
+from serving.api.handlers import parse
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference import tensors
 from serving.api.open_inference.statistics import StatisticsByVersion, VersionStatistics
+from serving.api.rpc import RpcContext
 from serving.batching.queue import InferenceResult, QueuedRequest
+from serving.errors import ServingError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 
-Write: TypeAlias = Callable[[pb.ModelInferResponse], bytes]
+Serialize: TypeAlias = Callable[[pb.ModelInferResponse], bytes]
 
 
 class ReceivedRequest(NamedTuple):
-    """A request, and when its bytes came."""
+    """A request, and when its bytes arrived."""
 
     request: pb.ModelInferRequest
     started_s: float
 
 
 class InferRequests:
-    """Reads requests, brings them into the batcher, and keeps their tallies.
+    """Reads requests, puts them into the batcher of their policy, and keeps statistics of them.
 
     Args:
-        policies: the policies.
-        calls: its clock is used.
-        tallies: receives what became of each request.
+        policies: the policies that are served.
+        statistics: receives the outcome of each request.
         max_rows: most rows of one request.
+        clock: monotonic seconds.
+        serialize: makes the bytes of a reply.
     """
 
-    def __init__(self, policies: PolicyRegistry, *, calls: Calls, tallies: StatisticsByVersion, max_rows: int) -> None:
-        self.policies = policies
-        self._clock = calls.clock
-        self._tallies = tallies
+    def __init__(
+        self,
+        policies: PolicyRegistry,
+        *,
+        statistics: StatisticsByVersion,
+        max_rows: int,
+        clock: Callable[[], float],
+        serialize: Serialize,
+    ) -> None:
+        self._policies = policies
+        self._statistics = statistics
         self._max_rows = max_rows
+        self._clock = clock
+        self._serialize = serialize
 
     def parse(self, raw: bytes) -> ReceivedRequest:
-        """Read a ModelInferRequest.
-
-        Raises:
-            InvalidRequestError: the bytes are none.
-        """
+        """Read a ModelInferRequest. Raises InvalidRequestError if `raw` is not one."""
         started_s = self._clock()
-        return ReceivedRequest(codec.parse(raw, pb.ModelInferRequest), started_s)
+        return ReceivedRequest(parse(raw, pb.ModelInferRequest), started_s)
 
-    def label(self, arrival: ReceivedRequest) -> str:
-        """The policy that a request means, as a metric label."""
-        return self.policies.label(arrival.request.model_name)
+    def label(self, received: ReceivedRequest) -> str:
+        """The policy that a request names, as a metric label."""
+        return self._policies.label(received.request.model_name)
 
-    def admit(self, arrival: ReceivedRequest, context: Context, *, write: Write) -> "PendingInference":
-        """Bring a request into the batcher. Whoever loses interest must `withdraw` it.
-
-        Args:
-            write: serialises the reply.
+    def admit(self, received: ReceivedRequest, context: RpcContext) -> "PendingInference":
+        """Put a request into the batcher. The caller must `withdraw` it if it does not wait for the reply.
 
         Raises:
-            ServingError: it cannot be.
+            ServingError: it is refused.
         """
-        request, started_s = arrival
-        served = self.policies.find(request.model_name, version=request.model_version)
-        tally = self._tallies.of(served)
+        request, started_s = received
+        served = self._policies.find(request.model_name, version=request.model_version)
+        statistics = self._statistics.of(served)
         try:
-            priority, timeout_us = tensors.decode_scheduling(request)
+            priority, limit_us = tensors.decode_scheduling(request)
             read_s = self._clock()
             rows = tensors.decode_rows(request, served.bundle.spec, max_rows=self._max_rows)
-            input_s = self._clock() - read_s
-            call = served.batcher.admit(rows, priority=priority, timeout_s=remaining_s(context, timeout_us))
+            decoded_s = self._clock()
+            timeout_s = context.timeout_s(decoded_s, limit_us=limit_us)
+            queued = served.batcher.admit(rows, priority=priority, timeout_s=timeout_s)
         except BaseException:
-            tally.failed(self._clock() - started_s)
+            statistics.failed(self._clock() - started_s)
             raise
-        return PendingInference(served, call, arrival, tally=tally, input_s=input_s, write=write, clock=self._clock)
+        return PendingInference(
+            served,
+            queued,
+            received,
+            statistics=statistics,
+            input_s=decoded_s - read_s,
+            serialize=self._serialize,
+            clock=self._clock,
+        )
+
+    def refusal(self, received: ReceivedRequest, failure: ServingError) -> bytes:
+        """The reply of a stream to a request without actions: the error's text, the request's id, and the reason."""
+        reason = pb.InferParameter(string_param=failure.reason)
+        about = pb.ModelInferResponse(id=received.request.id, parameters={"kilolayer-reason": reason})
+        return pb.ModelStreamInferResponse(error_message=str(failure), infer_response=about).SerializeToString()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PendingInference:
-    """A request whose answer is on its way."""
+    """A request in the batcher."""
 
     served: ServedPolicy
-    call: QueuedRequest
-    arrival: ReceivedRequest
+    queued: QueuedRequest
+    received: ReceivedRequest
     _: dataclasses.KW_ONLY
-    tally: VersionStatistics
-    input_s: float  # reading its tensors took
-    write: Write
+    statistics: VersionStatistics
+    input_s: float  # seconds that decoding its tensors took
+    serialize: Serialize
     clock: Callable[[], float]
 
     async def reply(self) -> bytes:
-        """Wait for the answer; the reply, serialised.
+        """Wait for the actions and return the serialized reply.
 
         Raises:
-            ServingError: there is none.
+            ServingError: there are none.
         """
         try:
-            answer = await self.call.result
+            result = await self.queued.result
             computed_s = self.clock()
-            reply = self.write(self._encode(answer.results))
+            reply = self.serialize(self._encode(result.results))
         except BaseException:
-            self.tally.failed(self.clock() - self.arrival.started_s)
+            self.statistics.failed(self.clock() - self.received.started_s)
             raise
-        self._count(answer, output_s=self.clock() - computed_s)
+        self._count(result, output_s=self.clock() - computed_s)
         return reply
 
     def withdraw(self) -> None:
-        """Nobody waits for the answer any more."""
-        self.served.batcher.withdraw(self.call)
+        """Take the request out of the batcher; harmless once it is computed."""
+        self.served.batcher.withdraw(self.queued)
 
     def _encode(self, actions: np.ndarray) -> pb.ModelInferResponse:
-        name, version = self.served.bundle.spec.name, self.served.version
-        return tensors.encode_reply(actions, policy=name, version=version, request=self.arrival.request)
+        """The reply with `actions: [rows, action_dim]`, always as raw bytes."""
+        shape = actions.shape
+        output = pb.ModelInferResponse.InferOutputTensor(name=tensors.OUTPUT, datatype=tensors.DATATYPE, shape=shape)
+        return pb.ModelInferResponse(
+            model_name=self.served.bundle.spec.name,
+            model_version=self.served.version,
+            id=self.received.request.id,
+            outputs=[output],
+            raw_output_contents=[actions.tobytes()],
+        )
 
-    def _count(self, answer: InferenceResult, *, output_s: float) -> None:
-        self.tally.succeeded(
-            self.clock() - self.arrival.started_s,
+    def _count(self, result: InferenceResult, *, output_s: float) -> None:
+        self.statistics.succeeded(
+            self.clock() - self.received.started_s,
             input_s=self.input_s,
-            queue_s=answer.queue_s,
-            infer_s=answer.compute_s,
+            queue_s=result.queue_s,
+            infer_s=result.compute_s,
             output_s=output_s,
         )

@@ -1,4 +1,4 @@
-"""What clients of this protocol are told of the server and of each policy: names, shapes, scheduling."""
+"""Metadata of this protocol: what the server is, and names, shapes and scheduling of each policy."""
 
 from importlib import metadata
 
@@ -9,15 +9,15 @@ from serving.config import ServeConfig
 from serving.policies.registry import ServedPolicy
 
 _DISTRIBUTION = "kilolayer-stack"
-_EXTENSIONS = ("model_configuration", "schedule_policy", "statistics")  # as Triton names what is here of its own
-_PLATFORM = "jax_kilolayer"  # the framework, and the format that a policy is published in
+_EXTENSIONS = ("model_configuration", "schedule_policy", "statistics")  # of Triton, by Triton's names
+_PLATFORM = "jax_kilolayer"  # the framework and the format of the model
 _BACKEND = "jax"
-_ANY = -1  # how many rows
+_ANY = -1  # any number of rows
 _TYPE = f"TYPE_{DATATYPE}"
 
 
 def server_metadata() -> pb.ServerMetadataResponse:
-    """What the server is."""
+    """The server, its version and its extensions."""
     return pb.ServerMetadataResponse(name="kilolayer", version=_version(), extensions=_EXTENSIONS)
 
 
@@ -38,7 +38,7 @@ def model_metadata(served: ServedPolicy) -> pb.ModelMetadataResponse:
 
 
 def model_config(served: ServedPolicy, config: ServeConfig) -> pb.ModelConfig:
-    """A policy as Triton would have it configured; dimensions are those of one row."""
+    """A policy in the form of a Triton configuration; dimensions are those of one row."""
     return pb.ModelConfig(
         name=served.bundle.spec.name,
         platform=_PLATFORM,
@@ -65,5 +65,5 @@ def _dim(served: ServedPolicy, name: str) -> int:
 def _version() -> str:
     try:
         return metadata.version(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:  # run from its files alone, as the serving image does
+    except metadata.PackageNotFoundError:  # not installed, as in the serving image
         return "unknown"

@@ -1,9 +1,8 @@
 """The messages of protos/inference/open_inference.proto, in a descriptor pool of their own.
 
-A process has one default pool, and that refuses a second definition of a name. Other programs define package
-`inference` too, tritonclient among them, so a generated module, which registers with the default pool, could not be
-imported beside theirs. `make protos` writes the descriptors and the type stubs of this module; everything else of a
-generated one is here.
+The default pool of a process refuses a second definition of a name. Other packages, such as tritonclient, define
+`inference` too, so a generated module, which registers with the default pool, could not be imported beside them.
+`make protos` writes the descriptors and the type stubs of this module; this file is the rest of a generated module.
 """
 
 from pathlib import Path
@@ -14,7 +13,7 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 
 def _load(file_name: str) -> dict[str, Any]:
-    """Messages, enumerations and their values, by name, of the one file in the descriptor set `file_name`."""
+    """Return messages, enumerations and their values, by name, of the only file in the descriptor set `file_name`."""
     raw = Path(__file__).with_name(file_name).read_bytes()
     (described,) = descriptor_pb2.FileDescriptorSet.FromString(raw).file
     pool = descriptor_pool.DescriptorPool()

@@ -1,100 +1,115 @@
-"""The gRPC service `inference.GRPCInferenceService`: which method answers what."""
+"""OpenInferenceService: the methods of `inference.GRPCInferenceService`."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-import grpc
 from google.protobuf.message import Message
 
-from serving.api import codec
-from serving.api.handlers import Calls, Context
+from serving.api.handlers import RpcHandlers, parse
 from serving.api.open_inference import open_inference_pb2 as pb
-from serving.api.open_inference.infer_request import InferRequests, ReceivedRequest
-from serving.api.open_inference.infer_stream import METHOD as MODEL_STREAM_INFER
-from serving.api.open_inference.infer_stream import SERVICE_NAME, InferStream
+from serving.api.open_inference.infer_request import InferRequests, Serialize
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
 from serving.api.open_inference.statistics import StatisticsByVersion
+from serving.api.ordered_stream import ordered_stream
+from serving.api.rpc import RpcContext, RpcService, UnaryMethod
 from serving.config import ServeConfig
 from serving.errors import NotFoundError, UnavailableError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY, Metrics
 
+SERVICE_NAME = "inference.GRPCInferenceService"
+
 _AboutModel: TypeAlias = (
     pb.ModelReadyRequest | pb.ModelMetadataRequest | pb.ModelConfigRequest | pb.ModelStatisticsRequest
 )
-_Asked = TypeVar(
-    "_Asked", pb.ModelReadyRequest, pb.ModelMetadataRequest, pb.ModelConfigRequest, pb.ModelStatisticsRequest
+_NamesModel = TypeVar(
+    "_NamesModel", pb.ModelReadyRequest, pb.ModelMetadataRequest, pb.ModelConfigRequest, pb.ModelStatisticsRequest
 )
 
 
 class OpenInferenceService:
-    """Answers the methods of the protocol, and of Triton's extensions those that its tools need.
+    """Answers the methods of the protocol, and those of Triton's extensions that Triton's tools need.
 
     Args:
-        policies: the policies.
-        calls: counts outcomes, and knows when the server closes.
-        metrics: counts the rows and batches of each policy.
-        config: how calls are scheduled.
+        policies: the policies that are served.
+        handlers: make the methods.
+        metrics: count the rows and batches of each policy.
+        config: how the server batches, for ModelConfig.
     """
 
-    def __init__(self, policies: PolicyRegistry, *, calls: Calls, metrics: Metrics, config: ServeConfig) -> None:
+    def __init__(
+        self, policies: PolicyRegistry, *, handlers: RpcHandlers, metrics: Metrics, config: ServeConfig
+    ) -> None:
         self._policies = policies
-        self._calls = calls
-        self._unary = functools.partial(calls.unary, service=SERVICE_NAME)
+        self._handlers = handlers
         self._config = config
-        self._tallies = StatisticsByVersion(metrics)
-        self._inferences = InferRequests(policies, calls=calls, tallies=self._tallies, max_rows=config.max_call_rows)
+        self._statistics = StatisticsByVersion(metrics)
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """The methods, to be added to a server."""
-        inferences, about_server, about_model = self._inferences, self._about_server, self._about_model
-        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "ServerLive": about_server("ServerLive", pb.ServerLiveRequest, answer=_server_live),
-            "ServerReady": about_server("ServerReady", pb.ServerReadyRequest, answer=self._server_ready),
-            "ServerMetadata": about_server("ServerMetadata", pb.ServerMetadataRequest, answer=server_metadata),
-            "ModelReady": about_model("ModelReady", pb.ModelReadyRequest, answer=self._model_ready),
-            "ModelMetadata": about_model("ModelMetadata", pb.ModelMetadataRequest, answer=self._model_metadata),
-            "ModelConfig": about_model("ModelConfig", pb.ModelConfigRequest, answer=self._model_config),
-            "ModelStatistics": about_model("ModelStatistics", pb.ModelStatisticsRequest, answer=self._statistics),
-            "ModelInfer": self._unary(
-                "ModelInfer", parse=inferences.parse, label=inferences.label, answer=self._model_infer
-            ),
-            MODEL_STREAM_INFER: grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
-        }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+    def service(self) -> RpcService:
+        """The methods, for a transport."""
+        about_server, about_model = self._about_server, self._about_model
+        infer = self._infer_requests(pb.ModelInferResponse.SerializeToString)
+        stream_infer = self._infer_requests(_serialize_in_stream)
+        return RpcService(
+            SERVICE_NAME,
+            unary={
+                "ServerLive": about_server("ServerLive", pb.ServerLiveRequest, answer=_server_live),
+                "ServerReady": about_server("ServerReady", pb.ServerReadyRequest, answer=self._server_ready),
+                "ServerMetadata": about_server("ServerMetadata", pb.ServerMetadataRequest, answer=server_metadata),
+                "ModelReady": about_model("ModelReady", pb.ModelReadyRequest, answer=self._model_ready),
+                "ModelMetadata": about_model("ModelMetadata", pb.ModelMetadataRequest, answer=self._model_metadata),
+                "ModelConfig": about_model("ModelConfig", pb.ModelConfigRequest, answer=self._model_config),
+                "ModelStatistics": about_model(
+                    "ModelStatistics", pb.ModelStatisticsRequest, answer=self._model_statistics
+                ),
+                "ModelInfer": self._handlers.inference("ModelInfer", infer),
+            },
+            streams={
+                "ModelStreamInfer": ordered_stream(
+                    "ModelStreamInfer", stream_infer, handlers=self._handlers, policies=self._policies
+                )
+            },
+        )
 
-    def _about_server(
-        self, method: str, request_type: type[Message], *, answer: Callable[[], Message]
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """A method whose request says nothing."""
+    def _infer_requests(self, serialize: Serialize) -> InferRequests:
+        return InferRequests(
+            self._policies,
+            statistics=self._statistics,
+            max_rows=self._config.max_call_rows,
+            clock=self._handlers.clock,
+            serialize=serialize,
+        )
 
-        async def reply(_request: Message, _context: Context) -> bytes:
+    def _about_server(self, name: str, request_type: type[Message], *, answer: Callable[[], Message]) -> UnaryMethod:
+        """A method whose request has no fields."""
+
+        async def reply(_request: Message, _context: RpcContext) -> bytes:
             return answer().SerializeToString()
 
-        def parse(raw: bytes) -> Message:
-            return codec.parse(raw, request_type)
-
-        return self._unary(method, parse=parse, label=lambda _: NO_POLICY, answer=reply)
+        return self._handlers.unary(
+            name, parse=lambda raw: parse(raw, request_type), label=lambda _: NO_POLICY, answer=reply
+        )
 
     def _about_model(
-        self, method: str, request_type: type[_Asked], *, answer: Callable[[_Asked], Message]
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        self, name: str, request_type: type[_NamesModel], *, answer: Callable[[_NamesModel], Message]
+    ) -> UnaryMethod:
         """A method whose request names a model."""
 
-        async def reply(request: _Asked, _context: Context) -> bytes:
+        async def reply(request: _NamesModel, _context: RpcContext) -> bytes:
             return answer(request).SerializeToString()
 
-        def parse(raw: bytes) -> _Asked:
-            return codec.parse(raw, request_type)
+        def read(raw: bytes) -> _NamesModel:
+            return parse(raw, request_type)
 
-        return self._unary(method, parse=parse, label=lambda asked: self._policies.label(asked.name), answer=reply)
+        return self._handlers.unary(
+            name, parse=read, label=lambda request: self._policies.label(request.name), answer=reply
+        )
 
     def _server_ready(self) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=_is_there(self._policies.all))
+        return pb.ServerReadyResponse(ready=_finds(self._policies.all))
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        return pb.ModelReadyResponse(ready=_is_there(lambda: self._find(request)))
+        return pb.ModelReadyResponse(ready=_finds(lambda: self._find(request)))
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         return model_metadata(self._find(request))
@@ -102,33 +117,24 @@ class OpenInferenceService:
     def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(config=model_config(self._find(request), self._config))
 
-    def _statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        policies = [self._find(request)] if request.name else self._policies.all().values()
-        return pb.ModelStatisticsResponse(model_stats=map(self._tallies.encode, policies))
+    def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        served = [self._find(request)] if request.name else self._policies.all().values()
+        return pb.ModelStatisticsResponse(model_stats=map(self._statistics.encode, served))
 
-    async def _model_infer(self, arrival: ReceivedRequest, context: Context) -> bytes:
-        inference = self._inferences.admit(arrival, context, write=pb.ModelInferResponse.SerializeToString)
-        try:
-            reply = await inference.reply()
-        finally:
-            inference.withdraw()  # it is still waiting only if the caller gave up
-        if self._calls.tracing:
-            self._calls.tracing.computed(inference.call.result.result())
-        return reply
+    def _find(self, request: _AboutModel) -> ServedPolicy:
+        return self._policies.find(request.name, version=request.version)
 
-    async def _model_stream_infer(self, _requests: object, context: Context) -> None:
-        await InferStream(context, inferences=self._inferences, calls=self._calls).run()
 
-    def _find(self, asked: _AboutModel) -> ServedPolicy:
-        return self._policies.find(asked.name, version=asked.version)
+def _serialize_in_stream(reply: pb.ModelInferResponse) -> bytes:
+    return pb.ModelStreamInferResponse(infer_response=reply).SerializeToString()
 
 
 def _server_live() -> pb.ServerLiveResponse:
     return pb.ServerLiveResponse(live=True)
 
 
-def _is_there(find: Callable[[], object]) -> bool:
-    """Whether `find` finds something: a client that asks whether a model is ready wants a no, not an error."""
+def _finds(find: Callable[[], object]) -> bool:
+    """Whether `find` succeeds: a client that asks whether a model is ready wants "no", not an error."""
     try:
         find()
     except (NotFoundError, UnavailableError):

@@ -1,7 +1,8 @@
-"""StatisticsByVersion: what became of the requests of this protocol, by model and version, as ModelStatistics tells it.
+"""StatisticsByVersion: outcomes and durations of this protocol's requests, by model and version, for ModelStatistics.
 
-Durations are those of requests: one that shared a batch counts all of the batch's computation, as its caller waited for
-it. Rows and batches are the policy's own counters, since other methods, such as Act, fill the same batches.
+Durations are those of requests: a request that shared a batch counts the whole computation of the batch, since its
+caller waited for it. Rows and batches are the policy's own counters, since other methods, such as Act, fill the same
+batches.
 """
 
 import dataclasses
@@ -17,23 +18,23 @@ from serving.telemetry.metrics import Metrics
 
 @dataclasses.dataclass(slots=True)
 class Duration:
-    """How often something happened, and how long it took altogether."""
+    """How often something happened, and how long it took in total."""
 
     count: int = 0
     ns: int = 0
 
     def add(self, seconds: float) -> None:
-        """It happened once more."""
+        """Count one more."""
         self.count += 1
         self.ns += round(seconds * 1e9)
 
     def encode(self) -> pb.StatisticDuration:
-        """As the protocol says it."""
+        """The message of the protocol."""
         return pb.StatisticDuration(count=self.count, ns=self.ns)
 
 
 class VersionStatistics:
-    """Of one version of a model.
+    """The statistics of one version of a model.
 
     Args:
         wall_clock: seconds since 1970.
@@ -46,7 +47,7 @@ class VersionStatistics:
         self._input, self._infer, self._output = Duration(), Duration(), Duration()
 
     def succeeded(self, total_s: float, *, input_s: float, queue_s: float, infer_s: float, output_s: float) -> None:
-        """A request was answered `total_s` after it came: read, waiting, computed and its reply written meanwhile."""
+        """Count a request that was answered `total_s` after it arrived, and how long each step took."""
         self._success.add(total_s)
         self._queue.add(queue_s)
         self._input.add(input_s)
@@ -55,11 +56,11 @@ class VersionStatistics:
         self._last_inference_s = self._wall_clock()
 
     def failed(self, total_s: float) -> None:
-        """A request was not answered, which was known `total_s` after it came."""
+        """Count a request that failed `total_s` after it arrived."""
         self._fail.add(total_s)
 
     def encode(self, served: ServedPolicy, *, rows: int, batches: int) -> pb.ModelStatistics:
-        """As the protocol says it."""
+        """The message of the protocol."""
         return pb.ModelStatistics(
             name=served.bundle.spec.name,
             version=served.version,
@@ -78,34 +79,34 @@ class VersionStatistics:
 
 
 class StatisticsByVersion:
-    """The tallies of every version that was ever asked.
+    """The statistics of every version that got a request.
 
     Args:
-        metrics: counts the rows and batches of each policy.
+        metrics: count the rows and batches of each policy.
         wall_clock: seconds since 1970.
     """
 
     def __init__(self, metrics: Metrics, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._metrics = metrics
         self._wall_clock = wall_clock
-        self._tallies: dict[tuple[str, str], VersionStatistics] = {}
+        self._statistics: dict[tuple[str, str], VersionStatistics] = {}
 
     def of(self, served: ServedPolicy) -> VersionStatistics:
-        """The tally of the version on served."""
+        """The statistics of the version in `served`."""
         key = served.bundle.spec.name, served.version
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = VersionStatistics(self._wall_clock)
-        return tally
+        statistics = self._statistics.get(key)
+        if statistics is None:
+            statistics = self._statistics[key] = VersionStatistics(self._wall_clock)
+        return statistics
 
     def encode(self, served: ServedPolicy) -> pb.ModelStatistics:
-        """All about the version on served, as the protocol says it."""
+        """The message of the protocol for the version in `served`."""
         name = served.bundle.spec.name
         rows, batches = _total(self._metrics.rows.labels(name)), _total(self._metrics.batches.labels(name))
         return self.of(served).encode(served, rows=rows, batches=batches)
 
 
 def _total(counter: Counter) -> int:
-    """What `counter`, whose labels are given, has counted."""
+    """The value of `counter`, a counter with its labels."""
     samples = [sample for family in counter.collect() for sample in family.samples]
     return next(int(sample.value) for sample in samples if sample.name.endswith("_total"))

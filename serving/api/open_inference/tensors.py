@@ -1,7 +1,7 @@
-"""Tensors of requests to rows for the engine, and actions to tensors of replies, without a loop over values or rows.
+"""Tensors of requests to rows for the engine, without a loop over values or rows.
 
-Shapes and sizes are compared as Python's integers, which have no limit, and with the policy's sizes and the cap on rows
-before an array is made: what a shape claims is never allocated.
+Shapes and sizes are compared as Python integers, which cannot overflow, with the policy's sizes and the row limit
+before an array is made. Memory is never allocated for a size that only the shape claims.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ from serving.errors import InvalidRequestError, echo
 DATATYPE = "FP32"
 INPUTS = ("state", "goal")
 OUTPUT = "action"
-# Parameters of tensors that change where values are, or which: ignoring one would give a wrong answer without a word.
+# Parameters that change where the values of a tensor are, or which values: ignoring one would give wrong actions.
 _UNSUPPORTED = frozenset({"classification", "shared_memory_byte_size", "shared_memory_offset", "shared_memory_region"})
-_VALUE_BYTES = 4
+_FP32_BYTES = 4
 _Input: TypeAlias = pb.ModelInferRequest.InferInputTensor
 
 
 class Scheduling(NamedTuple):
-    """What a request asks of the waiting line."""
+    """How a request wants to be queued."""
 
-    priority: int  # as the batcher counts: 0, the usual one, to 3, the most urgent
+    priority: int  # as the batcher counts: 0, the default, to 3, the most urgent
     timeout_us: int  # 0: none
 
 
 def decode_scheduling(request: pb.ModelInferRequest) -> Scheduling:
-    """The parameters `priority` and `timeout` as Triton defines them; parameters of other names are ignored.
+    """Read the parameters `priority` and `timeout`, which Triton defines; parameters of other names are ignored.
 
     Raises:
         InvalidRequestError: a value is not an integer, or out of range.
@@ -42,20 +42,20 @@ def decode_scheduling(request: pb.ModelInferRequest) -> Scheduling:
     level = _integer(request, "priority")
     if not 0 <= level <= PRIORITIES:
         raise InvalidRequestError(
-            f"priority must be 1, the most urgent, to {PRIORITIES}, the usual one, as is 0; not {level}"
+            f"priority must be from 1, the most urgent, to {PRIORITIES}, or 0 for the default, got {level}"
         )
     timeout_us = _integer(request, "timeout")
     if timeout_us < 0:
-        raise InvalidRequestError(f"timeout must be microseconds, or 0 for none, not {timeout_us}")
+        raise InvalidRequestError(f"timeout must be a number of microseconds, or 0 for none, got {timeout_us}")
     return Scheduling(PRIORITIES - level if level else 0, timeout_us)
 
 
 def decode_rows(request: pb.ModelInferRequest, spec: PolicySpec, *, max_rows: int) -> np.ndarray:
-    """The rows [rows, state_dim + goal_dim] that a request asks the actions for.
+    """Return the rows [rows, state_dim + goal_dim] of a request.
 
     Raises:
-        InvalidRequestError: a tensor is missing, unknown, or of another datatype or shape than its bytes or the policy
-            have; there are more than `max_rows` rows; a value is NaN or infinite.
+        InvalidRequestError: a tensor is missing or unknown; its datatype or shape does not fit the policy or its bytes;
+            there are more than `max_rows` rows; or a value is NaN or infinite.
     """
     _check_outputs(request)
     dims = {"state": spec.state_dim, "goal": spec.goal_dim}
@@ -63,31 +63,17 @@ def decode_rows(request: pb.ModelInferRequest, spec: PolicySpec, *, max_rows: in
     for tensor, raw in zip(request.inputs, _raw_contents(request), strict=True):
         name = tensor.name
         if name not in dims:
-            raise InvalidRequestError(f"there is no input {echo(name)}; there are: {', '.join(INPUTS)}")
+            raise InvalidRequestError(f"there is no input {echo(name)}; the inputs are: {', '.join(INPUTS)}")
         if name in blocks:
-            raise InvalidRequestError(f"the input {name} must be sent once, not again")
+            raise InvalidRequestError(f"the input {name} is there twice; send it once")
         blocks[name] = _block(tensor, raw, dim=dims[name], max_rows=max_rows)
     for name in INPUTS:
         if name not in blocks:
-            raise InvalidRequestError(f"the input {name} is missing; there must be: {', '.join(INPUTS)}")
+            raise InvalidRequestError(f"the input {name} is missing; the inputs are: {', '.join(INPUTS)}")
     state, goal = blocks["state"], blocks["goal"]
     if len(goal) not in (1, len(state)):
-        raise InvalidRequestError(f"goal must have 1 row, or {len(state)} as state has, not {len(goal)}")
+        raise InvalidRequestError(f"goal must have 1 row, or {len(state)} as state has, got {len(goal)}")
     return codec.join(state=state, goal=goal)
-
-
-def encode_reply(
-    actions: np.ndarray, *, policy: str, version: str, request: pb.ModelInferRequest
-) -> pb.ModelInferResponse:
-    """The reply with `actions: [rows, action_dim]`, always raw."""
-    output = pb.ModelInferResponse.InferOutputTensor(name=OUTPUT, datatype=DATATYPE, shape=actions.shape)
-    return pb.ModelInferResponse(
-        model_name=policy,
-        model_version=version,
-        id=request.id,
-        outputs=[output],
-        raw_output_contents=[codec.to_bytes(actions)],
-    )
 
 
 def _integer(request: pb.ModelInferRequest, name: str) -> int:
@@ -100,13 +86,13 @@ def _integer(request: pb.ModelInferRequest, name: str) -> int:
         return parameter.int64_param
     if kind == "uint64_param":
         return parameter.uint64_param
-    raise InvalidRequestError(f"{name} must be an int64_param or a uint64_param, not {kind or 'empty'}")
+    raise InvalidRequestError(f"{name} must be an int64_param or a uint64_param, got {kind or 'none'}")
 
 
 def _check_outputs(request: pb.ModelInferRequest) -> None:
     for output in request.outputs:
         if output.name != OUTPUT:
-            raise InvalidRequestError(f"there is no output {echo(output.name)}; there is: {OUTPUT}")
+            raise InvalidRequestError(f"there is no output {echo(output.name)}; the output is: {OUTPUT}")
         _check_parameters(output)
 
 
@@ -116,7 +102,7 @@ def _check_parameters(tensor: _Input | pb.ModelInferRequest.InferRequestedOutput
     unsupported = sorted(_UNSUPPORTED.intersection(tensor.parameters))
     if unsupported:
         raise InvalidRequestError(
-            f"the parameter {unsupported[0]} of {tensor.name} is not supported; send and receive the values themselves"
+            f"the parameter {unsupported[0]} of {tensor.name} is not supported; send the values in the request"
         )
 
 
@@ -127,7 +113,7 @@ def _raw_contents(request: pb.ModelInferRequest) -> Sequence[bytes | None]:
         return [None] * len(request.inputs)
     if len(raw) != len(request.inputs):
         raise InvalidRequestError(
-            f"raw_input_contents must hold one entry for each of {len(request.inputs)} inputs, not {len(raw)}"
+            f"raw_input_contents must have one entry for each of {len(request.inputs)} inputs, got {len(raw)}"
         )
     return raw
 
@@ -137,13 +123,13 @@ def _block(tensor: _Input, raw: bytes | None, *, dim: int, max_rows: int) -> np.
     _check_parameters(tensor)
     name, shape = tensor.name, tuple(tensor.shape)
     if tensor.datatype != DATATYPE:
-        raise InvalidRequestError(f"{name} must have datatype {DATATYPE}, not {echo(tensor.datatype)}")
+        raise InvalidRequestError(f"{name} must have datatype {DATATYPE}, got {echo(tensor.datatype)}")
     if len(shape) != 2:
-        raise InvalidRequestError(f"{name} must have shape [rows, {dim}], not one of {len(shape)} dimensions")
+        raise InvalidRequestError(f"{name} must have shape [rows, {dim}], got {len(shape)} dimensions")
     if shape[0] < 1 or shape[1] != dim:
-        raise InvalidRequestError(f"{name} must have shape [rows, {dim}], not {list(shape)}")
+        raise InvalidRequestError(f"{name} must have shape [rows, {dim}], got {list(shape)}")
     if shape[0] > max_rows:
-        raise InvalidRequestError(f"one call may hold {max_rows} rows, not {shape[0]}; split it into several")
+        raise InvalidRequestError(f"a request may have at most {max_rows} rows, got {shape[0]}; split it into several")
     size = shape[0] * dim
     values = _typed_values(tensor, size) if raw is None else _raw_values(tensor, raw, size=size)
     return values.reshape(shape)
@@ -151,10 +137,10 @@ def _block(tensor: _Input, raw: bytes | None, *, dim: int, max_rows: int) -> np.
 
 def _raw_values(tensor: _Input, raw: bytes, *, size: int) -> np.ndarray:
     if tensor.HasField("contents"):
-        raise InvalidRequestError(f"{tensor.name} must not have contents beside raw_input_contents; send one of them")
-    if len(raw) != size * _VALUE_BYTES:
+        raise InvalidRequestError(f"{tensor.name} has contents and raw_input_contents; send only one of them")
+    if len(raw) != size * _FP32_BYTES:
         raise InvalidRequestError(
-            f"{tensor.name} of shape {list(tensor.shape)} must hold {size * _VALUE_BYTES} raw bytes, not {len(raw)}"
+            f"{tensor.name} of shape {list(tensor.shape)} must hold {size * _FP32_BYTES} raw bytes, got {len(raw)}"
         )
     return codec.from_bytes(tensor.name, raw)
 
@@ -164,9 +150,9 @@ def _typed_values(tensor: _Input, size: int) -> np.ndarray:
     values = tensor.contents.fp32_contents
     if len(values) != size or fields != ["fp32_contents"]:
         others = [field for field in fields if field != "fp32_contents"]
-        beside = f" and {others[0]}" if others else ""
+        also = f" and {others[0]}" if others else ""
         raise InvalidRequestError(
             f"{tensor.name} of shape {list(tensor.shape)} must hold {size} values in fp32_contents, or"
-            f" {size * _VALUE_BYTES} bytes in raw_input_contents, not {len(values)}{beside}"
+            f" {size * _FP32_BYTES} bytes in raw_input_contents, got {len(values)}{also}"
         )
     return np.fromiter(values, np.float32, count=size)

@@ -39,7 +39,7 @@ def train(
         PhysicsOverflowError: Warp's arrays are too small for the contacts.
         OSError: the folder cannot be written.
     """
-    with MetricsLog(config.out, keep_until=0) as log:
+    with MetricsLog(config.out, title=config.title, keep_until=0) as log:
         steps = config.iterations * config.steps_per_iteration
         progress.say(f"{config.env}: {config.algorithm}, {steps:,} steps or more, evaluations: {evaluations(config)}")
         evaluator = Evaluator(config, env, eval_env, log=log, progress=progress, clock=clock)

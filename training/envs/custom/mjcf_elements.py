@@ -32,6 +32,7 @@ def load(file: Path) -> mujoco.MjModel:
     try:
         spec = mujoco.MjSpec.from_file(str(file))
         scenery.add_sky_and_light(spec)
+        scenery.add_floor_below(spec)
         return spec.compile()
     except ValueError as error:  # MuJoCo's own words name the element or the line
         raise EnvError(f"{file}: MuJoCo cannot load it: {' '.join(str(error).split())}") from error

@@ -99,8 +99,8 @@ class Pusher(GoalEnv):
         return jnp.concatenate([data.qpos[:JOINTS], now.xipos[self._hand], now.xpos[self._puck], data.qvel[:JOINTS]])
 
     def view(self) -> tuple[float, float]:
-        """From above, so that the arm does not hide the puck."""
-        return 60.0, -55.0
+        """Return azimuth and elevation from the side of the puck, so that the arm does not hide it."""
+        return -120.0, -45.0
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
         """Where the puck is."""

@@ -1,8 +1,7 @@
-"""Pictures of an environment: the robot, its goal in green, everything around, drawn by MuJoCo without a screen.
+"""Pictures of an environment: the robot, its goal in green and the scenery, drawn by MuJoCo without a screen.
 
-MuJoCo draws with OpenGL, through EGL or OSMesa. Whether one of them works is only known once it has drawn, and one that
-does not can end the process. So each is tried in a process of its own before this one uses it; `MUJOCO_GL`, where the
-user has set it, is the only one tried.
+MuJoCo draws with OpenGL, through EGL or OSMesa. A backend that does not work can end the process. So each backend is
+first tried in a separate process. If the user has set `MUJOCO_GL`, only that backend is tried.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -11,6 +10,7 @@ user has set it, is the only one tried.
 import atexit
 import functools
 import importlib
+import itertools
 import math
 import os
 import subprocess
@@ -25,7 +25,7 @@ from mujoco.rendering.classic import gl_context
 from training.envs.building import scenery
 from training.envs.core.goal_env import GoalEnv
 
-_BACKENDS = {"linux": ("egl", "osmesa"), "darwin": ("cgl",)}  # elsewhere a hidden window of GLFW's
+_BACKENDS = {"linux": ("egl", "osmesa"), "darwin": ("cgl",)}  # other systems use a hidden GLFW window
 _EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 _TRIAL_S = 60.0
 _TRIAL = """
@@ -37,31 +37,33 @@ with mujoco.Renderer(model, 16, 16) as renderer:
     renderer.update_scene(data)
     raise SystemExit(not renderer.render().any())
 """
-_MARGIN = 1.08  # how much further away than just fitting
-_FOLLOWING = 0.15  # the share of its way that the camera goes per picture
-_CORE = 0.3, 0.012  # the radius of the goal's middle, as a share of the success radius, and of the camera's distance
+_MARGIN = 1.08  # distance of the camera / the distance at which everything just fits
+_FOLLOWING = 0.15  # fraction of the remaining way that the camera moves per picture
+_CORE = 0.3, 0.012  # radius of the goal's core / success radius; minimum: / distance of the camera
 _SUN_M = 10.0
+_TOUCHING_M = 1e-3
 
 
 class CannotDrawError(RuntimeError):
-    """No pictures can be drawn on this machine; the message says what to install."""
+    """This machine cannot draw pictures. The message says what to install."""
 
 
 class View(NamedTuple):
-    """Where a camera is: what it looks at, in metres, and from how far."""
+    """The point that a camera looks at and its distance from there, in meters."""
 
     lookat: np.ndarray  # [3]
     distance: float
 
 
 class Camera:
-    """Draws `env`. A maze is seen whole; elsewhere the camera keeps robot and goal in the picture. Close it when done.
+    """Draws `env`. The picture shows a maze whole, and elsewhere the robot and the goal. Close the camera when done.
 
     Args:
-        width, height: of a picture, in pixels.
+        env: the environment to draw.
+        width, height: size of a picture, in pixels.
 
     Raises:
-        ValueError: a picture would be larger than the model draws, or empty.
+        ValueError: a picture would be empty, or larger than the model allows.
         CannotDrawError: neither EGL nor OSMesa works on this machine.
     """
 
@@ -69,18 +71,18 @@ class Camera:
         require_size(env, width=width, height=height)
         make_ready()
         self._env = env
-        self._angles_deg, self._maze = env.view(), _bounds_of_maze(env)
-        # only what is seen depends on it: shadows end there, and the nearer that is, the finer they are
+        self._angles_deg, self._maze = env.view(), _corners_of_maze(env)
+        # Shadows end at this distance. The smaller it is, the finer they are. The physics does not depend on it.
         env.model.vis.map.shadowclip = _shadow_m(env, self._maze) / env.model.stat.extent
         self._renderer = mujoco.Renderer(env.model, height, width)
-        # a context that is left to the interpreter's end finds EGL already gone, and complains
+        # EGL is gone at the end of the interpreter, so a context that is still open prints an error.
         atexit.register(self._renderer.close)
         self._data = mujoco.MjData(env.model)
-        self._moving = np.flatnonzero(env.model.body_weldid[env.model.geom_bodyid])
-        self._shown: tuple[np.ndarray, View] | None = None  # the goal of the last picture, and where from
+        self._robot, self._marks = _geoms_of_robot(env.model), _corners_of_marks(env.model)
+        self._shown: tuple[np.ndarray, View] | None = None  # goal and view of the last picture
 
     def picture(self, qpos: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Draw the joint positions `qpos: [nq]` and the commanded `goal: [goal_dim]`: [height, width, 3] uint8."""
+        """Draw the joint positions `qpos: [nq]` and the goal `[goal_dim]`; return [height, width, 3] uint8."""
         self._data.qpos[:] = qpos
         mujoco.mj_kinematics(self._env.model, self._data)
         mujoco.mj_comPos(self._env.model, self._data)
@@ -99,7 +101,7 @@ class Camera:
         return self._renderer.render()
 
     def close(self) -> None:
-        """Give the OpenGL context back."""
+        """Release the OpenGL context."""
         atexit.unregister(self._renderer.close)
         self._renderer.close()
 
@@ -110,10 +112,10 @@ class Camera:
         self.close()
 
     def _follow(self, goal: np.ndarray) -> View:
-        """From where the picture is taken: at once after a new goal, else gently."""
-        low, high = self._maze or self._bounds_of_robot_and(goal)
+        """Return the view of the next picture. It jumps after a new goal and moves smoothly otherwise."""
         fov_deg = self._env.model.vis.global_.fovy
-        aim = frame(low, high, angles_deg=self._angles_deg, fov_deg=fov_deg, aspect=self._aspect)
+        points, radii = self._points_to_show(goal)
+        aim = frame(points, radii=radii, angles_deg=self._angles_deg, fov_deg=fov_deg, aspect=self._aspect)
         if self._shown is not None and np.array_equal(self._shown[0], goal):
             before = self._shown[1]
             lookat = before.lookat + _FOLLOWING * (aim.lookat - before.lookat)
@@ -121,13 +123,19 @@ class Camera:
         self._shown = (np.array(goal), aim)
         return aim
 
-    def _bounds_of_robot_and(self, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The box around all that moves, and the goal."""
-        around = self._env.model.geom_rbound[self._moving, None]
-        places = self._data.geom_xpos[self._moving]
-        marker, radius = self._env.marker(goal), self._env.spec.success_radius
-        low = np.minimum((places - around).min(axis=0), marker - radius)
-        return low, np.maximum((places + around).max(axis=0), marker + radius)
+    def _points_to_show(self, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return points [n, 3] and radii [n] of what the picture must show: the maze, or the robot and the goal.
+
+        A robot that stands beside the walls, such as an arm at its bins, is shown with them.
+        """
+        robot = _corners_of_geoms(self._env.model, self._data, self._robot)
+        maze = self._maze
+        if maze is not None and (robot[:, :2] >= maze[0, :2]).all() and (robot[:, :2] <= maze[-1, :2]).all():
+            return maze, np.zeros(len(maze))
+        points = [robot, self._env.marker(goal)[None], self._marks, *([] if maze is None else [maze])]
+        radii = np.zeros(sum(map(len, points)))
+        radii[len(robot)] = self._env.spec.success_radius
+        return np.concatenate(points), radii
 
     @property
     def _aspect(self) -> float:
@@ -135,10 +143,10 @@ class Camera:
 
 
 def require_size(env: GoalEnv, *, width: Any, height: Any) -> None:
-    """Refuse a picture's size in pixels that `env` cannot be drawn in.
+    """Check the size of a picture, in pixels.
 
     Raises:
-        ValueError: one of them is not a whole number, below 1, or above what the model leaves room for.
+        ValueError: one of them is not a whole number from 1 to the largest size that the model allows.
     """
     room = env.model.vis.global_  # <visual><global offwidth= offheight=/></visual> of the model file
     for name, size, usual, limit in (("width", width, 640, room.offwidth), ("height", height, 480, room.offheight)):
@@ -147,47 +155,60 @@ def require_size(env: GoalEnv, *, width: Any, height: Any) -> None:
             raise ValueError(f"a picture of {env.spec.name}: {detail}")
 
 
-def frame(low: np.ndarray, high: np.ndarray, *, angles_deg: tuple[float, float], fov_deg: float, aspect: float) -> View:
-    """The nearest view from which the box from `low` to `high`, each [3] in metres, is seen whole.
+def frame(
+    points: np.ndarray, *, radii: np.ndarray, angles_deg: tuple[float, float], fov_deg: float, aspect: float
+) -> View:
+    """Return the nearest view that shows spheres around `points: [n, 3]` with `radii: [n]`, all in meters.
+
+    Each edge of the picture is a plane through the camera. The outermost sphere fixes that plane, and the planes of two
+    opposite edges meet at the camera.
 
     Args:
+        points: centers of the spheres.
+        radii: 0 shows the center only.
         angles_deg: azimuth and elevation.
         fov_deg: the vertical field of view.
-        aspect: a picture's width over its height.
+        aspect: the width of a picture / its height.
     """
     azimuth, elevation = np.radians(angles_deg)
     ahead = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
     up = np.cross(right, ahead)
-    lookat = (low + high) / 2
-    corners = np.array(np.meshgrid(*zip(low - lookat, high - lookat, strict=True))).reshape(3, 8).T
+    depth = points @ ahead
+    middle = (depth.min() + depth.max()) / 2
+    lookat, distance = middle * ahead, 0.0
     slope = math.tan(math.radians(fov_deg) / 2)
-    needed = np.maximum(np.abs(corners @ right) / (slope * aspect), np.abs(corners @ up) / slope) - corners @ ahead
-    return View(lookat, _MARGIN * float(needed.max()))
+    for direction, slant in ((right, slope * aspect), (up, slope)):
+        across, room = points @ direction, radii * math.hypot(1, slant)
+        above = float((across - slant * depth + room).max())
+        below = float((-across - slant * depth + room).max())
+        lookat += (above - below) / 2 * direction
+        distance = max(distance, middle + (above + below) / (2 * slant))
+    return View(lookat, _MARGIN * distance)
 
 
 @functools.cache
 def make_ready() -> None:
-    """Make this process draw with the first backend that works.
+    """Select the first OpenGL backend that works, for this process.
 
     Raises:
-        CannotDrawError: none does.
+        CannotDrawError: no backend works.
     """
     wanted, device = os.environ.get("MUJOCO_GL"), os.environ.get(_EGL_DEVICE)
     os.environ["MUJOCO_GL"] = choose_backend(wanted, works=_draws, egl_device=device)
-    importlib.reload(gl_context)  # MuJoCo reads the variable once, when it is imported; its renderer looks here
+    importlib.reload(gl_context)  # MuJoCo reads the variable at import only; its renderer uses this module
 
 
 def choose_backend(wanted: str | None, *, works: Callable[..., bool], egl_device: str | None = None) -> str:
-    """The OpenGL backend to draw with, as `MUJOCO_GL` names it.
+    """Return the OpenGL backend to draw with, as a value of `MUJOCO_GL`.
 
     Args:
-        wanted: what the user has set `MUJOCO_GL` to, if anything.
-        works: whether the backend so named draws; told `ignoring`, without that variable of the environment.
-        egl_device: what the user has set `MUJOCO_EGL_DEVICE_ID` to, if anything.
+        wanted: the user's `MUJOCO_GL`, if set.
+        works: returns whether a backend draws, given its name and optionally `ignoring`, an environment variable.
+        egl_device: the user's `MUJOCO_EGL_DEVICE_ID`, if set.
 
     Raises:
-        CannotDrawError: `wanted` does not work, or, without it, none.
+        CannotDrawError: `wanted` does not work. Without `wanted`: no backend works.
     """
     candidates = (wanted,) if wanted else _BACKENDS.get(sys.platform, ("glfw",))
     for backend in candidates:
@@ -197,13 +218,13 @@ def choose_backend(wanted: str | None, *, works: Callable[..., bool], egl_device
         raise CannotDrawError(f"{_EGL_DEVICE}={egl_device} names no device that EGL draws on; unset it, or try 0")
     if wanted:
         raise CannotDrawError(
-            f"MUJOCO_GL={wanted} draws nothing here; unset it to have EGL and OSMesa tried, or say egl, osmesa or glfw"
+            f"MUJOCO_GL={wanted} does not work on this machine; unset it to try EGL and OSMesa, or set egl, osmesa or glfw"
         )
-    raise CannotDrawError("neither EGL nor OSMesa is there to draw with; on Debian: apt-get install libegl1 libosmesa6")
+    raise CannotDrawError("neither EGL nor OSMesa works on this machine; on Debian: apt-get install libegl1 libosmesa6")
 
 
 def _draws(backend: str, *, ignoring: str = "") -> bool:
-    """Whether a process of its own gets a picture out of `backend`, without the variable `ignoring`."""
+    """Try `backend` in a separate process, without the environment variable `ignoring`."""
     environment = {name: value for name, value in os.environ.items() if name != ignoring} | {"MUJOCO_GL": backend}
     trial = [sys.executable, "-P", "-c", _TRIAL]
     try:
@@ -213,29 +234,73 @@ def _draws(backend: str, *, ignoring: str = "") -> bool:
     return done.returncode == 0
 
 
-def _bounds_of_maze(env: GoalEnv) -> tuple[np.ndarray, np.ndarray] | None:
-    """The box around the walls, if there are any, drawn flat: what stands out of it is within the margin."""
-    if not (walls := env.floor_plan()):
+def _corners_of_maze(env: GoalEnv) -> np.ndarray | None:
+    """Return the corners [8, 3] of the box around the walls, lowest first; None without walls."""
+    if not env.floor_plan():
         return None
-    lows, highs = (np.array(corners) for corners in zip(*walls, strict=True))
-    return np.append(lows.min(axis=0), 0.0), np.append(highs.max(axis=0), 0.0)
+    data = mujoco.MjData(env.model)
+    mujoco.mj_kinematics(env.model, data)
+    walls = _corners_of_geoms(env.model, data, np.flatnonzero(_visible(env.model) & _fixed(env.model)))
+    return _corners(walls.min(axis=0), walls.max(axis=0))
 
 
-def _shadow_m(env: GoalEnv, maze: tuple[np.ndarray, np.ndarray] | None) -> float:
-    """How far from what is looked at shadows shall be drawn."""
-    return 3 * env.model.stat.extent if maze is None else 1.8 * float(np.linalg.norm(maze[1] - maze[0]))
+def _corners(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the corners [..., 8, 3] of boxes from `low: [..., 3]` to `high: [..., 3]`."""
+    ends = np.stack([low, high])
+    return np.stack([ends[[x, y, z], ..., [0, 1, 2]].T for x, y, z in itertools.product((0, 1), repeat=3)], axis=-2)
+
+
+def _visible(model: mujoco.MjModel) -> np.ndarray:
+    return (model.geom_group < scenery.UNSEEN) & (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)
+
+
+def _fixed(model: mujoco.MjModel) -> np.ndarray:
+    return model.body_weldid[model.geom_bodyid] == 0
+
+
+def _geoms_of_robot(model: mujoco.MjModel) -> np.ndarray:
+    """Return the indices of the visible geoms that move, and of fixed ones that touch them: the base of an arm."""
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    moving, fixed = (np.flatnonzero(_visible(model) & kind).tolist() for kind in (~_fixed(model), _fixed(model)))
+    base = [geom for geom in fixed if any(_touch(model, data, geom, other) for other in moving)]
+    return np.array(moving + base)
+
+
+def _touch(model: mujoco.MjModel, data: mujoco.MjData, one: int, other: int) -> bool:
+    return mujoco.mj_geomDistance(model, data, one, other, _TOUCHING_M, None) < _TOUCHING_M
+
+
+def _corners_of_marks(model: mujoco.MjModel) -> np.ndarray:
+    """Return the corners [8 * marks, 3] of the boxes that are drawn on the floor or a table, as sites of the world."""
+    marks = np.flatnonzero((model.site_bodyid == 0) & (model.site_type == mujoco.mjtGeom.mjGEOM_BOX))
+    places, half = model.site_pos[marks], model.site_size[marks]
+    return _corners(places - half, places + half).reshape(-1, 3)
+
+
+def _corners_of_geoms(model: mujoco.MjModel, data: mujoco.MjData, geoms: np.ndarray) -> np.ndarray:
+    """Return the corners [8 * geoms, 3] of the boxes around geoms, each along the axes of its own geom."""
+    middle, half = np.split(model.geom_aabb[geoms], 2, axis=1)
+    turns = data.geom_xmat[geoms].reshape(-1, 3, 3)
+    corners = np.einsum("gij,gcj->gci", turns, _corners(middle - half, middle + half))
+    return (corners + data.geom_xpos[geoms, None]).reshape(-1, 3)
+
+
+def _shadow_m(env: GoalEnv, maze: np.ndarray | None) -> float:
+    """Return the distance from the camera's target up to which shadows are drawn."""
+    return 3 * env.model.stat.extent if maze is None else 1.8 * float(np.linalg.norm(maze[-1] - maze[0]))
 
 
 def _part_boxes(scene: mujoco.MjvScene, *, by: float) -> None:
-    """Draw every wall a little lower than the one before: where tops lie in one plane, light would count twice."""
+    """Draw each wall a little lower than the one before. Where tops share a plane, light would be counted twice."""
     static = (geom for geom in scene.geoms[: scene.ngeom] if geom.category == mujoco.mjtCatBit.mjCAT_STATIC)
-    kind = (mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtGeom.mjGEOM_BOX)  # no site: a mark on the floor would sink into it
+    kind = (mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtGeom.mjGEOM_BOX)  # not sites: marks would sink into the floor
     for index, wall in enumerate(geom for geom in static if (geom.objtype, geom.type) == kind):
         wall.pos[2] -= index * by
 
 
 def _follow_with_sun(scene: mujoco.MjvScene, lookat: np.ndarray) -> None:
-    """Keep the part of the world in which shadows are drawn around what is looked at."""
+    """Move the sun so that shadows are drawn around the camera's target."""
     for light in scene.lights[: scene.nlight]:
         if not light.headlight and light.type == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL:
             light.pos = lookat - _SUN_M * light.dir
@@ -244,7 +309,7 @@ def _follow_with_sun(scene: mujoco.MjvScene, lookat: np.ndarray) -> None:
 def _add_ball(
     scene: mujoco.MjvScene, place: np.ndarray, *, radius: float, rgba: tuple[float, float, float, float]
 ) -> None:
-    """Add a sphere to what is drawn, and to nothing else."""
+    """Add a sphere to the picture. The model does not change."""
     mujoco.mjv_initGeom(
         scene.geoms[scene.ngeom],
         mujoco.mjtGeom.mjGEOM_SPHERE,

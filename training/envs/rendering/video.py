@@ -1,4 +1,4 @@
-"""Pictures on disk: films as MP4 files, single ones as PNG files. A file is there whole, or as it was before."""
+"""Write films as MP4 files and pictures as PNG files. A file is written completely, or not changed at all."""
 
 import contextlib
 import itertools
@@ -15,35 +15,35 @@ MAX_FRAMES_PER_S = 60
 
 
 def frames_per_s(period_s: float) -> tuple[float, int]:
-    """The rate of a film in real time, at most `MAX_FRAMES_PER_S`, and every how manyth control step is a frame."""
+    """Return the frame rate of a film in real time, at most `MAX_FRAMES_PER_S`, and the frame stride in control steps."""
     stride = math.ceil(1 / (period_s * MAX_FRAMES_PER_S) - 1e-9)
     return 1 / (period_s * stride), stride
 
 
 def write_video(path: Path, pictures: Iterable[np.ndarray], *, rate_hz: float) -> None:
-    """Write `pictures`, each [height, width, 3] uint8 of even sizes, as an MP4 file that any player shows (H.264).
+    """Write `pictures`, each [height, width, 3] uint8 of even sizes, as an MP4 file (H.264).
 
     Raises:
-        OSError: it could not be written; the message says why.
+        OSError: the file could not be written. The message says why.
     """
     coming = iter(pictures)
     first = next(coming)
     height, width, _ = first.shape
     with _whole(path) as part:
-        # imageio's own writer forks, which JAX's threads do not survive unharmed
+        # imageio's own writer forks, which is not safe with JAX's threads
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{rate_hz:.9g}", "-i", "-"]
-        # without "file:", a name that begins with a dash is an option, and one with a colon an address
+        # without "file:", a name with a leading dash is an option, and a name with a colon is an address
         command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", f"file:{part}"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
             assert encoder.stdin is not None
             try:
-                with contextlib.suppress(BrokenPipeError):  # the encoder has ended, and says below why
+                with contextlib.suppress(BrokenPipeError):  # the encoder has ended; its error is read below
                     for picture in itertools.chain([first], coming):
                         encoder.stdin.write(picture.tobytes())
                 _, said = encoder.communicate()
             except BaseException:
-                encoder.kill()  # lest it go on writing a film that ends too early
+                encoder.kill()  # otherwise it would write an incomplete film
                 raise
         if encoder.returncode != 0:
             raise OSError(f"{path} could not be written: {' '.join(said.decode(errors='replace').split())}")
@@ -53,7 +53,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write `picture: [height, width, 3]` uint8 as a PNG file.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the file could not be written.
     """
     with _whole(path) as part:
         imageio.imwrite(part, picture, extension=".png", optimize=True)
@@ -61,7 +61,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Generator[Path]:
-    """Where to write what shall be at `path` once the context ends; an error in it, or Ctrl-C, leaves nothing there."""
+    """Yield a path to write to. It becomes `path` at the end, or is deleted after an error or Ctrl-C."""
     part = path.with_name(f"{path.name}.part")
     try:
         yield part

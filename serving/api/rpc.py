@@ -1,0 +1,51 @@
+"""The interface between a transport, such as gRPC, and the methods that it serves.
+
+A method gets the bytes of one request and gives the bytes of one reply (`UnaryMethod`), or gets an iterator of requests
+and gives an iterator of replies (`StreamMethod`). Both also get an `RpcContext`. These rules hold for every transport:
+
+* A method that refuses raises a `ServingError`. The transport sends its status, message and trailing metadata.
+* When the caller is gone (it hung up, its connection broke or its deadline passed), the transport cancels the task that
+  runs the method. No other `asyncio.CancelledError` leaves a method.
+* Backpressure: the transport asks for the next reply of a stream only after it has sent the one before, and receives a
+  request only when the method asks for it. A peer that does not read its replies is therefore not read from.
+* Each call runs in a task of its own.
+"""
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from typing import NamedTuple, TypeAlias
+
+
+class RpcContext(NamedTuple):
+    """What a method knows about a call besides its requests."""
+
+    method: str
+    """As on the wire: "/kilolayer.v1.Policy/Act"."""
+
+    deadline_s: float = math.inf
+    """When the answer is worthless, on the server's monotonic clock."""
+
+    metadata: Callable[[], Mapping[str, str]] = dict
+    """Returns the caller's metadata. A function, since reading it takes microseconds and most calls do not need it."""
+
+    def timeout_s(self, now_s: float, *, limit_us: int = 0) -> float | None:
+        """Seconds from `now_s` until the answer is worthless; None: no limit.
+
+        Args:
+            limit_us: the request's own limit, in microseconds from now; 0: none.
+        """
+        limit_s = limit_us * 1e-6 if limit_us else math.inf
+        timeout_s = min(self.deadline_s - now_s, limit_s)
+        return None if timeout_s == math.inf else timeout_s
+
+
+UnaryMethod: TypeAlias = Callable[[bytes, RpcContext], Awaitable[bytes]]
+StreamMethod: TypeAlias = Callable[[AsyncIterator[bytes], RpcContext], AsyncGenerator[bytes]]
+
+
+class RpcService(NamedTuple):
+    """A service and its methods by name."""
+
+    name: str
+    unary: Mapping[str, UnaryMethod]
+    streams: Mapping[str, StreamMethod]

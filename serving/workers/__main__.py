@@ -1,0 +1,16 @@
+"""A worker process, as the supervisor starts it: `python -m serving.workers`."""
+
+import os
+import signal
+import sys
+
+if __name__ == "__main__":
+    # A terminal's Ctrl-C reaches the supervisor too, which then stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Standard input and output carry messages. Whatever a library prints goes to the log, on standard error, instead.
+    from_supervisor = os.fdopen(os.dup(0), "rb", buffering=0)
+    to_supervisor = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    from serving.workers.worker import run_worker  # it imports JAX, which takes seconds
+
+    sys.exit(run_worker(from_supervisor, to_supervisor))

@@ -1,0 +1,111 @@
+"""Lists in the documentation are those of the code: flags, environments, metrics, reasons, exceptions."""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+import kilolayer
+from clients.sim.run import DriveConfig
+from serving.config import ServeConfig
+from serving.telemetry.metrics import Metrics
+from tests.docs.blocks import PAGES, ROOT
+from training.config import TrainConfig
+from training.envs import registry
+
+METRICS = "| metric | meaning |"
+REASONS = "| reason | status | meaning |"
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+# Flags of programs that are no dataclasses, or not ours: pytest, pip, tensorboard, docker, perf_analyzer, uv.
+OTHER_FLAGS = {
+    *("--help", "--list-envs"),
+    *("--concurrency-range", "--gpus", "--logdir", "--no-deps", "--require-hashes", "--target"),
+}
+
+
+def text(page: str) -> str:
+    """The text of a page, named from the root of the repository."""
+    return (ROOT / page).read_text()
+
+
+def cells(page: str, header: str) -> list[list[str]]:
+    """The rows of the table with this header, without the header."""
+    lines = text(page).split(f"{header}\n")[1].splitlines()[1:]
+    rows = iter(lines)
+    found: list[list[str]] = []
+    while (row := next(rows, "")).startswith("|"):
+        found.append([cell.strip() for cell in row.strip("|").split(" | ")])
+    return found
+
+
+def flags(config: type) -> Iterator[str]:
+    """The flags that tyro makes of a dataclass."""
+    for field in dataclasses.fields(config):
+        name = field.name.replace("_", "-")
+        yield f"--{name}"
+        yield f"--no-{name}"
+
+
+def test_every_flag_in_a_text_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    options = [importlib.import_module(path.stem).Options for path in (ROOT / "benchmarks").glob("[a-z]*.py")]
+    known = {flag for config in (TrainConfig, ServeConfig, DriveConfig, *options) for flag in flags(config)}
+    for page in PAGES:
+        shown = {flag for flag in FLAG.findall(page.read_text()) if not flag.endswith("-")}
+        assert shown - known <= OTHER_FLAGS, page
+
+
+def test_the_readme_counts_the_environments() -> None:
+    names = registry.built_in().entries
+    assert f"* **Environments.** {len(names)} environments:" in text("README.md")
+
+
+@pytest.mark.slow  # builds every environment
+def test_the_table_of_environments_is_the_registrys() -> None:
+    header = "| name | state | goal | action | control period | success radius | episode |"
+    shown: dict[str, list[str]] = {}
+    for names, *facts in cells("docs/environments.md", header):
+        first, *others = re.findall(r"`(\w+)`", names)
+        for name in [first, *others]:
+            shown[name] = facts
+        if "..." in names:  # `ant_u2_maze` ... `ant_u7_maze`
+            shown |= {f"ant_u{length}_maze": facts for length in range(2, 8)}
+    actual: dict[str, list[str]] = {}
+    for name in registry.built_in().entries:
+        if name.endswith("_eval"):
+            continue
+        env = registry.make(name)
+        sizes = [str(size) for size in (env.state_size, env.goal_size, env.action_size)]
+        period, radius = f"{env.control_period_s:g} s", f"{env.spec.success_radius:g} m"
+        actual[name] = [*sizes, period, radius, f"{env.spec.episode_length} steps"]
+    assert shown == actual
+
+
+def test_the_metrics_are_those_of_the_server() -> None:
+    metrics = CollectorRegistry()
+    Metrics(metrics)
+    actual = {f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.collect()}
+    with_workers_or_devices = {"kilolayer_workers", "kilolayer_device_memory_bytes"}
+    shown = re.findall(
+        r"`(kilolayer_\w+)", " ".join(row[0] for row in cells("docs/serving.md", "| metric | meaning |"))
+    )
+    assert sorted(shown) == sorted(actual | with_workers_or_devices)
+
+
+def test_the_reasons_are_those_of_the_contract() -> None:
+    contract = text("protos/kilolayer/v1/policy.proto").split("// reason   ")[1].split("message Failure")[0]
+    actual = re.findall(r"^// (\w+) +([A-Z_]+) ", contract, flags=re.MULTILINE)
+    shown = [(reason.strip("`"), status.strip("`")) for reason, status, _ in cells("docs/serving.md", REASONS)]
+    assert len(actual) > 3
+    assert shown == actual
+
+
+def test_the_exceptions_are_those_of_the_client() -> None:
+    header = "| exception | meaning | what to do |"
+    shown = [row[0].strip("`") for row in cells("clients/python/README.md", header)]
+    assert sorted(shown) == sorted(
+        name for name in kilolayer.__all__ if issubclass(getattr(kilolayer, name), kilolayer.KilolayerError)
+    )

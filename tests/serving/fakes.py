@@ -1,0 +1,81 @@
+"""Stand-ins for what handlers call: a batcher that does as a test says, and a policy that nobody computes."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from policy.bundle import Bundle
+from serving.batching.batcher import Batcher
+from serving.batching.queue import InferenceResult, QueuedRequest
+from serving.engine.engine import Kind
+from serving.policies.registry import PolicyRegistry, ServedPolicy
+from tests.samples import policy_spec
+
+SPEC = policy_spec()
+MODEL = SPEC.name
+BUNDLE = Bundle(
+    Path("policies/1000"), 1000, SPEC, cast("Any", None), cast("Any", None), provenance={}, manifest_sha256=""
+)
+
+
+class FakeBatcher:
+    """Admits everything and answers when told; or refuses everything with `failure`."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self.failure = failure
+        self.admitted: list[QueuedRequest] = []
+        self.timeouts_s: list[float | None] = []
+        self.withdrawn: list[QueuedRequest] = []
+        self._arrival = asyncio.Event()
+
+    def admit(
+        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+    ) -> QueuedRequest:
+        if self.failure is not None:
+            raise self.failure
+        result = asyncio.get_running_loop().create_future()
+        queued = QueuedRequest(rows, kind=kind, queued_s=0, deadline_s=0, priority=priority, result=result)
+        self.admitted.append(queued)
+        self.timeouts_s.append(timeout_s)
+        self._arrival.set()
+        return queued
+
+    def answer(self, results: np.ndarray, index: int = -1) -> None:
+        """Answer the request that was admitted last, or that of `index`."""
+        self.admitted[index].result.set_result(InferenceResult(results, queue_s=0.125, compute_s=0.5, batch_rows=8))
+
+    def withdraw(self, queued: QueuedRequest) -> None:
+        self.withdrawn.append(queued)
+
+    async def until_admitted(self, count: int) -> None:
+        """Wait until `count` requests have been admitted."""
+        async with asyncio.timeout(10):
+            while len(self.admitted) < count:
+                self._arrival.clear()
+                await self._arrival.wait()
+
+
+class AnsweringBatcher(FakeBatcher):
+    """Answers each request immediately with zeros."""
+
+    def admit(
+        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+    ) -> QueuedRequest:
+        queued = super().admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
+        self.answer(np.zeros((len(rows), 2), np.float32))
+        return queued
+
+
+def policies_of(batcher: FakeBatcher) -> PolicyRegistry:
+    """The policy MODEL, served with `batcher`."""
+    policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
+    policies.open({MODEL: ServedPolicy(BUNDLE, cast("Batcher", batcher))})
+    return policies
+
+
+async def settle() -> None:
+    """Let every task of the event loop run until it waits for something that only the test can bring."""
+    for _ in range(50):
+        await asyncio.sleep(0)

@@ -1,0 +1,49 @@
+"""Errors: what a client receives of each, by status and by the reason for programs."""
+
+import grpc
+import pytest
+
+from serving import errors
+from serving.errors import REJECTION_REASONS, OverloadedError, Reason, ServingError, Status, echo
+
+TABLE = {
+    errors.InvalidRequestError("x"): (Status.INVALID_ARGUMENT, "invalid_request"),
+    errors.UnknownPolicyError("x"): (Status.NOT_FOUND, "unknown_policy"),
+    errors.UnknownVersionError("x"): (Status.NOT_FOUND, "unknown_version"),
+    OverloadedError("x", reason=Reason.QUEUE_FULL): (Status.RESOURCE_EXHAUSTED, "queue_full"),
+    OverloadedError("x", reason=Reason.QUEUE_AGE): (Status.RESOURCE_EXHAUSTED, "queue_age"),
+    OverloadedError("x", reason=Reason.DEADLINE_TOO_SHORT): (Status.RESOURCE_EXHAUSTED, "deadline_too_short"),
+    errors.DeadlinePassedError("x"): (Status.DEADLINE_EXCEEDED, "deadline_exceeded"),
+    errors.DrainingError(): (Status.UNAVAILABLE, "draining"),
+    errors.NotReadyError("x"): (Status.UNAVAILABLE, "not_ready"),
+    errors.ComputationError("x"): (Status.INTERNAL, "computation_failed"),
+    errors.NonFiniteActionError("x"): (Status.INTERNAL, "non_finite_action"),
+    errors.UnexpectedError(): (Status.INTERNAL, "internal"),
+}
+
+
+@pytest.mark.parametrize(("error", "expected"), TABLE.items(), ids=lambda part: getattr(part, "reason", ""))
+def test_each_error_has_its_status_and_its_reason(error: ServingError, expected: tuple[Status, str]) -> None:
+    assert (error.status, error.reason) == expected
+    assert error.trailers[0] == ("kilolayer-reason", expected[1])
+
+
+def test_every_reason_belongs_to_an_error() -> None:
+    assert sorted(reason for _, reason in TABLE.values()) == sorted(Reason)
+    assert {error.reason for error in TABLE if isinstance(error, OverloadedError)} == set(REJECTION_REASONS)
+
+
+def test_only_a_rejection_tells_grpc_not_to_retry() -> None:
+    told = {error for error in TABLE if ("grpc-retry-pushback-ms", "-1") in error.trailers}
+    assert told == {error for error in TABLE if isinstance(error, OverloadedError)}
+
+
+def test_statuses_have_the_names_and_numbers_of_grpc() -> None:
+    assert {status.name: status.value for status in Status}.items() <= {
+        code.name: code.value[0] for code in grpc.StatusCode
+    }.items()
+
+
+def test_echoed_text_is_short_plain_and_on_one_line() -> None:
+    assert echo("a\n\x1b[0mé") == r"'a\n\x1b[0m\xe9'"
+    assert echo("x" * 65) == repr("x" * 64 + "...")

@@ -1,0 +1,226 @@
+"""The gRPC transport, over a real port, around methods that a test writes."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+import pytest
+
+from serving.api.grpc_transport import GrpcTransport
+from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
+from serving.errors import InvalidRequestError, OverloadedError, Reason, StartupError
+from tests.serving.fakes import settle
+
+ECHO, STREAM = "/test.Service/Echo", "/test.Service/Stream"
+
+
+@contextlib.asynccontextmanager
+async def served(
+    unary: UnaryMethod, stream: StreamMethod | None = None, *, max_request_bytes: int = 2**20
+) -> AsyncGenerator[grpc.aio.Channel]:
+    """A channel to a service with the methods Echo, which is `unary`, and Stream."""
+    service = RpcService("test.Service", {"Echo": unary}, {"Stream": stream} if stream else {})
+    transport = GrpcTransport([service], max_request_bytes=max_request_bytes)
+    port = await transport.start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await transport.stop(1)
+
+
+async def test_a_method_gets_the_bytes_the_name_the_deadline_and_the_metadata() -> None:
+    seen: list[RpcContext] = []
+
+    async def echo(raw: bytes, context: RpcContext) -> bytes:
+        seen.append(context)
+        assert context.metadata()["x-robot"] == "seven"
+        assert "x-secret-bin" not in context.metadata()
+        return raw + b"!"
+
+    async with served(echo) as channel:
+        call = channel.unary_unary(ECHO)
+        before_s = time.monotonic()
+        assert await call(b"hi", timeout=50, metadata=(("x-robot", "seven"), ("x-secret-bin", b"\0"))) == b"hi!"
+        assert await call(b"", metadata=(("x-robot", "seven"),)) == b"!"
+    timed, untimed = seen
+    assert timed.method == untimed.method == ECHO
+    assert before_s + 49 < timed.deadline_s < time.monotonic() + 51
+    assert untimed.deadline_s == float("inf")
+
+
+async def fail_unary(_raw: bytes, _context: RpcContext) -> bytes:
+    raise OverloadedError("full", reason=Reason.QUEUE_AGE)
+
+
+async def fail_stream(requests: AsyncIterator[bytes], _context: RpcContext) -> AsyncGenerator[bytes]:
+    async for request in requests:
+        yield request
+        raise OverloadedError("full", reason=Reason.QUEUE_AGE)
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+async def test_an_error_reaches_the_caller_with_status_message_and_reason(kind: str) -> None:
+    async with served(fail_unary, fail_stream) as channel:
+        call: Any
+        if kind == "unary":
+            call = channel.unary_unary(ECHO)(b"", timeout=10)
+        else:
+            call = channel.stream_stream(STREAM)(iter([b"a", b"b"]), timeout=10)
+            assert await call.read() == b"a"
+        assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await call.details() == "full"
+        trailers = await call.trailing_metadata()
+        assert (trailers["kilolayer-reason"], trailers["grpc-retry-pushback-ms"]) == ("queue_age", "-1")
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+async def test_a_caller_that_leaves_cancels_its_method(kind: str) -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def unary(_raw: bytes, _context: RpcContext) -> bytes:
+        await wait()
+        return b""
+
+    async def stream(_requests: AsyncIterator[bytes], _context: RpcContext) -> AsyncGenerator[bytes]:
+        await wait()
+        yield b""
+
+    async with served(unary, stream) as channel:
+        call: Any = channel.unary_unary(ECHO)(b"") if kind == "unary" else channel.stream_stream(STREAM)()
+        asking = asyncio.ensure_future(call.code())
+        async with asyncio.timeout(10):
+            await began.wait()
+            call.cancel()
+            await cancelled.wait()
+            await asking
+
+
+async def test_a_passed_deadline_cancels_its_method() -> None:
+    cancelled = asyncio.Event()
+
+    async def unary(_raw: bytes, _context: RpcContext) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return b""
+
+    async with served(unary) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await channel.unary_unary(ECHO)(b"", timeout=0.05)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(cancelled.wait(), timeout=10)
+
+
+async def test_a_request_beyond_the_byte_limit_is_refused_before_a_method_sees_it() -> None:
+    async def never(_raw: bytes, _context: RpcContext) -> bytes:
+        raise AssertionError("it was read")
+
+    async with served(never, max_request_bytes=1000) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="1000") as refused:
+            await channel.unary_unary(ECHO)(b"x" * 1001, timeout=10)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_taken_port_is_named_and_stopping_what_did_not_start_is_harmless() -> None:
+    first, second = GrpcTransport([], max_request_bytes=1), GrpcTransport([], max_request_bytes=1)
+    port = await first.start("127.0.0.1", 0)
+    with pytest.raises(StartupError, match=f"cannot bind --port {port} on 127.0.0.1: address in use or not permitted"):
+        await second.start("127.0.0.1", port)
+    await second.stop(0)
+    await first.stop(0)
+
+
+class FakeGrpcContext:
+    """What gRPC gives a handler. A write ends when the test lets it, or `abort` raises what it is told to."""
+
+    def __init__(self, *requests: bytes, abort_raises: Exception | None = None) -> None:
+        self.events: list[str] = []
+        self.aborted: tuple[Any, ...] = ()
+        self.write_ends = asyncio.Semaphore(0)
+        self._requests = iter(requests)
+        self._abort_raises = abort_raises
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def read(self) -> Any:
+        request = next(self._requests, None)
+        self.events.append(f"read {request}")
+        return grpc.aio.EOF if request is None else request
+
+    async def write(self, reply: bytes) -> None:
+        self.events.append(f"write {reply}")
+        await self.write_ends.acquire()
+        self.events.append("written")
+
+    async def abort(self, *told: Any) -> None:
+        self.aborted = told
+        assert self._abort_raises
+        raise self._abort_raises
+
+
+def grpc_handler(service: RpcService, method: str) -> Any:
+    """The handler that gRPC calls for `method`."""
+    transport = GrpcTransport([service], max_request_bytes=1)
+    details = cast("grpc.HandlerCallDetails", SimpleNamespace(method=method, invocation_metadata=()))
+    return transport.handlers()[0].service(details)
+
+
+async def test_a_peer_that_does_not_read_its_replies_is_not_read_from() -> None:
+    async def echo(requests: AsyncIterator[bytes], _context: RpcContext) -> AsyncGenerator[bytes]:
+        async for request in requests:
+            yield request
+
+    context = FakeGrpcContext(b"1", b"2")
+    handler = grpc_handler(RpcService("test.Service", {}, {"Stream": echo}), STREAM)
+    serving = asyncio.create_task(handler.stream_stream(None, context))
+    await settle()
+    assert context.events == ["read b'1'", "write b'1'"]
+    context.write_ends.release()
+    await settle()
+    assert context.events[2:] == ["written", "read b'2'", "write b'2'"]
+    context.write_ends.release()
+    await serving
+    assert context.events[5:] == ["written", "read None"]
+
+
+async def test_a_peer_that_leaves_while_a_reply_is_sent_ends_its_method() -> None:
+    ended = asyncio.Event()
+
+    async def stream(_requests: AsyncIterator[bytes], _context: RpcContext) -> AsyncGenerator[bytes]:
+        try:
+            yield b""
+        finally:
+            ended.set()
+
+    handler = grpc_handler(RpcService("test.Service", {}, {"Stream": stream}), STREAM)
+    serving = asyncio.create_task(handler.stream_stream(None, FakeGrpcContext()))
+    await settle()
+    serving.cancel()
+    await asyncio.wait({serving})
+    assert serving.cancelled()
+    assert ended.is_set()
+
+
+async def test_a_caller_that_leaves_while_it_is_refused_makes_no_error() -> None:
+    async def refuse(_raw: bytes, _context: RpcContext) -> bytes:
+        raise InvalidRequestError("bad")
+
+    context = FakeGrpcContext(abort_raises=grpc.aio.InternalError("execute_batch"))
+    handler = grpc_handler(RpcService("test.Service", {"Echo": refuse}, {}), ECHO)
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_unary(b"", context)
+    assert context.aborted == (grpc.StatusCode.INVALID_ARGUMENT, "bad", (("kilolayer-reason", "invalid_request"),))
