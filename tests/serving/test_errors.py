@@ -1,5 +1,8 @@
 """Errors: what a client receives of each, by status and by the reason for programs."""
 
+import re
+from pathlib import Path
+
 import grpc
 import pytest
 
@@ -31,6 +34,15 @@ def test_each_error_has_its_status_and_its_reason(error: ServingError, expected:
 def test_every_reason_belongs_to_an_error() -> None:
     assert sorted(reason for _, reason in TABLE.values()) == sorted(Reason)
     assert {error.reason for error in TABLE if isinstance(error, OverloadedError)} == set(REJECTION_REASONS)
+
+
+def test_the_contract_lists_every_reason_with_its_status() -> None:
+    contract = (Path(__file__).parents[2] / "protos/kilolayer/v1/policy.proto").read_text()
+    documented = re.findall(r"^// ([a-z_]+) +([A-Z_]+)  +\w", contract, re.MULTILINE)
+    assert documented == [
+        (reason, status.name) for reason in Reason for status, other in TABLE.values() if other == reason
+    ]
+    assert "`kilolayer-reason`" in contract
 
 
 def test_only_a_rejection_tells_grpc_not_to_retry() -> None:
