@@ -71,4 +71,4 @@ def test_the_client_runs_with_old_and_new_dependencies(
         np.testing.assert_allclose(responses[way], action, atol=1e-6, err_msg=way)
     np.testing.assert_allclose(responses["energy"], energy, atol=1e-5)
     assert responses["policies"] == [spec.name]
-    assert responses["refusal"]["status"] == "INVALID_ARGUMENT"
+    assert responses["refusal"] == {"status": "INVALID_ARGUMENT", "reason": "invalid_request"}

@@ -107,6 +107,30 @@ def test_the_server_refuses_in_the_stream_what_it_refuses_outside(client: kilola
         assert stream.act([0, 0, 0, 0], [0, 0]).action.shape == (2,)
 
 
+@pytest.mark.parametrize(
+    ("policy", "version", "state", "kind", "reason"),
+    [
+        ("", "", [0, 0, 0], kilolayer.InvalidRequest, "invalid_request"),
+        ("unknown", "", [0, 0, 0, 0], kilolayer.PolicyNotFound, "unknown_policy"),
+        ("", 7, [0, 0, 0, 0], kilolayer.PolicyNotFound, "unknown_version"),
+    ],
+)
+def test_a_refusal_has_its_reason_in_single_calls_and_streams(
+    running: Running,
+    *,
+    policy: str,
+    version: str | int,
+    state: list[float],
+    kind: type[kilolayer.KilolayerError],
+    reason: str,
+) -> None:
+    with kilolayer.PolicyClient(running.address, policy=policy, version=version, timeout_s=10) as client:
+        for call in (client.act, client.stream().act):
+            with pytest.raises(kind) as refusal:
+                call(state, [0, 0])
+            assert refusal.value.reason == reason
+
+
 def test_a_limit_that_nobody_can_keep_is_missed_and_the_stream_goes_on(client: kilolayer.PolicyClient) -> None:
     with client.stream() as stream:
         stream.act([0, 0, 0, 0], [0, 0])

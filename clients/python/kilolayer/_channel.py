@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import grpc
 
-from kilolayer._internal import blocks_pb2, reasons
+from kilolayer._internal import blocks_pb2
 from kilolayer.errors import (
     AccessDenied,
     ClientClosed,
@@ -43,6 +43,7 @@ _UNARY: dict[str, tuple[type[Any], type[Any]]] = {
     "List": (policy_pb2.ListRequest, policy_pb2.ListResponse),
 }
 _MAX_TIMEOUT_S = 1e9
+_REASON_KEY = "kilolayer-reason"  # in the trailing metadata of a call that fails
 _ALWAYS_ACCEPTED_BYTES = 65536  # every server accepts messages of this size, whatever its row limit
 
 _LOOK_AT_SERVER_LOG = (ServerFailure, "The server's log says more")
@@ -159,7 +160,7 @@ class Endpoint:
 def _reason(metadata: Any) -> str:
     """Return the reason in trailing metadata, as `grpc` or `grpc.aio` gives it; empty if there is none."""
     for key, value in metadata or ():
-        if key == reasons.METADATA_KEY:
+        if key == _REASON_KEY:
             return value
     return ""
 
