@@ -62,4 +62,7 @@ def from_line(line: bytes) -> Message:
         config = fields["config"]
         config["policies"] = tuple(map(Path, config["policies"]))
         fields["config"] = ServeConfig(**config)
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    values: dict[str, Any] = {
+        name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()
+    }
+    return kind(**values)

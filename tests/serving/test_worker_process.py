@@ -21,8 +21,10 @@ from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
 CONFIG = ServeConfig(policies=(Path("a"), Path("b c")), workers=2)
-PROGRAM = f"import os, signal, sys\nsys.path[:] = {sys.path!r}\nfrom serving.workers.messages import *\n"
-PROGRAM += "def say(message): os.write(1, to_line(message))\n"
+PROGRAM = (
+    f"import os, signal, sys\nsys.path[:] = {sys.path!r}\nfrom serving.workers.messages import *\n"
+    "def say(message): os.write(1, to_line(message))\n"
+)
 COMPILE_AND_DIE = "say(Compiled()); os._exit(3)"
 COMPILE_AND_HANG = "say(Compiled()); signal.pause()"
 SERVE_ON_ONLY_AS_THE_FIRST = """

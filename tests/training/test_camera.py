@@ -298,7 +298,7 @@ def test_a_backend_that_is_none_matters_only_where_something_is_drawn(tmp_path: 
         ("import training.envs, training.algorithms.baselines, os; assert os.environ['MUJOCO_GL'] == 'nonsense'", ""),
         (
             DRAWS,
-            "no pictures: MUJOCO_GL=nonsense does not work on this machine; unset it to try EGL and OSMesa, or set",
+            "no pictures: MUJOCO_GL=nonsense does not work on this machine; unset it to try EGL and OSMesa,",
         ),
     ):
         command = [sys.executable, "-c", code, str(tmp_path / "end.png")]

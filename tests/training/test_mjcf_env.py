@@ -83,18 +83,27 @@ def test_the_facts_are_those_of_the_file(arm: MjcfEnv) -> None:
 
 
 SKY = '<asset><texture name="sky" type="skybox" builtin="flat" rgb1="1 0 0" width="8" height="48"/></asset><worldbody>'
+FLOOR = '<geom type="plane" pos="0 0 -1" size="1 1 1"/>'
 
 
-def test_a_file_without_sky_and_light_is_given_them(tmp_path: Path) -> None:
-    """What it brings is left as it is: a headlight of (0.1, 0.4) and no sun, a red sky. Nothing else is another."""
+def test_a_file_without_sky_light_and_floor_gets_them(tmp_path: Path) -> None:
+    """A file's own stay as they are: a headlight of (0.1, 0.4) and no sun, a red sky, a floor. Nothing else changes."""
     bare, own = mujoco.MjModel.from_xml_path(str(ARM)), tmp_path / "arm.xml"
-    own.write_text(ARM.read_text().replace("<worldbody>", SKY + "<light/>"))
+    own.write_text(ARM.read_text().replace("<worldbody>", f"{SKY}<light/>{FLOOR}"))
     given, kept = two_link().model, two_link(own).model
     assert (bare.nlight, given.nlight, kept.nlight) == (0, 1, 1)
-    assert (bare.ntex, given.ntex, kept.ntex) == (0, 1, 1)
+    assert (bare.ntex, given.ntex, kept.ntex) == (0, 2, 1)  # sky and tiles
+    assert (bare.ngeom, given.ngeom, kept.ngeom) == (2, 3, 3)
+    for model, height in ((given, -0.02), (kept, -1.0)):  # 2 cm are the radius of the links
+        floor = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+        np.testing.assert_allclose(model.geom_pos[floor], [[0, 0, height]], atol=1e-9)
+    links = given.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
+    assert given.geom_contype[~links] == given.geom_conaffinity[~links] == 0
+    for field in ("geom_size", "geom_contype", "geom_pos", "geom_quat", "geom_rgba"):
+        np.testing.assert_array_equal(getattr(given, field)[links], getattr(bare, field))
     assert [float(model.vis.headlight.ambient[0]) for model in (given, kept)] == pytest.approx([0.43, 0.1])
     assert kept.tex_data[:3].tolist() == [255, 0, 0]
-    for field in ("body_mass", "body_inertia", "jnt_range", "dof_damping", "geom_size", "geom_contype", "qpos0"):
+    for field in ("body_mass", "body_inertia", "jnt_range", "dof_damping", "qpos0"):
         np.testing.assert_array_equal(getattr(given, field), getattr(bare, field))
 
 

@@ -218,8 +218,8 @@ def choose_backend(wanted: str | None, *, works: Callable[..., bool], egl_device
         raise CannotDrawError(f"{_EGL_DEVICE}={egl_device} names no device that EGL draws on; unset it, or try 0")
     if wanted:
         raise CannotDrawError(
-            f"MUJOCO_GL={wanted} does not work on this machine; unset it to try EGL and OSMesa, or set egl, osmesa or"
-            " glfw"
+            f"MUJOCO_GL={wanted} does not work on this machine; unset it to try EGL and OSMesa, or set egl, osmesa or "
+            "glfw"
         )
     raise CannotDrawError("neither EGL nor OSMesa works on this machine; on Debian: apt-get install libegl1 libosmesa6")
 

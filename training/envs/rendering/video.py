@@ -15,7 +15,7 @@ MAX_FRAMES_PER_S = 60
 
 
 def frames_per_s(period_s: float) -> tuple[float, int]:
-    """Return the frame rate of a film in real time, at most `MAX_FRAMES_PER_S`, and its stride in control steps."""
+    """Return the frame rate of a film in real time, up to `MAX_FRAMES_PER_S`, and the stride in control steps."""
     stride = math.ceil(1 / (period_s * MAX_FRAMES_PER_S) - 1e-9)
     return 1 / (period_s * stride), stride
 
