@@ -16,7 +16,7 @@ import optax
 from flax import linen
 
 from policy.spec import LAYERS_PER_BLOCK
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 
 _LOG_STD_MIDDLE, _LOG_STD_HALF_RANGE = -1.5, 3.5
 

@@ -29,7 +29,7 @@ from policy.layers import PRECISIONS, Execution
 from policy.networks import PolicyParams, init_network
 from training.algorithms.crl.losses import CRITIC_LOSSES
 from training.algorithms.crl.update import CRL
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 
 LEARNING_RATE, TARGET_ENTROPY_PER_ACTION, LOGSUMEXP_PENALTY = 3e-4, -0.5, 0.1
 COMPILE_ROUNDS = 3

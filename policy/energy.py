@@ -1,6 +1,6 @@
-"""How near two encodings are: the energies between phi(state, action) and psi(goal), in one table.
+"""Energies: how close the encodings phi(state, action) and psi(goal) are. All of them in one table.
 
-Each is given for all pairs of rows, as the critic's loss compares them, and row by row, as the actor is judged.
+Each comes in two forms: for all pairs of rows, which the critic's loss compares, and row by row, which scores actions.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,18 +10,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_LEAST_SQUARE = 1e-12  # keeps the gradient of a square root finite where two encodings meet, or one is zero
+_LEAST_SQUARE = 1e-12  # keeps the square root's gradient finite where two encodings are equal, or one is zero
 
 
 class Energy(NamedTuple):
-    """One energy, higher for nearer encodings, in its two forms."""
+    """One energy in its two forms; higher for closer encodings."""
 
-    pairwise: Callable[[jax.Array, jax.Array], jax.Array]  # [B, R], [B, R] -> [B, B], row i against every row j
+    pairwise: Callable[[jax.Array, jax.Array], jax.Array]  # [B, R], [B, R] -> [B, B], row i with every row j
     rowwise: Callable[[jax.Array, jax.Array], jax.Array]  # [..., R], [..., R] -> [...]
 
 
 def _squared_distances(pairs: jax.Array, goals: jax.Array) -> jax.Array:
-    """|a - b|^2 as |a|^2 + |b|^2 - 2 a.b, one matrix product instead of a [B, B, R] difference, and not below zero."""
+    """Return |a - b|^2 as |a|^2 + |b|^2 - 2 a.b, never below 0: one matrix product, no [B, B, R] difference."""
     square = jnp.sum(jnp.square(pairs), axis=-1)[:, None] + jnp.sum(jnp.square(goals), axis=-1)[None, :]
     return jnp.maximum(square - 2 * _dots(pairs, goals), _LEAST_SQUARE)
 
@@ -31,7 +31,7 @@ def _squared_distance(pairs: jax.Array, goals: jax.Array) -> jax.Array:
 
 
 def _dots(pairs: jax.Array, goals: jax.Array) -> jax.Array:
-    """In full float32, also where a device would round the factors: the squares above nearly cancel."""
+    """Multiply in full float32 even if the device would round the factors, because the squares above nearly cancel."""
     return jnp.matmul(pairs, goals.T, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -40,7 +40,7 @@ def _dot(pairs: jax.Array, goals: jax.Array) -> jax.Array:
 
 
 def _unit(encodings: jax.Array) -> jax.Array:
-    """Every row scaled to length 1."""
+    """Scale every row to length 1."""
     square = jnp.sum(jnp.square(encodings), axis=-1, keepdims=True)
     return encodings * jax.lax.rsqrt(jnp.maximum(square, _LEAST_SQUARE))
 

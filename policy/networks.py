@@ -1,9 +1,9 @@
-"""The residual network of every depth, and the three networks of a policy: one actor, two encoders.
+"""The residual network of any depth, and the three networks of a policy: one actor and two encoders.
 
-A network is an input layer, a stack of residual blocks and an output Dense. A layer is Dense, LayerNorm, swish; a
-block is four layers with its input added after the last activation (arXiv 2503.14858, section 3). The blocks'
-parameters are stacked along a leading axis and scanned over, so neither compile time nor the number of arrays grows
-with depth. How a layer is computed, forwards and backwards, is the business of `policy.layers`.
+A network is an input layer, a stack of residual blocks and an output Dense. A layer is Dense, LayerNorm, swish. A block
+is four layers, with the block's input added after the last activation (arXiv 2503.14858, section 3). The parameters of
+all blocks are stacked along a leading axis and scanned over, so neither compile time nor the number of arrays grows
+with depth. `policy.layers` computes a layer's forward and backward pass.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _lecun_uniform = jax.nn.initializers.lecun_uniform
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ResidualNetwork:
-    """The parameters of one network of any depth, with the architecture that they are for."""
+    """The parameters of one network of any depth, and its architecture."""
 
     input: Layer
     blocks: Layer  # every leaf has the leading axes [blocks, 4]
@@ -39,7 +39,7 @@ class ResidualNetwork:
 
 
 class PolicyParams(NamedTuple):
-    """The parameters of one policy; the encoders are the critic, needed for `acting.score` only."""
+    """The parameters of one policy. The encoders are the critic, which only `acting.score` needs."""
 
     actor: ResidualNetwork  # (state, goal) -> mean and log-std of the action before squashing: [2 * action_dim]
     state_action_encoder: ResidualNetwork  # phi(state, action) -> [representation_dim]
@@ -47,7 +47,7 @@ class PolicyParams(NamedTuple):
 
 
 def init_policy(key: jax.Array, spec: PolicySpec) -> PolicyParams:
-    """Fresh parameters for `spec`: LeCun uniform kernels, zero biases, unit norm scales, all float32."""
+    """Return fresh parameters for `spec`: LeCun uniform kernels, zero biases, norm scales of 1, all float32."""
     actor_key, state_action_key, goal_key = jax.random.split(key, 3)
     architecture = Architecture(activation=spec.activation, layer_norm=spec.layer_norm, residual=spec.residual)
 
@@ -78,7 +78,7 @@ def init_network(
     out_dim: int,
     architecture: Architecture = PAPER_ARCHITECTURE,
 ) -> ResidualNetwork:
-    """A fresh network with `depth` Dense layers inside its blocks, besides the input layer and the output Dense.
+    """Return a fresh network with `depth` Dense layers inside its blocks; input layer and output Dense are not counted.
 
     Raises:
         SpecError: `depth` is not a positive multiple of 4.
@@ -100,12 +100,12 @@ def apply_network(
     execution: Execution = PLAIN_EXECUTION,
     learning_rows: int | None = None,
 ) -> jax.Array:
-    """Run `network` on `inputs: [..., in]` and return [..., out]. The depth is that of the stacked parameters.
+    """Run `network` on `inputs: [..., in]` and return [..., out]. The stacked parameters determine the depth.
 
     Args:
-        execution: how to compute it; changes nothing but rounding, memory and speed.
-        learning_rows: the parameters get a gradient from so many rows of `inputs: [rows, in]`, the first; None for
-            all. The gradient of `inputs` is that of every row.
+        execution: how to compute it; changes only rounding, memory and speed.
+        learning_rows: the parameters get a gradient from the first `learning_rows` rows of `inputs: [rows, in]` only;
+            None for all rows. Every row of `inputs` gets its own gradient.
     """
     options: Any = {"execution": execution, "learning_rows": learning_rows}
 
@@ -118,6 +118,24 @@ def apply_network(
     values = apply_layers(first, rows, architecture=plain, **options)
     values, _ = jax.lax.scan(block, values, network.blocks, unroll=execution.unroll)
     return apply_dense(network.output, values, **options).reshape(*inputs.shape[:-1], -1)
+
+
+def encode_state_action(
+    encoder: ResidualNetwork,
+    state: jax.Array,
+    action: jax.Array,
+    *,
+    execution: Execution = PLAIN_EXECUTION,
+    learning_rows: int | None = None,
+) -> jax.Array:
+    """Return phi(state, action), [..., representation_dim]. For the options see `apply_network`."""
+    inputs = jnp.concatenate([state, action], axis=-1)
+    return apply_network(encoder, inputs, execution=execution, learning_rows=learning_rows)
+
+
+def encode_goal(encoder: ResidualNetwork, goal: jax.Array, *, execution: Execution = PLAIN_EXECUTION) -> jax.Array:
+    """Return psi(goal), [..., representation_dim]."""
+    return apply_network(encoder, goal, execution=execution)
 
 
 def _init_layer(key: jax.Array, kernel_shape: tuple[int, ...], *, architecture: Architecture) -> Layer:

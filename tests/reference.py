@@ -10,7 +10,7 @@ import numpy as np
 
 from policy.layers import Layer
 from policy.networks import PolicyParams, ResidualNetwork
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 
 
 def network(parameters: ResidualNetwork, values: jax.Array) -> jax.Array:

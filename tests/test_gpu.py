@@ -23,7 +23,7 @@ from training import trainer
 from training.algorithms.crl.losses import CRITIC_LOSSES
 from training.algorithms.crl.update import CRL, Trainable
 from training.config import TrainConfig
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 from training.envs import registry
 
 pytestmark = [

@@ -274,9 +274,9 @@ def learn(config: TrainConfig, algorithm: Algorithm, state: RunState) -> tuple[R
     shape = (config.updates_per_unroll, config.batch_size)
     pairs = hindsight.sample_pairs(pairs_key, state.replay, shape, discount=config.discount)
 
-    def one_update(train_state: TrainState, xs: tuple[hindsight.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
+    def one_update(train_state: TrainState, xs: tuple[replay_buffer.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
         pairs, noise_key = xs
-        return algorithm.update(train_state, hindsight.gather(state.replay, pairs), key=noise_key)
+        return algorithm.update(train_state, replay_buffer.gather(state.replay, pairs), key=noise_key)
 
     update_keys = jax.random.split(update_key, config.updates_per_unroll)
     train_state, metrics = jax.lax.scan(one_update, state.train_state, (pairs, update_keys))

@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate
 
 from policy import acting
-from policy.networks import PolicyParams, ResidualNetwork, init_network
+from policy.networks import PolicyParams, ResidualNetwork, encode_goal, init_network
 from policy.spec import PolicySpec
 
 act, action_distribution = (jax.jit(f) for f in (acting.act, acting.action_distribution))
@@ -134,4 +134,4 @@ def test_the_score_sees_the_action(spec: PolicySpec, params: PolicyParams) -> No
     far = score(params, state, np.ones((4, 2)), goal=goal)
     assert near.shape == (4,)
     assert not np.allclose(near, far, atol=1e-3)
-    assert spec.representation_dim == jax.eval_shape(acting.encode_goal, params.goal_encoder, goal).shape[-1]
+    assert spec.representation_dim == jax.eval_shape(encode_goal, params.goal_encoder, goal).shape[-1]

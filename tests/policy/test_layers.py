@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy.layers import REMATERIALISATIONS, Architecture, Execution
+from policy.layers import REMATERIALIZATIONS, Architecture, Execution
 from policy.networks import ResidualNetwork, apply_network, init_network
 from tests import reference
 
@@ -68,7 +68,7 @@ def test_rows_that_do_not_learn_are_judged_all_the_same() -> None:
     assert_leaves_agree(found, (jax.jit(jax.grad(learning))(subject), jax.jit(jax.grad(judged))(INPUTS)))
 
 
-@pytest.mark.parametrize("remat", REMATERIALISATIONS)
+@pytest.mark.parametrize("remat", REMATERIALIZATIONS)
 def test_bf16_rounds_factors_and_nothing_else(remat: str) -> None:
     """Within the two or three digits of bf16 of the exact gradient, not equal to it, and float32 everywhere outside."""
     subject = network(Architecture())

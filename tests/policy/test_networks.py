@@ -142,5 +142,5 @@ def test_the_program_does_not_grow_with_depth() -> None:
 
 
 def test_a_depth_between_blocks_is_refused() -> None:
-    with pytest.raises(SpecError, match="valid nearby: 4 or 8"):
+    with pytest.raises(SpecError, match="try 4 or 8"):
         init_network(jax.random.key(0), 5, depth=6, width=8, out_dim=3)

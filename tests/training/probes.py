@@ -258,9 +258,9 @@ def _learn(
     pairs_key, update_key = jax.random.split(key)
     pairs = hindsight.sample_pairs(pairs_key, ring, (UPDATES_PER_UNROLL, BATCH_SIZE), discount=discount)
 
-    def one_update(train_state: TrainState, xs: tuple[hindsight.Pairs, jax.Array]) -> tuple[TrainState, None]:
+    def one_update(train_state: TrainState, xs: tuple[replay_buffer.Pairs, jax.Array]) -> tuple[TrainState, None]:
         pairs, noise_key = xs
-        train_state, _ = CRL_STEP.update(train_state, hindsight.gather(ring, pairs), key=noise_key)
+        train_state, _ = CRL_STEP.update(train_state, replay_buffer.gather(ring, pairs), key=noise_key)
         return train_state._replace(params=_dim(train_state.params, goal_seen=goal_seen, action_seen=action_seen)), None
 
     train_state, _ = jax.lax.scan(one_update, train_state, (pairs, jax.random.split(update_key, UPDATES_PER_UNROLL)))

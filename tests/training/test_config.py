@@ -15,8 +15,8 @@ from training.envs.core.errors import UnknownNameError
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"actor_depth": 6}, "actor_depth must be a positive multiple of 4, not 6; valid nearby: 4 or 8"),
-        ({"critic_depth": 0}, "critic_depth must be a positive multiple of 4, not 0; valid nearby: 4"),
+        ({"actor_depth": 6}, "actor_depth must be a positive multiple of 4, got 6; try 4 or 8"),
+        ({"critic_depth": 0}, "critic_depth must be a positive multiple of 4, got 0; try 4"),
         ({"max_replay_size": 24}, r"max_replay_size must be unroll_length \(25\) or more, got 24; try 400"),
         (
             {"min_replay_size": 1025},

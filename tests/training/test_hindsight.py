@@ -113,11 +113,11 @@ def test_sampled_pairs_follow_the_full_probability_matrix() -> None:
 
 def test_gathered_rows_are_the_ones_named() -> None:
     ring = filled([[0] * 12, [0] * 12], 8, unroll=4)
-    pairs = hindsight.Pairs(
+    pairs = replay_buffer.Pairs(
         step=replay_buffer.StepIndex(jnp.array([0, 7]), jnp.array([1, 0])),
         future=replay_buffer.StepIndex(jnp.array([3, 7]), jnp.array([1, 0])),
     )
-    batch = hindsight.gather(ring, pairs)
+    batch = replay_buffer.gather(ring, pairs)
     assert batch.state.tolist() == [[1, 4], [0, 11]]
     assert batch.action.tolist() == [[4], [11]]
     assert batch.future_state.tolist() == [[1, 7], [0, 11]]

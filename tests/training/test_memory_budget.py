@@ -11,7 +11,7 @@ from policy.networks import init_policy
 from training import memory_budget
 from training.algorithms.crl.update import CRL
 from training.config import TrainConfig
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 from training.envs.core.goal_env import GoalEnv
 
 
@@ -22,7 +22,7 @@ def test_the_parts_by_hand(tiny, u_maze: GoalEnv, tmp_path) -> None:
     assert parts.parameters == 16 * (8 * 100 + 2 * 4 * 400)
     assert parts.activations == 5 * 3 * (8 * 10 + 3 * 4 * 20)  # 1.25 arrays of 4 bytes per layer
     assert parts.logits == 5 * 4 * 3 * 3
-    assert parts.draws == 4 * 4 * 3 * 3  # three updates of three rows
+    assert parts.indices == 4 * 4 * 3 * 3  # three updates of three rows
     assert parts.total == sum(parts)
 
 
@@ -77,7 +77,7 @@ def test_a_large_batch_of_a_small_network_is_mostly_logits(tiny, tmp_path, u_maz
             r"lower critic_depth from 4096 to \d+ and actor_depth from 4096 to",
         ),
         ({"critic_width": 4096}, r"lower critic_width from 4096 to \d+ and actor_width from 16 to"),
-        ({"updates_per_unroll": 10_000_000}, r"draws 2.56 GB.*lower updates_per_unroll from 10000000 to \d+$"),
+        ({"updates_per_unroll": 10_000_000}, r"indices 2.56 GB.*lower updates_per_unroll from 10000000 to \d+$"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(tiny, u_maze: GoalEnv, tmp_path, changes, advice: str) -> None:

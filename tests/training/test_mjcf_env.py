@@ -229,21 +229,26 @@ SHOULDER = """<motor name="shoulder" joint="shoulder"/>
         ("<motor name", "<moter name", {}, "MuJoCo cannot load it: .*unrecognized element Element 'moter', line"),
         ('joint="elbow"', 'joint="wrist"', {}, "MuJoCo cannot load it: .*unknown .*'wrist'"),
         ("", "", {"joints": ("shoulder", "elbw")}, "no joint 'elbw'; known, nearest first: elbow, shoulder$"),
-        ("", "", {"joints": ()}, "no joint is named; known: shoulder, elbow$"),
+        ("", "", {"joints": ()}, "name one joint or more; known: shoulder, elbow$"),
         ("", "", {"joints": ("elbow", "elbow")}, "a joint is named twice: elbow, elbow"),
         ("", "", {"goal_sites": ("fingertip", "tip")}, "no site 'tip'; known, nearest first: fingertip$"),
-        ('name="fingertip"', "", {}, "no site 'fingertip'; known, nearest first: none that has a name"),
+        ('name="fingertip"', "", {}, "no site 'fingertip'; known, nearest first: none with a name"),
         ("<worldbody>", '<worldbody><site name="mark"/>', {"goal_sites": "mark"}, "site 'mark' is fixed to the world"),
-        ("", "", {"goal_axes": "xw"}, "goal_axes: some of xyz, each once, not 'xw'"),
-        ("", "", {"keyframe": "home"}, "no keyframe 'home'; known, nearest first: none that has a name"),
-        ("<actuator>", KEYFRAME, {"keyframe": "home"}, r"joint 'elbow' starts at \[nan\] by keyframe 'home'"),
-        ('name="elbow" range', 'name="elbow" ref="nan" range', {}, r"joint 'elbow' starts at \[nan\] by its bodies"),
+        ("", "", {"goal_axes": "xw"}, "goal_axes must be some of xyz, each once, got 'xw'"),
+        ("", "", {"keyframe": "home"}, "no keyframe 'home'; known, nearest first: none with a name"),
+        ("<actuator>", KEYFRAME, {"keyframe": "home"}, r"joint 'elbow' starts at \[nan\] in keyframe 'home'"),
+        (
+            'name="elbow" range',
+            'name="elbow" ref="nan" range',
+            {},
+            r"joint 'elbow' starts at \[nan\] in the positions of the bodies",
+        ),
         ('pos="0.25 0 0"', 'pos="nan 0 0"', {}, r"site 'fingertip' is at \[nan nan nan\] at the start"),
         (
             'name="elbow" range',
             'name="elbow" damping="nan" range',
             {},
-            "joint 'elbow' starts with a force that is no number",
+            "joint 'elbow' starts with a force that is not finite",
         ),
         ('<motor ctrlrange="-0.5 0.5"/>', "", {}, "actuator 'shoulder' has no limits; give it a ctrlrange"),
         ('-0.5 0.5"', '-inf 0.5"', {}, "actuator 'shoulder' has no limits"),
@@ -251,32 +256,52 @@ SHOULDER = """<motor name="shoulder" joint="shoulder"/>
             "",
             "",
             {"control_period_s": 0.05},
-            "control_period_s 0.05 is no whole number of timesteps of 0.02 s; try 0.04 or 0.06",
+            "control_period_s must be a multiple of the timestep, 0.02 s, got 0.05; try 0.04 or 0.06",
         ),
         (
             "",
             "",
             {"control_period_s": 40},
-            "control_period_s 40 is 2,000 timesteps of 0.02 s; it is in seconds, try 0.2$",
+            "control_period_s is in seconds, and 40 is 2,000 timesteps of 0.02 s; try 0.2$",
         ),
-        ("", "", {"control_period_s": 0.01}, "no whole number of timesteps of 0.02 s; try 0.02 or 0.04"),
-        ("", "", {"control_period_s": -0.04}, "control_period_s must be a number above 0, not -0.04; try 0.04$"),
-        ("", "", {"goal_axes": "xyz"}, r"goals draws \[2\] values, but 1 sites along xyz are 3: fingertip x"),
-        ("<worldbody>", f"<worldbody>{MOCAP}", {"goal_sites": "mark"}, "site 'mark' is on a mocap body, which nothing"),
-        ("<worldbody>", f"<worldbody>{MOCAP}", {"goal_sites": "nail"}, "site 'nail' is on a mocap body, which nothing"),
+        ("", "", {"control_period_s": 0.01}, "a multiple of the timestep, 0.02 s, got 0.01; try 0.02 or 0.04"),
+        ("", "", {"control_period_s": -0.04}, "control_period_s must be a number above 0, got -0.04; try 0.04$"),
+        (
+            "",
+            "",
+            {"goal_axes": "xyz"},
+            r"goals must draw an array of shape \[3\] \(fingertip x .*; sites: 1, axes: xyz\), got \[2\]",
+        ),
+        (
+            "<worldbody>",
+            f"<worldbody>{MOCAP}",
+            {"goal_sites": "mark"},
+            "site 'mark' is on a mocap body, which physics does not move",
+        ),
+        (
+            "<worldbody>",
+            f"<worldbody>{MOCAP}",
+            {"goal_sites": "nail"},
+            "site 'nail' is on a mocap body, which physics does not move",
+        ),
         (
             "<actuator>",
             KEYFRAME.replace("nan", "3"),
             {"keyframe": "home"},
-            "joint 'elbow' starts at 3 by keyframe 'home', outside its range of -2.618 to 2.618; start it within",
+            "joint 'elbow' starts at 3 in keyframe 'home', outside its range -2.618 to 2.618; start it inside",
         ),
-        ('range="-150 150"', 'range="30 150"', {}, "joint 'elbow' starts at 0 by its bodies' positions, outside its"),
+        (
+            'range="-150 150"',
+            'range="30 150"',
+            {},
+            "joint 'elbow' starts at 0 in the positions of the bodies, outside its",
+        ),
         (SHOULDER, SHOULDER.replace('name="shoulder" ', "").replace("elbow", "actuator 0", 1), {}, "must not repeat"),
         (
             '"fingertip"',
             '"finger&#9;tip"',
             {"goal_sites": "finger\ttip"},
-            "state_names .* none may be blank: ",
+            "state_names .* none of them blank, got ",
         ),
         ("<option", '<option integrator="implicit"', {}, "MuJoCo MJX cannot simulate it: .*IMPLICIT$"),
     ],
@@ -334,7 +359,7 @@ def test_a_robot_without_actuators_or_file_is_refused(tmp_path: Path) -> None:
     file.write_text(re.sub("<actuator>.*</actuator>", "", ARM.read_text(), flags=re.DOTALL))
     with pytest.raises(EnvError, match=r"arm\.xml: there is no actuator"):
         two_link(file)
-    with pytest.raises(EnvError, match=r"/lost\.xml: there is no such file; .*with_name\('lost\.xml'\)"):
+    with pytest.raises(EnvError, match=r"/lost\.xml: no such file; .*with_name\('lost\.xml'\)"):
         two_link(tmp_path / "lost.xml")
 
 
@@ -342,7 +367,7 @@ def test_a_robot_without_actuators_or_file_is_refused(tmp_path: Path) -> None:
     "corners", [((0, 1), (1, 0)), ((0,), (1, 1)), ((0, float("nan")), (1, 1)), (0.1, 0.2), ("ab", "cd"), (None, (1, 1))]
 )
 def test_a_box_whose_corners_are_none_is_refused(corners) -> None:
-    with pytest.raises(EnvError, match="goals: low .* must be as long as high .* and nowhere above it"):
+    with pytest.raises(EnvError, match="goals: low and high must be finite, of one length, and low not above high"):
         Box(low=corners[0], high=corners[1])
 
 

@@ -12,7 +12,7 @@ from policy import acting
 from policy.networks import PolicyParams
 from tests.training import probes
 from training import evaluation
-from training.data import hindsight
+from training.data import hindsight, replay_buffer
 
 ROWS = 4000
 EPISODES = 400
@@ -70,13 +70,13 @@ def test_a_way_that_first_leads_away_from_the_goal_is_found_only_by_looking_past
 
 
 @pytest.fixture(scope="module")
-def halves() -> dict[bool, tuple[hindsight.Batch, PolicyParams]]:
+def halves() -> dict[bool, tuple[replay_buffer.Batch, PolicyParams]]:
     """Pairs and parameters of two runs, by whether their replay was told where episodes end."""
 
-    def pairs_and_params(episodes_told: int) -> tuple[hindsight.Batch, PolicyParams]:
+    def pairs_and_params(episodes_told: int) -> tuple[replay_buffer.Batch, PolicyParams]:
         params, ring = probes.train(probes.Halves(), episodes_told=episodes_told)
         pairs = hindsight.sample_pairs(jax.random.key(3), ring, (ROWS,), discount=0.9)
-        return hindsight.gather(ring, pairs), params
+        return replay_buffer.gather(ring, pairs), params
 
     return {told: pairs_and_params(int(told)) for told in (True, False)}
 

@@ -72,7 +72,7 @@ def test_what_cannot_build_is_refused_at_once(build: object) -> None:
 
 @pytest.mark.parametrize("length", [0, -1, "100", None, 1.5, True])
 def test_an_episode_of_no_length_is_refused_at_once(length: object) -> None:
-    with pytest.raises(EnvError, match=f"odd: episode_length must be a whole number above 0, not {length!r}; try 100"):
+    with pytest.raises(EnvError, match=f"odd: episode_length must be an integer above 0, got {length!r}; try 100"):
         registry.register("odd", arm, episode_length=length)
 
 
@@ -106,10 +106,13 @@ class Specless(Cart):
         (stumbles, r"stumbles\('odd', impl='jax'\) failed: KeyError at .*/test_registry.py:\d+: 'leg'"),
         (functools.partial(stumbles), r"stumbles\('odd', impl='jax'\) failed: KeyError"),
         (leaves, r"leaves\('odd', impl='jax'\) failed: SystemExit at .*/test_registry.py:\d+: bye"),
-        (gives_a_name, r"gives_a_name\('odd', impl='jax'\) gave 'odd'; let it return a GoalEnv, such as an MjcfEnv"),
+        (
+            gives_a_name,
+            r"gives_a_name\('odd', impl='jax'\) returned 'odd'; it must return a GoalEnv, such as an MjcfEnv",
+        ),
         (
             Specless,
-            r"Specless\('odd', impl='jax'\) gave an environment without a spec; pass an EnvSpec to GoalEnv.__init__",
+            r"Specless\('odd', impl='jax'\) returned an environment without a spec; pass an EnvSpec to GoalEnv",
         ),
     ],
 )
@@ -167,13 +170,13 @@ def keyless(key: jax.Array) -> jax.Array:
     [
         (
             {"cls": Gambler},
-            f"{ARM}: odd: the start's positions differ between two draws with one key; draw with jax.ran",
+            f"{ARM}: odd: the start's positions differ between two draws with the same key; use jax.random",
         ),
-        ({"goals": keyless}, f"{ARM}: odd: the goal differs between two draws with one key; "),
+        ({"goals": keyless}, f"{ARM}: odd: the goal differs between two draws with the same key; "),
         ({"cls": Forgetful}, f"{ARM}: odd: a reset failed: LookupError at .*/test_registry.py:\\d+: what was it again"),
-        ({"cls": Lost}, f"{ARM}: odd: the state at a reset holds no number: elbow \\[rad\\] is nan, fingertip x"),
-        ({"cls": Dreamer}, f"{ARM}: odd: the goal at a reset holds no number: fingertip y \\[m\\] is inf;"),
-        ({"cls": Talker}, f"{ARM}: odd: a state has the shape \\[7\\], state_names holds 6"),
+        ({"cls": Lost}, f"{ARM}: odd: the state at a reset is not finite: elbow \\[rad\\] is nan, fingertip x"),
+        ({"cls": Dreamer}, f"{ARM}: odd: the goal at a reset is not finite: fingertip y \\[m\\] is inf;"),
+        ({"cls": Talker}, f"{ARM}: odd: a state has shape \\[7\\], but state_names has length 6"),
         ({"episode_length": 90}, "odd: episode_length is 100 where it is registered and 90 in its spec"),
     ],
 )
@@ -206,8 +209,8 @@ class Headless(Cart):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (Limp, "odd: 'force \\[N\\]' goes from 0 to 0; give its actuator a ctrlrange"),
-        (Headless, "odd: action_names holds 1 names, but action_low 1 and action_high 0 limits"),
+        (Limp, "odd: 'force \\[N\\]' has the range 0 to 0; give its actuator a ctrlrange"),
+        (Headless, "odd: action_names, action_low and action_high must have the same length, got 1, 1 and 0"),
     ],
 )
 def test_actions_without_two_ends_are_refused(build: object, message: str) -> None:
@@ -219,7 +222,7 @@ def test_actions_without_two_ends_are_refused(build: object, message: str) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"substeps": 0}, "odd: substeps must be a whole number above 0, not 0; try 4"),
+        ({"substeps": 0}, "odd: substeps must be an integer above 0, got 0; try 4"),
         ({"impl": "C"}, "unknown physics implementation 'C'; known, nearest first: jax, warp"),
     ],
 )
@@ -281,7 +284,7 @@ def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -
         (
             "own_gone",
             None,
-            "there is no module 'own_gone' in .* or on PYTHONPATH; for a file my_robot.py, say my_robot:",
+            "there is no module 'own_gone' in .* or on PYTHONPATH; for a file my_robot.py, use my_robot:",
         ),
         ("own_a.b", "", "there is no module 'own_a.b' in "),
         (
@@ -293,7 +296,7 @@ def test_a_name_with_a_module_imports_it_from_the_current_folder(folder: Path) -
         ("own_d", "\n\ndef", "own_d cannot be imported: SyntaxError at .*/own_d.py:3: invalid syntax$"),
         ("own_f", "raise OSError('no\\n  arm')", "own_f cannot be imported: OSError at .*own_f.py:1: no arm$"),
         ("own_g", "import own_d2", "own_g cannot be imported: SyntaxError at .*/own_d2.py:1: invalid syntax$"),
-        (".own_h", "", "'.own_h' is no name of a module; for a file my_robot.py, say my_robot:NAME in its folder"),
+        (".own_h", "", "'.own_h' is not a module name; for a file my_robot.py, use my_robot:NAME in its folder"),
         ("own_e", REGISTERS.replace('"own_arm"', '"ant"'), "an environment named 'ant' exists already"),
     ],
 )
@@ -331,4 +334,7 @@ def test_one_that_cannot_be_built_is_named_and_the_others_are_listed(
     assert main(["--list-envs"]) == 2
     listed, refused = capsys.readouterr()
     assert [line.split()[1] for line in listed.splitlines() if "│" in line] == ["point_u_maze", "ant", "cart"]
-    assert refused == f"error: bad is not listed: {ARM}: a joint is called by its name, not 0; known: shoulder, elbow\n"
+    assert (
+        refused
+        == f"error: bad is not listed: {ARM}: the name of a joint must be a string, got 0; known: shoulder, elbow\n"
+    )

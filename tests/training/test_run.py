@@ -25,7 +25,7 @@ from training.run import main, parse
             "unknown environment 'point_umaze'; known, nearest first: point_u",
         ),
         (["--env", "point_u_maze", "--out", "runs/x", "--preset", "pape"], "unknown preset 'pape'"),
-        (["--env", "point_u_maze", "--out", "runs/x", "--actor-depth", "10"], "valid nearby: 8 or 12"),
+        (["--env", "point_u_maze", "--out", "runs/x", "--actor-depth", "10"], "try 8 or 12"),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_2(

@@ -10,13 +10,13 @@ import optax
 import pytest
 
 from policy.energy import ENERGIES
-from policy.layers import REMATERIALISATIONS, Execution
+from policy.layers import REMATERIALIZATIONS, Execution
 from policy.networks import PolicyParams, init_policy
 from tests import reference
 from tests.samples import policy_spec
 from training.algorithms.crl.losses import CRITIC_LOSSES
 from training.algorithms.crl.update import CRL, Trainable, TrainState
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 
 RATES = {"actor": 1e-3, "critic": 2e-3, "temperature": 3e-3}
 PENALTY = 0.1
@@ -97,7 +97,7 @@ def test_gradients_and_losses_equal_the_reference(params: PolicyParams, batch: B
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)
 
 
-@pytest.mark.parametrize("remat", REMATERIALISATIONS)
+@pytest.mark.parametrize("remat", REMATERIALIZATIONS)
 def test_gradients_are_the_same_whatever_is_kept(params: PolicyParams, batch: Batch, remat: str) -> None:
     noise = jax.random.normal(jax.random.key(5), (ROWS, 2))
     trained = Trainable(params, jnp.zeros(()))

@@ -182,8 +182,11 @@ STANDING = (0, 0, 0.55, 1, 0, 0, 0, 0, 1, 0, -1, 0, -1, 0, 1)
 @pytest.mark.parametrize(
     ("sizes", "complaint"),
     [
-        (WarpSizes(contacts=2, rows=64), r"ant: Warp has room for 2 contacts per world.*raise contacts in Ant\."),
-        (WarpSizes(contacts=48, rows=15), r"ant: Warp has room for 15 rows per world.*raise rows in Ant\."),
+        (
+            WarpSizes(contacts=2, rows=64),
+            r"ant: Warp's limits per world \(contacts=2\) are too low.*raise contacts in Ant\.",
+        ),
+        (WarpSizes(contacts=48, rows=15), r"ant: Warp's limits per world \(rows=15\) are too low.*raise rows in Ant\."),
     ],
 )
 def test_too_little_room_is_an_error_that_names_it(
@@ -205,7 +208,7 @@ def test_too_little_room_is_an_error_that_names_it(
 
 
 def test_no_room_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="rows=0.*at least 1"):
+    with pytest.raises(ValueError, match="must be 1 or more, .*rows=0"):
         WarpSizes(contacts=8, rows=0)
 
 
@@ -247,7 +250,7 @@ def test_training_stops_where_physics_has_no_room(
     monkeypatch.setattr(run, "parse", lambda _: config)
     assert run.main([]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: ant: Warp has room for 1 contacts per world, needed more")
+    assert told.startswith("error: ant: Warp's limits per world (contacts=1) are too low")
     assert not (tmp_path / "run" / "policies").exists()
 
 

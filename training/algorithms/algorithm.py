@@ -6,7 +6,7 @@ import jax
 import optax
 
 from policy.networks import PolicyParams
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 
 
 class TrainState(NamedTuple):

@@ -5,29 +5,12 @@ buffer still holds (arXiv 2206.07568, section 4). k is sampled by inverting the 
 so no matrix of probabilities is built.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
-from training.data.replay_buffer import ReplayBuffer, StepIndex, rows, steps_left
+from training.data.replay_buffer import Pairs, ReplayBuffer, StepIndex, steps_left
 
 SELF_WEIGHT = 1e-5  # weight of k = 0, next to discount^k for the others: an episode's last step has only itself
-
-
-class Pairs(NamedTuple):
-    """Steps, and the later steps whose states become their goals."""
-
-    step: StepIndex
-    future: StepIndex
-
-
-class Batch(NamedTuple):
-    """The rows of one gradient step. `future_state[i]` was reached from `state[i]` after `action[i]`."""
-
-    state: jax.Array  # [batch, state_dim]
-    action: jax.Array  # [batch, action_dim]
-    future_state: jax.Array  # [batch, state_dim]
 
 
 def sample_pairs(key: jax.Array, replay: ReplayBuffer, shape: tuple[int, ...], *, discount: float) -> Pairs:
@@ -53,10 +36,3 @@ def future_offset(uniform: jax.Array, left: jax.Array, *, discount: float) -> ja
     inverse = jnp.ceil(jnp.log1p(-mass * (1 - discount) / discount) / jnp.log(discount))
     offset = jnp.clip(inverse, 1, left).astype(jnp.int32)
     return jnp.where((mass < 0) | (left == 0), 0, offset)
-
-
-def gather(replay: ReplayBuffer, pairs: Pairs) -> Batch:
-    """Fetch the rows of `pairs` from the buffer."""
-    step, future = rows(replay, pairs.step), rows(replay, pairs.future)
-    steps = replay.steps
-    return Batch(state=steps.state[step], action=steps.action[step], future_state=steps.state[future])

@@ -35,6 +35,21 @@ class StepIndex(NamedTuple):
     environment: jax.Array
 
 
+class Pairs(NamedTuple):
+    """Steps, and later steps of the same episodes."""
+
+    step: StepIndex
+    future: StepIndex
+
+
+class Batch(NamedTuple):
+    """The rows of one gradient step. `future_state[i]` was reached from `state[i]` after `action[i]`."""
+
+    state: jax.Array  # [batch, state_dim]
+    action: jax.Array  # [batch, action_dim]
+    future_state: jax.Array  # [batch, state_dim]
+
+
 def empty(capacity: int, *, unroll_length: int, environments: int, state_dim: int, action_dim: int) -> ReplayBuffer:
     """Return an empty buffer for the latest `capacity` steps, to be filled `unroll_length` steps at a time."""
     slots = -(-capacity // unroll_length) * unroll_length
@@ -89,3 +104,10 @@ def steps_left(replay: ReplayBuffer, index: StepIndex) -> jax.Array:
     past_the_end = jnp.broadcast_to(replay.held, index.age.shape)
     last, _ = jax.lax.fori_loop(0, rounds, halve, (index.age, past_the_end))
     return last - index.age
+
+
+def gather(replay: ReplayBuffer, pairs: Pairs) -> Batch:
+    """Return the rows of `pairs` as a batch."""
+    step, future = rows(replay, pairs.step), rows(replay, pairs.future)
+    steps = replay.steps
+    return Batch(state=steps.state[step], action=steps.action[step], future_state=steps.state[future])

@@ -20,11 +20,11 @@ import optax
 from policy import acting
 from policy.energy import ENERGIES, Energy
 from policy.layers import PLAIN_EXECUTION, Execution
-from policy.networks import PolicyParams
+from policy.networks import PolicyParams, encode_goal, encode_state_action
 from training.algorithms.algorithm import Metrics, TrainState
 from training.algorithms.crl import losses
 from training.config import TrainConfig
-from training.data.hindsight import Batch
+from training.data.replay_buffer import Batch
 from training.envs.core.goal_env import GoalEnv
 
 
@@ -100,8 +100,8 @@ class CRL:
         distribution = acting.action_distribution(params.actor, batch.state, goal, execution=self.execution)
         action, log_probability = acting.sample_action(distribution, noise)
 
-        encoded_goals = acting.encode_goal(params.goal_encoder, goal, execution=self.execution)
-        encoded_pairs = acting.encode_state_action(
+        encoded_goals = encode_goal(params.goal_encoder, goal, execution=self.execution)
+        encoded_pairs = encode_state_action(
             params.state_action_encoder,
             jnp.concatenate([batch.state, batch.state]),
             jnp.concatenate([batch.action, action]),

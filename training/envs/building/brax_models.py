@@ -1,4 +1,4 @@
-"""The robots of the model files that brax ships, made ready for MJX."""
+"""Load the model files that brax ships and prepare them for MJX."""
 
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
@@ -22,11 +22,11 @@ def load(
     floor: str = "floor",
     tile_m: float = 1.0,
 ) -> mujoco.MjSpec:
-    """The robot of `file`, its actuators in N m, to be compiled or added to.
+    """Return the robot of `file`, with actuators in N m, to compile or add to.
 
     Args:
-        iterations: Newton steps of the solver per physics step, each with `ls_iterations` of its line search.
-        floor: the file's plane that is drawn as the floor, in tiles of `tile_m` metres.
+        iterations: Newton iterations of the solver per physics step, each with `ls_iterations` line search iterations.
+        floor: name of the plane that is drawn as the floor, with tiles of `tile_m` meters.
     """
     spec = mujoco.MjSpec.from_file(str(_FOLDER / file))
     spec.option.timestep = timestep_s
@@ -34,7 +34,7 @@ def load(
     spec.option.iterations = iterations
     spec.option.ls_iterations = ls_iterations
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
-    for numeric in list(spec.numerics):  # settings of brax's own physics; MJX reads its own by their place in this list
+    for numeric in list(spec.numerics):  # settings of brax's own physics, which MJX would read as its own
         spec.delete(numeric)
     for motor in spec.actuators:
         motor.name = motor.target
@@ -45,6 +45,6 @@ def load(
 
 
 def set_torque(motor: mujoco.MjsActuator, torque: float) -> None:
-    """Let `motor` take a torque of up to `torque` N m, either way."""
+    """Set the range of `motor` to -`torque` to `torque`, in N m."""
     motor.gear = [1, 0, 0, 0, 0, 0]
     motor.ctrlrange = [-torque, torque]

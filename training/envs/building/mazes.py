@@ -1,7 +1,7 @@
-"""Mazes as text, and what follows from the text: starts, goals, ways, and few large wall boxes.
+"""Mazes as text, and what follows from the text: starts, goals, corridors, and a few large boxes as walls.
 
-Row i, column j of a layout is the cell centred at x = i * cell, y = j * cell. `#` is wall, `S` the start, `g` a goal,
-`b` a ball, `.` free. Layouts as published for the maze tasks of arXiv 2408.11052 and arXiv 2503.14858.
+Row i, column j of a layout is the cell centered at x = i * cell, y = j * cell. `#` is a wall, `S` the start, `g` a
+goal, `b` a ball, `.` free. The layouts are those of the maze tasks of arXiv 2408.11052 and arXiv 2503.14858.
 """
 
 import dataclasses
@@ -168,15 +168,15 @@ LAYOUTS = {
 
 
 class LayoutError(ValueError):
-    """A maze text that does not describe a closed maze with a start and a goal."""
+    """A text that is not a closed maze with a start and a goal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Maze:
-    """A maze text with the size of a cell in metres.
+    """A maze text, and the size of a cell in meters.
 
     Raises:
-        LayoutError: rows of unequal length, an unknown sign, an open border, no start or no goal.
+        LayoutError: rows of different lengths, an unknown character, an open border, no start or no goal.
     """
 
     text: str
@@ -185,70 +185,70 @@ class Maze:
     def __post_init__(self) -> None:
         rows = self.text.split()
         if not rows or len({len(row) for row in rows}) != 1:
-            raise LayoutError(f"every row of a maze must be equally long: {rows}")
+            raise LayoutError(f"the rows of a maze must have the same length, got {rows}")
         if unknown := set("".join(rows)) - set("#Sgb."):
-            raise LayoutError(f"a maze is made of # S g b and . only, not {sorted(unknown)}")
+            raise LayoutError(f"a maze consists of # S g b and . only, got {sorted(unknown)}")
         walls = self.walls
         if not (walls[0].all() and walls[-1].all() and walls[:, 0].all() and walls[:, -1].all()):
-            raise LayoutError("the border of a maze must be # all around")
+            raise LayoutError("the border of a maze must consist of #")
         for sign, meaning in (("S", "start"), ("g", "goal")):
             if sign not in self.text:
-                raise LayoutError(f"a maze needs at least one {sign}, a {meaning}")
+                raise LayoutError(f"a maze needs at least one {sign} (a {meaning})")
 
     @property
     def signs(self) -> np.ndarray:
-        """The text as an array of one sign per cell, [rows, columns]."""
+        """The characters of the text, [rows, columns]."""
         return np.array([list(row) for row in self.text.split()])
 
     @property
     def walls(self) -> np.ndarray:
-        """Which cells are wall, [rows, columns] bool."""
+        """Whether each cell is a wall, [rows, columns] bool."""
         return self.signs == "#"
 
     @property
     def starts(self) -> np.ndarray:
-        """Centres of the start cells in metres, [starts, 2]."""
-        return self._centres("S")
+        """Centers of the start cells in meters, [starts, 2]."""
+        return self._centers("S")
 
     @property
     def goals(self) -> np.ndarray:
-        """Centres of the goal cells in metres, [goals, 2]."""
-        return self._centres("g")
+        """Centers of the goal cells in meters, [goals, 2]."""
+        return self._centers("g")
 
     @property
     def balls(self) -> np.ndarray:
-        """Centres of the balls' cells in metres, [balls, 2]."""
-        return self._centres("b")
+        """Centers of the balls' cells in meters, [balls, 2]."""
+        return self._centers("b")
 
     @property
     def corridor(self) -> np.ndarray:
-        """Centres of the cells along a maze that is one corridor, from its start to its end in metres, [cells, 2].
+        """Centers of the cells of a maze that is a single corridor, from its start to its end, in meters, [cells, 2].
 
         Raises:
-            LayoutError: the way forks, or the start is not at an end of it.
+            LayoutError: the corridor forks, or does not begin at the start.
         """
         open_cells = {(int(row), int(column)) for row, column in np.argwhere(~self.walls)}
         here = next((int(row), int(column)) for row, column in np.argwhere(self.signs == "S"))
         way = [here]
         while ahead := [cell for cell in _neighbours(here) if cell in open_cells and cell not in way]:
             if len(ahead) > 1:
-                raise LayoutError(f"the maze forks at row {here[0]}, column {here[1]}, so it is not one corridor")
+                raise LayoutError(f"the maze forks at row {here[0]}, column {here[1]}, so it is not a single corridor")
             (here,) = ahead
             way.append(here)
         return np.array(way) * self.cell
 
     @property
     def interior(self) -> Rectangle:
-        """The floor within the border, in metres."""
+        """The floor inside the border, in meters."""
         rows, columns = self.walls.shape
         return self._rectangle(slice(1, rows - 1), slice(1, columns - 1))
 
     @property
     def obstacles(self) -> tuple[Rectangle, ...]:
-        """Few rectangles that together cover exactly the wall cells within the border, in metres.
+        """A few rectangles that together cover exactly the wall cells inside the border, in meters.
 
-        Greedy: the rectangle of wall cells that covers the most cells not yet covered, again and again. Rectangles may
-        overlap, which costs nothing and needs fewer of them.
+        Greedy: repeatedly take the rectangle of wall cells that covers the most uncovered cells. Rectangles may
+        overlap, so that fewer are needed.
         """
         walls = self.walls.copy()
         walls[[0, -1], :] = False
@@ -262,7 +262,7 @@ class Maze:
             chosen.append(self._rectangle(rows, columns))
         return tuple(chosen)
 
-    def _centres(self, sign: str) -> np.ndarray:
+    def _centers(self, sign: str) -> np.ndarray:
         return np.argwhere(self.signs == sign) * self.cell
 
     def _rectangle(self, rows: slice, columns: slice) -> Rectangle:
@@ -272,11 +272,11 @@ class Maze:
         )
 
 
-def sample_near(key: jax.Array, centres: jax.Array, *, noise_m: float) -> jax.Array:
-    """A uniformly chosen row of `centres: [n, 2]`, moved by uniform noise of up to `noise_m` per axis."""
+def sample_near(key: jax.Array, centers: jax.Array, *, noise_m: float) -> jax.Array:
+    """Return a random row of `centers: [n, 2]`, plus uniform noise of up to `noise_m` per axis."""
     choice_key, noise_key = jax.random.split(key)
-    centre = centres[jax.random.randint(choice_key, (), 0, len(centres))]
-    return centre + jax.random.uniform(noise_key, (2,), minval=-noise_m, maxval=noise_m)
+    center = centers[jax.random.randint(choice_key, (), 0, len(centers))]
+    return center + jax.random.uniform(noise_key, (2,), minval=-noise_m, maxval=noise_m)
 
 
 def _neighbours(cell: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -285,7 +285,7 @@ def _neighbours(cell: tuple[int, int]) -> tuple[tuple[int, int], ...]:
 
 
 def _solid_rectangles(walls: np.ndarray) -> list[tuple[slice, slice]]:
-    """Every rectangle of cells that is wall throughout."""
+    """Return every rectangle that consists of wall cells."""
     rows, columns = walls.shape
     spans = [
         (slice(top, bottom), slice(left, right))

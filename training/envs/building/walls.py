@@ -1,4 +1,4 @@
-"""Walls of a maze in a MuJoCo model: the border as four planes, which nothing can pass, the rest as few boxes."""
+"""The walls of a maze in a MuJoCo model: four planes as the border, which nothing can pass, and boxes inside."""
 
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false
@@ -10,7 +10,7 @@ from training.envs.building import scenery
 from training.envs.building.mazes import Maze
 from training.envs.core.goal_env import Rectangle
 
-_EDGE_M = 0.1  # how thick the border is drawn
+_EDGE_M = 0.1  # thickness of the drawn border
 
 
 def add_walls(spec: mujoco.MjSpec, maze: Maze, *, height_m: float, **contact: int) -> None:
@@ -21,7 +21,7 @@ def add_walls(spec: mujoco.MjSpec, maze: Maze, *, height_m: float, **contact: in
     """
     (x_low, y_low), (x_high, y_high) = maze.interior
     half = np.sqrt(0.5)
-    border = {  # a plane's normal is its z axis, here turned to point into the maze
+    border = {  # a plane's normal is its z axis, rotated to point into the maze
         "west": ([x_low, 0, 0], [half, 0, half, 0]),
         "east": ([x_high, 0, 0], [half, 0, -half, 0]),
         "south": ([0, y_low, 0], [half, -half, 0, 0]),
@@ -39,16 +39,16 @@ def add_walls(spec: mujoco.MjSpec, maze: Maze, *, height_m: float, **contact: in
         )
     for index, obstacle in enumerate(maze.obstacles):
         _add_box(spec, obstacle, name=f"wall {index}", height_m=height_m, **contact)
-    for name, strip in zip(border, _border(maze), strict=True):  # a plane cannot be seen from behind
+    for name, strip in zip(border, _border(maze), strict=True):  # a plane is invisible from behind
         _add_box(spec, strip, name=f"{name} seen", height_m=height_m, contype=0, conaffinity=0)
     if (floor := spec.geom("floor")) is not None:
-        floor.size = [0, 0, 1]  # drawn without end: a maze can be larger than the floor of a robot's own model
+        floor.size = [0, 0, 1]  # infinite when drawn: a maze can be larger than the floor of a robot's model
 
 
 def add_stand_in(
     body: mujoco.MjsBody, name: str, *, radius_m: float, meets: int, place: tuple[float, float, float] = (0, 0, 0)
 ) -> None:
-    """Add a sphere without mass, not drawn, that meets what has a bit of `meets` in its `contype`."""
+    """Add a sphere without mass, not drawn, that collides with geoms that share a bit of `meets` in their `contype`."""
     body.add_geom(
         name=name,
         type=mujoco.mjtGeom.mjGEOM_SPHERE,
@@ -62,12 +62,12 @@ def add_stand_in(
 
 
 def floor_plan(maze: Maze) -> tuple[Rectangle, ...]:
-    """The walls within the border, and the border as four thin strips."""
+    """Return the walls inside the border, and the border as four thin strips."""
     return *maze.obstacles, *_border(maze)
 
 
 def _border(maze: Maze) -> tuple[Rectangle, Rectangle, Rectangle, Rectangle]:
-    """What is drawn of the border: west, east, south, north."""
+    """Return the strips that are drawn as the border: west, east, south, north."""
     (x_low, y_low), (x_high, y_high) = maze.interior
     return (
         Rectangle((x_low - _EDGE_M, y_low - _EDGE_M), (x_low, y_high + _EDGE_M)),

@@ -1,4 +1,4 @@
-"""What is told of an environment that cannot be found, built or used: one line that names it."""
+"""Errors about environments that cannot be found, built or used, each a single line that names the environment."""
 
 import difflib
 import os
@@ -7,15 +7,15 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-_LISTED = 8  # names that an error lists
-_LONGEST = 300  # characters that are told of what another library says
+_LISTED = 8  # names in an error message
+_LONGEST = 300  # characters of another library's message
 _OURS = f"{Path(__file__).parents[2]}{os.sep}"
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
 
 
 class UnknownNameError(ValueError):
-    """A name that is not among the known ones; the message lists those, nearest first, or the nearest of many."""
+    """A name that is not known. The message lists known names, the most similar first."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         ordered = nearest_first(name, known)
@@ -25,23 +25,23 @@ class UnknownNameError(ValueError):
 
 
 class EnvError(ValueError):
-    """An environment that cannot be registered, found or used; the message names the file and the element."""
+    """An environment that cannot be registered, found or used. The message names the file and the element."""
 
 
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
-    """`known` in the order of likeness to `name`."""
+    """Return `known`, sorted by similarity to `name`."""
     return sorted(known, key=lambda candidate: -difflib.SequenceMatcher(a=name, b=candidate).ratio())
 
 
-def told(error: BaseException) -> str:
-    """An error from code of the user's in one line: its type, the file and the line there, what it says."""
+def one_line(error: BaseException) -> str:
+    """Return an error of the user's code in one line: its type, its file and line number, and its message."""
     place = _place(error)
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}{place and f' at {place}'}: {' '.join(said.split()):.{_LONGEST}}"
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}{place and f' at {place}'}: {' '.join(message.split()):.{_LONGEST}}"
 
 
 def _place(error: BaseException) -> str:
-    """The file and the line that an error is from: the innermost of the user's, if any, not of what it calls."""
+    """Return file and line of the innermost frame of the user's code; if there is none, of a library that it calls."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]

@@ -1,7 +1,7 @@
-"""GoalEnv: one robot, one goal, on MuJoCo MJX, usable wherever a brax environment is.
+"""GoalEnv: one robot with one goal on MuJoCo MJX; it can be used wherever a brax environment can.
 
-State and goal stay two named arrays: `state.info["state"]` and `state.info["goal"]`. The flat observation that brax's
-own trainers want, `state.obs`, is put together from them here and taken apart nowhere.
+State and goal are two named arrays, `state.info["state"]` and `state.info["goal"]`. `state.obs` is the flat observation
+that brax's trainers use: state and goal joined here, and split nowhere.
 """
 
 # MuJoCo is compiled and ships no type information, and brax types its physics by its own retired pipelines.
@@ -22,33 +22,33 @@ from training.envs.core.env_spec import EnvSpec, whole
 
 
 class Rectangle(NamedTuple):
-    """An axis-aligned obstacle seen from above, in metres."""
+    """An axis-aligned obstacle seen from above, in meters."""
 
     low: tuple[float, float]
     high: tuple[float, float]
 
 
 class GoalEnv(Env):
-    """A goal-reaching task: `reset` draws a fresh start and goal, `step` advances one control period.
+    """A goal-reaching task: `reset` draws a new start and goal, `step` advances one control period.
 
-    Reaching the goal never ends an episode; only `terminated` does, or the caller's own time limit. The reward is 1
-    on every step within `spec.success_radius` of the goal, else 0. Both functions work on one environment: `jax.vmap`
-    them.
+    Reaching the goal does not end an episode; only `terminated` or the caller's time limit does. The reward is 1 on
+    every step within `spec.success_radius` of the goal, else 0. Both functions work on one environment; use `jax.vmap`
+    for a batch.
 
     Args:
-        env_spec: names, sizes and limits.
-        model: the compiled MuJoCo model; its actuators' control ranges are what actions of -1 and 1 stand for.
+        env_spec: names, success radius and episode length.
+        model: the compiled MuJoCo model. Actions of -1 and 1 stand for the ends of its actuators' control ranges.
         substeps: physics steps per control step.
         impl: the MJX implementation, "jax" or "warp".
 
     Raises:
-        EnvError: `substeps` is not a whole number from 1 up.
-        UnknownNameError: there is no such implementation.
-        NotImplementedError: the implementation lacks something that the model uses.
+        EnvError: `substeps` is not a positive integer.
+        UnknownNameError: no such implementation.
+        NotImplementedError: the implementation does not support something that the model uses.
     """
 
     warp_sizes: ClassVar[physics.WarpSizes | None] = None
-    """What `impl="warp"` has room for, as benchmarks/contact_sizes.py has measured; None leaves it to MJX's guess."""
+    """Array sizes for `impl="warp"`, as measured by benchmarks/contact_sizes.py; None leaves them to MJX's guess."""
 
     def __init__(self, env_spec: EnvSpec, model: mujoco.MjModel, *, substeps: int, impl: str = "jax") -> None:
         self.spec = env_spec
@@ -67,54 +67,54 @@ class GoalEnv(Env):
         """Draw a goal [goal_dim]."""
 
     def sample_task(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Draw a start and a goal: positions [nq], velocities [nv], goal [goal_dim]. Apart, unless a task says so."""
+        """Draw a start and a goal: positions [nq], velocities [nv], goal [goal_dim]. By default, independently."""
         start_key, goal_key = jax.random.split(key)
         return *self.sample_start(start_key), self.sample_goal(goal_key)
 
     @abc.abstractmethod
     def sense(self, data: mjx.Data) -> jax.Array:
-        """What the robot senses, [state_dim]. At a reset only `qpos` and `qvel` of `data` are current."""
+        """Return the state [state_dim]. At a reset, only `qpos` and `qvel` of `data` are current."""
 
     @abc.abstractmethod
     def achieved_goal(self, state: jax.Array) -> jax.Array:
-        """The part of `state: [..., state_dim]` that a goal is compared with, [..., goal_dim]."""
+        """Return the part of `state: [..., state_dim]` that is compared with a goal, [..., goal_dim]."""
 
     def terminated(self, state: jax.Array) -> jax.Array:
-        """Whether `state: [state_dim]` ends the episode early, a boolean scalar. Never, unless a family says so."""
+        """Return whether `state: [state_dim]` ends the episode early, a boolean scalar. By default, never."""
         return jnp.zeros(state.shape[:-1], bool)
 
     def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:  # noqa: ARG002
-        """What is asked for at `state: [state_dim]`, given what was before: the same, unless a task's goal moves."""
+        """Return the goal at `state: [state_dim]`, given the previous `goal`. By default, goals do not move."""
         return goal
 
     def floor_plan(self) -> tuple[Rectangle, ...]:
-        """The obstacles seen from above, for pictures."""
+        """Return the obstacles seen from above, for pictures."""
         return ()
 
     def marker(self, goal: np.ndarray) -> np.ndarray:
-        """Where pictures show `goal: [goal_dim]`, [3] in metres: its first three values, zeros for lacking ones."""
+        """Return where pictures show `goal: [goal_dim]`, [3] in meters. By default, its first three values."""
         place = np.zeros(3)
         place[: len(goal)] = goal[:3]
         return place
 
     def view(self) -> tuple[float, float]:
-        """Azimuth and elevation in degrees that pictures are taken at; a maze lies as its text is written."""
+        """Return the camera's azimuth and elevation in degrees. A maze is oriented like its text."""
         return (180.0, -65.0) if self.floor_plan() else (120.0, -30.0)
 
     def distance(self, state: jax.Array, goal: jax.Array) -> jax.Array:
-        """How far `state: [..., state_dim]` is from `goal: [..., goal_dim]`, in the goal's unit, [...]."""
+        """Return the distance of `state: [..., state_dim]` from `goal: [..., goal_dim]`, in the goal's unit, [...]."""
         return self.goal_distance(self.achieved_goal(state), goal)
 
     def goal_distance(self, achieved: jax.Array, goal: jax.Array) -> jax.Array:
-        """How far `achieved` is from `goal`, both [..., goal_dim], in the goal's unit, [...]: the straight line."""
+        """Return the distance of `achieved` from `goal`, both [..., goal_dim], in the goal's unit, [...]."""
         return jnp.linalg.norm(achieved - goal, axis=-1)
 
     def control(self, action: jax.Array) -> jax.Array:
-        """What `action: [action_dim]` asks of the actuators, [nu]: their range, unless a family says otherwise."""
+        """Return the controls [nu] for `action: [action_dim]`. By default, -1 to 1 map to the control ranges."""
         return self._control_low + (action + 1) / 2 * (self._control_high - self._control_low)
 
     def reset(self, rng: jax.Array) -> State:
-        """A fresh start and a fresh goal, drawn with the random key `rng`."""
+        """Draw a new start and a new goal with the random key `rng`."""
         qpos, qvel, goal = self.sample_task(rng)
         return self._observe(self._physics.start(qpos, qvel), goal)
 
@@ -126,15 +126,15 @@ class GoalEnv(Env):
         return self._observe(data, state.info["goal"], before=state)
 
     def with_goal(self, state: State, goal: jax.Array) -> State:
-        """The same moment with another commanded goal."""
+        """Return the same state with another commanded goal."""
         return self._observe(state.pipeline_state, goal, before=state)
 
     def overflow(self, state: State) -> jax.Array:
-        """Flags of what Warp had no room for in this world, int32; 0 if nothing, and always in JAX."""
+        """Return flags of what did not fit into Warp's arrays in this world, int32; 0 if everything did, and in JAX."""
         return physics.overflow(state.pipeline_state)
 
     def require_no_overflow(self, flags: jax.Array | np.ndarray) -> None:
-        """Make an error of any flag in `flags`, of `overflow`.
+        """Raise an error if any of `flags`, as returned by `overflow`, is set.
 
         Raises:
             PhysicsOverflowError: Warp dropped contacts or constraint rows; the message says which size to raise.
@@ -150,37 +150,37 @@ class GoalEnv(Env):
 
     @property
     def action_low(self) -> tuple[float, ...]:
-        """What an action of -1 stands for, in the unit of `spec.action_names`."""
+        """The value that an action of -1 stands for, in the unit of `spec.action_names`."""
         return tuple(self.model.actuator_ctrlrange[:, 0].tolist())
 
     @property
     def action_high(self) -> tuple[float, ...]:
-        """What an action of 1 stands for, in the unit of `spec.action_names`."""
+        """The value that an action of 1 stands for, in the unit of `spec.action_names`."""
         return tuple(self.model.actuator_ctrlrange[:, 1].tolist())
 
     @property
     def state_size(self) -> int:
-        """Values in one state."""
+        """Number of values in a state."""
         return len(self.spec.state_names)
 
     @property
     def goal_size(self) -> int:
-        """Values in one goal."""
+        """Number of values in a goal."""
         return len(self.spec.goal_names)
 
     @property
     def action_size(self) -> int:
-        """Values in one action."""
+        """Number of values in an action."""
         return len(self.spec.action_names)
 
     @property
     def observation_size(self) -> int:
-        """Values in brax's flat observation: the state, then the goal."""
+        """Number of values in brax's flat observation: the state, then the goal."""
         return self.state_size + self.goal_size
 
     @property
     def backend(self) -> str:
-        """The name brax knows the physics by."""
+        """brax's name for the physics."""
         return "mjx"
 
     @property
@@ -189,7 +189,7 @@ class GoalEnv(Env):
         return self.control_period_s
 
     def _observe(self, data: mjx.Data, goal: jax.Array, *, before: State | None = None) -> State:
-        """Everything that follows from the physics and the goal. What brax's wrappers stored in `before` is kept."""
+        """Return everything that follows from the physics and the goal, and what brax's wrappers stored in `before`."""
         sensed = self.sense(data)
         goal = self.current_goal(sensed, goal)
         distance = self.distance(sensed, goal)

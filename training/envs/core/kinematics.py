@@ -1,7 +1,7 @@
-"""Where a robot's bodies are and how they move, worked out from positions and velocities alone.
+"""Poses, velocities and inertias of a robot's bodies, computed from joint positions and velocities.
 
-A physics step leaves the bodies where they were before its last integration, so what is sensed of them is worked out
-anew, once per control step. Only what both MJX implementations can do is used.
+After a physics step, `data` has the bodies' poses from before the last integration. What a robot senses of them is
+therefore computed again, once per control step, with functions that both MJX implementations support.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -14,12 +14,12 @@ import numpy as np
 from mujoco import mjx
 
 
-def placed(model: mjx.Model, data: mjx.Data) -> mjx.Data:
-    """`data` with its bodies, sites and motion axes where its positions say."""
+def update_poses(model: mjx.Model, data: mjx.Data) -> mjx.Data:
+    """Return `data` with bodies, sites and motion axes at its joint positions."""
     return mjx.com_pos(model, mjx.kinematics(model, data))
 
 
-class Motion:
+class BodyVelocities:
     """The velocities of a model's bodies."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
@@ -27,26 +27,26 @@ class Motion:
         self._moved_by = jnp.asarray(_ancestor_dofs(model))
 
     def velocities(self, data: mjx.Data) -> jax.Array:
-        """MuJoCo's `cvel` [nbody, 6] in the world's axes: angular, then linear at the whole tree's centre of mass.
+        """Return MuJoCo's `cvel` [nbody, 6] in world axes: angular, then linear at the whole tree's center of mass.
 
         Args:
-            data: `placed`.
+            data: from `update_poses`.
         """
         return self._moved_by @ (data.cdof * data.qvel[:, None])
 
     def linear_velocity(self, data: mjx.Data, body: int, *, point: jax.Array) -> jax.Array:
-        """The velocity in m/s, [3], of what is at `point: [3]` in the world and moves with `body`."""
+        """Return the velocity [3] in m/s of the point of `body` at `point: [3]` in world coordinates."""
         velocity = self.velocities(data)[body]
         return velocity[3:] + jnp.cross(velocity[:3], point - data.subtree_com[self._root[body]])
 
 
 def inertias(model: mujoco.MjModel, data: mjx.Data) -> jax.Array:
-    """MuJoCo's `cinert` [nbody, 10]: xx, yy, zz, xy, xz, yz, mass times offset (3), mass.
+    """Return MuJoCo's `cinert` [nbody, 10]: xx, yy, zz, xy, xz, yz, mass times offset (3), mass.
 
-    The inertia in kg m^2 about the centre of mass of the whole tree, in the world's axes; the offset in m.
+    The inertia is in kg m^2 about the center of mass of the whole tree, in world axes; the offset is in m.
 
     Args:
-        data: `placed`.
+        data: from `update_poses`.
     """
     mass = jnp.asarray(model.body_mass, jnp.float32)
     offset = data.xipos - data.subtree_com[model.body_rootid]
@@ -58,7 +58,7 @@ def inertias(model: mujoco.MjModel, data: mjx.Data) -> jax.Array:
 
 
 def _ancestor_dofs(model: mujoco.MjModel) -> np.ndarray:
-    """Which degrees of freedom move which body, [nbody, nv]."""
+    """Return which degrees of freedom move which body, [nbody, nv]."""
     moved = np.zeros((model.nbody, model.nv), np.float32)
     for body in range(1, model.nbody):  # a parent comes before its children
         moved[body] = moved[model.body_parentid[body]]

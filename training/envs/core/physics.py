@@ -1,13 +1,13 @@
-"""MJX's two implementations behind one face: pure JAX, and the kernels of MuJoCo Warp.
+"""MJX's two implementations behind one interface: pure JAX, and the kernels of MuJoCo Warp.
 
-Warp keeps the contacts of all worlds together in arrays of a fixed length, and every world's constraint rows in arrays
-of another: what does not fit is dropped. How many worlds there are is known only where they step together, so the
-arrays that worlds share are made there, long enough for them, and are gone after the step. What stays between two steps
-has one entry per world, like all else in a state, and whatever maps over states (`jax.vmap`, resets, snapshots) need
-not know of Warp. Of what was dropped a flag stays with the world, which `require_no_overflow` makes an error of.
+Warp stores the contacts of all worlds in shared arrays of a fixed length, and the constraint rows of each world in
+arrays of another fixed length. What does not fit is dropped. The number of worlds is only known where they are stepped
+together, so the shared arrays are created there, long enough for all worlds, and discarded after the step. Between
+steps, a state has one entry per world, so code that maps over states (`jax.vmap`, resets, snapshots) works with both
+implementations. A world remembers in a flag that something was dropped; `require_no_overflow` raises an error for it.
 """
 
-# MuJoCo and Warp ship no type information that holds; the fields that worlds share are MJX's own secret.
+# MuJoCo and Warp ship no reliable type information; the fields that worlds share are private to MJX.
 # pyright: reportAttributeAccessIssue=false
 
 import dataclasses
@@ -30,53 +30,53 @@ _COMMAND = "pip install warp-lang==1.18.0"
 
 @dataclasses.dataclass(frozen=True)
 class WarpSizes:
-    """What Warp has room for, per world. `benchmarks/contact_sizes.py` measures what an environment needs.
+    """Sizes of Warp's arrays, per world. `benchmarks/contact_sizes.py` measures what an environment needs.
 
     Raises:
-        ValueError: a size is 0, with which Warp leaves out all contacts or constraints and tells nobody.
+        ValueError: a size is 0: Warp would silently leave out all contacts or constraints.
     """
 
-    contacts: int  # and pairs of geoms near enough to be looked at; a world may use what others leave
+    contacts: int  # also of pairs of geoms close enough to check; a world may use what others leave free
     rows: int  # constraint rows: joint limits, equalities, friction, and one to ten per contact
 
     def __post_init__(self) -> None:
         if self.contacts < 1 or self.rows < 1:
-            raise ValueError(f"{self}: both must be at least 1, even where nothing ever touches")
+            raise ValueError(f"contacts and rows must be 1 or more, even if nothing collides, got {self}")
 
 
 class PhysicsOverflowError(Exception):
-    """Warp had no room for a contact or a constraint row and dropped it, so the motion since is wrong."""
+    """Warp dropped a contact or a constraint row that did not fit into its arrays, so the motion since is wrong."""
 
 
 class Physics(Protocol):
-    """What an environment asks of an implementation. Everything is of one world; `jax.vmap` it."""
+    """What an environment needs of an implementation. Every function works on one world; use `jax.vmap` for several."""
 
     model: mjx.Model
-    sizes: WarpSizes | None  # None in JAX, which is as large as its model
+    sizes: WarpSizes | None  # None in JAX, whose arrays fit the model
 
     def start(self, qpos: jax.Array, qvel: jax.Array) -> mjx.Data:
-        """A world at positions [nq] and velocities [nv]; nothing that follows from them is computed yet."""
+        """Return a world at positions [nq] and velocities [nv]; nothing is computed from them yet."""
         ...
 
     def step(self, data: mjx.Data, *, substeps: int) -> mjx.Data:
-        """Advance so many timesteps."""
+        """Advance `substeps` timesteps."""
         ...
 
     def forward(self, data: mjx.Data) -> mjx.Data:
-        """Compute everything that follows from positions, velocities and controls."""
+        """Compute everything that depends on positions, velocities and controls."""
         ...
 
 
 def make(model: mujoco.MjModel, *, impl: str, sizes: WarpSizes | None) -> Physics:
-    """The physics of `model`.
+    """Return the physics of `model`.
 
     Args:
         impl: "jax" or "warp".
-        sizes: what Warp shall have room for; None leaves it to MJX, which guesses.
+        sizes: of Warp's arrays; None leaves them to MJX's guess.
 
     Raises:
-        UnknownNameError: there is no such implementation.
-        NotImplementedError: the implementation lacks something that the model uses.
+        UnknownNameError: no such implementation.
+        NotImplementedError: the implementation does not support something that the model uses.
     """
     require_known(impl)
     return WarpPhysics(model, sizes) if impl == "warp" else JaxPhysics(model)
@@ -114,10 +114,10 @@ class WarpPhysics:
     def __init__(self, model: mujoco.MjModel, sizes: WarpSizes | None) -> None:
         _quieten()
         put: Any = mjx.put_model(model, impl="warp")
-        private = put.opt._impl.replace(warn_overflow=0)  # else it prints, even of the few iterations asked for
+        private = put.opt._impl.replace(warn_overflow=0)  # it would print even for iteration limits that are intended
         self.model = put.replace(opt=put.opt.replace(_impl=private))
-        wanted: dict[str, Any] = {"naconmax": sizes.contacts, "njmax": sizes.rows} if sizes else {}
-        self._one_world: Any = mjx.make_data(model, impl="warp", **wanted)
+        options: dict[str, Any] = {"naconmax": sizes.contacts, "njmax": sizes.rows} if sizes else {}
+        self._one_world: Any = mjx.make_data(model, impl="warp", **options)
         self.sizes: WarpSizes | None = WarpSizes(
             contacts=self._one_world._impl.naconmax, rows=self._one_world._impl.njmax
         )
@@ -136,9 +136,9 @@ class WarpPhysics:
         return self._together(jax.vmap(functools.partial(mjx.forward, self.model)), data)
 
     def _together(self, run: Callable[[Any], Any], data: Any, *, axes: tuple[int, ...] = ()) -> Any:
-        """`run`, which takes all worlds in a row, on `data` with the leading `axes`; however often it is mapped over.
+        """Call `run`, which takes worlds along one axis, on `data` with the leading `axes`, under any number of vmaps.
 
-        Every `jax.vmap` around it comes out as one more axis, so that by the time `run` is called, all are counted.
+        Every `jax.vmap` around it adds an axis, so the number of all worlds is known when `run` is called.
         """
 
         @jax.custom_batching.custom_vmap
@@ -159,7 +159,7 @@ class WarpPhysics:
         return call(data)
 
     def _with_shared(self, data: Any, *, worlds: int) -> Any:
-        """Add the arrays that all worlds share. Of contacts, all are alike before the first is found."""
+        """Add the arrays that all worlds share. Before a step, all contacts are equal."""
         shared = {name: getattr(self._one_world._impl, name) for name in self._shared}
         for name, array in shared.items():
             if name.startswith("contact__") and array.size:
@@ -169,7 +169,7 @@ class WarpPhysics:
         return data.replace(_impl=data._impl.replace(**shared, **limits))
 
     def _without_shared(self, data: Any) -> Any:
-        """Leave out what worlds share."""
+        """Remove what worlds share."""
         limits = {name: getattr(self._one_world._impl, name) for name in ("naconmax", "naccdmax")}
         return data.replace(_impl=data._impl.replace(**dict.fromkeys(self._shared), **limits))
 
@@ -182,26 +182,26 @@ class WarpPhysics:
 
 
 def overflow(data: Any) -> jax.Array:
-    """What Warp has dropped in each world since it was made, as bits; 0 in JAX, which drops nothing unasked."""
+    """Return what Warp has dropped in each world since its reset, as bits; 0 in JAX, which drops nothing."""
     if not _is_warps(data):
         return jnp.int32(0)
     from mujoco.mjx.third_party.mujoco_warp import OverflowType as Bit
 
-    return data._impl.overflow & ~(Bit.ITERATIONS | Bit.LS_ITERATIONS)  # few iterations are asked for
+    return data._impl.overflow & ~(Bit.ITERATIONS | Bit.LS_ITERATIONS)  # low iteration limits are intended
 
 
-def keep_overflow(begun: Any, *, ended: Any) -> Any:
-    """The worlds `begun`, with the flags of the `ended` ones that they replace: what was dropped stays dropped."""
-    if not _is_warps(begun):
-        return begun
-    return begun.replace(_impl=begun._impl.replace(overflow=begun._impl.overflow | ended._impl.overflow))
+def keep_overflow(new: Any, *, ended: Any) -> Any:
+    """Return the worlds `new` with the overflow flags of the `ended` worlds that they replace."""
+    if not _is_warps(new):
+        return new
+    return new.replace(_impl=new._impl.replace(overflow=new._impl.overflow | ended._impl.overflow))
 
 
 def require_no_overflow(flags: np.ndarray, *, env: str, family: str, sizes: WarpSizes) -> None:
-    """Make an error of what `overflow` tells of the worlds of the environment `env`, if it is anything.
+    """Raise an error if any of the `overflow` flags of worlds of the environment `env` is set.
 
     Args:
-        family: the class that sets `sizes`.
+        family: the class whose `warp_sizes` are `sizes`.
 
     Raises:
         PhysicsOverflowError: Warp has dropped contacts or constraint rows.
@@ -212,34 +212,34 @@ def require_no_overflow(flags: np.ndarray, *, env: str, family: str, sizes: Warp
     dropped = Bit(int(np.bitwise_or.reduce(flags, axis=None)))
     short = {limit: getattr(sizes, limit) for limit, bits in meanings.items() if dropped & bits}
     if short:
-        needed = " and ".join(f"{size} {limit} per world" for limit, size in short.items())
+        limits = ", ".join(f"{limit}={size}" for limit, size in short.items())
         raise PhysicsOverflowError(
-            f"{env}: Warp has room for {needed}, needed more and dropped it; raise {' and '.join(short)} in "
-            f"{family}.warp_sizes to what `python benchmarks/contact_sizes.py --envs {env}` measures, or use "
-            "--impl jax"
+            f"{env}: Warp's limits per world ({limits}) are too low, and it dropped what did not fit; raise "
+            f"{' and '.join(short)} in {family}.warp_sizes to what `python benchmarks/contact_sizes.py --envs {env}` "
+            "measures, or use --impl jax"
         )
     if dropped:
         raise PhysicsOverflowError(
-            f"{env}: Warp could not complete its collisions ({dropped.name}), and there is no setting for that; use "
+            f"{env}: Warp could not compute all collisions ({dropped.name}), and no setting changes that; use "
             "--impl jax"
         )
 
 
 def require_known(impl: str) -> None:
-    """Refuse an implementation that there is none of.
+    """Refuse an unknown implementation.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: no such implementation.
     """
     if impl not in IMPLEMENTATIONS:
         raise UnknownNameError("physics implementation", str(impl), IMPLEMENTATIONS)
 
 
 def require_installed() -> None:
-    """Say what to install, if it is not there.
+    """Refuse to go on without warp-lang.
 
     Raises:
-        ImportError: there is no warp-lang.
+        ImportError: it is not installed; the message has the command.
     """
     try:
         import warp  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -252,7 +252,7 @@ def _is_warps(data: Any) -> bool:
 
 
 def _quieten() -> None:
-    """Warp greets and tells of every kernel it compiles, minutes of them the first time; keep to its warnings."""
+    """Show only Warp's warnings, not its greeting and a line per kernel, minutes of them on the first run."""
     import warp
 
     warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)

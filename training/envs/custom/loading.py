@@ -1,4 +1,4 @@
-"""Environments of the user's own: what their code does wrong when it is imported, called and reset, in one line."""
+"""Import, build and check a user's own environment; every mistake of its code becomes a one-line error."""
 
 import functools
 import importlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from policy.spec import SpecError
 from training.envs.core.env_spec import EnvSpec
-from training.envs.core.errors import EnvError, told
+from training.envs.core.errors import EnvError, one_line
 from training.envs.core.goal_env import GoalEnv
 
 _SHOWN = 80  # characters of a value that an error shows
@@ -22,88 +22,94 @@ def import_module(module: str) -> None:
     """Import a module by name, from the current folder first, then from PYTHONPATH.
 
     Raises:
-        EnvError, SpecError: there is no such module, or it cannot be imported.
+        EnvError, SpecError: no such module, or it cannot be imported.
     """
     if not all(module.split(".")):
-        raise EnvError(f"{module!r} is no name of a module; for a file my_robot.py, say my_robot:NAME in its folder")
+        raise EnvError(f"{module!r} is not a module name; for a file my_robot.py, use my_robot:NAME in its folder")
     here = str(Path.cwd())
     if sys.path[0] != here:
-        sys.path.insert(0, here)  # as for a script of yours; `python training/run.py` puts training/ there instead
+        sys.path.insert(
+            0, here
+        )  # as for a script in this folder; `python training/run.py` puts training/ there instead
     try:
         importlib.import_module(module)
     except (EnvError, SpecError):
         raise
-    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+    except (Exception, SystemExit) as error:  # the module may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise EnvError(
-                f"there is no module {module!r} in {here} or on PYTHONPATH; for a file my_robot.py, say my_robot:NAME "
-                "in its folder, or put its folder on PYTHONPATH"
+                f"there is no module {module!r} in {here} or on PYTHONPATH; for a file my_robot.py, use my_robot:NAME "
+                "in its folder, or add its folder to PYTHONPATH"
             ) from error
-        raise EnvError(f"{module} cannot be imported: {told(error)}") from error
+        raise EnvError(f"{module} cannot be imported: {one_line(error)}") from error
 
 
 def build(function: Callable[..., Any], name: str, *, impl: str) -> GoalEnv:
-    """The environment `name` as the user's `function` builds it.
+    """Build the environment `name` with the user's `function`.
 
     Raises:
-        EnvError, SpecError: it fails, or gives something else; the message names the function and its module.
+        EnvError, SpecError: it fails, or returns something else; the message names the function and its module.
     """
     call = f"{_dotted(function)}({name!r}, impl={impl!r})"
     try:
         env = function(name, impl=impl)
     except (EnvError, SpecError):
         raise
-    except (Exception, SystemExit) as error:  # whatever the function does
-        raise EnvError(f"{name}: {call} failed: {told(error)}") from error
+    except (Exception, SystemExit) as error:  # the function may raise anything
+        raise EnvError(f"{name}: {call} failed: {one_line(error)}") from error
     if not isinstance(env, GoalEnv):
-        raise EnvError(f"{name}: {call} gave {env!r:.{_SHOWN}}; let it return a GoalEnv, such as an MjcfEnv")
+        raise EnvError(f"{name}: {call} returned {env!r:.{_SHOWN}}; it must return a GoalEnv, such as an MjcfEnv")
     if not isinstance(getattr(env, "spec", None), EnvSpec):
-        raise EnvError(f"{name}: {call} gave an environment without a spec; pass an EnvSpec to GoalEnv.__init__")
+        raise EnvError(f"{name}: {call} returned an environment without a spec; pass an EnvSpec to GoalEnv.__init__")
     return env
 
 
 def require_sound(env: GoalEnv) -> None:
-    """Look at its actions, and at one reset: compiled code cannot say that its numbers are none, or which.
+    """Check its action limits and one reset, because compiled code cannot report a wrong shape or NaN by name.
 
     Raises:
-        EnvError: the reset fails, or it or the actions' limits are not what the spec promises.
+        EnvError: the reset fails, or its result or the action limits do not fit the spec.
     """
     where = ": ".join(filter(None, (env.spec.source, env.spec.name)))
     _require_limits(env, where=where)
     try:
         info = jax.jit(env.reset)(jax.random.key(0)).info
         once, again = (env.sample_task(jax.random.key(0)) for _ in range(2))
-    except Exception as error:  # whatever the user's methods do
-        raise EnvError(f"{where}: a reset failed: {told(error)}") from error
+    except Exception as error:  # the user's methods may raise anything
+        raise EnvError(f"{where}: a reset failed: {one_line(error)}") from error
     kinds = ("start's positions differ", "start's velocities differ", "goal differs")
     for kind, drawn, redrawn in zip(kinds, once, again, strict=True):
         if not np.array_equal(drawn, redrawn, equal_nan=True):
             raise EnvError(
-                f"{where}: the {kind} between two draws with one key; draw with jax.random and that key: what Python "
-                "or numpy draws is drawn once, when the code is compiled, and the same ever after"
+                f"{where}: the {kind} between two draws with the same key; use jax.random and that key. Numbers from "
+                "Python's or numpy's random are drawn once, at compilation, and then stay the same"
             )
     for kind, names in (("state", env.spec.state_names), ("goal", env.spec.goal_names)):
         numbers = np.asarray(info[kind])
         if numbers.shape != (len(names),):
-            raise EnvError(f"{where}: a {kind} has the shape {list(numbers.shape)}, {kind}_names holds {len(names)}")
+            raise EnvError(
+                f"{where}: a {kind} has shape {list(numbers.shape)}, but {kind}_names has length {len(names)}"
+            )
         broken = [f"{name} is {number}" for name, number in zip(names, numbers, strict=True) if not np.isfinite(number)]
         if broken:
-            raise EnvError(f"{where}: the {kind} at a reset holds no number: {', '.join(broken)}; look at its start")
+            raise EnvError(f"{where}: the {kind} at a reset is not finite: {', '.join(broken)}; check its start")
 
 
 def _require_limits(env: GoalEnv, *, where: str) -> None:
-    """Two ends to every action: without them, -1 and 1 stand for nothing."""
+    """Refuse an action without a low and a high end, which -1 and 1 stand for."""
     names, lows, highs = env.spec.action_names, env.action_low, env.action_high
     if not len(names) == len(lows) == len(highs):
-        found = f"action_low {len(lows)} and action_high {len(highs)} limits"
-        raise EnvError(f"{where}: action_names holds {len(names)} names, but {found}")
+        lengths = f"{len(names)}, {len(lows)} and {len(highs)}"
+        raise EnvError(f"{where}: action_names, action_low and action_high must have the same length, got {lengths}")
     for name, low, high in zip(names, lows, highs, strict=True):
         if not -np.inf < low < high < np.inf:
-            raise EnvError(f'{where}: {name!r} goes from {low:g} to {high:g}; give its actuator a ctrlrange, as "-1 1"')
+            raise EnvError(
+                f'{where}: {name!r} has the range {low:g} to {high:g}; give its actuator a ctrlrange, such as "-1 1"'
+            )
 
 
 def _dotted(function: Callable[..., Any]) -> str:
-    """A function's name after its module's."""
+    """Return a function's name with its module's."""
     while isinstance(function, functools.partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)

@@ -1,4 +1,4 @@
-"""The elements of an MJCF model by their names: what is not there, or not usable, is refused by name."""
+"""Find the elements of an MJCF model by name, and refuse those that are missing or cannot be used."""
 
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false
@@ -15,69 +15,67 @@ from training.envs.building import scenery
 from training.envs.core.env_spec import check_text, positive
 from training.envs.core.errors import EnvError, nearest_first
 
-_MOST_SUBSTEPS = 1000  # of physics in a control period: more, and milliseconds were meant
-_GIVES_WAY = 0.05  # of its range, by which a joint may start outside: limits are soft, and keyframes rounded
+_MAX_SUBSTEPS = 1000  # physics steps in a control period; with more, the period was probably in milliseconds
+_START_SLACK = 0.05  # share of its range that a joint may start outside: limits are soft, and keyframes rounded
 
 
 def load(file: Path) -> mujoco.MjModel:
-    """The model of an MJCF file, with a sky and light for pictures where it brings none.
+    """Load an MJCF file, and add a sky and light for pictures if it has none.
 
     Raises:
-        EnvError: there is no such file, or MuJoCo cannot load it.
+        EnvError: no such file, or MuJoCo cannot load it.
     """
     if not file.is_file():
         raise EnvError(
-            f"{file}: there is no such file; for one beside your module, Path(__file__).with_name({file.name!r})"
+            f"{file}: no such file; for a file next to your module, use Path(__file__).with_name({file.name!r})"
         )
     try:
         spec = mujoco.MjSpec.from_file(str(file))
         scenery.add_sky_and_light(spec)
         scenery.add_floor_below(spec)
         return spec.compile()
-    except ValueError as error:  # MuJoCo's own words name the element or the line
+    except ValueError as error:  # MuJoCo's message names the element or the line
         raise EnvError(f"{file}: MuJoCo cannot load it: {' '.join(str(error).split())}") from error
 
 
 class Elements(NamedTuple):
-    """The elements of the model of a `file`; what is not there, or not usable, is an `EnvError`."""
+    """The elements of the model in `file`. Methods raise EnvError for elements that are missing or cannot be used."""
 
     file: str
     model: mujoco.MjModel
 
     def joints(self, names: str | Sequence[str] | None) -> list[int]:
-        """Those called `names`, or all."""
+        """Return the indices of the joints `names`, or of all joints."""
         every = range(self.model.njnt)
         if names is None and every:
             return list(every)
         return self._indices("joint", () if names is None else names, [self.model.joint(index).name for index in every])
 
     def sites(self, names: str | Sequence[str]) -> list[int]:
-        """Those called `names`, all of which the robot can move."""
+        """Return the indices of the sites `names`, all of which the robot must be able to move."""
         sites = self._indices("site", names, [self.model.site(index).name for index in range(self.model.nsite)])
         for site in sites:
             carrier = self.model.body_weldid[self.model.site_bodyid[site]]
             on_mocap = self.model.body_mocapid[carrier] >= 0
             if carrier == 0 or on_mocap:
-                what = "on a mocap body, which nothing moves" if on_mocap else "fixed to the world"
+                what = "on a mocap body, which physics does not move" if on_mocap else "fixed to the world"
                 raise self._error(
-                    f"goal_sites: site {self.model.site(site).name!r} is {what}; name sites of the robot: goals are "
-                    "drawn, they need no site"
+                    f"goal_sites: site {self.model.site(site).name!r} is {what}; name sites of the robot. The goals "
+                    "themselves need no site"
                 )
         return sites
 
     def axes(self, axes: str) -> list[int]:
-        """Their indices."""
+        """Return the indices of world axes."""
         check_text(axes, field="goal_axes", where=self.file)
         if not axes or len(set(axes)) < len(axes) or not set(axes) <= set("xyz"):
-            raise self._error(f"goal_axes: some of xyz, each once, not {axes!r}")
+            raise self._error(f"goal_axes must be some of xyz, each once, got {axes!r}")
         return ["xyz".index(axis) for axis in axes]
 
     def actuators(self) -> tuple[str, ...]:
-        """Their names with the unit of a control."""
+        """Return the names of all actuators, with the units of their controls."""
         if not self.model.nu:
-            raise self._error(
-                "there is no actuator, so nothing to act with; add <actuator><motor joint=... /></actuator>"
-            )
+            raise self._error("there is no actuator; add one, for example <actuator><motor joint=... /></actuator>")
         names: list[str] = []
         for index in range(self.model.nu):
             name = self.model.actuator(index).name or f"actuator {index}"
@@ -88,28 +86,30 @@ class Elements(NamedTuple):
         return tuple(names)
 
     def substeps(self, control_period_s: float) -> int:
-        """Physics steps in a control period."""
+        """Return the physics steps in a control period."""
         timestep = float(self.model.opt.timestep)
         control_period_s = positive(control_period_s, field="control_period_s", where=self.file, usual=2 * timestep)
         if not (timestep > 0 and math.isfinite(control_period_s / timestep)):
-            raise self._error(f"control_period_s {control_period_s} and timestep {timestep} must be positive numbers")
-        substeps = round(control_period_s / timestep)
-        if substeps > _MOST_SUBSTEPS:
             raise self._error(
-                f"control_period_s {control_period_s:g} is {substeps:,} timesteps of {timestep:g} s; it is in seconds, "
-                f"try {10 * timestep:g}"
+                f"control_period_s and timestep must be positive numbers, got {control_period_s} and {timestep}"
+            )
+        substeps = round(control_period_s / timestep)
+        if substeps > _MAX_SUBSTEPS:
+            raise self._error(
+                f"control_period_s is in seconds, and {control_period_s:g} is {substeps:,} timesteps of {timestep:g} "
+                f"s; try {10 * timestep:g}"
             )
         if not math.isclose(substeps * timestep, control_period_s, rel_tol=1e-6):
             below = max(1, math.floor(control_period_s / timestep))
             raise self._error(
-                f"control_period_s {control_period_s:g} is no whole number of timesteps of {timestep:g} s; try "
+                f"control_period_s must be a multiple of the timestep, {timestep:g} s, got {control_period_s:g}; try "
                 f"{below * timestep:g} or {(below + 1) * timestep:g}, or another <option timestep=... />"
             )
         return substeps
 
     def start(self, keyframe: str | None) -> np.ndarray:
-        """The positions [nq] to start from: within limits, and with them everything in the model is a finite number."""
-        data, origin = mujoco.MjData(self.model), "its bodies' positions"
+        """Return the joint positions [nq] to start from, after checking limits and that the model is finite there."""
+        data, origin = mujoco.MjData(self.model), "the positions of the bodies"
         if keyframe is not None:
             check_text(keyframe, field="keyframe", where=self.file)
             known = [self.model.key(index).name for index in range(self.model.nkey)]
@@ -124,48 +124,50 @@ class Elements(NamedTuple):
         return start
 
     def place(self, site: int, positions: np.ndarray) -> np.ndarray:
-        """Where a site is, [3] in metres, at the joint positions [nq]."""
+        """Return the position of a site, [3] in meters, at the joint positions [nq]."""
         data = mujoco.MjData(self.model)
         data.qpos[:] = positions
         mujoco.mj_kinematics(self.model, data)
         return data.site_xpos[site].copy()
 
     def _require_start(self, index: int, joint: "Joint", positions: np.ndarray, *, origin: str) -> None:
-        """Refuse positions that are no numbers, or so far outside the joint's limits that the start is a blow."""
+        """Refuse positions that are not finite, or too far outside the joint's limits, which causes a large force."""
         if not np.isfinite(positions).all():
-            raise self._error(f"joint {joint.name!r} starts at {positions} by {origin}; give it numbers")
+            raise self._error(f"joint {joint.name!r} starts at {positions} in {origin}; use finite numbers")
         low, high = self.model.jnt_range[index]
-        slack = _GIVES_WAY * (high - low)
+        slack = _START_SLACK * (high - low)
         if self.model.jnt_limited[index] and len(positions) == 1 and not low - slack <= positions[0] <= high + slack:
             raise self._error(
-                f"joint {joint.name!r} starts at {positions[0]:.4g} by {origin}, outside its range of {low:.4g} to "
-                f"{high:.4g}; start it within, from a keyframe for example"
+                f"joint {joint.name!r} starts at {positions[0]:.4g} in {origin}, outside its range {low:.4g} to "
+                f"{high:.4g}; start it inside, for example with a keyframe"
             )
 
     def _require_finite(self, data: mujoco.MjData, joints: Sequence["Joint"]) -> None:
-        """Name what makes the start no number: a site, else a joint's own force, else an acceleration."""
+        """Report what is not finite at the start: a site, or a joint's own force, or an acceleration."""
         for site, position in enumerate(data.site_xpos):
             if not np.isfinite(position).all():
-                raise self._error(f"site {self.model.site(site).name!r} is at {position} at the start; mend its pos")
+                raise self._error(f"site {self.model.site(site).name!r} is at {position} at the start; check its pos")
         for joint in joints:
-            if not np.isfinite(data.qfrc_passive[joint.velocities]).all():  # only the joint's own, so look here first
+            if not np.isfinite(
+                data.qfrc_passive[joint.velocities]
+            ).all():  # depends on this joint only, so checked first
                 raise self._error(
-                    f"joint {joint.name!r} starts with a force that is no number; mend its damping, stiffness"
+                    f"joint {joint.name!r} starts with a force that is not finite; check its damping and stiffness"
                 )
         for joint in joints:
             if not np.isfinite(data.qacc[joint.velocities]).all():
                 raise self._error(
-                    f"joint {joint.name!r} starts with an acceleration that is no number; look at its armature, and at "
-                    "the masses that it moves"
+                    f"joint {joint.name!r} starts with an acceleration that is not finite; check its armature and the "
+                    "masses that it moves"
                 )
 
     def _indices(self, kind: str, wanted: Any, known: Sequence[str]) -> list[int]:
         names = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
         if not names:
-            raise self._error(f"no {kind} is named; known: {_listed(known)}")
+            raise self._error(f"name one {kind} or more; known: {_listed(known)}")
         for name in names:
             if not isinstance(name, str):
-                raise self._error(f"a {kind} is called by its name, not {name!r:.80}; known: {_listed(known)}")
+                raise self._error(f"the name of a {kind} must be a string, got {name!r:.80}; known: {_listed(known)}")
             if name not in known or not name:
                 nearest = nearest_first(name, filter(None, known))
                 raise self._error(f"there is no {kind} {name!r}; known, nearest first: {_listed(nearest)}")
@@ -178,7 +180,7 @@ class Elements(NamedTuple):
 
 
 class Joint:
-    """Where a joint's numbers lie in `qpos` and `qvel`, what they are called, and between what ends they stay."""
+    """Where a joint's values are in `qpos` and `qvel`, their names, and their limits."""
 
     def __init__(self, model: mujoco.MjModel, index: int) -> None:
         layout = _LAYOUTS[int(model.jnt_type[index])]
@@ -193,7 +195,7 @@ class Joint:
 
 
 class _Layout(NamedTuple):
-    """What a joint of some type has, as it follows the joint's name."""
+    """The values of a type of joint, as labels that follow the joint's name."""
 
     positions: tuple[str, ...]
     velocities: tuple[str, ...]
@@ -212,11 +214,11 @@ _LAYOUTS = {
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(filter(None, names)) or "none that has a name"
+    return ", ".join(filter(None, names)) or "none with a name"
 
 
 def _control_unit(model: mujoco.MjModel, index: int) -> str:
-    """In what a control of one joint's actuator counts, where its type tells; nothing otherwise."""
+    """Return the unit of an actuator's control in brackets if it follows from its type, else an empty string."""
     joint = model.actuator_trnid[index, 0]
     kinds = {int(mujoco.mjtJoint.mjJNT_HINGE): ("N m", "rad"), int(mujoco.mjtJoint.mjJNT_SLIDE): ("N", "m")}
     on_joint = model.actuator_trntype[index] == mujoco.mjtTrn.mjTRN_JOINT

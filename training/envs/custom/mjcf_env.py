@@ -1,6 +1,6 @@
-"""An environment from an MJCF file and a few facts: which joints are the state, which sites the goal.
+"""MjcfEnv: an environment from an MJCF file and a few arguments, such as which sites a goal is compared with.
 
-Everything that the file and the facts get wrong is named when the environment is built: nothing compiled could say it.
+Mistakes in the file and the arguments are reported when the environment is built, because compiled code cannot.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -17,17 +17,17 @@ import numpy as np
 from mujoco import mjx
 
 from training.envs.core.env_spec import EnvSpec, positive
-from training.envs.core.errors import EnvError, told
+from training.envs.core.errors import EnvError, one_line
 from training.envs.core.goal_env import GoalEnv
 from training.envs.custom import mjcf_elements
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Box:
-    """Goals drawn evenly between two corners, `low` and `high`: [goal_dim].
+    """Draws goals uniformly between two corners, `low` and `high`, both [goal_dim].
 
     Raises:
-        EnvError: the corners are not finite, or not the lower and the upper one.
+        EnvError: the corners have different lengths, are not finite, or `low` is above `high`.
     """
 
     low: Sequence[float]
@@ -38,11 +38,12 @@ class Box:
             low, high = np.asarray(self.low, float), np.asarray(self.high, float)
             sound = low.ndim == 1 and low.shape == high.shape and bool((low <= high).all())
             sound = sound and bool(np.isfinite([low, high]).all())
-        except (TypeError, ValueError):  # of what is no number
+        except (TypeError, ValueError):  # for entries that are not numbers
             sound = False
         if not sound:
             raise EnvError(
-                f"goals: low {self.low} must be as long as high {self.high} and nowhere above it; all finite"
+                f"goals: low and high must be finite, of one length, and low not above high, got {self.low} and "
+                f"{self.high}"
             )
 
     def __call__(self, key: jax.Array) -> jax.Array:
@@ -54,22 +55,22 @@ class Box:
 class MjcfEnv(GoalEnv):
     """Bring sites of a robot to commanded positions.
 
-    State: positions and velocities of the chosen joints, then the positions of the sites. Goal: where the sites shall
-    be, along the chosen axes. The start is at rest. Subclass it for other starts (`sample_start`), goals that belong to
-    a start (`sample_task`), or episodes that end early (`terminated`).
+    State: positions and velocities of the chosen joints, then the positions of the sites. Goal: the positions of the
+    sites along the chosen axes. The robot starts at rest. Subclass it for other starts (`sample_start`), goals that
+    depend on the start (`sample_task`), or episodes that end early (`terminated`).
 
     Args:
-        name: what it is registered as.
+        name: the name it is registered under.
         file: the MJCF file; every actuator in it needs a `ctrlrange`.
         goal_sites: names of the sites that a goal is compared with.
-        goal_axes: along which axes of the world, some of "xyz".
-        goals: draws a goal [sites * axes] with a random key, in metres, site after site; a `Box` for instance.
-        joints: names of the joints that the state holds; left out, all of them.
-        keyframe: name of the keyframe to start from; left out, the positions that the file gives its bodies.
-        start_noise: the chosen joints' positions start up to this far from there, in rad, m, or parts of a quaternion,
-            and within their limits.
-        success_radius: distance of all sites together to the goal that counts as reached, in metres.
-        control_period_s: seconds between two actions, a whole number of the file's timesteps.
+        goal_axes: the world axes along which they are compared, some of "xyz".
+        goals: draws a goal [sites * axes] with a random key, in meters, site after site; for example a `Box`.
+        joints: names of the joints in the state; by default, all of them.
+        keyframe: name of the keyframe to start from; by default, the positions of the bodies in the file.
+        start_noise: the chosen joints start up to this far from there, in rad, m, or quaternion components, and within
+            their limits.
+        success_radius: distance of all sites together from the goal at which it counts as reached, in meters.
+        control_period_s: seconds between two actions, an integer multiple of the file's timestep.
         episode_length: control steps after which an episode ends.
         impl: the MJX implementation, "jax" or "warp".
 
@@ -136,30 +137,30 @@ class MjcfEnv(GoalEnv):
         return qpos, jnp.zeros(self.model.nv)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """As the `goals` given draws them."""
+        """Draw a goal with `goals`."""
         return self._goals(key)
 
     def sense(self, data: mjx.Data) -> jax.Array:
-        """Positions, velocities, sites. Where the sites are follows from `qpos`: after a step, `data` does not know."""
+        """Positions, velocities, sites. The sites are computed from `qpos`, since after a step, `data` has old ones."""
         placed = mjx.kinematics(self._mjx_model, data)
         sites = placed.site_xpos[self._sites[:, None], self._axes].ravel()
         return jnp.concatenate([data.qpos[self._positions], data.qvel[self._velocities], sites])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
-        """Where the sites are."""
+        """The positions of the sites."""
         return state[..., -self.goal_size :]
 
     def marker(self, goal: np.ndarray) -> np.ndarray:
-        """Where the goal of the first site is; along an axis that goals say nothing of, where that site starts."""
+        """The goal of the first site; along axes that goals do not have, the site's position at the start."""
         place = self._marked.copy()
         place[self._axes] = goal[: len(self._axes)]
         return place
 
 
 def _around(start: np.ndarray, joints: Sequence[mjcf_elements.Joint], *, noise: float) -> tuple[jax.Array, jax.Array]:
-    """How far below and above `start` the joints' positions may be drawn: the noise, but no further than their limits.
+    """Return how far below and above `start` the joints may start: the noise, cut at their limits.
 
-    A start that is itself a little outside, as a rounded keyframe may be, only goes inwards.
+    From a start slightly outside a limit, as in a rounded keyframe, the noise only goes inward.
     """
     low, high = (np.concatenate([getattr(joint, end) for joint in joints]) for end in ("low", "high"))
     below, above = np.maximum(-noise, np.minimum(low - start, 0)), np.minimum(noise, np.maximum(high - start, 0))
@@ -167,19 +168,19 @@ def _around(start: np.ndarray, joints: Sequence[mjcf_elements.Joint], *, noise: 
 
 
 def _require_goals(goals: Any, names: Sequence[str], *, sites: int, axes: str, file: str) -> None:
-    """Refuse what does not draw a goal [goal_dim] of floats with a random key."""
+    """Refuse `goals` that does not draw floats [goal_dim] with a random key."""
     works = f"Box(low={(0.0,) * len(names)}, high={(0.1,) * len(names)})"
     if not callable(goals):
-        raise EnvError(f"{file}: goals must be a function of a random key, such as {works}, not {goals!r:.80}")
+        raise EnvError(f"{file}: goals must be a function of a random key, such as {works}, got {goals!r:.80}")
     try:
         drawn = jax.eval_shape(goals, jax.random.key(0))
     except Exception as error:  # whatever the function does
-        raise EnvError(f"{file}: goals cannot be drawn: {told(error)}") from error
-    kind = f"one of {drawn.dtype}" if isinstance(drawn, jax.ShapeDtypeStruct) else f"a {type(drawn).__name__}"
+        raise EnvError(f"{file}: drawing from goals failed: {one_line(error)}") from error
+    kind = f"an array of {drawn.dtype}" if isinstance(drawn, jax.ShapeDtypeStruct) else f"a {type(drawn).__name__}"
     if not (isinstance(drawn, jax.ShapeDtypeStruct) and jnp.issubdtype(drawn.dtype, jnp.floating)):
-        raise EnvError(f"{file}: goals must draw an array of floats, as {works} does, not {kind}")
+        raise EnvError(f"{file}: goals must draw an array of floats, as {works} does, got {kind}")
     if drawn.shape != (len(names),):
         raise EnvError(
-            f"{file}: goals draws {list(drawn.shape)} values, but {sites} sites along {axes} are {len(names)}: "
-            f"{', '.join(names)}"
+            f"{file}: goals must draw an array of shape [{len(names)}] ({', '.join(names)}; sites: {sites}, axes: "
+            f"{axes}), got {list(drawn.shape)}"
         )

@@ -19,7 +19,7 @@ from training.envs.core.physics import WarpSizes
 
 GOAL_DISTANCE_M = 10.0
 EPISODE_LENGTH = 1000
-NQ, NV = 15, 14  # positions and velocities of the ant alone, which come first
+NQ, NV = 15, 14  # number of positions and velocities of the ant, which come before those of other bodies
 FEET = ("left_foot_geom", "right_foot_geom", "third_foot_geom", "fourth_foot_geom")
 _TIMESTEP_S = 0.01
 _SUBSTEPS = 5
@@ -35,16 +35,21 @@ _QUATERNION = slice(3, 7)
 class Ant(GoalEnv):
     """Walk to a point on a circle of 10 m around the start.
 
-    State: torso position and quaternion, joint angles; the velocities of the same. Goal: where the torso shall be.
+    State: torso position and quaternion, joint angles, and their velocities. Goal: the torso's position on the floor.
     """
 
     warp_sizes = WarpSizes(contacts=8, rows=40)
 
     def __init__(
-        self, name: str, *, impl: str = "jax", model: mujoco.MjModel | None = None, sensed_too: tuple[str, ...] = ()
+        self,
+        name: str,
+        *,
+        impl: str = "jax",
+        model: mujoco.MjModel | None = None,
+        more_state_names: tuple[str, ...] = (),
     ) -> None:
         model = ant_spec().compile() if model is None else model
-        joints = [model.joint(index).name for index in range(1, 1 + model.nu)]  # the torso's free one comes before
+        joints = [model.joint(index).name for index in range(1, 1 + model.nu)]  # joint 0 is the torso's free joint
         motors = [model.actuator(index).name for index in range(model.nu)]
         env_spec = EnvSpec(
             name=name,
@@ -55,7 +60,7 @@ class Ant(GoalEnv):
                 *(f"v{axis} [m/s]" for axis in "xyz"),
                 *(f"w{axis} [rad/s]" for axis in "xyz"),
                 *(f"{joint} rate [rad/s]" for joint in joints),
-                *sensed_too,
+                *more_state_names,
             ),
             goal_names=("x [m]", "y [m]"),
             action_names=tuple(f"{motor} [N m]" for motor in motors),
@@ -65,7 +70,7 @@ class Ant(GoalEnv):
         super().__init__(env_spec, model, substeps=_SUBSTEPS, impl=impl)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Standing, everything a little off."""
+        """Standing, with noise on all positions and velocities."""
         position_key, velocity_key = jax.random.split(key)
         noise = jax.random.uniform(position_key, (NQ,), minval=-_START_NOISE, maxval=_START_NOISE)
         qpos = jnp.asarray(_START) + noise
@@ -74,20 +79,20 @@ class Ant(GoalEnv):
         return qpos, _START_NOISE * jax.random.normal(velocity_key, (NV,))
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """On the circle, in any direction."""
+        """A uniformly random point on the circle."""
         angle = jax.random.uniform(key, maxval=2 * jnp.pi)
         return GOAL_DISTANCE_M * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
     def sense(self, data: mjx.Data) -> jax.Array:
-        """Every position of the ant, then every velocity."""
+        """All positions of the ant, then all velocities."""
         return jnp.concatenate([data.qpos[:NQ], data.qvel[:NV]])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
-        """The torso's place on the floor."""
+        """The torso's position on the floor."""
         return state[..., :2]
 
     def terminated(self, state: jax.Array) -> jax.Array:
-        """Once the torso is too low or too high to be walking."""
+        """True when the torso is too low or too high for walking."""
         low, high = _HEALTHY_HEIGHT_M
         return (state[..., 2] < low) | (state[..., 2] > high)
 

@@ -1,7 +1,7 @@
-"""The ant and a box as large as a room: it must push the box out of the way to reach a cell behind it.
+"""The ant and a large box, which it must push out of the way to reach a cell behind it.
 
-Cells of 8 m, seen from above with y upwards; the ant starts in the cell at the origin, the box M fills the cell at
-(8, 8), the goals lie in the free cells above and to the right of it:
+Cells of 8 m, seen from above with y pointing up. The ant starts in the cell at the origin, the box M fills the cell at
+(8, 8), and the goals are in the free cells above it and to its right:
 
     AABCC
     AA.CC
@@ -9,8 +9,8 @@ Cells of 8 m, seen from above with y upwards; the ant starts in the cell at the 
     D..FF
     GGGFF
 
-The box slides without turning, and every wall is wider than it is, so wherever the two meet a corner of the box is in
-the wall: spheres at its corners are all that walls need to stop.
+The box slides without turning, and every wall is wider than the box, so wherever they touch, a corner of the box is
+involved. Walls therefore collide only with spheres at its corners.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -27,7 +27,7 @@ from training.envs.core.goal_env import Rectangle
 from training.envs.core.physics import WarpSizes
 from training.envs.locomotion import ant
 from training.envs.locomotion.ant import Ant, ant_spec
-from training.envs.locomotion.ant_maze import BALL, WALLS, let_meet
+from training.envs.locomotion.ant_maze import BALL, WALLS, collide
 
 _WALLS_M = {  # name: low and high corner on the floor
     "A": ((-12, 12), (4, 28)),
@@ -47,29 +47,29 @@ _CORNER_RADIUS_M = 0.3
 _START_HEIGHT_M = 0.75
 _GOAL_M = ((16.0, 8.0), (8.0, 16.0))
 _GOAL_NOISE_M = 2.0
-_SOLIMP = (0.995, 0.995, 0.01, 0.5, 2.0)  # contacts of the ant are hard
-_CONTACTS = 12  # with walls and box at once, the deepest
+_SOLIMP = (0.995, 0.995, 0.01, 0.5, 2.0)  # hard contacts of the ant
+_CONTACTS = 12  # with walls and box at one time; the deepest are kept
 
 
 class AntPush(Ant):
     """Push the box away and walk to a point behind it.
 
-    State: that of the ant, then where the box is. Goal: where the torso shall be.
+    State: that of the ant, then the box's position. Goal: the torso's position on the floor.
     """
 
-    warp_sizes = WarpSizes(contacts=16, rows=56)  # with box and walls, which random actions do not get to
+    warp_sizes = WarpSizes(contacts=16, rows=56)  # also with box and walls, which random actions do not reach
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
-        super().__init__(name, model=build_model(), impl=impl, sensed_too=("box x [m]", "box y [m]"))
+        super().__init__(name, model=build_model(), impl=impl, more_state_names=("box x [m]", "box y [m]"))
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The ant standing at the origin, everything a little off; the box in its cell, at rest."""
+        """The ant standing at the origin, with noise; the box in its cell, at rest."""
         qpos, qvel = super().sample_start(key)
         qpos = qpos.at[2].add(_START_HEIGHT_M - ant.START_HEIGHT_M)
         return jnp.concatenate([qpos, jnp.asarray(_BOX_START_M)]), jnp.concatenate([qvel, jnp.zeros(2)])
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """In either cell behind the box, up to 2 m further along both axes."""
+        """In one of the two cells behind the box, up to 2 m further along both axes."""
         cell_key, place_key = jax.random.split(key)
         cell = jax.random.choice(cell_key, jnp.asarray(_GOAL_M))
         return cell + jax.random.uniform(place_key, (2,), maxval=_GOAL_NOISE_M)
@@ -79,16 +79,16 @@ class AntPush(Ant):
         return jnp.concatenate([super().sense(data), data.qpos[ant.NQ :]])
 
     def floor_plan(self) -> tuple[Rectangle, ...]:
-        """The walls; not the box, which moves."""
+        """The walls, without the box, which moves."""
         return tuple(Rectangle(low, high) for low, high in _WALLS_M.values())
 
 
 def build_model() -> mujoco.MjModel:
-    """The ant, the walls and the box."""
+    """Return the ant, the walls and the box."""
     spec = ant_spec(density=ant.PUSH_DENSITY)
     spec.option.iterations = 4
     spec.option.ls_iterations = 8
-    let_meet(spec, meets=WALLS | BALL)
+    collide(spec, meets=WALLS | BALL)
     for geom in spec.geoms:
         geom.solimp = _SOLIMP
     for name, (low, high) in _WALLS_M.items():
@@ -118,7 +118,7 @@ def build_model() -> mujoco.MjModel:
 def _add_box(
     body: mujoco.MjsBody, *, name: str, half: tuple[float, ...], pos: tuple[float, ...], contype: int, **more: object
 ) -> None:
-    """A box that meets, without friction, whatever has `contype` among its affinities."""
+    """Add a box that collides, without friction, with geoms that have `contype` in their affinity."""
     geom = mujoco.mjtGeom.mjGEOM_BOX
     body.add_geom(
         name=name, type=geom, size=half, pos=pos, condim=1, priority=1, contype=contype, conaffinity=0, **more

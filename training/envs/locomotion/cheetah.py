@@ -1,7 +1,7 @@
 """The half-cheetah: a planar runner on two legs, on MuJoCo dynamics.
 
-The robot is the one of the model file that brax ships. A control step is five physics steps of 0.01 s. Head, thighs and
-feet meet the floor.
+The robot is brax's model file. A control step is five physics steps of 0.01 s. Head, thighs and feet collide with the
+floor.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -25,12 +25,12 @@ _START_NOISE = 0.1  # uniform for positions, standard deviation for velocities
 
 
 class Cheetah(GoalEnv):
-    """Run to x = 5 m, and stay.
+    """Run to x = 5 m and stay there.
 
-    State: every position, then every velocity. Goal: the torso's x.
+    State: all positions, then all velocities. Goal: the torso's x.
     """
 
-    warp_sizes = WarpSizes(contacts=16, rows=56)  # with all that may touch on the floor
+    warp_sizes = WarpSizes(contacts=16, rows=56)  # with everything on the floor that can be
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         model = build_model()
@@ -50,29 +50,29 @@ class Cheetah(GoalEnv):
         super().__init__(env_spec, model, substeps=_SUBSTEPS, impl=impl)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Standing, everything a little off."""
+        """Standing, with noise on all positions and velocities."""
         position_key, velocity_key = jax.random.split(key)
         qpos = jax.random.uniform(position_key, (self.model.nq,), minval=-_START_NOISE, maxval=_START_NOISE)
         return qpos, _START_NOISE * jax.random.normal(velocity_key, (self.model.nv,))
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """Always the same."""
+        """Always x = 5 m."""
         del key
         return jnp.array([GOAL_M])
 
     def sense(self, data: mjx.Data) -> jax.Array:
-        """Every position, then every velocity."""
+        """All positions, then all velocities."""
         return jnp.concatenate([data.qpos, data.qvel])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
-        """How far the torso has come."""
+        """The torso's x."""
         return state[..., :1]
 
 
 def build_model() -> mujoco.MjModel:
-    """The runner, its whole mass as its file asks for."""
+    """Return the runner, with the total mass that its file asks for."""
     spec = brax_models.load("half_cheetah.xml", timestep_s=_TIMESTEP_S, iterations=4, ls_iterations=8)
-    spec.compiler.settotalmass = -1  # not asked of the compiler, which is about to forget this setting
+    spec.compiler.settotalmass = -1  # set below instead: the MJCF compiler setting is lost in MjSpec
     model = spec.compile()
     mujoco.mj_setTotalmass(model, _MASS_KG)
     mujoco.mj_setConst(model, mujoco.MjData(model))

@@ -1,8 +1,8 @@
 """The humanoid: eleven links and seventeen hinges on two feet, on MuJoCo dynamics.
 
-The robot is the one of the model file that brax ships, its torques those of that file (gear times control range: 40
-N m, 120 at the hips' y, 80 at the knees, 10 in the arms). Only the feet touch the floor: an episode ends before
-anything else can. A control step is six physics steps of 0.005 s.
+The robot is brax's model file, with its torques (gear times control range: 40 N m, 120 at the hips' y, 80 at the knees,
+10 in the arms). Only the feet collide with the floor, because an episode ends before anything else could touch it. A
+control step is six physics steps of 0.005 s.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -35,11 +35,11 @@ _VELOCITY_NAMES = (*(f"w{axis} [rad/s]" for axis in "xyz"), *(f"v{axis} [m/s]" f
 
 
 class Humanoid(GoalEnv):
-    """Walk to a point one to five metres from the start, and stand there.
+    """Walk to a point 1 to 5 m from the start, and stand there.
 
-    State, 246 values, those of Gymnasium's Humanoid: torso position and quaternion, joint angles; the velocities of the
-    same; for each of the eleven links its inertia about the whole body's centre of mass (MuJoCo's `cinert`) and its
-    velocity (`cvel`); the torque on every degree of freedom. Goal: where the torso shall be, its height included.
+    State: 246 values as in Gymnasium's Humanoid. Torso position and quaternion, joint angles, and their velocities; for
+    each of the eleven links its inertia about the whole body's center of mass (MuJoCo's `cinert`) and its velocity
+    (`cvel`); the torque on every degree of freedom. Goal: the torso's position, height included.
     """
 
     warp_sizes = WarpSizes(contacts=8, rows=40)
@@ -49,15 +49,15 @@ class Humanoid(GoalEnv):
     ) -> None:
         model = humanoid_spec().compile() if model is None else model
         super().__init__(_env_spec(name, model), model, substeps=substeps, impl=impl)
-        self._motion = kinematics.Motion(model)
+        self._body_velocities = kinematics.BodyVelocities(model)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Upright above the origin, at rest, always the same."""
+        """Upright above the origin, at rest, without noise."""
         del key
         return jnp.asarray(self.model.qpos0, jnp.float32), jnp.zeros(self.model.nv)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """In any direction, at any distance of one to five metres alike."""
+        """A uniformly random direction and distance, from 1 to 5 m."""
         angle_key, distance_key = jax.random.split(key)
         angle = jax.random.uniform(angle_key, maxval=2 * jnp.pi)
         nearest, farthest = _GOAL_DISTANCE_M
@@ -66,22 +66,25 @@ class Humanoid(GoalEnv):
 
     def sense(self, data: mjx.Data) -> jax.Array:
         """Positions, velocities, each link's inertia, each link's velocity, torques."""
-        now = kinematics.placed(self._mjx_model, data)
-        links = (kinematics.inertias(self.model, now)[1:], self._motion.velocities(now)[1:])  # all but the world
+        current = kinematics.update_poses(self._mjx_model, data)
+        links = (
+            kinematics.inertias(self.model, current)[1:],
+            self._body_velocities.velocities(current)[1:],
+        )  # without the world
         return jnp.concatenate([data.qpos, data.qvel, *(link.reshape(-1) for link in links), data.qfrc_actuator])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
-        """Where the torso is."""
+        """The torso's position."""
         return state[..., :3]
 
     def terminated(self, state: jax.Array) -> jax.Array:
-        """Once the torso is too low or too high to be standing."""
+        """True when the torso is too low or too high for standing."""
         low, high = _HEALTHY_HEIGHT_M
         return (state[..., 2] < low) | (state[..., 2] > high)
 
 
 def _env_spec(name: str, model: mujoco.MjModel) -> EnvSpec:
-    joints = [model.joint(index).name for index in range(1, model.njnt)]  # all but the torso's free one
+    joints = [model.joint(index).name for index in range(1, model.njnt)]  # without the torso's free joint
     links = [model.body(index).name for index in range(1, model.nbody)]
     return EnvSpec(
         name=name,
@@ -106,9 +109,9 @@ def _env_spec(name: str, model: mujoco.MjModel) -> EnvSpec:
 
 
 def humanoid_spec() -> mujoco.MjSpec:
-    """The humanoid on an endless floor, its actuators in N m, to be compiled or added to."""
+    """Return the humanoid on an infinite floor, with actuators in N m, to compile or add to."""
     spec = brax_models.load("humanoid.xml", timestep_s=_TIMESTEP_S)
-    for foot in FEET:  # a foot is no link of its own: it moves with the shin
+    for foot in FEET:  # a foot is fixed to its shin, so it becomes part of it
         body = spec.body(foot)
         drawn = spec.geom(foot)
         radius, place = drawn.size[0], body.pos + drawn.pos

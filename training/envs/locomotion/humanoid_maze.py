@@ -1,8 +1,8 @@
-"""The humanoid among walls of 1 m, in mazes of 2 m cells.
+"""The humanoid in mazes with cells of 2 m and walls of 1 m.
 
-What meets the walls are spheres: the feet, and stand-ins without mass for what is lower than a wall's top: the pelvis
-with the thighs' upper ends, the knees, the hands. Walls are without friction: contacts are what physics here costs. A
-control step is three physics steps of 0.005 s.
+Only spheres collide with the walls: the feet, and massless spheres for what can be lower than a wall: the pelvis with
+the upper ends of the thighs, the knees, the hands. Walls have no friction, because contacts dominate the cost of the
+physics. A control step is three physics steps of 0.005 s.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -21,9 +21,9 @@ from training.envs.locomotion.humanoid import FEET, GOAL_HEIGHT_M, Humanoid, hum
 CELL_M = 2.0
 _SUBSTEPS = 3
 _WALL_HEIGHT_M = 1.0
-_FLOOR, _WALLS = 1, 2  # bits of contype and conaffinity: what meets what
-_CONTACTS = 8  # with walls at once, the deepest; the floor's two are counted apart
-_STAND_INS = {  # name: the body it moves with, its place there and its radius, in m
+_FLOOR, _WALLS = 1, 2  # bits of contype and conaffinity
+_CONTACTS = 8  # with walls at one time; the deepest are kept. The floor's two are separate
+_STAND_INS = {  # name: the body it is fixed to, its position there and its radius, in m
     "hips": ("pelvis", (-0.01, 0.0, 0.0), 0.16),
     "right knee": ("right_shin", (0.0, 0.0, 0.0), 0.06),
     "left knee": ("left_shin", (0.0, 0.0, 0.0), 0.06),
@@ -32,13 +32,13 @@ _STAND_INS = {  # name: the body it moves with, its place there and its radius, 
 }
 
 _MAZES = {name: LAYOUTS[name] for name in ("u_maze", "u_maze_eval", "big_maze", "hardest_maze")} | {
-    "big_maze_eval": LAYOUTS["big_maze_eval"].replace("#..#..g#", "#..#.gg#")  # one goal more than the ant's
+    "big_maze_eval": LAYOUTS["big_maze_eval"].replace("#..#..g#", "#..#.gg#")  # has one goal more than the ant's
 }
 NAMES = tuple(f"humanoid_{layout}" for layout in _MAZES)
 
 
 class HumanoidMaze(Humanoid):
-    """Walk through a maze to the middle of a goal cell, and stand there. State and goal are those of the humanoid."""
+    """Walk through a maze to the center of a goal cell, and stand there. State and goal are those of the humanoid."""
 
     warp_sizes = WarpSizes(contacts=16, rows=48)
 
@@ -48,12 +48,12 @@ class HumanoidMaze(Humanoid):
         super().__init__(name, model=build_model(self.maze), impl=impl, substeps=_SUBSTEPS)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Upright above the middle of the start cell, at rest, always the same."""
+        """Upright above the center of the start cell, at rest, without noise."""
         qpos, qvel = super().sample_start(key)
         return qpos.at[:2].set(jnp.asarray(self.maze.starts[0], jnp.float32)), qvel
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """The middle of any goal cell alike."""
+        """The center of a uniformly random goal cell."""
         return jnp.append(jax.random.choice(key, self._goals), GOAL_HEIGHT_M)
 
     def floor_plan(self) -> tuple[Rectangle, ...]:
@@ -62,7 +62,7 @@ class HumanoidMaze(Humanoid):
 
 
 def build_model(maze: Maze) -> mujoco.MjModel:
-    """The humanoid between walls."""
+    """Return the humanoid between walls."""
     spec = humanoid_spec()
     walls.add_walls(spec, maze, height_m=_WALL_HEIGHT_M, condim=1, contype=_WALLS, conaffinity=0, priority=1)
     for name, (body, place, radius) in _STAND_INS.items():

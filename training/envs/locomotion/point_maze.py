@@ -1,7 +1,7 @@
-"""Point mazes: a ball on two slides, pushed by two motors, between real walls.
+"""Point mazes: a ball on two slides, pushed by two motors, between walls.
 
-Small enough to be solved within minutes on two cores: cells of 1 m, a ball of 1 kg and radius 0.15 m, a force of up to
-4 N along each axis, a control period of 0.16 s.
+They are small enough to be solved within minutes on two CPU cores: cells of 1 m, a ball of 1 kg with radius 0.15 m, a
+force of up to 4 N along each axis, a control period of 0.16 s.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -32,7 +32,7 @@ EPISODE_LENGTHS = {"point_u_maze": 100, "point_big_maze": 150, "point_hardest_ma
 
 
 class PointMaze(GoalEnv):
-    """The ball in a maze. State: position and velocity; goal: a position near the centre of a goal cell."""
+    """The ball in a maze. State: position and velocity. Goal: a position near the center of a goal cell."""
 
     warp_sizes = WarpSizes(contacts=8, rows=8)
 
@@ -51,11 +51,11 @@ class PointMaze(GoalEnv):
         self._goals = jnp.asarray(self.maze.goals, jnp.float32)
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """At rest within 0.1 m of the start cell's centre, per axis."""
+        """At rest within 0.1 m of the start cell's center, per axis."""
         return sample_near(key, self._starts, noise_m=_START_NOISE_M), jnp.zeros(2)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """Within 0.2 m of the centre of a goal cell, per axis; every goal cell is as likely."""
+        """Within 0.2 m of the center of a uniformly random goal cell, per axis."""
         return sample_near(key, self._goals, noise_m=_GOAL_NOISE_M)
 
     def sense(self, data: mjx.Data) -> jax.Array:
@@ -72,20 +72,20 @@ class PointMaze(GoalEnv):
 
 
 def build_model(maze: Maze) -> mujoco.MjModel:
-    """The ball between the walls. The border is four planes, which nothing can pass; the rest few merged boxes.
+    """Return the ball between walls: four planes as the border, which nothing can pass, and boxes inside.
 
-    Only the ball collides (with walls), and it has no weight on the floor: contacts are what physics here costs.
+    The ball collides with walls only and does not rest on the floor, because contacts dominate the cost of the physics.
     """
     spec = mujoco.MjSpec()
     spec.option.timestep = _TIMESTEP_S
-    spec.option.solver = mujoco.mjtSolver.mjSOL_CG  # as exact as Newton's with two joints, and half the time to compile
+    spec.option.solver = mujoco.mjtSolver.mjSOL_CG  # as accurate as Newton with two joints, and compiles twice as fast
     spec.option.iterations = 4
     spec.option.ls_iterations = 8
     walls.add_walls(spec, maze, height_m=_WALL_HEIGHT_M, condim=1, contype=1, conaffinity=0)
     ball = spec.worldbody.add_body(name="ball", pos=[0, 0, BALL_RADIUS_M])
     for axis, direction in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
         joint = ball.add_joint(name=axis, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=direction)
-        joint.damping = [_DAMPING, 0, 0]  # the linear term, then those of higher order
+        joint.damping = [_DAMPING, 0, 0]  # linear term, then higher orders
         motor = spec.add_actuator(name=f"force {axis}", target=axis, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         motor.ctrlrange = [-_FORCE_N, _FORCE_N]
         motor.ctrllimited = True

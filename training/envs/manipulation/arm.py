@@ -1,7 +1,7 @@
-"""The Panda arm at a table: reach a point, take hold of a cube, push it, or lift it from one bin into another.
+"""The Panda arm at a table: reach a point, grasp a cube, push it, or lift it from one bin into another.
 
-Tasks of arXiv 2408.11052 and arXiv 2503.14858. An action is four absolute target angles and, where the hand has
-fingers, whether they close; it is held for ten physics steps of 5 ms.
+The tasks are those of arXiv 2408.11052 and arXiv 2503.14858. An action consists of four absolute target angles and, if
+the hand has fingers, whether they close. It is held for ten physics steps of 5 ms.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -26,9 +26,9 @@ _SUBSTEPS = 10
 _TARGETS = {1: (0.3491, 2.7925), 2: (0.0, 1.48353), 4: (-3.0718, -0.0698), 6: (2.3562, 3.7525)}  # rad
 _START_ANGLES = (1.571, 0.742, -1.571, 3.054)  # rad, of the moving joints
 _START_FINGERS_M = 0.04
-_REACH_CENTRE, _REACH_HALF_M = (0.0, 0.5, 0.3), 0.2
+_REACH_CENTER, _REACH_HALF_M = (0.0, 0.5, 0.3), 0.2
 _GRASP_SQUARE = (0.0, 0.6, 0.3)
-_GRASP_SIDE_M = 0.0375  # from the middle of the cube to where either fingertip shall be
+_GRASP_SIDE_M = 0.0375  # from the center of the cube to the goal of each fingertip
 _GRASP_RADIUS_M, _GRASP_TOLERANCE_M = 0.05, 0.02
 
 _ARM_STATE = (
@@ -41,7 +41,7 @@ _ARM_ACTIONS = tuple(f"joint {index} target [rad]" for index in panda.MOVING)
 
 
 class Arm(GoalEnv):
-    """What the tasks have in common: how the arm is sensed, and where it starts."""
+    """What all tasks share: the arm's part of the state, and its start."""
 
     def __init__(self, env_spec: EnvSpec, model: mujoco.MjModel, *, impl: str) -> None:
         super().__init__(env_spec, model, substeps=_SUBSTEPS, impl=impl)
@@ -51,33 +51,33 @@ class Arm(GoalEnv):
         self._rates = jnp.array([joint.dofadr[0] for joint in joints])
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:  # noqa: ARG002
-        """The arm in the pose it always starts in, at rest."""
+        """The arm in its start pose, at rest, without noise."""
         qpos = jnp.asarray(self.model.qpos0, jnp.float32)
         return qpos.at[self._angles].set(jnp.array(_START_ANGLES)), jnp.zeros(self.model.nv)
 
     def view(self) -> tuple[float, float]:
-        """Over the table, past the arm, at what it works on."""
+        """Across the table, past the arm."""
         return -60.0, -40.0
 
-    def place(self, data: mjx.Data, site: str) -> jax.Array:
-        """Where a site is, [3] in metres."""
+    def site_position(self, data: mjx.Data, site: str) -> jax.Array:
+        """Return the position of a site, [3] in meters."""
         return data.site_xpos[self.model.site(site).id]
 
-    def locate(self, data: mjx.Data) -> mjx.Data:
-        """`data` with every position current: a step leaves those from before its last integration behind."""
+    def update_poses(self, data: mjx.Data) -> mjx.Data:
+        """Return `data` with current poses: after a step, they are from before its last integration."""
         return mjx.kinematics(self._mjx_model, data)
 
     def sense_arm(self, data: mjx.Data) -> jax.Array:
-        """Seven angles, the end effector's position and its velocity, [13], from located `data`."""
+        """Return seven angles, and the end effector's position and velocity, [13], from `data` with current poses."""
         angles = dict(zip(panda.MOVING, data.qpos[self._angles], strict=True)) | panda.LOCKED
-        place = self.place(data, panda.END_EFFECTOR)
+        place = self.site_position(data, panda.END_EFFECTOR)
         levers = place - data.xanchor[self._joints]
         velocity = data.qvel[self._rates] @ jnp.cross(data.xaxis[self._joints], levers)
         return jnp.concatenate([jnp.stack([angles[index] for index in sorted(angles)]), place, velocity])
 
 
 class ArmReach(Arm):
-    """Bring the end effector to a point in a box. State: the arm's; goal: the point. No fingers, no cube."""
+    """Bring the end effector to a point in a box, without fingers and cube. State: the arm's. Goal: the point."""
 
     warp_sizes = WarpSizes(contacts=8, rows=16)
 
@@ -93,12 +93,12 @@ class ArmReach(Arm):
         super().__init__(env_spec, table.build_model(_TARGETS, cube=False), impl=impl)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """Anywhere in the box."""
-        return jnp.array(_REACH_CENTRE) + jax.random.uniform(key, (3,), minval=-_REACH_HALF_M, maxval=_REACH_HALF_M)
+        """A uniformly random point in the box."""
+        return jnp.array(_REACH_CENTER) + jax.random.uniform(key, (3,), minval=-_REACH_HALF_M, maxval=_REACH_HALF_M)
 
     def sense(self, data: mjx.Data) -> jax.Array:
         """The arm's angles, the end effector's position and velocity."""
-        return self.sense_arm(self.locate(data))
+        return self.sense_arm(self.update_poses(data))
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
         """The end effector's position."""
@@ -106,15 +106,14 @@ class ArmReach(Arm):
 
 
 class ArmWithCube(Arm):
-    """A hand with fingers, and a cube that starts at rest anywhere in a square.
+    """A hand with fingers, and a cube that starts at rest in a square.
 
     Args:
-        square: centre and half-width of the square, in metres.
+        square: center and half-width of the square, in meters.
     """
 
-    warp_sizes = WarpSizes(
-        contacts=32, rows=96
-    )  # with hand, cube and walls on one another, which random actions seldom are
+    # also with hand, cube and walls in contact, which is rare under random actions
+    warp_sizes = WarpSizes(contacts=32, rows=96)
 
     def __init__(self, env_spec: EnvSpec, model: mujoco.MjModel, *, square: table.Square, impl: str) -> None:
         super().__init__(env_spec, model, impl=impl)
@@ -123,46 +122,46 @@ class ArmWithCube(Arm):
         self._fingers = jnp.array([model.joint(side).qposadr[0] for side in panda.SIDES])
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The arm as it always starts, the fingers half open, the cube anywhere in its square."""
+        """The arm in its start pose, the fingers half open, the cube at a uniformly random place in its square."""
         qpos, qvel = super().sample_start(key)
         qpos = qpos.at[self._fingers].set(_START_FINGERS_M)
         return qpos.at[self._cube : self._cube + 3].set(on_table(key, self._square)), qvel
 
     def control(self, action: jax.Array) -> jax.Array:
-        """Target angles, and the fingers closed for a last value above 0, else open."""
+        """Return the target angles, and closed fingers if the last value is above 0, else open ones."""
         fingers = jnp.where(action[-1:] > 0, -1.0, 1.0)
         return super().control(jnp.concatenate([action[:-1], fingers, fingers]))
 
     @property
     def action_low(self) -> tuple[float, ...]:
-        """The least target angles, and -1 for open."""
+        """The lowest target angles, and -1 for open fingers."""
         return (*super().action_low[:-2], -1.0)
 
     @property
     def action_high(self) -> tuple[float, ...]:
-        """The greatest target angles, and 1 for closed."""
+        """The highest target angles, and 1 for closed fingers."""
         return (*super().action_high[:-2], 1.0)
 
     def cube(self, data: mjx.Data) -> jax.Array:
-        """Where the middle of the cube is, [3] in metres."""
+        """Return the center of the cube, [3] in meters."""
         return self.cube_at(data.qpos)
 
     def cube_at(self, qpos: jax.Array) -> jax.Array:
-        """Where the middle of the cube is, [3] in metres, at positions [nq]."""
+        """Return the center of the cube, [3] in meters, at the joint positions [nq]."""
         return qpos[self._cube : self._cube + 3]
 
     def tips(self, data: mjx.Data) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Where the left and the right fingertip are, [3] each, and how far apart, [1], in metres."""
-        left, right = (self.place(data, f"{side} tip") for side in panda.SIDES)
+        """Return the positions of left and right fingertip, [3] each, and their distance, [1], in meters."""
+        left, right = (self.site_position(data, f"{side} tip") for side in panda.SIDES)
         return left, right, jnp.linalg.norm(left - right)[None]
 
 
 class _Transport(NamedTuple):
-    """Squares on the table: where the cube starts and where it shall be."""
+    """Squares on the table: where the cube starts, and where its goals are."""
 
     start: table.Square
     goal: table.Square
-    bins: table.Bins | None = None  # without bins the two squares are marked
+    bins: table.Bins | None = None  # without bins, the two squares are drawn
 
 
 TRANSPORTS: Mapping[str, _Transport] = MappingProxyType(
@@ -178,7 +177,7 @@ TRANSPORTS: Mapping[str, _Transport] = MappingProxyType(
 class ArmTransport(ArmWithCube):
     """Bring the cube to a place, by pushing it over the table or by lifting it from bin to bin.
 
-    State: the cube's position, the arm's, the opening of the fingers; goal: where the cube shall be.
+    State: the cube's position, the arm's state, the opening of the fingers. Goal: a position for the cube.
     """
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
@@ -197,12 +196,12 @@ class ArmTransport(ArmWithCube):
         super().__init__(env_spec, model, square=task.start, impl=impl)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """Anywhere in the square of goals."""
+        """A uniformly random place in the square of goals."""
         return on_table(key, self._goal)
 
     def sense(self, data: mjx.Data) -> jax.Array:
-        """The cube's position, the arm, the opening."""
-        data = self.locate(data)
+        """The cube's position, the arm's state, the opening of the fingers."""
+        data = self.update_poses(data)
         return jnp.concatenate([self.cube(data), self.sense_arm(data), self.tips(data)[2]])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
@@ -215,10 +214,10 @@ class ArmTransport(ArmWithCube):
 
 
 class ArmGrasp(ArmWithCube):
-    """Have the cube between the fingertips, so far apart that they could close on it.
+    """Bring the fingertips to both sides of the cube, ready to close on it.
 
-    State: the cube's position, the arm's, both fingertips, their distance. Goal: both fingertips and their distance;
-    it goes with the cube, so no other can be asked for.
+    State: the cube's position, the arm's state, both fingertips, their distance. Goal: both fingertips and their
+    distance; it moves with the cube, so it cannot be chosen.
     """
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
@@ -234,21 +233,21 @@ class ArmGrasp(ArmWithCube):
         super().__init__(env_spec, table.build_model(_TARGETS, cube=True), square=_GRASP_SQUARE, impl=impl)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """Around a cube anywhere in its square."""
+        """The goal for a cube at a uniformly random place in its square."""
         return _around(on_table(key, _GRASP_SQUARE))
 
     def sample_task(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """A start, with the goal around its cube."""
+        """A start, and the goal for its cube."""
         qpos, qvel = self.sample_start(key)
         return qpos, qvel, _around(self.cube_at(qpos))
 
     def current_goal(self, state: jax.Array, goal: jax.Array) -> jax.Array:  # noqa: ARG002
-        """Around the cube where it is now."""
+        """The goal for the current position of the cube."""
         return _around(state[:3])
 
     def sense(self, data: mjx.Data) -> jax.Array:
-        """The cube's position, the arm, the fingertips, their distance."""
-        data = self.locate(data)
+        """The cube's position, the arm's state, the fingertips, their distance."""
+        data = self.update_poses(data)
         return jnp.concatenate([self.cube(data), self.sense_arm(data), *self.tips(data)])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
@@ -256,13 +255,13 @@ class ArmGrasp(ArmWithCube):
         return state[..., 16:23]
 
     def marker(self, goal: np.ndarray) -> np.ndarray:
-        """Between the fingertips."""
+        """The point between the fingertips."""
         return (goal[:3] + goal[3:6]) / 2
 
     def goal_distance(self, achieved: jax.Array, goal: jax.Array) -> jax.Array:
-        """The larger of two errors, in metres: that of the middle between the fingertips, and that of the opening.
+        """Return the larger of two errors, in meters: of the point between the fingertips, and of their distance.
 
-        The opening has 2 cm to be within where the middle has 5 cm, so its error counts 2.5 times.
+        The tolerance is 5 cm for the point and 2 cm for the distance, so the latter's error counts 2.5 times.
         """
         middle = jnp.linalg.norm(_middle(achieved) - _middle(goal), axis=-1)
         opening = jnp.abs(achieved[..., 6] - goal[..., 6])
@@ -270,14 +269,14 @@ class ArmGrasp(ArmWithCube):
 
 
 def on_table(key: jax.Array, square: table.Square) -> jax.Array:
-    """Where a cube's middle is, [3], when it rests anywhere in a square, all places alike."""
+    """Return the center [3] of a cube that rests at a uniformly random place in a square."""
     x, y, half = square
     noise = jax.random.uniform(key, (2,), minval=-half, maxval=half)
     return jnp.concatenate([jnp.array([x, y]) + noise, jnp.array([table.CUBE_HALF_M])])
 
 
 def _around(cube: jax.Array) -> jax.Array:
-    """The goal [7] for a cube at `cube: [3]`."""
+    """Return the goal [7] for a cube at `cube: [3]`."""
     side = jnp.array([_GRASP_SIDE_M, 0, 0])
     return jnp.concatenate([cube + side, cube - side, jnp.array([2 * _GRASP_SIDE_M])])
 

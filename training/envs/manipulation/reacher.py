@@ -1,7 +1,7 @@
-"""The reacher: two links in the plane, whose tip shall be at a point.
+"""The reacher: two links in a plane, whose tip must reach a point.
 
-The robot is the one of the model file that brax ships, on MuJoCo dynamics, with torques of up to 25 N m. A control step
-is four physics steps of 0.01 s. Nothing collides.
+The robot is brax's model file on MuJoCo dynamics, with torques of up to 25 N m. A control step is four physics steps of
+0.01 s. Nothing collides.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -23,14 +23,14 @@ _SUBSTEPS = 4
 _TORQUE_NM = 25.0
 _GOAL_DISTANCE_M = 0.2
 _GOAL_HEIGHT_M = 0.01
-_ANGLE_NOISE = 0.1  # rad, either way
-_RATE_NOISE = 0.005  # rad/s, either way
+_ANGLE_NOISE = 0.1  # rad, in both directions
+_RATE_NOISE = 0.005  # rad/s, in both directions
 
 
 class Reacher(GoalEnv):
     """Bring the tip to a point.
 
-    State: cosine and sine of both joints' angles; the tip's position and velocity. Goal: where the tip shall be.
+    State: cosine and sine of both joint angles, the tip's position and velocity. Goal: a position for the tip.
     """
 
     warp_sizes = WarpSizes(contacts=8, rows=8)
@@ -51,36 +51,36 @@ class Reacher(GoalEnv):
             episode_length=EPISODE_LENGTH,
         )
         super().__init__(env_spec, model, substeps=_SUBSTEPS, impl=impl)
-        self._motion = kinematics.Motion(model)
+        self._body_velocities = kinematics.BodyVelocities(model)
         self._tip = model.body("fingertip").id
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Stretched along x, a little off, hardly moving."""
+        """Stretched along x, with noise on angles and rates."""
         angle_key, rate_key = jax.random.split(key)
         angles = jax.random.uniform(angle_key, (2,), minval=-_ANGLE_NOISE, maxval=_ANGLE_NOISE)
         return angles, jax.random.uniform(rate_key, (2,), minval=-_RATE_NOISE, maxval=_RATE_NOISE)
 
     def sample_goal(self, key: jax.Array) -> jax.Array:
-        """In any direction, at any distance up to 0.2 m alike."""
+        """A uniformly random direction and distance, up to 0.2 m."""
         angle_key, distance_key = jax.random.split(key)
         angle = jax.random.uniform(angle_key, maxval=2 * jnp.pi)
         distance = jax.random.uniform(distance_key, maxval=_GOAL_DISTANCE_M)
         return jnp.stack([distance * jnp.cos(angle), distance * jnp.sin(angle), jnp.asarray(_GOAL_HEIGHT_M)])
 
     def sense(self, data: mjx.Data) -> jax.Array:
-        """Angles and tip."""
-        now = kinematics.placed(self._mjx_model, data)
-        tip = now.xpos[self._tip]
-        velocity = self._motion.linear_velocity(now, self._tip, point=tip)
+        """Angles, and the tip's position and velocity."""
+        current = kinematics.update_poses(self._mjx_model, data)
+        tip = current.xpos[self._tip]
+        velocity = self._body_velocities.linear_velocity(current, self._tip, point=tip)
         return jnp.concatenate([jnp.cos(data.qpos), jnp.sin(data.qpos), tip, velocity])
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:
-        """Where the tip is."""
+        """The tip's position."""
         return state[..., 4:7]
 
 
 def build_model() -> mujoco.MjModel:
-    """The two links, without the file's target: the goal is no body."""
+    """Return the two links, without the file's target body, since goals need no body."""
     spec = brax_models.load("reacher.xml", timestep_s=_TIMESTEP_S, floor="ground", tile_m=0.1)
     spec.delete(spec.body("target"))
     for motor in spec.actuators:

@@ -1,9 +1,9 @@
-"""The table that the arm works at: a cube on it, and two bins for it where the task has them.
+"""The arm's table, with a cube and, for some tasks, two bins.
 
-Only pairs that are named here collide: the cube with table, hand, fingers and walls; hand and fingers with table and
-walls. The cube's contacts with the table, the hand and the fingers have friction, the others none. On the table the
-cube stands on its corners, eight small spheres: of a box that is pressed down aslant MJX would find the lowest corners
-only. Walls are thin, and their contacts as stiff as the physics step allows, lest the hand press the cube through one.
+Only the pairs named here collide: the cube with table, hand, fingers and walls; hand and fingers with table and walls.
+The cube's contacts with table, hand and fingers have friction, the others have none. The cube stands on eight small
+spheres at its corners, because for a tilted box under pressure MJX would find only the lowest corners. Walls are thin,
+and their contacts as stiff as the physics step allows, so that the hand cannot press the cube through one.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -25,18 +25,18 @@ TIMESTEP_S = 0.005
 _DENSITY = 1000.0  # kg/m^3
 _CORNER_RADIUS_M = 0.002
 _WALL_HALF_M, _WALL_HEIGHT_M = 0.005, 0.066
-_CONTACTS = 10  # with friction, and as many without, the deepest: more than there ever are at once
+_CONTACTS = 10  # with friction, and as many without: more than occur at one time
 _BLUE, _RED = (0.25, 0.4, 0.75, 1), (0.75, 0.3, 0.25, 1)
 _CUBE = (0.9, 0.65, 0.2, 1)  # a goal is green
 
-Square = tuple[float, float, float]  # centre and half-width, m
-Colour = tuple[float, float, float, float]
+Square = tuple[float, float, float]  # center and half-width, m
+Color = tuple[float, float, float, float]
 
 
 class Bins(NamedTuple):
     """Two open bins to the left and right of x = 0."""
 
-    x: float  # of their centres, m
+    x: float  # of their centers, m
     inner_half: float  # m
     y: float = 0.6
 
@@ -44,12 +44,12 @@ class Bins(NamedTuple):
 def build_model(
     targets: Mapping[int, tuple[float, float]], *, cube: bool, marks: Iterable[Square] = (), bins: Bins | None = None
 ) -> mujoco.MjModel:
-    """The arm at the table.
+    """Return the arm at the table.
 
     Args:
-        targets: what the arm's servos can be asked for, by joint, in rad.
-        cube: whether there is a cube, and with it fingers to hold it.
-        marks: squares to be drawn on the table.
+        targets: the range of the servos' target angles, by joint, in rad.
+        cube: whether there is a cube, and fingers to hold it.
+        marks: squares that are drawn on the table.
     """
     spec = mujoco.MjSpec()
     spec.option.timestep = TIMESTEP_S
@@ -66,11 +66,11 @@ def build_model(
         _collide(spec, "table", mover, condim=1)
         if cube:
             _collide(spec, "cube", mover, condim=3)
-    for (x, y, half), colour in zip(marks, (_BLUE, _RED), strict=False):
-        spec.worldbody.add_site(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[x, y, 0], size=[half, half, 0.001], rgba=colour)
+    for (x, y, half), color in zip(marks, (_BLUE, _RED), strict=False):
+        spec.worldbody.add_site(type=mujoco.mjtGeom.mjGEOM_BOX, pos=[x, y, 0], size=[half, half, 0.001], rgba=color)
     if bins is not None:
         for index, wall in enumerate(walls(bins)):
-            _add_wall(spec, f"wall {index}", wall, colour=_BLUE if index < 4 else _RED, movers=movers)
+            _add_wall(spec, f"wall {index}", wall, color=_BLUE if index < 4 else _RED, movers=movers)
     spec.add_numeric(name="max_contact_points", data=[_CONTACTS])
     return spec.compile()
 
@@ -101,7 +101,7 @@ def _add_cube(spec: mujoco.MjSpec) -> None:
 
 
 def walls(bins: Bins) -> tuple[Rectangle, ...]:
-    """The four walls of each bin, seen from above; the left bin's first."""
+    """Return the four walls of each bin, seen from above, the left bin's first."""
     inner, outer = bins.inner_half, bins.inner_half + 2 * _WALL_HALF_M
     sides = (  # of a bin around the origin
         Rectangle((-outer, -outer), (outer, -inner)),
@@ -116,8 +116,8 @@ def walls(bins: Bins) -> tuple[Rectangle, ...]:
     )
 
 
-def _add_wall(spec: mujoco.MjSpec, name: str, wall: Rectangle, *, colour: Colour, movers: Iterable[str]) -> None:
-    """A box that the cube and `movers` meet."""
+def _add_wall(spec: mujoco.MjSpec, name: str, wall: Rectangle, *, color: Color, movers: Iterable[str]) -> None:
+    """Add a box that collides with the cube and `movers`."""
     low, high = np.array(wall.low), np.array(wall.high)
     top = _WALL_HEIGHT_M / 2
     spec.worldbody.add_geom(
@@ -125,7 +125,7 @@ def _add_wall(spec: mujoco.MjSpec, name: str, wall: Rectangle, *, colour: Colour
         type=mujoco.mjtGeom.mjGEOM_BOX,
         pos=[*(low + high) / 2, top],
         size=[*(high - low) / 2, top],
-        rgba=colour,
+        rgba=color,
         **panda.NO_CONTACTS,
     )
     for thing in ("cube", *movers):
