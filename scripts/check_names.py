@@ -41,11 +41,20 @@ IDENTIFIERS = (
     Retired(r"_?(Learner|learner)", "TrainState"),
     Retired(r"_?(Updater|updater)", "CRL"),
     Retired(r"_?Moments", "StepIndex"),
+    Retired(r"EnvFacts", "EnvSpec"),
+    Retired(r"TrainerState", "RunState"),
+    Retired(r"OutputFolderError", "RunDirError"),
+    Retired(r"publish_once", "publish"),
     Retired(r"_?(Question|PendingQuestion)", "PendingRequest"),
 )
 ANYWHERE = (
     Retired(r"--unroll(?![\w-])", "--unroll-length"),
     Retired(r"--goal-redraw-probability", "--resample-goal-probability"),
+    Retired(r"--at-goal-redraw-probability", "--resample-at-goal-probability"),
+    Retired(r"--replay-capacity", "--max-replay-size"),
+    Retired(r"--replay-min(?![\w-])", "--min-replay-size"),
+    Retired(r"--stop-at-share", "--stop-at-success-rate"),
+    Retired(r"--snapshot-replay (?:on|off)", "--snapshot-replay, --no-snapshot-replay"),
     Retired(r"kilolayer_(?:\w+_)?(?:shed|judged|offers)(?:_\w+)?", "rejected, policies"),
     Retired(
         r"\b(?:parent|child|cores|niceness|scrapes|computation|doorway|lanes|pace|waiting|settlement|offers|tallies|wire"

@@ -14,7 +14,7 @@ from policy.spec import PolicySpec, SpecError
 
 
 def fresh(key: int, in_dim: int, *, depth: int, width: int, out_dim: int) -> ResidualNetwork:
-    """A network of numpy arrays, initialised in one compiled program to spare the time of many small ones."""
+    """A network of numpy arrays, initialized in one compiled program to spare the time of many small ones."""
     init = jax.jit(partial(init_network, depth=depth, width=width, out_dim=out_dim), static_argnums=1)
     return jax.tree.map(np.asarray, init(jax.random.key(key), in_dim))
 

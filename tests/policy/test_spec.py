@@ -151,8 +151,8 @@ def test_what_an_earlier_version_did_not_write_is_the_papers_choice(spec: Policy
 
 
 def test_unknown_fields_are_named(spec: PolicySpec) -> None:
-    stored = json.loads(spec.to_json()) | {"depth": 4, "colour": "red"}
-    with pytest.raises(SpecError, match="unknown fields: colour, depth"):
+    stored = json.loads(spec.to_json()) | {"depth": 4, "color": "red"}
+    with pytest.raises(SpecError, match="unknown fields: color, depth"):
         PolicySpec.from_fields(stored)
 
 

@@ -32,7 +32,7 @@ class Driver:
         return self.data.qpos[:3].copy()
 
     def pose(self, place: np.ndarray, *, along: float = 0.0, downwards: bool = False) -> np.ndarray:
-        """Angles [4] that bring the point `along` metres before the end effector to `place`, the hand pointing down."""
+        """Angles [4] that bring the point `along` meters before the end effector to `place`, the hand pointing down."""
         scratch = mujoco.MjData(self.model)
 
         def errors(angles: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ def test_only_feet_touch_and_only_the_floor(ant: GoalEnv) -> None:
 def test_physics_agrees_with_mujoco_c(ant: GoalEnv, starts) -> None:
     """Windows of one to four control steps, begun at every moment of C's own 200 steps under random torques.
 
-    Where nothing touches and no joint is at its limit, 1e-5 of a metre or radian and 1e-3 a second. Else one solver
+    Where nothing touches and no joint is at its limit, 1e-5 of a meter or radian and 1e-3 a second. Else one solver
     iteration in float32 finds another force than in float64 now and then: by length, within these in nine windows
     of ten, and never off by much.
     """

@@ -40,8 +40,8 @@ def test_the_box_is_sensed_last_and_the_goal_is_for_the_torso(push: GoalEnv, sta
 def test_every_start_and_goal_is_free_and_the_way_is_blocked(push: GoalEnv) -> None:
     """The seven walls and the box cover all of the five by five cells but the published free ones."""
     walls = push.floor_plan()
-    centres = [(x, y) for x in range(-8, 25, 8) for y in range(-8, 25, 8)]
-    free = {(x, y) for x, y in centres if not any(low[0] < x < high[0] and low[1] < y < high[1] for low, high in walls)}
+    centers = [(x, y) for x in range(-8, 25, 8) for y in range(-8, 25, 8)]
+    free = {(x, y) for x, y in centers if not any(low[0] < x < high[0] and low[1] < y < high[1] for low, high in walls)}
     assert free == {(0, 0), (8, 0), (0, 8), (8, 8), (16, 8), (8, 16)}
 
 

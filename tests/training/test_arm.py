@@ -207,7 +207,7 @@ def test_fingers_hold_a_cube_and_carry_it_from_bin_to_bin(hard_bins: Arm) -> Non
 
 @pytest.mark.parametrize(("velocity", "walls"), [((-2.0, 0), {"wall 2"}), ((-2.0, 2.0), {"wall 1", "wall 2"})])
 def test_walls_stop_a_cube(hard_bins: Arm, velocity: tuple[float, float], walls: set[str]) -> None:
-    """Thrown at the left wall, and into the far left corner, from a few centimetres."""
+    """Thrown at the left wall, and into the far left corner, from a few centimeters."""
     driver = Driver(hard_bins, (-0.44, 0.73))
     driver.data.qvel[:2] = velocity
     met: set[str] = set()

@@ -120,10 +120,10 @@ def maze(drawing: None) -> Iterator[camera.Camera]:
         yield eye
 
 
-def middle_of(colour: tuple[float, ...], picture: np.ndarray) -> np.ndarray:
+def middle_of(color: tuple[float, ...], picture: np.ndarray) -> np.ndarray:
     """Column and row of the middle of the pixels of about that hue; there must be some."""
     hues = picture / np.maximum(picture.max(axis=-1, keepdims=True), 1)
-    wanted = np.array(colour[:3]) / max(colour[:3])
+    wanted = np.array(color[:3]) / max(color[:3])
     rows, columns = np.nonzero(np.abs(hues - wanted).max(axis=-1) < 0.15)
     assert len(rows) > 10
     return np.array([columns.mean(), rows.mean()])
@@ -161,7 +161,7 @@ def test_the_camera_keeps_robot_and_goal_in_the_picture(drawing: None) -> None:
     with camera.Camera(ant, width=320, height=240) as eye:
         for goal in ([10, 0], [0, 10], [-10, 0], [0, -10], [0.7, 0.7]):
             picture = eye.picture(standing, np.array(goal, float))
-            robot, marker = (middle_of(colour, picture) for colour in (scenery.ROBOT, scenery.GOAL))
+            robot, marker = (middle_of(color, picture) for color in (scenery.ROBOT, scenery.GOAL))
             assert np.linalg.norm(robot - marker) > 20
 
         near = far = eye.picture(standing, np.array([10.0, 0.0]))

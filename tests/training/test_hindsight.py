@@ -25,7 +25,7 @@ def filled(episodes: list[list[int]], capacity: int, *, unroll: int) -> replay_b
 
 
 def reference_matrix(episodes: list[int], discount: float) -> np.ndarray:
-    """P(future j | step i): discount^(j - i) within the episode, 1e-5 on the diagonal, rows normalised."""
+    """P(future j | step i): discount^(j - i) within the episode, 1e-5 on the diagonal, rows normalized."""
     numbers = np.array(episodes)
     ahead = np.arange(len(numbers))[None, :] - np.arange(len(numbers))[:, None]
     weights = np.where((ahead > 0) & (numbers[None, :] == numbers[:, None]), discount ** np.maximum(ahead, 0), 0.0)

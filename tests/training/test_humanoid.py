@@ -155,7 +155,7 @@ def standing(env: GoalEnv, x: float, y: float) -> mujoco.MjData:
 def test_physics_agrees_with_mujoco_c(humanoid: GoalEnv, starts) -> None:
     """Windows of one to four control steps, begun at every moment of C's own 200 steps under random torques.
 
-    Where nothing touches and no joint is at its limit, 1e-5 of a metre or radian and 1e-3 a second. Else one solver
+    Where nothing touches and no joint is at its limit, 1e-5 of a meter or radian and 1e-3 a second. Else one solver
     iteration in float32 finds another force than in float64 now and then: by length, within these in seven and in
     nine of ten windows, and never off by much.
     """

@@ -69,8 +69,8 @@ def test_obstacles_cover_exactly_the_inner_walls(layout: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("### #S# ##", "equally long"),
-        ("#### #Sx# #### ####", "not ['x']"),
+        ("### #S# ##", "the same length"),
+        ("#### #Sx# #### ####", "got ['x']"),
         ("#### #Sg. ####", "border"),
         ("#### #gg# ####", "start"),
         ("#### #SS# ####", "goal"),

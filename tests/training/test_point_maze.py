@@ -88,7 +88,7 @@ def test_actions_beyond_the_limits_count_as_the_limits(u_maze: GoalEnv, reset, s
 
 
 def test_walls_hold_on_every_side(u_maze: GoalEnv, reset, step) -> None:
-    """Pushed for 4 s against the four borders and the inner wall, the ball rests within millimetres of its surface."""
+    """Pushed for 4 s against the four borders and the inner wall, the ball rests within millimeters of its surface."""
     starts = [[1.0, 1.0], [3.0, 3.0], [3.0, 1.0], [1.0, 3.0], [1.0, 1.0], [2.9, 1.5]]
     pushes = jnp.array([[-1, 0], [1, 0], [0, -1], [0, 1], [1, 0], [-1, 0]], jnp.float32)
     state = placed(u_maze, reset, starts)

@@ -22,7 +22,7 @@ def test_a_film_runs_in_real_time_at_60_frames_at_most(period_s: float, rate_hz:
 
 
 def test_a_video_has_every_picture_at_the_rate_asked_for(tmp_path: Path) -> None:
-    pictures = [np.full((32, 48, 3), grey, np.uint8) for grey in range(0, 250, 25)]
+    pictures = [np.full((32, 48, 3), gray, np.uint8) for gray in range(0, 250, 25)]
     path = tmp_path / "film.mp4"
     video.write_video(path, pictures, rate_hz=12.5)
     assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (10, pytest.approx(0.8))
