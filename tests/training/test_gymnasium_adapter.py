@@ -160,7 +160,7 @@ def test_one_name_is_a_name_and_not_its_letters() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"render_mode": "human"}, "render_mode must be \"rgb_array\" or None, not 'human'"),
+        ({"render_mode": "human"}, "render_mode must be \"rgb_array\" or None, got 'human'"),
         (
             {"render_mode": "rgb_array", "width": 0},
             "point_u_maze: width must be a whole number of pixels from 1 to 1920",
