@@ -36,6 +36,10 @@ def test_sizes_names_and_limits(ant: GoalEnv) -> None:
     assert ant.spec.success_radius == 0.5
 
 
+def test_it_weighs_as_much_as_the_published_ant(ant: GoalEnv) -> None:
+    assert ant.model.body_mass.sum() == pytest.approx(9.1, abs=0.01)
+
+
 def test_resets_are_fresh_standing_and_aim_at_the_circle(starts) -> None:
     state, goal = np.asarray(starts.info["state"]), np.asarray(starts.info["goal"])
     assert len(np.unique(state[:, 0])) == STEPS

@@ -37,6 +37,11 @@ def test_the_box_is_sensed_last_and_the_goal_is_for_the_torso(push: GoalEnv, sta
         assert 1.8 < offset.max() <= 2
 
 
+def test_the_ant_is_lighter_than_elsewhere(push: GoalEnv) -> None:
+    """Its parts have 40 of the 50 kg/m^3 of the other tasks, in which it weighs 9.109 kg; the box weighs 1 kg."""
+    assert push.model.body_mass.sum() == pytest.approx(9.109 * 40 / 50 + 1, abs=1e-3)
+
+
 def test_every_start_and_goal_is_free_and_the_way_is_blocked(push: GoalEnv) -> None:
     """The seven walls and the box cover all of the five by five cells but the published free ones."""
     walls = push.floor_plan()

@@ -20,7 +20,7 @@ from tests.training import probes
 from training import trainer
 from training.config import ConfigError
 from training.envs import registry
-from training.progress_display import ConsoleProgress
+from training.progress_display import ConsoleProgress, NoProgress
 from training.run import main
 from training.run_dir import checkpoint
 from training.run_dir.metrics_log import read_metrics
@@ -93,6 +93,24 @@ def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_fills_it_ane
     assert int(state.iteration) == 10
     # of the seven iterations after the resumption, two only filled the replay
     assert int(jax.tree.leaves(state.train_state.optimizer)[0]) == 3 * (1 + 5)
+
+
+def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> None:
+    class Recorder(NoProgress):
+        def __init__(self) -> None:
+            self.evaluations, self.iterations = [], []
+
+        def evaluated(self, metrics) -> None:
+            self.evaluations.append(dict(metrics))
+
+        def advance(self, description: str, *, done: int, of: int) -> None:
+            self.iterations.append((description, done, of))
+
+    recorder = Recorder()
+    outcome = trainer.train(tiny(tmp_path / "run"), progress=recorder)
+    assert recorder.evaluations == read_metrics(tmp_path / "run")
+    assert recorder.evaluations[-1] == outcome.metrics
+    assert recorder.iterations == [("compiling", 0, 6), *(("training", done, 6) for done in range(1, 7))]
 
 
 def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
