@@ -91,7 +91,7 @@ class OverloadedError(ServingError):
 
     status = Status.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, *, reason: Reason = Reason.QUEUE_FULL) -> None:
+    def __init__(self, message: str, *, reason: Reason) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -112,11 +112,12 @@ class UnavailableError(ServingError):
     """The server takes no requests now; another one may."""
 
     status = Status.UNAVAILABLE
-    reason = Reason.DRAINING
 
 
 class DrainingError(UnavailableError):
     """The server is shutting down."""
+
+    reason = Reason.DRAINING
 
     def __init__(
         self, message: str = "the server is shutting down; connect to another one, or try again later"

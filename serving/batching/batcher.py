@@ -33,7 +33,7 @@ from serving.batching.load import Load, LoadMeter
 from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue
 from serving.batching.scheduler import BatchingPolicy, Dispatch, Idle, Scheduler, WaitUntil
 from serving.engine.engine import BatchEngine, Kind
-from serving.errors import DeadlinePassedError, UnavailableError, UnexpectedError
+from serving.errors import DeadlinePassedError, DrainingError, UnexpectedError
 from serving.telemetry.metrics import PolicyMetrics
 
 _LOGGER = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Batcher:
             timeout_s: seconds until the caller has no use for the results; None: no limit.
 
         Raises:
-            UnavailableError: the batcher is draining.
+            DrainingError: the batcher is draining.
             DeadlinePassedError: the deadline passed before the rows were computed.
             OverloadedError: the queue is full, too slow, or too long for the caller's deadline.
             ComputationError: the computation failed, or a result is NaN or infinite.
@@ -106,7 +106,7 @@ class Batcher:
         A caller that has no use for the result any more must `withdraw` the request.
         """
         if self._drained:
-            raise UnavailableError("the server is shutting down; connect to another one, or try again later")
+            raise DrainingError
         if timeout_s is not None and timeout_s <= 0:
             raise DeadlinePassedError("the deadline passed before the request arrived; allow more time")
         now_s = self._clock()
@@ -137,7 +137,7 @@ class Batcher:
         await asyncio.wait({self._drained}, timeout=grace_s)
         is_drained = self._drained.done()
         if not is_drained:
-            error = UnavailableError("the server shut down before this request was computed")
+            error = DrainingError("the server shut down before this request was computed")
             for request in (*(part.request for part in self._in_flight.slices()), *self._queue):
                 request.fail(error)
             self._drained.cancel()

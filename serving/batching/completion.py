@@ -12,7 +12,7 @@ import numpy as np
 from serving.batching.executor import BatchResult
 from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue, RowSlice
 from serving.engine.engine import BatchEngine
-from serving.errors import ComputationError, ServingError, UnexpectedError
+from serving.errors import ComputationError, NonFiniteActionError, ServingError, UnexpectedError
 from serving.telemetry.metrics import PolicyMetrics
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class Completion:
                 self._complete_slice(part, results, batch)
             else:
                 self._metrics.non_finite.inc()
-                self._fail(part.request, ComputationError("the policy gave NaN or infinity; bring the robot to rest"))
+                self._fail(
+                    part.request, NonFiniteActionError("the policy gave NaN or infinity; bring the robot to rest")
+                )
 
     def _complete_slice(self, part: RowSlice, results: np.ndarray, batch: BatchResult) -> None:
         """Add `results` to the request of `part`, and complete it if they are its last."""

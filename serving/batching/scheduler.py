@@ -27,7 +27,7 @@ from serving.batching.in_flight import InFlightBatches
 from serving.batching.load import Load
 from serving.batching.queue import QueuedRequest, RequestQueue
 from serving.engine.engine import BatchEngine, Kind
-from serving.errors import OverloadedError
+from serving.errors import OverloadedError, Reason
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,12 +105,12 @@ Decision: TypeAlias = Dispatch | WaitUntil | Idle
 class Rejection(NamedTuple):
     """Why a request is not admitted."""
 
-    reason: str  # one of metrics.REJECTION_REASONS
+    reason: Reason  # one of REJECTION_REASONS
     problem: str
 
     def error(self) -> OverloadedError:
         """Return the error that its caller receives."""
-        return OverloadedError(self.problem)
+        return OverloadedError(self.problem, reason=self.reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,16 +147,16 @@ class Scheduler:
         """Return why `request`, which arrives now, is rejected; None: it may be pushed into `queue`."""
         policy, rows = self.policy, len(request.rows)
         if queue.rows + rows > policy.max_queue_rows:
-            return Rejection("queue_full", f"the queue is full: {queue.rows} of {policy.max_queue_rows} rows wait")
+            return Rejection(Reason.QUEUE_FULL, f"the queue is full: {queue.rows} of {policy.max_queue_rows} rows wait")
         if (age_s := queue.age_s(request.queued_s)) > policy.max_queue_age_s:
-            return Rejection("queue_age", f"the queue is too slow: a request has waited for {age_s:.3f} s")
+            return Rejection(Reason.QUEUE_AGE, f"the queue is too slow: a request has waited for {age_s:.3f} s")
         if request.deadline_s == math.inf or not (queue or len(in_flight)):
             return None
         needed_s = policy.estimate_margin * self._answer_s(request, queue, in_flight, self._concurrency(load))
         left_s = request.deadline_s - request.queued_s
         if needed_s > left_s:
             problem = f"the deadline is in {left_s:.4f} s, and the answer would take up to {needed_s:.4f} s"
-            return Rejection("deadline_too_short", problem)
+            return Rejection(Reason.DEADLINE_TOO_SHORT, problem)
         return None
 
     def start_by_s(self, deadline_s: float, kind: Kind) -> float:

@@ -43,11 +43,6 @@ def load_all(
     return loaded
 
 
-def load_newest(folder: Path, *, on_rejected: Callable[[str], None]) -> Bundle:
-    """Load the newest version in `folder` that verifies. Arguments and errors as for `load_all`."""
-    return _load(folder, None, on_rejected=on_rejected)
-
-
 def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None]) -> Bundle:
     versions = _versions(folder) if only is None else [only]
     for version in reversed(versions):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from policy.bundle import Bundle
 from serving.errors import StartupError
-from serving.policies.store import load_all, load_newest
+from serving.policies.store import load_all
 
 Publish = Callable[..., Path]
 
@@ -23,11 +24,17 @@ def unwanted(reason: str) -> None:
     raise AssertionError(f"a version was rejected: {reason}")
 
 
+def load(folder: Path, *, on_rejected: Callable[[str], None]) -> Bundle:
+    """The policy of the only folder."""
+    (loaded,) = load_all([folder], on_rejected=on_rejected).values()
+    return loaded
+
+
 def test_the_newest_version_is_loaded_and_leftovers_are_not_versions(publish: Publish, tmp_path: Path) -> None:
     publish(tmp_path, 900)
     publish(tmp_path, 1000)
     (tmp_path / ".publishing-2000-0123abcd").mkdir()
-    assert load_newest(tmp_path, on_rejected=unwanted).version == 1000
+    assert load(tmp_path, on_rejected=unwanted).version == 1000
 
 
 def test_a_damaged_version_is_named_counted_left_alone_and_the_next_older_taken(
@@ -39,7 +46,7 @@ def test_a_damaged_version_is_named_counted_left_alone_and_the_next_older_taken(
     (tmp_path / "2" / "probes.npz").unlink()
     reasons: list[str] = []
     with caplog.at_level(logging.WARNING):
-        assert load_newest(tmp_path, on_rejected=reasons.append).version == 1
+        assert load(tmp_path, on_rejected=reasons.append).version == 1
     assert reasons == ["hash", "files"]
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2
@@ -76,14 +83,14 @@ def test_a_folder_without_policies_is_an_error_that_says_what_to_do(
     folder = tmp_path / "policies"
     make(folder)
     with pytest.raises(StartupError, match=message):
-        load_newest(folder, on_rejected=unwanted)
+        load(folder, on_rejected=unwanted)
 
 
 @pytest.mark.parametrize("given", ["run", "run/policies/7"])
 def test_a_folder_one_off_is_told_the_right_one(publish: Publish, tmp_path: Path, given: str) -> None:
     publish(tmp_path / "run" / "policies", 7)
     with pytest.raises(StartupError, match=r"holds no published version, but .*run/policies does"):
-        load_newest(tmp_path / given, on_rejected=unwanted)
+        load(tmp_path / given, on_rejected=unwanted)
 
 
 def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
@@ -97,5 +104,5 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
     monkeypatch.setattr(Path, "read_bytes", refuse)
     reasons: list[str] = []
     with pytest.raises(StartupError, match=r"none of the 1 versions in .* verifies; the log has the reason for each"):
-        load_newest(tmp_path, on_rejected=reasons.append)
+        load(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]
