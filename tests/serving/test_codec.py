@@ -103,6 +103,21 @@ def test_an_action_that_does_not_fit_is_refused(action: list[float], message: st
         codec.decode_score(parse_score(request.SerializeToString()), SPEC, max_rows=8)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"state": [1] * 4, "goal": [1]}, "goal must hold 2 values of point_u_maze, got 1"),
+        ({"state": EIGHT, "goal": [1] * 3}, "goal must hold 2 values, or 4 for 2 rows, of point_u_maze, got 3"),
+        ({"state": [], "goal": [1, 2]}, "state must hold rows * 4 values for at least one row of point_u_maze, got 0"),
+        ({"state": EIGHT, "goal": [1, 2], "rows": 1}, "state must hold 4 values for 1 rows of point_u_maze, got 8"),
+    ],
+)
+def test_a_block_of_another_size_is_refused_with_both_sizes(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        work_of(**fields)
+    assert str(refused.value) == message
+
+
 def test_a_large_block_is_read_without_a_loop_over_values() -> None:
     """A message of 65,536 rows costs a few hundred bytecodes, not hundreds of thousands."""
     import sys

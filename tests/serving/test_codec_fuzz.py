@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -27,7 +27,6 @@ parse_act = blocks_parser(ActRequestBlocks, policy_pb2.ActRequest)
 parse_score = blocks_parser(ScoreRequestBlocks, policy_pb2.ScoreRequest)
 FLOATS = st.floats(width=32)  # NaN and infinity too
 VALUES = st.lists(FLOATS | st.integers(-3, 3).map(float), max_size=26)
-UINT32 = st.integers(0, 2**32 - 1)
 
 
 def rows_of(count: st.SearchStrategy[int], columns: int, *, limit: float = 1e6) -> st.SearchStrategy[np.ndarray]:
@@ -37,16 +36,20 @@ def rows_of(count: st.SearchStrategy[int], columns: int, *, limit: float = 1e6) 
 
 @st.composite
 def act_requests(draw: st.DrawFn) -> policy_pb2.ActRequest:
-    """Requests of which some fit the policy, and some do not."""
+    """Requests of which about half fit the policy."""
+    rows = draw(st.integers(1, MAX_ROWS + 1))
+    goals = draw(st.sampled_from([1, rows]))
+    sized = [st.lists(st.floats(-9, 9, width=32), min_size=size, max_size=size) for size in (4 * rows, 2 * goals)]
+    state, goal = (draw(fitting | VALUES if draw(st.booleans()) else fitting) for fitting in sized)
     return policy_pb2.ActRequest(
         policy=draw(st.text(max_size=3)),
-        state=draw(VALUES),
-        goal=draw(VALUES),
-        rows=draw(st.integers(0, 7)),
+        state=state,
+        goal=goal,
+        rows=draw(st.sampled_from([0, rows, 7])),
         mode=draw(st.integers(0, 4)),  # pyright: ignore[reportArgumentType]
-        candidates=draw(st.integers(0, 7)),
+        candidates=draw(st.integers(0, MAX_ROWS + 1)),
         seed=draw(st.integers(0, 2**64 - 1)),
-        priority=draw(st.integers(0, 5)),
+        priority=draw(st.sampled_from([0, PRIORITIES - 1, PRIORITIES])),
         sequence=draw(st.integers(0, 2**64 - 1)),
     )
 
@@ -92,6 +95,7 @@ def test_a_score_has_a_priority_of_the_queue(priority: int) -> None:
             codec.decode_score(parsed, SPEC, max_rows=MAX_ROWS)
 
 
+@settings(max_examples=400)
 @given(request=act_requests())
 @example(request=policy_pb2.ActRequest(state=[1, 2, 3, float("nan")], goal=[1, 2]))
 @example(request=policy_pb2.ActRequest(state=[3e38, 3e38, 3e38, 3e38], goal=[1, 2]))  # whose square sum is infinite
@@ -111,8 +115,10 @@ def test_what_is_read_is_what_the_public_message_says(request: policy_pb2.ActReq
     )
     assert (work is not None) == fits
     if work is not None:
-        lines = rows * work.candidates
-        assert work.rows.shape[0] == lines
+        kinds = {policy_pb2.ACT_MODE_STOCHASTIC: Kind.SAMPLE, policy_pb2.ACT_MODE_BEST_OF: Kind.BEST_OF}
+        assert work.kind is kinds.get(request.mode, Kind.ACT)
+        assert work.candidates == (request.candidates if work.kind is Kind.BEST_OF else 1)
+        assert len(work.rows) == rows * work.candidates
         inputs = work.rows[:: work.candidates, : SPEC.state_dim + SPEC.goal_dim]
         np.testing.assert_array_equal(inputs[:, : SPEC.state_dim].ravel(), state)
         np.testing.assert_array_equal(inputs[:, SPEC.state_dim :], np.broadcast_to(goal.reshape(-1, 2), (rows, 2)))
