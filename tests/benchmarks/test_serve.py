@@ -332,7 +332,7 @@ def test_a_profile_is_told_by_own_time_without_the_start(module: Callable[[str],
         written.dump_stats(tmp_path / name)
     lines = module("_serve_processes").top_functions(tmp_path / "loaded", idle=tmp_path / "idle", count=2)
     assert [line.split(maxsplit=2) for line in lines[1:]] == [
-        ["1.500", "3", "api/policy_service.py:12 handle"],
+        ["1.500", "3", "serving/api/policy_service.py:12 handle"],
         ["0.500", "10", "<method of thing>"],
     ]
 

@@ -73,6 +73,14 @@ def train_step() -> Texts:
     yield results, f"compilation at depth 1024, compared with depth 8 | {compiling} times as long"
 
 
+def memory() -> Texts:
+    """The memory of a very deep gradient step."""
+    row = find(record("train_step_memory.json")["rows"], depth=1024)
+    gigabytes = f"{row['MiB'] * 2**20 / 1e9:.1f} GB"
+    yield "docs/training.md", f"{gigabytes} for a gradient step at depth 1024, width 256 and batch 512"
+    yield "benchmarks/results/train_step.md", f"needs {row['MiB']:,.0f} MiB ({gigabytes})"
+
+
 def batched_encoders() -> Texts:
     """The critic's encoders in one product or in two."""
     for row in record("batched_encoders.json")["rows"]:
@@ -159,4 +167,4 @@ def demo() -> Texts:
     yield page, line("training stopped, at 0.97 of its goals, after", reached)
 
 
-ALL = (depth, train_step, batched_encoders, train_loop, physics, first_steps, demo)
+ALL = (depth, train_step, memory, batched_encoders, train_loop, physics, first_steps, demo)
