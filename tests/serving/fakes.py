@@ -75,7 +75,7 @@ def policies_of(batcher: FakeBatcher) -> PolicyRegistry:
     return policies
 
 
-async def settle() -> None:
+async def turn_loop() -> None:
     """Let every task of the event loop run until it waits for something that only the test can bring."""
     for _ in range(50):
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from serving.api import grpc_transport
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
 from serving.errors import InvalidRequestError, OverloadedError, Reason, StartupError
-from tests.serving.fakes import settle
+from tests.serving.fakes import turn_loop
 
 ECHO, STREAM = "/test.Service/Echo", "/test.Service/Stream"
 
@@ -200,10 +200,10 @@ async def test_a_peer_that_does_not_read_its_replies_is_not_read_from() -> None:
     context = FakeGrpcContext(b"1", b"2")
     handler = grpc_handler(RpcService("test.Service", {}, {"Stream": echo}), STREAM)
     serving = asyncio.create_task(handler.stream_stream(None, context))
-    await settle()
+    await turn_loop()
     assert context.events == ["read b'1'", "write b'1'"]
     context.write_ends.release()
-    await settle()
+    await turn_loop()
     assert context.events[2:] == ["written", "read b'2'", "write b'2'"]
     context.write_ends.release()
     await serving
@@ -221,7 +221,7 @@ async def test_a_peer_that_leaves_while_a_reply_is_sent_ends_its_method() -> Non
 
     handler = grpc_handler(RpcService("test.Service", {}, {"Stream": stream}), STREAM)
     serving = asyncio.create_task(handler.stream_stream(None, FakeGrpcContext()))
-    await settle()
+    await turn_loop()
     serving.cancel()
     await asyncio.wait({serving})
     assert serving.cancelled()

@@ -21,7 +21,7 @@ from serving.errors import (
     UnexpectedError,
 )
 from serving.telemetry.metrics import Metrics
-from tests.serving.fakes import MODEL, AnsweringBatcher, FakeBatcher, policies_of, settle
+from tests.serving.fakes import MODEL, AnsweringBatcher, FakeBatcher, policies_of, turn_loop
 
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2).SerializeToString()
 ACT = "/kilolayer.v1.Policy/Act"
@@ -151,7 +151,7 @@ async def test_calls_are_held_while_the_server_drains_and_refused_when_told() ->
     service = Service(AnsweringBatcher())
     service.handlers.begin_draining()
     held = asyncio.create_task(service.act())
-    await settle()
+    await turn_loop()
     assert not held.done()
     service.handlers.refuse_held()
     with pytest.raises(DrainingError, match="shutting down"):

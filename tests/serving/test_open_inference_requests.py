@@ -22,7 +22,7 @@ from serving.config import ServeConfig
 from serving.errors import InvalidRequestError, OverloadedError, Reason, UnexpectedError
 from serving.telemetry.metrics import Metrics
 from tests.open_inference import actions, infer_request
-from tests.serving.fakes import BUNDLE, MODEL, AnsweringBatcher, FakeBatcher, policies_of, settle
+from tests.serving.fakes import BUNDLE, MODEL, AnsweringBatcher, FakeBatcher, policies_of, turn_loop
 
 STATE, GOAL = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([[10, 20]], np.float32)
 GOOD = infer_request(STATE, GOAL, id="c")
@@ -134,7 +134,7 @@ async def test_a_caller_that_leaves_takes_its_request_along(name: str) -> None:
     reply: Any = service.infer(GOOD) if name == "ModelInfer" else anext(service.stream(GOOD))
     waiting = asyncio.ensure_future(reply)
     await batcher.until_admitted(1)
-    await settle()  # until it waits for the result
+    await turn_loop()  # until it waits for the result
     waiting.cancel()
     await asyncio.wait({waiting})
     assert waiting.cancelled()

@@ -14,7 +14,7 @@ from serving.api.rpc import RpcContext
 from serving.errors import DrainingError, InvalidRequestError, NotReadyError, OverloadedError, Reason, UnexpectedError
 from serving.policies.registry import PolicyRegistry
 from serving.telemetry.metrics import Metrics
-from tests.serving.fakes import MODEL, AnsweringBatcher, FakeBatcher, policies_of, settle
+from tests.serving.fakes import MODEL, AnsweringBatcher, FakeBatcher, policies_of, turn_loop
 
 
 class Peer:
@@ -66,7 +66,7 @@ async def test_replies_keep_the_order_of_the_requests_whatever_is_computed_first
     await batcher.until_admitted(3)
     answer(batcher, 2)
     answer(batcher, 1)
-    await settle()
+    await turn_loop()
     assert not first.done()
     answer(batcher, 0)
     replies = [await first, await stream.reply(), await stream.reply()]
@@ -82,11 +82,11 @@ async def test_a_peer_that_does_not_take_its_replies_is_not_read_from() -> None:
     await batcher.until_admitted(64)
     answer(batcher, 0)
     await first
-    await settle()
+    await turn_loop()
     assert (len(batcher.admitted), peer.sent) == (64, 64)  # the first reply is not yet taken: no room
     second = asyncio.create_task(stream.reply())  # which takes the first
     await batcher.until_admitted(65)
-    await settle()
+    await turn_loop()
     assert (len(batcher.admitted), peer.sent) == (65, 65)
     answer(batcher, 1)
     assert (await second).sequence == 1
@@ -152,7 +152,7 @@ async def test_a_stream_that_begins_while_the_server_drains_is_held_and_refused(
     stream = Stream(Peer(1), AnsweringBatcher())
     stream.handlers.begin_draining()
     held = asyncio.create_task(stream.reply())
-    await settle()
+    await turn_loop()
     assert not held.done()
     stream.handlers.refuse_held()
     with pytest.raises(DrainingError):
