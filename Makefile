@@ -15,12 +15,13 @@ PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
 	@exec $(BIN)/python scripts/demo.py
 
-check: lint types imports docs unit  ## before every commit; under 2 minutes
+check: lint types imports spelling docs unit  ## before every commit; under 2 minutes
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python scripts/check_names.py
 
 types: $(READY)  ## strict types everywhere, and none missing in the client's public interface
 	$(BIN)/pyright

@@ -1,6 +1,7 @@
 """PolicyService: the methods of `kilolayer.v1.Policy`, and how their replies are made."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -112,7 +113,7 @@ class _Pending(NamedTuple):
         self.served.batcher.withdraw(self.queued)
 
 
-class _Requests(Generic[Blocks]):
+class _Requests(ABC, Generic[Blocks]):
     """What Act and Score have in common. Arguments as those of `PolicyService`."""
 
     def __init__(self, policies: PolicyRegistry, *, clock: Callable[[], float], max_rows: int) -> None:
@@ -132,8 +133,9 @@ class _Requests(Generic[Blocks]):
         queued = served.batcher.admit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
         return _Pending(served, request, work, queued)
 
+    @abstractmethod
     def _decode(self, request: Blocks, spec: PolicySpec) -> codec.ComputeRequest:
-        raise NotImplementedError
+        """What `request` asks of the engine. Raises InvalidRequestError if it does not fit the policy."""
 
 
 class _ActRequests(_Requests[ActRequestBlocks]):
