@@ -66,7 +66,7 @@ class Plan:
     in_flight: int = 1  # stream: messages in flight per stream
 
 
-class VersionStatistics:
+class LoadOutcome:
     """All finished calls, with the texts of their statuses."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Load:
     plan: Plan
     payload: bytes
     channels: list[grpc.aio.Channel]
-    tally: VersionStatistics
+    tally: LoadOutcome
     begins_s: float  # start of the window
 
     @property
@@ -122,7 +122,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     try:
         await asyncio.wait_for(asyncio.gather(*(channel.channel_ready() for channel in channels)), _CONNECTED_S)
         started_s, cpu_s = _clock(), time.process_time()
-        load = Load(plan, encode(plan), channels, VersionStatistics(), begins_s=started_s + plan.warm_s)
+        load = Load(plan, encode(plan), channels, LoadOutcome(), begins_s=started_s + plan.warm_s)
         await MODES[plan.mode](load)
         took_s, cpu_s = _clock() - started_s, time.process_time() - cpu_s
     finally:
