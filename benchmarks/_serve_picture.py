@@ -1,5 +1,6 @@
 """The picture of the serving benchmark: latency and accepted calls by offered load."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ def draw(overload: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (latency, accepted) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
-    loads = [load for load in overload["loads"] if load["latency_us"] is not None]
-    capacity, rows = overload["capacity_per_s"], overload["rows_per_call"]
+    loads, capacity, rows = overload["loads"], overload["capacity_per_s"], overload["rows_per_call"]
     offered = [load["offered_per_s"] / capacity for load in loads]
     for rank, color in (("p50", "tab:blue"), ("p99", "tab:red")):
-        times = [load["latency_us"][rank] / 1000 for load in loads]
+        times = [load["latency_us"][rank] / 1000 if load["latency_us"] else math.nan for load in loads]
         latency.plot(offered, times, color=color, marker="o", markersize=4, label=f"{rank} of accepted calls")
     latency.axhline(overload["deadline_ms"], color="gray", linestyle=":", label="deadline")
     accepted.plot(offered, [load["accepted_per_s"] for load in loads], marker="o", markersize=4, label="accepted")

@@ -42,7 +42,7 @@ from _serve_rows import Bench, Phase, Row
 
 DEFAULTS = ServerSettings()
 PROFILED_FUNCTIONS = 25
-TABLE_COLUMNS = "150"  # rich assumes 80 without a terminal
+TABLE_COLUMNS = "170"  # rich assumes 80 without a terminal
 
 
 @dataclasses.dataclass(frozen=True)

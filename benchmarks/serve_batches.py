@@ -27,7 +27,7 @@ from _serve_processes import ServerSettings, Target, echo_command, load_generato
 from _serve_record import load_summaries
 from _serve_rows import Bench, Phase, Row
 
-TABLE_COLUMNS = "150"  # rich assumes 80 without a terminal
+TABLE_COLUMNS = "170"  # rich assumes 80 without a terminal
 
 
 @dataclasses.dataclass(frozen=True)
