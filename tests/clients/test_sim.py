@@ -151,7 +151,7 @@ def test_a_rendering_failure_is_reported_in_one_line(
     console = rich.console.Console(file=io.StringIO())
     film.show(env, moving_episode(), video=tmp_path / "film.mp4", picture=tmp_path / "end.png", console=console)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("no pictures: neither EGL nor OSMesa is there")
+    assert line.startswith("no pictures: neither EGL nor OSMesa works on this machine")
     assert not list(tmp_path.iterdir())
 
 

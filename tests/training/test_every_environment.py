@@ -24,7 +24,7 @@ BUILT_IN = [
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_it_resets_and_steps_as_brax_trainers_drive_it(name: str, tmp_path) -> None:
     env = registry.make(name)
-    spec = preset_config(name, out=tmp_path).spec(env)
+    spec = preset_config(name, out=tmp_path).policy_spec(env)
     assert PolicySpec.from_json(spec.to_json()) == spec
     assert registry.find(name).episode_length == env.spec.episode_length
     wrapped = wrap(env, episode_length=EPISODE, action_repeat=1)
