@@ -227,7 +227,7 @@ def test_a_manifest_with_an_impossible_size_is_refused(damaged: Path, size: str)
         (lambda stored: stored.update(spec=[]), "policy.json"),
         (lambda stored: stored["spec"].pop("name"), "lacks name"),
         (lambda stored: stored["spec"].update(actor_depth=6), "try 4 or 8"),
-        (lambda stored: stored["spec"].update(control_period_s=10**400), "fits in a float"),
+        (lambda stored: stored["spec"].update(control_period_s=10**400), "fits into a float"),
     ],
 )
 def test_a_description_that_cannot_be_met_is_refused(
