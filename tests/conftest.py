@@ -16,7 +16,10 @@ import pytest
 
 _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 _MOST_BYTES = 2 * 2**30
-_LONGEST = ("test_every_environment.py", "test_warp.py", "test_end_to_end.py", "test_kills.py", "test_own_robot.py")
+_LONGEST = frozenset(
+    f"test_{name}.py"
+    for name in ("every_environment", "warp", "end_to_end", "kills", "own_robot", "update", "trainer", "layers")
+)
 
 # Set before anything imports JAX, such as a conftest.py below this one; workers and subprocesses inherit them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))

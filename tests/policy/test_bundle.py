@@ -437,6 +437,28 @@ def test_arrays_that_cannot_be_written_are_an_os_error(tmp_path: Path, spec: Pol
     assert "left behind: []" in output
 
 
+def test_every_file_is_on_disk_before_the_version_has_its_name(
+    tmp_path: Path, spec: PolicySpec, params: PolicyParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, fsync = tmp_path / "policies", os.fsync
+    synced: list[tuple[Path, bool]] = []  # what, and whether the version had its name by then
+    descriptors: list[int] = []
+
+    def record(descriptor: int) -> None:
+        descriptors.append(descriptor)
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), (root / "3").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    version = publish(root, 3, spec=spec, params=params)
+    assert synced[-1] == (root, True)
+    early = [path for path, is_named in synced if not is_named]
+    (scratch,) = {root / path.relative_to(root).parts[0] for path in early}
+    entries = {path.relative_to(version) for path in [version, *version.rglob("*")]}
+    assert {path.relative_to(scratch) for path in early} == entries
+    assert len(set(descriptors)) < len(descriptors), "each is closed, so that the next has the same number"
+
+
 PUBLISHER = """
 import os, signal, sys
 from pathlib import Path

@@ -116,7 +116,16 @@ def test_one_step_moves_each_part_by_adam_at_its_own_rate(params: PolicyParams, 
         "critic": (params.state_action_encoder, params.goal_encoder),
         "temperature": jnp.zeros(()),
     }
-    states = {name: optax.adam(rate).init(parts[name]) for name, rate in RATES.items()}
+    states = jax.jit(lambda parts: {name: optax.adam(rate).init(parts[name]) for name, rate in RATES.items()})(parts)
+
+    @jax.jit
+    def adam(gradients: Any, states: Any, parts: Any) -> tuple[Any, Any]:
+        moved = {
+            name: optax.adam(rate).update(gradients[name], states[name], parts[name]) for name, rate in RATES.items()
+        }
+        after = {name: optax.apply_updates(parts[name], updates) for name, (updates, _) in moved.items()}
+        return after, {name: state for name, (_, state) in moved.items()}
+
     for index in range(3):
         key = jax.random.key(index)
         gradient, _ = reference_gradient(
@@ -130,9 +139,7 @@ def test_one_step_moves_each_part_by_adam_at_its_own_rate(params: PolicyParams, 
             "critic": (gradient.params.state_action_encoder, gradient.params.goal_encoder),
             "temperature": gradient.log_temperature,
         }
-        for name, rate in RATES.items():
-            updates, states[name] = optax.adam(rate).update(gradients[name], states[name])
-            parts[name] = optax.apply_updates(parts[name], updates)
+        parts, states = adam(gradients, states, parts)
         train_state, _ = step(train_state, batch, key=key)
     expected = PolicyParams(parts["actor"], *parts["critic"]), parts["temperature"]
     found = train_state.params, train_state.log_temperature
