@@ -139,3 +139,11 @@ def test_the_vocabulary_is_that_of_the_code() -> None:
 def test_contributing_lists_the_make_targets() -> None:
     shown = [target.strip("`").removeprefix("make ") for target, _ in cells("CONTRIBUTING.md", "| target | does |")]
     assert sorted(shown) == sorted(re.findall(r"^([a-z-]+):", text("Makefile"), flags=re.MULTILINE))
+
+
+def test_the_keys_of_the_metrics_log_are_those_of_training() -> None:
+    rows = cells("docs/training.md", "| key in `metrics.jsonl` | meaning |")
+    shown = {key for row in rows for key in re.findall(r"`([\w/]+)`", row[0])}
+    sources = [*(ROOT / "training").glob("*.py"), *(ROOT / "training/algorithms/crl").glob("*.py")]
+    logged = {key for path in sources for key in re.findall(r'"((?:eval|loss|contrast|time)/\w+)"', path.read_text())}
+    assert shown == logged | {"env_steps", "temperature", "entropy"}
