@@ -1,9 +1,9 @@
-"""Cores: a device that computes on the thread that calls, so that several batches can be computed at once.
+"""A CPU device that computes on the calling thread, so that several threads can compute batches at the same time.
 
-Left to itself JAX's client for CPUs splits every operation of a network among all cores, and the parts of each wait for
-one another before the next can begin: that costs twice the processor time for 64 rows, and more than it saves even for
-thousands. Where a core is wanted for something else, such as receiving and answering calls, every operation waits for
-it. Rows do not depend on one another, so a batch for every core loses nothing of this.
+By default, JAX's CPU client splits every operation of a network among all cores, and each operation waits for all parts
+of the one before. This takes twice the processor time for 64 rows, and is slower even for thousands of rows. If a core
+is busy with something else, such as receiving requests, every operation waits for that core. Rows are independent of
+each other, so one batch on each core uses all cores without these waits.
 """
 
 import functools
@@ -15,20 +15,20 @@ import jax
 import numpy as np
 from jaxlib import xla_client
 
-_THREADS = "PJRT_NPROC"  # environment variable that XLA reads when a client is made: threads in its pool
-_ALIGNMENT = 64  # bytes; XLA reads an input that begins at a multiple of it where it lies
+_THREADS = "PJRT_NPROC"  # environment variable: number of threads in the pool of a client that XLA makes
+_ALIGNMENT = 64  # bytes; XLA copies an input whose address is not a multiple of this
 
 
-def available() -> int:
-    """Cores that this process may use."""
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @functools.cache
 def calling_thread_device() -> Any:
-    """The `jax.Device` that computes on whichever thread calls, and no other.
+    """Return the `jax.Device` that computes on the calling thread only; None if JAX uses an accelerator.
 
-    The same at every call; None: JAX computes on an accelerator, which has no need of it.
+    Every call returns the same device.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -44,10 +44,10 @@ def calling_thread_device() -> Any:
 
 
 def aligned_zeros(rows: int, columns: int) -> np.ndarray:
-    """Zeros [rows, columns] float32 that XLA reads where they lie.
+    """Return zeros [rows, columns] float32 that XLA uses without a copy.
 
-    Others it copies, and large ones in the one thread of the device's pool; then it computes there too, and so one
-    batch at a time.
+    XLA copies other arrays. It copies large ones in the only thread of the device's pool and then computes there too,
+    so only one batch would be computed at a time.
     """
     size = rows * columns * np.dtype(np.float32).itemsize
     memory = np.zeros(size + _ALIGNMENT, np.uint8)
@@ -56,7 +56,7 @@ def aligned_zeros(rows: int, columns: int) -> np.ndarray:
 
 
 def is_aligned(array: np.ndarray) -> bool:
-    """Whether XLA reads `array` where it lies."""
+    """Return whether XLA uses `array` without a copy."""
     return _address(array) % _ALIGNMENT == 0
 
 

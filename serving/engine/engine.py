@@ -1,19 +1,18 @@
-"""Engine: what one policy computes, compiled ahead for every batch size that is ever run.
+"""Engine: the compiled functions of one policy, one for each kind of work and each batch size.
 
-There are four kinds of work, and a row of each is one line of float32 columns:
+There are four kinds of work. A row of each consists of float32 columns:
 
-    ACT    state, goal                      -> the deterministic action
-    DRAW   state, goal, draw                -> an action of the stochastic policy
-    JUDGE  state, goal, draw                -> such an action, and its energy by the critic
-    SCORE  state, action, goal              -> the energy of that action by the critic
+    ACT      state, goal            -> the deterministic action
+    SAMPLE   state, goal, noise     -> a sampled action
+    BEST_OF  state, goal, noise     -> a sampled action, and its energy by the critic
+    SCORE    state, action, goal    -> the energy of the action by the critic
 
-`draw` is four unsigned integers in the bits of four float32 columns, see `noise_columns`: they alone decide the noise,
-so a row draws the same action whatever batch it lands in. A batch of any size is padded to the next bucket, so nothing
-is traced or compiled while serving. The parameters, stacked, are put on the device once and passed to every executable;
-one array goes in and one comes out.
+The noise columns hold four unsigned integers in the bits of four float32 values (see `noise_columns`). Only they
+determine the noise, so a row gets the same sample in every batch. A batch is padded to the next compiled size, its
+bucket, so nothing is compiled while serving. The parameters are put on the device once.
 
-On a CPU each batch is computed on one core, by the thread that calls, and as many at once as there are cores (see
-`serving.engine.cpu_device`); on an accelerator there is one at a time.
+On a CPU, the calling thread computes a batch on one core, and several threads can compute at the same time (see
+`serving.engine.cpu_device`). An accelerator computes one batch at a time.
 """
 
 import bisect
@@ -29,27 +28,27 @@ import numpy as np
 from policy import acting
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
-from serving.engine.cpu_device import aligned_zeros, available, calling_thread_device, is_aligned
+from serving.engine.cpu_device import aligned_zeros, available_cores, calling_thread_device, is_aligned
 
-_NOISE_COLUMNS = 4  # seed, low and high half; number of the row in its call; number of the candidate
-_NEWEST_SHARE = 0.1  # of the latest run in the time that a bucket is expected to take
-_FULL_ON_A_CORE = 64  # rows; a row of a larger batch takes no less
-_MOST_ON_A_CORE = 1024  # rows; a larger batch gains nothing, and others wait for it
+_NOISE_COLUMNS = 4  # low and high half of the seed; number of the row in its call; number of the candidate
+_LATEST_WEIGHT = 0.1  # of the latest run in the exponential mean of a bucket's time
+_CPU_FULL_ROWS = 64  # on one core, the time per row does not fall in larger batches
+_CPU_MAX_ROWS = 1024  # on one core, a larger batch is no faster per row and delays other requests
 
 
 class Kind(enum.Enum):
-    """What is to be computed; the rows of one batch are all of one kind."""
+    """What is computed. All rows of a batch are of one kind."""
 
     ACT = "act"
     SAMPLE = "sample"
     BEST_OF = "best_of"
     SCORE = "score"
 
-    __hash__ = object.__hash__  # there is one of each; the library hashes their names, in Python, at every lookup
+    __hash__ = object.__hash__  # faster than that of enum, which hashes the name in Python at every lookup
 
 
 class BatchEngine(Protocol):
-    """What the batcher needs of an engine; `compute` may raise anything."""
+    """What the batcher needs of an engine. `compute` may raise any exception."""
 
     @property
     def max_rows(self) -> int:
@@ -58,63 +57,64 @@ class BatchEngine(Protocol):
 
     @property
     def full_rows(self) -> int:
-        """Rows from which on more in the same batch save nothing."""
+        """Rows of a full batch: with more rows, the time per row does not fall."""
         ...
 
     @property
     def max_concurrency(self) -> int:
-        """How many threads may call `compute` at once."""
+        """How many threads may call `compute` at the same time."""
         ...
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
-        """One line of results for every line of `rows: [rows, columns of the kind]`."""
+        """Return the results [rows, results of the kind] of `rows: [rows, columns of the kind]`."""
         ...
 
     def padding(self, kind: Kind, rows: int) -> int:
-        """Rows computed besides `rows` and thrown away."""
+        """Return how many rows are added to `rows` to fill the bucket."""
         ...
 
     def expected_s(self, kind: Kind, rows: int) -> float:
-        """Seconds that a call of `compute` with so many rows should take."""
+        """Return how many seconds a call of `compute` with `rows` rows should take."""
         ...
 
 
 class _Executable(NamedTuple):
-    """A compiled function, and the parameters on the device that it is for."""
+    """A compiled function, and its parameters on the device."""
 
     call: jax.stages.Compiled
-    params: Any  # as `_parameters` gives them
+    params: Any  # those that the kind needs, see `_parameters`
 
 
 class Engine:
     """The compiled functions of one policy, by kind and bucket. Up to `max_concurrency` threads may call `compute`.
 
-    ACT has a bucket for every power of two, the others for powers of four, since each bucket costs start-up time.
+    ACT has a bucket for every power of two. SAMPLE and SCORE have buckets for powers of four and for `max_rows`, because
+    each bucket takes time to compile. BEST_OF runs SAMPLE, then SCORE.
 
     Args:
         params: of the policy.
         spec: its sizes and its energy.
-        max_rows: the largest bucket that is wanted, a power of two; on a CPU it is no larger than what gains there.
+        max_rows: the largest bucket, a power of two; on a CPU, 1024 at most.
     """
 
     def __init__(self, params: PolicyParams, spec: PolicySpec, *, max_rows: int) -> None:
         device = calling_thread_device()
-        self.max_concurrency = available() if device else 1
-        """How many threads may call `compute` at once."""
-        self.max_rows = min(max_rows, _MOST_ON_A_CORE) if device else max_rows
+        self.max_concurrency = available_cores() if device else 1
+        """How many threads may call `compute` at the same time."""
+        self.max_rows = min(max_rows, _CPU_MAX_ROWS) if device else max_rows
         """Most rows in one call of `compute`."""
-        self.full_rows = min(max_rows, _FULL_ON_A_CORE) if device else max_rows
-        """Rows from which on more in the same batch save nothing."""
+        self.full_rows = min(max_rows, _CPU_FULL_ROWS) if device else max_rows
+        """Rows of a full batch: with more rows, the time per row does not fall."""
         self._spec = spec
         self._params: PolicyParams = jax.device_put(params, device)
         self._executables: dict[tuple[Kind, int], _Executable] = {}
-        self._seconds: dict[tuple[Kind, int], float] = {}  # an exponential mean of what each took
+        self._seconds: dict[tuple[Kind, int], float] = {}  # exponential mean of the times of each
         of_two = tuple(1 << exponent for exponent in range(self.max_rows.bit_length()))
         of_four = tuple(sorted({*of_two[::2], self.max_rows}))
         self.buckets = {Kind.ACT: of_two, Kind.SAMPLE: of_four, Kind.SCORE: of_four}
         self._functions: dict[Kind, Callable[[Any, jax.Array], jax.Array]] = {
             Kind.ACT: self._act,
-            Kind.SAMPLE: self._draw,
+            Kind.SAMPLE: self._sample,
             Kind.SCORE: self._score,
         }
 
@@ -124,27 +124,27 @@ class Engine:
         return len(self._executables)
 
     def columns(self, kind: Kind) -> int:
-        """Columns of a row of this kind."""
+        """Return the number of columns of a row of `kind`."""
         spec = self._spec
         extra = {Kind.ACT: 0, Kind.SAMPLE: _NOISE_COLUMNS, Kind.BEST_OF: _NOISE_COLUMNS, Kind.SCORE: spec.action_dim}
         return spec.state_dim + spec.goal_dim + extra[kind]
 
     def compile(self, kind: Kind, bucket: int) -> None:
-        """Compile an executable, and run it: the first caller pays nothing for being it, and its time is known."""
+        """Compile an executable and run it twice, so that `expected_s` knows its time. The first run is slower."""
         own = _parameters(kind, self._params)
         shape = bucket, self.columns(kind)
-        # As the probes were computed: an accelerator's default would round inputs of a product to fewer bits.
+        # The probes were computed with this precision. An accelerator's default rounds the factors of a product.
         with jax.default_matmul_precision("highest"):
             call = jax.jit(self._functions[kind]).lower(own, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
         self._executables[kind, bucket] = _Executable(call, own)
         for _ in range(2):
-            self._seconds.pop((kind, bucket), None)  # the first run is slower than any later one
+            self._seconds.pop((kind, bucket), None)  # forget the first run
             self._run(kind, np.zeros(shape, np.float32))
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
-        """The results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` of them.
+        """Return the results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` rows.
 
-        ACT and DRAW give [rows, action_dim], JUDGE [rows, action_dim + 1] with the energy last, SCORE [rows, 1].
+        ACT and SAMPLE give [rows, action_dim], BEST_OF [rows, action_dim + 1] with the energy last, SCORE [rows, 1].
 
         Raises:
             KeyError: the bucket that the rows need has not been compiled.
@@ -153,15 +153,15 @@ class Engine:
             return self._run(kind, rows)
         state_dim, goal_end = self._spec.state_dim, self._spec.state_dim + self._spec.goal_dim
         action = self._run(Kind.SAMPLE, rows)
-        judged = np.concatenate([rows[:, :state_dim], action, rows[:, state_dim:goal_end]], axis=1)
-        return np.concatenate([action, self._run(Kind.SCORE, judged)], axis=1)
+        scored = np.concatenate([rows[:, :state_dim], action, rows[:, state_dim:goal_end]], axis=1)
+        return np.concatenate([action, self._run(Kind.SCORE, scored)], axis=1)
 
     def padding(self, kind: Kind, rows: int) -> int:
-        """Rows computed besides `rows` and thrown away."""
+        """Return how many rows are added to `rows` to fill the bucket."""
         return self._bucket(kind, rows) - rows
 
     def expected_s(self, kind: Kind, rows: int) -> float:
-        """Seconds that `compute` should take, going by the last times it ran for as many."""
+        """Return how many seconds `compute` should take for `rows` rows: the mean of its recent runs in that bucket."""
         if kind is Kind.BEST_OF:
             return self.expected_s(Kind.SAMPLE, rows) + self.expected_s(Kind.SCORE, rows)
         return self._seconds[kind, self._bucket(kind, rows)]
@@ -177,11 +177,11 @@ class Engine:
         results = np.asarray(executable.call(executable.params, batch))
         took_s = time.perf_counter() - began_s
         mean_s = self._seconds.get((kind, bucket), took_s)
-        self._seconds[kind, bucket] = mean_s + _NEWEST_SHARE * (took_s - mean_s)
+        self._seconds[kind, bucket] = mean_s + _LATEST_WEIGHT * (took_s - mean_s)
         return results[: len(rows)]
 
     def _bucket(self, kind: Kind, rows: int) -> int:
-        """The smallest bucket that holds `rows`."""
+        """Return the smallest bucket that holds `rows` rows."""
         buckets = self.buckets[Kind.SAMPLE if kind is Kind.BEST_OF else kind]
         return buckets[bisect.bisect_left(buckets, rows)]
 
@@ -189,9 +189,9 @@ class Engine:
         state, goal = self._split(rows)
         return acting.deterministic_action(actor, state, goal)
 
-    def _draw(self, actor: Any, rows: jax.Array) -> jax.Array:
-        draw = jax.lax.bitcast_convert_type(rows[:, -_NOISE_COLUMNS:], jnp.uint32)
-        noise = jax.vmap(self._noise)(draw)
+    def _sample(self, actor: Any, rows: jax.Array) -> jax.Array:
+        integers = jax.lax.bitcast_convert_type(rows[:, -_NOISE_COLUMNS:], jnp.uint32)
+        noise = jax.vmap(self._noise)(integers)
         state, goal = self._split(rows)
         return acting.sample_action(acting.action_distribution(actor, state, goal), noise)[0]
 
@@ -205,23 +205,26 @@ class Engine:
         state_dim = self._spec.state_dim
         return rows[:, :state_dim], rows[:, state_dim : state_dim + self._spec.goal_dim]
 
-    def _noise(self, draw: jax.Array) -> jax.Array:
-        """Standard normal [action_dim] from the four integers of one row; Threefry, whatever JAX's default is."""
-        key = jax.random.wrap_key_data(draw[1::-1], impl="threefry2x32")
-        key = jax.random.fold_in(jax.random.fold_in(key, draw[2]), draw[3])
+    def _noise(self, integers: jax.Array) -> jax.Array:
+        """Return standard normal noise [action_dim] for the integers [4] of one row.
+
+        The generator is fixed (Threefry), so that a seed gives the same noise if JAX's default changes.
+        """
+        key = jax.random.wrap_key_data(integers[1::-1], impl="threefry2x32")
+        key = jax.random.fold_in(jax.random.fold_in(key, integers[2]), integers[3])
         return jax.random.normal(key, (self._spec.action_dim,))
 
 
 def _parameters(kind: Kind, params: PolicyParams) -> Any:
-    """Only what the kind needs: every array that is passed costs time."""
+    """Return only the parameters that `kind` needs, because passing an array takes time."""
     return params[1:] if kind is Kind.SCORE else params.actor
 
 
 def noise_columns(seed: int, *, rows: int, candidates: int) -> np.ndarray:
-    """The draw columns [rows * candidates, 4] float32 of a call: all candidates of its first row, then the next.
+    """Return the noise columns [rows * candidates, 4] float32 of a call: all candidates of its first row come first.
 
     Args:
-        seed: the caller's, 64 bits.
+        seed: of the call, 64 bits.
     """
     columns = np.empty((rows, candidates, _NOISE_COLUMNS), np.uint32)
     columns[..., 0], columns[..., 1] = seed & 0xFFFFFFFF, seed >> 32

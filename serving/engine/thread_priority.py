@@ -1,7 +1,7 @@
-"""Niceness: threads that compute give way to the event loop, which must receive, answer and refuse in any case.
+"""Give the event loop's thread priority over the threads that compute.
 
-Under more load than a machine can bear, calls would otherwise lie unread until their deadlines had passed. On Linux
-each thread has a niceness of its own, and hands it down to those that it starts; elsewhere nothing is done.
+Otherwise, under overload, requests would not be read before their deadlines pass. On Linux each thread has its own
+niceness, and the threads that it starts inherit it. On other systems these functions change no priority.
 """
 
 import os
@@ -9,20 +9,20 @@ import sys
 import threading
 from collections.abc import Callable
 
-_NICER = 5  # the kernel gives such a thread a third of the time of an ordinary one, if both want all of it
-_NICEST = 19
+_NICER = 5  # a thread with 5 more niceness gets a third of the time of the other when both compete for a core
+_MAX_NICENESS = 19
 
 
 def lower_priority() -> None:
-    """From now on the calling thread gives way to the main one; to do so again, or by inheritance, changes nothing."""
+    """Lower the calling thread's priority below the main thread's. Idempotent."""
     if sys.platform == "linux":
         own, main = threading.get_native_id(), os.getpid()
-        nicer = min(_NICEST, os.getpriority(os.PRIO_PROCESS, main) + _NICER)
+        nicer = min(_MAX_NICENESS, os.getpriority(os.PRIO_PROCESS, main) + _NICER)
         os.setpriority(os.PRIO_PROCESS, own, max(nicer, os.getpriority(os.PRIO_PROCESS, own)))
 
 
 def start_at_lower_priority(start: Callable[[], object]) -> None:
-    """Call `start`, which starts threads, so that they give way and the calling thread does not."""
+    """Call `start`, so that the threads that it starts have a lower priority and the calling thread does not."""
 
     def run() -> None:
         lower_priority()

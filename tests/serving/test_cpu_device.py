@@ -1,4 +1,4 @@
-"""The device that computes on the thread that calls, and what the engine makes of it."""
+"""The device that computes on the calling thread, and the engine's limits with it."""
 
 import os
 import time
@@ -17,15 +17,15 @@ from tests.samples import policy_spec
 
 
 @pytest.fixture
-def asked_anew() -> Iterator[None]:
-    """As in a process where nobody has asked for the device."""
+def no_device_yet() -> Iterator[None]:
+    """The cached device is forgotten, as in a new process."""
     cpu_device.calling_thread_device.cache_clear()
     yield
     cpu_device.calling_thread_device.cache_clear()
 
 
 def others_share(engine: Engine, rows: np.ndarray) -> float:
-    """Processor time that other threads of this process spend on batches, as a share of the calling thread's."""
+    """Return the processor time that other threads spend on batches, divided by that of the calling thread."""
     own_s, all_s = time.thread_time(), time.process_time()
     for _ in range(40):
         engine.compute(Kind.ACT, rows)
@@ -38,12 +38,12 @@ def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
     engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
     engine.compile(Kind.ACT, 64)
     rows = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
-    assert others_share(engine, rows) < 0.1  # split, it is about one
+    assert others_share(engine, rows) < 0.1  # about 1 if XLA splits operations among two cores
 
 
-def test_each_lane_computes_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large inputs are what XLA would copy, and then compute, in the only thread of its pool: one after another."""
-    monkeypatch.setattr("serving.engine.engine.available", lambda: 2)
+def test_a_large_unaligned_batch_is_computed_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA would copy such an input, and then compute, in the only thread of its pool: one batch after another."""
+    monkeypatch.setattr("serving.engine.engine.available_cores", lambda: 2)
     spec = policy_spec(state_names=tuple(f"state {number}" for number in range(400)), actor_depth=8, actor_width=64)
     engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=256)
     engine.compile(Kind.ACT, 256)
@@ -52,21 +52,21 @@ def test_each_lane_computes_on_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert others_share(engine, rows) < 0.1
 
 
-def test_what_lanes_compute_at_once_is_what_each_computes_alone() -> None:
+def test_threads_compute_at_the_same_time_what_one_computes_alone() -> None:
     spec = policy_spec(actor_depth=8, actor_width=64)
     engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
     engine.compile(Kind.ACT, 64)
     batches = np.random.default_rng(0).normal(size=(40, 64, 6)).astype(np.float32)
     alone = [engine.compute(Kind.ACT, rows) for rows in batches]
     with ThreadPoolExecutor(4) as pool:
-        at_once = list(pool.map(lambda rows: engine.compute(Kind.ACT, rows), batches))
-    np.testing.assert_array_equal(at_once, alone)
+        together = list(pool.map(lambda rows: engine.compute(Kind.ACT, rows), batches))
+    np.testing.assert_array_equal(together, alone)
 
 
-def test_a_cpu_has_a_lane_for_every_core_and_no_batch_larger_than_gains(
+def test_a_cpu_computes_one_batch_per_core_of_at_most_1024_rows(
     served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.engine.engine.available", lambda: 3)
+    monkeypatch.setattr("serving.engine.engine.available_cores", lambda: 3)
     engine = Engine(served_bundle.params, served_bundle.spec, max_rows=4096)
     assert (engine.max_concurrency, engine.max_rows, engine.full_rows) == (3, 1024, 64)
     assert engine.buckets[Kind.ACT][-1] == engine.buckets[Kind.SAMPLE][-1] == 1024
@@ -74,7 +74,7 @@ def test_a_cpu_has_a_lane_for_every_core_and_no_batch_larger_than_gains(
     assert (engine.max_concurrency, engine.max_rows, engine.full_rows) == (3, 16, 16)
 
 
-def test_an_accelerator_computes_one_batch_at_a_time_as_large_as_it_may_be(
+def test_an_accelerator_computes_one_batch_at_a_time_of_any_size(
     served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.engine.engine.calling_thread_device", lambda: None)
@@ -84,7 +84,7 @@ def test_an_accelerator_computes_one_batch_at_a_time_as_large_as_it_may_be(
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 3), (5, 31), (256, 402)])
-def test_zeros_are_aligned_and_what_lies_beside_is_not(rows: int, columns: int) -> None:
+def test_zeros_are_aligned_and_an_offset_view_is_not(rows: int, columns: int) -> None:
     zeros = cpu_device.aligned_zeros(rows, columns)
     assert (zeros.shape, zeros.dtype) == ((rows, columns), np.float32)
     assert not zeros.any()
@@ -93,7 +93,7 @@ def test_zeros_are_aligned_and_what_lies_beside_is_not(rows: int, columns: int) 
     assert not cpu_device.is_aligned(zeros.ravel()[1:])
 
 
-def test_the_environment_is_left_as_it_was(asked_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_left_as_it_was(no_device_yet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PJRT_NPROC", "3")
     assert cpu_device.calling_thread_device() is cpu_device.calling_thread_device()
     assert os.environ["PJRT_NPROC"] == "3"
@@ -103,6 +103,6 @@ def test_the_environment_is_left_as_it_was(asked_anew: None, monkeypatch: pytest
     assert "PJRT_NPROC" not in os.environ
 
 
-def test_an_accelerator_has_no_such_device(asked_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accelerator_has_no_such_device(no_device_yet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert cpu_device.calling_thread_device() is None
