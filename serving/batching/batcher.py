@@ -5,13 +5,12 @@ How it works, concurrency included:
 * Everything but the computation happens on the event loop, so there are no locks.
 * `admit` pushes a request into the queue and returns it with a future; `submit` awaits that future. A request that does
   not fit into the queue, or whose deadline would pass before it is computed, is rejected immediately.
-* `_step` asks the scheduler (`serving.batching.scheduler`) what to do now, and does it until there is nothing to do. It
-  runs after an event that may change the answer: enough rows are queued, a request cannot wait, a batch ended, a timer
-  fired, or the batcher drains.
+* `_step` carries out the decisions of the scheduler (`serving.batching.scheduler`) until the scheduler decides to wait.
+  It runs after every event that may change the decision: enough rows are queued, a request cannot wait, a batch ended,
+  a timer fired, or the batcher drains.
 * A dispatched batch is computed by a thread of `serving.batching.executor` and completed on the event loop
-  (`serving.batching.completion`). Rows that are being computed are always finished; results that nobody wants are
-  dropped.
-* A caller that gives up calls `withdraw`: its request leaves the queue and is not computed.
+  (`serving.batching.completion`). A batch in flight is never stopped; the results of withdrawn requests are dropped.
+* A caller that gives up calls `withdraw`. Rows of its request that are still queued are not computed.
 * If the computation of a batch fails, its requests fail, and the next batch is computed as usual.
 * `drain` refuses new requests, completes the admitted ones, and ends the threads. After the grace period the remaining
   requests fail. Every admitted request is completed or failed exactly once.
@@ -70,7 +69,7 @@ class Batcher:
         self._wait: WaitUntil | Idle = Idle(rows=1)
         self._timer: asyncio.TimerHandle | None = None
         self._next_step: asyncio.Handle | None = None
-        self._drained: asyncio.Future[None] | None = None  # there is one from `drain` on
+        self._drained: asyncio.Future[None] | None = None  # None until `drain`
 
     @property
     def queue_rows(self) -> int:
@@ -101,9 +100,9 @@ class Batcher:
     def admit(
         self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
     ) -> QueuedRequest:
-        """Queue a request, and return it at once; its `result` is set later. Arguments and errors as `submit`.
+        """Queue a request and return it immediately; its `result` is set later. Arguments and errors as `submit`.
 
-        A caller that has no use for the result any more must `withdraw` the request.
+        A caller that no longer needs the result must `withdraw` the request.
         """
         if self._drained:
             raise DrainingError
@@ -123,15 +122,15 @@ class Batcher:
         return request
 
     def withdraw(self, request: QueuedRequest) -> None:
-        """Drop `request`, whose caller has no use for it any more. Does nothing if it is completed."""
+        """Drop `request`, whose result is no longer needed. No effect if it is completed."""
         if self._queue.remove(request):
             self._metrics.queue_rows.set(self._queue.rows)
-            self._wake()  # what waits behind it may start sooner, and a drain may be complete
+            self._wake()  # later requests may start sooner, and a drain may be complete
         if not request.result.cancel() and not request.result.cancelled():
             request.result.exception()  # mark as retrieved, or asyncio logs it
 
     async def drain(self, *, grace_s: float) -> bool:
-        """Complete every admitted request, and stop. After `grace_s`, fail the rest. Returns whether there was none."""
+        """Complete every admitted request, and stop. After `grace_s`, fail the rest. Return whether none failed."""
         self._drained = self._loop.create_future()
         self._wake()
         await asyncio.wait({self._drained}, timeout=grace_s)
@@ -146,12 +145,12 @@ class Batcher:
         return is_drained
 
     def _cannot_wait(self, request: QueuedRequest) -> bool:
-        """Whether the decision to wait, made before `request` arrived, may not hold any more."""
+        """Return whether `request`, which has just arrived, may change the decision to wait."""
         wait = self._wait
         if self._queue.rows >= wait.rows:
             return True
         if isinstance(wait, Idle) or math.inf in (wait.rows, request.deadline_s):
-            return False  # only the end of a batch, or the timer, makes room for another
+            return False  # no batch can start before a batch in flight ends or the timer fires
         return self._scheduler.start_by_s(request.deadline_s, request.kind) < wait.time_s
 
     def _wake(self) -> None:

@@ -1,7 +1,7 @@
-"""Gives the requests of a computed batch their results, or the error why there are none.
+"""Gives the requests of a computed batch their results, or an error.
 
-A request may be split over several batches. It is completed with the last of them, and only once: a request that has
-failed, or whose caller is gone, is left as it is.
+A request may be split over several batches; the last one completes it. A request that has already failed, or that was
+withdrawn, does not change.
 """
 
 import logging
@@ -22,8 +22,8 @@ class Completion:
     """Completes the requests of one queue.
 
     Args:
-        queue: that a failed request is removed from, with the rows it has left.
-        engine: knows how many rows of a batch were padding.
+        queue: failed requests are removed from it.
+        engine: gives the padding of a batch.
         metrics: of the policy that is served.
     """
 
@@ -33,7 +33,7 @@ class Completion:
         self._metrics = metrics
 
     def complete(self, slices: Sequence[RowSlice], batch: BatchResult) -> None:
-        """Complete the requests that `slices`, the rows of one batch in order, belong to."""
+        """Complete the requests of `slices`, which are the rows of one batch in order."""
         try:
             self._complete_batch(slices, batch)
         except Exception:  # guard against a bug: fail every caller instead of leaving it waiting
@@ -62,7 +62,7 @@ class Completion:
                 )
 
     def _complete_slice(self, part: RowSlice, results: np.ndarray, batch: BatchResult) -> None:
-        """Add `results` to the request of `part`, and complete it if they are its last."""
+        """Add `results` to the request of `part`. Complete the request if no row of it is missing."""
         request = part.request
         request.started_s = min(request.started_s, batch.started_s)
         request.ended_s = max(request.ended_s, batch.started_s + batch.compute_s)
@@ -82,7 +82,7 @@ class Completion:
                 request.result.set_result(result)
 
     def _fail(self, request: QueuedRequest, error: ServingError) -> None:
-        """Fail `request`, and do not compute what is left of it."""
+        """Fail `request`; the rest of its rows are not computed."""
         if self._queue.remove(request):
             self._metrics.queue_rows.set(self._queue.rows)
         request.fail(error)

@@ -17,7 +17,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class BatchResult(NamedTuple):
-    """What became of one batch."""
+    """The outcome of one batch."""
 
     results: np.ndarray | None  # [rows, results of the kind]; None: the engine failed
     all_finite: bool
@@ -35,7 +35,7 @@ class Executor:
     """One thread for each batch that `engine` can compute at the same time. Construct it inside a running event loop.
 
     Args:
-        engine: may raise anything.
+        engine: computes the batches; may raise any exception.
         clock: monotonic seconds.
     """
 
@@ -53,7 +53,7 @@ class Executor:
         self._tasks.put(_Task(kind, blocks, on_done))
 
     def end(self, *, wait: bool) -> None:
-        """End the threads after the batches they were given; with `wait`, return when they have ended."""
+        """End the threads after the submitted batches; with `wait`, return when the threads have ended."""
         for _ in self._threads:
             self._tasks.put(None)
         if wait:

@@ -20,12 +20,12 @@ class InFlightBatch:
 
 
 class InFlightBatches:
-    """All batches that are being computed. It has no clock: methods that need the time are given it."""
+    """All batches that are being computed. It has no clock; the caller passes the time."""
 
     def __init__(self) -> None:
         self._batches: set[InFlightBatch] = set()
         self.last_end_s = -math.inf
-        """When a batch ended last; long ago if none has."""
+        """When a batch ended last; minus infinity if none has."""
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -40,11 +40,11 @@ class InFlightBatches:
         self.last_end_s = now_s
 
     def slices(self) -> list[RowSlice]:
-        """Return what all of them hold."""
+        """Return the row slices of all batches."""
         return [part for batch in self._batches for part in batch.slices]
 
     def remaining_s(self, now_s: float) -> float:
-        """Return the time that one thread would need to finish them all, in seconds."""
+        """Return how many seconds one thread would need to finish all batches."""
         return sum(max(batch.expected_end_s - now_s, 0.0) for batch in self._batches)
 
     def largest_rows(self, kind: Kind) -> int:
@@ -53,5 +53,5 @@ class InFlightBatches:
 
     @property
     def next_end_s(self) -> float:
-        """When the first of them is expected to end; long ago if there is none."""
+        """When the next batch is expected to end; minus infinity if there is none."""
         return min((batch.expected_end_s for batch in self._batches), default=-math.inf)

@@ -1,6 +1,6 @@
-"""How busy the server is: the share of time it computes batches, and the share its event loop works.
+"""How busy the server is: the share of time in which it computes batches, and the share in which its event loop works.
 
-`LoadMeter` keeps both up to date; `Load` is the reading that the scheduler decides by.
+`LoadMeter` measures both. `Load` is one measurement; the scheduler uses it.
 """
 
 import math
@@ -20,7 +20,7 @@ class Load(NamedTuple):
 
 
 class LoadMeter:
-    """Measures the load. It has no clock: each call is given the time, in monotonic seconds.
+    """Measures the load. It has no clock; the caller passes the time, in monotonic seconds.
 
     Args:
         memory_s: time constant of the exponential mean of the compute share.
@@ -35,7 +35,7 @@ class LoadMeter:
         self._compute_share = 0.0
         self._updated_s = -math.inf
         self._loop_share = 0.0
-        self._window: tuple[float, float] | None = None  # its start, and the processor time used by then
+        self._window: tuple[float, float] | None = None  # its start, and the processor time used until then
 
     def record_batch(self, dispatched_s: float, ended_s: float) -> None:
         """Count a batch that was in flight from `dispatched_s` to `ended_s`, the latest end so far."""

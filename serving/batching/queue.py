@@ -1,6 +1,6 @@
 """The request queue of one policy: requests that wait for computation, in order of priority, then of arrival.
 
-It holds no thread, task or clock. The batcher owns it and passes the time in.
+It has no thread, task or clock. The batcher owns it and passes the time.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class RequestQueue:
         self._count(request, request.waiting_rows)
 
     def remove(self, request: QueuedRequest) -> bool:
-        """Remove `request` and the rows that it has left. Returns whether it was queued."""
+        """Remove `request` with its waiting rows. Return whether it was queued."""
         if request not in self._by_priority[request.priority]:
             return False
         del self._by_priority[request.priority][request]
@@ -118,8 +118,8 @@ class RequestQueue:
         return next(iter(self))
 
     def age_s(self, now_s: float) -> float:
-        """Return the longest time that a request of which nothing is computed yet has waited; 0 if there is none."""
-        # Requests of one priority are in order of arrival, and only the first of them can be partly computed.
+        """Return the seconds that the oldest request without a taken row has waited; 0 if there is none."""
+        # Requests of one priority are in order of arrival, and only the first of them can have taken rows.
         oldest_s = now_s
         for requests in self._by_priority:
             for request in requests:

@@ -1,7 +1,7 @@
 """Decides, for one policy, which requests are rejected, when a batch is dispatched, and which rows it holds.
 
 `Scheduler` is pure: it reads the queue, the batches in flight, the load and the time, changes none of them, and has no
-clock, lock or I/O. `serving.batching.batcher` asks it and does what it says. Every constant is in `BatchingPolicy`.
+clock, lock or I/O. `serving.batching.batcher` carries out its decisions. Every constant is in `BatchingPolicy`.
 
 The rules, in the order in which `decide` applies them:
 
@@ -9,10 +9,10 @@ The rules, in the order in which `decide` applies them:
    while the event loop is busy: a batch that shares a core with the loop delays every request.
 2. A full batch is dispatched immediately. So is every batch while the server drains, and the rest of a request that
    was too large for one batch.
-3. If a batch in flight is about to end, fewer rows wait for it: the next batch is then fuller, and rows of a full batch
-   cost less.
+3. If a batch in flight is about to end, rows that do not fill a batch wait for its end. The next batch is then fuller,
+   and a fuller batch takes less time per row.
 4. Otherwise a batch may be delayed while it fills. Below 50 % load the delay is 0; it grows to `max_batch_delay_s` at
-   90 %. Fuller batches lower the load, which shortens the delay again. No wait is so long that a full batch could not
+   90 %. Fuller batches lower the load, which shortens the delay again. Every wait ends early enough for a full batch to
    meet every deadline in the queue.
 5. A batch takes rows of one kind, by priority, then by arrival. A request that could not be answered in time is not
    computed.
@@ -59,11 +59,11 @@ class BatchingPolicy:
     """Time after which the event loop's load is read again, for that core."""
 
     near_end_rows: int = 8
-    """A batch in flight is near its end if it needs no longer than this many single-row batches."""
+    """A batch in flight is near its end when it needs at most the time of this many single-row batches."""
 
     overdue_s: float = 0.02
-    """Shortest time after its expected end that a batch is still expected to end soon. Low-priority threads are often
-    a few milliseconds late."""
+    """Time after its expected end for which a batch is still expected to end soon. Low-priority threads are often a few
+    milliseconds late."""
 
     estimate_margin: float = 1.25
     """Factor on the estimated time to an answer when a request with a deadline arrives. Batches take up to a quarter
@@ -77,7 +77,7 @@ class BatchingPolicy:
 
 
 class Dispatch(NamedTuple):
-    """Compute these rows now. Both fields may be empty, not both at once."""
+    """Compute these rows now. At most one of the two fields is empty."""
 
     takes: Sequence[tuple[QueuedRequest, int]]
     """Requests of one kind, and how many rows to take from each."""
@@ -87,14 +87,14 @@ class Dispatch(NamedTuple):
 
 
 class WaitUntil(NamedTuple):
-    """Ask again at `time_s`, when a batch ends, when `rows` wait, or when a request arrives that must start sooner."""
+    """Decide again at `time_s`, or earlier: when a batch ends, `rows` rows wait, or a new request must start sooner."""
 
     time_s: float
     rows: float
 
 
 class Idle(NamedTuple):
-    """Ask again when a batch ends, or when `rows` wait."""
+    """Decide again when a batch ends, or when `rows` rows wait."""
 
     rows: float
 
@@ -109,13 +109,13 @@ class Rejection(NamedTuple):
     problem: str
 
     def error(self) -> OverloadedError:
-        """Return the error that its caller receives."""
+        """Return the error that the caller receives."""
         return OverloadedError(self.problem, reason=self.reason)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheduler:
-    """The decisions for one queue.
+    """Makes the decisions for one queue.
 
     Args:
         engine: its sizes, and how long a batch is expected to take.
@@ -166,17 +166,17 @@ class Scheduler:
         return deadline_s - self.policy.estimate_margin * self.engine.expected_s(kind, self.engine.full_rows)
 
     def _concurrency(self, load: Load) -> int:
-        """Most batches that may be in flight now, at least one."""
+        """Return how many batches may be in flight now, at least 1."""
         return max(1, self.engine.max_concurrency - (load.event_loop > self.policy.loop_core_load))
 
     def _max_rows(self, waiting: int, free: int) -> int:
-        """Rows of the next batch: an equal share for each batch that may still be dispatched, if they are full."""
+        """Return the most rows of the next batch: its share of `waiting` rows among `free` batches, or a full batch."""
         share = max(1, waiting // free)
-        power_of_two = 1 << (share.bit_length() - 1)  # the buckets of the engine, so nothing is padded
+        power_of_two = 1 << (share.bit_length() - 1)  # the buckets of ACT, so nothing is padded
         return min(self.engine.max_rows, max(self.engine.full_rows, power_of_two))
 
     def _wait(self, now_s: float, queue: RequestQueue, in_flight: InFlightBatches, load: Load) -> WaitUntil | None:
-        """Return how long a batch that is not full waits for more rows; None: it does not."""
+        """Return until when a batch that is not full waits for more rows; None: it does not wait."""
         policy, full = self.policy, self.engine.full_rows
         head = queue.peek()
         start_by_s = self.start_by_s(min(request.deadline_s for request in queue), head.kind)
@@ -191,7 +191,7 @@ class Scheduler:
         return WaitUntil(until_s, rows=full) if now_s < until_s else None
 
     def _batch_delay_s(self, load: Load) -> float:
-        """How long a batch waits for more rows, from the moment that it could start."""
+        """Return how many seconds a batch waits for more rows after it could start."""
         policy = self.policy
         share = (max(load) - policy.delay_from_load) / (policy.full_delay_load - policy.delay_from_load)
         return policy.max_batch_delay_s * min(1.0, max(0.0, share))
@@ -200,7 +200,7 @@ class Scheduler:
         """Fill a batch of up to `max_rows` from the front of the queue."""
         takes: list[tuple[QueuedRequest, int]] = []
         expired: list[QueuedRequest] = []
-        waiting = dict(queue.rows_ahead(0))  # rows of each kind that neither `takes` nor `expired` holds
+        waiting = dict(queue.rows_ahead(0))  # rows of each kind, without those in `takes` and `expired`
         taken = 0
         for request in queue:
             if taken >= max_rows:
@@ -222,15 +222,15 @@ class Scheduler:
         return Dispatch(takes, expired)
 
     def _is_late(self, request: QueuedRequest, now_s: float, batch_rows: int, *, is_alone: bool) -> bool:
-        """Whether a batch of `batch_rows` that starts now ends after the deadline of `request`."""
+        """Return whether a batch of `batch_rows` rows that starts now ends after the deadline of `request`."""
         if request.deadline_s == math.inf:
             return False
-        # An estimate never fails a request that no other could replace.
+        # A request that is alone is computed even if the estimate says that it will be late: it takes no other's place.
         batch_s = 0.0 if is_alone else self.engine.expected_s(request.kind, batch_rows)
         return request.deadline_s <= now_s + batch_s
 
     def _room(self, request: QueuedRequest, first: QueuedRequest, taken: int, *, max_rows: int) -> int:
-        """Rows of `request` that fit into a batch whose first request is `first` and which holds `taken` rows."""
+        """Return how many rows of `request` fit into a batch of `taken` rows whose first request is `first`."""
         if request.kind is not first.kind:
             return 0
         # Less urgent rows fill the batch of a more urgent request, but never beyond a full one: that would delay it.
@@ -240,10 +240,10 @@ class Scheduler:
     def _answer_s(
         self, request: QueuedRequest, queue: RequestQueue, in_flight: InFlightBatches, concurrency: int
     ) -> float:
-        """Estimate the time until `request`, which arrives now, is computed."""
+        """Estimate the seconds until `request`, which arrives now, is computed."""
         engine, rows = self.engine, len(request.rows)
         if (waiting := queue.rows + rows) <= engine.max_rows and len(in_flight) < concurrency:
-            return engine.expected_s(request.kind, waiting)  # the next batch, which can start now, holds them all
+            return engine.expected_s(request.kind, waiting)  # the next batch holds all rows and can start now
         ahead_s, own_s = in_flight.remaining_s(request.queued_s), 0.0
         for kind, ahead in queue.rows_ahead(request.priority).items():
             total = ahead + rows if kind is request.kind else ahead
@@ -258,5 +258,5 @@ class Scheduler:
                 own_s = last_s
             else:
                 ahead_s += last_s
-        # Enough rows wait to keep all batches in flight, so what is ahead is shared among them.
+        # Enough rows wait for `concurrency` batches at a time, so the work ahead is divided among them.
         return ahead_s / concurrency + own_s

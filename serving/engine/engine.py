@@ -88,8 +88,8 @@ class _Executable(NamedTuple):
 class Engine:
     """The compiled functions of one policy, by kind and bucket. Up to `max_concurrency` threads may call `compute`.
 
-    ACT has a bucket for every power of two. SAMPLE and SCORE have buckets for powers of four and for `max_rows`, because
-    each bucket takes time to compile. BEST_OF runs SAMPLE, then SCORE.
+    ACT has a bucket for every power of two. SAMPLE and SCORE have buckets for powers of four and for `max_rows` only,
+    because each bucket takes time to compile. BEST_OF runs SAMPLE, then SCORE.
 
     Args:
         params: of the policy.
