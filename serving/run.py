@@ -30,11 +30,11 @@ _SERVICE_LINK = re.compile(
 
 
 def main() -> int:
-    """Serve until told to stop, and return the exit code."""
+    """Serve until SIGTERM or SIGINT, and return the exit code."""
     log_to_stderr("auto")  # until the configuration says which format
     # gRPC's own log lines repeat what our errors say, less clearly. gRPC reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Only `serving.workers.supervisor` sets these, for its workers; a program that started this one may have, too.
+    # Only the supervisor may set these, for its workers. A program that starts this one may have set them for itself.
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(variable, None)
     try:
@@ -70,7 +70,7 @@ def _check_names(environ: Mapping[str, str], *, known: Mapping[str, object]) -> 
 
 
 def _flag_words(variable: str, field: "dataclasses.Field[object]", environ: Mapping[str, str]) -> list[str]:
-    """The flag that `variable` stands for, as words of a command line; none if it is unset or empty."""
+    """Return the flag that `variable` sets, as words of a command line; none if the variable is unset or empty."""
     value = environ.get(variable, "")
     if not value:
         return []
@@ -90,7 +90,7 @@ def _flag_words(variable: str, field: "dataclasses.Field[object]", environ: Mapp
 def _serve(config: ServeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)  # until an event loop handles them
-    # Importing JAX takes seconds, which --help and wrong flags should not cost.
+    # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
     if config.workers > 1:
         from serving.workers.supervisor import supervise
 
@@ -102,7 +102,7 @@ def _serve(config: ServeConfig) -> int:
 
 def _exit(_number: int, _frame: object) -> None:
     _LOGGER.info("stopped before any policy was loaded")
-    os._exit(0)  # the import that is running could turn an exception into another one
+    os._exit(0)  # an exception could be caught by the import that is running
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Server: builds the parts of one server, and says when it starts, serves and stops.
 
 Policies are loaded first, so that a damaged one is reported before a port is open. Then the ports open; health is
-NOT_SERVING and calls get UNAVAILABLE. Once every batch size of every policy is compiled, health is SERVING. To drain:
-health is NOT_SERVING for good, new calls get UNAVAILABLE, admitted ones are computed and answered, and then the ports
-close.
+NOT_SERVING and calls get UNAVAILABLE. Once every batch size of every policy is compiled, health is SERVING. While the
+server drains, health is NOT_SERVING, new calls get UNAVAILABLE, and admitted calls are computed and answered. Then the
+ports close.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 _MESSAGE_BYTES = 65536  # of a request besides its rows: names, tags, fields of later versions
 # A float32 is 4 bytes packed and 5 unpacked. 8 let calls with a few rows too many reach our own, clearer error.
 _MAX_VALUE_BYTES = 8
-_ARRIVAL_S = 0.1  # for calls that were under way when the last answer was given: they arrive and are held
-_MIN_SEND_S = 1.0  # to send the answers that were computed, also after the grace
+_ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
+_MIN_SEND_S = 1.0  # at least, to send computed answers, even after the grace period
 
 
 class Server:
@@ -119,7 +119,7 @@ class Server:
             engine = await compile_policy(bundle, max_batch_rows=config.max_batch_rows, clock=self._clock)
             batcher = Batcher(engine, policy=batching, metrics=self._metrics.for_policy(name), clock=self._clock)
             self._served[name] = ServedPolicy(bundle, batcher)
-        # What exists now lives as long as the server: garbage collections skip it, and so do not delay calls.
+        # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
         gc.freeze()
         self._compilations.start()
@@ -132,7 +132,7 @@ class Server:
         self._health.set_serving()
 
     async def drain(self) -> bool:
-        """Refuse new calls, answer the admitted ones, close the ports. Returns whether all were answered in time."""
+        """Refuse new calls, answer the admitted ones, close the ports. Return whether all were answered in time."""
         grace_s = self._config.grace_s
         ends_s = self._clock() + grace_s
         self._health.close()
@@ -141,7 +141,7 @@ class Server:
         drained = await asyncio.gather(*(batcher.drain(grace_s=grace_s) for batcher in batchers))
         await asyncio.sleep(_ARRIVAL_S)
         stopping = asyncio.create_task(self._transport.stop(max(ends_s - self._clock(), _MIN_SEND_S)))
-        await asyncio.sleep(0)  # by now the transport is stopping and lets no new call in
+        await asyncio.sleep(0)  # after this the transport is stopping and accepts no new call
         self._handlers.refuse_held()
         await stopping
         self._compilations.stop()
@@ -152,22 +152,22 @@ class Server:
         return all(drained)
 
     def addresses(self) -> dict[str, str]:
-        """Where to reach the server, for programs that read the log: `grpc`, and `metrics` unless they are off."""
+        """Return the addresses of the server by name, for programs that read the log: `grpc`, `metrics` unless off."""
         addresses = {"grpc": join_address(self._config.host, self.port)}
         return addresses | ({"metrics": self._metrics_server.url} if self._metrics_server else {})
 
     def ready_line(self) -> str:
-        """One line with the addresses and the policies."""
+        """Return one line with the addresses and the policies."""
         addresses = self.addresses()
         url = addresses.get("metrics", "off")
         return f"ready: grpc={addresses['grpc']} metrics={url} policies={self.policies_line()}"
 
     def policies_line(self) -> str:
-        """The policies and their versions, on one line."""
+        """Return the policies and their versions, on one line."""
         return " ".join(f"{name}@{bundle.version}" for name, bundle in self._bundles.items())
 
     def versions(self) -> tuple[int, ...]:
-        """The versions of the policies, in the order of their folders."""
+        """Return the versions of the policies, in the order of their folders."""
         return tuple(bundle.version for bundle in self._bundles.values())
 
 
@@ -183,7 +183,7 @@ async def load(
     Args:
         collectors: what the metrics are registered with; None: a new one, with the process's and its devices' metrics.
         tracing: makes a span of every call; None: as `config` says.
-        versions: of the policies, in the order of their folders; None: the newest that verify.
+        versions: of the policies, in the order of their folders; None: the newest valid ones.
 
     Raises:
         StartupError: a folder has no usable policy, or OpenTelemetry is wanted and not installed.
@@ -195,7 +195,7 @@ async def load(
     metrics = Metrics(collectors)
     if config.tracing and tracing is None:
         tracing = _tracing()
-    # In a thread, since Orbax runs an event loop of its own.
+    # In a thread, because Orbax runs an event loop of its own.
     load_all = functools.partial(store.load_all, versions=versions, on_rejected=metrics.count_rejected_bundle)
     bundles = await asyncio.to_thread(load_all, config.policies)
     return Server(config, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)

@@ -13,7 +13,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def bind_error(flag: str, host: str, *, port: int) -> StartupError:
-    """The error for a port, given by `flag`, that cannot be bound."""
+    """Return the error for a port, given by `flag`, that cannot be bound."""
     return StartupError(
         f"cannot bind {flag} {port} on {host}: address in use or not permitted; choose another port with {flag}, or 0"
         " for any free one, and check --host"
@@ -22,7 +22,7 @@ def bind_error(flag: str, host: str, *, port: int) -> StartupError:
 
 @contextmanager
 def hold_port(host: str, port: int) -> Generator[int]:
-    """Reserve `port` (0: any free one) so that only processes of this server can listen on it; gives its number.
+    """Reserve `port` (0: any free one) so that only processes of this server can listen on it; yield its number.
 
     Raises:
         StartupError: the port cannot be bound.

@@ -1,4 +1,4 @@
-"""Row blocks of requests to rows for the engine, checked, without a loop over values or rows."""
+"""Check the row blocks of requests and turn them into rows for the engine, without a loop over values or rows."""
 
 import math
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class ComputeRequest(NamedTuple):
 
     kind: Kind
     rows: np.ndarray  # [rows * candidates, columns of the kind] float32
-    candidates: int = 1  # actions to draw for each row of the request; the reply has the best
+    candidates: int = 1  # actions to sample for each row of the request; the reply has the best one
 
 
 def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows: int) -> ComputeRequest:
@@ -48,8 +48,8 @@ def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_ro
         candidates = request.candidates
         if not 1 <= candidates <= max_rows // rows:
             raise InvalidRequestError(
-                f"candidates must be from 1 to {max_rows // rows} for {rows} rows, since each counts as one of at most"
-                f" {max_rows} rows, got {candidates}"
+                f"candidates must be from 1 to {max_rows // rows} for {rows} rows, got {candidates}: a request may have"
+                f" at most {max_rows} rows, and each candidate counts as one"
             )
     noise = noise_columns(request.seed, rows=rows, candidates=candidates)
     with_noise = np.concatenate([np.repeat(inputs, candidates, axis=0), noise], axis=1)
@@ -94,10 +94,10 @@ def from_bytes(name: str, raw: bytes) -> np.ndarray:
 
 
 def _inputs(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows: int) -> np.ndarray:
-    """States and goals side by side, [rows, state_dim + goal_dim]."""
+    """Return states and goals side by side, [rows, state_dim + goal_dim]."""
     sizes = len(request.state), len(request.goal)
     if sizes == (spec.state_dim * _FLOAT.itemsize, spec.goal_dim * _FLOAT.itemsize) and request.rows <= 1:
-        # The common case, one robot's row, takes the shortest way: its blocks only need to follow one another.
+        # The common case, one row of one robot, is fast: the bytes of its blocks are joined.
         row = np.frombuffer(request.state + request.goal, _FLOAT).reshape(1, -1)
         if _finite(row):
             return row
@@ -107,7 +107,7 @@ def _inputs(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_rows:
 
 
 def _state(raw: bytes, rows: int, *, spec: PolicySpec, max_rows: int) -> tuple[np.ndarray, int]:
-    """The states [rows, state_dim] and the number of rows. `rows` is that number as the request states it, or 0."""
+    """Return the states [rows, state_dim] and their number. `rows` is the number that the request states, or 0."""
     values = from_bytes("state", raw)
     count, rest = divmod(len(values), spec.state_dim)
     if rest or not count:
@@ -124,7 +124,7 @@ def _state(raw: bytes, rows: int, *, spec: PolicySpec, max_rows: int) -> tuple[n
 
 
 def _matching(name: str, raw: bytes, dim: int, *, rows: int, spec: PolicySpec, broadcasts: bool) -> np.ndarray:
-    """A block [rows, dim]; if `broadcasts`, a block [1, dim] for all rows is allowed too."""
+    """Return a block [rows, dim]; if `broadcasts`, a block [1, dim] for all rows is allowed too."""
     values = from_bytes(name, raw)
     if len(values) == rows * dim or (broadcasts and len(values) == dim):
         return values.reshape(-1, dim)

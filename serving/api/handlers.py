@@ -1,22 +1,18 @@
-"""RpcHandlers: what all methods have in common: parsing, metrics, spans, unexpected errors, and shutdown.
+"""RpcHandlers: makes the methods that a transport serves, with metrics, spans, error handling and shutdown.
 
-Requests arrive as bytes and are parsed here, not by the transport, so that bytes which are not a request get a status
-and a message of our own. Each call is counted by its outcome. Only a `ServingError` leaves a method.
+A method gets bytes and parses them itself, so that malformed bytes get our own status and message. Each call is counted
+by its outcome. A method raises only a `ServingError`, or passes on the cancellation of a caller that is gone.
 """
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-import numpy as np
-from google.protobuf.message import DecodeError, Message
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from serving.api.rpc import RpcContext, UnaryMethod
 from serving.batching.queue import QueuedRequest
-from serving.errors import DrainingError, InvalidRequestError, ServingError, Status, UnexpectedError
+from serving.errors import DrainingError, ServingError, Status, UnexpectedError
 from serving.telemetry.metrics import UNKNOWN_POLICY, Metrics
 
 if TYPE_CHECKING:
@@ -25,27 +21,26 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
-RequestMessage = TypeVar("RequestMessage", bound=Message)
 
 
 class PendingReply(Protocol):
-    """A request in the batcher, and how its reply is made."""
+    """A request in the batcher that can wait for its reply."""
 
     @property
     def queued(self) -> QueuedRequest:
-        """The request as the batcher knows it."""
+        """The request in the batcher's queue."""
         ...
 
     async def reply(self) -> bytes:
         """Wait for the results and return the serialized reply.
 
         Raises:
-            ServingError: there are none.
+            ServingError: the request has failed.
         """
         ...
 
     def withdraw(self) -> None:
-        """Take the request out of the batcher; harmless once it is computed."""
+        """Take the request out of the batcher. No effect once it is completed."""
         ...
 
 
@@ -56,7 +51,7 @@ class InferenceMethod(Protocol[Request]):
         """Read a request.
 
         Raises:
-            InvalidRequestError: `raw` is not one.
+            InvalidRequestError: `raw` is not a request of this kind.
         """
         ...
 
@@ -65,16 +60,16 @@ class InferenceMethod(Protocol[Request]):
         ...
 
     def admit(self, request: Request, /, context: RpcContext) -> PendingReply:
-        """Put `request` into the batcher of its policy. Withdraw it unless you wait for the reply.
+        """Put `request` into the batcher of its policy. The caller must withdraw it if it does not wait for the reply.
 
         Raises:
-            ServingError: it is refused.
+            ServingError: the request is refused.
         """
         ...
 
 
 class RpcHandlers:
-    """Makes methods for a transport, and holds new calls while the server shuts down.
+    """Makes methods for a transport. While the server shuts down, new calls are held.
 
     Args:
         metrics: receives the outcome of every call.
@@ -139,7 +134,7 @@ class RpcHandlers:
             try:
                 reply = await pending.reply()
             finally:
-                pending.withdraw()  # it is still in the batcher only if the caller is gone
+                pending.withdraw()  # has an effect only if the caller is gone
             if self.tracing:
                 self.tracing.computed(pending.queued.result.result())
             return reply
@@ -151,34 +146,34 @@ class RpcHandlers:
         self._metrics.observe_request(name, policy, code=status.name, total_s=self.clock() - started_s)
 
     def failure(self, error: BaseException, context: RpcContext) -> tuple[ServingError | None, Status]:
-        """The error to send for `error` and the status to count. None: the caller is gone, and `error` must go on."""
+        """Return the error to send and the status to count. No error: the caller is gone, so raise `error` again."""
         if isinstance(error, ServingError):
             return error, error.status
         if isinstance(error, GeneratorExit) or (isinstance(error, asyncio.CancelledError) and _caller_is_gone()):
             return None, self.status_of_cancellation(context)
         if not isinstance(error, Exception | asyncio.CancelledError):
             return None, Status.UNKNOWN
-        # A CancelledError from elsewhere would leave the caller without any answer.
+        # The transport did not cause this CancelledError. Passed on, it would leave the caller without an answer.
         _LOGGER.error("%s failed", context.method, exc_info=error)
         return UnexpectedError(), UnexpectedError.status
 
     def status_of_cancellation(self, context: RpcContext) -> Status:
-        """The status that the caller sees. A transport cancels a call for its deadline as it does for a hang-up."""
+        """Return the status of a call that the transport cancelled: its deadline has passed, or its caller hung up."""
         return Status.DEADLINE_EXCEEDED if self.clock() >= context.deadline_s else Status.CANCELLED
 
     def begin_draining(self) -> None:
-        """From now on hold new calls, and read no more requests from streams.
+        """From now on, hold new calls without an answer, and read no more requests from streams.
 
-        A caller that is refused immediately would retry on the same connection, and gRPC silently cancels, when it
-        shuts down, what it has not yet handed to a method. A caller that waits sends nothing. `refuse_held` ends the
-        wait.
+        A caller whose call is refused immediately may retry on the same connection. While gRPC shuts down, it silently
+        cancels calls that it has not passed to a method yet, and such a retry could be one of them. A caller whose call
+        is held does not retry. `refuse_held` refuses the held calls.
         """
         self.draining = True
         for reader in self._readers:
             reader.cancel()
 
     def refuse_held(self) -> None:
-        """Refuse the calls that were held, now that the transport has told their connections to close."""
+        """Refuse the held calls. Call it when the transport has begun to close the connections."""
         self._refusing.set()
 
     async def hold(self) -> None:
@@ -196,52 +191,7 @@ class RpcHandlers:
         reader.add_done_callback(self._readers.discard)
 
 
-def parse(raw: bytes, request_type: type[RequestMessage]) -> RequestMessage:
-    """Read a message.
-
-    Raises:
-        InvalidRequestError: `raw` is not one.
-    """
-    try:
-        return request_type.FromString(raw)
-    except DecodeError as error:
-        name = request_type.DESCRIPTOR.full_name
-        raise InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message") from error
-
-
-def parser(request_type: type[RequestMessage]) -> Callable[[bytes], RequestMessage]:
-    """Return a function that reads messages as `parse` does."""
-    return functools.partial(parse, request_type=request_type)
-
-
-def blocks_parser(blocks_type: type[RequestMessage], public_type: type[Message]) -> Callable[[bytes], RequestMessage]:
-    """Return a function that reads messages as `parse_blocks` does."""
-    return functools.partial(parse_blocks, blocks_type=blocks_type, public_type=public_type)
-
-
-def parse_blocks(raw: bytes, blocks_type: type[RequestMessage], public_type: type[Message]) -> RequestMessage:
-    """Read a `public_type` message as `blocks_type`, which has its row blocks as bytes, without a loop over values.
-
-    A packed `repeated float` is the same on the wire as bytes. Senders may also encode it in pieces or value by value.
-    Such a message is longer than what was read from it; it is then read as a `public_type` message, which is slow.
-
-    Raises:
-        InvalidRequestError: `raw` is not a `public_type` message.
-    """
-    try:
-        request = blocks_type.FromString(raw)
-        request.DiscardUnknownFields()
-        if request.ByteSize() == len(raw):
-            return request
-    except DecodeError:
-        pass  # `parse` fails too, and names the public message
-    fields: dict[str, Any] = {}
-    for field, value in parse(raw, public_type).ListFields():
-        fields[field.name] = np.asarray(value, "<f4").tobytes() if field.is_repeated else value
-    return blocks_type(**fields)
-
-
 def _caller_is_gone() -> bool:
-    """Whether the transport cancels the current task, as it does when the caller hangs up or its deadline passes."""
+    """Return whether the current task is being cancelled: the caller hung up, or its deadline passed."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

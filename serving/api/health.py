@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 
-from serving.api.handlers import parse
+from serving.api.parsing import parse
 from serving.api.rpc import RpcContext, RpcService
 from serving.errors import UnknownPolicyError, echo
 
@@ -13,10 +13,10 @@ _OVERALL = ""  # the name of the whole server, by the protocol
 
 
 class Health:
-    """NOT_SERVING at first, SERVING after `set_serving`, and NOT_SERVING for good after `close`.
+    """NOT_SERVING at first, SERVING after `set_serving`, and permanently NOT_SERVING after `close`.
 
     Args:
-        policies: names that have a status besides the whole server.
+        policies: names that have a status in addition to the whole server.
     """
 
     def __init__(self, policies: Iterable[str]) -> None:
@@ -34,13 +34,13 @@ class Health:
         )
 
     def set_serving(self) -> None:
-        """Every name is SERVING from now on, unless `close` was called."""
+        """Make every name SERVING, unless `close` was called."""
         if not self._closed:
             self._serving = True
             self._notify()
 
     def close(self) -> None:
-        """Every name is NOT_SERVING for good. Open watches receive that and end: they would delay the shutdown."""
+        """Make every name NOT_SERVING permanently. Open watches receive this and end: they would delay the shutdown."""
         self._serving = False
         self._closed = True
         self._notify()

@@ -25,7 +25,7 @@ class StreamedMethod(InferenceMethod[Request], Protocol[Request]):
     """A kind of request that is computed in batches, and that a stream can carry."""
 
     def refusal(self, request: Request, /, failure: ServingError) -> bytes:
-        """The serialized reply that takes the place of results."""
+        """Return the serialized reply to a request that has failed or is refused."""
         ...
 
 
@@ -47,7 +47,7 @@ def ordered_stream(
         name: of the method, for metrics.
         requests: what its requests mean.
         handlers: count outcomes, and know when the server shuts down.
-        policies: a stream is refused until there are any.
+        policies: a stream is refused until policies are served.
     """
 
     def method(raw_requests: AsyncIterator[bytes], context: RpcContext) -> AsyncGenerator[bytes]:
@@ -57,7 +57,7 @@ def ordered_stream(
 
 
 class _OrderedStream(Generic[Request]):
-    """One stream while it lives."""
+    """One open stream."""
 
     def __init__(
         self, name: str, requests: StreamedMethod[Request], context: RpcContext, *, handlers: RpcHandlers
@@ -70,7 +70,7 @@ class _OrderedStream(Generic[Request]):
         self._room = asyncio.Semaphore(_MAX_PENDING)
 
     async def replies(self, raw_requests: AsyncIterator[bytes], policies: PolicyRegistry) -> AsyncGenerator[bytes]:
-        """Give the replies, and end with the error that ended the stream, if the peer did not end it.
+        """Yield the replies. Then raise the error that ended the stream, unless the peer ended it.
 
         Raises:
             ServingError: a request was not a message, the server drains or is not ready, or there is a bug.
@@ -120,7 +120,7 @@ class _OrderedStream(Generic[Request]):
         self._received.put_nowait(end)
 
     def _admit(self, raw: bytes) -> _StreamedRequest[Request]:
-        """Put one request into its batcher, or find out why it is refused.
+        """Put one request into its batcher. If it is refused, its outcome is the error.
 
         Raises:
             InvalidRequestError: `raw` is not a request, so there is nothing to reply to.

@@ -16,8 +16,9 @@ from kilolayer._internal.blocks_pb2 import (
 from kilolayer.v1 import policy_pb2 as pb
 from policy.spec import PolicySpec
 from serving.api import codec
-from serving.api.handlers import RpcHandlers, blocks_parser, parser
+from serving.api.handlers import RpcHandlers
 from serving.api.ordered_stream import ordered_stream
+from serving.api.parsing import parse, parse_blocks
 from serving.api.rpc import RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
 from serving.engine.engine import Kind
@@ -54,11 +55,16 @@ class PolicyService:
                 "Score": inference("Score", score),
                 "Describe": unary(
                     "Describe",
-                    parse=parser(pb.DescribeRequest),
+                    parse=lambda raw: parse(raw, pb.DescribeRequest),
                     label=lambda request: self._policies.label(request.policy),
                     answer=self._describe,
                 ),
-                "List": unary("List", parse=parser(pb.ListRequest), label=lambda _: NO_POLICY, answer=self._list),
+                "List": unary(
+                    "List",
+                    parse=lambda raw: parse(raw, pb.ListRequest),
+                    label=lambda _: NO_POLICY,
+                    answer=self._list,
+                ),
             },
             streams={"ActStream": ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)},
         )
@@ -94,7 +100,7 @@ class _Pending(NamedTuple):
     queued: QueuedRequest
 
     async def reply(self) -> bytes:
-        """Wait for the results and return the serialized reply. Raises ServingError if there are none."""
+        """Wait for the results and return the serialized reply. Raises ServingError if the request has failed."""
         result = await self.queued.result
         about: dict[str, Any] = {
             "policy": self.served.bundle.spec.name,
@@ -109,7 +115,7 @@ class _Pending(NamedTuple):
         return ActResponseBlocks(action=_actions(result.results, self.work).tobytes(), **about).SerializeToString()
 
     def withdraw(self) -> None:
-        """Take the request out of the batcher; harmless once it is computed."""
+        """Take the request out of the batcher. No effect once it is completed."""
         self.served.batcher.withdraw(self.queued)
 
 
@@ -126,7 +132,7 @@ class _Requests(ABC, Generic[Blocks]):
         return self._policies.label(request.policy)
 
     def admit(self, request: Blocks, context: RpcContext) -> _Pending:
-        """Put `request` into the batcher of its policy. Raises ServingError if it is refused."""
+        """Put `request` into the batcher of its policy. Raises ServingError if the request is refused."""
         served = self._policies.find(request.policy, version=request.version)
         work = self._decode(request, served.bundle.spec)
         timeout_s = context.timeout_s(self._clock(), limit_us=request.timeout_us)
@@ -135,13 +141,15 @@ class _Requests(ABC, Generic[Blocks]):
 
     @abstractmethod
     def _decode(self, request: Blocks, spec: PolicySpec) -> codec.ComputeRequest:
-        """What `request` asks of the engine. Raises InvalidRequestError if it does not fit the policy."""
+        """Return what the engine has to compute. Raises InvalidRequestError if `request` does not fit the policy."""
 
 
 class _ActRequests(_Requests[ActRequestBlocks]):
     """Requests of Act and ActStream."""
 
-    parse = staticmethod(blocks_parser(ActRequestBlocks, pb.ActRequest))
+    def parse(self, raw: bytes) -> ActRequestBlocks:
+        """Read an ActRequest. Raises InvalidRequestError if `raw` is not an ActRequest."""
+        return parse_blocks(raw, ActRequestBlocks, pb.ActRequest)
 
     def _decode(self, request: ActRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_act(request, spec, max_rows=self._max_rows)
@@ -155,7 +163,9 @@ class _ActRequests(_Requests[ActRequestBlocks]):
 class _ScoreRequests(_Requests[ScoreRequestBlocks]):
     """Requests of Score."""
 
-    parse = staticmethod(blocks_parser(ScoreRequestBlocks, pb.ScoreRequest))
+    def parse(self, raw: bytes) -> ScoreRequestBlocks:
+        """Read a ScoreRequest. Raises InvalidRequestError if `raw` is not a ScoreRequest."""
+        return parse_blocks(raw, ScoreRequestBlocks, pb.ScoreRequest)
 
     def _decode(self, request: ScoreRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_score(request, spec, max_rows=self._max_rows)

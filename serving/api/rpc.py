@@ -7,7 +7,7 @@ and gives an iterator of replies (`StreamMethod`). Both also get an `RpcContext`
 * When the caller is gone (it hung up, its connection broke or its deadline passed), the transport cancels the task that
   runs the method. No other `asyncio.CancelledError` leaves a method.
 * Backpressure: the transport asks for the next reply of a stream only after it has sent the one before, and receives a
-  request only when the method asks for it. A peer that does not read its replies is therefore not read from.
+  request only when the method asks for it. If a peer does not read its replies, its requests are therefore not read.
 * Each call runs in a task of its own.
 """
 
@@ -17,19 +17,19 @@ from typing import NamedTuple, TypeAlias
 
 
 class RpcContext(NamedTuple):
-    """What a method knows about a call besides its requests."""
+    """The facts about a call that are not in its requests."""
 
     method: str
     """As on the wire: "/kilolayer.v1.Policy/Act"."""
 
     deadline_s: float = math.inf
-    """When the answer is worthless, on the server's monotonic clock."""
+    """When the reply is too late, on the server's monotonic clock."""
 
     metadata: Callable[[], Mapping[str, str]] = dict
-    """Returns the caller's metadata. A function, since reading it takes microseconds and most calls do not need it."""
+    """Returns the caller's metadata. A function, because reading it takes microseconds and few calls need it."""
 
     def timeout_s(self, now_s: float, *, limit_us: int = 0) -> float | None:
-        """Seconds from `now_s` until the answer is worthless; None: no limit.
+        """Return the seconds from `now_s` until the reply is too late; None: no limit.
 
         Args:
             limit_us: the request's own limit, in microseconds from now; 0: none.

@@ -55,7 +55,7 @@ class Tracing:
         return Span(span)
 
     def computed(self, result: InferenceResult) -> None:
-        """Add to the span of the current task how its request was computed."""
+        """Add the queue time, computation time and batch size of a request to the span of the current task."""
         trace.get_current_span().set_attributes(
             {
                 "kilolayer.queue_us": round(result.queue_s * 1e6),
@@ -70,7 +70,7 @@ class Tracing:
 
 
 def otlp() -> Tracing:
-    """Spans are sent by OTLP over gRPC, in batches, from a thread of their own."""
+    """Return a `Tracing` that sends spans by OTLP over gRPC, in batches, from a thread of its own."""
     provider = TracerProvider(resource=Resource.create({"service.name": "kilolayer"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)

@@ -34,7 +34,7 @@ from serving.errors import OverloadedError, Reason
 class BatchingPolicy:
     """The limits of a queue, and every constant of the scheduler. Seconds are monotonic, shares are from 0 to 1.
 
-    The measurements are recorded in benchmarks/results/serve.md; two cores, policies of depth 64.
+    The defaults were tuned on two CPU cores with policies of depth 64 (no record).
     """
 
     max_queue_rows: int

@@ -21,7 +21,7 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # JAX records it 
 async def compile_policy(bundle: Bundle, *, max_batch_rows: int, clock: Callable[[], float] = time.monotonic) -> Engine:
     """Compile every batch size of a policy and check its probes.
 
-    One batch size at a time in another thread, so that meanwhile the event loop answers health checks and signals.
+    Compilation runs in another thread, so that the event loop answers health checks and signals meanwhile.
 
     Raises:
         StartupError: the compiled policy does not give the actions that were stored with it.
@@ -69,7 +69,7 @@ class CompilationCounter:
         self._started = True
 
     def stop(self) -> None:
-        """Count no more; harmless if it was never started."""
+        """Stop counting. No effect if it was never started."""
         if self._started:
             jax.monitoring.unregister_event_duration_listener(self._count)
             self._started = False

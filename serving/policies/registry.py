@@ -18,7 +18,7 @@ class ServedPolicy:
 
     @property
     def version(self) -> str:
-        """As clients name it."""
+        """The version as clients name it."""
         return str(self.bundle.version)
 
 
@@ -27,7 +27,7 @@ class PolicyRegistry:
 
     Args:
         names: of the policies that will be served.
-        default: the one that a request means which names none.
+        default: the policy for requests that name none.
     """
 
     def __init__(self, names: frozenset[str], *, default: str) -> None:
@@ -40,7 +40,7 @@ class PolicyRegistry:
         self._served = served
 
     def all(self) -> Mapping[str, ServedPolicy]:
-        """Every policy that is served, by name.
+        """Return every policy that is served, by name.
 
         Raises:
             NotReadyError: `open` was not called yet.
@@ -66,6 +66,6 @@ class PolicyRegistry:
         return served
 
     def label(self, policy: str) -> str:
-        """The policy that a request names, as a metric label. Names that clients invent never become labels."""
+        """Return the policy that a request names, as a metric label. Unknown names never become labels."""
         name = policy or self.default
         return name if name in self._names else UNKNOWN_POLICY

@@ -1,7 +1,7 @@
-"""Load policies from disk: of each, the newest version that verifies.
+"""Load the newest valid version of each policy from disk.
 
-A version that fails verification is logged, counted by its reason, and left as it is; then the next older version is
-tried. Nothing is ever written or removed here.
+A version that fails a check is logged, counted by its reason, and not changed; then the next older version is tried.
+This module writes and removes nothing.
 """
 
 import logging
@@ -24,8 +24,8 @@ def load_all(
 
     Args:
         folders: each holds the versions of one policy.
-        on_rejected: called with the reason, one word, for every version that does not verify.
-        versions: the version to load from each folder; None: the newest that verifies.
+        on_rejected: called with the reason, one word, for every version that fails a check.
+        versions: the version to load from each folder; None: the newest valid one.
 
     Raises:
         StartupError: a folder has no valid version, or two folders hold policies of the same name.
@@ -56,16 +56,16 @@ def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None])
             on_rejected(UNREADABLE)
     if only is not None:
         raise StartupError(
-            f"version {only} in {folder}, which the other workers serve, no longer verifies; restart the server"
+            f"version {only} in {folder}, which the other workers serve, fails a check now; restart the server"
         )
     raise StartupError(
-        f"none of the {len(versions)} versions in {folder} verifies; the log has the reason for each. Publish a new"
-        " version, or choose another folder with --policies"
+        f"no version in {folder} is valid, of {len(versions)}; the log has the reason for each. Publish a new version,"
+        " or choose another folder with --policies"
     )
 
 
 def _versions(folder: Path) -> list[int]:
-    """The versions in `folder`, oldest first, at least one."""
+    """Return the versions in `folder`, oldest first, at least one."""
     if not folder.exists():
         raise StartupError(f"{folder} does not exist; train a policy first, or choose another folder with --policies")
     if not folder.is_dir():

@@ -1,6 +1,6 @@
 """Logs: one line per record on stderr, as a JSON object for programs or as text for people.
 
-A record is always one line: control characters, which a client's text or a traceback may have, are escaped.
+A record is always one line: control characters, which may occur in a client's text or in a traceback, are escaped.
 """
 
 import logging
@@ -37,7 +37,7 @@ def formatter(log_format: LogFormat, *, terminal: bool, worker: int | None = Non
 
 
 def log_to_stderr(log_format: LogFormat, *, worker: int | None = None) -> None:
-    """Send every record to stderr, in this format only. `worker` as for `formatter`."""
+    """Send every record to stderr in this format. Replaces earlier handlers. `worker` as for `formatter`."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(log_format, terminal=sys.stderr.isatty(), worker=worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

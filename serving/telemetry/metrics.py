@@ -45,7 +45,7 @@ class Metrics:
         self.live_version = gauge(
             "live_version", "Version that is served, a training step.", "policy", of_workers="livemin"
         )
-        self.bundles_rejected = counter("bundles_rejected", "Versions on disk that did not verify.", "reason")
+        self.bundles_rejected = counter("bundles_rejected", "Versions on disk that failed a check.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
 
         self._outcomes: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
@@ -53,14 +53,14 @@ class Metrics:
     def observe_request(self, method: str, policy: str, *, code: str, total_s: float) -> None:
         """Count one call, or one request of a stream, that ended with the gRPC status `code`."""
         outcome = self._outcomes.get((method, policy, code))
-        if outcome is None:  # the library's lookup of labels costs more than counting
+        if outcome is None:  # the library's lookup of labels takes longer than counting
             outcome = self.requests.labels(method, policy, code), self.total_seconds.labels(method, policy)
             self._outcomes[method, policy, code] = outcome
         outcome[0].inc()
         outcome[1].observe(total_s)
 
     def count_rejected_bundle(self, reason: str) -> None:
-        """Count one version on disk that did not verify."""
+        """Count one version on disk that failed a check."""
         self.bundles_rejected.labels(reason).inc()
 
     def for_policy(self, policy: str) -> "PolicyMetrics":

@@ -1,6 +1,6 @@
 """MetricsServer: the HTTP port from which Prometheus scrapes the metrics.
 
-Anybody who can reach the port may connect and send nothing, or disconnect halfway. Slow or aborted scrapes hold a
+Any program that can reach the port may connect and send nothing, or disconnect early. Slow or aborted scrapes hold a
 thread for at most 5 s and are not logged.
 """
 
@@ -52,6 +52,6 @@ class MetricsServer:
 def _log_error(request: object, client_address: object) -> None:  # noqa: ARG001  the library's names
     """Replaces the library's function, which writes a traceback of many lines to stderr."""
     if isinstance(sys.exception(), OSError):
-        _LOGGER.debug("a scrape from %s broke off", client_address, exc_info=True)
+        _LOGGER.debug("a scrape from %s was aborted", client_address, exc_info=True)
     else:
         _LOGGER.exception("a scrape from %s failed", client_address)

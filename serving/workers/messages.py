@@ -1,4 +1,4 @@
-"""What the supervisor and its workers tell each other: one JSON object per line.
+"""The messages between the supervisor and its workers: one JSON object per line.
 
 A worker reads lines from its standard input, `Start` first, and writes lines to its standard output.
 """
@@ -13,10 +13,10 @@ from serving.config import ServeConfig
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """To a worker: what it serves."""
+    """To a worker: load, with this configuration."""
 
     config: ServeConfig
-    versions: tuple[int, ...] | None  # of the policies, in the order of their folders; None: the newest that verify
+    versions: tuple[int, ...] | None  # of the policies, in the order of their folders; None: the newest valid ones
     cores: tuple[int, ...]  # that it may run on; empty: any
 
 
@@ -27,19 +27,19 @@ class Open:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """From a worker: it has loaded its policies."""
+    """From a worker: the policies are loaded."""
 
     versions: tuple[int, ...]  # in the order of their folders
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """From a worker: it has compiled its policies, and waits for `Open`."""
+    """From a worker: the policies are compiled. The worker waits for `Open`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Serving:
-    """From a worker: it has opened the port."""
+    """From a worker: the port is open."""
 
     policies: str  # with their versions, as the ready line names them
 

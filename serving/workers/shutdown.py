@@ -1,4 +1,4 @@
-"""Signals that stop the server, as an event, and work that ends early when it is set."""
+"""An event that stop signals set, and a way to run work until that event."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ def stop_event() -> asyncio.Event:
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Finish `work` and return True; or, if `stop` is set first, cancel it and return False."""
+    """Run `work` and return True. If `stop` is set first, cancel the work and return False."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,11 +1,11 @@
-"""Supervisor: starts several workers on one port, reports for all of them, replaces one that dies, and stops them.
+"""Supervisor: starts several workers on one port, serves their metrics, replaces one that dies, and stops them.
 
 Several processes can listen on one port that each binds with SO_REUSEPORT; the kernel distributes new connections among
 them. The supervisor holds the port, bound and not listening, so that no other program takes it while no worker listens.
-Each worker answers health checks for itself. They agree, since workers open the port together once all have compiled,
-and a replacement opens it when it is ready. Each worker counts in files (Prometheus's multiprocess mode), and the
-supervisor serves the sums. The first worker reports which versions it found; the others, and replacements, serve
-exactly those versions.
+Each worker answers health checks itself. The answers agree, because the workers open the port together once all have
+compiled, and a replacement opens it when it is ready. Each worker writes its metrics into files (Prometheus's
+multiprocess mode), and the supervisor serves the sums. The first worker reports which versions it found; the others,
+and replacements, serve exactly those versions.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
 
-_MAX_DEATHS, _WITHIN_S = 5, 60.0  # after so many, another replacement would not help
-_EXIT_S = 5.0  # after the grace, for a worker to exit by itself
+_MAX_DEATHS, _WITHIN_S = 5, 60.0  # after this many deaths in this time, the supervisor gives up
+_EXIT_S = 5.0  # time for a worker to exit by itself after the grace period
 
 
 def supervise(config: ServeConfig) -> int:
@@ -77,7 +77,7 @@ class Supervisor:
         self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
 
     async def run(self) -> int:
-        """Start the workers, replace those that die, and stop them when told to. Returns the exit code.
+        """Start the workers, replace those that die, and stop them after SIGTERM or SIGINT. Return the exit code.
 
         Raises:
             StartupError: the metrics port cannot be bound, or workers keep dying.
@@ -88,7 +88,7 @@ class Supervisor:
             if await unless(stop, self._start(addresses)):
                 await unless(stop, self._replace_dead())
         except WorkerEndedError as error:
-            _LOGGER.error("%s before it could serve; its own last line in the log says why", error)
+            _LOGGER.error("%s before it could serve; see its last line in the log", error)
             await self._stop()
             return 1
         except BaseException:
@@ -113,7 +113,7 @@ class Supervisor:
         try:
             await asyncio.gather(*replacing)
         finally:
-            for task in replacing:  # if one gives up, no other starts a replacement for a worker that is stopped
+            for task in replacing:  # after a failure, workers that are stopped must not be replaced
                 task.cancel()
 
     async def _replace_when_dead(self, number: int) -> None:
@@ -159,7 +159,7 @@ class Supervisor:
         return self._workers[number]
 
     def _serve_metrics(self) -> dict[str, str]:
-        """Serve the sums of the workers' metrics, unless they are off; returns the address, for the ready line."""
+        """Serve the sums of the workers' metrics, unless they are off. Return the address, for the ready line."""
         config = self._config
         if not config.metrics:
             return {}

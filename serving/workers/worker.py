@@ -1,9 +1,9 @@
 """The life of one server process: alone, or as one of several workers on one port.
 
 Alone, it opens its ports with health NOT_SERVING, compiles, and serves until SIGTERM or SIGINT. A worker, started by
-`serving.workers.supervisor`, loads and compiles first and opens the shared port when it is told to. All workers open it
-together, so every connection to the port reaches a worker that is ready. A worker also stops when its supervisor is
-gone.
+`serving.workers.supervisor`, loads and compiles first and opens the shared port when the supervisor sends `Open`. All
+workers open it together, so every connection to the port reaches a worker that is ready. A worker also stops when its
+supervisor has ended.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def run_alone(config: ServeConfig) -> int:
-    """Serve until told to stop, and return the exit code."""
+    """Serve until SIGTERM or SIGINT, and return the exit code."""
     return _run(_serve_alone(config), config)
 
 
 def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
-    """Serve as the supervisor says until told to stop, and return the exit code. Both pipes carry `messages`."""
+    """Serve until SIGTERM or until the supervisor ends, and return the exit code. Both pipes carry `messages`."""
     start = from_line(from_supervisor.readline())
     assert isinstance(start, Start)
     log_to_stderr(start.config.log_format, worker=os.getpid())
@@ -44,7 +44,7 @@ def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
 
 
 def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
-    # The batcher's threads wait for every result anyway; passing it on to a thread of JAX only costs time.
+    # The executor's threads wait for every result anyway, so a second thread of JAX would only cost time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     start_at_lower_priority(jax.devices)
     try:
@@ -55,9 +55,9 @@ def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
     if answered:
         _LOGGER.info("stopped; every accepted call was answered")
         return 0
-    _LOGGER.error("stopped after %g s of grace with calls unanswered; allow more with --grace-s", config.grace_s)
+    _LOGGER.error("stopped after %g s of grace with calls unanswered; allow more time with --grace-s", config.grace_s)
     logging.shutdown()
-    # A computation that never returns keeps its thread, and so the process, from ending.
+    # A computation that never returns would prevent its thread and the process from ending.
     os._exit(1)
 
 
@@ -101,7 +101,7 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
 
 
 def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
-    """Send a message to the supervisor; if the supervisor is gone, set `stop`."""
+    """Send a message to the supervisor; set `stop` if the supervisor has ended."""
     try:
         to_supervisor.write(to_line(message))
     except OSError:  # `listen` notices it too
@@ -111,8 +111,8 @@ def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None
 def listen(
     from_supervisor: BinaryIO, loop: asyncio.AbstractEventLoop, may_open: asyncio.Event, stop: asyncio.Event
 ) -> None:
-    """Set `may_open` when the supervisor says so, and `stop` when the supervisor is gone. Runs in its own thread."""
+    """Set `may_open` when the supervisor sends `Open`, and `stop` when it has ended. Runs in its own thread."""
     while from_supervisor.readline():
-        loop.call_soon_threadsafe(may_open.set)  # after `Start`, a supervisor sends nothing but `Open`
+        loop.call_soon_threadsafe(may_open.set)  # after `Start`, the supervisor sends only `Open`
     _LOGGER.warning("the supervisor process is gone; stopping")
     loop.call_soon_threadsafe(stop.set)

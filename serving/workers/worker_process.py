@@ -1,4 +1,4 @@
-"""WorkerProcess: a worker as the supervisor sees it: the messages that it has sent, and how it ended."""
+"""WorkerProcess: the supervisor's end of one worker: starts and stops it, and receives its messages."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from typing import TypeVar
 from serving.config import ServeConfig
 from serving.workers.messages import Compiled, Loaded, Open, Serving, Start, from_line, to_line
 
-# A program of its own, not a fork: neither gRPC nor JAX survives one. -P: the current folder must not shadow libraries.
+# A new program, because gRPC and JAX do not survive a fork. -P: the current folder must not shadow libraries.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "serving.workers")
 
 FromWorker = TypeVar("FromWorker", Loaded, Compiled, Serving)
@@ -52,12 +52,12 @@ class WorkerProcess:
 
         Args:
             config: what it serves.
-            versions: of the policies, in the order of their folders; None: the newest that verify.
+            versions: of the policies, in the order of their folders; None: the newest valid ones.
             cores: that it may run on; empty: any.
             command: its command line.
         """
         pipe = asyncio.subprocess.PIPE
-        # It imports from where this process does.
+        # The worker imports from the same folders as this process.
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         worker = cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
         worker._send(Start(config, None if versions is None else tuple(versions), tuple(cores)))
@@ -86,11 +86,11 @@ class WorkerProcess:
         return self._received[Serving].done() and not self._ended.done()
 
     def terminate(self) -> None:
-        """Tell it to stop; harmless if it has ended."""
+        """Send SIGTERM. No effect if the worker has ended."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it; harmless if it has ended."""
+        """Send SIGKILL. No effect if the worker has ended."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -99,7 +99,7 @@ class WorkerProcess:
 
     def _send(self, message: Start | Open) -> None:
         assert self._process.stdin
-        self._process.stdin.write(to_line(message))  # of no effect on a worker that has ended
+        self._process.stdin.write(to_line(message))  # no effect if the worker has ended
 
     async def _wait_for(self, kind: type[FromWorker]) -> FromWorker:
         received = self._received[kind]

@@ -1,6 +1,7 @@
 """Any bytes and any tensors: they become the rows that protobuf and numpy read in them, or one named error."""
 
 import contextlib
+import functools
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from kilolayer._internal.blocks_pb2 import ActRequestBlocks, ScoreRequestBlocks
 from kilolayer.v1 import policy_pb2
 from serving.api import codec
-from serving.api.handlers import blocks_parser
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.tensors import decode_rows, decode_scheduling
+from serving.api.parsing import parse_blocks
 from serving.batching.queue import PRIORITIES
 from serving.engine.engine import Kind
 from serving.errors import InvalidRequestError
@@ -23,8 +24,8 @@ from tests.samples import policy_spec
 
 SPEC = policy_spec()  # 4 values of state, 2 of goal, 2 of action
 MAX_ROWS = 5
-parse_act = blocks_parser(ActRequestBlocks, policy_pb2.ActRequest)
-parse_score = blocks_parser(ScoreRequestBlocks, policy_pb2.ScoreRequest)
+parse_act = functools.partial(parse_blocks, blocks_type=ActRequestBlocks, public_type=policy_pb2.ActRequest)
+parse_score = functools.partial(parse_blocks, blocks_type=ScoreRequestBlocks, public_type=policy_pb2.ScoreRequest)
 FLOATS = st.floats(width=32)  # NaN and infinity too
 VALUES = st.lists(FLOATS | st.integers(-3, 3).map(float), max_size=26)
 

@@ -112,7 +112,8 @@ async def test_concurrent_callers_share_batches_and_get_their_own_rows(running: 
         ({"state": [0] * 4, "goal": [0] * 2, "mode": 7}, "mode must be from 0 to 3, got 7"),
         (
             {"state": [0] * 8, "goal": [0] * 2, "mode": "ACT_MODE_BEST_OF", "candidates": 5},
-            "candidates must be from 1 to 4 for 2 rows, since each counts as one of at most 8 rows, got 5",
+            "candidates must be from 1 to 4 for 2 rows, got 5: a request may have at most 8 rows, "
+            "and each candidate counts as one",
         ),
         ({"state": [0] * 36, "goal": [0] * 2}, "a request may have at most 8 rows, got 9; split it into several"),
         (

@@ -205,7 +205,7 @@ def test_a_damaged_bundle_is_named_and_exit_code_1(policies: Path, tmp_path: Pat
     assert code == 1
     assert len(lines) == 2
     assert f"WARNING skipping version 1000: {tmp_path / '1000'} is not a usable policy (hash)" in lines[0]
-    assert f"ERROR none of the 1 versions in {tmp_path} verifies" in lines[1]
+    assert f"ERROR no version in {tmp_path} is valid, of 1" in lines[1]
 
 
 def test_wrong_usage_is_exit_code_2() -> None:

@@ -103,6 +103,6 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     reasons: list[str] = []
-    with pytest.raises(StartupError, match=r"none of the 1 versions in .* verifies; the log has the reason for each"):
+    with pytest.raises(StartupError, match=r"no version in .* is valid, of 1; the log has the reason for each"):
         load(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]

@@ -6,10 +6,10 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from serving.api.handlers import parse
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference import tensors
 from serving.api.open_inference.statistics import StatisticsByVersion, VersionStatistics
+from serving.api.parsing import parse
 from serving.api.rpc import RpcContext
 from serving.batching.queue import InferenceResult, QueuedRequest
 from serving.errors import ServingError
@@ -52,7 +52,7 @@ class InferRequests:
         self._serialize = serialize
 
     def parse(self, raw: bytes) -> ReceivedRequest:
-        """Read a ModelInferRequest. Raises InvalidRequestError if `raw` is not one."""
+        """Read a ModelInferRequest. Raises InvalidRequestError if `raw` is not a ModelInferRequest."""
         started_s = self._clock()
         return ReceivedRequest(parse(raw, pb.ModelInferRequest), started_s)
 
@@ -64,7 +64,7 @@ class InferRequests:
         """Put a request into the batcher. The caller must `withdraw` it if it does not wait for the reply.
 
         Raises:
-            ServingError: it is refused.
+            ServingError: the request is refused.
         """
         request, started_s = received
         served = self._policies.find(request.model_name, version=request.model_version)
@@ -113,7 +113,7 @@ class PendingInference:
         """Wait for the actions and return the serialized reply.
 
         Raises:
-            ServingError: there are none.
+            ServingError: the request has failed.
         """
         try:
             result = await self.queued.result
@@ -126,7 +126,7 @@ class PendingInference:
         return reply
 
     def withdraw(self) -> None:
-        """Take the request out of the batcher; harmless once it is computed."""
+        """Take the request out of the batcher. No effect once it is completed."""
         self.served.batcher.withdraw(self.queued)
 
     def _encode(self, actions: np.ndarray) -> pb.ModelInferResponse:

@@ -5,12 +5,13 @@ from typing import TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
-from serving.api.handlers import RpcHandlers, parser
+from serving.api.handlers import RpcHandlers
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests, Serialize
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
 from serving.api.open_inference.statistics import StatisticsByVersion
 from serving.api.ordered_stream import ordered_stream
+from serving.api.parsing import parse
 from serving.api.rpc import RpcContext, RpcService, UnaryMethod
 from serving.config import ServeConfig
 from serving.errors import NotFoundError, UnavailableError
@@ -86,7 +87,9 @@ class OpenInferenceService:
         async def reply(_request: Message, _context: RpcContext) -> bytes:
             return answer().SerializeToString()
 
-        return self._handlers.unary(name, parse=parser(request_type), label=lambda _: NO_POLICY, answer=reply)
+        return self._handlers.unary(
+            name, parse=lambda raw: parse(raw, request_type), label=lambda _: NO_POLICY, answer=reply
+        )
 
     def _about_model(
         self, name: str, request_type: type[_NamesModel], *, answer: Callable[[_NamesModel], Message]
@@ -96,9 +99,11 @@ class OpenInferenceService:
         async def reply(request: _NamesModel, _context: RpcContext) -> bytes:
             return answer(request).SerializeToString()
 
-        parse: Callable[[bytes], _NamesModel] = parser(request_type)
         return self._handlers.unary(
-            name, parse=parse, label=lambda request: self._policies.label(request.name), answer=reply
+            name,
+            parse=lambda raw: parse(raw, request_type),
+            label=lambda request: self._policies.label(request.name),
+            answer=reply,
         )
 
     def _server_ready(self) -> pb.ServerReadyResponse:
@@ -130,7 +135,7 @@ def _server_live() -> pb.ServerLiveResponse:
 
 
 def _finds(find: Callable[[], object]) -> bool:
-    """Whether `find` succeeds: a client that asks whether a model is ready wants "no", not an error."""
+    """Return whether `find` succeeds. The answer to "is this model ready?" is no, not an error."""
     try:
         find()
     except (NotFoundError, UnavailableError):

@@ -1,8 +1,7 @@
 """StatisticsByVersion: outcomes and durations of this protocol's requests, by model and version, for ModelStatistics.
 
-Durations are those of requests: a request that shared a batch counts the whole computation of the batch, since its
-caller waited for it. Rows and batches are the policy's own counters, since other methods, such as Act, fill the same
-batches.
+Durations are those of requests: a request that shared a batch counts the whole computation of the batch, because its
+caller waited for it. Rows and batches are those of the policy, because other methods, such as Act, share its batches.
 """
 
 import dataclasses
