@@ -12,7 +12,7 @@ PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix bench
 
-demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 6 minutes
+demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 5 minutes
 	@exec $(BIN)/python scripts/demo.py
 
 check: lint types imports spelling docs unit  ## before every commit; under 2 minutes
@@ -27,7 +27,7 @@ types: $(READY)  ## strict types everywhere, and none missing in the client's pu
 	$(BIN)/pyright
 	PYTHONPATH=clients/python $(BIN)/pyright --verifytypes kilolayer --ignoreexternal
 
-imports: $(READY)  ## the order of imports in ARCHITECTURE: contracts in pyproject.toml
+imports: $(READY)  ## the order of imports in docs/architecture.md; the contracts are in pyproject.toml
 	PYTHONPATH=clients/python:. $(BIN)/lint-imports
 
 spelling: $(READY)  ## typing errors and British spelling
