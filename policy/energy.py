@@ -1,4 +1,4 @@
-"""Energies: how close the encodings phi(state, action) and psi(goal) are. All of them in one table.
+"""Energies: how close the encodings phi(state, action) and psi(goal) are, in one table.
 
 Each comes in two forms: for all pairs of rows, which the critic's loss compares, and row by row, which scores actions.
 """

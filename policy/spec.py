@@ -18,7 +18,7 @@ class SpecError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicySpec:
-    """What a policy takes and gives, complete and checked when it is constructed.
+    """The inputs and outputs of a policy, complete and checked when it is constructed.
 
     Names include their unit in brackets (`"x [m]"`). A policy gives actions in [-1, 1]; `action_low` and `action_high`
     are what -1 and 1 stand for, in the unit of `action_names`. The fields with a default are the paper's choices, which

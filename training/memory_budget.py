@@ -31,7 +31,7 @@ class MemoryEstimate(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The sum. The states of the environments are not counted, because they are small in comparison."""
+        """The sum. The states of the environments are not included, because they are small in comparison."""
         return sum(self)
 
 

@@ -2,7 +2,8 @@
 
 Every reset draws a new start and a new goal. The commanded goal may also be resampled within an episode:
 
-* At any step: in a maze, a young policy rarely reaches cells far from the start, so goals there are rarely practiced.
+* At any step: early in training, a policy rarely reaches cells of a maze that are far from the start, so it rarely
+  practices goals there.
 * At the goal: a good policy would otherwise stay at its goal for most of an episode, the replay buffer would fill with
   such steps, and the critic would forget the distant cells.
 """

@@ -79,7 +79,7 @@ def _train(config: TrainConfig) -> int:
 
 
 def _list(arguments: list[str]) -> int:
-    """List the environments, then whatever is wrong with custom ones; return the exit code."""
+    """List the environments, then the errors of custom ones; return the exit code."""
     failed: list[str] = []
     try:
         registry.import_module_of(_early_flags(arguments).env or "")

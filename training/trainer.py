@@ -153,8 +153,8 @@ def _run(run: _Run, state: RunState) -> Outcome:
     done = int(state.iteration)
     metrics, policy = run.log.rows[-1] if run.log.rows else {}, publish.last_policy(config)
     if _evaluation_due(config, done):
-        # A kill between snapshot and publication leaves the policy to publish. If `epochs` has changed since, the
-        # snapshot may not have been evaluated either.
+        # The run was killed after the snapshot, before publication. If `num_evals` has changed since then, the snapshot
+        # may not have been evaluated either.
         if metrics.get("env_steps") != done * config.steps_per_iteration:
             metrics = _evaluate(run, state, {})
         policy = publish.publish(config, run.env, state.train_state.params, iteration=done, metrics=metrics)
@@ -316,7 +316,7 @@ def _evaluation_due(config: TrainConfig, done: int) -> bool:
 
 @contextlib.contextmanager
 def _stop_signals() -> Generator[threading.Event]:
-    """Set an event on SIGTERM and SIGINT; a second SIGINT raises KeyboardInterrupt. Works in the main thread only."""
+    """Set an event on SIGTERM and SIGINT; a second SIGINT raises KeyboardInterrupt. Only in the main thread."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

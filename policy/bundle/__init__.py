@@ -1,4 +1,4 @@
-"""A policy on disk: one folder per published version, written whole or not at all, and verified when it is read.
+"""A policy on disk: one folder per published version, written completely or not at all, and verified when it is read.
 
     <root>/<version>/policy.json     specification, format version, provenance
                      params/         Orbax arrays: the actor and the critic's encoders

@@ -37,7 +37,7 @@ def save(folder: Path, params: PolicyParams) -> None:
         ocp.PyTreeCheckpointer().save(target, to_tree(params))
     except OSError:
         raise
-    except Exception as error:  # Orbax raises a ValueError for what tensorstore cannot write
+    except Exception as error:  # Orbax raises a ValueError if tensorstore cannot write
         raise OSError(f"{target} cannot be written: {first_line(error)}") from error
 
 
@@ -57,7 +57,7 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
     try:
         metadata: Any = checkpointer.metadata(folder).item_metadata
         declared = metadata.tree
-    except Exception as error:  # Orbax passes on whatever reading a damaged file raised
+    except Exception as error:  # Orbax raises different exceptions for damaged files
         raise BundleError(path, "arrays", f"params/ cannot be read: {first_line(error)}") from error
     if difference := _first_difference(declared, template):
         raise BundleError(path, "arrays", difference)

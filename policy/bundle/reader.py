@@ -1,4 +1,4 @@
-"""Read a published policy, and refuse it unless everything about it is as it was published."""
+"""Read a published policy; refuse it if anything has changed since it was published."""
 
 import dataclasses
 import json

@@ -1,8 +1,8 @@
 """Publish a version of a policy: write it next to its final place, then rename it, so that readers see all or nothing.
 
-The order, in `write`: check what is to be written; write policy.json, probes.npz and params/ into a scratch folder;
-write manifest.json, which hashes them; fsync every file and folder; rename the scratch folder to its version; fsync the
-parent folder.
+The order, in `write`: check the parameters and compute the probes; write policy.json, probes.npz and params/ into a
+scratch folder; write manifest.json, which has the hashes of these files; fsync every file and folder; rename the
+scratch folder to its version; fsync the parent folder.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def write(
 ) -> Path:
     """Publish version `version` of a policy in `root` and return its folder. Existing versions are not changed.
 
-    Only one process may publish in a root at a time: what a killed one left unfinished is removed first.
+    Only one process may publish in a root at a time. Unfinished folders of killed processes are removed first.
 
     Args:
         version: the training step, 0 or more; it names the folder.
@@ -88,7 +88,7 @@ def _remove_leftovers(root: Path) -> None:
 
 
 def _remove(scratch: Path) -> None:
-    """Remove what a failed publication left. Repeat until it is gone, since Orbax may still be writing to it."""
+    """Remove the scratch folder of a failed publication. Repeat until it is gone: Orbax may still be writing to it."""
     for _ in range(_REMOVALS):
         shutil.rmtree(scratch, ignore_errors=True)
         time.sleep(_REMOVAL_PAUSE_S)

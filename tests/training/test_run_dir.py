@@ -53,7 +53,7 @@ def test_a_folder_in_use_is_refused_unless_told_what_to_do(finished: Path, tiny,
     assert (finished / "metrics.jsonl").read_text() == kept
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("precious")
-    with pytest.raises(lock.RunDirError, match="which is not deleted"):
+    with pytest.raises(lock.RunDirError, match="and is not deleted"):
         trainer.train(tiny(tmp_path / "thesis", overwrite=True))
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
 
@@ -62,12 +62,12 @@ def test_what_is_not_a_run_is_not_deleted_whatever_it_looks_like(finished: Path,
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(lock.RunDirError, match="something other than a run, which is not deleted"):
+    with pytest.raises(lock.RunDirError, match="contains something other than a run and is not deleted"):
         trainer.train(tiny(model, overwrite=True))
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (run / "thesis.txt").write_text("precious")
-    with pytest.raises(lock.RunDirError, match="has thesis.txt next to a run"):
+    with pytest.raises(lock.RunDirError, match="contains thesis.txt next to a run"):
         trainer.train(tiny(run, overwrite=True))
     assert (run / "thesis.txt").read_text() == "precious"
     assert bundle.versions(run / "policies") == [120, 240]

@@ -35,7 +35,7 @@ def save(folder: Path, iteration: int, *, state: Any) -> None:
             manager.save(iteration, args=ocp.args.PyTreeSave(arrays))
         except OSError:
             raise
-        except Exception as error:  # Orbax raises a ValueError for what tensorstore cannot write
+        except Exception as error:  # Orbax raises a ValueError if tensorstore cannot write
             raise OSError(f"the snapshot {folder / str(iteration)} cannot be written: {error}") from error
 
 
@@ -73,7 +73,7 @@ def restore_latest(folder: Path, *, like: Any) -> Any:
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), expected)
         try:
             arrays = manager.restore(iteration, args=ocp.args.PyTreeRestore(expected, restore_args=restore_args))
-        except Exception as error:  # Orbax passes on whatever reading a damaged file raised
+        except Exception as error:  # Orbax raises different exceptions for damaged files
             broken, reason = folder / str(iteration), str(error).partition("\n")[0][:200]
             raise SnapshotError(
                 f"the snapshot {broken} cannot be read: {reason}; remove it to resume from the previous one"

@@ -53,14 +53,14 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def is_of_a_run(fields: dict[str, Any]) -> bool:
-    """Return whether `fields` has what every run's configuration has."""
+    """Return whether `fields` has the fields that every run's configuration has."""
     return fields.keys() >= _IN_EVERY_RUN
 
 
 def require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
-    """Refuse to resume a run with a field changed that decides what it learns.
+    """Refuse to resume a run if a field that decides what it learns has changed.
 
-    A field that `earlier` lacks is newer than the run, which therefore had the field's default.
+    If `earlier` lacks a field, the field was added after the run began; the run used its default.
 
     Raises:
         ConfigError: naming the first such field, its earlier value and its value now.

@@ -68,17 +68,19 @@ def _check(config: TrainConfig) -> None:
             raise RunDirError(f"{config.out} has no run to resume; use another --out, or leave out --resume")
         earlier = _read_config(config.out)
         if not config_file.is_of_a_run(earlier):
-            raise RunDirError(f"{config.out}/{config_file.NAME} is not a run's; use another --out")
+            raise RunDirError(f"{config.out}/{config_file.NAME} is not the configuration of a run; use another --out")
         config_file.require_same_run(earlier, config)
     elif entries and not config.overwrite:
         raise RunDirError(
             f"{config.out} is not empty; --resume continues the run in it, --overwrite deletes it; or use another --out"
         )
     elif entries and not (config_file.NAME in entries and config_file.is_of_a_run(_read_config(config.out))):
-        raise RunDirError(f"{config.out} has something other than a run, which is not deleted; use another --out")
+        raise RunDirError(f"{config.out} contains something other than a run and is not deleted; use another --out")
     elif foreign := sorted(entries - _ENTRIES):
         found = ", ".join(foreign[:3])
-        raise RunDirError(f"{config.out} has {found} next to a run, which is not deleted; move it away first")
+        raise RunDirError(
+            f"{config.out} contains {found} next to a run and is not deleted; move these files away first"
+        )
 
 
 def _read_config(folder: Path) -> dict[str, object]:
@@ -93,7 +95,7 @@ def _take_over(config: TrainConfig, locks: contextlib.ExitStack) -> None:
     if config.overwrite and any(config.out.iterdir()):
         folder = config.out.resolve()  # if it is a symbolic link, the folder that it points to
         doomed = folder.with_name(f".{folder.name}.deleting-{uuid.uuid4().hex[:8]}")
-        folder.rename(doomed)  # first, so that what a kill leaves of it is not mistaken for a run
+        folder.rename(doomed)  # first, so that a partly deleted run is not mistaken for a run after a kill
         folder.mkdir()
         locks.enter_context(_lock(folder))
         shutil.rmtree(doomed)

@@ -53,7 +53,7 @@ class FreshResets(Wrapper):
         return after.replace(pipeline_state=pipeline_state, obs=obs, info=info)
 
     def _report_overflow(self, flags: jax.Array) -> None:
-        """Report by a callback, since brax's trainers do not return the physics. Only Warp can overflow."""
+        """Report by a callback, because brax's trainers do not return the physics. Only Warp can overflow."""
         if flags.ndim:
             jax.lax.cond(jnp.any(flags), lambda: jax.debug.callback(self._on_overflow, flags), lambda: None)
 
@@ -66,7 +66,7 @@ def wrap(
     *,
     on_overflow: Callable[[np.ndarray], None],
 ) -> Wrapper:
-    """Do what brax's function of this name does, with `FreshResets`. All arguments but the last are named by brax."""
+    """Wrap `env` as brax's function of this name does, with `FreshResets`. brax passes all arguments but the last."""
     del randomization_fn
     return FreshResets(EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat), on_overflow=on_overflow)
 

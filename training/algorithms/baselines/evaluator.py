@@ -17,7 +17,7 @@ from training.run_dir.metrics_log import MetricsLog
 
 
 class StopTraining(Exception):  # noqa: N818 - not an error
-    """Ends brax's loop, which has no limit but environment steps."""
+    """Ends brax's loop early. brax itself can only limit environment steps."""
 
 
 class Evaluator:
@@ -74,7 +74,7 @@ class Evaluator:
 
 
 def evaluations(config: TrainConfig) -> int:
-    """Return how many evaluations a run has that no limit ends early."""
+    """Return the number of evaluations of a run that does not end early."""
     return math.ceil(config.iterations / config.iterations_per_epoch)
 
 

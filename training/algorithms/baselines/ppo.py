@@ -19,7 +19,7 @@ from training.envs.core.goal_env import GoalEnv
 
 _MAX_MINIBATCHES = 8  # of one pass over an unroll
 _PASSES = 4  # over an unroll
-_ENTROPY_COST = 0.05  # at 0.01, an actor that is certain of the wrong goal sees no reward for the other one again
+_ENTROPY_COST = 0.05  # at 0.01, some runs collapse to one goal and never see a reward for the other
 _MAX_GRADIENT_NORM = 0.5
 _METRICS = {  # brax's name by ours
     "loss/actor": "training/policy_loss",

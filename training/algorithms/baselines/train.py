@@ -2,8 +2,8 @@
 
 Both train our networks, so depth, width and ablations mean the same, on the same environments with a reward of 1 on
 every step at the goal, and are evaluated like CRL. Every reset draws a new start and goal, as in contrastive training.
-brax keeps their replay buffer and optimizer to itself, so such a run cannot be resumed, and publishes no policy: it
-leaves metrics only.
+brax does not give access to the replay buffer and the optimizer, so such a run cannot be resumed. It publishes no
+policy; its results are the metrics.
 
 SAC uses the configuration's replay buffer sizes, batch size and ratio of gradient steps; PPO uses the unroll.
 """

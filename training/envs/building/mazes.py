@@ -230,7 +230,7 @@ class Maze:
         open_cells = {(int(row), int(column)) for row, column in np.argwhere(~self.walls)}
         here = next((int(row), int(column)) for row, column in np.argwhere(self.signs == "S"))
         way = [here]
-        while ahead := [cell for cell in _neighbours(here) if cell in open_cells and cell not in way]:
+        while ahead := [cell for cell in _neighbors(here) if cell in open_cells and cell not in way]:
             if len(ahead) > 1:
                 raise LayoutError(f"the maze forks at row {here[0]}, column {here[1]}, so it is not a single corridor")
             (here,) = ahead
@@ -279,7 +279,7 @@ def sample_near(key: jax.Array, centers: jax.Array, *, noise_m: float) -> jax.Ar
     return center + jax.random.uniform(noise_key, (2,), minval=-noise_m, maxval=noise_m)
 
 
-def _neighbours(cell: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+def _neighbors(cell: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     row, column = cell
     return (row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)
 

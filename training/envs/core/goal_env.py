@@ -48,7 +48,7 @@ class GoalEnv(Env):
     """
 
     warp_sizes: ClassVar[physics.WarpSizes | None] = None
-    """Array sizes for `impl="warp"`, as measured by benchmarks/contact_sizes.py; None leaves them to MJX's guess."""
+    """Array sizes for `impl="warp"`, as measured by benchmarks/contact_sizes.py; None leaves them to MJX."""
 
     def __init__(self, env_spec: EnvSpec, model: mujoco.MjModel, *, substeps: int, impl: str = "jax") -> None:
         self.spec = env_spec
@@ -189,7 +189,7 @@ class GoalEnv(Env):
         return self.control_period_s
 
     def _observe(self, data: mjx.Data, goal: jax.Array, *, before: State | None = None) -> State:
-        """Return everything that follows from the physics and the goal, and what brax's wrappers stored in `before`."""
+        """Return the state for `data` and `goal`, with the entries that brax's wrappers stored in `before`."""
         sensed = self.sense(data)
         goal = self.current_goal(sensed, goal)
         distance = self.distance(sensed, goal)

@@ -1,7 +1,7 @@
 """Poses, velocities and inertias of a robot's bodies, computed from joint positions and velocities.
 
-After a physics step, `data` has the bodies' poses from before the last integration. What a robot senses of them is
-therefore computed again, once per control step, with functions that both MJX implementations support.
+After a physics step, `data` has the bodies' poses from before the last integration. They are therefore computed again
+for the state, once per control step, with functions that both MJX implementations support.
 """
 
 # MuJoCo is compiled and ships no type information.

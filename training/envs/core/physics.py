@@ -1,10 +1,11 @@
 """MJX's two implementations behind one interface: pure JAX, and the kernels of MuJoCo Warp.
 
 Warp stores the contacts of all worlds in shared arrays of a fixed length, and the constraint rows of each world in
-arrays of another fixed length. What does not fit is dropped. The number of worlds is only known where they are stepped
-together, so the shared arrays are created there, long enough for all worlds, and discarded after the step. Between
-steps, a state has one entry per world, so code that maps over states (`jax.vmap`, resets, snapshots) works with both
-implementations. A world remembers in a flag that something was dropped; `require_no_overflow` raises an error for it.
+arrays of another fixed length. Contacts and rows that do not fit are dropped. The number of worlds is known only when
+they are stepped together, so the shared arrays are created for a step, long enough for all worlds, and discarded after
+it. Between steps, a state has one entry per world, so code that maps over states (`jax.vmap`, resets, snapshots) works
+with both implementations. Each world has a flag that is set when something is dropped; `require_no_overflow` raises an
+error for it.
 """
 
 # MuJoCo and Warp ship no reliable type information; the fields that worlds share are private to MJX.
@@ -36,7 +37,7 @@ class WarpSizes:
         ValueError: a size is 0: Warp would silently leave out all contacts or constraints.
     """
 
-    contacts: int  # also of pairs of geoms close enough to check; a world may use what others leave free
+    contacts: int  # also pairs of geoms close enough to check; all worlds share the sum
     rows: int  # constraint rows: joint limits, equalities, friction, and one to ten per contact
 
     def __post_init__(self) -> None:
@@ -182,7 +183,7 @@ class WarpPhysics:
 
 
 def overflow(data: Any) -> jax.Array:
-    """Return what Warp has dropped in each world since its reset, as bits; 0 in JAX, which drops nothing."""
+    """Return flags of what Warp has dropped in each world since its reset, as bits; always 0 in JAX."""
     if not _is_warps(data):
         return jnp.int32(0)
     from mujoco.mjx.third_party.mujoco_warp import OverflowType as Bit
@@ -214,7 +215,7 @@ def require_no_overflow(flags: np.ndarray, *, env: str, family: str, sizes: Warp
     if short:
         limits = ", ".join(f"{limit}={size}" for limit, size in short.items())
         raise PhysicsOverflowError(
-            f"{env}: Warp's limits per world ({limits}) are too low, and it dropped what did not fit; raise "
+            f"{env}: Warp's limits per world ({limits}) are too low, so contacts or constraints were dropped; raise "
             f"{' and '.join(short)} in {family}.warp_sizes to what `python benchmarks/contact_sizes.py --envs {env}` "
             "measures, or use --impl jax"
         )
@@ -236,7 +237,7 @@ def require_known(impl: str) -> None:
 
 
 def require_installed() -> None:
-    """Refuse to go on without warp-lang.
+    """Require that warp-lang is installed.
 
     Raises:
         ImportError: it is not installed; the message has the command.
@@ -252,7 +253,7 @@ def _is_warps(data: Any) -> bool:
 
 
 def _quieten() -> None:
-    """Show only Warp's warnings, not its greeting and a line per kernel, minutes of them on the first run."""
+    """Show only Warp's warnings, not its start message and a line for each kernel that it compiles."""
     import warp
 
     warp.config.log_level = max(warp.config.log_level, warp.LOG_WARNING)

@@ -1,4 +1,4 @@
-"""Import, build and check a user's own environment; every mistake of its code becomes a one-line error."""
+"""Import, build and check a user's own environment; every error of its code becomes a one-line error."""
 
 import functools
 import importlib

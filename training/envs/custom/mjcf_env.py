@@ -1,6 +1,6 @@
 """MjcfEnv: an environment from an MJCF file and a few arguments, such as which sites a goal is compared with.
 
-Mistakes in the file and the arguments are reported when the environment is built, because compiled code cannot.
+Mistakes in the file and the arguments are reported when the environment is built: compiled code cannot report them.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -129,7 +129,7 @@ class MjcfEnv(GoalEnv):
         _require_goals(goals, goal_names, sites=len(sites), axes=goal_axes, file=str(file))
 
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """At rest, the chosen joints a little off."""
+        """At rest, with noise on the chosen joints."""
         noise = jax.random.uniform(key, self._positions.shape, minval=self._start_low, maxval=self._start_high)
         qpos = self._start.at[self._positions].add(noise)
         for quaternion in self._quaternions:
@@ -174,7 +174,7 @@ def _require_goals(goals: Any, names: Sequence[str], *, sites: int, axes: str, f
         raise EnvError(f"{file}: goals must be a function of a random key, such as {works}, got {goals!r:.80}")
     try:
         drawn = jax.eval_shape(goals, jax.random.key(0))
-    except Exception as error:  # whatever the function does
+    except Exception as error:  # the user's function may raise anything
         raise EnvError(f"{file}: drawing from goals failed: {one_line(error)}") from error
     kind = f"an array of {drawn.dtype}" if isinstance(drawn, jax.ShapeDtypeStruct) else f"a {type(drawn).__name__}"
     if not (isinstance(drawn, jax.ShapeDtypeStruct) and jnp.issubdtype(drawn.dtype, jnp.floating)):

@@ -24,7 +24,7 @@ from training.envs.locomotion.ant_maze import BALL, CELL_M, FLOOR, WALL_HEIGHT_M
 GOAL_DISTANCE_M = 5.0
 BALL_RADIUS_M = 0.5
 _MASS_KG = 1.1 * 4 / 3 * np.pi * BALL_RADIUS_M**3  # the published ball consists of two spheres with densities 1 and 0.1
-_REACH_M = 10.3  # limit of the ball's slides, so that it cannot get lost
+_REACH_M = 10.3  # limit of the ball's slides
 _ON_THE_WAY = 0.2  # center of the ball's start positions, as a fraction of the way to the goal
 _BALL_OFFSET_M = 1.0
 _CONTACTS = 12  # with walls and ball at one time; the deepest are kept

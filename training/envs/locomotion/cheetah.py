@@ -30,7 +30,7 @@ class Cheetah(GoalEnv):
     State: all positions, then all velocities. Goal: the torso's x.
     """
 
-    warp_sizes = WarpSizes(contacts=16, rows=56)  # with everything on the floor that can be
+    warp_sizes = WarpSizes(contacts=16, rows=56)  # enough for all parts that can touch the floor
 
     def __init__(self, name: str, *, impl: str = "jax") -> None:
         model = build_model()

@@ -1,8 +1,8 @@
 """The humanoid in mazes with cells of 2 m and walls of 1 m.
 
-Only spheres collide with the walls: the feet, and massless spheres for what can be lower than a wall: the pelvis with
-the upper ends of the thighs, the knees, the hands. Walls have no friction, because contacts dominate the cost of the
-physics. A control step is three physics steps of 0.005 s.
+Only spheres collide with the walls: the feet, and massless spheres for the parts that can be lower than a wall (the
+pelvis with the upper ends of the thighs, the knees and the hands). Walls have no friction, because contacts dominate
+the cost of the physics. A control step is three physics steps of 0.005 s.
 """
 
 # MuJoCo is compiled and ships no type information.
@@ -32,7 +32,7 @@ _STAND_INS = {  # name: the body it is fixed to, its position there and its radi
 }
 
 _MAZES = {name: LAYOUTS[name] for name in ("u_maze", "u_maze_eval", "big_maze", "hardest_maze")} | {
-    "big_maze_eval": LAYOUTS["big_maze_eval"].replace("#..#..g#", "#..#.gg#")  # has one goal more than the ant's
+    "big_maze_eval": LAYOUTS["big_maze_eval"].replace("#..#..g#", "#..#.gg#")  # with one goal more than the ant's maze
 }
 NAMES = tuple(f"humanoid_{layout}" for layout in _MAZES)
 
