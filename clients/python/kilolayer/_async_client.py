@@ -1,6 +1,6 @@
 """AsyncPolicyClient: `PolicyClient` for programs that run on asyncio.
 
-Any number of tasks of one event loop may share a client. Cancelling a task that awaits a call cancels the call.
+Any number of tasks of one event loop may share a client. Canceling a task that awaits a call cancels the call.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ class AsyncPolicyClient:
 
 
 async def _done(call: Any) -> None:
-    """Wait until `call` is done; cancel it if the current task is cancelled.
+    """Wait until `call` is done; cancel it if the current task is canceled.
 
-    Awaiting the call itself raises CancelledError in both cases: if the task was cancelled, and if closing the channel
+    Awaiting the call itself raises CancelledError in both cases: if the task was canceled, and if closing the channel
     ended the call. Before Python 3.11 a task cannot tell which.
     """
     done = asyncio.get_running_loop().create_future()

@@ -26,8 +26,8 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),  # despite its name: how long one attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A server that lost power sends nothing, and TCP alone notices only after minutes. Keepalive pings notice within
-    # 5 s. A keepalive ping waits for any other ping in progress, whose own limit is a minute, so both limits are set.
+    # A server that lost power sends nothing, and TCP alone reports this only after minutes; keepalive pings do within 5 s.
+    # A keepalive ping waits for any other ping in progress, whose own limit is a minute, so both limits are set.
     ("grpc.keepalive_time_ms", 3000),
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.http2.ping_timeout_ms", 2000),
@@ -106,7 +106,7 @@ class Endpoint:
 
     def rpc_failure(self, method: str, error: grpc.RpcError, *, request: Any, timeout_s: float) -> KilolayerError:
         """Return the exception for a call of `method` with `request` that ended with `error`."""
-        # What gRPC raises from a call is always also a Call; the bare RpcError has neither code nor details.
+        # The error that gRPC raises from a call is also a Call. RpcError itself has no code and no details.
         assert isinstance(error, (grpc.Call, grpc.aio.AioRpcError))
         code = error.code()
         if code is grpc.StatusCode.CANCELLED and self.closed.is_set():
@@ -131,7 +131,7 @@ class Endpoint:
             kind, advice = _MESSAGE_TOO_LARGE
         happened = details.rstrip(".") or "no details"
         return kind(
-            f"{method} at {self.address} within {timeout_s:g} s failed ({code.name}): {happened}. {advice}.",
+            f"{method} at {self.address} failed ({code.name}, timeout {timeout_s:g} s): {happened}. {advice}.",
             status=code.name,
             reason=reason,
         )
@@ -152,9 +152,7 @@ class Endpoint:
         )
 
     def _closed(self, method: str, problem: str) -> ClientClosed:
-        return ClientClosed(
-            f"{method} at {self.address} not answered: {problem}.", status=grpc.StatusCode.CANCELLED.name
-        )
+        return ClientClosed(f"{method} at {self.address} failed: {problem}.", status=grpc.StatusCode.CANCELLED.name)
 
 
 def _reason(metadata: Any) -> str:

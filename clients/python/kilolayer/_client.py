@@ -2,8 +2,8 @@
 
 Any number of threads may share a client. Every call has its own deadline. No request is sent twice, because an action
 for an old observation is useless: a call that fails raises immediately, and the caller sends its next observation. The
-client keeps the connection up. It reconnects to a restarted server within about 1 s, and replaces a connection that
-went silent within about 5 s.
+client reconnects to a restarted server within about 1 s. It replaces a connection that no longer answers within about
+5 s.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class PolicyClient:
             reply = self._methods[method](request.message, timeout=limit_s, wait_for_ready=wait_for_connection)
         except grpc.RpcError as error:
             raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
-        except ValueError as error:  # what gRPC raises if another thread has just closed the channel
+        except ValueError as error:  # gRPC raises it if another thread has just closed the channel
             if endpoint.closed.is_set():
                 raise endpoint.client_closed(method) from error
             raise

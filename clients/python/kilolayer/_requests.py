@@ -1,4 +1,4 @@
-"""Requests of a client as messages, each with the function that reads its reply; sending them is done elsewhere."""
+"""Requests of a client as messages, each with the function that reads its reply. Nothing here sends them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Request(Generic[Response]):
     """One request, not yet sent."""
 
     method: str  # of the service
-    message: Any  # what the method takes
+    message: Any  # the method's request message
     read: Callable[[Any, float], Response]  # the reply and its round trip in seconds -> response; may raise BadReply
 
 

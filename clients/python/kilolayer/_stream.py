@@ -5,7 +5,7 @@
             action = stream.act(state, goal, timeout_s=0.02).action
 
 Any number of threads may share a stream. Each reply goes to the call with the same sequence number. When a call's
-deadline passes, the call fails, and its reply is dropped if it still comes. A failure of one request leaves the stream
+deadline passes, the call fails, and a later reply to it is dropped. A failure of one request leaves the stream
 open. If the stream breaks, its pending requests fail, and the next call opens another. No request is sent twice.
 """
 
@@ -158,6 +158,6 @@ class PolicyStream:
     def _connect(self) -> StreamConnection:
         try:
             return StreamConnection(self._open_stream, self._endpoint)
-        except ValueError:  # what gRPC raises if another thread has just closed the channel
+        except ValueError:  # gRPC raises it if another thread has just closed the channel
             self._endpoint.require_open(STREAM)
             raise

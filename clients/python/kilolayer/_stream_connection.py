@@ -3,7 +3,7 @@
 Three threads work on a stream. A caller's thread sends a request and waits until it is complete. gRPC's thread takes
 requests from the outgoing queue and writes them to the connection. The stream's reader thread receives the replies and
 completes their requests, which it finds by sequence number. A request is complete once it has a reply or an error;
-whatever comes for it after that, such as a late reply, is dropped.
+a reply that comes later is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PendingRequest:
     """A request that was sent, or is about to be, and later its reply or error.
 
     Args:
-        message: what is sent.
+        message: the request message.
         timeout_s: seconds from now until the reply is too late.
         clock: gives the time in seconds.
     """
@@ -187,7 +187,7 @@ class StreamConnection:
             return self._endpoint.stream_closed()
         failure = self._endpoint.rpc_failure(STREAM, error, request=request.message, timeout_s=request.timeout_s)
         if failure.status == grpc.StatusCode.CANCELLED.name and not isinstance(failure, ClientClosed):
-            return self._failure(request, code=grpc.StatusCode.UNAVAILABLE, details="the server cancelled the stream")
+            return self._failure(request, code=grpc.StatusCode.UNAVAILABLE, details="the server canceled the stream")
         return failure
 
 
