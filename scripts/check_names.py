@@ -1,10 +1,9 @@
 """Report names that were retired: `python scripts/check_names.py` lists each use as FILE:LINE: NAME, say WORD.
 
-A retired name is one of a class, function, field, flag, metric or file whose thing has a better word today, which
-docs/architecture.md has. Most of these words are good English too ("the parent folder", "a line of the log"), so
-sentences are not searched: only identifiers in Python, what stands between backticks, and names whose form tells what
-they are (--flags, kilolayer_metrics, files.py). CHANGELOG.md and the recorded results speak of the past and are left
-out.
+A retired name is an old name of a class, function, field, flag, metric or file; docs/architecture.md has the words that
+replaced them. Many of these names are also plain English words ("the parent folder"), so sentences are not searched.
+Searched are identifiers in Python, text between backticks, and names that their form identifies (--flags,
+kilolayer_metrics, files.py). CHANGELOG.md and the recorded results describe the past and are not searched.
 """
 
 import io
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 
 class Retired(NamedTuple):
-    """Names that are not used any more, as a regular expression of the whole name, and what is used instead."""
+    """Retired names, as a regular expression of the whole name, and their replacement."""
 
     pattern: str
     instead: str
@@ -93,7 +92,7 @@ def uses_in_path(path: str) -> list[Use]:
 
 
 def _identifiers(text: str, *, python: bool) -> Iterator[tuple[int, str]]:
-    """Yield line and name: of all names in Python, and of what stands between backticks in comments and documents."""
+    """Yield line and name of all names in Python, and of those between backticks in comments and documents."""
     if python:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.NAME:
@@ -105,7 +104,7 @@ def _identifiers(text: str, *, python: bool) -> Iterator[tuple[int, str]]:
 
 
 def _files() -> Iterator[Path]:
-    """Yield the project's files: all but hidden folders, runs and what Python builds."""
+    """Yield the project's files, without hidden folders, runs and files that Python builds."""
     for top in sorted(Path().iterdir()):
         if not top.name.startswith(".") and top.name != "runs":
             for path in [top] if top.is_file() else sorted(top.rglob("*")):

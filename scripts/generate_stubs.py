@@ -43,7 +43,7 @@ def generate(protos: Path, folder: Path) -> None:
 
 
 def _clear_json_names(container: descriptor_pb2.FileDescriptorProto | descriptor_pb2.DescriptorProto) -> None:
-    """Drop what protoc leaves out of generated code: protobuf takes a file twice only if both are equal."""
+    """Clear the fields that protoc omits from generated code: protobuf accepts a file twice only if both are equal."""
     file = isinstance(container, descriptor_pb2.FileDescriptorProto)
     for message in container.message_type if file else container.nested_type:
         for field in message.field:
