@@ -106,7 +106,8 @@ def _advice(config: TrainConfig, parts: MemoryEstimate, available: int) -> str:
             lower = " and ".join(_lowered(config, f"{part}_{what}", each, least=least) for part in ("critic", "actor"))
     described = ", ".join(f"{part} {getattr(parts, part) / 1e9:.2f} GB" for part in parts._fields)
     remat = "; or store less for the backward pass with --remat blocks" if config.remat != "blocks" else ""
-    return f"{described}, of {available / 1e9:.2f} GB; lower {lower}{remat if name == 'activations' else ''}"
+    needs = f"the run needs {described}, and the device has {available / 1e9:.2f} GB"
+    return f"{needs}; lower {lower}{remat if name == 'activations' else ''}"
 
 
 def _lowered(config: TrainConfig, setting: str, share: float, *, least: int) -> str:

@@ -14,7 +14,7 @@ def stop_event() -> asyncio.Event:
     return stop
 
 
-async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
+async def finished_before(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
     """Run `work` and return True. If `stop` is set first, cancel the work and return False."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:

@@ -26,7 +26,7 @@ from serving.errors import StartupError
 from serving.sockets import hold_port, join_address
 from serving.telemetry.metrics import ProcessesCollector
 from serving.telemetry.metrics_server import MetricsServer
-from serving.workers.shutdown import stop_event, unless
+from serving.workers.shutdown import finished_before, stop_event
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ class Supervisor:
         stop = stop_event()
         addresses = {"grpc": join_address(self._config.host, self._config.port)} | self._serve_metrics()
         try:
-            if await unless(stop, self._start(addresses)):
-                await unless(stop, self._replace_dead())
+            if await finished_before(stop, self._start(addresses)):
+                await finished_before(stop, self._replace_dead())
         except WorkerEndedError as error:
             _LOGGER.error("%s before it could serve; see its last line in the log", error)
             await self._stop()

@@ -23,7 +23,7 @@ from serving.errors import StartupError
 from serving.server import load
 from serving.telemetry.logs import log_to_stderr
 from serving.workers.messages import Compiled, Loaded, Message, Serving, Start, from_line, to_line
-from serving.workers.shutdown import stop_event, unless
+from serving.workers.shutdown import finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ async def _serve_alone(config: ServeConfig) -> bool:
     await server.start()
     try:
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
-        if await unless(stop, server.prepare()):
+        if await finished_before(stop, server.prepare()):
             server.open()
             _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
             await stop.wait()
@@ -85,10 +85,10 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
         raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
     server = await load(start.config, versions=start.versions, collectors=CollectorRegistry())
     send(to_supervisor, Loaded(server.versions()), stop)
-    if not await unless(stop, server.prepare()):
+    if not await finished_before(stop, server.prepare()):
         return True
     send(to_supervisor, Compiled(), stop)
-    if not await unless(stop, may_open.wait()):
+    if not await finished_before(stop, may_open.wait()):
         return True
     await server.start()
     try:

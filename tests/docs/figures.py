@@ -1,12 +1,11 @@
-"""The sentences and table rows of our texts that hold measured figures, built from the recorded results.
+"""Helpers that build the sentences and table rows with measured figures from the recorded results.
 
-This file has the helpers. The texts are in `figures_of_training.py`, `figures_of_serving.py` and `figures_of_gpu.py`.
-Each function there yields pairs: a page, and a text that the page must contain. `test_figures.py` looks for the texts.
-Line breaks do not matter.
+The texts are in `figures_of_training.py`, `figures_of_serving.py` and `figures_of_gpu.py`. Each function there yields
+pairs: a page, and a text that the page must contain. `test_figures.py` looks for the texts. Line breaks do not matter.
 
-* To reword a sentence, change it here and in the page.
+* To reword a sentence, change it in one of those files and in the page.
 * After a new measurement, run the test: it prints the texts that the pages need now.
-* For a new figure, add a text here. A figure without a record is not published.
+* For a new figure, add a text. A figure without a record is not published.
 """
 
 import json
@@ -39,7 +38,7 @@ def line(*cells: object) -> str:
 
 
 def significant(figure: float | None, digits: int = 3) -> str | None:
-    """Return the figure with so many significant digits, and thousands separators."""
+    """Return the figure with `digits` significant digits and thousands separators; None stays None."""
     if figure is None:
         return None
     rounded = float(f"{figure:.{digits}g}")

@@ -7,13 +7,7 @@ from tests.docs.figures import Record, Texts, find, line, record, significant
 PAGE = "benchmarks/results/gpu.md"
 RESULTS = "docs/results.md"
 FLOOR = {(512, 4): ".02", (512, 16): ".08", (512, 64): ".31", (512, 256): "1.2", (512, 1024): "4.9", (2048, 64): ".55"}
-PUBLISHED = {
-    4: "0.9",
-    16: "3.7",
-    64: "14.7",
-    256: "59",
-    1024: "236",
-}  # milliseconds at batch 512, from the paper's hours
+PUBLISHED = {4: "0.9", 16: "3.7", 64: "14.7", 256: "59", 1024: "236"}  # ms at batch 512, from the paper's hours
 
 
 def gradient_step() -> Texts:
@@ -30,7 +24,7 @@ def gradient_step() -> Texts:
                     depth,
                     milliseconds(ours["ms"]),
                     milliseconds(find(bf16, depth=depth)["ms"]),
-                    f"{significant(paper[0])}" if paper else "not built",
+                    significant(paper[0]) if paper else "not built",
                     f"{ours['to paper']:.2f}" if paper else None,
                     PUBLISHED[depth] if batch == 512 else None,
                     FLOOR.get((batch, depth)),
@@ -131,16 +125,16 @@ def xla_flags() -> Texts:
 def both(rows: Sequence[Record], flags: str, depth: int) -> str:
     """Return the milliseconds of both runs."""
     row = find(rows, flags=flags, depth=depth)
-    return ", ".join(milliseconds(row[run], digits=3) for run in ("ms", "ms again"))
+    return ", ".join(milliseconds(row[run]) for run in ("ms", "ms again"))
 
 
-def milliseconds(figure: float, *, digits: int = 3) -> str:
+def milliseconds(figure: float) -> str:
     """Return three significant digits, but two decimals below 1 ms."""
-    return f"{figure:.2f}" if figure < 1 else significant(figure, digits) or ""
+    return f"{figure:.2f}" if figure < 1 else significant(figure) or ""
 
 
 def thousands(figure: float) -> str:
-    """Return three significant digits; 870 and 870,000 have none after the point."""
+    """Return three significant digits, without decimals."""
     return f"{float(f'{figure:.3g}'):,.0f}"
 
 

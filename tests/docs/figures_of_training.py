@@ -8,7 +8,7 @@ from tests.docs.figures import Record, Texts, find, line, record, significant
 
 
 def depth() -> Texts:
-    """What depth buys."""
+    """The gain from depth."""
     page, found = "docs/results.md", record("depth.json")
     rows = {row["depth"]: row for row in found["rows"]}
     reached = {depth: f"{row['reached']:.2f}" for depth, row in rows.items()}

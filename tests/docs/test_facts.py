@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -20,7 +21,7 @@ CODE = ("policy", "training", "serving", "clients")
 METRICS = "| metric | meaning |"
 REASONS = "| reason | status | meaning |"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
-# Flags of programs that are no dataclasses, or not ours: pytest, pip, tensorboard, docker, perf_analyzer, uv.
+# Flags that no configuration has, and flags of other programs: pip, tensorboard, docker, perf_analyzer.
 OTHER_FLAGS = {
     *("--help", "--list-envs"),
     *("--concurrency-range", "--gpus", "--logdir", "--no-deps", "--require-hashes", "--target"),
@@ -34,12 +35,9 @@ def text(page: str) -> str:
 
 def cells(page: str, header: str) -> list[list[str]]:
     """The rows of the table with this header, without the header."""
-    lines = text(page).split(f"{header}\n")[1].splitlines()[1:]
-    rows = iter(lines)
-    found: list[list[str]] = []
-    while (row := next(rows, "")).startswith("|"):
-        found.append([cell.strip() for cell in row.strip("|").split(" | ")])
-    return found
+    below = text(page).split(f"{header}\n")[1].splitlines()[1:]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), below)
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
 
 
 def flags(config: type) -> Iterator[str]:
@@ -89,9 +87,7 @@ def test_the_metrics_are_those_of_the_server() -> None:
     Metrics(metrics)
     actual = {f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.collect()}
     with_workers_or_devices = {"kilolayer_workers", "kilolayer_device_memory_bytes"}
-    shown = re.findall(
-        r"`(kilolayer_\w+)", " ".join(row[0] for row in cells("docs/serving.md", "| metric | meaning |"))
-    )
+    shown = re.findall(r"`(kilolayer_\w+)", " ".join(row[0] for row in cells("docs/serving.md", METRICS)))
     assert sorted(shown) == sorted(actual | with_workers_or_devices)
 
 

@@ -23,4 +23,4 @@ def test_only_near_copies_are_left_out() -> None:
 def test_the_pictures_are_small() -> None:
     sizes = [path.stat().st_size for path in gallery.PICTURES.iterdir()]
     assert sum(sizes) < 1e6
-    assert len(sizes) == len(gallery.names()), "a picture is left of an environment that is no more"
+    assert len(sizes) == len(gallery.names()), "there is a picture of an environment that was removed"

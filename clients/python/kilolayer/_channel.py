@@ -26,7 +26,7 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),  # despite its name: how long one attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A server that lost power sends nothing, and TCP alone reports this only after minutes; keepalive pings do within 5 s.
+    # A server that lost power sends nothing, and TCP alone reports this after minutes, keepalive pings within 5 s.
     # A keepalive ping waits for any other ping in progress, whose own limit is a minute, so both limits are set.
     ("grpc.keepalive_time_ms", 3000),
     ("grpc.keepalive_timeout_ms", 2000),
