@@ -37,7 +37,7 @@ from serving.telemetry.metrics_server import MetricsServer
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing
 
-_MESSAGE_BYTES = 65536  # of a request besides its rows: names, tags, fields of later versions
+_MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fields of later versions
 # A float32 is 4 bytes packed and 5 unpacked. 8 let calls with a few rows too many reach our own, clearer error.
 _MAX_VALUE_BYTES = 8
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held

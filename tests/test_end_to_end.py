@@ -145,7 +145,7 @@ def test_a_drive_says_why_it_failed(address: str) -> None:
 
 
 @pytest.mark.slow
-def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
+def test_an_address_without_a_server_gives_a_one_line_error(tmp_path: Path) -> None:
     alone = run("clients/sim/run.py", "--env", "point_u_maze", "--address", "127.0.0.1:1", "--wait-for-server-s", "0.5")
     assert alone.returncode == 1
     assert "127.0.0.1:1" in alone.stderr

@@ -106,7 +106,7 @@ def test_a_step_of_the_physics_is_the_cpus(name: str, at_most: float) -> None:
     assert far(after.obs, truth.obs) < at_most
 
 
-def test_a_run_trains_publishes_and_what_it_published_is_served(tmp_path: Path) -> None:
+def test_a_run_publishes_a_policy_that_can_be_served(tmp_path: Path) -> None:
     config = TrainConfig(
         env="point_u_maze",
         out=tmp_path / "run",

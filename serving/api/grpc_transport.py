@@ -80,7 +80,7 @@ class GrpcTransport:
             await self._server.stop(grace_s)
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        """The services, as gRPC takes them."""
+        """Return the services, as gRPC takes them."""
         return tuple(map(self._handlers, self._services))
 
     def _handlers(self, service: RpcService) -> grpc.GenericRpcHandler:
@@ -135,7 +135,7 @@ class _Requests:
 
 
 def _metadata(context: _GrpcContext) -> Mapping[str, str]:
-    """The metadata of a call without binary values, whose keys end with "-bin"."""
+    """Return the metadata of a call without binary values, whose keys end with "-bin"."""
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 

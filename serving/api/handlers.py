@@ -56,7 +56,7 @@ class InferenceMethod(Protocol[Request]):
         ...
 
     def label(self, request: Request, /) -> str:
-        """The policy that `request` names, as a metric label."""
+        """Return the policy that `request` names, as a metric label."""
         ...
 
     def admit(self, request: Request, /, context: RpcContext) -> PendingReply:

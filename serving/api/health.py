@@ -26,7 +26,7 @@ class Health:
         self._changed = asyncio.Event()  # set at the next change, and then replaced
 
     def service(self) -> RpcService:
-        """The methods, for a transport."""
+        """Return the methods, for a transport."""
         return RpcService(
             "grpc.health.v1.Health",
             unary={"Check": self._check, "List": self._list},

@@ -44,7 +44,7 @@ class PolicyService:
         self._max_rows = max_rows
 
     def service(self) -> RpcService:
-        """The methods, for a transport."""
+        """Return the methods, for a transport."""
         unary, inference = self._handlers.unary, self._handlers.inference
         act = _ActRequests(self._policies, clock=self._handlers.clock, max_rows=self._max_rows)
         score = _ScoreRequests(self._policies, clock=self._handlers.clock, max_rows=self._max_rows)
@@ -120,7 +120,7 @@ class _Pending(NamedTuple):
 
 
 class _Requests(ABC, Generic[Blocks]):
-    """What Act and Score have in common. Arguments as those of `PolicyService`."""
+    """The common part of Act and Score. Arguments as those of `PolicyService`."""
 
     def __init__(self, policies: PolicyRegistry, *, clock: Callable[[], float], max_rows: int) -> None:
         self._policies = policies
@@ -128,7 +128,7 @@ class _Requests(ABC, Generic[Blocks]):
         self._max_rows = max_rows
 
     def label(self, request: Blocks) -> str:
-        """The policy that `request` names, as a metric label."""
+        """Return the policy that `request` names, as a metric label."""
         return self._policies.label(request.policy)
 
     def admit(self, request: Blocks, context: RpcContext) -> _Pending:
@@ -155,7 +155,7 @@ class _ActRequests(_Requests[ActRequestBlocks]):
         return codec.decode_act(request, spec, max_rows=self._max_rows)
 
     def refusal(self, request: ActRequestBlocks, failure: ServingError) -> bytes:
-        """The reply of a stream to a request that gets no actions."""
+        """Return the reply of a stream to a request that gets no actions."""
         why = pb.Failure(code=failure.status, message=str(failure), reason=failure.reason)
         return ActResponseBlocks(sequence=request.sequence, failure=why).SerializeToString()
 
@@ -172,7 +172,7 @@ class _ScoreRequests(_Requests[ScoreRequestBlocks]):
 
 
 def _actions(results: np.ndarray, work: codec.ComputeRequest) -> np.ndarray:
-    """The actions [rows, action_dim] of an Act: of each row's candidates, the one with the highest energy."""
+    """Return the actions [rows, action_dim] of an Act: of each row's candidates, the one with the highest energy."""
     if work.kind is not Kind.BEST_OF:
         return results
     candidates = results.reshape(-1, work.candidates, results.shape[1])  # the last column is the energy
@@ -181,7 +181,7 @@ def _actions(results: np.ndarray, work: codec.ComputeRequest) -> np.ndarray:
 
 
 def _encode_spec(spec: PolicySpec) -> pb.PolicySpec:
-    """The fields of the message have the names of the dataclass; it also holds the sizes."""
+    """Return `spec` as a message, whose fields have the names of the dataclass, with the sizes added."""
     return pb.PolicySpec(
         state_dim=spec.state_dim, goal_dim=spec.goal_dim, action_dim=spec.action_dim, **dataclasses.asdict(spec)
     )

@@ -37,7 +37,7 @@ _CPU_MAX_ROWS = 1024  # on one core, a larger batch is no faster per row and del
 
 
 class Kind(enum.Enum):
-    """What is computed. All rows of a batch are of one kind."""
+    """A kind of work. All rows of a batch are of one kind."""
 
     ACT = "act"
     SAMPLE = "sample"
@@ -62,7 +62,7 @@ class BatchEngine(Protocol):
 
     @property
     def max_concurrency(self) -> int:
-        """How many threads may call `compute` at the same time."""
+        """The number of threads that may call `compute` at the same time."""
         ...
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ class Engine:
     def __init__(self, params: PolicyParams, spec: PolicySpec, *, max_rows: int) -> None:
         device = calling_thread_device()
         self.max_concurrency = available_cores() if device else 1
-        """How many threads may call `compute` at the same time."""
+        """The number of threads that may call `compute` at the same time."""
         self.max_rows = min(max_rows, _CPU_MAX_ROWS) if device else max_rows
         """Most rows in one call of `compute`."""
         self.full_rows = min(max_rows, _CPU_FULL_ROWS) if device else max_rows

@@ -64,7 +64,7 @@ class Metrics:
         self.bundles_rejected.labels(reason).inc()
 
     def for_policy(self, policy: str) -> "PolicyMetrics":
-        """The metrics of one served policy."""
+        """Return the metrics of one served policy."""
         return PolicyMetrics(self, policy)
 
 
@@ -111,7 +111,7 @@ class ProcessesCollector(Collector):
         self._pids = pids
 
     def collect(self) -> Iterable[Metric]:
-        """The sums; the start time is that of the first process."""
+        """Return the sums; the start time is that of the first process."""
         summed: dict[str, Metric] = {}
         for pid in self._pids():
             for metric in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():
@@ -139,7 +139,7 @@ class DeviceMemoryCollector(Collector):
         self._devices = tuple(devices)
 
     def collect(self) -> Iterable[Metric]:
-        """One sample for each device and memory state."""
+        """Return one sample for each device and memory state."""
         text = "Memory of a device: in_use now, at its peak, and its limit."
         family = GaugeMetricFamily("kilolayer_device_memory_bytes", text, labels=("device", "state"))
         for device in self._devices:

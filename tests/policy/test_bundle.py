@@ -70,7 +70,7 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(stored))
 
 
-def test_what_is_published_is_read_back_bit_for_bit(published: Path, spec: PolicySpec, params: PolicyParams) -> None:
+def test_a_published_policy_is_read_back_bit_for_bit(published: Path, spec: PolicySpec, params: PolicyParams) -> None:
     read = bundle.read(published / "200")
     assert (read.path, read.version, read.spec, read.provenance) == (published / "200", 200, spec, {"seed": 7})
     assert type(read.params) is PolicyParams
@@ -356,7 +356,9 @@ def test_actions_that_are_not_finite_are_not_published(tmp_path: Path, spec: Pol
     assert not (tmp_path / "root").exists()
 
 
-def test_what_could_not_be_read_again_is_not_published(tmp_path: Path, spec: PolicySpec, params: PolicyParams) -> None:
+def test_a_policy_that_readers_would_refuse_is_not_published(
+    tmp_path: Path, spec: PolicySpec, params: PolicyParams
+) -> None:
     swapped = params._replace(goal_encoder=params.state_action_encoder)
     doubled = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     attempts: list[tuple[dict[str, Any], str]] = [

@@ -114,7 +114,7 @@ def test_the_served_energy_is_that_of_the_critic(running: Running, served_bundle
     assert (response.sequence, response.version, response.batch_rows) == (3, "1000", 5)
 
 
-def test_the_best_of_candidates_scores_at_least_as_high_as_each_draw(running: Running, served_bundle: Bundle) -> None:
+def test_the_best_of_candidates_scores_at_least_as_high_as_each_sample(running: Running, served_bundle: Bundle) -> None:
     fields: dict[str, Any] = {"state": [0.3, -1, 0.5, 2], "goal": [1, 1], "seed": 9}
     with grpc.insecure_channel(running.address) as channel:
         stub: Any = PolicyStub(channel)

@@ -67,7 +67,7 @@ def test_each_state_stands_beside_its_goal() -> None:
         work_of(1, state=EIGHT, goal=[10, 20])
 
 
-def test_stochastic_rows_carry_their_draw() -> None:
+def test_sampled_rows_have_noise_columns() -> None:
     work = work_of(state=EIGHT, goal=[10, 20], mode="ACT_MODE_STOCHASTIC", seed=2**32 * 3 + 4)
     assert work.kind is Kind.SAMPLE
     assert work.rows[:, :6].tolist() == [[1, 2, 3, 4, 10, 20], [5, 6, 7, 8, 10, 20]]

@@ -69,7 +69,7 @@ def test_a_draw_is_the_mean_and_noise_of_its_own_key(engine: Engine, served_bund
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
 
 
-def test_the_same_seed_draws_the_same_whatever_else_is_in_the_batch(engine: Engine) -> None:
+def test_a_seed_gives_the_same_sample_in_every_batch(engine: Engine) -> None:
     rows = drawn_rows(3, ROWS)
     together = engine.compute(Kind.SAMPLE, rows)
     for row in range(ROWS):
@@ -91,16 +91,16 @@ def test_draws_spread_as_the_distribution_says(engine: Engine, served_bundle: Bu
     np.testing.assert_allclose(raw.std(axis=0) / std, 1, atol=4 / 90)
 
 
-def test_judging_is_drawing_and_then_scoring(engine: Engine) -> None:
+def test_best_of_is_sampling_and_then_scoring(engine: Engine) -> None:
     rows = drawn_rows(5, 2, candidates=4)
-    judged = engine.compute(Kind.BEST_OF, rows)
+    best = engine.compute(Kind.BEST_OF, rows)
     action = engine.compute(Kind.SAMPLE, rows)
-    np.testing.assert_array_equal(judged[:, :2], action)
+    np.testing.assert_array_equal(best[:, :2], action)
     scored = engine.compute(Kind.SCORE, np.concatenate([rows[:, :4], action, rows[:, 4:6]], axis=1))
-    np.testing.assert_array_equal(judged[:, 2:], scored)
+    np.testing.assert_array_equal(best[:, 2:], scored)
 
 
-def test_draw_columns_number_rows_and_candidates_in_the_bits_of_floats() -> None:
+def test_noise_columns_number_rows_and_candidates_in_the_bits_of_floats() -> None:
     columns = noise_columns(2**32 * 5 + 6, rows=2, candidates=3).view(np.uint32)
     assert columns.tolist() == [[6, 5, 0, 0], [6, 5, 0, 1], [6, 5, 0, 2], [6, 5, 1, 0], [6, 5, 1, 1], [6, 5, 1, 2]]
 

@@ -133,7 +133,7 @@ async def test_a_caller_that_leaves_takes_its_request_along_and_is_counted_as_it
     assert service.count(code) == 1
 
 
-async def test_an_interrupt_of_the_process_goes_on() -> None:
+async def test_an_interrupt_of_the_process_is_passed_on() -> None:
     service = Service(FakeBatcher(SystemExit(3)))
     with pytest.raises(SystemExit):
         await service.act()

@@ -59,7 +59,7 @@ def answer(batcher: FakeBatcher, index: int) -> None:
     batcher.answer(np.full((1, 2), index, np.float32), index)
 
 
-async def test_replies_keep_the_order_of_the_requests_whatever_is_computed_first() -> None:
+async def test_replies_come_in_the_order_of_the_requests() -> None:
     batcher = FakeBatcher()
     stream = Stream(Peer(3, ends=True), batcher)
     first = asyncio.create_task(stream.reply())

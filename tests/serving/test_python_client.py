@@ -131,7 +131,7 @@ def test_a_refusal_has_its_reason_in_single_calls_and_streams(
             assert refusal.value.reason == reason
 
 
-def test_a_limit_that_nobody_can_keep_is_missed_and_the_stream_goes_on(client: kilolayer.PolicyClient) -> None:
+def test_a_deadline_too_short_to_meet_is_missed_and_the_stream_continues(client: kilolayer.PolicyClient) -> None:
     with client.stream() as stream:
         stream.act([0, 0, 0, 0], [0, 0])
         with pytest.raises(kilolayer.DeadlineExceeded):

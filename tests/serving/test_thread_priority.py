@@ -29,7 +29,7 @@ def test_threads_that_are_started_give_way_and_their_starter_does_not() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the process's")
-def test_giving_way_again_changes_nothing() -> None:
+def test_lowering_the_priority_is_idempotent() -> None:
     seen: list[int] = []
 
     def run() -> None:

@@ -178,7 +178,7 @@ def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None
         assert again == port
 
 
-def test_a_port_is_held_though_connections_of_a_lone_server_ended_lately_and_against_whoever_sets_reuseaddr() -> None:
+def test_a_port_is_held_after_recent_connections_and_against_reuseaddr() -> None:
     with socket.socket() as lone:
         lone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         lone.bind(("127.0.0.1", 0))

@@ -69,7 +69,7 @@ def test_torso_and_feet_meet_the_ball(field: GoalEnv) -> None:
     assert touching(field, data) <= floor
 
 
-def test_a_pushed_ball_rolls_on_and_the_slides_end_at_ten_metres(field: GoalEnv) -> None:
+def test_a_pushed_ball_slides_on_until_the_limit_at_ten_meters(field: GoalEnv) -> None:
     data = mujoco.MjData(field.model)
     data.qpos[:] = [*STANDING, 4, 0]
     data.qvel[14] = 2.0

@@ -44,7 +44,7 @@ def test_what_the_user_has_set_is_the_only_one_tried(linux: None) -> None:
         camera.choose_backend("glfw", works=lambda backend: backend == "egl")
 
 
-def test_where_neither_is_there_it_is_said_what_to_install(linux: None) -> None:
+def test_without_egl_and_osmesa_the_error_says_what_to_install(linux: None) -> None:
     with pytest.raises(camera.CannotDrawError, match=r"neither EGL nor OSMesa .* apt-get install libegl1 libosmesa6"):
         camera.choose_backend(None, works=lambda _: False)
 

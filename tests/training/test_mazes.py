@@ -29,11 +29,11 @@ def test_layouts_have_the_published_numbers_of_walls_and_goals(layout: str, wall
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout.endswith("_eval")])
 def test_an_evaluation_layout_has_the_walls_of_its_training_layout_and_some_of_its_goals(layout: str) -> None:
-    judged, trained = (Maze(LAYOUTS[name], cell=1.0) for name in (layout, layout.removesuffix("_eval")))
-    np.testing.assert_array_equal(judged.walls, trained.walls)
-    goals = [set(map(tuple, maze.goals.tolist())) for maze in (judged, trained)]
+    evaluated, trained = (Maze(LAYOUTS[name], cell=1.0) for name in (layout, layout.removesuffix("_eval")))
+    np.testing.assert_array_equal(evaluated.walls, trained.walls)
+    goals = [set(map(tuple, maze.goals.tolist())) for maze in (evaluated, trained)]
     assert goals[0] < goals[1]
-    assert judged.starts.tolist() == trained.starts.tolist()
+    assert evaluated.starts.tolist() == trained.starts.tolist()
 
 
 def test_a_corridor_is_walked_from_its_start_to_its_end() -> None:

@@ -63,7 +63,7 @@ def test_odd_names_are_refused_as_those_of_policies_are(odd: str) -> None:
 
 
 @pytest.mark.parametrize("build", [None, 3, "arm", Box(low=(0,), high=(1,)).low])
-def test_what_cannot_build_is_refused_at_once(build: object) -> None:
+def test_a_build_argument_that_is_not_callable_is_refused_at_registration(build: object) -> None:
     with pytest.raises(
         EnvError, match=r"odd: build must be a function of \(name, impl=...\) that returns a GoalEnv, got "
     ):
@@ -71,7 +71,7 @@ def test_what_cannot_build_is_refused_at_once(build: object) -> None:
 
 
 @pytest.mark.parametrize("length", [0, -1, "100", None, 1.5, True])
-def test_an_episode_of_no_length_is_refused_at_once(length: object) -> None:
+def test_an_invalid_episode_length_is_refused_at_registration(length: object) -> None:
     with pytest.raises(EnvError, match=f"odd: episode_length must be an integer above 0, got {length!r}; try 100"):
         registry.register("odd", arm, episode_length=length)
 
@@ -180,7 +180,7 @@ def keyless(key: jax.Array) -> jax.Array:
         ({"episode_length": 90}, "odd: episode_length is 100 where it is registered and 90 in its spec"),
     ],
 )
-def test_a_reset_is_looked_at_once(changes: dict[str, object], message: str) -> None:
+def test_make_checks_the_spec_and_one_reset(changes: dict[str, object], message: str) -> None:
     registry.register("odd", lambda name, impl: arm(name, impl=impl, **changes), episode_length=100)
     with pytest.raises(EnvError, match=message):
         registry.make("odd")

@@ -42,7 +42,7 @@ TINY_FLAGS = frozenset(
 )
 
 
-def test_a_folder_in_use_is_refused_unless_told_what_to_do(finished: Path, tiny, tmp_path) -> None:
+def test_a_folder_in_use_is_refused_without_resume_or_overwrite(finished: Path, tiny, tmp_path) -> None:
     kept = (finished / "metrics.jsonl").read_text()
     with pytest.raises(lock.RunDirError, match="--resume continues .*--overwrite deletes"):
         trainer.train(tiny(finished))
@@ -58,7 +58,7 @@ def test_a_folder_in_use_is_refused_unless_told_what_to_do(finished: Path, tiny,
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
 
 
-def test_what_is_not_a_run_is_not_deleted_whatever_it_looks_like(finished: Path, tiny, tmp_path) -> None:
+def test_folders_that_only_look_like_runs_are_not_deleted(finished: Path, tiny, tmp_path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "bert"}')
@@ -93,7 +93,7 @@ def test_a_folder_that_another_process_trains_in_is_refused(finished: Path, tiny
     assert bundle.versions(finished / "policies") == [120, 240]
 
 
-def test_a_run_without_the_snapshots_of_its_policies_is_not_begun_anew(finished: Path, tiny, tmp_path) -> None:
+def test_a_run_without_the_snapshots_of_its_policies_is_not_restarted(finished: Path, tiny, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "snapshots")
@@ -158,7 +158,7 @@ def test_a_bad_name_costs_nothing(finished: Path, capsys) -> None:
     assert bundle.versions(finished / "policies") == [120, 240]
 
 
-def test_overwrite_starts_anew(tiny, tmp_path) -> None:
+def test_overwrite_starts_a_new_run(tiny, tmp_path) -> None:
     out = tmp_path / "run"
     trainer.train(tiny(out, total_env_steps=120, num_evals=1))
     (out / "policies" / "leftover").mkdir()

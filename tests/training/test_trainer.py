@@ -74,9 +74,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, 
         np.testing.assert_array_equal(one, other)
 
 
-def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_fills_it_anew(
-    finished: Path, tiny, tmp_path
-) -> None:
+def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(finished: Path, tiny, tmp_path) -> None:
     out = tmp_path / "small"
     small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}
     told = rich.console.Console(file=io.StringIO(), width=10_000)
@@ -201,7 +199,7 @@ def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_p
     assert bundle.versions(out / "policies") == [120, 240]
 
 
-def test_another_environment_can_judge_if_it_is_for_the_same_robot(tiny, tmp_path, monkeypatch) -> None:
+def test_eval_env_may_be_another_environment_for_the_same_robot(tiny, tmp_path, monkeypatch) -> None:
     class Finished(probes.Line):
         """Starts at its goal, and an episode is as short as the other's."""
 

@@ -57,7 +57,7 @@ class InferRequests:
         return ReceivedRequest(parse(raw, pb.ModelInferRequest), started_s)
 
     def label(self, received: ReceivedRequest) -> str:
-        """The policy that a request names, as a metric label."""
+        """Return the policy that a request names, as a metric label."""
         return self._policies.label(received.request.model_name)
 
     def admit(self, received: ReceivedRequest, context: RpcContext) -> "PendingInference":
@@ -90,7 +90,7 @@ class InferRequests:
         )
 
     def refusal(self, received: ReceivedRequest, failure: ServingError) -> bytes:
-        """The reply of a stream to a request without actions: the error's text, the request's id, and the reason."""
+        """Return the reply of a stream to a failed request: the error's text, the request's id, and the reason."""
         reason = pb.InferParameter(string_param=failure.reason)
         about = pb.ModelInferResponse(id=received.request.id, parameters={"kilolayer-reason": reason})
         return pb.ModelStreamInferResponse(error_message=str(failure), infer_response=about).SerializeToString()
@@ -130,7 +130,7 @@ class PendingInference:
         self.served.batcher.withdraw(self.queued)
 
     def _encode(self, actions: np.ndarray) -> pb.ModelInferResponse:
-        """The reply with `actions: [rows, action_dim]`, always as raw bytes."""
+        """Return the reply with `actions: [rows, action_dim]`, always as raw bytes."""
         shape = actions.shape
         output = pb.ModelInferResponse.InferOutputTensor(name=tensors.OUTPUT, datatype=tensors.DATATYPE, shape=shape)
         return pb.ModelInferResponse(

@@ -17,12 +17,12 @@ _TYPE = f"TYPE_{DATATYPE}"
 
 
 def server_metadata() -> pb.ServerMetadataResponse:
-    """The server, its version and its extensions."""
+    """Return the name, the version and the extensions of the server."""
     return pb.ServerMetadataResponse(name="kilolayer", version=_version(), extensions=_EXTENSIONS)
 
 
 def model_metadata(served: ServedPolicy) -> pb.ModelMetadataResponse:
-    """The tensors of a policy."""
+    """Return the tensors of a policy."""
 
     def tensor(name: str) -> pb.ModelMetadataResponse.TensorMetadata:
         shape = [_ANY, _dim(served, name)]
@@ -38,7 +38,7 @@ def model_metadata(served: ServedPolicy) -> pb.ModelMetadataResponse:
 
 
 def model_config(served: ServedPolicy, config: ServeConfig) -> pb.ModelConfig:
-    """A policy in the form of a Triton configuration; dimensions are those of one row."""
+    """Return the Triton configuration of a policy; dimensions are those of one row."""
     return pb.ModelConfig(
         name=served.bundle.spec.name,
         platform=_PLATFORM,

@@ -47,7 +47,7 @@ class OpenInferenceService:
         self._statistics = StatisticsByVersion(metrics)
 
     def service(self) -> RpcService:
-        """The methods, for a transport."""
+        """Return the methods, for a transport."""
         about_server, about_model = self._about_server, self._about_model
         infer = self._infer_requests(pb.ModelInferResponse.SerializeToString)
         stream_infer = self._infer_requests(_serialize_in_stream)
@@ -82,7 +82,7 @@ class OpenInferenceService:
         )
 
     def _about_server(self, name: str, request_type: type[Message], *, answer: Callable[[], Message]) -> UnaryMethod:
-        """A method whose request has no fields."""
+        """Return a method whose request has no fields."""
 
         async def reply(_request: Message, _context: RpcContext) -> bytes:
             return answer().SerializeToString()
@@ -94,7 +94,7 @@ class OpenInferenceService:
     def _about_model(
         self, name: str, request_type: type[_NamesModel], *, answer: Callable[[_NamesModel], Message]
     ) -> UnaryMethod:
-        """A method whose request names a model."""
+        """Return a method whose request names a model."""
 
         async def reply(request: _NamesModel, _context: RpcContext) -> bytes:
             return answer(request).SerializeToString()

@@ -28,7 +28,7 @@ class Duration:
         self.ns += round(seconds * 1e9)
 
     def encode(self) -> pb.StatisticDuration:
-        """The message of the protocol."""
+        """Return the message of the protocol."""
         return pb.StatisticDuration(count=self.count, ns=self.ns)
 
 
@@ -59,7 +59,7 @@ class VersionStatistics:
         self._fail.add(total_s)
 
     def encode(self, served: ServedPolicy, *, rows: int, batches: int) -> pb.ModelStatistics:
-        """The message of the protocol."""
+        """Return the message of the protocol."""
         return pb.ModelStatistics(
             name=served.bundle.spec.name,
             version=served.version,
@@ -91,7 +91,7 @@ class StatisticsByVersion:
         self._statistics: dict[tuple[str, str], VersionStatistics] = {}
 
     def of(self, served: ServedPolicy) -> VersionStatistics:
-        """The statistics of the version in `served`."""
+        """Return the statistics of the version in `served`."""
         key = served.bundle.spec.name, served.version
         statistics = self._statistics.get(key)
         if statistics is None:
@@ -99,13 +99,13 @@ class StatisticsByVersion:
         return statistics
 
     def encode(self, served: ServedPolicy) -> pb.ModelStatistics:
-        """The message of the protocol for the version in `served`."""
+        """Return the message of the protocol for the version in `served`."""
         name = served.bundle.spec.name
         rows, batches = _total(self._metrics.rows.labels(name)), _total(self._metrics.batches.labels(name))
         return self.of(served).encode(served, rows=rows, batches=batches)
 
 
 def _total(counter: Counter) -> int:
-    """The value of `counter`, a counter with its labels."""
+    """Return the value of `counter`, which has its labels."""
     samples = [sample for family in counter.collect() for sample in family.samples]
     return next(int(sample.value) for sample in samples if sample.name.endswith("_total"))

@@ -25,7 +25,7 @@ _Input: TypeAlias = pb.ModelInferRequest.InferInputTensor
 
 
 class Scheduling(NamedTuple):
-    """How a request wants to be queued."""
+    """The priority and the timeout of a request."""
 
     priority: int  # as the batcher counts: 0, the default, to 3, the most urgent
     timeout_us: int  # 0: none
@@ -77,7 +77,7 @@ def decode_rows(request: pb.ModelInferRequest, spec: PolicySpec, *, max_rows: in
 
 
 def _integer(request: pb.ModelInferRequest, name: str) -> int:
-    """The integer parameter `name`; 0 if there is none."""
+    """Return the integer parameter `name`; 0 if there is none."""
     if name not in request.parameters:
         return 0
     parameter = request.parameters[name]
@@ -107,7 +107,7 @@ def _check_parameters(tensor: _Input | pb.ModelInferRequest.InferRequestedOutput
 
 
 def _raw_contents(request: pb.ModelInferRequest) -> Sequence[bytes | None]:
-    """The raw values of each input; None for every one if the request uses typed contents."""
+    """Return the raw values of each input; None for every one if the request uses typed contents."""
     raw = request.raw_input_contents
     if not raw:
         return [None] * len(request.inputs)
@@ -119,7 +119,7 @@ def _raw_contents(request: pb.ModelInferRequest) -> Sequence[bytes | None]:
 
 
 def _block(tensor: _Input, raw: bytes | None, *, dim: int, max_rows: int) -> np.ndarray:
-    """The values [rows, dim] of an input, from `raw` or, if that is None, from its typed contents."""
+    """Return the values [rows, dim] of an input, from `raw` or, if that is None, from its typed contents."""
     _check_parameters(tensor)
     name, shape = tensor.name, tuple(tensor.shape)
     if tensor.datatype != DATATYPE:
