@@ -1,4 +1,4 @@
-"""Server: builds the parts of one server, and says when it starts, serves and stops.
+"""Server: builds the parts of one server, and starts, opens and drains it.
 
 Policies are loaded first, so that a damaged one is reported before a port is open. Then the ports open; health is
 NOT_SERVING and calls get UNAVAILABLE. Once every batch size of every policy is compiled, health is SERVING. While the
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from serving.api.tracing import Tracing
 
 _MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fields of later versions
-# A float32 is 4 bytes packed and 5 unpacked. 8 let calls with a few rows too many reach our own, clearer error.
+# A float32 is 4 bytes packed and 5 unpacked. With 8, calls with slightly too many rows get our own, clearer error.
 _MAX_VALUE_BYTES = 8
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
 _MIN_SEND_S = 1.0  # at least, to send computed answers, even after the grace period

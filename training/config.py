@@ -30,7 +30,7 @@ class TrainConfig:
     """
 
     env: str
-    """Environment to train on. MODULE:NAME for one of your own, which the module registers."""
+    """Environment to train on. MODULE:NAME selects one of your own, which the module registers."""
     eval_env: str = ""
     """Environment to evaluate on, with the same state, goal and actions. Empty: the one to train on."""
     out: Path
@@ -40,7 +40,7 @@ class TrainConfig:
     preset: str = "paper"
     """Named defaults for the other flags."""
     policy_name: str = ""
-    """Name of the published policy, by which clients ask for it. Empty: the environment's name."""
+    """Name of the published policy; clients select the policy by this name. Empty: the environment's name."""
     seed: int = 0
     """Seed of every random number in the run."""
     impl: Literal["jax", "warp"] = "jax"
@@ -49,7 +49,7 @@ class TrainConfig:
     total_env_steps: int = 100_000_000
     """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
-    """Time limit in minutes, compilation included. When it is over, training evaluates, publishes and ends."""
+    """Time limit in minutes, compilation included. When it has passed, training evaluates, publishes and ends."""
     stop_at_success_rate: float = math.inf
     """Training ends when an evaluation reaches this share of its goals (eval/success_any in the metrics)."""
     num_envs: int = 512
@@ -112,12 +112,12 @@ class TrainConfig:
     """Weight of the mean squared logsumexp in the critic's loss."""
 
     num_evals: int = 50
-    """Evaluations at most, evenly spaced. Each is followed by a snapshot and a published policy."""
+    """Maximum number of evaluations, evenly spaced. After each, training saves a snapshot and publishes the policy."""
     eval_episodes: int = 128
     """Episodes in an evaluation."""
 
     snapshot_replay: bool = True
-    """Save the replay buffer in snapshots. Without it, they are small, but a resumed run refills the buffer first."""
+    """Save the replay buffer in snapshots. If not, snapshots are small, but a resumed run refills the buffer first."""
     resume: bool = False
     """Continue the run in the output folder from its last snapshot."""
     overwrite: bool = False

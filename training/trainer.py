@@ -109,7 +109,7 @@ def train(
 
 
 def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
-    """Say what is about to happen, before compilation, which can take minutes."""
+    """Describe the run, before compilation, which can take minutes."""
     done = int(state.iteration)
     progress.say(
         f"{config.env}: {config.iterations} iterations, {config.steps_per_iteration:,} environment steps per iteration"
@@ -129,7 +129,7 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
 
 
 class _Run(NamedTuple):
-    """What stays the same throughout a run."""
+    """The parts of a run that do not change."""
 
     config: TrainConfig
     env: GoalEnv
@@ -174,7 +174,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
             )
             break
         if run.out_of_time:
-            progress.say(f"ending early: max_minutes {config.max_minutes:g} is over")
+            progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
             break
     if "loss/critic" not in metrics:
         progress.say(

@@ -225,7 +225,7 @@ class Scheduler:
         """Return whether a batch of `batch_rows` rows that starts now ends after the deadline of `request`."""
         if request.deadline_s == math.inf:
             return False
-        # A request that is alone is computed even if the estimate says that it will be late: it takes no other's place.
+        # A request that is alone is computed even if it will probably be late: no other request needs the batch.
         batch_s = 0.0 if is_alone else self.engine.expected_s(request.kind, batch_rows)
         return request.deadline_s <= now_s + batch_s
 

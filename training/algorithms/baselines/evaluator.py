@@ -69,7 +69,7 @@ class Evaluator:
             )
             raise StopTraining
         if self._clock() - self._began >= config.max_minutes * 60:
-            self._progress.say(f"ending early: max_minutes {config.max_minutes:g} is over")
+            self._progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
             raise StopTraining
 
 
