@@ -64,9 +64,11 @@ def served(policies: Path) -> Generator[str]:
     assert server.stderr is not None
     ready = next((found for line in server.stderr if (found := re.search(r"ready: grpc=(\S+)", line))), None)
     assert ready is not None, "the server ended before it was ready"
-    yield ready.group(1)
-    server.send_signal(signal.SIGTERM)
-    _, said = server.communicate(timeout=30)
+    try:
+        yield ready.group(1)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, said = server.communicate(timeout=30)
     assert server.returncode == 0, said
 
 

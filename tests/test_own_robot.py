@@ -74,9 +74,8 @@ def test_the_example_is_trained_served_and_driven_from_its_own_folder(folder: Pa
         module.write_text(module.read_text().replace('"shoulder", "elbow"', '"elbow", "shoulder"'))
         changed = run(folder, drive, *shlex.split(flags))
         assert changed.returncode == 1
-        assert (
-            "the policy's state names contain 'shoulder [rad]' where two_link now has 'elbow [rad]'" in changed.stderr
-        )
+        told = "the policy's state names contain 'shoulder [rad]' where two_link now has 'elbow [rad]'"
+        assert told in changed.stderr
     summary = json.loads((folder / "runs/drive/summary.json").read_text())
     assert (summary["environment"], summary["policy"], summary["requests"], summary["missed"]) == (
         *("two_link", "two_link"),

@@ -116,9 +116,9 @@ def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
             panel.scatter(*goals.T, marker="*", s=70, color=goal_color, edgecolors="white", zorder=4, label=label)
     starts = _from_above(np.array([episode.path[0] for episode in episodes]))
     panel.scatter(*starts.T, s=12, color="black", zorder=4, label="start")
-    panel.scatter(
-        [], [], s=70, facecolors="none", edgecolors="0.5", label=f"success radius, {env.spec.success_radius:g}"
-    )
+    unit = env.spec.goal_names[0].rpartition("[")[2].rstrip("]")
+    radius = f"success radius, {env.spec.success_radius:g} {unit}"
+    panel.scatter([], [], s=70, facecolors="none", edgecolors="0.5", label=radius)
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     xlabel, ylabel = (*env.spec.goal_names, "")[:2]
     panel.set(xlabel=xlabel, ylabel=ylabel, aspect="equal", title=f"{env.spec.name}: {len(episodes)} episodes")

@@ -250,8 +250,7 @@ class Scheduler:
             if not total:
                 continue
             full = (total - 1) // engine.max_rows  # batches before the last
-            if full:
-                ahead_s += full * engine.expected_s(kind, engine.max_rows)
+            ahead_s += full * engine.expected_s(kind, engine.max_rows)
             # Requests that arrive later share the last batch; assume as many rows as in the largest one in flight.
             last_s = engine.expected_s(kind, max(total - full * engine.max_rows, in_flight.largest_rows(kind)))
             if kind is request.kind:

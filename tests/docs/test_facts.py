@@ -143,3 +143,13 @@ def test_the_keys_of_the_metrics_log_are_those_of_training() -> None:
     sources = [*(ROOT / "training").glob("*.py"), *(ROOT / "training/algorithms/crl").glob("*.py")]
     logged = {key for path in sources for key in re.findall(r'"((?:eval|loss|contrast|time)/\w+)"', path.read_text())}
     assert shown == logged | {"env_steps", "temperature", "entropy"}
+
+
+def test_the_three_ways_through_the_code_are_short_and_visit_no_file_twice() -> None:
+    tables = text("docs/architecture.md").split("| file | does |\n")[1:]
+    ways = [re.findall(r"^\| `([\w/]+\.py)` \|", table.split("\n\n")[0], flags=re.MULTILINE) for table in tables]
+    assert len(ways) == 3
+    for way in ways:
+        assert 3 < len(way) <= 9
+        assert len(set(way)) == len(way)
+        assert all((ROOT / file).is_file() for file in way)

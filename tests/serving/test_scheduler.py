@@ -265,3 +265,44 @@ def test_expired_rows_do_not_count_for_the_requests_behind_them() -> None:
     late, hurried = request(7, left_s=-1), request(left_s=0.15)
     assert expired(decide(late, hurried)) == [late]
     assert taken(decide(late, hurried)) == [1]
+
+
+# Exact boundaries, with times that floats hold exactly: a row takes 1/8 s, a full batch 1 s, 1.25 s with the margin
+
+
+@pytest.mark.parametrize(("later_s", "waits"), [(0.125, False), (0.25, True), (2.125, True), (2.25, False)])
+def test_a_wait_begins_at_its_first_moment_and_ends_at_its_last(later_s: float, waits: bool) -> None:
+    engine = TimedEngine(max_concurrency=2, row_s=0.125)
+    flying = in_flight((Kind.SCORE, 10), engine=engine)  # ends 1.25 s from NOW_S; 8 single-row batches take 1 s
+    decision = decide(request(), engine=engine, flying=flying, now_s=NOW_S + later_s)
+    if waits:
+        assert decision == WaitUntil(NOW_S + 2.25, rows=8)
+    else:
+        assert taken(decision) == [1]
+
+
+def test_a_request_that_can_start_just_when_a_batch_ends_waits_for_it() -> None:
+    engine = TimedEngine(max_concurrency=2, row_s=0.125)
+    flying = in_flight((Kind.SCORE, 8), engine=engine)
+    assert decide(request(left_s=2.25), engine=engine, flying=flying) == WaitUntil(NOW_S + 1.0, rows=8)
+    assert taken(decide(request(left_s=2.125), engine=engine, flying=flying)) == [1]
+
+
+def test_fewer_rows_than_free_threads_are_one_batch() -> None:
+    assert taken(decide(request(), engine=TimedEngine(max_concurrency=3))) == [1]
+
+
+def test_a_full_batch_leaves_the_requests_behind_it_as_they_are() -> None:
+    decision = decide(request(64), request(left_s=-1))
+    assert (taken(decision), expired(decision)) == ([64], [])
+
+
+def test_a_deadline_that_ends_now_has_passed() -> None:
+    late = request(left_s=0.0)
+    assert decide(late) == Dispatch([], [late])
+
+
+def test_rows_of_another_kind_in_the_batch_do_not_make_a_request_late() -> None:
+    scores = request(2, kind=Kind.SCORE, left_s=0.25)  # 0.2 s by themselves
+    decision = decide(request(3), scores)
+    assert (taken(decision), expired(decision)) == ([3], [])

@@ -115,3 +115,11 @@ def test_a_request_larger_than_a_batch_is_estimated_in_batches() -> None:
     # 0.8 s in flight and 0.8 s for its first batch, on two threads, then 0.8 s for its last; and a quarter more.
     assert reject(request(9, left_s=1.99), engine=TWO, flying=flying) == too_short(1.99, 2.0)
     assert reject(request(9, left_s=2.01), engine=TWO, flying=flying) is None
+
+
+def test_a_request_that_just_fits_is_admitted() -> None:
+    engine = TimedEngine(max_rows=8, row_s=0.125)  # times that floats hold exactly
+    overdue = in_flight((Kind.SCORE, 1), engine=engine, dispatched_s=NOW_S - 9)
+    assert reject(request(4, left_s=0.625), engine=engine, flying=overdue) is None
+    assert reject(request(4, left_s=0.5), engine=engine, flying=overdue) == too_short(0.5, 0.625)
+    assert reject(request(), request(queued_s=NOW_S - 0.5), max_queue_age_s=0.5) is None

@@ -85,7 +85,7 @@ def _to_any_goal(maze: Maze) -> _Tasks:
 
 
 def _along_the_corridor(maze: Maze, variant: re.Match[str]) -> _Tasks:
-    """Return the pairs of the distances in `variant`, equally likely; likewise the cells to start from (gen).
+    """Return the pairs for the distances in `variant`, each equally likely; for gen, from each cell that leaves room.
 
     Raises:
         LayoutError: a distance is longer than the corridor.
