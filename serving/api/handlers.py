@@ -1,4 +1,4 @@
-"""RpcHandlers: makes the methods that a transport serves, with metrics, spans, error handling and shutdown.
+"""RpcHandlers: makes the methods that a transport serves: parsing, metrics, spans, error handling and shutdown.
 
 A method gets bytes and parses them itself, so that malformed bytes get our own status and message. Each call is counted
 by its outcome. A method raises only a `ServingError`, or passes on the cancellation of a caller that is gone.
@@ -8,11 +8,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
 
 from serving.api.rpc import RpcContext, UnaryMethod
 from serving.batching.queue import QueuedRequest
-from serving.errors import DrainingError, ServingError, Status, UnexpectedError
+from serving.errors import DrainingError, InvalidRequestError, ServingError, Status, UnexpectedError
 from serving.telemetry.metrics import UNKNOWN_POLICY, Metrics
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
+RequestMessage = TypeVar("RequestMessage", bound=Message)
 
 
 class PendingReply(Protocol):
@@ -189,6 +193,42 @@ class RpcHandlers:
         """Cancel `reader`, which receives the requests of a stream, at `begin_draining`."""
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
+
+
+def parse(raw: bytes, request_type: type[RequestMessage]) -> RequestMessage:
+    """Read a message.
+
+    Raises:
+        InvalidRequestError: `raw` is not a `request_type` message.
+    """
+    try:
+        return request_type.FromString(raw)
+    except DecodeError as error:
+        name = request_type.DESCRIPTOR.full_name
+        raise InvalidRequestError(f"the {len(raw)} bytes of the request are not a {name} message") from error
+
+
+def parse_blocks(raw: bytes, blocks_type: type[RequestMessage], public_type: type[Message]) -> RequestMessage:
+    """Read a `public_type` message as `blocks_type`, which has its row blocks as bytes, without a loop over values.
+
+    A packed `repeated float` has the same bytes as a `bytes` field. A sender may also encode it in pieces or value by
+    value. Then `blocks_type` holds only a part of the message and is smaller than `raw`. Such a message is read as
+    `public_type` instead, which is slow.
+
+    Raises:
+        InvalidRequestError: `raw` is not a `public_type` message.
+    """
+    try:
+        request = blocks_type.FromString(raw)
+        request.DiscardUnknownFields()
+        if request.ByteSize() == len(raw):
+            return request
+    except DecodeError:
+        pass  # `parse` fails too, and names the public message
+    fields: dict[str, Any] = {}
+    for field, value in parse(raw, public_type).ListFields():
+        fields[field.name] = np.asarray(value, "<f4").tobytes() if field.is_repeated else value
+    return blocks_type(**fields)
 
 
 def _caller_is_gone() -> bool:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 
-from serving.api.parsing import parse
+from serving.api.handlers import parse
 from serving.api.rpc import RpcContext, RpcService
 from serving.errors import UnknownPolicyError, echo
 

@@ -1,6 +1,7 @@
 """PolicyService: the methods of `kilolayer.v1.Policy`, and how their replies are made."""
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,9 +17,8 @@ from kilolayer._internal.blocks_pb2 import (
 from kilolayer.v1 import policy_pb2 as pb
 from policy.spec import PolicySpec
 from serving.api import codec
-from serving.api.handlers import RpcHandlers
+from serving.api.handlers import RpcHandlers, parse, parse_blocks
 from serving.api.ordered_stream import ordered_stream
-from serving.api.parsing import parse, parse_blocks
 from serving.api.rpc import RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
 from serving.engine.engine import Kind
@@ -147,9 +147,7 @@ class _Requests(ABC, Generic[Blocks]):
 class _ActRequests(_Requests[ActRequestBlocks]):
     """Requests of Act and ActStream."""
 
-    def parse(self, raw: bytes) -> ActRequestBlocks:
-        """Read an ActRequest. Raises InvalidRequestError if `raw` is not an ActRequest."""
-        return parse_blocks(raw, ActRequestBlocks, pb.ActRequest)
+    parse = staticmethod(functools.partial(parse_blocks, blocks_type=ActRequestBlocks, public_type=pb.ActRequest))
 
     def _decode(self, request: ActRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_act(request, spec, max_rows=self._max_rows)
@@ -163,9 +161,7 @@ class _ActRequests(_Requests[ActRequestBlocks]):
 class _ScoreRequests(_Requests[ScoreRequestBlocks]):
     """Requests of Score."""
 
-    def parse(self, raw: bytes) -> ScoreRequestBlocks:
-        """Read a ScoreRequest. Raises InvalidRequestError if `raw` is not a ScoreRequest."""
-        return parse_blocks(raw, ScoreRequestBlocks, pb.ScoreRequest)
+    parse = staticmethod(functools.partial(parse_blocks, blocks_type=ScoreRequestBlocks, public_type=pb.ScoreRequest))
 
     def _decode(self, request: ScoreRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_score(request, spec, max_rows=self._max_rows)

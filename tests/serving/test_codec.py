@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from kilolayer._internal import blocks_pb2
 from kilolayer.v1 import policy_pb2
 from serving.api import codec
-from serving.api.parsing import parse_blocks
+from serving.api.handlers import parse_blocks
 from serving.engine.engine import Kind
 from serving.errors import InvalidRequestError
 from tests.samples import policy_spec

@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from kilolayer._internal.blocks_pb2 import ActRequestBlocks, ScoreRequestBlocks
 from kilolayer.v1 import policy_pb2
 from serving.api import codec
+from serving.api.handlers import parse_blocks
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.tensors import decode_rows, decode_scheduling
-from serving.api.parsing import parse_blocks
 from serving.batching.queue import PRIORITIES
 from serving.engine.engine import Kind
 from serving.errors import InvalidRequestError

@@ -10,8 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from kilolayer._internal.blocks_pb2 import ActRequestBlocks
 from kilolayer.v1 import policy_pb2 as pb
-from serving.api.handlers import RpcHandlers
-from serving.api.parsing import parse_blocks
+from serving.api.handlers import RpcHandlers, parse_blocks
 from serving.api.policy_service import PolicyService
 from serving.api.rpc import RpcContext
 from serving.errors import (

@@ -6,10 +6,10 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from serving.api.handlers import parse
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference import tensors
 from serving.api.open_inference.statistics import StatisticsByVersion, VersionStatistics
-from serving.api.parsing import parse
 from serving.api.rpc import RpcContext
 from serving.batching.queue import InferenceResult, QueuedRequest
 from serving.errors import ServingError

@@ -5,13 +5,12 @@ from typing import TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
-from serving.api.handlers import RpcHandlers
+from serving.api.handlers import RpcHandlers, parse
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests, Serialize
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
 from serving.api.open_inference.statistics import StatisticsByVersion
 from serving.api.ordered_stream import ordered_stream
-from serving.api.parsing import parse
 from serving.api.rpc import RpcContext, RpcService, UnaryMethod
 from serving.config import ServeConfig
 from serving.errors import NotFoundError, UnavailableError
