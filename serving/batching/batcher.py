@@ -180,6 +180,7 @@ class Batcher:
             for request in list(self._queue):
                 self._queue.remove(request)
                 request.fail(UnexpectedError())
+            self._metrics.queue_rows.set(self._queue.rows)
             decision = Idle(rows=1)
         self._wait = decision
         if isinstance(decision, WaitUntil):

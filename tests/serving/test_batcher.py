@@ -337,7 +337,7 @@ async def test_a_bug_in_a_dispatch_fails_the_requests_instead_of_losing_them(mak
     bench = Bench(NoEstimateOfFour(max_rows=4))  # the scheduler needs no estimate to dispatch a full batch
     with pytest.raises(UnexpectedError):
         await asyncio.wait_for(bench.submit(1, 2, 3, 4), timeout=10)
-    assert bench.batcher.queue_rows == 0
+    assert bench.batcher.queue_rows == bench.metric("queue_rows") == 0
     assert (await bench.submit(2)).results.tolist() == [[2, 20]]
     assert await bench.batcher.drain(grace_s=5)
 
