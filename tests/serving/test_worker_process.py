@@ -96,6 +96,27 @@ signal.pause()
         each.kill()
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        r"b'A library says hello\n'",
+        r"b'\n\xff\xfe\n[1]\n{}\n5\n'",
+        r"""b'{"type": "Ready"}\n{"type": "Loaded"}\n{"type": ["Loaded"]}\n'""",
+        "to_line(Open()) + to_line(Loaded((1,))) * 2",
+        r"b'x' * 200_000 + b'\n'",
+    ],
+)
+async def test_a_line_that_is_not_a_message_is_logged_and_skipped(
+    noise: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watched_loop():
+        noisy = await start(f"sys.stdout.buffer.write({noise}); sys.stdout.flush(); say(Compiled()); signal.pause()")
+        await noisy.compiled()
+        noisy.kill()
+        assert await noisy.ended() == -signal.SIGKILL
+    assert f"worker {noisy.pid} wrote a line that is not a message" in caplog.text
+
+
 async def test_a_worker_that_dies_before_it_is_told_to_open_has_ended() -> None:
     async with watched_loop():
         dying = await start(COMPILE_AND_DIE)
