@@ -50,7 +50,12 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
     Raises:
         BundleError: the arrays cannot be read, or do not fit `spec`.
     """
-    expected = _expected_params(spec)
+    try:
+        expected = _expected_params(spec)
+    except Exception as error:  # JAX raises TypeError, OverflowError ... for a size that no array can have
+        raise BundleError(
+            path, "arrays", f"no arrays of the specification's sizes exist: {first_line(error)}"
+        ) from error
     template = to_tree(expected)
     checkpointer = ocp.PyTreeCheckpointer()
     folder = path.absolute() / _NAME

@@ -22,7 +22,7 @@ class Health:
     def __init__(self, policies: Iterable[str]) -> None:
         self._names = frozenset({_OVERALL, *policies})
         self._serving = False
-        self._closed = False
+        self._closed = asyncio.Event()
         self._changed = asyncio.Event()  # set at the next change, and then replaced
 
     def service(self) -> RpcService:
@@ -35,14 +35,14 @@ class Health:
 
     def set_serving(self) -> None:
         """Make every name SERVING, unless `close` was called."""
-        if not self._closed:
+        if not self._closed.is_set():
             self._serving = True
             self._notify()
 
     def close(self) -> None:
         """Make every name NOT_SERVING permanently. Open watches receive this and end: they would delay the shutdown."""
         self._serving = False
-        self._closed = True
+        self._closed.set()
         self._notify()
 
     async def _check(self, raw: bytes, _context: RpcContext) -> bytes:
@@ -56,16 +56,27 @@ class Health:
         return HealthListResponse(statuses={name: self._response(name) for name in self._names}).SerializeToString()
 
     async def _watch(self, requests: AsyncIterator[bytes], _context: RpcContext) -> AsyncGenerator[bytes]:
-        name = parse(await anext(requests, b""), HealthCheckRequest).service
+        name = parse(await self._first(requests), HealthCheckRequest).service
         sent = None
         while True:
-            changed, closed, response = self._changed, self._closed, self._response(name)
+            changed, closed, response = self._changed, self._closed.is_set(), self._response(name)
             if response != sent:
                 yield response.SerializeToString()
                 sent = response
             if closed:
                 return
             await changed.wait()  # already set if the status changed while it was being sent
+
+    async def _first(self, requests: AsyncIterator[bytes]) -> bytes:
+        """Receive the request of a watch; an empty one if there is none, or if `close` comes first."""
+        receiving = asyncio.ensure_future(anext(requests, b""))
+        closing = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait({receiving, closing}, return_when=asyncio.FIRST_COMPLETED)
+            return receiving.result() if receiving.done() else b""
+        finally:
+            receiving.cancel()
+            closing.cancel()
 
     def _response(self, name: str) -> HealthCheckResponse:
         if name not in self._names:

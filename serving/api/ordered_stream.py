@@ -84,6 +84,7 @@ class _OrderedStream(Generic[Request]):
                 await handlers.hold()
             policies.all()
             reader = asyncio.create_task(self._receive(raw_requests))
+            reader.add_done_callback(self._end)
             handlers.cancel_when_draining(reader)
             while isinstance(received := await self._received.get(), _StreamedRequest):
                 yield await self._reply(received)
@@ -105,19 +106,19 @@ class _OrderedStream(Generic[Request]):
 
     async def _receive(self, raw_requests: AsyncIterator[bytes]) -> None:
         """Admit requests until the peer ends the stream, sends bytes that are not a request, or the server drains."""
-        end: Exception | None = None
-        try:
+        await self._room.acquire()
+        async for raw in raw_requests:
+            self._received.put_nowait(self._admit(raw))
             await self._room.acquire()
-            async for raw in raw_requests:
-                self._received.put_nowait(self._admit(raw))
-                await self._room.acquire()
-        except asyncio.CancelledError:
-            if not self._handlers.draining:
-                raise
-            end = DrainingError()
-        except Exception as error:  # `replies` raises it; without an end in the queue it would wait forever
-            end = error
-        self._received.put_nowait(end)
+
+    def _end(self, reader: "asyncio.Task[None]") -> None:
+        """Put the end of the requests into the queue. A callback, since `reader` may be cancelled before it starts."""
+        if not reader.cancelled():
+            error = reader.exception()
+            assert error is None or isinstance(error, Exception)
+            self._received.put_nowait(error)
+        elif self._handlers.draining:
+            self._received.put_nowait(DrainingError())
 
     def _admit(self, raw: bytes) -> _StreamedRequest[Request]:
         """Put one request into its batcher. If it is refused, its outcome is the error.

@@ -179,6 +179,7 @@ class Batcher:
             for request in list(self._queue):
                 self._queue.remove(request)
                 request.fail(UnexpectedError())
+            self._metrics.queue_rows.set(self._queue.rows)
             decision = Idle(rows=1)
         self._wait = decision
         if isinstance(decision, WaitUntil):
@@ -200,14 +201,15 @@ class Batcher:
         for request in decision.expired:
             self._queue.remove(request)
             request.fail(DeadlinePassedError("the request waited until its deadline could not be met; allow more time"))
-        slices = [self._queue.take(request, rows) for request, rows in decision.takes]
+        if decision.takes:
+            kind, rows, now_s = decision.takes[0][0].kind, sum(rows for _, rows in decision.takes), self._clock()
+            ends_s = now_s + self._engine.expected_s(kind, rows)
+            # Nothing may raise from here on: a request that has left the queue and is not in flight would be lost.
+            slices = [self._queue.take(request, rows) for request, rows in decision.takes]
+            batch = InFlightBatch(kind, rows, now_s, ends_s, slices)
+            self._in_flight.add(batch)
+            self._executor.submit(kind, [part.rows for part in slices], functools.partial(self._complete, batch))
         self._metrics.queue_rows.set(self._queue.rows)
-        if not slices:
-            return
-        kind, rows, now_s = slices[0].request.kind, sum(part.stop - part.start for part in slices), self._clock()
-        batch = InFlightBatch(kind, rows, now_s, now_s + self._engine.expected_s(kind, rows), slices)
-        self._in_flight.add(batch)
-        self._executor.submit(kind, [part.rows for part in slices], functools.partial(self._complete, batch))
 
     def _complete(self, batch: InFlightBatch, result: BatchResult) -> None:
         """Complete the requests of `batch`, which has ended."""

@@ -179,7 +179,7 @@ class Scheduler:
         """Return until when a batch that is not full waits for more rows; None: it does not wait."""
         policy, full = self.policy, self.engine.full_rows
         head = queue.peek()
-        start_by_s = self.start_by_s(min(request.deadline_s for request in queue), head.kind)
+        start_by_s = min(self.start_by_s(request.deadline_s, request.kind) for request in queue)
         next_end_s = in_flight.next_end_s
         near_s = policy.near_end_rows * self.engine.expected_s(Kind.ACT, 1)
         overdue_s = next_end_s + max(policy.overdue_s, near_s)

@@ -26,6 +26,7 @@ from serving.workers.messages import Compiled, Loaded, Message, Serving, Start, 
 from serving.workers.shutdown import finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
+_SUPERVISOR_GONE = "the supervisor process is gone; stopping"
 
 
 def run_alone(config: ServeConfig) -> int:
@@ -35,7 +36,12 @@ def run_alone(config: ServeConfig) -> int:
 
 def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
     """Serve until SIGTERM or until the supervisor ends, and return the exit code. Both pipes carry `messages`."""
-    start = from_line(from_supervisor.readline())
+    line = from_supervisor.readline()
+    if not line:
+        log_to_stderr("auto", worker=os.getpid())
+        _LOGGER.warning(_SUPERVISOR_GONE)
+        return 0
+    start = from_line(line)
     assert isinstance(start, Start)
     log_to_stderr(start.config.log_format, worker=os.getpid())
     if start.cores:
@@ -114,5 +120,5 @@ def listen(
     """Set `may_open` when the supervisor sends `Open`, and `stop` when it has ended. Runs in its own thread."""
     while from_supervisor.readline():
         loop.call_soon_threadsafe(may_open.set)  # after `Start`, the supervisor sends only `Open`
-    _LOGGER.warning("the supervisor process is gone; stopping")
+    _LOGGER.warning(_SUPERVISOR_GONE)
     loop.call_soon_threadsafe(stop.set)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -12,8 +13,13 @@ from typing import TypeVar
 from serving.config import ServeConfig
 from serving.workers.messages import Compiled, Loaded, Open, Serving, Start, from_line, to_line
 
+_LOGGER = logging.getLogger(__name__)
+
 # A new program, because gRPC and JAX do not survive a fork. -P: the current folder must not shadow libraries.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "serving.workers")
+
+# Too long, not JSON, JSON of another structure, or a message that has come already.
+_NOT_A_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, asyncio.InvalidStateError)
 
 FromWorker = TypeVar("FromWorker", Loaded, Compiled, Serving)
 
@@ -113,7 +119,11 @@ class WorkerProcess:
     async def _receive(self) -> int:
         """Receive its messages until it ends, and return its exit code."""
         assert self._process.stdout
-        async for line in self._process.stdout:
-            message = from_line(line)
-            self._received[type(message)].set_result(message)
+        while not self._process.stdout.at_eof():
+            try:
+                if line := await self._process.stdout.readline():
+                    message = from_line(line)
+                    self._received[type(message)].set_result(message)
+            except _NOT_A_MESSAGE as error:  # a library printed it before the worker moved its standard output
+                _LOGGER.warning("worker %d wrote a line that is not a message (%.200r); skipped", self.pid, error)
         return await self._process.wait()

@@ -175,6 +175,14 @@ def test_a_linked_folder_is_refused(damaged: Path, tmp_path: Path) -> None:
     assert refusal(damaged).reason == "files"
 
 
+def test_a_version_that_is_a_link_is_refused_since_its_number_may_be_that_of_another(damaged: Path) -> None:
+    linked = damaged.parent / "3000"
+    linked.symlink_to(damaged)
+    error = refusal(linked)
+    assert error.reason == "files"
+    assert "the folder is a link" in str(error)
+
+
 @pytest.mark.parametrize("name", ["policy.json", "manifest.json"])
 def test_a_pipe_is_refused_without_waiting_for_a_writer(damaged: Path, name: str) -> None:
     (damaged / name).unlink()
@@ -250,8 +258,13 @@ def test_a_description_that_cannot_be_met_is_refused(
         {"goal_names": ["x [m]"]},
         {"actor_width": 10**12},
         {"actor_depth": 4 * 10**30},
+        *(
+            {size: number}
+            for size in ("actor_width", "representation_dim")
+            for number in (2**31, 2**63, 10**30, 10**400)
+        ),
     ],
-    ids=str,
+    ids=lambda changes: f"{changes!s:.40}",
 )
 def test_arrays_that_do_not_fit_the_specification_are_refused(damaged: Path, changes: dict[str, Any]) -> None:
     change_json(damaged / "policy.json", lambda stored: stored["spec"].update(changes))

@@ -329,6 +329,18 @@ async def test_a_split_request_fails_once_and_its_rest_is_not_computed(make_engi
     assert [[9], [10]] not in bench.engine.batches
 
 
+async def test_a_bug_in_a_dispatch_fails_the_requests_instead_of_losing_them(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_rows=4)
+    expected_s = engine.expected_s
+    engine.expected_s = lambda kind, rows: expected_s(kind, 0 if rows == 4 else rows)  # 0 rows raise
+    bench = Bench(engine)  # the scheduler needs no estimate to dispatch a full batch
+    with pytest.raises(UnexpectedError):
+        await asyncio.wait_for(bench.submit(1, 2, 3, 4), timeout=10)
+    assert bench.batcher.queue_rows == bench.metric("queue_rows") == 0
+    assert (await bench.submit(2)).results.tolist() == [[2, 20]]
+    assert await bench.batcher.drain(grace_s=5)
+
+
 @pytest.mark.parametrize("max_concurrency", [1, 2])
 async def test_drain_completes_every_admitted_request_and_refuses_new_ones(
     make_engine: MakeEngine, wait_until: WaitUntil, max_concurrency: int

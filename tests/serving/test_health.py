@@ -1,5 +1,6 @@
 """Health, as the protocol describes it, without a transport; tests/serving/test_server.py asks over gRPC."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, H
 from serving.api.health import Health
 from serving.api.rpc import RpcContext
 from serving.errors import InvalidRequestError, UnknownPolicyError
+from tests.serving.fakes import turn_loop
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 CONTEXT = RpcContext("/grpc.health.v1.Health/Any")
@@ -99,6 +101,22 @@ async def test_a_watch_that_begins_after_close_ends_too() -> None:
     replies = watch(health, request_of("ant"))
     assert await status(replies) == NOT_SERVING
     assert await anext(replies, None) is None
+
+
+async def test_a_watch_that_never_sends_its_request_ends_after_close() -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    health = Health(["ant"])
+    replies = health.service().streams["Watch"](silent(), CONTEXT)
+    first = asyncio.create_task(status(replies))
+    await turn_loop()
+    assert not first.done()
+    health.close()
+    async with asyncio.timeout(10):
+        assert await first == NOT_SERVING
+        assert await anext(replies, None) is None
 
 
 @pytest.mark.parametrize("raw", [(), (b"",)])

@@ -148,6 +148,18 @@ async def test_draining_answers_what_was_received_and_ends_the_stream() -> None:
         await stream.reply()
 
 
+async def test_a_stream_whose_first_request_is_not_yet_received_when_the_server_drains_ends() -> None:
+    peer = Peer(1)
+    stream = Stream(peer, AnsweringBatcher())
+    first = asyncio.create_task(stream.reply())
+    await asyncio.sleep(0)  # the method runs, and its reader does not yet
+    await asyncio.sleep(0)
+    assert peer.sent == 0
+    stream.handlers.begin_draining()
+    with pytest.raises(DrainingError):
+        await first
+
+
 async def test_a_stream_that_begins_while_the_server_drains_is_held_and_refused() -> None:
     stream = Stream(Peer(1), AnsweringBatcher())
     stream.handlers.begin_draining()

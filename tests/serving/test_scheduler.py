@@ -176,6 +176,15 @@ def test_the_delay_ends_while_a_full_batch_would_still_meet_every_deadline() -> 
     assert taken(decide(request(), request(left_s=0.9), load=FULL, max_batch_delay_s=2.0)) == [1, 1]
 
 
+def test_the_delay_ends_in_time_for_a_slower_kind_behind_the_first_request() -> None:
+    class SlowScores(TimedEngine):
+        def expected_s(self, kind: Kind, rows: int) -> float:
+            return super().expected_s(kind, rows) * (10 if kind is Kind.SCORE else 1)
+
+    scored = request(kind=Kind.SCORE, left_s=11)  # and a full batch takes 8 s, 10 s with the margin
+    assert decide(request(), scored, engine=SlowScores(), load=FULL, max_batch_delay_s=2.0) == wait_until(NOW_S + 1)
+
+
 def test_a_full_batch_is_not_delayed() -> None:
     assert taken(decide(request(5), request(3), load=FULL, max_batch_delay_s=2.0)) == [5, 3]
 

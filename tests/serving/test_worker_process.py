@@ -96,6 +96,25 @@ signal.pause()
         each.kill()
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        r"b'A library says hello\n'",
+        r"b'\n\xff\xfe\n[1]\n{}\n5\n'",
+        r"""b'{"type": "Ready"}\n{"type": "Loaded"}\n{"type": ["Loaded"]}\n'""",
+        "to_line(Open()) + to_line(Loaded((1,))) * 2",
+        r"b'x' * 200_000 + b'\n'",
+    ],
+)
+async def test_a_line_that_is_not_a_message_is_logged_and_skipped(noise: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with watched_loop():
+        noisy = await start(f"sys.stdout.buffer.write({noise}); sys.stdout.flush(); say(Compiled()); signal.pause()")
+        await noisy.compiled()
+        noisy.kill()
+        assert await noisy.ended() == -signal.SIGKILL
+    assert f"worker {noisy.pid} wrote a line that is not a message" in caplog.text
+
+
 async def test_a_worker_that_dies_before_it_is_told_to_open_has_ended() -> None:
     async with watched_loop():
         dying = await start(COMPILE_AND_DIE)
@@ -129,6 +148,14 @@ async def test_a_worker_opens_when_told_and_stops_when_its_supervisor_is_gone() 
         os.close(write_end)
         await asyncio.wait_for(stop.wait(), timeout=10)
         await listening
+
+
+def test_a_worker_whose_supervisor_died_before_it_said_what_to_serve_stops(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "log_to_stderr", lambda *_, **__: None)  # the test's own log stays as it is
+    assert worker.run_worker(io.BytesIO(b""), io.BytesIO()) == 0
+    assert caplog.messages == ["the supervisor process is gone; stopping"]
 
 
 def test_a_worker_that_cannot_reach_its_supervisor_stops() -> None:
