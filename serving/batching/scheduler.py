@@ -177,18 +177,26 @@ class Scheduler:
 
     def _wait(self, now_s: float, queue: RequestQueue, in_flight: InFlightBatches, load: Load) -> WaitUntil | None:
         """Return until when a batch that is not full waits for more rows; None: it does not wait."""
-        policy, full = self.policy, self.engine.full_rows
-        head = queue.peek()
-        start_by_s = min(self.start_by_s(request.deadline_s, request.kind) for request in queue)
-        next_end_s = in_flight.next_end_s
+        policy, next_end_s = self.policy, in_flight.next_end_s
         near_s = policy.near_end_rows * self.engine.expected_s(Kind.ACT, 1)
         overdue_s = next_end_s + max(policy.overdue_s, near_s)
-        if next_end_s - near_s <= now_s < overdue_s and start_by_s >= next_end_s:
-            until_s = min(overdue_s, start_by_s)
-        else:
-            could_start_s = max(head.queued_s, in_flight.last_end_s)
-            until_s = min(could_start_s + self._batch_delay_s(load), start_by_s)
-        return WaitUntil(until_s, rows=full) if now_s < until_s else None
+        is_near = next_end_s - near_s <= now_s < overdue_s
+        until_s = max(queue.peek().queued_s, in_flight.last_end_s) + self._batch_delay_s(load)
+        if not is_near and now_s >= until_s:
+            return None
+        start_by_s = self._start_all_by_s(queue)
+        if is_near and start_by_s >= next_end_s:
+            until_s = overdue_s
+        until_s = min(until_s, start_by_s)
+        return WaitUntil(until_s, rows=self.engine.full_rows) if now_s < until_s else None
+
+    def _start_all_by_s(self, queue: RequestQueue) -> float:
+        """Return the latest time at which full batches can start and still meet every deadline in the queue."""
+        earliest_s: dict[Kind, float] = {}
+        for request in queue:
+            if request.deadline_s < earliest_s.get(request.kind, math.inf):
+                earliest_s[request.kind] = request.deadline_s
+        return min((self.start_by_s(deadline_s, kind) for kind, deadline_s in earliest_s.items()), default=math.inf)
 
     def _batch_delay_s(self, load: Load) -> float:
         """Return how many seconds a batch waits for more rows after it could start."""
@@ -205,29 +213,30 @@ class Scheduler:
         for request in queue:
             if taken >= max_rows:
                 break
+            kind, rows = request.kind, request.waiting_rows
             first = takes[0][0] if takes else request
-            is_alone = not takes and sum(waiting.values()) == request.waiting_rows
-            ahead = taken if request.kind is first.kind else 0
-            batch_rows = ahead + min(max_rows - taken, waiting[request.kind])
-            if request.result.done() or self._is_late(request, now_s, batch_rows, is_alone=is_alone):
+            is_late = False
+            if request.deadline_s != math.inf:
+                ahead = taken if kind is first.kind else 0
+                # A request that is alone is computed even if it will probably be late: no other needs the batch.
+                is_alone = not takes and sum(waiting.values()) == rows
+                batch_rows = 0 if is_alone else ahead + min(max_rows - taken, waiting[kind])
+                is_late = request.deadline_s <= now_s + self._batch_s(kind, batch_rows)
+            if is_late or request.result.done():
                 expired.append(request)
-                waiting[request.kind] -= request.waiting_rows
+                waiting[kind] -= rows
                 continue
             room = self._room(request, first, taken, max_rows=max_rows)
             if room <= 0:
                 break
-            takes.append((request, min(room, request.waiting_rows)))
-            taken += takes[-1][1]
-            waiting[request.kind] -= takes[-1][1]
+            takes.append((request, min(room, rows)))
+            taken += min(room, rows)
+            waiting[kind] -= min(room, rows)
         return Dispatch(takes, expired)
 
-    def _is_late(self, request: QueuedRequest, now_s: float, batch_rows: int, *, is_alone: bool) -> bool:
-        """Return whether a batch of `batch_rows` rows that starts now ends after the deadline of `request`."""
-        if request.deadline_s == math.inf:
-            return False
-        # A request that is alone is computed even if it will probably be late: no other request needs the batch.
-        batch_s = 0.0 if is_alone else self.engine.expected_s(request.kind, batch_rows)
-        return request.deadline_s <= now_s + batch_s
+    def _batch_s(self, kind: Kind, rows: int) -> float:
+        """Return how long a batch is expected to take; 0 for no rows."""
+        return self.engine.expected_s(kind, rows) if rows else 0.0
 
     def _room(self, request: QueuedRequest, first: QueuedRequest, taken: int, *, max_rows: int) -> int:
         """Return how many rows of `request` fit into a batch of `taken` rows whose first request is `first`."""
