@@ -42,6 +42,7 @@ _MESSAGE_BYTES = 65536  # of a request besides its rows: names, tags, fields of 
 _MAX_VALUE_BYTES = 8
 _ARRIVAL_S = 0.1  # for calls that were under way when the last answer was given: they arrive and are held
 _MIN_SEND_S = 1.0  # to send the answers that were computed, also after the grace
+_MAX_SEND_S = 3.0  # gRPC waits for every connection to close, and one whose peer is dead does not
 
 
 class Server:
@@ -140,7 +141,8 @@ class Server:
         batchers = [served.batcher for served in self._served.values()]
         drained = await asyncio.gather(*(batcher.drain(grace_s=grace_s) for batcher in batchers))
         await asyncio.sleep(_ARRIVAL_S)
-        stopping = asyncio.create_task(self._transport.stop(max(ends_s - self._clock(), _MIN_SEND_S)))
+        send_s = min(max(ends_s - self._clock(), _MIN_SEND_S), _MAX_SEND_S)
+        stopping = asyncio.create_task(self._transport.stop(send_s))
         await asyncio.sleep(0)  # by now the transport is stopping and lets no new call in
         self._handlers.refuse_held()
         await stopping
