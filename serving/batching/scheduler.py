@@ -219,6 +219,8 @@ class Scheduler:
             takes.append((request, min(room, request.waiting_rows)))
             taken += takes[-1][1]
             waiting[request.kind] -= takes[-1][1]
+            if takes[-1][1] < request.waiting_rows:
+                break  # no room for those behind it, so this batch does not make them late
         return Dispatch(takes, expired)
 
     def _is_late(self, request: QueuedRequest, now_s: float, batch_rows: int, *, is_alone: bool) -> bool:
