@@ -42,6 +42,7 @@ _MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fie
 _MAX_VALUE_BYTES = 8
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
 _MIN_SEND_S = 1.0  # at least, to send computed answers, even after the grace period
+_MAX_SEND_S = 3.0  # to close the connections; gRPC waits for all, and one whose peer is dead never closes
 
 
 class Server:
@@ -142,6 +143,7 @@ class Server:
         await asyncio.sleep(_ARRIVAL_S)
         stopping = asyncio.create_task(self._transport.stop(max(ends_s - self._clock(), _MIN_SEND_S)))
         await asyncio.sleep(0)  # after this the transport is stopping and accepts no new call
+_MAX_SEND_S = 3.0  # to close the connections; gRPC waits for all, and one whose peer is dead never closes
         self._handlers.refuse_held()
         await stopping
         self._compilations.stop()

@@ -232,6 +232,8 @@ class Scheduler:
             takes.append((request, min(room, rows)))
             taken += min(room, rows)
             waiting[kind] -= min(room, rows)
+            if room < rows:
+                break  # no room for those behind it, so this batch does not make them late
         return Dispatch(takes, expired)
 
     def _batch_s(self, kind: Kind, rows: int) -> float:

@@ -19,6 +19,7 @@ from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
 from serving.errors import InvalidRequestError, OverloadedError, Reason, StartupError
 from tests.serving.fakes import turn_loop
 
+HTTP2_HELLO = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\0\0\0\4\0\0\0\0\0"  # and no setting
 ECHO, STREAM = "/test.Service/Echo", "/test.Service/Stream"
 
 
@@ -135,6 +136,18 @@ async def test_a_passed_deadline_cancels_its_method() -> None:
             await channel.unary_unary(ECHO)(b"", timeout=0.05)
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await asyncio.wait_for(cancelled.wait(), timeout=10)
+
+
+@pytest.mark.parametrize("sent", ["", HTTP2_HELLO], ids=["nothing", "settings"])
+async def test_a_peer_that_connects_and_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch, sent: str) -> None:
+    monkeypatch.setattr(grpc_transport, "_SILENCE_MS", 100)
+    transport = GrpcTransport([], max_request_bytes=1)
+    port = await transport.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent.encode())
+    await asyncio.wait_for(reader.read(), timeout=10)  # to its end; by gRPC's defaults it would last for minutes
+    writer.close()
+    await transport.stop(0)
 
 
 async def test_a_request_beyond_the_byte_limit_is_refused_before_a_method_sees_it() -> None:

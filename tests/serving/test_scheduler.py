@@ -261,6 +261,12 @@ def test_a_request_expires_if_its_batch_would_be_late_for_it() -> None:
     assert taken(decide(request(left_s=0.45), others)) == [1, 3]
 
 
+def test_a_request_behind_one_that_is_split_is_not_expired_by_a_batch_that_has_no_room_for_it() -> None:
+    engine = TimedEngine(max_concurrency=2, full_rows=4)  # the other core can compute the last one immediately
+    decision = decide(request(2, priority=1), request(30), request(left_s=0.5), engine=engine)
+    assert (taken(decision), expired(decision)) == ([2, 2], [])
+
+
 def test_rows_of_another_kind_make_no_batch_slower() -> None:
     decision = decide(request(left_s=0.15), request(7, kind=Kind.SCORE))
     assert taken(decision) == [1]

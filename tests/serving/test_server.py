@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from serving import server as server_module
 from serving.batching.batcher import Batcher
 from serving.batching.queue import QueuedRequest
 from serving.config import ServeConfig
@@ -62,6 +63,17 @@ async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> 
         assert (await watch.read()).status == NOT_SERVING
         assert await watch.read() is grpc.aio.EOF
         assert await asyncio.wait_for(draining, timeout=5) is True  # an open watch does not use up the grace of 10 s
+
+
+async def test_a_connection_that_says_nothing_does_not_use_up_the_grace(
+    policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_MAX_SEND_S", 0.1)
+    server = await load(config_of(policies, metrics=False, grace_s=60.0))
+    await server.start()
+    with socket.create_connection(("127.0.0.1", server.port)) as silent:
+        assert await asyncio.to_thread(silent.recv, 1)  # the server has accepted it
+        assert await asyncio.wait_for(server.drain(), timeout=10) is True
 
 
 async def test_drain_answers_accepted_calls_and_refuses_new_ones(
