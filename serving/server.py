@@ -141,9 +141,9 @@ class Server:
         batchers = [served.batcher for served in self._served.values()]
         drained = await asyncio.gather(*(batcher.drain(grace_s=grace_s) for batcher in batchers))
         await asyncio.sleep(_ARRIVAL_S)
-        stopping = asyncio.create_task(self._transport.stop(max(ends_s - self._clock(), _MIN_SEND_S)))
+        send_s = min(max(ends_s - self._clock(), _MIN_SEND_S), _MAX_SEND_S)
+        stopping = asyncio.create_task(self._transport.stop(send_s))
         await asyncio.sleep(0)  # after this the transport is stopping and accepts no new call
-_MAX_SEND_S = 3.0  # to close the connections; gRPC waits for all, and one whose peer is dead never closes
         self._handlers.refuse_held()
         await stopping
         self._compilations.stop()

@@ -16,7 +16,7 @@ from serving.errors import ServingError
 from serving.sockets import bind_error, join_address
 
 _PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
-_SILENCE_MS = 5_000  # after which a peer that should answer is taken for dead
+_SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as dead
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 _GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
