@@ -3,12 +3,16 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 LogFormat = Literal["auto", "json", "text"]
 _MAX_PORT = 65535
 _MAX_WORKERS = 256
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
+
+_POLICIES = tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)")
 
 
 class ConfigError(Exception):
@@ -30,8 +34,8 @@ class ServeConfig:
         ConfigError: a setting is out of range, or contradicts another one.
     """
 
-    policies: tuple[Path, ...] = ()
-    """Folders of published policies, at least one, such as runs/demo/policies.
+    policies: Annotated[tuple[Path, ...], _POLICIES] = ()
+    """Folders of published policies, at least one, such as runs/first/policies.
     Each holds the versions of one policy, as training writes them."""
 
     default_policy: str = ""
@@ -87,7 +91,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if not self.policies:
-            raise ConfigError("--policies is missing; name at least one folder, such as --policies runs/demo/policies")
+            raise ConfigError("--policies is missing; name at least one folder, such as --policies runs/first/policies")
         if not self.host:
             raise ConfigError(
                 "--host must not be empty; use 127.0.0.1 for this machine only, 0.0.0.0 for every network"

@@ -5,12 +5,16 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs.core.errors import UnknownNameError
 from training.envs.core.goal_env import GoalEnv
 from training.envs.registry import bare_name, find
+
+_REQUIRED = tyro.conf.arg(help_behavior_hint="(required)")  # instead of the default of the preset
 
 
 class ConfigError(Exception):
@@ -29,11 +33,11 @@ class TrainConfig:
         UnknownNameError: no such environment.
     """
 
-    env: str
+    env: Annotated[str, _REQUIRED]
     """Environment to train on. MODULE:NAME selects one of your own, which the module registers."""
     eval_env: str = ""
     """Environment to evaluate on, with the same state, goal and actions. Empty: the one to train on."""
-    out: Path
+    out: Annotated[Path, _REQUIRED]
     """Folder for the run: policies/, snapshots/, metrics.jsonl, curves.png, TensorBoard events."""
     algorithm: Literal["crl", "sac", "ppo"] = "crl"
     """Contrastive RL (crl), or a baseline from brax that is rewarded at the goal. A baseline publishes no policy."""
@@ -103,7 +107,7 @@ class TrainConfig:
     allow_bf16_on_cpu: bool = False
     """Allow bf16 on a CPU, where it is slower than f32 and only useful for a test."""
     remat: Literal["none", "layers", "blocks"] = "layers"
-    """What is kept for the backward pass: all arrays (none), one per layer (layers), or one per block (blocks)."""
+    """none: keep every array for the backward pass (fastest). layers: one per layer. blocks: one per block."""
     critic_loss: Literal["forward", "backward", "symmetric", "binary"] = "forward"
     """InfoNCE over goals (forward), over state-action pairs (backward), the mean of both (symmetric), or binary NCE."""
     energy: Literal["l2", "l2_squared", "dot", "cosine"] = "l2"
@@ -114,7 +118,7 @@ class TrainConfig:
     num_evals: int = 50
     """Maximum number of evaluations, evenly spaced. After each, training saves a snapshot and publishes the policy."""
     eval_episodes: int = 128
-    """Episodes in an evaluation."""
+    """Episodes per evaluation."""
 
     snapshot_replay: bool = True
     """Save the replay buffer in snapshots. If not, snapshots are small, but a resumed run refills the buffer first."""

@@ -48,7 +48,8 @@ def _train(config: TrainConfig) -> int:
             trainer.train(config, progress=progress)
     except KeyboardInterrupt:
         saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
-        advice = "continue with the same command and --resume" if saved else "nothing was saved yet; use --overwrite"
+        again = "nothing was saved yet; run the same command with --overwrite to start again"
+        advice = "continue with the same command and --resume" if saved else again
         print(f"\ninterrupted; {advice}", file=sys.stderr, flush=True)
         os._exit(130)  # does not wait for the compiler's threads, which cannot be interrupted
     except jax.errors.JaxRuntimeError as error:
@@ -142,7 +143,7 @@ def parse(arguments: list[str]) -> TrainConfig:
 def _description(program: str) -> str:
     return f"""Train a goal-reaching policy with contrastive RL on MuJoCo MJX, and publish it for serving.
 
-  {program} --env point_u_maze --out runs/demo
+  {program} --env point_u_maze --out runs/first
 
 --env and --out are required. Environments: {", ".join(registry.names())}.
 --list-envs shows their sizes. For a robot of your own see docs/your-own-robot.md.

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import rich.console
@@ -17,6 +18,10 @@ from clients.sim import film, fleet, summary
 from kilolayer import KilolayerError, PolicyDescription
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
+
+# In --help, tyro would write `{None}|INT` and `(default: None)`.
+_OPTIONAL_INT = tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")
+_OPTIONAL_PATH = tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")
 
 
 class DriveError(Exception):
@@ -32,8 +37,7 @@ class DriveConfig:
     """
 
     env: str
-    """Name of the environment. The policy must have been trained on it. MODULE:NAME selects an environment of your
-    own."""
+    """Environment to run, the one that the policy was trained on. MODULE:NAME selects one of your own."""
     address: str = "127.0.0.1:50051"
     """Address of the server, HOST:PORT."""
     policy: str = ""
@@ -42,7 +46,7 @@ class DriveConfig:
     """Number of robots that run at the same time."""
     episodes: int = 128
     """Total number of episodes."""
-    episode_length: int | None = None
+    episode_length: Annotated[int | None, _OPTIONAL_INT] = None
     """Control steps per episode. Default: the episode length of the environment."""
     timeout_s: float = 1.0
     """Timeout of a request in seconds. A robot without a reply in time applies the middle of its action range."""
@@ -50,11 +54,11 @@ class DriveConfig:
     """How long to wait for the server to become ready, in seconds."""
     seed: int = 0
     """Random seed for start states and goals."""
-    out: Path | None = None
+    out: Annotated[Path | None, _OPTIONAL_PATH] = None
     """Folder to write summary.json and paths.png into. Default: write neither."""
-    video: Path | None = None
+    video: Annotated[Path | None, _OPTIONAL_PATH] = None
     """MP4 file to write: the first episode of the first robot. Default: no video."""
-    picture: Path | None = None
+    picture: Annotated[Path | None, _OPTIONAL_PATH] = None
     """PNG file to write: the last step of that episode. Default: no picture."""
     min_share_reached: float = 0.0
     """Exit with status 1 if fewer of the episodes reach the goal; 0.9 means 90 %."""

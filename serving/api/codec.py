@@ -111,8 +111,9 @@ def _state(raw: bytes, rows: int, *, spec: PolicySpec, max_rows: int) -> tuple[n
     values = from_bytes("state", raw)
     count, rest = divmod(len(values), spec.state_dim)
     if rest or not count:
+        names = ", ".join((*spec.state_names[:2], "...")[: spec.state_dim])
         raise InvalidRequestError(
-            f"state must hold rows * {spec.state_dim} values for at least one row of {spec.name}, got {len(values)}"
+            f"each row of state needs {spec.state_dim} values of {spec.name} ({names}), got {len(values)} values in all"
         )
     if rows not in (0, count):
         raise InvalidRequestError(

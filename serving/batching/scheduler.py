@@ -40,10 +40,10 @@ class BatchingPolicy:
     max_queue_rows: int
     """Most rows that may wait."""
 
-    max_queue_age_s: float = math.inf
+    max_queue_age_s: float
     """New requests are rejected while one has waited longer than this."""
 
-    max_batch_delay_s: float = 0.0
+    max_batch_delay_s: float
     """Longest that a batch waits for more rows, at full load."""
 
     delay_from_load: float = 0.5
@@ -58,7 +58,7 @@ class BatchingPolicy:
     loop_recheck_s: float = 0.02
     """Time after which the event loop's load is read again, for that core."""
 
-    near_end_rows: int = 8
+    near_end_batches: int = 8
     """A batch in flight is near its end when it needs at most the time of this many single-row batches."""
 
     overdue_s: float = 0.02
@@ -178,7 +178,7 @@ class Scheduler:
     def _wait(self, now_s: float, queue: RequestQueue, in_flight: InFlightBatches, load: Load) -> WaitUntil | None:
         """Return until when a batch that is not full waits for more rows; None: it does not wait."""
         policy, next_end_s = self.policy, in_flight.next_end_s
-        near_s = policy.near_end_rows * self.engine.expected_s(Kind.ACT, 1)
+        near_s = policy.near_end_batches * self.engine.expected_s(Kind.ACT, 1)
         overdue_s = next_end_s + max(policy.overdue_s, near_s)
         is_near = next_end_s - near_s <= now_s < overdue_s
         until_s = max(queue.peek().queued_s, in_flight.last_end_s) + self._batch_delay_s(load)

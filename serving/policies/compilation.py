@@ -33,7 +33,7 @@ async def compile_policy(bundle: Bundle, *, max_batch_rows: int, clock: Callable
             await asyncio.to_thread(engine.compile, kind, bucket)
     await asyncio.to_thread(_check_probes, engine, bundle)
     _LOGGER.info(
-        "compiled %s@%d in %.1f s: %d executables for batches of up to %d rows, up to %d batches at a time",
+        "compiled %s@%d in %.1f s: %d executables; maximum rows in a batch: %d; maximum batches at a time: %d",
         bundle.spec.name,
         bundle.version,
         clock() - started_s,

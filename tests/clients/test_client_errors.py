@@ -62,6 +62,14 @@ def test_each_status_has_its_exception_and_is_never_retried(
     assert len(fake.acts) == len(fake.scores) == 1
 
 
+def test_a_refused_number_of_candidates_is_explained_as_best_of(
+    client: kilolayer.PolicyClient, fake: FakePolicy
+) -> None:
+    fake.failure = (grpc.StatusCode.INVALID_ARGUMENT, "candidates must be from 1 to 8 for 1 rows, got 9")
+    with pytest.raises(kilolayer.InvalidRequest, match=r"got 9\. best_of is the number of candidates; use"):
+        client.act([0, 0, 0], [0, 0], seed=1, best_of=9)
+
+
 def test_every_status_is_covered_above() -> None:
     marks = test_each_status_has_its_exception_and_is_never_retried.pytestmark  # type: ignore[attr-defined]
     assert {case[0] for case in marks[0].args[1]} == {code.name for code in grpc.StatusCode} - {"OK"}

@@ -250,6 +250,16 @@ def test_another_file_extension_is_refused_before_the_run(field: str, ending: st
         sim.DriveConfig(env="point_u_maze", **{field: Path("film.avi")})  # pyright: ignore[reportArgumentType]
 
 
+def test_help_has_no_python_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        sim.main(["--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "None" not in text
+    for flag in ("--episode-length INT", "--out PATH", "--video PATH", "--picture PATH"):
+        assert flag in text
+
+
 def test_a_late_reply_is_a_missed_tick_without_a_force(env: GoalEnv) -> None:
     clients = [Pusher(late=True), Pusher(), Pusher()]
     late, steady, _ = fleet.drive(env, clients, key=jax.random.key(0), episodes=3, episode_length=9)

@@ -99,6 +99,23 @@ def test_a_reply_can_be_received_again(stream: kilolayer.PolicyStream) -> None:
     assert once.round_trip_s == again.round_trip_s
 
 
+def test_a_pending_action_prints_its_number_and_state(
+    stream: kilolayer.PolicyStream, fake: FakePolicy, release: threading.Event
+) -> None:
+    answered, late = stream.send([0, 0, 0], [0, 0]), stream.send([0, 0, 0], [0, 0], timeout_s=0.01)
+    assert repr(answered) == "<PendingAction 1: pending>"
+    with pytest.raises(kilolayer.DeadlineExceeded):
+        late.receive()
+    release.set()
+    answered.receive()
+    assert [repr(answered), repr(late)] == ["<PendingAction 1: answered>", "<PendingAction 2: failed>"]
+    fake.on_act = fail_with(grpc.StatusCode.INTERNAL)
+    refused = stream.send([0, 0, 0], [0, 0])
+    with pytest.raises(kilolayer.ServerFailure):
+        refused.receive()
+    assert repr(refused) == "<PendingAction 3: failed>"
+
+
 def test_the_round_trip_is_from_sending_to_arrival(
     client: kilolayer.PolicyClient, fake: FakePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ async def test_answers_keep_the_order_of_their_stream_and_a_bad_request_does_not
     for index, answer in enumerate(answers):
         if index == 70:
             assert answer.failure.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-            assert answer.failure.message.startswith("state must hold rows * 4 values")
+            assert answer.failure.message.startswith("each row of state needs 4 values of point_u_maze")
             assert answer.failure.reason == "invalid_request"
             assert not answer.action
         else:

@@ -108,7 +108,7 @@ def test_every_request_ends_once_in_an_allowed_way_and_no_bound_is_exceeded(
 
     async def test() -> None:
         registry = CollectorRegistry()
-        policy = BatchingPolicy(max_queue_rows=QUEUE_ROWS, max_queue_age_s=QUEUE_AGE_S)
+        policy = BatchingPolicy(max_queue_rows=QUEUE_ROWS, max_queue_age_s=QUEUE_AGE_S, max_batch_delay_s=0.0)
         batcher = Batcher(engine, policy=policy, metrics=Metrics(registry).for_policy("p"), clock=engine.clock)
 
         def give_up(number: int) -> None:

@@ -108,7 +108,10 @@ def test_an_action_that_does_not_fit_is_refused(action: list[float], message: st
     [
         ({"state": [1] * 4, "goal": [1]}, "goal must hold 2 values of point_u_maze, got 1"),
         ({"state": EIGHT, "goal": [1] * 3}, "goal must hold 2 values, or 4 for 2 rows, of point_u_maze, got 3"),
-        ({"state": [], "goal": [1, 2]}, "state must hold rows * 4 values for at least one row of point_u_maze, got 0"),
+        (
+            {"state": [], "goal": [1, 2]},
+            "each row of state needs 4 values of point_u_maze (x [m], y [m], ...), got 0 values in all",
+        ),
         ({"state": EIGHT, "goal": [1, 2], "rows": 1}, "state must hold 4 values for 1 rows of point_u_maze, got 8"),
     ],
 )

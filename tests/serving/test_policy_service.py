@@ -103,8 +103,11 @@ async def test_concurrent_callers_share_batches_and_get_their_own_rows(running: 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "state must hold rows * 4 values for at least one row of point_u_maze, got 0"),
-        ({"state": [0] * 5}, "state must hold rows * 4 values for at least one row of point_u_maze, got 5"),
+        ({}, "each row of state needs 4 values of point_u_maze (x [m], y [m], ...), got 0 values in all"),
+        (
+            {"state": [0] * 5},
+            "each row of state needs 4 values of point_u_maze (x [m], y [m], ...), got 5 values in all",
+        ),
         ({"state": [0] * 4}, "goal must hold 2 values of point_u_maze, got 0"),
         ({"state": [0] * 12, "goal": [0] * 4}, "goal must hold 2 values, or 6 for 3 rows, of point_u_maze, got 4"),
         ({"state": [0] * 8, "goal": [0] * 2, "rows": 3}, "state must hold 12 values for 3 rows of point_u_maze, got 8"),

@@ -100,9 +100,11 @@ def test_best_of_gives_each_row_the_draw_that_scores_highest(
 
 def test_the_server_refuses_in_the_stream_what_it_refuses_outside(client: kilolayer.PolicyClient) -> None:
     with client.stream() as stream:
-        with pytest.raises(kilolayer.InvalidRequest, match=r"candidates must be from 1 to 8 .*, got 9"):
+        with pytest.raises(
+            kilolayer.InvalidRequest, match=r"candidates must be from 1 to 8 .*, got 9: .*\. best_of is the"
+        ):
             stream.act([0, 0, 0, 0], [0, 0], seed=1, best_of=9)
-        with pytest.raises(kilolayer.InvalidRequest, match=r"state must hold rows \* 4 values .*, got 3"):
+        with pytest.raises(kilolayer.InvalidRequest, match=r"state needs 4 values of .*, got 3 values in all"):
             stream.act([0, 0, 0], [0, 0])
         assert stream.act([0, 0, 0, 0], [0, 0]).action.shape == (2,)
 

@@ -73,7 +73,7 @@ def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
             {"KILOLAYER_QUEUE_AGE": ""},
             "KILOLAYER_QUEUE_AGE is not a setting of the server; did you mean KILOLAYER_MAX_QUEUE_AGE_S?",
         ),
-        ({}, "--policies is missing; name at least one folder, such as --policies runs/demo/policies"),
+        ({}, "--policies is missing; name at least one folder, such as --policies runs/first/policies"),
     ],
 )
 def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
@@ -132,6 +132,8 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     for field in dataclasses.fields(ServeConfig):
         assert "--" + field.name.replace("_", "-") in text
     assert "KILOLAYER_MAX_BATCH_ROWS=64" in text
+    assert "--policies PATH [PATH ...]" in text
+    assert "as training writes them. (required)" in " ".join(text.replace("│", " ").split())
 
 
 @contextmanager

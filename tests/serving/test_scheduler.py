@@ -26,7 +26,7 @@ def decide(
     queue = RequestQueue()
     for each in requests:
         queue.push(each)
-    policy = BatchingPolicy(max_queue_rows=1000, max_batch_delay_s=max_batch_delay_s)
+    policy = BatchingPolicy(max_queue_rows=1000, max_queue_age_s=math.inf, max_batch_delay_s=max_batch_delay_s)
     flying = InFlightBatches() if flying is None else flying
     return Scheduler(engine or TimedEngine(), policy).decide(now_s, queue, flying, load, is_draining=is_draining)
 

@@ -27,7 +27,8 @@ def reject(
     queue = RequestQueue()
     for each in queued:
         queue.push(each)
-    scheduler = Scheduler(engine, BatchingPolicy(max_queue_rows=24, max_queue_age_s=max_queue_age_s))
+    policy = BatchingPolicy(max_queue_rows=24, max_queue_age_s=max_queue_age_s, max_batch_delay_s=0.0)
+    scheduler = Scheduler(engine, policy)
     rejection = scheduler.reject(arriving, queue, flying or InFlightBatches(), load)
     return rejection and f"{rejection.reason}: {rejection.problem}"
 

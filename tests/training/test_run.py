@@ -67,3 +67,6 @@ def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> No
         "--impl {jax,warp}",
     ):
         assert expected in text
+    flags = " ".join(text.split("--algorithm")[0].replace("│", " ").split())
+    assert "which the module registers. (required)" in flags
+    assert "TensorBoard events. (required)" in flags

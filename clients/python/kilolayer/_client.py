@@ -34,7 +34,8 @@ class PolicyClient:
     Args:
         address: `"host:port"`, or another gRPC target such as `"dns:///host:port"` or `"unix:/path"`.
         policy: name of the policy, one of `list_policies()`; empty means the server's default.
-        version: a training step, as a number or in decimal; empty means the version that is live at each call.
+        version: a training step as a string, such as `"2000"`; an int is converted. Replies give it as a string.
+            Empty means the version that is live at each call.
         timeout_s: timeout in seconds of a call that has none of its own.
 
     Raises:

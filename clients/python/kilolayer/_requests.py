@@ -29,7 +29,7 @@ class RequestFactory:
 
     Args:
         policy: name of the policy; empty means the server's default.
-        version: a training step; empty means the live one.
+        version: a training step, such as `"2000"`; an int is converted. Empty means the live one.
     """
 
     def __init__(self, policy: str, version: str | int) -> None:

@@ -18,7 +18,7 @@ class Action:
 
     action: NDArray[np.float32]  # [action_dim] for one state, [rows, action_dim] for a block; each in [-1, 1]
     policy: str  # the policy that answered
-    version: str  # the version that answered
+    version: str  # the version that answered: a training step, such as "2000"
     sequence: int  # the number that the request carried
     queue_us: int  # microseconds that the request waited in the server's queue
     compute_us: int  # microseconds of computation: of the batch, or of all batches if the request was split
@@ -63,7 +63,7 @@ class PolicyDescription:
     """The sizes, names and limits of one version of a policy. A name has its unit in brackets: `"x [m]"`."""
 
     name: str
-    version: str  # training step, in decimal
+    version: str  # a training step, such as "2000"
     environment: str  # environment it was trained on
     state_names: tuple[str, ...]  # [state_dim]
     goal_names: tuple[str, ...]  # [goal_dim]

@@ -40,6 +40,15 @@ class PendingAction:
         self._request = request
         self._endpoint = endpoint
 
+    def __repr__(self) -> str:
+        """Return the request's number and whether it is pending, answered or failed."""
+        pending = self._pending
+        state = "pending"
+        if pending.completed.is_set():
+            failed = pending.reply is None or pending.reply.HasField("failure")
+            state = "failed" if failed else "answered"
+        return f"<PendingAction {pending.message.sequence}: {state}>"
+
     def receive(self) -> Action:
         """Wait for the action until the request's deadline, and return it.
 
