@@ -1,6 +1,6 @@
 """The command line of the server: flags and environment variables become a ServeConfig; the result is an exit code.
 
-    python serving/run.py --policies runs/demo/policies --port 50051 --metrics-port 9464
+    python serving/run.py --policies runs/first/policies --port 50051 --metrics-port 9464
 
 Exit codes: 0 after a clean stop; 1 if the server cannot start or a call was left unanswered; 2 for wrong usage.
 """
