@@ -1,4 +1,4 @@
-# The commands of the project; `make` lists them. Each installs what it needs into .venv, from the lock, before it starts.
+# The commands of the project; `make` lists them. Each first installs what it needs into .venv, from the lock file.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
