@@ -1,7 +1,7 @@
 # The serving image: policies from /policies, gRPC on 50051, Prometheus metrics on 9464.
 #
 #   docker build --target cpu -t kilolayer:cpu .
-#   docker run -p 50051:50051 -p 9464:9464 -v "$PWD/runs/demo/policies:/policies:ro" kilolayer:cpu
+#   docker run -p 50051:50051 -p 9464:9464 -v "$PWD/runs/first/policies:/policies:ro" kilolayer:cpu
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
 # KILOLAYER_ variables. Change the ports with KILOLAYER_PORT and KILOLAYER_METRICS_PORT: the health check reads the first.

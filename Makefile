@@ -1,4 +1,4 @@
-# The commands of the project. Each installs what it needs into .venv, from the lock, before it starts.
+# The commands of the project; `make` lists them. Each first installs what it needs into .venv, from the lock file.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
@@ -10,14 +10,19 @@ UNIT += $(addprefix --ignore=tests/,policy/test_layers.py serving/test_cpu_devic
 	serving/test_run.py serving/test_workers.py serving/test_worker_process.py clients/test_sim.py scripts/test_demo.py)
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix bench
+.PHONY: help install demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix bench
 
-demo: $(READY)  ## train, publish, serve and drive on point_u_maze; about 5 minutes
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(READY)  ## install everything that the project needs into .venv, from the lock
+
+demo: $(READY)  ## train, publish, serve and drive on point_u_maze, in runs/demo, which it replaces; about 5 minutes
 	@exec $(BIN)/python scripts/demo.py
 
-check: lint types imports spelling docs unit  ## before every commit; under 2 minutes
+check: lint types imports spelling docs unit  ## run this before every commit; under 2 minutes
 
-lint: $(READY)
+lint: $(READY)  ## rules and format of the code, the Dockerfile, and retired names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
@@ -27,7 +32,7 @@ types: $(READY)  ## strict types everywhere, and none missing in the client's pu
 	$(BIN)/pyright
 	PYTHONPATH=clients/python $(BIN)/pyright --verifytypes kilolayer --ignoreexternal
 
-imports: $(READY)  ## the order of imports in docs/architecture.md; the contracts are in pyproject.toml
+imports: $(READY)  ## which package may import which, as docs/architecture.md says
 	PYTHONPATH=clients/python:. $(BIN)/lint-imports
 
 spelling: $(READY)  ## typing errors and British spelling
@@ -45,18 +50,18 @@ test-slow: $(READY)  ## the slow tests; at most 12 minutes on two cores
 coverage: $(READY)  ## lines and branches of policy, serving and the client that their tests run; 90 % at least
 	$(PYTEST) $(PARALLEL) --cov --cov-report=term-missing:skip-covered tests/policy tests/serving tests/clients
 
-docs: $(READY)  ## the documentation as a website in site/; a broken link is an error
+docs: $(READY)  ## build the documentation as a website in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-protos: $(READY)  ## descriptors and type stubs of every message, from protos/
+protos: $(READY)  ## generate descriptors and type stubs of every message from protos/
 	$(BIN)/python scripts/generate_stubs.py
 	$(BIN)/python -m grpc_tools.protoc -I protos/inference --pyi_out=serving/api/open_inference \
 		--descriptor_set_out=serving/api/open_inference/open_inference.binpb protos/inference/*.proto
 
-client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with old and new dependencies; 5 minutes
+client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with old and new dependencies; about 5 minutes
 	$(BIN)/python scripts/client_matrix.py
 
-bench: $(READY)  ## every benchmark, recorded under runs/bench; takes hours
+bench: $(READY)  ## every benchmark, recorded under runs/bench; about two hours on two cores
 	@mkdir -p runs/bench
 	@set -e; for script in benchmarks/[a-z]*.py; do \
 		$(BIN)/python $$script --json runs/bench/$$(basename $$script .py).json; done

@@ -1,13 +1,13 @@
 """Draw every environment of the registry, and write the table in environments.md that shows the pictures.
 
-    .venv/bin/python docs/gallery.py
-
-Run it again when an environment is added or looks different. It writes everything between the two marks in
-environments.md.
+Run it again, with .venv/bin/python docs/gallery.py, when an environment is added or looks different. It writes
+everything between the two marks in environments.md.
 """
 
+import argparse
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -50,8 +50,12 @@ def draw() -> Iterator[Path]:
         yield path
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Draw all pictures, write the table, and remove old pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.parse_args(arguments)
     PICTURES.mkdir(parents=True, exist_ok=True)
     drawn = set(draw())
     for path in set(PICTURES.glob("*.png")) - drawn:
@@ -63,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Report names that were retired: `python scripts/check_names.py` lists each use as FILE:LINE: NAME, say WORD.
+"""Report retired names in the files of the current folder: one line for each use, FILE:LINE: NAME is retired, say WORD.
 
 A retired name is an old name of a class, function, field, flag, metric or file; docs/architecture.md has the words that
 replaced them. Many of these names are also plain English words ("the parent folder"), so sentences are not searched.
@@ -6,11 +6,12 @@ Searched are identifiers in Python, text between backticks, and names that their
 kilolayer_metrics, files.py). CHANGELOG.md and the recorded results describe the past and are not searched.
 """
 
+import argparse
 import io
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,8 +113,12 @@ def _files() -> Iterator[Path]:
                     yield path
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Search the files of the current folder; the exit code is 1 if any name was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.parse_args(arguments)
     count = 0
     for path in _files():
         if str(path).startswith(SKIPPED):
@@ -131,4 +136,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,13 @@
 """The demonstration behind `make demo`: train, publish, serve and drive with the commands that a user would type.
 
+It takes no arguments. It writes into the folder runs/demo and replaces a run that is there.
+
 Each command runs in a session of its own, so Ctrl-C reaches only this process. This process then stops the command:
 SIGTERM first, SIGKILL after a grace period. A signal handler only sets a flag, and every wait checks the flag. A signal
 that arrives while a command starts is therefore never lost.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -14,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,8 +39,12 @@ class StageFailed(Exception):  # noqa: N818 - named for what happened
         super().__init__(f"{stage} failed with exit code {code}")
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the demonstration; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.parse_args(arguments)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -144,4 +151,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

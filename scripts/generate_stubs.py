@@ -1,14 +1,14 @@
 """Write the messages of protos/kilolayer for Python: a descriptor and type stubs for each file.
 
-Usage: python scripts/generate_stubs.py [FOLDER]
-
-FOLDER defaults to clients/python. Generated Python code would require the protobuf version of its generator or newer.
+Generated Python code would require the protobuf version of its generator or newer.
 A descriptor, loaded by kilolayer/_internal/descriptors.py, works with every version that the client supports.
 """
 
+import argparse
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
@@ -59,8 +59,26 @@ def _with_complete_types(stub: str) -> str:
     )
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Generate what protos/kilolayer describes, into the folder that `arguments` name."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=REPOSITORY / "clients/python",
+        help="an existing folder to write into (default: clients/python)",
+    )
+    folder: Path = parser.parse_args(arguments).folder
+    if not folder.is_dir():
+        parser.error(f"{folder} is not a folder; create it, or leave the argument out")
+    generate(REPOSITORY / "protos", folder)
+
+
 if __name__ == "__main__":
     try:
-        generate(REPOSITORY / "protos", Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "clients/python"))
+        main(sys.argv[1:])
     except StubError as error:
         sys.exit(f"error: {error}")

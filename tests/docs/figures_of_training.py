@@ -136,7 +136,7 @@ def physics() -> Texts:
         steps, own = (f"{row[name]:,.0f}" for name in ("steps/s", "physics steps/s"))
         env = row["environment"]
         yield page, line(f"`{env}`", steps, required[env], own, f"{row['compile s']:.0f}")
-    rates = ", ".join(f"{row['steps/s']:,.0f}" for row in rows)
+    rates = " / ".join(f"{row['steps/s']:,.0f}" for row in rows)
     yield "docs/results.md", f"{rates} environment steps/s"
     rows = record("physics.json")["rows"]
     for env in dict.fromkeys(row["environment"] for row in rows):

@@ -28,8 +28,10 @@ LANGUAGES = {"python", "sh", "text"}
 # Programs of others. Their arguments are not checked, but files of ours among them must exist.
 FOREIGN = {
     "apt-get",
+    "curl",
     "docker",
     "export",
+    "grpc_health_probe",
     "perf_analyzer",
     "pip",
     "python3",

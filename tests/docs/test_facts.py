@@ -100,11 +100,11 @@ def test_the_reasons_are_those_of_the_contract() -> None:
 
 
 def test_the_exceptions_are_those_of_the_client() -> None:
-    header = "| exception | meaning | what to do |"
-    shown = [row[0].strip("`") for row in cells("clients/python/README.md", header)]
-    assert sorted(shown) == sorted(
-        name for name in kilolayer.__all__ if issubclass(getattr(kilolayer, name), kilolayer.KilolayerError)
-    )
+    header = "| exception | inherits from | meaning | what to do |"
+    shown = {row[0].strip("`"): row[1].strip("`") for row in cells("clients/python/README.md", header)}
+    public = [getattr(kilolayer, name) for name in kilolayer.__all__]
+    errors = [each for each in public if isinstance(each, type) and issubclass(each, kilolayer.KilolayerError)]
+    assert shown == {each.__name__: ", ".join(base.__name__ for base in each.__bases__) for each in errors}
 
 
 def test_the_tree_names_what_exists() -> None:
@@ -118,11 +118,32 @@ def test_the_tree_names_what_exists() -> None:
 
 
 def test_the_places_to_change_things_exist() -> None:
-    for _, place in cells("docs/architecture.md", "| to change | edit |"):
-        file, *names = re.findall(r"`([^`]+)`", place)
-        source = (ROOT / file).read_text()
-        for name in names:
-            assert re.search(rf"^ *(def|class) {name.rpartition('.')[2]}\b|^{name}\b", source, flags=re.MULTILINE), name
+    for _, place, guard in cells("docs/architecture.md", "| to change | edit | test that guards it |"):
+        assert missing_names(place) == []
+        assert missing_names(guard) == []
+        tests = re.findall(r"`([^`]+\.py)`", guard)
+        assert tests, f"no test guards {place}"
+        assert all(re.fullmatch(r"tests/.*/test_\w+\.py", test) for test in tests), tests
+
+
+def test_a_missing_name_is_noticed() -> None:
+    assert missing_names("`serving/config.py`: `ServeConfig.max_batch_delay_s`, `--port`, `ServeConfig.prot`") == [
+        "ServeConfig.prot"
+    ]
+    assert missing_names("`serving/config.py`: `ServeConfig`; `policy/spec.py`: `ServeConfig`") == ["ServeConfig"]
+
+
+def missing_names(place: str) -> list[str]:
+    """The names between backticks that the file named before them does not define; flags are checked elsewhere."""
+    missing, source = [], ""
+    for name in re.findall(r"`([^`]+)`", place):
+        if name.endswith(".py"):
+            source = (ROOT / name).read_text()
+        elif not name.startswith("--"):
+            last = name.rpartition(".")[2]
+            defined = rf"^ *(async )?(def|class) {last}\b|^{last}(:| =)|^    {last}: "  # the last one is a field
+            missing += [] if re.search(defined, source, flags=re.MULTILINE) else [name]
+    return missing
 
 
 def test_the_vocabulary_is_that_of_the_code() -> None:

@@ -1,4 +1,4 @@
-"""Links between pages, to files and to anchors lead somewhere; addresses are well formed. Nothing is downloaded."""
+"""Links lead somewhere, their addresses are well formed, and tables are whole. Nothing is downloaded."""
 
 import re
 from pathlib import Path
@@ -35,6 +35,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), f"{page}: {target} does not exist"
         assert not anchor or anchor in anchors(file), f"{page}: {target} has no such heading"
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=[page.relative_to(ROOT).as_posix() for page in ALL_PAGES])
+def test_each_row_of_a_table_is_on_one_line(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    broken = [line for line in lines if line.startswith("|") != line.endswith("|") or line == "|"]
+    assert not broken, "\n".join(broken)
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "scripts" / "demo.py"
 PORTS = {"--port", "--metrics-port", "--address"}  # the demonstration uses free ones
+RUN = "runs/first"  # the folder that the README shows; the demonstration has one of its own, which it replaces
 
 # Each stand-in notes that it began, then does as the test says for its stage: "work" or "wait" or an exit code.
 STAND_IN = """
@@ -56,10 +57,10 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(checkout: Path, **behaviors: str) -> subprocess.Popen[str]:
+def start(checkout: Path, *arguments: str, **behaviors: str) -> subprocess.Popen[str]:
     environ = os.environ | {f"STAND_IN_{stage.upper()}": behavior for stage, behavior in behaviors.items()}
     return subprocess.Popen(
-        [sys.executable, "scripts/demo.py"],
+        [sys.executable, "scripts/demo.py", *arguments],
         cwd=checkout,
         env=environ,
         stdout=subprocess.PIPE,
@@ -80,7 +81,7 @@ def shown_flags(script: str) -> list[tuple[str, str]]:
     """The flags and values with which the README first shows `script`."""
     shown = re.search(rf"^python {script} (.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert shown is not None
-    words = shown[1].split()
+    words = shown[1].replace(RUN, "runs/demo").split()
     return list(zip(words[::2], words[1::2], strict=True))
 
 
@@ -106,6 +107,22 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
         assert set(shown) <= set(itertools.pairwise(arguments)), f"the README shows other flags for {STAGES[stage]}"
     assert (checkout / "serve.ended").exists(), "the server was asked to stop, not killed"
     assert running(checkout) == []
+
+
+def test_no_command_of_a_page_uses_the_folder_that_the_demonstration_replaces() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert not any("runs/demo" in block for block in blocks), page
+    assert f"--out {RUN}\n" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--nope", 2), ("here", 2)])
+def test_an_argument_starts_nothing(checkout: Path, argument: str, code: int) -> None:
+    demo = start(checkout, argument)
+    said, complained = demo.communicate(timeout=30)
+    assert demo.returncode == code
+    assert "replaces a run that is there" in said if code == 0 else f"unrecognized arguments: {argument}" in complained
+    assert not (checkout / "train.json").exists()
 
 
 @pytest.mark.parametrize("stage", STAGES)
