@@ -105,9 +105,9 @@ def _identifiers(text: str, *, python: bool) -> Iterator[tuple[int, str]]:
 
 
 def _files() -> Iterator[Path]:
-    """Yield the project's files, without hidden folders, runs and files that Python builds."""
+    """Yield the project's files, without hidden folders, runs, the website and files that Python builds."""
     for top in sorted(Path().iterdir()):
-        if not top.name.startswith(".") and top.name != "runs":
+        if not top.name.startswith(".") and top.name not in {"runs", "site"}:
             for path in [top] if top.is_file() else sorted(top.rglob("*")):
                 if path.is_file() and not re.search(r"__pycache__|\.egg-info", str(path)):
                     yield path
