@@ -43,7 +43,7 @@ class Network(linen.Module):
         return linen.swish(linen.LayerNorm()(self._dense(self.width)(values)))
 
     def _dense(self, width: int) -> linen.Dense:
-        return linen.Dense(width, kernel_init=jax.nn.initializers.lecun_uniform())
+        return linen.Dense(width, kernel_init=jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
 
 
 class Critic(NamedTuple):

@@ -7,6 +7,7 @@ with depth. `policy.layers` computes a layer's forward and backward pass.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,8 @@ from policy.layers import (
 )
 from policy.spec import LAYERS_PER_BLOCK, PolicySpec, check_depth
 
-_lecun_uniform = jax.nn.initializers.lecun_uniform
+# Uniform in +-sqrt(1 / fan_in), as the published code draws every kernel (arXiv 2503.14858).
+_uniform_in_fan_in = functools.partial(jax.nn.initializers.variance_scaling, 1 / 3, "fan_in", "uniform")
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +49,7 @@ class PolicyParams(NamedTuple):
 
 
 def init_policy(key: jax.Array, spec: PolicySpec) -> PolicyParams:
-    """Return fresh parameters for `spec`: LeCun uniform kernels, zero biases, norm scales of 1, all float32."""
+    """Return fresh float32 parameters for `spec`: kernels uniform in +-sqrt(1 / fan_in), biases 0, norm scales 1."""
     actor_key, state_action_key, goal_key = jax.random.split(key, 3)
     architecture = Architecture(activation=spec.activation, layer_norm=spec.layer_norm, residual=spec.residual)
 
@@ -88,7 +90,7 @@ def init_network(
     return ResidualNetwork(
         input=_init_layer(input_key, (in_dim, width), architecture=architecture),
         blocks=_init_layer(blocks_key, (blocks, LAYERS_PER_BLOCK, width, width), architecture=architecture),
-        output=Dense(_lecun_uniform()(output_key, (width, out_dim), jnp.float32), jnp.zeros(out_dim)),
+        output=Dense(_uniform_in_fan_in()(output_key, (width, out_dim), jnp.float32), jnp.zeros(out_dim)),
         architecture=architecture,
     )
 
@@ -141,6 +143,6 @@ def encode_goal(encoder: ResidualNetwork, goal: jax.Array, *, execution: Executi
 def _init_layer(key: jax.Array, kernel_shape: tuple[int, ...], *, architecture: Architecture) -> Layer:
     stack = tuple(range(len(kernel_shape) - 2))
     row = (*kernel_shape[:-2], kernel_shape[-1])
-    kernel = _lecun_uniform(batch_axis=stack)(key, kernel_shape, jnp.float32)
+    kernel = _uniform_in_fan_in(batch_axis=stack)(key, kernel_shape, jnp.float32)
     norm_scale, norm_bias = (jnp.ones(row), jnp.zeros(row)) if architecture.layer_norm else (None, None)
     return Layer(kernel, bias=jnp.zeros(row), norm_scale=norm_scale, norm_bias=norm_bias)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1, of version 0.1, had neither actuator kinds nor statistics
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 _NAME = "manifest.json"
 

@@ -93,6 +93,21 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
             activation="relu",
             layer_norm=True,
             residual=False,
+            actuator_kind=["torque", "other"],
+            rest_action=[0, 0.5],
+            action_meaning=["absolute", "increment"],
+            max_action_change=[0.25, 2],
+            action_chunk=1,
+            critic="energy",
+            normalize_observations=True,
+            normalization_mean=[0, 1, 2],
+            normalization_std=[1, 2, 4],
+            seen_mean=[0, 0.5, 1],
+            seen_std=[1, 0, 2],
+            seen_low=[-1, 0.5, -8],
+            seen_high=[1, 0.5, 8],
+            state_quaternions=[],
+            goal_quaternions=[],
         )
         return policy_pb2.DescribeResponse(spec=spec, version="200", manifest_sha256="ab12", max_rows=1024)
 

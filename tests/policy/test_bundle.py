@@ -61,7 +61,7 @@ def refusal(path: Path) -> BundleError:
 def recompute_manifest(path: Path) -> None:
     """What someone would do who changes a bundle on purpose."""
     files = {name: manifest.fingerprint(file) for name, file in manifest.files(path) if name != "manifest.json"}
-    (path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
+    (path / "manifest.json").write_text(json.dumps({"format": 2, "files": files}))
 
 
 def change_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -205,10 +205,10 @@ def test_an_absent_version_is_missing(tmp_path: Path) -> None:
         "",
         "[]",
         "{}",
-        '{"format": 1}',
-        '{"format": 1, "files": []}',
-        '{"format": 1, "files": {"policy.json": 5}}',
-        '{"format": 1, "files": {"policy.json": {"size": 5}}}',
+        '{"format": 2}',
+        '{"format": 2, "files": []}',
+        '{"format": 2, "files": {"policy.json": 5}}',
+        '{"format": 2, "files": {"policy.json": {"size": 5}}}',
         '{"format": 2, "files": {}}',
         pytest.param("[" * 100_000, id="nested too deep"),
     ],
@@ -229,7 +229,7 @@ def test_a_manifest_with_an_impossible_size_is_refused(damaged: Path, size: str)
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda stored: stored.update(format=2), "format 2, but this version reads format 1"),
+        (lambda stored: stored.update(format=1), "format 1, but this version reads format 2"),
         (lambda stored: stored.pop("spec"), "spec"),
         (lambda stored: stored.pop("provenance"), "provenance"),
         (lambda stored: stored.update(spec=[]), "policy.json"),

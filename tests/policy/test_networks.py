@@ -86,13 +86,21 @@ def test_leading_axes_are_rows(network: ResidualNetwork) -> None:
     np.testing.assert_allclose(outputs[1, 2], jax.jit(apply_network)(network, inputs[1, 2]), atol=1e-5)
 
 
-def test_kernels_are_lecun_uniform_in_their_own_fan_in(network: ResidualNetwork) -> None:
+def test_kernels_are_uniform_within_the_root_of_one_over_their_fan_in(network: ResidualNetwork) -> None:
     for kernel, fan_in in ((network.input.kernel, 12), (network.blocks.kernel, 48), (network.output.kernel, 48)):
-        bound = (3 / fan_in) ** 0.5
+        bound = fan_in**-0.5
         largest = np.abs(kernel).max()
         assert 0.98 * bound < largest <= bound
-        assert np.var(kernel) == pytest.approx(1 / fan_in, rel=0.1)  # what LeCun's rule is for
+        assert np.var(kernel) == pytest.approx(1 / (3 * fan_in), rel=0.1)
         assert abs(np.mean(kernel)) < 0.1 * bound
+
+
+def test_published_sizes_start_with_the_published_kernels() -> None:
+    network = init_network(jax.random.key(0), 31, depth=8, width=256, out_dim=64)
+    assert np.abs(network.input.kernel).max() <= 0.17961  # sqrt(1 / 31)
+    for kernel in (network.blocks.kernel, network.blocks.kernel[1, 2]):  # all blocks together, and one layer
+        assert 0.0620 < np.abs(kernel).max() <= 1 / 16
+        assert np.var(kernel) == pytest.approx(1 / 768, rel=0.02)
 
 
 def test_a_fresh_network_has_zero_biases_and_unit_scales(network: ResidualNetwork) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from policy.spec import PolicySpec, SpecError, check_depth
 
+SEEN = {"seen_mean": (0.0,) * 3, "seen_std": (1.0,) * 3, "seen_low": (-2.0,) * 3, "seen_high": (2.0,) * 3}
 PLAIN = string.ascii_letters + string.digits
 
 
@@ -53,11 +54,124 @@ def test_sizes_are_those_of_the_names(spec: PolicySpec) -> None:
         ("actor_width", 0, "actor_width must be 1 or more, got 0"),
         ("critic_width", -8, "critic_width must be 1 or more, got -8"),
         ("representation_dim", 0, "representation_dim must be 1 or more, got 0"),
+        ("actuator_kind", ("torque",), "actuator_kind must be 2 words, one per action name, got ('torque',)"),
+        (
+            "actuator_kind",
+            ("torque", "motor"),
+            "actuator_kind must be one of position, velocity, torque, other, got 'm",
+        ),
+        ("action_meaning", ("absolute",) * 3, "action_meaning must be 2 words"),
+        ("action_meaning", ("delta", "absolute"), "action_meaning must be one of absolute, increment, got 'delta'"),
+        ("rest_action", (0.0,), "rest_action must be 2 numbers from -1 to 1, one per action name, got (0.0,)"),
+        ("rest_action", (0.0, 1.1), "rest_action must be 2 numbers from -1 to 1"),
+        ("rest_action", (float("nan"), 0.0), "rest_action must be 2 numbers from -1 to 1"),
+        ("max_action_change", (0.1,), "max_action_change must be empty, or 2 numbers above 0 and at most 2"),
+        ("max_action_change", (0.1, 0.0), "max_action_change must be empty, or 2 numbers above 0"),
+        ("max_action_change", (0.1, 2.1), "max_action_change must be empty, or 2 numbers above 0"),
+        ("max_action_change", (0.1, float("nan")), "max_action_change must be empty, or 2 numbers above 0"),
+        ("action_chunk", 0, "action_chunk must be 1 or more, got 0"),
+        ("critic", "value", "critic must be one of energy, none, got 'value'"),
+        ("critic", "none", "critic_depth must be 0 for a policy without a critic, got 8"),
+        ("normalize_observations", True, "normalize_observations needs normalization_mean and normalization_std"),
+        ("normalization_mean", (0.0,) * 3, "normalization_mean, normalization_std must be all empty, or none of them"),
+        ("normalization_mean", (0.0,) * 2, "normalization_mean must be empty or 3 finite numbers, one per state name"),
+        ("seen_high", (0.0, 0.0, float("inf")), "seen_high must be empty or 3 finite numbers"),
+        ("seen_low", (0.0,) * 3, "seen_mean, seen_std, seen_low, seen_high must be all empty, or none of them"),
+        ("state_quaternions", (0,), "state_quaternions must be indices of blocks of 4 values that fit into 3 values"),
+        ("goal_quaternions", (-1,), "goal_quaternions must be indices of blocks of 4 values that fit into 2 values"),
     ],
 )
 def test_a_field_out_of_range_is_named(spec: PolicySpec, field: str, value: Any, complaint: str) -> None:
     with pytest.raises(SpecError, match=re.escape(complaint)):
         replaced(spec, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"normalization_mean": (0.0,) * 3, "normalization_std": (1.0, 0.0, 1.0)}, "normalization_std must be above 0"),
+        (SEEN | {"seen_std": (1.0, -1.0, 1.0)}, "seen_std must be 0 or more"),
+        (SEEN | {"seen_low": (3.0,) * 3}, "seen_low must not be above seen_high"),
+    ],
+)
+def test_statistics_that_contradict_each_other_are_refused(
+    spec: PolicySpec, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        replaced(spec, **changes)
+
+
+def test_a_policy_without_a_critic_has_no_sizes_of_one(spec: PolicySpec) -> None:
+    without = replaced(spec, critic="none", critic_depth=0, critic_width=0, representation_dim=0)
+    assert (spec.has_critic, without.has_critic) == (True, False)
+
+
+@pytest.mark.parametrize("starts", [(0, 4), (1, 5), (2, 6)])
+def test_quaternions_may_lie_side_by_side(spec: PolicySpec, starts: tuple[int, ...]) -> None:
+    names = tuple("abcdefghij")
+    assert replaced(spec, state_names=names, state_quaternions=starts).state_quaternions == starts
+    for wrong in ((0, 3), (4, 0), (7,), (-1, 4)):
+        with pytest.raises(SpecError, match="do not overlap"):
+            replaced(spec, state_names=names, state_quaternions=wrong)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rest"),
+    [(-2.0, 2.0, 0.0), (-1.0, 3.0, -0.5), (0.5, 1.0, -1.0), (-4.0, -2.0, 1.0), (0.0, 255.0, -1.0)],
+)
+def test_a_robot_rests_at_zero_within_its_limits_unless_told_otherwise(
+    spec: PolicySpec, low: float, high: float, rest: float
+) -> None:
+    unsaid = replaced(spec, action_low=(low, -1.0), action_high=(high, 1.0), rest_action=())
+    assert unsaid.rest_action == (rest, 0.0)
+    assert replaced(spec, rest_action=(0.25, 1.0)).rest_action == (0.25, 1.0)
+
+
+def test_what_is_not_said_of_actions_has_a_plain_meaning(spec: PolicySpec) -> None:
+    assert (spec.actuator_kind, spec.action_meaning) == (("other",) * 2, ("absolute",) * 2)
+    assert (spec.max_action_change, spec.action_chunk, spec.critic) == ((), 1, "energy")
+    assert replaced(spec, action_chunk=3).chunk_dim == 6
+
+
+INTERFACE_CHANGES: list[dict[str, Any]] = [
+    {"state_names": ("x [m]", "y [m]", "v [cm/s]")},
+    {"goal_names": ("x [m]", "z [m]")},
+    {"action_names": ("fx [N]", "fz [N]")},
+    {"action_low": (-2.5, -3.0)},
+    {"action_high": (2.0, 4.0)},
+    {"control_period_s": 0.1},
+    {"success_radius": 0.25},
+    {"actuator_kind": ("torque", "torque")},
+    {"rest_action": (0.5, 0.5)},
+    {"action_meaning": ("absolute", "increment")},
+    {"max_action_change": (0.5, 0.5)},
+    {"action_chunk": 2},
+]
+
+
+@pytest.mark.parametrize("change", INTERFACE_CHANGES, ids=lambda change: next(iter(change)))
+def test_a_change_that_a_robot_would_notice_is_named(spec: PolicySpec, change: dict[str, Any]) -> None:
+    (field,) = change
+    other = replaced(spec, **change)
+    assert not spec.same_interface(other)
+    assert (
+        spec.interface_difference(other) == f"{field} is {getattr(other, field)!r} instead of {getattr(spec, field)!r}"
+    )
+
+
+def test_sizes_quaternions_and_the_critic_belong_to_the_interface(spec: PolicySpec) -> None:
+    longer = replaced(spec, state_names=tuple("abcde"))
+    turned = replaced(longer, state_quaternions=(1,))
+    without = replaced(spec, critic="none", critic_depth=0, critic_width=0, representation_dim=0)
+    assert spec.interface_difference(longer) == "state_dim is 5 instead of 3"
+    assert longer.interface_difference(turned) == "state_quaternions is (1,) instead of ()"
+    assert spec.interface_difference(without) == "has_critic is False instead of True"
+
+
+def test_depth_width_and_statistics_do_not_belong_to_the_interface(spec: PolicySpec) -> None:
+    other = replaced(spec, actor_depth=64, actor_width=256, critic_depth=4, energy="dot", name="other", **SEEN)
+    assert spec.same_interface(other)
+    assert spec.interface_difference(other) == ""
 
 
 @pytest.mark.parametrize(
@@ -95,14 +209,26 @@ positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_
 sizes = st.integers(1, 2**40)
 
 
+statistics = st.floats(-1e6, 1e6)
+
+
 @st.composite
 def specs(draw: st.DrawFn) -> PolicySpec:
     action_names = tuple(draw(labels))
+    state_names = tuple(draw(labels))
+    has_critic = draw(st.booleans())
+
+    def per_action(values: st.SearchStrategy[Any]) -> tuple[Any, ...]:
+        return draw(st.one_of(st.just(()), st.tuples(*[values] * len(action_names))))
+
+    def per_state(values: st.SearchStrategy[Any]) -> tuple[Any, ...]:
+        return draw(st.tuples(*[values] * len(state_names)))
+
     low = [draw(st.floats(-1e6, 1e6)) for _ in action_names]
     return PolicySpec(
         name=draw(names),
         environment=draw(names),
-        state_names=tuple(draw(labels)),
+        state_names=state_names,
         goal_names=tuple(draw(labels)),
         action_names=action_names,
         action_low=tuple(low),
@@ -111,9 +237,23 @@ def specs(draw: st.DrawFn) -> PolicySpec:
         success_radius=draw(positive),
         actor_depth=4 * draw(sizes),
         actor_width=draw(sizes),
-        critic_depth=4 * draw(sizes),
-        critic_width=draw(sizes),
-        representation_dim=draw(sizes),
+        critic_depth=4 * draw(sizes) if has_critic else 0,
+        critic_width=draw(sizes) if has_critic else 0,
+        representation_dim=draw(sizes) if has_critic else 0,
+        critic="energy" if has_critic else "none",
+        actuator_kind=per_action(st.sampled_from(["position", "velocity", "torque", "other"])),
+        rest_action=per_action(st.floats(-1, 1)),
+        action_meaning=per_action(st.sampled_from(["absolute", "increment"])),
+        max_action_change=per_action(st.floats(0, 2, exclude_min=True)),
+        action_chunk=draw(sizes),
+        normalize_observations=draw(st.booleans()),
+        normalization_mean=per_state(statistics),
+        normalization_std=per_state(positive),
+        seen_mean=per_state(statistics),
+        seen_std=per_state(st.floats(0, 1e6)),
+        seen_low=per_state(st.floats(-1e6, 0)),
+        seen_high=per_state(st.floats(0, 1e6)),
+        state_quaternions=tuple(range(0, len(state_names) - 3, 4)),
         energy=draw(st.sampled_from(["l2", "l2_squared", "dot", "cosine"])),
         activation=draw(st.sampled_from(["swish", "relu"])),
         layer_norm=draw(st.booleans()),
@@ -147,7 +287,8 @@ def test_a_missing_field_is_named(spec: PolicySpec, field: str) -> None:
 def test_what_an_earlier_version_did_not_write_is_the_papers_choice(spec: PolicySpec) -> None:
     stored = {name: value for name, value in json.loads(spec.to_json()).items() if name not in OPTIONAL}
     assert PolicySpec.from_fields(stored) == spec
-    assert OPTIONAL == {"energy": "l2", "activation": "swish", "layer_norm": True, "residual": True}
+    paper = {"energy": "l2", "activation": "swish", "layer_norm": True, "residual": True}
+    assert OPTIONAL | paper == OPTIONAL
 
 
 def test_unknown_fields_are_named(spec: PolicySpec) -> None:

@@ -81,6 +81,21 @@ class PolicyDescription:
     activation: str
     layer_norm: bool
     residual: bool
+    actuator_kind: tuple[str, ...]  # [action_dim] what an action drives: position, velocity, torque or other
+    rest_action: tuple[float, ...]  # [action_dim] in [-1, 1], the action that leaves the robot at rest
+    action_meaning: tuple[str, ...]  # [action_dim] absolute, or increment: the action changes a target
+    max_action_change: tuple[float, ...]  # [action_dim] largest change per control period, in (0, 2]; empty: no limit
+    action_chunk: int  # consecutive actions of a row in a reply
+    critic: str  # energy; or none: the policy cannot score actions
+    normalize_observations: bool  # whether the policy normalizes states, with the two fields below
+    normalization_mean: tuple[float, ...]  # [state_dim] or empty; of the states before learning began
+    normalization_std: tuple[float, ...]
+    seen_mean: tuple[float, ...]  # [state_dim] or empty; of all states seen in training, never applied
+    seen_std: tuple[float, ...]
+    seen_low: tuple[float, ...]
+    seen_high: tuple[float, ...]
+    state_quaternions: tuple[int, ...]  # index of the first value (w) of each quaternion (w, x, y, z) in the state
+    goal_quaternions: tuple[int, ...]  # the same in the goal
     manifest_sha256: str  # hex digest; equal digests mean equal policies
     max_rows: int  # maximum rows of one `act`
 
@@ -123,6 +138,21 @@ class PolicyDescription:
             activation=spec.activation,
             layer_norm=spec.layer_norm,
             residual=spec.residual,
+            actuator_kind=tuple(spec.actuator_kind),
+            rest_action=tuple(spec.rest_action),
+            action_meaning=tuple(spec.action_meaning),
+            max_action_change=tuple(spec.max_action_change),
+            action_chunk=spec.action_chunk,
+            critic=spec.critic,
+            normalize_observations=spec.normalize_observations,
+            normalization_mean=tuple(spec.normalization_mean),
+            normalization_std=tuple(spec.normalization_std),
+            seen_mean=tuple(spec.seen_mean),
+            seen_std=tuple(spec.seen_std),
+            seen_low=tuple(spec.seen_low),
+            seen_high=tuple(spec.seen_high),
+            state_quaternions=tuple(spec.state_quaternions),
+            goal_quaternions=tuple(spec.goal_quaternions),
             manifest_sha256=reply.manifest_sha256,
             max_rows=reply.max_rows,
         )

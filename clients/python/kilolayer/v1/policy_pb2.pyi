@@ -157,7 +157,7 @@ class PolicyEntry(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., versions: _Optional[_Iterable[str]] = ..., live_version: _Optional[str] = ..., is_default: _Optional[bool] = ...) -> None: ...
 
 class PolicySpec(_message.Message):
-    __slots__ = ("name", "environment", "state_dim", "goal_dim", "action_dim", "state_names", "goal_names", "action_names", "action_low", "action_high", "control_period_s", "success_radius", "actor_depth", "actor_width", "critic_depth", "critic_width", "representation_dim", "energy", "activation", "layer_norm", "residual")
+    __slots__ = ("name", "environment", "state_dim", "goal_dim", "action_dim", "state_names", "goal_names", "action_names", "action_low", "action_high", "control_period_s", "success_radius", "actor_depth", "actor_width", "critic_depth", "critic_width", "representation_dim", "energy", "activation", "layer_norm", "residual", "actuator_kind", "rest_action", "action_meaning", "max_action_change", "action_chunk", "critic", "normalize_observations", "normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high", "state_quaternions", "goal_quaternions")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     STATE_DIM_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +179,21 @@ class PolicySpec(_message.Message):
     ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     LAYER_NORM_FIELD_NUMBER: _ClassVar[int]
     RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    ACTUATOR_KIND_FIELD_NUMBER: _ClassVar[int]
+    REST_ACTION_FIELD_NUMBER: _ClassVar[int]
+    ACTION_MEANING_FIELD_NUMBER: _ClassVar[int]
+    MAX_ACTION_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CRITIC_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZE_OBSERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZATION_MEAN_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZATION_STD_FIELD_NUMBER: _ClassVar[int]
+    SEEN_MEAN_FIELD_NUMBER: _ClassVar[int]
+    SEEN_STD_FIELD_NUMBER: _ClassVar[int]
+    SEEN_LOW_FIELD_NUMBER: _ClassVar[int]
+    SEEN_HIGH_FIELD_NUMBER: _ClassVar[int]
+    STATE_QUATERNIONS_FIELD_NUMBER: _ClassVar[int]
+    GOAL_QUATERNIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     environment: str
     state_dim: int
@@ -200,4 +215,19 @@ class PolicySpec(_message.Message):
     activation: str
     layer_norm: bool
     residual: bool
-    def __init__(self, name: _Optional[str] = ..., environment: _Optional[str] = ..., state_dim: _Optional[int] = ..., goal_dim: _Optional[int] = ..., action_dim: _Optional[int] = ..., state_names: _Optional[_Iterable[str]] = ..., goal_names: _Optional[_Iterable[str]] = ..., action_names: _Optional[_Iterable[str]] = ..., action_low: _Optional[_Iterable[float]] = ..., action_high: _Optional[_Iterable[float]] = ..., control_period_s: _Optional[float] = ..., success_radius: _Optional[float] = ..., actor_depth: _Optional[int] = ..., actor_width: _Optional[int] = ..., critic_depth: _Optional[int] = ..., critic_width: _Optional[int] = ..., representation_dim: _Optional[int] = ..., energy: _Optional[str] = ..., activation: _Optional[str] = ..., layer_norm: _Optional[bool] = ..., residual: _Optional[bool] = ...) -> None: ...
+    actuator_kind: _containers.RepeatedScalarFieldContainer[str]
+    rest_action: _containers.RepeatedScalarFieldContainer[float]
+    action_meaning: _containers.RepeatedScalarFieldContainer[str]
+    max_action_change: _containers.RepeatedScalarFieldContainer[float]
+    action_chunk: int
+    critic: str
+    normalize_observations: bool
+    normalization_mean: _containers.RepeatedScalarFieldContainer[float]
+    normalization_std: _containers.RepeatedScalarFieldContainer[float]
+    seen_mean: _containers.RepeatedScalarFieldContainer[float]
+    seen_std: _containers.RepeatedScalarFieldContainer[float]
+    seen_low: _containers.RepeatedScalarFieldContainer[float]
+    seen_high: _containers.RepeatedScalarFieldContainer[float]
+    state_quaternions: _containers.RepeatedScalarFieldContainer[int]
+    goal_quaternions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., environment: _Optional[str] = ..., state_dim: _Optional[int] = ..., goal_dim: _Optional[int] = ..., action_dim: _Optional[int] = ..., state_names: _Optional[_Iterable[str]] = ..., goal_names: _Optional[_Iterable[str]] = ..., action_names: _Optional[_Iterable[str]] = ..., action_low: _Optional[_Iterable[float]] = ..., action_high: _Optional[_Iterable[float]] = ..., control_period_s: _Optional[float] = ..., success_radius: _Optional[float] = ..., actor_depth: _Optional[int] = ..., actor_width: _Optional[int] = ..., critic_depth: _Optional[int] = ..., critic_width: _Optional[int] = ..., representation_dim: _Optional[int] = ..., energy: _Optional[str] = ..., activation: _Optional[str] = ..., layer_norm: _Optional[bool] = ..., residual: _Optional[bool] = ..., actuator_kind: _Optional[_Iterable[str]] = ..., rest_action: _Optional[_Iterable[float]] = ..., action_meaning: _Optional[_Iterable[str]] = ..., max_action_change: _Optional[_Iterable[float]] = ..., action_chunk: _Optional[int] = ..., critic: _Optional[str] = ..., normalize_observations: _Optional[bool] = ..., normalization_mean: _Optional[_Iterable[float]] = ..., normalization_std: _Optional[_Iterable[float]] = ..., seen_mean: _Optional[_Iterable[float]] = ..., seen_std: _Optional[_Iterable[float]] = ..., seen_low: _Optional[_Iterable[float]] = ..., seen_high: _Optional[_Iterable[float]] = ..., state_quaternions: _Optional[_Iterable[int]] = ..., goal_quaternions: _Optional[_Iterable[int]] = ...) -> None: ...
