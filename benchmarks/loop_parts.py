@@ -26,10 +26,10 @@ import tyro
 
 from clients.sim import fleet
 from kilolayer import PolicyClient
-from training import trainer
 from training.config import TrainConfig, preset_config
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
+from training.programs import RunState, compile_programs, initial_state
 from training.run_dir import checkpoint, publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,9 +108,9 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
     """Measure the parts of training. The policies published here are served afterwards."""
     began = time.perf_counter()
     env = registry.make(config.env)
-    state = trainer.initial_state(config, env)
+    state = initial_state(config, env)
     prepare = time.perf_counter() - began
-    programs, compiling = _record.timed(lambda: trainer.compile_programs(config, env, state))
+    programs, compiling = _record.timed(lambda: compile_programs(config, env, state))
     key = jax.random.key(0)
     for _ in range(config.warmup_iterations):
         state = programs.collect(state)
@@ -139,7 +139,7 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
     ]
 
 
-def keep(config: TrainConfig, env: GoalEnv, state: trainer.RunState) -> None:
+def keep(config: TrainConfig, env: GoalEnv, state: RunState) -> None:
     """Save a snapshot and publish the policy, as after every evaluation."""
     checkpoint.save(config.out / "snapshots", int(state.iteration), state=state)
     publish.publish(config, env, state.train_state.params, iteration=int(state.iteration), metrics={})

@@ -21,10 +21,10 @@ import jax
 import train_step
 import tyro
 
-from training import trainer
 from training.config import TrainConfig, preset_config
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
+from training.programs import Programs, RunState, compile_programs, initial_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,8 @@ def measure(options: Options, depth: int) -> dict[str, Any]:
         config = config_for(options, depth, Path(scratch) / "run")
         began = time.perf_counter()
         env = registry.make(config.env)
-        state = trainer.initial_state(config, env)
-        programs = trainer.compile_programs(config, env, state)
+        state = initial_state(config, env)
+        programs = compile_programs(config, env, state)
         state, _ = programs.learn(programs.collect(state))
         jax.block_until_ready(state)
         start = time.perf_counter() - began
@@ -136,7 +136,7 @@ def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
 
 
 def take_turns(
-    options: Options, config: TrainConfig, env: GoalEnv, *, programs: trainer.Programs, state: trainer.RunState
+    options: Options, config: TrainConfig, env: GoalEnv, *, programs: Programs, state: RunState
 ) -> list[Iteration]:
     """Run iterations, each followed by its physics and its matrix products alone."""
     sizes = train_step.Sizes(

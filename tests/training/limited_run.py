@@ -11,13 +11,14 @@ from typing import Any
 from tests.training import probes
 from training import trainer
 from training.envs import registry
+from training.programs import Programs
 from training.run import main
 
 
 def limit_once_compiled(room_bytes: int) -> None:
     compile_programs = trainer.compile_programs
 
-    def compile_and_limit(*arguments: Any) -> trainer.Programs:
+    def compile_and_limit(*arguments: Any) -> Programs:
         programs = compile_programs(*arguments)
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (in_use + room_bytes, resource.RLIM_INFINITY))

@@ -20,6 +20,7 @@ from tests.training import probes
 from training import trainer
 from training.config import ConfigError
 from training.envs import registry
+from training.programs import initial_state
 from training.progress_display import ConsoleProgress, NoProgress
 from training.run import main
 from training.run_dir import checkpoint
@@ -45,7 +46,7 @@ def test_a_published_policy_is_the_trained_one_and_says_where_it_comes_from(fini
     policy = bundle.read(finished / "policies" / "240")
     config = tiny(finished)
     env = registry.make(config.env)
-    state = checkpoint.restore_latest(finished / "snapshots", like=trainer.initial_state(config, env))
+    state = checkpoint.restore_latest(finished / "snapshots", like=initial_state(config, env))
     for stored, trained in zip(jax.tree.leaves(policy.params), jax.tree.leaves(state.train_state.params), strict=True):
         np.testing.assert_array_equal(stored, trained)
     assert policy.spec == config.policy_spec(env)
@@ -82,7 +83,7 @@ def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(f
         tiny(out, **small, max_minutes=1e-9), progress=ConsoleProgress(told)
     )  # ends after its first gradient steps
     assert "does not end with the same parameters as a run without interruption" in told.file.getvalue()
-    fresh = trainer.initial_state(tiny(out), registry.make("point_u_maze"))
+    fresh = initial_state(tiny(out), registry.make("point_u_maze"))
     with pytest.raises(checkpoint.SnapshotError, match="replay"):
         checkpoint.restore_latest(out / "snapshots", like=fresh)
     trainer.train(tiny(out, **small, resume=True))
@@ -158,7 +159,7 @@ def test_a_policy_that_is_not_finite_is_neither_saved_nor_published(tiny, tmp_pa
 
 
 def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
-    state = trainer.initial_state(tiny(tmp_path), registry.make("point_u_maze"))
+    state = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
     trainer._require_finite_parameters(state)
     params = state.train_state.params
     output = params.goal_encoder.output._replace(bias=params.goal_encoder.output.bias.at[3].set(jnp.nan))

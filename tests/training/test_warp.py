@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.training.truth import Rollout, roll, window_errors
-from training import rollout, run, trainer
+from training import rollout, run
 from training.algorithms.baselines.brax_env import wrap
 from training.config import TrainConfig
 from training.envs import registry
@@ -22,6 +22,7 @@ from training.envs.core import physics
 from training.envs.core.goal_env import GoalEnv, State
 from training.envs.core.physics import PhysicsOverflowError, WarpSizes
 from training.envs.locomotion.ant import Ant
+from training.programs import RunState, compile_programs, initial_state
 from training.run_dir import checkpoint
 
 TRUTH_STEPS = 96
@@ -258,17 +259,17 @@ def test_training_stops_where_physics_has_no_room(
 def test_training_goes_on_from_a_snapshot_as_if_never_stopped(tiny: Callable[..., TrainConfig], tmp_path) -> None:
     config = tiny(tmp_path, impl="warp")
     env = registry.make(config.env, impl="warp")
-    state = trainer.initial_state(config, env)
-    programs = trainer.compile_programs(config, env, state)
+    state = initial_state(config, env)
+    programs = compile_programs(config, env, state)
     state = programs.collect(programs.collect(state))
     checkpoint.save(tmp_path, 2, state=state)
     on, _ = programs.learn(programs.collect(state))
-    restored = checkpoint.restore_latest(tmp_path, like=trainer.initial_state(config, env))
+    restored = checkpoint.restore_latest(tmp_path, like=initial_state(config, env))
     resumed, _ = programs.learn(programs.collect(restored))
     jax.tree.map(np.testing.assert_array_equal, plain(on), plain(resumed))
 
 
-def plain(state: trainer.RunState) -> trainer.RunState:
+def plain(state: RunState) -> RunState:
     return state._replace(key=jax.random.key_data(state.key))
 
 
