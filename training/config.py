@@ -213,6 +213,12 @@ class TrainConfig:
             activation=self.activation,
             layer_norm=self.layer_norm,
             residual=self.residual,
+            actuator_kind=env.actuator_kind,
+            rest_action=env.rest_action,
+            action_meaning=env.spec.action_meaning,
+            max_action_change=env.spec.max_action_change,
+            state_quaternions=env.spec.state_quaternions,
+            goal_quaternions=env.spec.goal_quaternions,
         )
 
     def _require_positive(self) -> None:
