@@ -75,6 +75,8 @@ class TrainConfig:
     """Steps in the replay buffer, per environment."""
     min_replay_size: int = 1_000
     """Steps in the replay buffer, per environment, before the first gradient step."""
+    max_diverged_share: float = 0.05
+    """Share of the environments whose physics may diverge between two evaluations. They are restarted."""
     discount: float = 0.99
     """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
 
@@ -239,6 +241,8 @@ class TrainConfig:
         for field, usual in (("resample_goal_probability", 0.02), ("resample_at_goal_probability", 0.25)):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"{field} must be from 0 to 1, got {getattr(self, field)}; try {usual}")
+        if not 0 <= self.max_diverged_share <= 1:
+            raise ConfigError(f"max_diverged_share must be from 0 to 1, got {self.max_diverged_share}; try 0.05")
         for field, usual in (("logsumexp_penalty", 0.1), ("target_entropy_per_action", -0.5)):
             if not math.isfinite(getattr(self, field)):
                 raise ConfigError(f"{field} must be a finite number, got {getattr(self, field)}; try {usual}")

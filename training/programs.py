@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from policy.networks import init_policy
-from training import evaluation, rollout
+from training import divergence, evaluation, rollout
 from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import TrainConfig
@@ -25,6 +25,7 @@ class RunState(NamedTuple):
     replay: replay_buffer.ReplayBuffer
     key: jax.Array
     iteration: jax.Array  # int32, unrolls done
+    divergence: divergence.Divergence  # since the last evaluation
 
 
 class Programs(NamedTuple):
@@ -50,6 +51,7 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
         ),
         key=key,
         iteration=jnp.int32(0),
+        divergence=divergence.nothing(config.num_envs),
     )
 
 
@@ -80,7 +82,7 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
 def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     """Run every environment for one unroll, and insert the steps into the replay buffer."""
     key, collect_key = jax.random.split(state.key)
-    rollout_state, steps = rollout.collect(
+    rollout_state, unroll = rollout.collect(
         env,
         state.train_state.params.actor,
         state.rollout,
@@ -93,9 +95,10 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     return RunState(
         train_state=state.train_state,
         rollout=rollout_state,
-        replay=replay_buffer.insert(state.replay, steps),
+        replay=replay_buffer.insert(state.replay, unroll.steps),
         key=key,
         iteration=state.iteration + 1,
+        divergence=divergence.add(state.divergence, unroll.diverged),
     )
 
 

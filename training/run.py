@@ -38,6 +38,7 @@ def _train(config: TrainConfig) -> int:
     import jax
 
     from training import memory_budget, trainer  # imported here, because it takes seconds: bad flags fail faster
+    from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
     from training.run_dir.checkpoint import SnapshotError
     from training.run_dir.lock import RunDirError
@@ -63,6 +64,7 @@ def _train(config: TrainConfig) -> int:
         return 1
     except (
         ConfigError,
+        DivergedError,
         EnvError,
         FloatingPointError,
         ImportError,

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from policy import bundle
-from training import evaluation, memory_budget
+from training import divergence, evaluation, memory_budget
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
@@ -51,6 +51,8 @@ def train(
         RunDirError: another process trains in the folder, or it is not empty and neither resumed nor overwritten.
         SnapshotError: the last snapshot cannot be read, or belongs to another run.
         FloatingPointError: a loss or a parameter is NaN or infinity; the snapshot before it is intact.
+        DivergedError: the physics of more than `config.max_diverged_share` of the worlds diverged; the snapshot before
+            it is intact.
         PhysicsOverflowError: Warp's arrays are too small for the contacts; the snapshot before it is intact.
         MemoryError: the run does not fit into the device's memory.
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
@@ -142,6 +144,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
             progress.say(f"stopped; saved {config.out / 'snapshots' / str(done)}, continue with --resume")
             return Outcome(policy, metrics, stopped=True)
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
+        state = state._replace(divergence=divergence.nothing(config.num_envs))
         checkpoint.save(config.out / "snapshots", done, state=_to_save(config, state))
         policy = publish.publish(config, run.env, state.train_state.params, iteration=done, metrics=metrics)
         if metrics["eval/success_any"] >= config.stop_at_success_rate:
@@ -197,12 +200,17 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float], 
             rows.append({name: np.asarray(numbers) for name, numbers in metrics.items()})
             run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
             _require_finite(rows[-1], iteration=done, config=config)
+            divergence.require_few(state.divergence, run.env, config)
         held = min(held + config.unroll_length, config.max_replay_size)
         done += 1
         run.progress.advance("training", done=done, of=config.iterations)
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
     _require_finite_parameters(jax.block_until_ready(state))  # also waits where no gradient step did
+    divergence.require_few(state.divergence, run.env, config)
+    if line := divergence.describe(state.divergence, run.env):
+        run.progress.say(line)
     averages = {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
+    averages["physics/diverged"] = divergence.count(state.divergence)
     return state, averages, done
 
 

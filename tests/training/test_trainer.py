@@ -75,6 +75,19 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, 
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_run_is_resumed_with_another_learning_rate(finished: Path, tiny, tmp_path) -> None:
+    """The way out of a loss that is not finite: the actor stays as it is with a rate of next to nothing."""
+    out = tmp_path / "run"
+    trainer.train(tiny(out, num_evals=1, max_minutes=1e-9))
+    trainer.train(tiny(out, num_evals=1, resume=True, actor_learning_rate=1e-30))
+    before, after = (bundle.read(out / "policies" / version).params for version in ("120", "240"))
+    for one, other in zip(jax.tree.leaves(before.actor), jax.tree.leaves(after.actor), strict=True):
+        np.testing.assert_array_equal(one, other)
+    straight = bundle.read(finished / "policies" / "240").params
+    assert not np.array_equal(after.actor.output.bias, straight.actor.output.bias)
+    assert not np.array_equal(after.goal_encoder.output.bias, before.goal_encoder.output.bias)
+
+
 def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(finished: Path, tiny, tmp_path) -> None:
     out = tmp_path / "small"
     small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}

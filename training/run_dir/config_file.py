@@ -11,7 +11,7 @@ NAME = "config.json"
 DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 _IN_EVERY_RUN = frozenset({"env", "seed", "num_envs", "batch_size", "actor_depth"})  # fields of every run's file
 _MAY_CHANGE = frozenset(
-    {  # fields that do not change what the resumed run learns from one step to the next
+    {  # fields that do not change what the run has learned so far, or how its snapshot continues
         "out",
         "preset",
         "max_minutes",
@@ -19,6 +19,10 @@ _MAY_CHANGE = frozenset(
         "total_env_steps",
         "num_evals",
         "eval_episodes",
+        "max_diverged_share",
+        "actor_learning_rate",  # the way out of a loss that is NaN
+        "critic_learning_rate",
+        "temperature_learning_rate",
         "allow_bf16_on_cpu",
         "resume",
         "overwrite",
