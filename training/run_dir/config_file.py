@@ -15,7 +15,7 @@ _MAY_CHANGE = frozenset(
         "out",
         "preset",
         "max_minutes",
-        "stop_at_success_rate",
+        "target_stay_rate",
         "total_env_steps",
         "num_evals",
         "eval_episodes",
