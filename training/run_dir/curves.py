@@ -30,13 +30,17 @@ class Panel(NamedTuple):
     ylabel: str
     lines: tuple[Line, ...]
     is_share: bool = False  # whether the axis goes from 0 to 1, and the legend has the last values
+    from_zero: bool = False  # whether the axis begins at 0
 
 
 PANELS = (
     Panel(
         "Does it reach its goals and stay?",
-        "share",
-        (Line("eval/touched", "touched", "tab:orange"), Line("eval/stay", "stay", "tab:blue")),
+        "share of episodes, share of time",
+        (
+            Line("eval/touched", "touched at least once:", "tab:orange"),
+            Line("eval/stay", "stay since the first arrival:", "tab:blue"),
+        ),
         is_share=True,
     ),
     Panel(
@@ -47,9 +51,9 @@ PANELS = (
     Panel("Does it explore?", "entropy of the actor [nats]", (Line("entropy", "entropy", "tab:red"),)),
     Panel(
         "Does the critic tell goals apart?",
-        "rows whose own goal scores highest",
+        "accuracy, share of rows",
         (Line("contrast/accuracy", "accuracy", "tab:cyan"),),
-        is_share=True,
+        from_zero=True,
     ),
 )
 
@@ -71,9 +75,10 @@ def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float 
     last = max((row["env_steps"] for rows in runs for row in rows), default=0)
     unit, unit_name = next((unit for unit in _UNITS if last >= 2 * unit[0]), _UNITS[-1])
     columns = 2 if len(panels) in {2, 4} else len(panels)
-    figure = Figure(figsize=(5.2 * columns, 3.6 * (len(panels) // columns) + 0.5), layout="constrained")
+    figure = Figure(figsize=(6.2 * columns, 3.4 * (len(panels) // columns) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot, which would choose a backend for the whole process
     figure.suptitle(title, fontsize="x-large", fontweight="bold")
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)  # pyright: ignore[reportOptionalMemberAccess] inches
     grid = figure.subplots(len(panels) // columns, columns, sharex=True, squeeze=False)
     for panel, axes in zip(panels, grid.flat, strict=True):
         for line in panel.lines:
@@ -107,7 +112,7 @@ def _draw_line(axes: Axes, line: Line, runs: Sequence[Rows], *, unit: int, with_
     if steps:
         mean = [statistics.fmean(column) for column in columns]
         label = f"{line.label} {mean[-1]:.2f}" if with_last else line.label
-        marker = "o" if len(steps) <= 30 else None
+        marker = "o" if len(steps) <= 20 else None
         axes.plot(steps, mean, color=line.color, linewidth=2.2, marker=marker, markersize=4, label=label)
 
 
@@ -117,6 +122,8 @@ def _finish(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.ylabel, fontsize="large")
     if panel.is_share:
         axes.set_ylim(-0.02, 1.02)
+    elif panel.from_zero:
+        axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(alpha=0.25)
