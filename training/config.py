@@ -77,6 +77,10 @@ class TrainConfig:
     """Steps in the replay buffer, per environment, before the first gradient step."""
     discount: float = 0.99
     """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
+    rows_per_episode: int = 1
+    """Rows of a batch that come from the same episode. With binary NCE they count as negatives with full weight."""
+    commanded_goals: float = 0.0
+    """Share of the actor's rows that get a new goal of the task. The critic's rows keep their hindsight goals."""
 
     actor_depth: int = 4
     """Dense layers in the actor's residual blocks, a multiple of 4."""
@@ -139,6 +143,11 @@ class TrainConfig:
                 "batch_size must be 2 or more, because the goals of the other rows are the negative examples, got "
                 f"{self.batch_size}; try 256"
             )
+        if self.batch_size % self.rows_per_episode:
+            raise ConfigError(
+                f"batch_size {self.batch_size} must be a multiple of rows_per_episode {self.rows_per_episode}; try "
+                f"{_nearby_divisors(self.batch_size, self.rows_per_episode)}"
+            )
         try:
             check_name(self.published_name, field="policy_name")
             check_depth(self.actor_depth, field="actor_depth")
@@ -159,6 +168,11 @@ class TrainConfig:
     def published_name(self) -> str:
         """The name of the published policy: `policy_name`, or the environment's if it is empty."""
         return self.policy_name or bare_name(self.env)
+
+    @property
+    def commanded_rows(self) -> int:
+        """Rows of a batch in which the actor's goal is a commanded one."""
+        return round(self.commanded_goals * self.batch_size)
 
     @property
     def title(self) -> str:
@@ -230,7 +244,8 @@ class TrainConfig:
             raise ConfigError(
                 f"stop_at_success_rate must be above 0, got {self.stop_at_success_rate}; try 0.98, or inf to train on"
             )
-        for field, usual in (("resample_goal_probability", 0.02), ("resample_at_goal_probability", 0.25)):
+        shares = {"resample_goal_probability": 0.02, "resample_at_goal_probability": 0.25, "commanded_goals": 0.5}
+        for field, usual in shares.items():
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"{field} must be from 0 to 1, got {getattr(self, field)}; try {usual}")
         for field, usual in (("logsumexp_penalty", 0.1), ("target_entropy_per_action", -0.5)):
@@ -250,6 +265,15 @@ class TrainConfig:
                 f"min_replay_size must be max_replay_size ({self.max_replay_size}) or less, or training would never "
                 f"start, got {self.min_replay_size}; try {math.ceil(self.max_replay_size / 10)}"
             )
+
+
+def _nearby_divisors(number: int, near: int) -> str:
+    """Return the largest divisor of `number` below `near` and the smallest one above it, in words."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    divisors = sorted({*small, *(number // divisor for divisor in small)})
+    below = [divisor for divisor in divisors if divisor < near][-1:]
+    above = [divisor for divisor in divisors if divisor > near][:1]
+    return " or ".join(str(divisor) for divisor in below + above)
 
 
 def to_json_value(value: Any) -> Any:
@@ -272,6 +296,7 @@ _POSITIVE = frozenset(
         "episode_length",
         "updates_per_unroll",
         "batch_size",
+        "rows_per_episode",
         "max_replay_size",
         "min_replay_size",
         "actor_width",

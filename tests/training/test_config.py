@@ -31,6 +31,14 @@ from training.envs.core.errors import UnknownNameError
             {"resample_at_goal_probability": -1.0},
             "resample_at_goal_probability must be from 0 to 1, got -1.0; try 0.25",
         ),
+        ({"commanded_goals": 1.5}, "commanded_goals must be from 0 to 1, got 1.5; try 0.5"),
+        ({"commanded_goals": math.nan}, "commanded_goals must be from 0 to 1, got nan; try 0.5"),
+        (
+            {"batch_size": 512, "rows_per_episode": 3},
+            "batch_size 512 must be a multiple of rows_per_episode 3; try 2 or 4$",
+        ),
+        ({"batch_size": 7, "rows_per_episode": 8}, "must be a multiple of rows_per_episode 8; try 7$"),
+        ({"rows_per_episode": 0}, "rows_per_episode must be a positive number, got 0; try 1"),
         ({"num_envs": 0}, "num_envs must be a positive number, got 0; try 512"),
         ({"critic_learning_rate": math.nan}, "critic_learning_rate must be a positive number, got nan"),
         ({"total_env_steps": -5}, "total_env_steps must be a positive number, got -5"),
@@ -86,11 +94,14 @@ def test_derived_numbers_by_hand() -> None:
         min_replay_size=12,
         total_env_steps=1001,
         num_evals=4,
+        batch_size=10,
+        commanded_goals=0.33,
     )
     assert config.steps_per_iteration == 50
     assert config.warmup_iterations == 3
     assert config.iterations == 21
     assert config.iterations_per_epoch == 6
+    assert config.commanded_rows == 3
     assert config.published_name == "point_u_maze"
 
 
