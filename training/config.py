@@ -1,18 +1,16 @@
-"""TrainConfig: every setting of a training run, complete and checked when it is constructed; and named presets."""
+"""TrainConfig: every setting of a training run, complete and checked when it is constructed."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
-from training.envs.core.errors import UnknownNameError
 from training.envs.core.goal_env import GoalEnv
 from training.envs.registry import bare_name, find
+from training.presets import PRESETS, preset_fields
 
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)")  # instead of the default of the preset
 
@@ -25,8 +23,8 @@ class ConfigError(Exception):
 class TrainConfig:
     """Train a goal-reaching policy with contrastive RL and publish it.
 
-    The algorithm is that of "1000 Layer Networks for Self-Supervised RL" (arXiv 2503.14858), and the field defaults are
-    its settings. `preset_config` replaces them by those of a preset.
+    The algorithm is that of "1000 Layer Networks for Self-Supervised RL" (arXiv 2503.14858), and most field defaults
+    are its settings. `preset_config` replaces them by those of a preset; the preset paper completes the paper's recipe.
 
     Raises:
         ConfigError: a value is out of range, or does not fit another one.
@@ -202,6 +200,11 @@ class TrainConfig:
         """Iterations between two evaluations."""
         return math.ceil(self.iterations / self.num_evals)
 
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps of the whole run."""
+        return (self.iterations - self.warmup_iterations) * self.updates_per_unroll
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""
         return {name: to_json_value(value) for name, value in dataclasses.asdict(self).items()}
@@ -310,62 +313,6 @@ _POSITIVE = frozenset(
     }
 )
 
-_POINT_MAZE = {
-    "num_envs": 256,
-    "unroll_length": 25,
-    "resample_goal_probability": 0.04,
-    "resample_at_goal_probability": 0.25,
-    "updates_per_unroll": 128,
-    "batch_size": 256,
-    "max_replay_size": 1_000,
-    "min_replay_size": 200,
-    "discount": 0.95,
-    "actor_width": 64,
-    "critic_width": 64,
-    "actor_learning_rate": 1e-3,
-    "critic_learning_rate": 1e-3,
-    "temperature_learning_rate": 1e-3,
-}
-
-# Learns to walk within an hour: a higher target entropy, a faster temperature, and short episodes.
-_ANT_ON_TWO_CORES = {
-    "num_envs": 256,
-    "unroll_length": 50,
-    "episode_length": 200,
-    "resample_goal_probability": 0.01,
-    "updates_per_unroll": 200,
-    "batch_size": 256,
-    "max_replay_size": 2_000,
-    "min_replay_size": 200,
-    "discount": 0.97,
-    "target_entropy_per_action": 0.0,
-    "actor_width": 128,
-    "critic_width": 128,
-    "actor_learning_rate": 6e-4,
-    "critic_learning_rate": 6e-4,
-    "temperature_learning_rate": 3e-3,
-    "total_env_steps": 12_000_000,
-    "num_evals": 60,
-    "eval_episodes": 64,
-}
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "paper": {},
-        "point_u_maze": _POINT_MAZE
-        | {
-            "total_env_steps": 1_600_000,
-            "max_minutes": 3.7,
-            "stop_at_success_rate": 0.97,
-            "num_evals": 50,
-            "eval_episodes": 256,
-        },
-        "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "num_evals": 20},
-        "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "num_evals": 40},
-        "ant_on_two_cores": _ANT_ON_TWO_CORES,
-    }
-)
-
 
 def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:
     """Return the configuration of `preset` for `env`; by default of the preset named like `env`, or else of paper.
@@ -377,8 +324,5 @@ def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainCon
     entry = find(env)
     if preset is None:
         preset = env if env in PRESETS else "paper"
-    if preset not in PRESETS:
-        raise UnknownNameError("preset", preset, PRESETS)
-    lengths: Mapping[str, Any] = {"episode_length": entry.episode_length} if preset != "paper" else {}
-    defaults = {**lengths, **PRESETS[preset]}
-    return TrainConfig(env=env, out=out, preset=preset, **defaults)
+    fields = preset_fields(preset, env=bare_name(env), episode_length=entry.episode_length)
+    return TrainConfig(env=env, out=out, preset=preset, **fields)
