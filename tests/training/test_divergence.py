@@ -13,7 +13,8 @@ from tests.samples import policy_spec
 from tests.training import probes
 from tests.training.cart import Cart
 from tests.training.test_rollout import SPEC, Counter
-from training import divergence, rollout, trainer
+from training import divergence, evaluation, rollout, trainer
+from training.algorithms.baselines.brax_env import wrap
 from training.config import ConfigError
 from training.data import hindsight, replay_buffer
 from training.envs import registry
@@ -212,3 +213,34 @@ def test_a_run_goes_on_without_the_worlds_that_diverged_and_says_so(tiny, tmp_pa
     message = "line: the physics of .* more than max_diverged_share .5.0%.*; or raise --max-diverged-share"
     with pytest.raises(divergence.DivergedError, match=message):
         trainer.train(tiny(tmp_path / "stopped"))
+
+
+def test_in_an_evaluation_a_world_that_diverges_has_not_reached_its_goal() -> None:
+    """It passes its goal at 1 and is at 1e20 after that, which is no distance to average."""
+
+    class Passing(Fragile):
+        def reset(self, rng: jax.Array) -> State:
+            return self._observe(jnp.zeros(2), jnp.array([5.1]))
+
+        def achieved_goal(self, state: jax.Array) -> jax.Array:
+            return jnp.where(state[..., :1] == 1, 5.1, state[..., :1])
+
+    params = init_policy(jax.random.key(0), SPEC)
+    passing = Passing(last=1, then=1e20)
+    result = evaluation.evaluate(passing, params.actor, key=jax.random.key(0), episodes=2, episode_length=4)
+    assert result.diverged.tolist() == [True, True]
+    assert result.touched.tolist() == [False, False]
+    np.testing.assert_allclose(result.final_distance, 0.0)  # after the last sound step
+
+
+def test_a_baseline_goes_on_where_a_world_diverges() -> None:
+    """brax's trainers see the end of an episode, and numbers that are finite."""
+    env = wrap(Fragile(last=1, then=np.nan), episode_length=9, on_overflow=lambda _: None)
+    state = env.reset(jax.random.split(jax.random.PRNGKey(0), WORLDS))
+    breaks = np.asarray(state.info["goal"][:, 0] > 5)
+    assert 0 < breaks.sum() < WORLDS
+    for done in ([False] * WORLDS, breaks):
+        state = env.step(state, jnp.zeros((WORLDS, 1)))
+        np.testing.assert_array_equal(state.done > 0, done)
+        assert np.isfinite(state.obs).all()
+    assert state.info["state"][:, 0].tolist() == np.where(breaks, 0, 2).tolist()
