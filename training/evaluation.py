@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from policy import acting
-from policy.networks import ResidualNetwork
+from policy.networks import PolicyParams
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv, State
@@ -40,7 +40,7 @@ def make_env(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
     return eval_env
 
 
-def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
+def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
     """Run `episodes` environments for `episode_length` steps each. Steps after a termination are not counted."""
     start = jax.vmap(env.reset)(jax.random.split(key, episodes))
 
@@ -48,7 +48,7 @@ def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: 
         carry: tuple[State, jax.Array, Evaluation], _: None
     ) -> tuple[tuple[State, jax.Array, Evaluation], None]:
         current, alive, result = carry
-        action = acting.deterministic_action(actor, current.info["state"], current.info["goal"])
+        action = acting.deterministic_action(params, current.info["state"], current.info["goal"])
         current = jax.vmap(env.step)(current, action)
         success = (current.metrics["success"] > 0) & alive
         result = Evaluation(

@@ -69,7 +69,7 @@ def collect(env: GoalEnv, params, *, unroll_length: int, episode_length: int = 1
     robots = robots or rollout.start(env, jax.random.key(1), environments=6)
     return rollout.collect(
         env,
-        params.actor,
+        params,
         robots,
         key=jax.random.key(2),
         unroll_length=unroll_length,
@@ -132,13 +132,13 @@ def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(par
         def reset(self, rng: jax.Array) -> State:
             return self._observe(jnp.array([0.5, 0.5]), jnp.array([4.0]))
 
-    result = evaluation.evaluate(Fixed(), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
+    result = evaluation.evaluate(Fixed(), params, key=jax.random.key(0), episodes=3, episode_length=10)
     assert result.time_at_goal.tolist() == [2, 2, 2]
     assert result.reached.tolist() == [True] * 3
     np.testing.assert_allclose(result.final_distance, [6.5] * 3, atol=1e-5)
 
     # 3.5 is still counted, on the step that ends the episode; 4.5 is not
-    ended = evaluation.evaluate(Fixed(limit=3.4), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
+    ended = evaluation.evaluate(Fixed(limit=3.4), params, key=jax.random.key(0), episodes=3, episode_length=10)
     assert ended.time_at_goal.tolist() == [1, 1, 1]
     np.testing.assert_allclose(ended.final_distance, [0.5] * 3, atol=1e-5)
     summary = evaluation.summarize(ended)
@@ -149,8 +149,8 @@ def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(par
 
 def test_evaluation_draws_fresh_goals(params) -> None:
     env = Counter()
-    first = evaluation.evaluate(env, params.actor, key=jax.random.key(0), episodes=5, episode_length=3)
-    second = evaluation.evaluate(env, params.actor, key=jax.random.key(1), episodes=5, episode_length=3)
+    first = evaluation.evaluate(env, params, key=jax.random.key(0), episodes=5, episode_length=3)
+    second = evaluation.evaluate(env, params, key=jax.random.key(1), episodes=5, episode_length=3)
     both = np.concatenate([first.final_distance, second.final_distance])
     assert len(np.unique(both)) == 10
 
