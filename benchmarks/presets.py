@@ -93,7 +93,9 @@ def main() -> None:
     for env in options.envs:
         named = {"preset": (), **(CANDIDATES.get(env, {}) if options.candidates else {})}
         for name, flags in named.items():
-            runs = [run(options, env, f"{env}-{len(rows)}-{seed}", seed=seed, flags=flags) for seed in range(options.seeds)]
+            runs = [
+                run(options, env, f"{env}-{len(rows)}-{seed}", seed=seed, flags=flags) for seed in range(options.seeds)
+            ]
             rows.append({"environment": env, "settings": name, **row(runs, touched=options.touched)})
             records[f"{env}, {name}"] = [each.record() for each in runs]
     notes = f"median (smallest to largest) of {options.seeds} seeds; touched: {options.touched:g} of the goals"

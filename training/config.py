@@ -52,8 +52,8 @@ class TrainConfig:
     """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
     """Time limit in minutes, compilation included. When it has passed, training evaluates, publishes and ends."""
-    stop_at_success_rate: float = math.inf
-    """Training ends when an evaluation reaches this share of its goals (eval/success_any in the metrics)."""
+    target_stay_rate: float = math.inf
+    """Training ends after two evaluations in a row with at least this eval/stay, up to 1; inf: never."""
     num_envs: int = 512
     """Environments that run in parallel."""
     unroll_length: int = 62
@@ -230,6 +230,12 @@ class TrainConfig:
             activation=self.activation,
             layer_norm=self.layer_norm,
             residual=self.residual,
+            actuator_kind=env.actuator_kind,
+            rest_action=env.rest_action,
+            action_meaning=env.spec.action_meaning,
+            max_action_change=env.spec.max_action_change,
+            state_quaternions=env.spec.state_quaternions,
+            goal_quaternions=env.spec.goal_quaternions,
         )
 
     def _require_positive(self) -> None:
@@ -243,9 +249,10 @@ class TrainConfig:
     def _require_in_range(self) -> None:
         if not 0 < self.discount < _MAX_DISCOUNT:
             raise ConfigError(f"discount must be above 0 and below {_MAX_DISCOUNT}, got {self.discount}; try 0.99")
-        if not self.stop_at_success_rate > 0:
+        if not (0 < self.target_stay_rate <= 1 or self.target_stay_rate == math.inf):
             raise ConfigError(
-                f"stop_at_success_rate must be above 0, got {self.stop_at_success_rate}; try 0.98, or inf to train on"
+                f"target_stay_rate must be above 0 and at most 1, got {self.target_stay_rate}; try 0.9, or inf to "
+                "train on"
             )
         shares = {"resample_goal_probability": 0.02, "resample_at_goal_probability": 0.25, "commanded_goals": 0.5}
         for field, usual in shares.items():

@@ -85,7 +85,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         | {
             "total_env_steps": 1_600_000,
             "max_minutes": 3.7,
-            "stop_at_success_rate": 0.97,
+            "target_stay_rate": 0.9,
             "num_evals": 50,
             "eval_episodes": 256,
         },
