@@ -34,8 +34,26 @@ SUCCESS = ("eval/touched", "eval/stay")
 
 Flags = tuple[str, ...]
 
-# Besides the preset itself, what it was chosen among: worlds x unroll, updates x batch, width.
-CANDIDATES: Mapping[str, Mapping[str, Flags]] = MappingProxyType({})
+
+def settings(worlds: int, unroll: int, updates: int, *, batch: int, width: int, commanded: float = 0.5) -> Flags:
+    """Return the flags of a candidate."""
+    sizes = {"num-envs": worlds, "unroll-length": unroll, "updates-per-unroll": updates, "batch-size": batch}
+    values = sizes | {"actor-width": width, "critic-width": width, "commanded-goals": commanded}
+    return tuple(text for name, value in values.items() for text in (f"--{name}", str(value)))
+
+
+# What a preset was chosen among, besides itself. Names: worlds x unroll, updates x batch, width.
+CANDIDATES: Mapping[str, Mapping[str, Flags]] = MappingProxyType(
+    {
+        "point_u_maze": {
+            "no commanded goals": ("--commanded-goals", "0"),
+            "256 x 25, 128 x 256, 64, none": settings(256, 25, 128, batch=256, width=64, commanded=0),
+            "256 x 25, 128 x 256, 64": settings(256, 25, 128, batch=256, width=64),
+            "16 x 10, 64 x 32, 16": settings(16, 10, 64, batch=32, width=16),
+            "16 x 10, 128 x 64, 32": settings(16, 10, 128, batch=64, width=32),
+        }
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +129,7 @@ def run(options: Options, env: str, name: str, *, seed: int, flags: Flags) -> Ru
         cost = measured(lambda: subprocess.run(command, check=True, env=_environment(), preexec_fn=_on(options.cores)))
         (folder / COST).write_text(json.dumps(cost))
     cost = json.loads((folder / COST).read_text())
-    return Run(seed, cost["wall_s"], cost["cpu_s"], read_metrics(folder / "metrics.jsonl"))
+    return Run(seed, cost["wall_s"], cost["cpu_s"], read_metrics(folder))
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
