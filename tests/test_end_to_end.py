@@ -35,6 +35,10 @@ TINY = {
     "resample-goal-probability": 0.1,
     "preset": "paper",
 }
+FACTS = (
+    *("normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high"),
+    *("actuator_kind", "rest_action", "action_meaning"),
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,10 +47,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def train(out: Path, **changes: int) -> Path:
+def train(out: Path, *more: str, **changes: int) -> Path:
     settings = TINY | {name.replace("_", "-"): number for name, number in changes.items()}
     flags = [word for name, number in settings.items() for word in (f"--{name}", str(number))]
-    done = run("training/run.py", "--env", "point_u_maze", "--out", str(out), *flags)
+    done = run("training/run.py", "--env", "point_u_maze", "--out", str(out), *flags, *more)
     assert done.returncode == 0, done.stderr
     assert "policy in" in done.stdout
     return out
@@ -74,7 +78,7 @@ def served(policies: Path) -> Generator[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("run") / "tiny")
+    return train(tmp_path_factory.mktemp("run") / "tiny", "--normalize-observations")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,10 @@ def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -
         description = client.describe()
         assert description.manifest_sha256 == published.manifest_sha256
         assert (description.name, description.version) == ("point_u_maze", "160")
+        assert description.normalize_observations
+        for fact in FACTS:
+            assert getattr(description, fact) == pytest.approx(getattr(published.spec, fact), rel=1e-6)
+            assert len(getattr(description, fact)) > 0
         np.testing.assert_allclose(client.act(state, goal).action, expected, atol=1e-6)
         for row in range(5):
             np.testing.assert_allclose(client.act(state[row], goal[row]).action, expected[row], atol=1e-6)
@@ -104,7 +112,7 @@ def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -
 def test_a_thousand_layers_are_trained_served_and_answer(tmp_path: Path) -> None:
     out = train(tmp_path / "deep", actor_depth=1024, critic_depth=1024, updates_per_unroll=2)
     published = bundle.read(out / "policies" / "160")
-    assert published.params.actor.blocks.kernel.shape == (256, 4, 16, 16)
+    assert published.params.actor.params["blocks"]["kernel"].shape == (256, 4, 16, 16)
     rows = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     assert np.isfinite([rows["loss/critic"], rows["loss/actor"]]).all()
     random = np.random.default_rng(0)

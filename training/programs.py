@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from policy.networks import init_policy
-from training import divergence, evaluation, rollout
+from training import divergence, evaluation, rollout, state_statistics
 from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import TrainConfig
@@ -26,6 +26,7 @@ class RunState(NamedTuple):
     key: jax.Array
     iteration: jax.Array  # int32, unrolls done
     divergence: divergence.Divergence  # since the last evaluation
+    statistics: state_statistics.Statistics
 
 
 class Programs(NamedTuple):
@@ -33,7 +34,7 @@ class Programs(NamedTuple):
 
     collect: Callable[[RunState], RunState]  # one unroll into the replay buffer
     learn: Callable[[RunState], tuple[RunState, Metrics]]  # a round of gradient steps, metrics [steps]
-    evaluate: Callable[..., evaluation.Evaluation]  # (actor, key=...)
+    evaluate: Callable[..., evaluation.Evaluation]  # (params, key=...)
 
 
 def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
@@ -52,6 +53,7 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
         key=key,
         iteration=jnp.int32(0),
         divergence=divergence.nothing(config.num_envs),
+        statistics=state_statistics.nothing(env.state_size),
     )
 
 
@@ -70,7 +72,7 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
     lowered = (
         jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
         jax.jit(functools.partial(learn, config, env, algorithm), donate_argnums=0).lower(state),
-        jax.jit(evaluate).lower(state.train_state.params.actor, key=evaluation.evaluation_key(config.seed, 0)),
+        jax.jit(evaluate).lower(state.train_state.params, key=evaluation.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
     try:
@@ -84,7 +86,7 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     key, collect_key = jax.random.split(state.key)
     rollout_state, unroll = rollout.collect(
         env,
-        state.train_state.params.actor,
+        state.train_state.params,
         state.rollout,
         key=collect_key,
         unroll_length=config.unroll_length,
@@ -92,14 +94,30 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
         resample_goal_probability=config.resample_goal_probability,
         resample_at_goal_probability=config.resample_at_goal_probability,
     )
+    replay = replay_buffer.insert(state.replay, unroll.steps)
+    statistics = state_statistics.add(
+        state.statistics, unroll.steps.state, valid=unroll.valid, ready=replay.held >= config.min_replay_size
+    )
     return RunState(
-        train_state=state.train_state,
+        train_state=_normalize_from_now_on(state, statistics),
         rollout=rollout_state,
-        replay=replay_buffer.insert(state.replay, unroll.steps),
+        replay=replay,
         key=key,
         iteration=state.iteration + 1,
         divergence=divergence.add(state.divergence, unroll.diverged),
+        statistics=statistics,
     )
+
+
+def _normalize_from_now_on(state: RunState, statistics: state_statistics.Statistics) -> TrainState:
+    """Return the state of training, with the statistics to normalize with if they were frozen just now."""
+    params = state.train_state.params
+    if params.normalization is None:
+        return state.train_state
+    frozen_now = (state.statistics.prefill.rows == 0) & (statistics.prefill.rows > 0)
+    frozen = state_statistics.normalization(statistics.prefill)
+    chosen = jax.tree.map(lambda new, old: jnp.where(frozen_now, new, old), frozen, params.normalization)
+    return state.train_state._replace(params=params._replace(normalization=chosen))
 
 
 def learn(config: TrainConfig, env: GoalEnv, algorithm: Algorithm, state: RunState) -> tuple[RunState, Metrics]:

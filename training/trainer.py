@@ -136,7 +136,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         # may not have been evaluated either.
         if metrics.get("env_steps") != done * config.steps_per_iteration:
             metrics = _evaluate(run, state, {})
-        policy = publish.publish(config, run.env, state.train_state.params, iteration=done, metrics=metrics)
+        policy = _publish(run, state, metrics)
     while done < config.iterations and not _target_met(run):
         started, before = run.clock(), done
         state, averages, done = _run_epoch(run, state)
@@ -147,7 +147,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         state = state._replace(divergence=divergence.nothing(config.num_envs))
         checkpoint.save(config.out / "snapshots", done, state=_to_save(config, state))
-        policy = publish.publish(config, run.env, state.train_state.params, iteration=done, metrics=metrics)
+        policy = _publish(run, state, metrics)
         if run.out_of_time:
             progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
             break
@@ -173,7 +173,7 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     """Evaluate the current policy, log the metrics together with the epoch's `averages`, and return them."""
     done = int(state.iteration)
     key = evaluation.evaluation_key(run.config.seed, done)
-    evaluated = run.programs.evaluate(state.train_state.params.actor, key=key)
+    evaluated = run.programs.evaluate(state.train_state.params, key=key)
     run.eval_env.require_no_overflow(evaluated.overflow)
     row = {"env_steps": done * run.config.steps_per_iteration, **averages, **evaluation.summarize(evaluated)}
     row["time/total_s"] = run.earlier_s + run.clock() - run.began
@@ -186,6 +186,12 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     run.log.write(row)
     run.progress.evaluated(row)
     return row
+
+
+def _publish(run: _Run, state: RunState, metrics: dict[str, float]) -> Path:
+    """Publish the current policy; return its folder."""
+    params, statistics, done = state.train_state.params, state.statistics, int(state.iteration)
+    return publish.publish(run.config, run.env, params, statistics=statistics, iteration=done, metrics=metrics)
 
 
 def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float], int]:

@@ -53,7 +53,7 @@ def unroll(env, *, length: int, spec=SPEC, worlds: int = WORLDS):
     robots = rollout.start(env, jax.random.key(1), environments=worlds)
     return robots, *rollout.collect(
         env,
-        params.actor,
+        params,
         robots,
         key=jax.random.key(2),
         unroll_length=length,
@@ -106,7 +106,7 @@ def test_a_world_that_breaks_in_its_first_step_repeats_its_start_at_rest() -> No
 
 def test_an_action_that_is_not_finite_is_dropped_but_the_physics_is_not_blamed() -> None:
     params = init_policy(jax.random.key(0), SPEC)
-    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params.actor)
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
     robots = rollout.start(Counter(), jax.random.key(1), environments=2)
     probability = {"resample_goal_probability": 0.0, "resample_at_goal_probability": 0.0}
     _, seen = rollout.collect(
@@ -227,7 +227,7 @@ def test_in_an_evaluation_a_world_that_diverges_has_not_reached_its_goal() -> No
 
     params = init_policy(jax.random.key(0), SPEC)
     passing = Passing(last=1, then=1e20)
-    result = evaluation.evaluate(passing, params.actor, key=jax.random.key(0), episodes=2, episode_length=4)
+    result = evaluation.evaluate(passing, params, key=jax.random.key(0), episodes=2, episode_length=4)
     assert result.diverged.tolist() == [True, True]
     assert result.touched.tolist() == [False, False]
     np.testing.assert_allclose(result.final_distance, 0.0)  # after the last sound step
