@@ -45,12 +45,14 @@ IDENTIFIERS = (
     Retired(r"TrainerState", "RunState"),
     Retired(r"OutputFolderError", "RunDirError"),
     Retired(r"publish_once", "publish"),
+    Retired(r"policy_name", "name, published_name"),
     Retired(r"_?(Question|PendingQuestion)", "PendingRequest"),
 )
 ANYWHERE = (
     Retired(r"--unroll(?![\w-])", "--unroll-length"),
     Retired(r"--goal-redraw-probability", "--resample-goal-probability"),
     Retired(r"--at-goal-redraw-probability", "--resample-at-goal-probability"),
+    Retired(r"--policy-name", "--name"),
     Retired(r"--replay-capacity", "--max-replay-size"),
     Retired(r"--replay-min(?![\w-])", "--min-replay-size"),
     Retired(r"--stop-at-share", "--stop-at-success-rate"),

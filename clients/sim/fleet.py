@@ -1,10 +1,12 @@
 """Simulated robots, each with its own client, on one simulated clock.
 
-In every control period each robot sends its own `Act` request. The physics advances when every request has its reply or
-has failed. A robot without a reply in time applies the middle of its action range for that period, and the request
-counts as missed. No request is sent again.
+Each robot sends its own `Act` request, executes all actions of the reply, one per control period, and asks again. A
+policy whose action_chunk is 1 is therefore asked in every control period. The physics advances when every request has
+its reply or has failed. A robot without a reply in time applies the middle of its action range for one control period
+and then asks again; the request counts as missed. No request is sent again.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +20,7 @@ from training.envs.core.goal_env import GoalEnv, State
 
 
 class Tick(NamedTuple):
-    """One control step of one robot whose request was answered."""
+    """One request of one robot that was answered."""
 
     round_trip_s: float
     batch_rows: int  # rows that the server computed together, including this one
@@ -81,14 +83,15 @@ def drive(
             paths = [np.asarray(achieved(current.info["state"]))]
             poses = [_pose(current)] if keep_poses and first == 0 else None
             at_goal, alive = np.zeros(len(clients), int), np.ones(len(clients), bool)
-            replies: list[list[Action | None]] = [[] for _ in range(active)]
+            robots = [_Robot(env.action_size) for _ in range(len(clients))]
             for _ in range(episode_length):
-                states = np.asarray(current.info["state"])[:active]
-                current_goals = np.asarray(current.info["goal"])[:active]  # a goal may move
-                step_replies = list(pool.map(_act, clients[:active], states, current_goals))
-                for robot, reply in enumerate(step_replies):
-                    replies[robot].append(reply)
-                actions = _actions(step_replies, rows=len(clients), action_size=env.action_size)
+                asking = [robot for robot in range(active) if not robots[robot].has_action]
+                states = np.asarray(current.info["state"])[asking]
+                current_goals = np.asarray(current.info["goal"])[asking]  # a goal may move
+                answers = pool.map(_act, [clients[robot] for robot in asking], states, current_goals)
+                for robot, reply in zip(asking, answers, strict=True):
+                    robots[robot].receive(reply)
+                actions = np.stack([robot.next_action() for robot in robots])
                 current = step(current, jnp.asarray(actions))
                 paths.append(np.where(alive[:, None], np.asarray(achieved(current.info["state"])), paths[-1]))
                 if poses is not None and alive[0]:
@@ -99,13 +102,42 @@ def drive(
             env.require_no_overflow(env.overflow(current))
             path = np.stack(paths, axis=1)
             for robot in range(active):
-                episode = _episode(goals[robot], path[robot], time_at_goal=int(at_goal[robot]), replies=replies[robot])
+                ticks, missed = tuple(robots[robot].ticks), robots[robot].missed
+                episode = Episode(goals[robot], path[robot], int(at_goal[robot]), ticks=ticks, missed=missed)
                 yield episode if poses is None or robot else episode._replace(poses=np.stack(poses))
 
 
 def connect(address: str, *, robots: int, policy: str, timeout_s: float) -> list[PolicyClient]:
     """Return one client per robot, as if each robot were a machine of its own."""
-    return [PolicyClient(address, policy=policy, timeout_s=timeout_s) for _ in range(robots)]
+    return [
+        PolicyClient(address, policy=policy, timeout_s=timeout_s, robot_id=f"sim-{robot}") for robot in range(robots)
+    ]
+
+
+class _Robot:
+    """The actions that one robot still has to execute in its episode, and the record of its requests."""
+
+    def __init__(self, action_size: int) -> None:
+        self._rest = np.zeros(action_size, np.float32)  # the middle of the action range
+        self._actions: deque[np.ndarray] = deque()
+        self.ticks: list[Tick] = []
+        self.missed = 0
+
+    @property
+    def has_action(self) -> bool:
+        return bool(self._actions)
+
+    def receive(self, reply: Action | None) -> None:
+        """Execute the actions of `reply` from now on. None: the request was missed."""
+        if reply is None:
+            self.missed += 1
+        else:
+            self._actions.extend(reply.chunk)
+            self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows))
+
+    def next_action(self) -> np.ndarray:
+        """Return the action for this control period, [action_size]: the middle of the range if there is none."""
+        return self._actions.popleft() if self._actions else self._rest
 
 
 def _pose(current: State) -> np.ndarray:
@@ -115,22 +147,8 @@ def _pose(current: State) -> np.ndarray:
 
 
 def _act(client: ActClient, state: np.ndarray, goal: np.ndarray) -> Action | None:
-    """Return one robot's action for this control step, or None if the request was late or rejected."""
+    """Return the reply to one robot's request, or None if the request was late or rejected."""
     try:
         return client.act(state, goal)
     except (DeadlineExceeded, Overloaded):
         return None
-
-
-def _actions(replies: Sequence[Action | None], *, rows: int, action_size: int) -> np.ndarray:
-    """Return the actions as one block [rows, action_size]: 0, the middle of the range, for a row without a reply."""
-    actions = np.zeros((rows, action_size), np.float32)
-    for robot, reply in enumerate(replies):
-        if reply is not None:
-            actions[robot] = reply.action
-    return actions
-
-
-def _episode(goal: np.ndarray, path: np.ndarray, *, time_at_goal: int, replies: Sequence[Action | None]) -> Episode:
-    ticks = tuple(Tick(reply.round_trip_s, reply.batch_rows) for reply in replies if reply is not None)
-    return Episode(goal, path, time_at_goal=time_at_goal, ticks=ticks, missed=len(replies) - len(ticks))

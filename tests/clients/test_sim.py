@@ -47,7 +47,7 @@ class Pusher:
 
 def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) -> Action:
     return Action(
-        action=action,
+        chunk=action[None],
         policy="p",
         version="1",
         sequence=1,
