@@ -22,6 +22,9 @@ _SPEC = PolicySpec(
 )
 
 
+WITHOUT_CRITIC = {"critic": "none", "critic_depth": 0, "critic_width": 0, "representation_dim": 0}
+
+
 def policy_spec(**changes: object) -> PolicySpec:
     """A valid specification, of a small policy for a point maze unless changed."""
     return dataclasses.replace(_SPEC, **changes)  # pyright: ignore[reportArgumentType]
