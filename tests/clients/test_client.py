@@ -37,6 +37,19 @@ def test_a_chunk_has_all_actions_and_action_is_the_first(client: kilolayer.Polic
     np.testing.assert_array_equal(block.action * 16, [[0, 1], [6, 7]])
 
 
+def test_a_reply_may_be_larger_than_the_limit_of_grpc(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    size = 4 * 2**20 // 4 + 2  # 4 MiB of float32 values, and one action more
+
+    def answer_with_a_long_chunk(reply: policy_pb2.ActResponse) -> None:
+        reply.action[:] = [0.5] * size
+        reply.action_chunk = size // 2
+
+    fake.on_act = answer_with_a_long_chunk
+    assert client.act([0, 0, 0], [0, 0]).chunk.shape == (size // 2, 2)
+    with client.stream() as stream:
+        assert stream.act([0, 0, 0], [0, 0]).chunk.shape == (size // 2, 2)
+
+
 def test_without_chunks_the_chunk_is_the_action(client: kilolayer.PolicyClient) -> None:
     answer = client.act([[0.5, 0.25, 0], [0.125, -0.5, 0]], [0.25, 0])
     assert answer.chunk.tolist() == [[[0.75, 0.5]], [[0, -1]]]

@@ -32,6 +32,7 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 3000),
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.http2.ping_timeout_ms", 2000),
+    ("grpc.max_receive_message_length", -1),  # gRPC's 4 MiB are less than the chunks of a request with many rows
 )
 READY_POLL_S = 0.1  # pause between two calls to a server that answers but is not ready
 STREAM = "ActStream"
