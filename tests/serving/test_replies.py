@@ -46,7 +46,8 @@ async def reply_of(method: str, request: Message, *, results: list[list[float]],
 async def refusal_of(method: str, request: Message, **spec: Any) -> ServingError:
     batcher = FakeBatcher()
     with pytest.raises(ServingError) as refused:
-        await service(batcher, policy_spec(**spec)).unary[method](request.SerializeToString(), CONTEXT)
+        async with asyncio.timeout(10):
+            await service(batcher, policy_spec(**spec)).unary[method](request.SerializeToString(), CONTEXT)
     assert not batcher.admitted
     return refused.value
 
