@@ -46,6 +46,9 @@ IDENTIFIERS = (
     Retired(r"OutputFolderError", "RunDirError"),
     Retired(r"publish_once", "publish"),
     Retired(r"policy_name", "name, published_name"),
+    Retired(r"stop_at_success_rate", "target_stay_rate"),
+    Retired(r"success_any", "eval/touched"),
+    Retired(r"min_share_reached", "min_stay_rate"),
     Retired(r"_?(Question|PendingQuestion)", "PendingRequest"),
 )
 ANYWHERE = (
@@ -55,7 +58,9 @@ ANYWHERE = (
     Retired(r"--policy-name", "--name"),
     Retired(r"--replay-capacity", "--max-replay-size"),
     Retired(r"--replay-min(?![\w-])", "--min-replay-size"),
-    Retired(r"--stop-at-share", "--stop-at-success-rate"),
+    Retired(r"--stop-at-share|--stop-at-success-rate", "--target-stay-rate"),
+    Retired(r"eval/success_any", "eval/touched"),
+    Retired(r"--min-share-reached", "--min-stay-rate"),
     Retired(r"--snapshot-replay (?:on|off)", "--snapshot-replay, --no-snapshot-replay"),
     Retired(r"kilolayer_(?:\w+_)?(?:shed|judged|offers)(?:_\w+)?", "rejected, policies"),
     Retired(

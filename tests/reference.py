@@ -71,8 +71,10 @@ def losses(
     energy: str = "l2",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The actor's, the temperature's and the critic's loss; the goal is the first `goal_dim` values of a state."""
-    goal = batch.future_state[:, :goal_dim]
-    mean, raw = jnp.split(network(params.actor, jnp.concatenate([batch.state, goal], 1)), 2, axis=1)
+    goal = actor_goal = batch.future_state[:, :goal_dim]
+    if batch.commanded_goal is not None:
+        actor_goal = goal.at[: len(batch.commanded_goal)].set(batch.commanded_goal)
+    mean, raw = jnp.split(network(params.actor, jnp.concatenate([batch.state, actor_goal], 1)), 2, axis=1)
     log_std = -5 + 3.5 * (jnp.tanh(raw) + 1)
     action = jnp.tanh(mean + jnp.exp(log_std) * noise)
     gaussian = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
@@ -82,7 +84,7 @@ def losses(
         return network(params.state_action_encoder, jnp.concatenate([batch.state, action], 1))
 
     psi = network(params.goal_encoder, goal)
-    score = jnp.diag(energies(phi(action), psi, energy=energy))
+    score = jnp.diag(energies(phi(action), network(params.goal_encoder, actor_goal), energy=energy))
     actor = (jnp.exp(log_temperature) * log_probability - score).mean()
     entropy = -jax.lax.stop_gradient(log_probability)
     temperature = (jnp.exp(log_temperature) * (entropy - target_entropy)).mean()

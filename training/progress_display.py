@@ -7,8 +7,12 @@ from typing import Protocol, Self
 import rich.console
 import rich.progress
 
-_EVALUATION = "{env_steps:>12,} steps  {eval/success_any:>5.2f} reached  {eval/time_at_goal:>6.1f} steps at goal"
-_LOSSES = "  critic {loss/critic:>7.3f}  actor {loss/actor:>7.3f}"
+_EVALUATION = (
+    "{env_steps:>12,} steps  stay {eval/stay:.2f} ({eval/stay_low:.2f} to {eval/stay_high:.2f})"
+    "  touched {eval/touched:.2f} ({eval/touched_low:.2f} to {eval/touched_high:.2f})"
+)
+_LOSSES = "  critic {loss/critic:.3f}  actor {loss/actor:.3f}"
+_DIVERGED = "  {eval/diverged_count:,} diverged"
 
 
 class Progress(Protocol):
@@ -82,4 +86,7 @@ class ConsoleProgress:
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         """Print one line with the most important metrics."""
-        self.say(_EVALUATION.format_map(metrics) + (_LOSSES.format_map(metrics) if "loss/critic" in metrics else ""))
+        parts = [_EVALUATION]
+        parts += [_LOSSES] if "loss/critic" in metrics else []
+        parts += [_DIVERGED] if metrics.get("eval/diverged_count") else []
+        self.say("".join(parts).format_map(metrics))

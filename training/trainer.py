@@ -74,7 +74,8 @@ def train(
             state = _restore(config, state)
         take_over()  # nothing was written or deleted before this line
         env_steps = int(state.iteration) * config.steps_per_iteration
-        with MetricsLog(config.out, title=config.title, keep_until=env_steps) as log:
+        target = config.target_entropy_per_action * env.action_size
+        with MetricsLog(config.out, title=config.title, keep_until=env_steps, target_entropy=target) as log:
             _announce(config, state, progress)
             programs = compile_programs(config, env, state)
             progress.say(f"compiled in {clock() - began:.0f} s")
@@ -139,7 +140,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         if metrics.get("env_steps") != done * config.steps_per_iteration:
             metrics = _evaluate(run, state, {})
         policy = publish.publish(config, run.env, state.train_state.params, iteration=done, metrics=metrics)
-    while done < config.iterations:
+    while done < config.iterations and not _target_met(run):
         started, before = run.clock(), done
         state, averages, done = _run_epoch(run, state)
         if run.stop.is_set() and not (done > before and _evaluation_due(config, done)):
@@ -149,11 +150,6 @@ def _run(run: _Run, state: RunState) -> Outcome:
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         checkpoint.save(config.out / "snapshots", done, state=_to_save(config, state))
         policy = publish.publish(config, run.env, state.train_state.params, iteration=done, metrics=metrics)
-        if metrics["eval/success_any"] >= config.stop_at_success_rate:
-            progress.say(
-                f"ending early: eval/success_any has reached stop_at_success_rate {config.stop_at_success_rate:g}"
-            )
-            break
         if run.out_of_time:
             progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
             break
@@ -162,8 +158,17 @@ def _run(run: _Run, state: RunState) -> Outcome:
             "there was no gradient step before the last evaluation; raise --max-minutes or --total-env-steps, or lower "
             "--min-replay-size"
         )
-    progress.say(f"curves in {run.log.draw_curves()}, policy in {policy}")
+    progress.say(f"curves in {run.log.draw_curves()}")
+    progress.say(publish.describe_policies(config))
     return Outcome(policy, metrics, stopped=False)
+
+
+def _target_met(run: _Run) -> bool:
+    """Return whether `target_stay_rate` is met, and say so."""
+    met = evaluation.target_met(run.log.rows, run.config.target_stay_rate)
+    if met:
+        run.progress.say(evaluation.target_message(run.config.target_stay_rate))
+    return met
 
 
 def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[str, float]:
@@ -177,8 +182,8 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     broken = [name for name, number in row.items() if not np.isfinite(number)]
     if broken:
         raise FloatingPointError(
-            f"{broken[0]} is NaN or infinity after iteration {done}, because the policy's actions or the simulated "
-            "states are; the last snapshot is from before. Try a lower learning rate"
+            f"{broken[0]} is NaN or infinity after iteration {done}, because the policy's actions are; the "
+            "last snapshot is from before. Try a lower learning rate"
         )
     run.log.write(row)
     run.progress.evaluated(row)

@@ -17,6 +17,7 @@ import numpy as np
 
 from kilolayer import Action, DeadlineExceeded, Overloaded, PolicyClient
 from training.envs.core.goal_env import GoalEnv, State
+from training.envs.core.goal_record import GoalRecord
 
 
 class Tick(NamedTuple):
@@ -32,12 +33,14 @@ class Episode(NamedTuple):
     goal: np.ndarray  # [goal_dim]
     path: np.ndarray  # [steps + 1, goal_dim], achieved goals, beginning with that of the start
     time_at_goal: int  # control steps within the success radius
+    stay: float  # share of the time since the first arrival spent at the goal, see `GoalRecord.stay`
     ticks: tuple[Tick, ...]  # of the requests that were answered
     missed: int  # number of requests without a reply in time
+    diverged: bool = False  # whether its simulated world did; then the goal counts as not reached
     poses: np.ndarray | None = None  # [steps + 1, nq], joint positions in MuJoCo's order; only if kept
 
     @property
-    def reached(self) -> bool:
+    def touched(self) -> bool:
         """Whether the robot was within the success radius in at least one step."""
         return self.time_at_goal > 0
 
@@ -62,6 +65,9 @@ def drive(
 ) -> Iterator[Episode]:
     """Run `episodes` episodes, as many at the same time as there are clients; yield each when its round ends.
 
+    An episode counts until its first termination, as in training's evaluations. A robot whose state is NaN or infinite
+    sends no more requests.
+
     Args:
         episode_length: control steps; the path of an episode that terminates earlier stays where it ended.
         keep_poses: whether the first episode keeps its joint positions until it terminates, for pictures.
@@ -82,29 +88,33 @@ def drive(
             goals = np.asarray(current.info["goal"])
             paths = [np.asarray(achieved(current.info["state"]))]
             poses = [_pose(current)] if keep_poses and first == 0 else None
-            at_goal, alive = np.zeros(len(clients), int), np.ones(len(clients), bool)
+            record = GoalRecord.begin(np.zeros(len(clients), np.int32))
             robots = [_Robot(env.action_size) for _ in range(len(clients))]
-            for _ in range(episode_length):
-                asking = [robot for robot in range(active) if not robots[robot].has_action]
-                states = np.asarray(current.info["state"])[asking]
-                current_goals = np.asarray(current.info["goal"])[asking]  # a goal may move
-                answers = pool.map(_act, [clients[robot] for robot in asking], states, current_goals)
-                for robot, reply in zip(asking, answers, strict=True):
-                    robots[robot].receive(reply)
+            for number in range(1, episode_length + 1):
+                _ask(pool, clients[:active], robots, current=current)
                 actions = np.stack([robot.next_action() for robot in robots])
                 current = step(current, jnp.asarray(actions))
-                paths.append(np.where(alive[:, None], np.asarray(achieved(current.info["state"])), paths[-1]))
-                if poses is not None and alive[0]:
+                finite = _finite(current)
+                counted = record.alive & finite
+                paths.append(np.where(counted[:, None], np.asarray(achieved(current.info["state"])), paths[-1]))
+                if poses is not None and counted[0]:
                     poses.append(_pose(current))
-                at_goal += alive & (np.asarray(current.metrics["success"]) > 0)
-                alive &= np.asarray(current.done) == 0
+                at_goal, done = np.asarray(current.metrics["success"]) > 0, np.asarray(current.done) > 0
+                record = record.after(number, at_goal=at_goal, done=done, finite=finite)
                 on_step(active)
             env.require_no_overflow(env.overflow(current))
-            path = np.stack(paths, axis=1)
+            path, stay = np.stack(paths, axis=1), np.asarray(record.stay(episode_length))
             for robot in range(active):
-                ticks, missed = tuple(robots[robot].ticks), robots[robot].missed
-                episode = Episode(goals[robot], path[robot], int(at_goal[robot]), ticks=ticks, missed=missed)
-                yield episode if poses is None or robot else episode._replace(poses=np.stack(poses))
+                yield Episode(
+                    goals[robot],
+                    path[robot],
+                    time_at_goal=int(record.time_at_goal[robot]),
+                    stay=float(stay[robot]),
+                    ticks=tuple(robots[robot].ticks),
+                    missed=robots[robot].missed,
+                    diverged=bool(record.diverged[robot]),
+                    poses=None if poses is None or robot else np.stack(poses),
+                )
 
 
 def connect(address: str, *, robots: int, policy: str, timeout_s: float) -> list[PolicyClient]:
@@ -140,10 +150,28 @@ class _Robot:
         return self._actions.popleft() if self._actions else self._rest
 
 
+def _ask(pool: ThreadPoolExecutor, clients: Sequence[ActClient], robots: Sequence[_Robot], *, current: State) -> None:
+    """Send the request of every robot that has no action left, and wait for the replies.
+
+    A robot whose state is NaN or infinite sends none.
+    """
+    states, goals = np.asarray(current.info["state"]), np.asarray(current.info["goal"])  # a goal may move
+    finite = np.isfinite(states).all(axis=1)
+    asking = [number for number in range(len(clients)) if finite[number] and not robots[number].has_action]
+    replies = pool.map(_act, [clients[number] for number in asking], states[asking], goals[asking])
+    for number, reply in zip(asking, replies, strict=True):
+        robots[number].receive(reply)
+
+
 def _pose(current: State) -> np.ndarray:
     """Return the first robot's joint positions, [nq]."""
     physics: Any = current.pipeline_state
     return np.array(physics.qpos[0])
+
+
+def _finite(current: State) -> np.ndarray:
+    """Return for each robot whether its state and its distance to the goal are finite, [robots]."""
+    return np.isfinite(np.asarray(current.info["state"])).all(axis=1) & np.isfinite(current.metrics["distance"])
 
 
 def _act(client: ActClient, state: np.ndarray, goal: np.ndarray) -> Action | None:

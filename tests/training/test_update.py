@@ -97,6 +97,38 @@ def test_gradients_and_losses_equal_the_reference(params: PolicyParams, batch: B
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)
 
 
+def test_commanded_goals_change_the_actors_gradient_alone(params: PolicyParams, batch: Batch) -> None:
+    noise = jax.random.normal(jax.random.key(6), (ROWS, 2))
+    trained = Trainable(params, jnp.log(0.3))
+    goals = 3 + jax.random.normal(jax.random.key(7), (3, 2))
+    with_goals = batch._replace(commanded_goal=goals)
+    gradient = jax.jit(crl().gradient)
+    found, metrics = gradient(trained, with_goals, noise=noise)
+    without, _ = gradient(trained, batch, noise=noise)
+    expected, losses = reference_gradient(*trained, with_goals, noise)
+    assert_gradients_agree(found, expected)
+    assert float(metrics["loss/actor"]) == pytest.approx(float(losses[0]), rel=1e-5)
+    for encoder in ("state_action_encoder", "goal_encoder"):
+        pairs = zip(*(jax.tree.leaves(getattr(each.params, encoder)) for each in (found, without)), strict=True)
+        for ours, plain in pairs:
+            np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-6 * float(np.abs(plain).max()))
+    kernel = found.params.actor.output.kernel - without.params.actor.output.kernel
+    assert float(jnp.abs(kernel).max()) > 1e-3
+
+
+def test_commanded_goals_in_every_row_replace_every_hindsight_goal(params: PolicyParams, batch: Batch) -> None:
+    """The actor of a batch with its own hindsight goals as commanded ones learns what it learns without."""
+    noise = jax.random.normal(jax.random.key(6), (ROWS, 2))
+    trained = Trainable(params, jnp.log(0.3))
+    gradient = jax.jit(crl().gradient)
+    expected, _ = gradient(trained, batch, noise=noise)
+    again = batch._replace(commanded_goal=batch.future_state[:, :2])
+    assert_gradients_agree(gradient(trained, again, noise=noise)[0], expected)
+    shifted = batch._replace(commanded_goal=again.commanded_goal + jnp.eye(ROWS)[:, -1:])  # only the last row's
+    kernel = gradient(trained, shifted, noise=noise)[0].params.actor.output.kernel - expected.params.actor.output.kernel
+    assert float(jnp.abs(kernel).max()) > 1e-3
+
+
 @pytest.mark.parametrize("remat", REMATERIALIZATIONS)
 def test_gradients_do_not_depend_on_remat(params: PolicyParams, batch: Batch, remat: str) -> None:
     noise = jax.random.normal(jax.random.key(5), (ROWS, 2))

@@ -63,10 +63,8 @@ class Evaluator:
         row = {"env_steps": env_steps, **losses, **summary, **elapsed}
         self._log.write(row)
         self._progress.evaluated(row)
-        if summary["eval/success_any"] >= config.stop_at_success_rate:
-            self._progress.say(
-                f"ending early: eval/success_any has reached stop_at_success_rate {config.stop_at_success_rate:g}"
-            )
+        if evaluation.target_met(self._log.rows, config.target_stay_rate):
+            self._progress.say(evaluation.target_message(config.target_stay_rate))
             raise StopTraining
         if self._clock() - self._began >= config.max_minutes * 60:
             self._progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
