@@ -156,8 +156,8 @@ def _ask(pool: ThreadPoolExecutor, clients: Sequence[ActClient], robots: Sequenc
     A robot whose state is NaN or infinite sends none.
     """
     states, goals = np.asarray(current.info["state"]), np.asarray(current.info["goal"])  # a goal may move
-    finite = np.isfinite(states).all(axis=1)
-    asking = [number for number in range(len(clients)) if finite[number] and not robots[number].has_action]
+    finite = np.flatnonzero(np.isfinite(states[: len(clients)]).all(axis=1)).tolist()
+    asking = [number for number in finite if not robots[number].has_action]
     replies = pool.map(_act, [clients[number] for number in asking], states[asking], goals[asking])
     for number, reply in zip(asking, replies, strict=True):
         robots[number].receive(reply)

@@ -245,16 +245,18 @@ class Turntable(GoalEnv):
         self._sign = sign
 
     def reset(self, rng: jax.Array) -> State:
-        return self._observe(jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0]), jax.random.uniform(rng, (1,)))
+        start: Any = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+        return self._observe(start, jax.random.uniform(rng, (1,)))
 
     def step(self, state: State, action: jax.Array) -> State:
-        x, _, w, _, _, z = state.pipeline_state
+        before: Any = state.pipeline_state
+        x, _, w, _, _, z = before
         cos, sin = jnp.cos(action[1] / 4), jnp.sin(action[1] / 4)
         turned = jnp.stack([w * cos - z * sin, jnp.zeros(()), jnp.zeros(()), z * cos + w * sin])
-        moved = jnp.concatenate([jnp.stack([x + 0.1 * action[0], action[0]]), turned])
+        moved: Any = jnp.concatenate([jnp.stack([x + 0.1 * action[0], action[0]]), turned])
         return self._observe(moved, state.info["goal"], before=state)
 
-    def sense(self, data: jax.Array) -> jax.Array:
+    def sense(self, data: Any) -> jax.Array:
         return data * jnp.where(jnp.arange(6) < 2, 1.0, self._sign)
 
     def achieved_goal(self, state: jax.Array) -> jax.Array:

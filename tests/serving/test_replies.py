@@ -35,7 +35,7 @@ def service(batcher: FakeBatcher, spec: PolicySpec) -> RpcService:
 async def reply_of(method: str, request: Message, *, results: list[list[float]], **spec: Any) -> bytes:
     """The bytes of the reply, when the engine gives `results`."""
     batcher = FakeBatcher()
-    answering = asyncio.create_task(
+    answering = asyncio.ensure_future(
         service(batcher, policy_spec(**spec)).unary[method](request.SerializeToString(), CONTEXT)
     )
     await batcher.until_admitted(1)
@@ -83,7 +83,7 @@ async def test_the_best_of_several_chunks_is_a_whole_chunk() -> None:
 async def test_a_score_takes_the_actions_of_a_chunk() -> None:
     batcher = FakeBatcher()
     request = pb.ScoreRequest(state=[1, 2, 3, 4], action=SIX, goal=[10, 20])
-    scoring = asyncio.create_task(
+    scoring = asyncio.ensure_future(
         service(batcher, policy_spec(action_chunk=3)).unary["Score"](request.SerializeToString(), CONTEXT)
     )
     await batcher.until_admitted(1)

@@ -160,7 +160,7 @@ def _rows(states: NDArray[np.float32]) -> int:
     return len(states) if states.ndim == 2 else 1
 
 
-def check_robot_id(robot_id: str) -> str:
+def check_robot_id(robot_id: object) -> str:
     """Return `robot_id`. ValueError if it is not a string, or has more than 128 bytes in UTF-8."""
     if not isinstance(robot_id, str) or len(robot_id.encode()) > _MAX_ROBOT_ID_BYTES:
         raise ValueError(
