@@ -37,18 +37,20 @@ PAPER_BUDGETS: Mapping[str, Budget] = MappingProxyType(
 _STEPS_PER_EVALUATION = 1_000_000
 _PUBLISHED = {"episode_length": 1_000, "rows_per_episode": 2}
 
+# Many small gradient steps: on a CPU core they learn more in a second than few large ones.
 _POINT_MAZE = {
-    "num_envs": 256,
-    "unroll_length": 25,
+    "num_envs": 16,
+    "unroll_length": 10,
     "resample_goal_probability": 0.04,
     "resample_at_goal_probability": 0.25,
     "updates_per_unroll": 128,
-    "batch_size": 256,
+    "batch_size": 32,
+    "commanded_goals": 0.5,
     "max_replay_size": 1_000,
     "min_replay_size": 200,
     "discount": 0.95,
-    "actor_width": 64,
-    "critic_width": 64,
+    "actor_width": 16,
+    "critic_width": 16,
     "actor_learning_rate": 1e-3,
     "critic_learning_rate": 1e-3,
     "temperature_learning_rate": 1e-3,
@@ -83,10 +85,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "training_layouts": _PUBLISHED | {"total_env_steps": 100_000_000, "num_evals": 100, "eval_episodes": 100},
         "point_u_maze": _POINT_MAZE
         | {
-            "total_env_steps": 1_600_000,
-            "max_minutes": 3.7,
+            "total_env_steps": 320_000,
+            "max_minutes": 3.0,
             "target_stay_rate": 0.9,
-            "num_evals": 50,
+            "num_evals": 80,
             "eval_episodes": 256,
         },
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "num_evals": 20},

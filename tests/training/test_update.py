@@ -122,9 +122,10 @@ def test_commanded_goals_in_every_row_replace_every_hindsight_goal(params: Polic
     trained = Trainable(params, jnp.log(0.3))
     gradient = jax.jit(crl().gradient)
     expected, _ = gradient(trained, batch, noise=noise)
-    again = batch._replace(commanded_goal=batch.future_state[:, :2])
+    goals = batch.future_state[:, :2]
+    again = batch._replace(commanded_goal=goals)
     assert_gradients_agree(gradient(trained, again, noise=noise)[0], expected)
-    shifted = batch._replace(commanded_goal=again.commanded_goal + jnp.eye(ROWS)[:, -1:])  # only the last row's
+    shifted = batch._replace(commanded_goal=goals + jnp.eye(ROWS)[:, -1:])  # only the last row's
     assert output_kernels_apart(gradient(trained, shifted, noise=noise)[0], expected) > 1e-3
 
 
