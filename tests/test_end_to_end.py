@@ -1,6 +1,7 @@
 """The way through the house with real processes: train two rounds, publish, serve, act, drive."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import signal
@@ -93,6 +94,12 @@ def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -
         description = client.describe()
         assert description.manifest_sha256 == published.manifest_sha256
         assert (description.name, description.version) == ("point_u_maze", "160")
+        for name, stored in dataclasses.asdict(published.spec).items():
+            told = getattr(description, name)
+            # numbers of a list travel as float32
+            assert told == (pytest.approx(stored) if isinstance(stored, tuple) and "names" not in name else stored), (
+                name
+            )
         np.testing.assert_allclose(client.act(state, goal).action, expected, atol=1e-6)
         for row in range(5):
             np.testing.assert_allclose(client.act(state[row], goal[row]).action, expected[row], atol=1e-6)
