@@ -332,7 +332,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         | {
             "total_env_steps": 1_600_000,
             "max_minutes": 3.7,
-            "target_stay_rate": 0.9,
+            "target_stay_rate": 0.95,
             "num_evals": 50,
             "eval_episodes": 256,
         },

@@ -146,7 +146,7 @@ def test_training_stops_after_two_evaluations_at_its_target(
 
 
 def test_a_resumed_run_counts_the_evaluation_before_it(tiny, tmp_path, monkeypatch) -> None:
-    """Time is up after the third of six evaluations, the first one after gradient steps."""
+    """The third evaluation is at the target, and the run ends; resumed, one more is enough."""
     out = tmp_path / "run"
     evaluations_that_find(monkeypatch, [0.1, 0.1, 0.6])
     trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, total_env_steps=120))

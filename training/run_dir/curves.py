@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +21,7 @@ class Line(NamedTuple):
     metric: str
     label: str
     color: str
+    style: str = "-"
 
 
 class Panel(NamedTuple):
@@ -38,8 +39,10 @@ PANELS = (
         "Does it reach its goals and stay?",
         "share of episodes, share of time",
         (
-            Line("eval/touched", "touched at least once:", "tab:orange"),
             Line("eval/stay", "stay since the first arrival:", "tab:blue"),
+            Line(
+                "eval/touched", "touched at least once:", "tab:orange", "--"
+            ),  # above the stay, with which it may agree
         ),
         is_share=True,
     ),
@@ -113,7 +116,8 @@ def _draw_line(axes: Axes, line: Line, runs: Sequence[Rows], *, unit: int, with_
         mean = [statistics.fmean(column) for column in columns]
         label = f"{line.label} {mean[-1]:.2f}" if with_last else line.label
         marker = "o" if len(steps) <= 20 else None
-        axes.plot(steps, mean, color=line.color, linewidth=2.2, marker=marker, markersize=4, label=label)
+        look: dict[str, Any] = {"color": line.color, "linestyle": line.style, "marker": marker, "markersize": 4}
+        axes.plot(steps, mean, linewidth=2.2, label=label, **look)
 
 
 def _finish(axes: Axes, panel: Panel) -> None:
