@@ -42,7 +42,7 @@ class Diverging(Fixed):
         self.worst = worst
 
     def step(self, state: State, action: jax.Array) -> State:
-        count, start = state.pipeline_state
+        count, start = state.info["state"]
         count = jnp.where(count + 1 > self.worst, jnp.nan, count + 1)
         return self._observe(jnp.stack([count, start]), state.info["goal"], before=state)
 
