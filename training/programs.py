@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from training import evaluation, rollout
 from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import TrainConfig
-from training.data import hindsight, replay_buffer
+from training.data import commanded_goals, hindsight, replay_buffer
 from training.envs.core.goal_env import GoalEnv
 
 
@@ -32,7 +32,7 @@ class Programs(NamedTuple):
 
     collect: Callable[[RunState], RunState]  # one unroll into the replay buffer
     learn: Callable[[RunState], tuple[RunState, Metrics]]  # a round of gradient steps, metrics [steps]
-    evaluate: Callable[..., evaluation.Evaluation]  # (actor, key=...)
+    evaluate: Callable[..., evaluation.Evaluation]  # (params, key=...)
 
 
 def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
@@ -67,8 +67,8 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
     algorithm = CRL.from_config(config, env)
     lowered = (
         jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
-        jax.jit(functools.partial(learn, config, algorithm), donate_argnums=0).lower(state),
-        jax.jit(evaluate).lower(state.train_state.params.actor, key=evaluation.evaluation_key(config.seed, 0)),
+        jax.jit(functools.partial(learn, config, env, algorithm), donate_argnums=0).lower(state),
+        jax.jit(evaluate).lower(state.train_state.params, key=evaluation.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
     try:
@@ -82,7 +82,7 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     key, collect_key = jax.random.split(state.key)
     rollout_state, steps = rollout.collect(
         env,
-        state.train_state.params.actor,
+        state.train_state.params,
         state.rollout,
         key=collect_key,
         unroll_length=config.unroll_length,
@@ -99,16 +99,26 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     )
 
 
-def learn(config: TrainConfig, algorithm: Algorithm, state: RunState) -> tuple[RunState, Metrics]:
+def learn(config: TrainConfig, env: GoalEnv, algorithm: Algorithm, state: RunState) -> tuple[RunState, Metrics]:
     """Take a round of gradient steps on batches of the replay buffer; return the metrics of each, [steps]."""
-    key, pairs_key, update_key = jax.random.split(state.key, 3)
-    shape = (config.updates_per_unroll, config.batch_size)
-    pairs = hindsight.sample_pairs(pairs_key, state.replay, shape, discount=config.discount)
+    key, pairs_key, update_key, goals_key = jax.random.split(state.key, 4)
+    updates = config.updates_per_unroll
+    pairs = hindsight.sample_pairs(
+        pairs_key,
+        state.replay,
+        (updates, config.batch_size),
+        discount=config.discount,
+        rows_per_episode=config.rows_per_episode,
+    )
+    goals = commanded_goals.sample(goals_key, env, (updates, config.commanded_rows))
 
-    def one_update(train_state: TrainState, xs: tuple[replay_buffer.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
-        pairs, noise_key = xs
-        return algorithm.update(train_state, replay_buffer.gather(state.replay, pairs), key=noise_key)
+    def one_update(
+        train_state: TrainState, xs: tuple[replay_buffer.Pairs, Any, jax.Array]
+    ) -> tuple[TrainState, Metrics]:
+        pairs, commanded_goal, noise_key = xs
+        batch = replay_buffer.gather(state.replay, pairs)._replace(commanded_goal=commanded_goal)
+        return algorithm.update(train_state, batch, key=noise_key)
 
-    update_keys = jax.random.split(update_key, config.updates_per_unroll)
-    train_state, metrics = jax.lax.scan(one_update, state.train_state, (pairs, update_keys))
+    xs = (pairs, goals, jax.random.split(update_key, updates))
+    train_state, metrics = jax.lax.scan(one_update, state.train_state, xs)
     return state._replace(train_state=train_state, key=key), metrics
