@@ -86,12 +86,14 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, 
 
 def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(finished: Path, tiny, tmp_path) -> None:
     out = tmp_path / "small"
-    small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}
+    small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1, "name": "small"}
     told = rich.console.Console(file=io.StringIO(), width=10_000)
     trainer.train(
         tiny(out, **small, max_minutes=1e-9), progress=ConsoleProgress(told)
     )  # ends after its first gradient steps
     assert "does not end with the same parameters as a run without interruption" in told.file.getvalue()
+    assert "take the name of the environment" not in told.file.getvalue()  # the run has a name of its own
+    assert bundle.read(out / "policies" / "120").spec.name == "small"
     fresh = initial_state(tiny(out), registry.make("point_u_maze"))
     with pytest.raises(checkpoint.SnapshotError, match="replay"):
         checkpoint.restore_latest(out / "snapshots", like=fresh)
@@ -106,7 +108,10 @@ def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(f
 def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> None:
     class Recorder(NoProgress):
         def __init__(self) -> None:
-            self.evaluations, self.iterations = [], []
+            self.evaluations, self.iterations, self.lines = [], [], []
+
+        def say(self, text: str) -> None:
+            self.lines.append(text)
 
         def evaluated(self, metrics) -> None:
             self.evaluations.append(dict(metrics))
@@ -119,6 +124,10 @@ def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> Non
     assert recorder.evaluations == read_metrics(tmp_path / "run")
     assert recorder.evaluations[-1] == outcome.metrics
     assert recorder.iterations == [("compiling", 0, 6), *(("training", done, 6) for done in range(1, 7))]
+    assert recorder.lines[1] == (
+        "policies of this run take the name of the environment, point_u_maze; choose another with --name, for example "
+        "if one server offers policies of several runs"
+    )
 
 
 def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
