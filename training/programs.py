@@ -16,7 +16,6 @@ from training.config import TrainConfig
 from training.data import hindsight, replay_buffer
 from training.envs.core.goal_env import GoalEnv
 
-
 _MOST_STEPS_PER_BLOCK = 16
 
 

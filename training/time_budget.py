@@ -79,8 +79,8 @@ class TimeBudget:
         return self._eval_s + 2 * self.evaluation_s <= share * (self.total_s + self.evaluation_s)
 
     def time_is_up(self, *, pending_updates: int) -> bool:
-        """Return whether `max_minutes` would pass in the next unroll or gradient step and the last evaluation."""
-        following = self._longest("update" if pending_updates else "collect")
+        """Return whether `max_minutes` would pass during the next unroll and gradient step, and the last evaluation."""
+        following = self._longest("update") + (0.0 if pending_updates else self._longest("collect"))
         return self._left_to_train_s < following
 
     def slice_updates(self, pending_updates: int) -> int:
@@ -94,6 +94,11 @@ class TimeBudget:
         if seconds <= 0:
             return pending_updates
         return max(1, min(pending_updates, int(min(SLICE_S, self._left_to_train_s) / seconds)))
+
+    @property
+    def knows_updates(self) -> bool:
+        """Whether more than the first gradient step of this process was timed."""
+        return len(self._seconds.get("update", ())) > 1
 
     @property
     def steps_per_s(self) -> float | None:
@@ -110,6 +115,11 @@ class TimeBudget:
         """
         if "update" not in self._seconds:
             return None
+        whole = self.to_the_end_s(done=done, pending_updates=pending_updates)
+        return max(0.0, min(whole, self._limit_s - self._since_start_s))
+
+    def to_the_end_s(self, *, done: int, pending_updates: int) -> float:
+        """Return about how many seconds the rest of the run takes without a time limit. Arguments as for `left_s`."""
         config = self._config
         iterations = config.iterations - done
         training = iterations * self._iteration_s + pending_updates * self._usual("update")
@@ -117,7 +127,7 @@ class TimeBudget:
         evaluating = math.ceil(iterations / config.iterations_per_epoch) * each
         if config.max_eval_share < 1:
             evaluating = min(evaluating, each + training * config.max_eval_share / (1 - config.max_eval_share))
-        return max(0.0, min(training + evaluating, self._limit_s - self._since_start_s))
+        return training + evaluating
 
     @property
     def _iteration_s(self) -> float:
