@@ -75,8 +75,8 @@ def test_the_cost_is_told_as_soon_as_it_is_known(tiny) -> None:
 
 
 def test_days_are_a_warning_unless_there_is_a_time_limit(tiny) -> None:
-    (told,) = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2)
+    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2)
     assert "take about 2.0 days. WARNING: that is days. Lower --total-env-steps, set --max-minutes" in told
     assert told.endswith("--preset point_u_maze")
-    (told,) = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2, max_minutes=60)
+    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2, max_minutes=60)
     assert "WARNING" not in told
