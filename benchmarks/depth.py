@@ -31,7 +31,7 @@ import tyro
 from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDED = ("env_steps", "eval/time_at_goal", "eval/success_any")  # kept in the record for every evaluation
+RECORDED = ("env_steps", "eval/time_at_goal", "eval/stay", "eval/touched")  # kept in the record for every evaluation
 LAST = 5  # number of final evaluations in the mean of a run
 
 
@@ -86,8 +86,9 @@ class Run(NamedTuple):
     @classmethod
     def from_record(cls, entry: Mapping[str, Any]) -> "Run":
         """Read an entry that `record` has written."""
-        rows = zip(*(entry[name] for name in RECORDED), strict=True)
-        return cls(entry["depth"], entry["seed"], [dict(zip(RECORDED, row, strict=True)) for row in rows])
+        names = [name for name in RECORDED if name in entry]  # older records have fewer
+        rows = zip(*(entry[name] for name in names), strict=True)
+        return cls(entry["depth"], entry["seed"], [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def main() -> None:
@@ -121,14 +122,16 @@ def main() -> None:
 def row(depth: int, runs: Sequence[Run]) -> dict[str, Any]:
     """Return one row of the table."""
     at_goal = [run.last("eval/time_at_goal") for run in runs]
-    reached = [run.last("eval/success_any") for run in runs]
+    stay, touched = ([run.last(f"eval/{name}") for run in runs] for name in ("stay", "touched"))
     return {
         "depth": depth,
         "time at goal": statistics.fmean(at_goal),
         "+-": standard_error(at_goal),
         "each run": ", ".join(f"{figure:.1f}" for figure in at_goal),
-        "reached": statistics.fmean(reached),
-        "+- ": standard_error(reached),
+        "stay": statistics.fmean(stay),
+        "+- ": standard_error(stay),
+        "touched": statistics.fmean(touched),
+        "+-  ": standard_error(touched),
         "critic loss": statistics.fmean(run.last("loss/critic") for run in runs),
         "train s": statistics.fmean(sum(each["time/train_s"] for each in run.curve) for run in runs),
     }
@@ -180,7 +183,7 @@ def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[i
         "num-evals": options.evaluations,
         "max-eval-share": 1,
         "max-minutes": "inf",
-        "stop-at-success-rate": "inf",
+        "target-stay-rate": "inf",
     }
     if options.learning_rate is not None:
         flags |= {f"{part}-learning-rate": options.learning_rate for part in ("actor", "critic", "temperature")}

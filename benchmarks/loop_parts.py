@@ -78,7 +78,7 @@ def main() -> None:
         rows,
         about=about,
         json_file=options.json,
-        notes=f"a run that reaches {config.stop_at_success_rate:g} of its goals earlier has fewer iterations",
+        notes=f"a run that has an eval/stay of {config.target_stay_rate:g} earlier has fewer iterations",
     )
 
 

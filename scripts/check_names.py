@@ -45,6 +45,9 @@ IDENTIFIERS = (
     Retired(r"TrainerState", "RunState"),
     Retired(r"OutputFolderError", "RunDirError"),
     Retired(r"publish_once", "publish"),
+    Retired(r"stop_at_success_rate", "target_stay_rate"),
+    Retired(r"success_any", "eval/touched"),
+    Retired(r"min_share_reached", "min_stay_rate"),
     Retired(r"_?(Question|PendingQuestion)", "PendingRequest"),
 )
 ANYWHERE = (
@@ -53,7 +56,9 @@ ANYWHERE = (
     Retired(r"--at-goal-redraw-probability", "--resample-at-goal-probability"),
     Retired(r"--replay-capacity", "--max-replay-size"),
     Retired(r"--replay-min(?![\w-])", "--min-replay-size"),
-    Retired(r"--stop-at-share", "--stop-at-success-rate"),
+    Retired(r"--stop-at-share|--stop-at-success-rate", "--target-stay-rate"),
+    Retired(r"eval/success_any", "eval/touched"),
+    Retired(r"--min-share-reached", "--min-stay-rate"),
     Retired(r"--snapshot-replay (?:on|off)", "--snapshot-replay, --no-snapshot-replay"),
     Retired(r"kilolayer_(?:\w+_)?(?:shed|judged|offers)(?:_\w+)?", "rejected, policies"),
     Retired(

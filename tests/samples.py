@@ -22,6 +22,6 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-def policy_spec(**changes: object) -> PolicySpec:
+def policy_spec(**changes: Any) -> PolicySpec:
     """A valid specification, of a small policy for a point maze unless changed."""
     return PolicySpec(**(_FIELDS | changes))

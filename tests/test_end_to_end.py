@@ -136,9 +136,9 @@ def test_robots_drive_through_the_server(trained: Path, address: str, tmp_path: 
 def test_a_drive_says_why_it_failed(address: str) -> None:
     arguments = ["--env", "point_u_maze", "--address", address, "--robots", "3", "--episodes", "5"]
     # an untrained policy does not reach goals within half a second, and the exit code says so when asked to
-    strict = run("clients/sim/run.py", *arguments, "--episode-length", "6", "--min-share-reached", "1")
+    strict = run("clients/sim/run.py", *arguments, "--episode-length", "6", "--min-stay-rate", "1")
     assert strict.returncode == 1
-    assert "of the episodes reached the goal, fewer than 1" in strict.stderr
+    assert re.search(r"the stay at the goals is 0\.\d+, below min_stay_rate 1", strict.stderr)
 
     wrong = run("clients/sim/run.py", "--env", "point_big_maze", "--address", address)
     assert wrong.returncode == 1

@@ -71,8 +71,8 @@ class TrainConfig:
     """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
     """Time limit in minutes from the start of the command. The last evaluation and publication are within it."""
-    stop_at_success_rate: float = math.inf
-    """Training ends when an evaluation reaches this share of its goals (eval/success_any in the metrics)."""
+    target_stay_rate: float = math.inf
+    """Training ends after two evaluations in a row with at least this eval/stay, up to 1; inf: never."""
     num_envs: int = 512
     """Environments that run in parallel."""
     unroll_length: int = 62
@@ -236,6 +236,12 @@ class TrainConfig:
             activation=self.activation,
             layer_norm=self.layer_norm,
             residual=self.residual,
+            actuator_kind=env.actuator_kind,
+            rest_action=env.rest_action,
+            action_meaning=env.spec.action_meaning,
+            max_action_change=env.spec.max_action_change,
+            state_quaternions=env.spec.state_quaternions,
+            goal_quaternions=env.spec.goal_quaternions,
         )
 
     def _require_positive(self) -> None:
@@ -249,9 +255,10 @@ class TrainConfig:
     def _require_in_range(self) -> None:
         if not 0 < self.discount < _MAX_DISCOUNT:
             raise ConfigError(f"discount must be above 0 and below {_MAX_DISCOUNT}, got {self.discount}; try 0.99")
-        if not self.stop_at_success_rate > 0:
+        if not (0 < self.target_stay_rate <= 1 or self.target_stay_rate == math.inf):
             raise ConfigError(
-                f"stop_at_success_rate must be above 0, got {self.stop_at_success_rate}; try 0.98, or inf to train on"
+                f"target_stay_rate must be above 0 and at most 1, got {self.target_stay_rate}; try 0.9, or inf to "
+                "train on"
             )
         for field, usual in (("resample_goal_probability", 0.02), ("resample_at_goal_probability", 0.25)):
             if not 0 <= getattr(self, field) <= 1:
@@ -358,7 +365,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         | {
             "total_env_steps": 1_600_000,
             "max_minutes": 3.7,
-            "stop_at_success_rate": 0.97,
+            "target_stay_rate": 0.9,
             "num_evals": 50,
             "eval_episodes": 256,
         },
@@ -385,10 +392,5 @@ def preset_values(env: str, preset: str = "") -> tuple[str, Mapping[str, Any]]:
 
 
 def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:
-    """Return the configuration of `preset` for `env`; by default of the preset named like `env`, or else of paper.
-
-    Raises:
-        UnknownNameError: no such environment or preset.
-        EnvError, SpecError: a custom environment cannot be imported.
-    """
+    """Return the configuration of `preset` for `env`; it raises as `preset_values` does."""
     return TrainConfig(env=env, out=out, preset=preset or "")

@@ -1,23 +1,33 @@
 """How well a policy reaches goals: run the deterministic actor from new starts to new goals, one episode each."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from policy import acting
 from policy.networks import ResidualNetwork
+from training import intervals
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv, State
+from training.envs.core.goal_record import GoalRecord
 
 
 class Evaluation(NamedTuple):
-    """One entry per episode, [episodes] each."""
+    """One entry per episode, [episodes] each.
 
-    time_at_goal: jax.Array  # control steps within the success radius, until the first termination
-    reached: jax.Array  # bool, whether there was at least one such step
+    An episode counts until its first termination. If its state becomes NaN or infinite before that, the world has
+    diverged: the episode ends there and counts as not reached.
+    """
+
+    time_at_goal: jax.Array  # int32, control steps within the success radius
+    touched: jax.Array  # bool, whether there was at least one such step
+    stay: jax.Array  # share of the time since the first arrival spent at the goal, see `GoalRecord.stay`
     final_distance: jax.Array  # distance to the goal after the last counted step, in the goal's unit
+    diverged: jax.Array  # bool
     overflow: jax.Array  # int32, flags of what did not fit into Warp's arrays, see `GoalEnv.require_no_overflow`
 
 
@@ -41,32 +51,41 @@ def make_env(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
 
 
 def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
-    """Run `episodes` environments for `episode_length` steps each. Steps after a termination are not counted."""
+    """Run `episodes` environments for `episode_length` steps each.
+
+    `final_distance` is NaN in an episode whose first action is: then the policy is broken, and not the world.
+    """
     start = jax.vmap(env.reset)(jax.random.split(key, episodes))
 
     def one_step(
-        carry: tuple[State, jax.Array, Evaluation], _: None
-    ) -> tuple[tuple[State, jax.Array, Evaluation], None]:
-        current, alive, result = carry
-        action = acting.deterministic_action(actor, current.info["state"], current.info["goal"])
-        current = jax.vmap(env.step)(current, action)
-        success = (current.metrics["success"] > 0) & alive
-        result = Evaluation(
-            time_at_goal=result.time_at_goal + success,
-            reached=result.reached | success,
-            final_distance=jnp.where(alive, current.metrics["distance"], result.final_distance),
-            overflow=jax.vmap(env.overflow)(current),
-        )
-        return (current, alive & (current.done == 0), result), None
+        carry: tuple[State, GoalRecord, jax.Array, jax.Array], step: jax.Array
+    ) -> tuple[tuple[State, GoalRecord, jax.Array, jax.Array], None]:
+        before, record, distance, _ = carry
+        action = acting.deterministic_action(actor, before.info["state"], before.info["goal"])
+        after = jax.vmap(env.step)(before, action)
+        finite = _all_finite(after.info["state"]) & jnp.isfinite(after.metrics["distance"])
+        counted = record.alive & finite & ~jnp.isnan(distance)
+        record = record.after(step, at_goal=after.metrics["success"] > 0, done=after.done > 0, finite=finite)
+        distance = jnp.where(counted, after.metrics["distance"], distance)
+        distance = jnp.where((step == 1) & ~_all_finite(action), jnp.nan, distance)
+        return (after, record, distance, jax.vmap(env.overflow)(after)), None
 
-    nothing = Evaluation(
-        time_at_goal=jnp.zeros(episodes, jnp.int32),
-        reached=jnp.zeros(episodes, bool),
-        final_distance=start.metrics["distance"],
-        overflow=jnp.zeros(episodes, jnp.int32),
+    none = jnp.zeros(episodes, jnp.int32)
+    carry = (start, GoalRecord.begin(none), start.metrics["distance"], none)
+    (_, record, distance, overflow), _ = jax.lax.scan(one_step, carry, jnp.arange(1, episode_length + 1))
+    return Evaluation(
+        time_at_goal=record.time_at_goal,
+        touched=record.touched,
+        stay=record.stay(episode_length),
+        final_distance=distance,
+        diverged=record.diverged,
+        overflow=overflow,
     )
-    (_, _, result), _ = jax.lax.scan(one_step, (start, jnp.ones(episodes, bool), nothing), length=episode_length)
-    return result
+
+
+def _all_finite(rows: jax.Array) -> jax.Array:
+    """Return for each row of `rows: [B, N]` whether all its values are finite, [B]."""
+    return jnp.isfinite(rows).all(axis=1)
 
 
 def evaluation_key(seed: int, iteration: int) -> jax.Array:
@@ -75,9 +94,33 @@ def evaluation_key(seed: int, iteration: int) -> jax.Array:
 
 
 def summarize(evaluation: Evaluation) -> dict[str, float]:
-    """Return the means over the episodes, named as in metrics.jsonl."""
+    """Return the figures over all episodes, named as in metrics.jsonl, with 95 % intervals of stay and touched."""
+    stay, touched = np.asarray(evaluation.stay, np.float64), np.asarray(evaluation.touched)
+    count = int(touched.sum())
+    stay_interval, touched_interval = intervals.bootstrap(stay), intervals.wilson(count, len(touched))
     return {
-        "eval/time_at_goal": float(jnp.mean(evaluation.time_at_goal.astype(jnp.float32))),
-        "eval/success_any": float(jnp.mean(evaluation.reached.astype(jnp.float32))),
-        "eval/final_distance": float(jnp.mean(evaluation.final_distance)),
+        "eval/stay": float(stay.mean()),
+        "eval/stay_low": stay_interval.low,
+        "eval/stay_high": stay_interval.high,
+        "eval/touched": count / len(touched),
+        "eval/touched_count": count,
+        "eval/touched_low": touched_interval.low,
+        "eval/touched_high": touched_interval.high,
+        "eval/time_at_goal": float(np.mean(evaluation.time_at_goal)),
+        "eval/final_distance": float(np.mean(evaluation.final_distance)),
+        "eval/diverged_count": int(np.sum(evaluation.diverged)),
     }
+
+
+def target_met(rows: Sequence[Mapping[str, float]], target_stay_rate: float) -> bool:
+    """Return whether the last two evaluations, `rows` of the metrics log, have an `eval/stay` of at least the target.
+
+    One alone may be luck. The rows are those of the whole run, so a resumed run counts on.
+    """
+    last = [row.get("eval/stay", 0.0) for row in rows[-2:]]
+    return len(last) == 2 and min(last) >= target_stay_rate
+
+
+def target_message(target_stay_rate: float) -> str:
+    """Return the line that a run prints when it ends for `target_met`."""
+    return f"ending early: two evaluations in a row have an eval/stay of target_stay_rate {target_stay_rate:g} or more"

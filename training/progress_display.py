@@ -13,8 +13,12 @@ from training.time_budget import in_words
 
 HEARTBEAT_S = 25.0  # a log file gets a line at least this often
 _LOOK_EVERY_S = 1.0
-_EVALUATION = "{env_steps:>12,} steps  {eval/success_any:>5.2f} reached  {eval/time_at_goal:>6.1f} steps at goal"
-_LOSSES = "  critic {loss/critic:>7.3f}  actor {loss/actor:>7.3f}"
+_EVALUATION = (
+    "{env_steps:>12,} steps  stay {eval/stay:.2f} ({eval/stay_low:.2f} to {eval/stay_high:.2f})"
+    "  touched {eval/touched:.2f} ({eval/touched_low:.2f} to {eval/touched_high:.2f})"
+)
+_LOSSES = "  critic {loss/critic:.3f}  actor {loss/actor:.3f}"
+_DIVERGED = "  {eval/diverged_count:,} diverged"
 
 
 class Status(NamedTuple):
@@ -137,9 +141,11 @@ class ConsoleProgress:
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         """Print one line with the most important metrics, and the time left where no progress bar shows it."""
-        line = _EVALUATION.format_map(metrics) + (_LOSSES.format_map(metrics) if "loss/critic" in metrics else "")
+        parts = [_EVALUATION]
+        parts += [_LOSSES] if "loss/critic" in metrics else []
+        parts += [_DIVERGED] if metrics.get("eval/diverged_count") else []
         left = "" if self._console.is_terminal or not self._status.left else f"  {self._status.left}"
-        self.say(line + left)
+        self.say("".join(parts).format_map(metrics) + left)
 
     def heartbeat(self) -> None:
         """Print the status if no line was printed for `HEARTBEAT_S`."""

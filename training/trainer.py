@@ -82,7 +82,8 @@ def train(
         state = _first_state(config, env)
         take_over()  # nothing was written or deleted before this line
         env_steps = int(state.iteration) * config.steps_per_iteration
-        with MetricsLog(config.out, title=config.title, keep_until=env_steps) as log:
+        target = config.target_entropy_per_action * env.action_size
+        with MetricsLog(config.out, title=config.title, keep_until=env_steps, target_entropy=target) as log:
             _announce(config, state, progress)
             programs = compile_programs(config, env, state, eval_env=eval_env)
             progress.say(f"compiled; {in_words(clock() - began)} since the start")
@@ -158,7 +159,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         if metrics.get("env_steps") != _env_steps(config, state):
             metrics = _evaluate(run, state, {})
         policy = _publish(run, state, metrics)
-    while not _complete(config, state):
+    while not _complete(config, state) and not _target_met(run):
         started = run.clock()
         state, averages = _run_epoch(run, state)
         if run.stop.is_set():
@@ -170,11 +171,6 @@ def _run(run: _Run, state: RunState) -> Outcome:
         _save(run, state)
         policy = _publish(run, state, metrics)
         run.budget.record("keep", run.clock() - started)
-        if metrics["eval/success_any"] >= config.stop_at_success_rate:
-            progress.say(
-                f"ending early: eval/success_any has reached stop_at_success_rate {config.stop_at_success_rate:g}"
-            )
-            break
         if not _complete(config, state) and run.budget.time_is_up(pending_updates=int(state.pending_updates)):
             progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
             break
@@ -183,9 +179,18 @@ def _run(run: _Run, state: RunState) -> Outcome:
             "there was no gradient step before the last evaluation; raise --max-minutes or --total-env-steps, or lower "
             "--min-replay-size"
         )
-    progress.say(f"curves in {run.log.draw_curves()}, policy in {policy}")
+    progress.say(f"curves in {run.log.draw_curves()}")
+    progress.say(publish.describe_policies(config))
     progress.say(f"{in_words(run.budget.total_s)} in all, {run.budget.eval_share:.0%} of it for evaluations")
     return Outcome(policy, metrics, stopped=False)
+
+
+def _target_met(run: _Run) -> bool:
+    """Return whether `target_stay_rate` is met, and say so."""
+    met = evaluation.target_met(run.log.rows, run.config.target_stay_rate)
+    if met:
+        run.progress.say(evaluation.target_message(run.config.target_stay_rate))
+    return met
 
 
 def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[str, float]:
@@ -201,8 +206,8 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     broken = [name for name, number in row.items() if not np.isfinite(number)]
     if broken:
         raise FloatingPointError(
-            f"{broken[0]} is NaN or infinity after iteration {done}, because the policy's actions or the simulated "
-            "states are; the last snapshot is from before. Try a lower learning rate"
+            f"{broken[0]} is NaN or infinity after iteration {done}, because the policy's actions are; the "
+            "last snapshot is from before. Try a lower learning rate"
         )
     run.log.write(row)
     run.progress.evaluated(row)

@@ -33,7 +33,7 @@ class DriveConfig:
     """Run simulated robots that get every action from a policy server.
 
     Each robot has its own client and sends one request per control period. All robots share one simulated clock. Prints
-    the success rate, the time at the goal and the latency of the requests.
+    how well the robots reach their goals and stay there, and the latency of the requests.
     """
 
     env: str
@@ -60,8 +60,8 @@ class DriveConfig:
     """MP4 file to write: the first episode of the first robot. Default: no video."""
     picture: Annotated[Path | None, _OPTIONAL_PATH] = None
     """PNG file to write: the last step of that episode. Default: no picture."""
-    min_share_reached: float = 0.0
-    """Exit with status 1 if fewer of the episodes reach the goal; 0.9 means 90 %."""
+    min_stay_rate: float = 0.0
+    """Exit with status 1 if the robots stay at their goals for less of the time since their first arrival, 0 to 1."""
 
     def __post_init__(self) -> None:
         for field in ("robots", "episodes", "timeout_s", "wait_for_server_s"):
@@ -70,8 +70,8 @@ class DriveConfig:
                 raise DriveError(f"{field} must be a positive number, got {getattr(self, field)}; try {default}")
         if self.episode_length is not None and self.episode_length < 1:
             raise DriveError(f"episode_length must be at least 1, got {self.episode_length}")
-        if not 0 <= self.min_share_reached <= 1:
-            raise DriveError(f"min_share_reached must be in [0, 1], got {self.min_share_reached}; try 0.9")
+        if not 0 <= self.min_stay_rate <= 1:
+            raise DriveError(f"min_stay_rate must be from 0 to 1, got {self.min_stay_rate}; try 0.9")
         for field, ending in (("video", ".mp4"), ("picture", ".png")):
             path: Path | None = getattr(self, field)
             if path is not None and path.suffix.lower() != ending:
@@ -95,10 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DriveError, ImportError, KilolayerError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if result.share_reached < config.min_share_reached:
+    if result.stay < config.min_stay_rate:
         print(
-            f"error: {result.share_reached:.3f} of the episodes reached the goal,"
-            f" fewer than {config.min_share_reached:g}",
+            f"error: the stay at the goals is {result.stay:.3f}, below min_stay_rate {config.min_stay_rate:g}",
             file=sys.stderr,
         )
         return 1

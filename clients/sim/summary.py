@@ -5,9 +5,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import rich.table
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patches import Rectangle as Patch
 
@@ -26,9 +27,11 @@ class Summary:
     version: str
     robots: int
     episodes: int
-    share_reached: float  # share of the episodes that were at their goal at least once
+    stay: float  # share of the time since the first arrival spent at the goal, mean over the episodes, as eval/stay
+    touched: float  # share of the episodes that were at their goal at least once, as eval/touched
     time_at_goal_steps: float  # control steps within the success radius, mean over the episodes
     time_at_goal_s: float
+    diverged: int  # episodes whose simulated world became NaN or infinite; they count as not reached
     requests: int
     missed: int  # requests without a reply in time
     latency_p50_ms: float | None  # round trip measured by the robots; None if no request was answered
@@ -44,13 +47,16 @@ class Summary:
     def to_table(self) -> rich.table.Table:
         """Return the figures as a table for people."""
         table = rich.table.Table(title=f"{self.policy} version {self.version} on {self.environment}", show_header=False)
-        table.add_row("episodes that reached the goal", f"{self.share_reached:.3f} of {self.episodes}")
+        table.add_row("stay, from the first arrival on", f"{self.stay:.3f} of the time")
+        table.add_row("episodes that touched the goal", f"{self.touched:.3f} of {self.episodes}")
         table.add_row("time at goal", f"{self.time_at_goal_steps:.1f} steps ({self.time_at_goal_s:.1f} s)")
         table.add_row(
             "request latency p50 / p99", f"{_number(self.latency_p50_ms)} / {_number(self.latency_p99_ms)} ms"
         )
         table.add_row("mean batch size", f"{_number(self.mean_batch_rows)} rows")
         table.add_row("requests (missed)", f"{self.requests:,} ({self.missed:,})")
+        if self.diverged:
+            table.add_row("episodes that diverged in the simulator", f"{self.diverged}")
         if self.picture is not None:
             table.add_row("pictures", self.picture)
         return table
@@ -77,9 +83,11 @@ def summarize(
         version=version,
         robots=robots,
         episodes=len(episodes),
-        share_reached=float(np.mean([episode.reached for episode in episodes])),
+        stay=float(np.mean([episode.stay for episode in episodes])),
+        touched=float(np.mean([episode.touched for episode in episodes])),
         time_at_goal_steps=at_goal,
         time_at_goal_s=at_goal * env.control_period_s,
+        diverged=sum(episode.diverged for episode in episodes),
         requests=len(ticks) + missed,
         missed=missed,
         latency_p50_ms=None if p50 is None else float(p50),
@@ -93,25 +101,24 @@ def summarize(
 
 def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
     """Draw obstacles, paths, goals and their success radius, seen from above, into the PNG file `path`."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     low, high = _bounds(env, episodes)
     width, height = high - low
     panel_height_in = np.clip(_PANEL_WIDTH_IN * height / width, 1.5, 1.5 * _PANEL_WIDTH_IN)
-    figure, panel = plt.subplots(figsize=(_PANEL_WIDTH_IN, panel_height_in + 1), layout="constrained")
+    figure = Figure(figsize=(_PANEL_WIDTH_IN, panel_height_in + 1), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot, which would choose a backend for the whole process
+    panel = figure.subplots()
     for corner, opposite in env.floor_plan():
         panel.add_patch(Patch(corner, opposite[0] - corner[0], opposite[1] - corner[1], color="0.25", linewidth=0))
-    for reached, path_color, goal_color in ((True, "tab:blue", "tab:green"), (False, "tab:red", "tab:red")):
-        chosen = [episode for episode in episodes if episode.reached is reached]
+    for touched, path_color, goal_color in ((True, "tab:blue", "tab:green"), (False, "tab:red", "tab:red")):
+        chosen = [episode for episode in episodes if episode.touched is touched]
         for episode in chosen:
             panel.plot(*_from_above(episode.path).T, color=path_color, alpha=0.35, linewidth=1, zorder=2)
-            # Outlines, because goals are often close together. A path that ends inside one has reached its goal.
+            # Outlines, because goals are often close together. A path that ends inside one is at its goal.
             outline = Circle(tuple(_from_above(episode.goal)), env.spec.success_radius, fill=False)
             outline.set(edgecolor=goal_color, alpha=0.4, linewidth=0.8, zorder=3)
             panel.add_patch(outline)
         if chosen:
-            label = f"goal {'reached' if reached else 'missed'} ({len(chosen)})"
+            label = f"goal {'touched' if touched else 'missed'} ({len(chosen)})"
             goals = np.array([_from_above(episode.goal) for episode in chosen])
             panel.scatter(*goals.T, marker="*", s=70, color=goal_color, edgecolors="white", zorder=4, label=label)
     starts = _from_above(np.array([episode.path[0] for episode in episodes]))
@@ -126,7 +133,6 @@ def draw_paths(env: GoalEnv, episodes: Sequence[Episode], path: Path) -> Path:
         panel.set_yticks([])
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
     return path
 
 

@@ -22,7 +22,8 @@ def run(depth: Any, seed: int, at_goal: list[float]) -> Any:
         {
             "env_steps": 10 * (index + 1),
             "eval/time_at_goal": figure,
-            "eval/success_any": figure / 100,
+            "eval/stay": figure / 200,
+            "eval/touched": figure / 100,
             "loss/critic": 2.0 + seed,
             "time/train_s": 1.5,
             "entropy": 0.0,
@@ -38,7 +39,7 @@ def test_a_row_is_the_mean_of_the_last_five_evaluations_over_the_seeds(depth: An
     assert row["time at goal"] == pytest.approx((30 + 50) / 2)
     assert row["+-"] == pytest.approx(10)  # half the difference of two figures
     assert row["each run"] == "30.0, 50.0"
-    assert row["reached"] == pytest.approx(0.4)
+    assert (row["stay"], row["touched"]) == pytest.approx((0.2, 0.4))
     assert row["critic loss"] == pytest.approx(2.5)
     assert row["train s"] == pytest.approx(9)
     assert depth.row(8, runs[:1])["+-"] is None

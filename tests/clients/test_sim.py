@@ -9,19 +9,22 @@ from types import SimpleNamespace
 import imageio.v3 as imageio
 import imageio_ffmpeg
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
-from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from clients.sim import film, fleet, summary
 from clients.sim import run as sim
 from kilolayer import Action, DeadlineExceeded, InvalidRequest
+from policy.networks import init_policy
 from tests.training.cart import Cart
+from tests.training.counter import SPEC, Counter
+from training import evaluation
 from training.envs import registry
-from training.envs.core.goal_env import GoalEnv
+from training.envs.core.goal_env import GoalEnv, State
 from training.envs.locomotion.point_maze import PointMaze
 from training.envs.rendering import camera
 
@@ -95,7 +98,53 @@ def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
     for episode in fleet.drive(env, [Pusher()] * 3, key=jax.random.key(1), episodes=9, episode_length=40):
         near = np.linalg.norm(episode.path[1:] - episode.goal, axis=1) < 0.3
         assert episode.time_at_goal == near.sum()
-        assert episode.reached == near.any()
+        assert episode.touched == near.any()
+
+
+class Wandering(Counter):
+    """Each episode ends by itself beyond a limit of its own, and beyond 9 its world has no numbers any more."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        count, start = after.pipeline_state
+        gone = self._observe(jnp.stack([jnp.where(count > 9, jnp.nan, count), start]), state.info["goal"], before=state)
+        return gone.replace(done=(count > 4 + 10 * start).astype(jnp.float32))
+
+
+def test_touched_and_stay_are_those_of_an_evaluation_of_the_same_episodes() -> None:
+    env, episodes, length, key = Wandering(), 12, 12, jax.random.key(3)
+    clients = [Counted() for _ in range(episodes)]
+    driven = list(fleet.drive(env, clients, key=key, episodes=episodes, episode_length=length))
+    actor = init_policy(jax.random.key(0), SPEC).actor
+    _, round_key = jax.random.split(key)
+    evaluated = evaluation.evaluate(env, actor, key=round_key, episodes=episodes, episode_length=length)
+    for name in ("time_at_goal", "touched", "stay", "diverged"):
+        expected = np.asarray(getattr(evaluated, name))
+        np.testing.assert_array_equal([getattr(episode, name) for episode in driven], expected)
+        assert len(np.unique(expected)) > 1, f"all episodes have the same {name}"
+    ends = [np.abs(episode.path[-1] - episode.goal).item() for episode in driven]
+    np.testing.assert_allclose(ends, evaluated.final_distance, atol=1e-6)
+
+
+class Counted:
+    """Pushes, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[np.ndarray] = []
+
+    def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+        self.asked.append(state)
+        return answer(np.zeros(1, np.float32), batch_rows=1)
+
+
+def test_a_robot_whose_world_diverged_sends_no_more_requests() -> None:
+    client = Counted()
+    (episode,) = fleet.drive(Wandering(), [client], key=jax.random.key(3), episodes=1, episode_length=12)
+    # the state passes 9 in the ninth step; a server would refuse it, which ends the run
+    assert np.isfinite(client.asked).all()
+    assert len(episode.ticks) == len(client.asked) == 9
+    assert episode.missed == 0
+    assert np.isfinite(episode.path).all()
 
 
 def test_the_first_episode_keeps_its_poses_on_request(env: GoalEnv) -> None:
@@ -138,7 +187,7 @@ def test_an_episode_becomes_a_video_and_a_picture(env: GoalEnv, tmp_path: Path) 
 
 def moving_episode() -> fleet.Episode:
     poses = np.array([[1.0, 1.0], [1.1, 1.0], [1.2, 1.0], [1.3, 1.0]])
-    return fleet.Episode(np.array([3.0, 1.0]), poses, time_at_goal=0, ticks=(), missed=3, poses=poses)
+    return fleet.Episode(np.array([3.0, 1.0]), poses, time_at_goal=0, stay=0.0, ticks=(), missed=3, poses=poses)
 
 
 def test_a_rendering_failure_is_reported_in_one_line(
@@ -285,11 +334,11 @@ def test_the_results_worked_out_by_hand(env: GoalEnv) -> None:
     ticks = [fleet.Tick(round_trip_s=ms / 1e3, batch_rows=rows) for ms, rows in ((1, 1), (2, 2), (3, 2), (4, 4))]
     quarters = tuple(itertools.repeat(fleet.Tick(0.005, 4), 3))
     episodes = [
-        fleet.Episode(np.zeros(2), path, time_at_goal=0, ticks=tuple(ticks), missed=1),
-        fleet.Episode(np.ones(2), path, time_at_goal=10, ticks=quarters, missed=0),
+        fleet.Episode(np.zeros(2), path, time_at_goal=0, stay=0.0, ticks=tuple(ticks), missed=1),
+        fleet.Episode(np.ones(2), path, time_at_goal=10, stay=0.5, ticks=quarters, missed=0),
     ]
     figures = summary.summarize(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
-    assert figures.share_reached == 0.5
+    assert (figures.touched, figures.stay, figures.diverged) == (0.5, 0.25, 0)
     assert figures.time_at_goal_steps == 5
     assert figures.time_at_goal_s == pytest.approx(0.8)
     assert (figures.requests, figures.missed) == (8, 1)
@@ -301,11 +350,14 @@ def test_the_paths_are_drawn_with_the_success_radius_and_without_empty_margins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(pyplot, "close", figures.append)
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure) or save(figure, *args, **kwargs)
+    )
     goals = [np.array([2.0, 0.5, 9.0]), np.array([4.0, 1.0, 9.0])]
     episodes = [
-        fleet.Episode(goal, np.stack([np.zeros(3), goal]), time_at_goal=reached, ticks=(), missed=0)
-        for reached, goal in enumerate(goals)
+        fleet.Episode(goal, np.stack([np.zeros(3), goal]), time_at_goal=touched, stay=touched, ticks=(), missed=0)
+        for touched, goal in enumerate(goals)
     ]
     arm = registry.make("arm_reach")  # no obstacles; goals of three values; a success radius of 0.1 m
     assert summary.draw_paths(arm, episodes, tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
@@ -321,7 +373,7 @@ def test_the_paths_are_drawn_with_the_success_radius_and_without_empty_margins(
 
 
 def test_without_replies_there_is_no_latency(env: GoalEnv) -> None:
-    silent = [fleet.Episode(np.zeros(2), np.ones((2, 2)), time_at_goal=0, ticks=(), missed=4)]
+    silent = [fleet.Episode(np.zeros(2), np.ones((2, 2)), time_at_goal=0, stay=0.0, ticks=(), missed=4)]
     figures = summary.summarize(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
     assert figures.latency_p50_ms is None
     assert figures.mean_batch_rows is None

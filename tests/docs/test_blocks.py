@@ -17,6 +17,7 @@ import tyro
 from clients.sim.run import DriveConfig
 from policy import bundle
 from policy.networks import init_policy
+from scripts.curves import parse as parse_curves
 from serving.run import parse as parse_serving
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
 from tests.samples import policy_spec
@@ -172,6 +173,8 @@ def parser_of(script: str) -> Callable[[list[str]], Any]:
             return lambda arguments: parse_serving(arguments, {})
         case ["clients", "sim", "run.py"]:
             return lambda arguments: tyro.cli(DriveConfig, args=arguments)
+        case ["scripts", "curves.py"]:
+            return parse_curves
         case ["benchmarks", name]:
             with pytest.MonkeyPatch.context() as patch:
                 patch.syspath_prepend(ROOT / "benchmarks")

@@ -29,6 +29,9 @@ def names(text: str, *, python: bool = True) -> list[str]:
         ('flags = ["--unroll", "5"]', "--unroll"),
         ('sample("kilolayer_requests_shed_total")', "kilolayer_requests_shed_total"),
         ("# as in child.py", "child.py"),
+        ('row["eval/success_any"]', "eval/success_any"),
+        ("config.stop_at_success_rate", "stop_at_success_rate"),
+        ('flags = ["--stop-at-success-rate", "0.9"]', "--stop-at-success-rate"),
     ],
 )
 def test_a_retired_name_in_python_is_found(source: str, name: str) -> None:

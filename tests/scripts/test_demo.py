@@ -40,7 +40,7 @@ if stage == "train":
 if behavior == "wait" or stage == "serve":
     time.sleep(60)
 if stage == "drive":
-    (root / "runs" / "demo" / "summary.json").write_text(json.dumps({{"share_reached": 0.97}}))
+    (root / "runs" / "demo" / "summary.json").write_text(json.dumps({{"stay": 0.91, "touched": 0.97}}))
 """
 STAGES = {"train": "training/run.py", "serve": "serving/run.py", "drive": "clients/sim/run.py"}
 
@@ -95,13 +95,13 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
     demo = start(checkout)
     said, complained = demo.communicate(timeout=60)
     assert demo.returncode == 0, complained
-    assert "0.970 of the episodes reached the goal" in said
+    assert "stay 0.910, 0.970 of the goals touched" in said
     train, serve, drive = (json.loads((checkout / f"{stage}.json").read_text()) for stage in STAGES)
     assert train == ["--env", "point_u_maze", "--out", "runs/demo", "--overwrite"]
     assert serve[:3] == ["--policies", "runs/demo/policies", "--port"]
     assert drive[:4] == ["--env", "point_u_maze", "--address", f"127.0.0.1:{serve[3]}"]
     assert drive[4:8] == ["--robots", "32", "--episodes", "128"]
-    assert drive[-2:] == ["--min-share-reached", "0.9"]
+    assert drive[-2:] == ["--min-stay-rate", "0.85"]
     for stage, arguments in (("train", train), ("serve", serve), ("drive", drive)):
         shown = [pair for pair in shown_flags(STAGES[stage]) if pair[0] not in PORTS]
         assert set(shown) <= set(itertools.pairwise(arguments)), f"the README shows other flags for {STAGES[stage]}"

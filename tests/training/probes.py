@@ -60,6 +60,8 @@ class Probe(GoalEnv):
             action_names=SPEC.action_names,
             success_radius=success_radius,
             episode_length=episode_length,
+            actuator_kind=SPEC.actuator_kind,
+            rest_action=SPEC.rest_action,
         )
 
     @abc.abstractmethod

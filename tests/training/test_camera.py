@@ -279,7 +279,7 @@ import rich.console
 from clients.sim import film, fleet
 from tests.training.cart import Cart
 poses = np.zeros((2, 1))
-episode = fleet.Episode(np.zeros(1), poses, time_at_goal=0, ticks=(), missed=1, poses=poses)
+episode = fleet.Episode(np.zeros(1), poses, time_at_goal=0, stay=0.0, ticks=(), missed=1, poses=poses)
 film.show(Cart("cart"), episode, video=None, picture=Path(sys.argv[1]), console=rich.console.Console())
 """
 

@@ -23,6 +23,10 @@ from training.envs.core.errors import UnknownNameError
             r"min_replay_size must be max_replay_size \(1000\) or less, .*, got 1025; try 100$",
         ),
         ({"batch_size": 1}, "batch_size must be 2 or more, .*, got 1; try 256"),
+        ({"target_stay_rate": 1.01}, "target_stay_rate must be above 0 and at most 1, got 1.01; try 0.9, or inf to"),
+        ({"target_stay_rate": 0.0}, "target_stay_rate must be above 0 and at most 1, got 0.0"),
+        ({"target_stay_rate": -math.inf}, "target_stay_rate must be above 0 and at most 1, got -inf"),
+        ({"target_stay_rate": math.nan}, "target_stay_rate must be above 0 and at most 1, got nan"),
         ({"discount": 1.0}, "discount must be above 0 and below 0.999999, got 1.0; try 0.99"),
         ({"discount": 0.99999999}, "below 0.999999, got 0.99999999; try 0.99"),
         ({"representation_dim": 10**20}, "representation_dim must be 2147483647 or less, got 1"),
@@ -50,6 +54,12 @@ def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object],
     valid = dataclasses.replace(valid, max_replay_size=1000, min_replay_size=200)
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(valid, **changes)
+
+
+@pytest.mark.parametrize("rate", [0.001, 1.0, math.inf])
+def test_a_target_is_a_share_or_never(rate: float) -> None:
+    assert preset_config("point_u_maze", out=Path("x")).target_stay_rate <= 1
+    assert TrainConfig(env="ant", out=Path("x"), target_stay_rate=rate).target_stay_rate == rate
 
 
 def test_unknown_names_list_the_known_ones_nearest_first() -> None:

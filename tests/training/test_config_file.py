@@ -43,7 +43,7 @@ def test_a_field_that_no_longer_exists_is_ignored(config: TrainConfig) -> None:
     "changes",
     [
         {"max_minutes": 5.0},
-        {"stop_at_success_rate": 0.5},
+        {"target_stay_rate": 0.5},
         {"total_env_steps": 9_000_000},
         {"num_evals": 3},
         {"eval_episodes": 7},

@@ -44,6 +44,25 @@ SPEC = EnvSpec(
         ("goal_names", ((), (" ",), ("x\n",)), "goal_names must be one name or more, none of them blank, got {}"),
         ("action_names", (("a", "b", "a"),), "action_names must not repeat a name, got {}"),
         ("name", (3, None), "name must be a string, got {}"),
+        (
+            "actuator_kind",
+            (("torque", "torque"), ("torque",) * 3),
+            "actuator_kind must have one entry for each of force [N], or none, got {}",
+        ),
+        ("actuator_kind", ("torque", ["torque"], (1,), None), "actuator_kind must be a tuple of words, got {}"),
+        ("rest_action", ((True,), ("0",), 0.0), "rest_action must be a tuple of numbers, got {}"),
+        (
+            "max_action_change",
+            ((0.1, 0.1),),
+            "max_action_change must have one entry for each of force [N], or none, got {}",
+        ),
+        ("state_quaternions", ((0.0,), [0], 0, (True,)), "state_quaternions must be a tuple of indices, got {}"),
+        (
+            "goal_quaternions",
+            ((0,),),
+            "goal_quaternions must be indices of blocks of 4 values that fit into 1 values and do not overlap, in "
+            "ascending order, got {}",
+        ),
     ],
 )
 def test_a_fact_that_no_policy_could_carry_is_named(field: str, values: tuple[object, ...], message: str) -> None:
@@ -54,9 +73,30 @@ def test_a_fact_that_no_policy_could_carry_is_named(field: str, values: tuple[ob
         assert str(raised.value) == f"cart.xml: {name}: {message.format(repr(value))}"
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("actuator_kind", "motor", "must be one of position, velocity, torque, other, got 'motor'"),
+        ("action_meaning", "delta", "must be one of absolute, increment, got 'delta'"),
+        ("rest_action", 1.5, "must be from -1 to 1, got 1.5"),
+        ("rest_action", math.nan, "must be from -1 to 1, got nan"),
+        ("max_action_change", 0.0, "must be above 0 and at most 2, got 0.0"),
+        ("max_action_change", 2.5, "must be above 0 and at most 2, got 2.5"),
+    ],
+)
+def test_a_fact_of_an_action_that_is_not_possible_is_named_with_the_action(field: str, value, message: str) -> None:
+    with pytest.raises(EnvError) as raised:
+        dataclasses.replace(SPEC, **{field: (value,)})
+    assert str(raised.value) == f"cart.xml: cart: {field} of 'force [N]' {message}"
+
+
 def test_numbers_of_numpy_become_plain_ones() -> None:
-    env_spec = dataclasses.replace(SPEC, success_radius=np.float32(0.25), episode_length=np.int64(7))
-    assert json.dumps([env_spec.success_radius, env_spec.episode_length]) == "[0.25, 7]"
+    numbers = {"success_radius": np.float32(0.25), "episode_length": np.int64(7), "rest_action": (np.float32(0.5),)}
+    env_spec = dataclasses.replace(SPEC, **numbers, max_action_change=(2,))
+    plain = [env_spec.success_radius, env_spec.episode_length, env_spec.rest_action, env_spec.max_action_change]
+    assert json.dumps(plain) == "[0.25, 7, [0.5], [2.0]]"
+    quaternion = dataclasses.replace(SPEC, state_names=("w", "x", "y", "z"), state_quaternions=(np.int64(0),))
+    assert json.dumps(quaternion.state_quaternions) == "[0]"
 
 
 BOX = r"Box\(low=\(0.0, 0.0\), high=\(0.1, 0.1\)\)"

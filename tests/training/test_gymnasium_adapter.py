@@ -86,7 +86,8 @@ def test_a_way_to_the_goal_is_rewarded_there_and_ends_at_the_time_limit(maze: gy
         to_goal, velocity = goal - observation["achieved_goal"], observation["state"][2:]
         observation, reward, terminated, truncated, info = maze.step((2 * to_goal - velocity).astype(np.float32))
         distance = np.linalg.norm(observation["achieved_goal"] - goal)
-        assert info == {"success": bool(distance < 0.3), "distance": pytest.approx(distance, abs=1e-6)}
+        near = bool(distance < 0.3)
+        assert info == {"success": near, "is_success": near, "distance": pytest.approx(distance, abs=1e-6)}
         assert reward == maze.unwrapped.compute_reward(observation["achieved_goal"], goal, info) == info["success"]
         assert (terminated, truncated) == (False, step == 100)
         np.testing.assert_array_equal(observation["desired_goal"], goal)
@@ -133,10 +134,11 @@ def test_an_environment_of_ones_own_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     env = gymnasium.make("kilolayer/cart-v0")
     observation, info = env.reset(seed=0)
     assert observation == {"state": pytest.approx([0, 0]), "achieved_goal": [0], "desired_goal": pytest.approx([0.07])}
-    assert info == {"success": False, "distance": pytest.approx(0.07)}
+    assert info == {"success": False, "is_success": False, "distance": pytest.approx(0.07)}
     pushed = [env.step(np.ones(1)) for _ in range(5)]
     np.testing.assert_allclose([step[0]["achieved_goal"][0] for step in pushed], [0.01, 0.03, 0.06, 0.1, 0.15])
     assert [step[1] for step in pushed] == [0, 0, 1, 0, 0]
+    assert [step[4]["is_success"] for step in pushed] == [False, False, True, False, False]  # at this step alone
     assert [step[2] for step in pushed] == [False, False, False, False, True]
     env.reset()
     assert [env.step(np.zeros(1))[2:4] for _ in range(6)] == [(False, False)] * 5 + [(False, True)]

@@ -375,5 +375,5 @@ def test_a_goal_along_one_axis_is_drawn_too(tmp_path: Path) -> None:
     env = two_link(goal_axes="y", goals=Box(low=(0.1,), high=(0.3,)))
     assert env.spec.state_names[4:] == env.spec.goal_names == ("fingertip y [m]",)
     path, goal = np.linspace(0, 0.2, 5)[:, None], np.array([0.2])
-    episodes = [fleet.Episode(goal, path, time_at_goal=reached, ticks=(), missed=0) for reached in (0, 1)]
+    episodes = [fleet.Episode(goal, path, time_at_goal=touched, stay=touched, ticks=(), missed=0) for touched in (0, 1)]
     assert summary.draw_paths(env, episodes, tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")

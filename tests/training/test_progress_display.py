@@ -56,16 +56,17 @@ def test_a_thread_writes_it_while_the_main_thread_computes(monkeypatch: pytest.M
 
 
 def test_a_log_file_gets_the_time_left_with_each_evaluation_and_a_terminal_in_its_bar() -> None:
-    metrics = {"env_steps": 40, "eval/success_any": 0.5, "eval/time_at_goal": 3.0}
+    names = ("stay", "stay_low", "stay_high", "touched", "touched_low", "touched_high")
+    metrics = {"env_steps": 40} | {f"eval/{name}": 0.5 for name in names}
     status = Status("evaluating", done=1, of=6, left_s=61)
     progress, file = log_of(FakeClock())
     progress.advance(status)
     progress.evaluated(metrics)
-    assert file.getvalue().rstrip("\n").endswith("3.0 steps at goal  1 min 1 s left")
+    assert file.getvalue().rstrip("\n").endswith("touched 0.50 (0.50 to 0.50)  1 min 1 s left")
     terminal = rich.console.Console(file=io.StringIO(), width=200, force_terminal=True)
     with ConsoleProgress(terminal, clock=FakeClock()) as progress:
         progress.advance(status)
         progress.evaluated(metrics)
     shown = terminal.file.getvalue()
-    assert "3.0 steps at goal\n" in shown
+    assert "touched 0.50 (0.50 to 0.50)\n" in shown
     assert "1 min 1 s left" in shown

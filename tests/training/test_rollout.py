@@ -1,4 +1,4 @@
-"""Rollouts and evaluation on environments whose every number can be foretold."""
+"""Rollouts on an environment whose every number can be foretold."""
 
 import dataclasses
 
@@ -8,56 +8,9 @@ import numpy as np
 import pytest
 
 from policy.networks import init_policy
-from tests.samples import policy_spec
-from training import evaluation, rollout
-from training.envs.core.goal_env import EnvSpec, GoalEnv, State
-
-
-class Counter(GoalEnv):
-    """The state counts the steps since a start drawn from [0, 1); an episode ends by itself once it passes `limit`."""
-
-    def __init__(self, limit: float = np.inf) -> None:
-        self.spec = EnvSpec(
-            name="counter",
-            state_names=("count", "start"),
-            goal_names=("count",),
-            action_names=("nothing",),
-            success_radius=0.6,
-            episode_length=10,
-        )
-        self.limit = limit
-
-    def reset(self, rng: jax.Array) -> State:
-        start_key, goal_key = jax.random.split(rng)
-        start = jax.random.uniform(start_key)
-        return self._observe(jnp.stack([start, start]), self.sample_goal(goal_key))
-
-    def step(self, state: State, action: jax.Array) -> State:
-        return self._observe(state.pipeline_state + jnp.array([1.0, 0.0]), state.info["goal"], before=state)
-
-    def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        raise AssertionError("the counter has no joints")
-
-    def sample_goal(self, key: jax.Array) -> jax.Array:
-        return jax.random.uniform(key, (1,), minval=3, maxval=7)
-
-    def sense(self, data: jax.Array) -> jax.Array:
-        return data
-
-    def achieved_goal(self, state: jax.Array) -> jax.Array:
-        return state[..., :1]
-
-    def terminated(self, state: jax.Array) -> jax.Array:
-        return state[..., 0] >= self.limit
-
-
-SPEC = policy_spec(
-    state_names=("count", "start"),
-    goal_names=("count",),
-    action_names=("nothing",),
-    action_low=(-1.0,),
-    action_high=(1.0,),
-)
+from tests.training.counter import SPEC, Counter
+from training import rollout
+from training.envs.core.goal_env import GoalEnv
 
 
 @pytest.fixture(scope="module")
@@ -123,36 +76,6 @@ def test_goals_are_redrawn_as_often_as_asked_and_the_physics_is_left_alone(away:
     np.testing.assert_allclose(
         after.metrics["distance"], np.abs(after.info["state"][:, 0] - after.info["goal"][:, 0]), atol=1e-6
     )
-
-
-def test_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(params) -> None:
-    class Fixed(Counter):
-        """Starts at 0.5 with the goal at 4: distances 2.5, 1.5, 0.5, 0.5, 1.5 ... after the steps."""
-
-        def reset(self, rng: jax.Array) -> State:
-            return self._observe(jnp.array([0.5, 0.5]), jnp.array([4.0]))
-
-    result = evaluation.evaluate(Fixed(), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
-    assert result.time_at_goal.tolist() == [2, 2, 2]
-    assert result.reached.tolist() == [True] * 3
-    np.testing.assert_allclose(result.final_distance, [6.5] * 3, atol=1e-5)
-
-    # 3.5 is still counted, on the step that ends the episode; 4.5 is not
-    ended = evaluation.evaluate(Fixed(limit=3.4), params.actor, key=jax.random.key(0), episodes=3, episode_length=10)
-    assert ended.time_at_goal.tolist() == [1, 1, 1]
-    np.testing.assert_allclose(ended.final_distance, [0.5] * 3, atol=1e-5)
-    summary = evaluation.summarize(ended)
-    assert summary["eval/time_at_goal"] == 1.0
-    assert summary["eval/success_any"] == 1.0
-    assert summary["eval/final_distance"] == pytest.approx(0.5)
-
-
-def test_evaluation_draws_fresh_goals(params) -> None:
-    env = Counter()
-    first = evaluation.evaluate(env, params.actor, key=jax.random.key(0), episodes=5, episode_length=3)
-    second = evaluation.evaluate(env, params.actor, key=jax.random.key(1), episodes=5, episode_length=3)
-    both = np.concatenate([first.final_distance, second.final_distance])
-    assert len(np.unique(both)) == 10
 
 
 def test_facts_are_frozen() -> None:

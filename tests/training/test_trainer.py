@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -33,7 +34,15 @@ pytestmark = pytest.mark.usefixtures("without_physics")
 def test_a_run_leaves_metrics_curves_events_and_policies(finished: Path) -> None:
     rows = read_metrics(finished)
     assert [row["env_steps"] for row in rows] == [120, 240]  # two epochs of three iterations of 8 x 5 steps
-    for name in ("loss/critic", "loss/actor", "eval/success_any", "eval/time_at_goal", "temperature", "entropy"):
+    for name in (
+        "loss/critic",
+        "loss/actor",
+        "eval/stay",
+        "eval/touched",
+        "eval/time_at_goal",
+        "temperature",
+        "entropy",
+    ):
         assert all(np.isfinite(row[name]) for row in rows), name
     assert rows[0]["loss/critic"] != rows[1]["loss/critic"]
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -125,12 +134,53 @@ def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
     assert (finished / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize(("stop_at_success_rate", "evaluations"), [(0.5, 1), (0.51, 2)])
-def test_training_stops_at_the_share_asked_for(tiny, tmp_path, monkeypatch, stop_at_success_rate, evaluations) -> None:
-    figures = {"eval/success_any": 0.5, "eval/time_at_goal": 1.0, "eval/final_distance": 1.0}
-    monkeypatch.setattr(trainer.evaluation, "summarize", lambda _: figures)
-    trainer.train(tiny(tmp_path / "run", stop_at_success_rate=stop_at_success_rate))
+def evaluations_that_find(monkeypatch: pytest.MonkeyPatch, stays: list[float]) -> None:
+    """Let the evaluations of a run, which cost next to nothing on the probe, find these figures, one after another."""
+    found = iter(stays)
+    monkeypatch.setattr(
+        trainer.evaluation, "summarize", lambda _: {"eval/stay": next(found), "eval/final_distance": 1.0}
+    )
+
+
+@pytest.mark.parametrize(("target_stay_rate", "evaluations"), [(0.5, 4), (0.51, 6), (math.inf, 6)])
+def test_training_stops_after_two_evaluations_at_its_target(
+    tiny, tmp_path, monkeypatch, target_stay_rate, evaluations
+) -> None:
+    evaluations_that_find(monkeypatch, [0.7, 0.4, 0.5, 0.5, 0.4, 0.4])
+    trainer.train(tiny(tmp_path / "run", target_stay_rate=target_stay_rate, num_evals=6))
     assert len(read_metrics(tmp_path / "run")) == evaluations
+
+
+def test_a_resumed_run_counts_the_evaluation_before_it(tiny, tmp_path, monkeypatch) -> None:
+    """Time is up after the third of six evaluations, the first one after gradient steps."""
+    out = tmp_path / "run"
+    evaluations_that_find(monkeypatch, [0.1, 0.1, 0.6])
+    trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, total_env_steps=120))
+    evaluations_that_find(monkeypatch, [0.5])
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, resume=True), progress=SilentConsole(told))
+    assert [row["eval/stay"] for row in read_metrics(out)] == [0.1, 0.1, 0.6, 0.5]
+    line = "ending early: two evaluations in a row have an eval/stay of target_stay_rate 0.5 or more"
+    assert line in told.file.getvalue()
+    # and once its target is met, it goes no further
+    trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, resume=True))
+    assert len(read_metrics(out)) == 4
+
+
+class SilentConsole(ConsoleProgress):
+    """Says everything but the evaluations, of which these tests make up a part."""
+
+    def evaluated(self, metrics) -> None: ...
+
+
+def test_the_last_line_names_the_newest_policy_and_the_best(tiny, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    evaluations_that_find(monkeypatch, [0.25, 0.5, 0.75, 0.75, 0.625])
+    trainer.train(tiny(out, num_evals=6, total_env_steps=200), progress=SilentConsole(told))
+    assert told.file.getvalue().splitlines()[-1] == (
+        f"policy in {out}/policies/200: the newest (eval/stay 0.62); the best is {out}/policies/160 (eval/stay 0.75)"
+    )
 
 
 @pytest.mark.slow

@@ -73,6 +73,8 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Hold `action: [action_dim]` for one control period.
 
+        In `info`, `success` and `is_success` say whether the robot is within the success radius after this step.
+
         Raises:
             ValueError: the action has a wrong shape, or a value that is not finite.
             gymnasium.error.ResetNeeded: `reset` was not called before.
@@ -126,7 +128,9 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
         """Return copies, because JAX's arrays are read-only, and a later step may reuse their memory."""
         sensed, goal = (np.array(state.info[part], np.float32) for part in ("state", "goal"))
         achieved = np.array(self.env.achieved_goal(state.info["state"]), np.float32)
-        info = {"success": bool(state.metrics["success"] > 0), "distance": float(state.metrics["distance"])}
+        success = bool(state.metrics["success"] > 0)
+        # the replay buffers and monitors of other libraries look for is_success
+        info = {"success": success, "is_success": success, "distance": float(state.metrics["distance"])}
         return {"state": sensed, "achieved_goal": achieved, "desired_goal": goal}, info
 
     def _checked(self, action: np.ndarray) -> np.ndarray:

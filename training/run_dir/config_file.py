@@ -16,7 +16,7 @@ _MAY_CHANGE = frozenset(
         "out",
         "preset",
         "max_minutes",
-        "stop_at_success_rate",
+        "target_stay_rate",
         "total_env_steps",
         "num_evals",
         "eval_episodes",
@@ -108,3 +108,9 @@ def require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
                 f"{name} was {before!r} in the run to resume and is {now!r} now; use {before!r}, or start a new run "
                 "with another --out"
             )
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """Return the first field besides the seed in which two configurations learn differently, or None."""
+    names = sorted((one.keys() | other.keys()) - _MAY_CHANGE - {"seed"})
+    return next((name for name in names if one.get(name) != other.get(name)), None)

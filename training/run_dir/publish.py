@@ -3,6 +3,8 @@
 The order in which a policy's files reach the disk is in `policy/bundle/writer.py`.
 """
 
+import json
+import math
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -57,3 +59,38 @@ def last_policy(config: TrainConfig) -> Path | None:
     root = config.out / "policies"
     versions = bundle.versions(root)
     return root / str(versions[-1]) if versions else None
+
+
+def best_version(root: Path) -> int | None:
+    """Return the version in the folder `root` whose evaluation had the highest eval/stay, or None if there is none.
+
+    A version without this figure, for example one that was imported, counts as the lowest. Ties go to the newer one.
+    """
+    return max(bundle.versions(root), key=lambda version: (_stay(root, version), version), default=None)
+
+
+def describe_policies(config: TrainConfig) -> str:
+    """Return a line that names the run's newest policy and its best one."""
+    root = config.out / "policies"
+    best, newest = best_version(root), last_policy(config)
+    if best is None or newest is None:
+        return f"no policy in {root}"
+    if root / str(best) == newest:
+        return f"policy in {newest}: the newest, and the best ({_figure(root, best)})"
+    last = f"policy in {newest}: the newest ({_figure(root, int(newest.name))})"
+    return f"{last}; the best is {root / str(best)} ({_figure(root, best)})"
+
+
+def _figure(root: Path, version: int) -> str:
+    stay = _stay(root, version)
+    return f"eval/stay {stay:.2f}" if math.isfinite(stay) else "no eval/stay"
+
+
+def _stay(root: Path, version: int) -> float:
+    """Return the eval/stay in the version's provenance, or minus infinity if there is none."""
+    try:
+        description = json.loads((root / str(version) / "policy.json").read_bytes())
+        stay = float(description["provenance"]["metrics"]["eval/stay"])
+    except (KeyError, OSError, RecursionError, TypeError, ValueError):  # a server names damaged versions
+        return -math.inf
+    return stay if math.isfinite(stay) else -math.inf

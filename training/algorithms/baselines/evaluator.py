@@ -71,10 +71,8 @@ class Evaluator:
         status = Status(f"training with {config.algorithm}", of=config.iterations)
         self._progress.advance(status._replace(done=env_steps // config.steps_per_iteration))
         self._progress.evaluated(row)
-        if summary["eval/success_any"] >= config.stop_at_success_rate:
-            self._progress.say(
-                f"ending early: eval/success_any has reached stop_at_success_rate {config.stop_at_success_rate:g}"
-            )
+        if evaluation.target_met(self._log.rows, config.target_stay_rate):
+            self._progress.say(evaluation.target_message(config.target_stay_rate))
             raise StopTraining
         if self._since - self._began + trained_s > config.max_minutes * 60:  # the next part takes as long
             self._progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")

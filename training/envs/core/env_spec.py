@@ -1,4 +1,4 @@
-"""EnvSpec: the names, success radius and episode length of an environment, and checks of such values."""
+"""EnvSpec: what is known of an environment before it runs, such as names and episode length; checks of such values."""
 
 import dataclasses
 import math
@@ -6,15 +6,30 @@ from typing import Any
 
 import numpy as np
 
-from policy.spec import SpecError, check_labels, check_name
+from policy.spec import ACTION_MEANINGS, ACTUATOR_KINDS, SpecError, check_labels, check_name, check_quaternions
 from training.envs.core.errors import EnvError
 
 _LARGEST = 2**31 - 1  # of 32-bit integers, which compiled code counts with
+_LARGEST_CHANGE = 2.0  # of an action, from -1 to 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnvSpec:
     """What is known of an environment before it runs. Names include their unit in brackets.
+
+    A policy's specification takes over all of it. `PolicySpec` explains the facts of actions, which are one entry per
+    action name, or empty.
+
+    Args:
+        success_radius: distance to the goal that counts as reached, in the goal's unit.
+        episode_length: control steps after which an episode ends.
+        source: the robot's file, for error messages; empty if there is none.
+        actuator_kind: empty: read from the model, see `GoalEnv.actuator_kind`.
+        rest_action: in [-1, 1]; empty: read from the model, see `GoalEnv.rest_action`.
+        action_meaning: absolute or increment; empty: absolute.
+        max_action_change: above 0, at most 2; empty: no limit.
+        state_quaternions: index in the state of the first value (w) of each quaternion (w, x, y, z).
+        goal_quaternions: the same in the goal.
 
     Raises:
         EnvError: a field is not valid in a policy's specification, which is made from this one after training.
@@ -24,9 +39,15 @@ class EnvSpec:
     state_names: tuple[str, ...]
     goal_names: tuple[str, ...]
     action_names: tuple[str, ...]
-    success_radius: float  # distance to the goal that counts as reached, in the goal's unit
-    episode_length: int  # control steps after which an episode ends
-    source: str = ""  # the robot's file, for error messages; empty if there is none
+    success_radius: float
+    episode_length: int
+    source: str = ""
+    actuator_kind: tuple[str, ...] = ()
+    rest_action: tuple[float, ...] = ()
+    action_meaning: tuple[str, ...] = ()
+    max_action_change: tuple[float, ...] = ()
+    state_quaternions: tuple[int, ...] = ()
+    goal_quaternions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         where = ": ".join(filter(None, (self.source, str(self.name))))
@@ -38,6 +59,41 @@ class EnvSpec:
         length = whole(self.episode_length, field="episode_length", where=where, usual=100)
         for field, plain in (("success_radius", radius), ("episode_length", length)):
             object.__setattr__(self, field, plain)  # numpy's numbers are not JSON
+        self._check_actions(where)
+        for field, names in (("state_quaternions", self.state_names), ("goal_quaternions", self.goal_names)):
+            starts = tuple(_entries(field, getattr(self, field), int | np.integer, kind="indices", where=where))
+            starts = tuple(int(start) for start in starts)
+            try:
+                check_quaternions(field, starts, dim=len(names))
+            except SpecError as error:
+                raise EnvError(f"{where}: {error}") from error
+            object.__setattr__(self, field, starts)
+
+    def _check_actions(self, where: str) -> None:
+        for field, known in (("actuator_kind", ACTUATOR_KINDS), ("action_meaning", ACTION_MEANINGS)):
+            words = self._per_action(field, str, kind="words", where=where)
+            for name, word in zip(self.action_names, words, strict=False):
+                if word not in known:
+                    raise EnvError(f"{where}: {field} of {name!r} must be one of {', '.join(known)}, got {word!r:.80}")
+            object.__setattr__(self, field, words)
+        numbers = int | float | np.integer | np.floating
+        for field, low in (("rest_action", -1.0), ("max_action_change", 0.0)):
+            high = 1.0 if low else _LARGEST_CHANGE
+            values = self._per_action(field, numbers, kind="numbers", where=where)
+            for name, value in zip(self.action_names, values, strict=False):
+                if not (low <= value <= high and (low or value)):
+                    allowed = f"from {low:g} to {high:g}" if low else f"above 0 and at most {high:g}"
+                    raise EnvError(f"{where}: {field} of {name!r} must be {allowed}, got {value}")
+            object.__setattr__(self, field, tuple(float(value) for value in values))
+
+    def _per_action(self, field: str, item: Any, *, kind: str, where: str) -> tuple[Any, ...]:
+        values = _entries(field, getattr(self, field), item, kind=kind, where=where)
+        if values and len(values) != len(self.action_names):
+            raise EnvError(
+                f"{where}: {field} must have one entry for each of {', '.join(self.action_names)}, or none, got "
+                f"{values!r:.80}"
+            )
+        return values
 
 
 def check_text(text: Any, *, field: str, where: str) -> None:
@@ -73,6 +129,15 @@ def whole(number: Any, *, field: str, where: str, usual: int) -> int:
     if not (is_whole and 1 <= number <= _LARGEST):
         raise EnvError(f"{where}: {field} must be an integer above 0, got {number!r:.80}; try {usual}")
     return int(number)
+
+
+def _entries(field: str, values: Any, item: Any, *, kind: str, where: str) -> tuple[Any, ...]:
+    """Return `values` if it is a tuple of entries of the type `item`; a bool is not a number."""
+    if not (
+        isinstance(values, tuple) and all(isinstance(each, item) and not isinstance(each, bool) for each in values)
+    ):
+        raise EnvError(f"{where}: {field} must be a tuple of {kind}, got {values!r:.80}")
+    return values
 
 
 def _check_names(field: str, names: Any, *, where: str) -> None:

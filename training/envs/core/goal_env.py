@@ -17,8 +17,9 @@ import numpy as np
 from brax.envs.base import Env, State
 from mujoco import mjx
 
-from training.envs.core import physics
+from training.envs.core import actuators, physics
 from training.envs.core.env_spec import EnvSpec, whole
+from training.envs.core.errors import EnvError
 
 
 class Rectangle(NamedTuple):
@@ -36,13 +37,13 @@ class GoalEnv(Env):
     for a batch.
 
     Args:
-        env_spec: names, success radius and episode length.
+        env_spec: names, success radius, episode length, and what the model does not say.
         model: the compiled MuJoCo model. Actions of -1 and 1 stand for the ends of its actuators' control ranges.
         substeps: physics steps per control step.
         impl: the MJX implementation, "jax" or "warp".
 
     Raises:
-        EnvError: `substeps` is not a positive integer.
+        EnvError: `substeps` is not a positive integer, or `env_spec.actuator_kind` contradicts the model.
         UnknownNameError: no such implementation.
         NotImplementedError: the implementation does not support something that the model uses.
     """
@@ -57,6 +58,8 @@ class GoalEnv(Env):
         self._physics = physics.make(model, impl=impl, sizes=self.warp_sizes)
         self._mjx_model = self._physics.model
         self._control_low, self._control_high = jnp.asarray(model.actuator_ctrlrange.T)
+        self._rest_control = actuators.rest_control(model)
+        self._require_actuator_kinds()
 
     @abc.abstractmethod
     def sample_start(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,6 +162,34 @@ class GoalEnv(Env):
         return tuple(self.model.actuator_ctrlrange[:, 1].tolist())
 
     @property
+    def actuator_kind(self) -> tuple[str, ...]:
+        """What each action drives, [action_dim]: position, velocity, torque or other.
+
+        By default, read from the model's actuators; other if `control` is a method of a subclass.
+        """
+        if self.spec.actuator_kind:
+            return self.spec.actuator_kind
+        return actuators.kinds(self.model) if self._controls_actuators else ("other",) * self.action_size
+
+    @property
+    def rest_action(self) -> tuple[float, ...]:
+        """The action that leaves the robot at rest, [action_dim] in [-1, 1].
+
+        By default, the control of the model's first keyframe, or 0 if there is none, clipped to the actuators' limits;
+        0 in the action's own unit if `control` is a method of a subclass.
+        """
+        if self.spec.rest_action:
+            return self.spec.rest_action
+        rest = self._rest_control if self._controls_actuators else np.zeros(self.action_size)
+        low, high = np.array(self.action_low), np.array(self.action_high)
+        return tuple((2 * (np.clip(rest, low, high) - low) / (high - low) - 1).tolist())
+
+    @property
+    def _controls_actuators(self) -> bool:
+        """Whether every action is the control of one actuator."""
+        return type(self).control is GoalEnv.control and self.model.nu == self.action_size
+
+    @property
     def state_size(self) -> int:
         """Number of values in a state."""
         return len(self.spec.state_names)
@@ -187,6 +218,20 @@ class GoalEnv(Env):
     def dt(self) -> float:
         """brax's name for `control_period_s`."""
         return self.control_period_s
+
+    def _require_actuator_kinds(self) -> None:
+        """Refuse a kind in the spec that the model contradicts. What the model calls other may be anything."""
+        if not (self.spec.actuator_kind and self._controls_actuators):
+            return
+        for name, stated, found in zip(
+            self.spec.action_names, self.spec.actuator_kind, actuators.kinds(self.model), strict=True
+        ):
+            if found not in ("other", stated):
+                where = ": ".join(filter(None, (self.spec.source, self.spec.name)))
+                raise EnvError(
+                    f"{where}: actuator_kind of {name!r} is {stated!r}, but its actuator in the model is of the kind "
+                    f"{found!r}; use that, or leave actuator_kind empty"
+                )
 
     def _observe(self, data: mjx.Data, goal: jax.Array, *, before: State | None = None) -> State:
         """Return the state for `data` and `goal`, with the entries that brax's wrappers stored in `before`."""

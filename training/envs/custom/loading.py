@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from policy.spec import SpecError
+from policy.spec import QUATERNION_SIZE, SpecError
 from training.envs.core.env_spec import EnvSpec
 from training.envs.core.errors import EnvError, one_line
 from training.envs.core.goal_env import GoalEnv
 
 _SHOWN = 80  # characters of a value that an error shows
+_LENGTH_SLACK = 0.01  # of a quaternion at a reset
 
 
 def import_module(module: str) -> None:
@@ -84,7 +85,10 @@ def require_sound(env: GoalEnv) -> None:
                 f"{where}: the {kind} between two draws with the same key; use jax.random and that key. Numbers from "
                 "Python's or numpy's random are drawn once, at compilation, and then stay the same"
             )
-    for kind, names in (("state", env.spec.state_names), ("goal", env.spec.goal_names)):
+    for kind, names, quaternions in (
+        ("state", env.spec.state_names, env.spec.state_quaternions),
+        ("goal", env.spec.goal_names, env.spec.goal_quaternions),
+    ):
         numbers = np.asarray(info[kind])
         if numbers.shape != (len(names),):
             raise EnvError(
@@ -93,6 +97,19 @@ def require_sound(env: GoalEnv) -> None:
         broken = [f"{name} is {number}" for name, number in zip(names, numbers, strict=True) if not np.isfinite(number)]
         if broken:
             raise EnvError(f"{where}: the {kind} at a reset is not finite: {', '.join(broken)}; check its start")
+        _require_quaternions(numbers, field=f"{kind}_quaternions", starts=quaternions, where=where)
+
+
+def _require_quaternions(numbers: np.ndarray, *, field: str, starts: tuple[int, ...], where: str) -> None:
+    """Refuse indices at which there is no unit quaternion in `numbers`, a state or a goal at a reset."""
+    for start in starts:
+        values = numbers[start : start + QUATERNION_SIZE]
+        length = float(np.linalg.norm(values))
+        if abs(length - 1) > _LENGTH_SLACK:
+            raise EnvError(
+                f"{where}: {field} contains {start}, but the values {start} to {start + QUATERNION_SIZE - 1} at a "
+                f"reset have the length {length:.3g}; a quaternion has 1"
+            )
 
 
 def _require_limits(env: GoalEnv, *, where: str) -> None:

@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 
 from training.envs.building import scenery
+from training.envs.core import actuators
 from training.envs.core.env_spec import check_text, positive
 from training.envs.core.errors import EnvError, nearest_first
 
@@ -123,6 +124,19 @@ class Elements(NamedTuple):
         self._require_finite(data, joints)
         return start
 
+    def rest_control(self, keyframe: str | None) -> np.ndarray:
+        """Return the control [nu] of the keyframe, else of the file's first one, else zeros."""
+        index = None if keyframe is None else self.model.key(keyframe).id
+        rest = actuators.rest_control(self.model, index)
+        for actuator, control in enumerate(rest):
+            if not np.isfinite(control):
+                name = self.model.actuator(actuator).name or f"actuator {actuator}"
+                raise self._error(
+                    f"keyframe {self.model.key(index or 0).name!r} has the control {control} for {name!r}; use a "
+                    "finite number"
+                )
+        return rest
+
     def place(self, site: int, positions: np.ndarray) -> np.ndarray:
         """Return the position of a site, [3] in meters, at the joint positions [nq]."""
         data = mujoco.MjData(self.model)
@@ -194,6 +208,16 @@ class Joint:
         self.velocities = model.jnt_dofadr[index] + np.arange(len(layout.velocities))
 
 
+def quaternions(joints: Sequence[Joint]) -> tuple[int, ...]:
+    """Return the index of each quaternion among the positions of `joints`: of every ball and free joint."""
+    starts = np.cumsum([0, *(len(joint.positions) for joint in joints)])
+    return tuple(
+        int(start) + joint.position_names.index(f"{joint.name}{_QUATERNION[0]}")
+        for start, joint in zip(starts, joints, strict=False)
+        if len(joint.positions) >= len(_QUATERNION)
+    )
+
+
 class _Layout(NamedTuple):
     """The values of a type of joint, as labels that follow the joint's name."""
 
@@ -220,17 +244,18 @@ def _listed(names: Iterable[str]) -> str:
 def _control_unit(model: mujoco.MjModel, index: int) -> str:
     """Return the unit of an actuator's control in brackets if it follows from its type, else an empty string."""
     joint = model.actuator_trnid[index, 0]
-    kinds = {int(mujoco.mjtJoint.mjJNT_HINGE): ("N m", "rad"), int(mujoco.mjtJoint.mjJNT_SLIDE): ("N", "m")}
+    units = {int(mujoco.mjtJoint.mjJNT_HINGE): ("N m", "rad"), int(mujoco.mjtJoint.mjJNT_SLIDE): ("N", "m")}
     on_joint = model.actuator_trntype[index] == mujoco.mjtTrn.mjTRN_JOINT
-    kind = kinds.get(int(model.jnt_type[joint])) if on_joint else None
-    stateless = model.actuator_dyntype[index] == mujoco.mjtDyn.mjDYN_NONE
-    fixed = model.actuator_gaintype[index] == mujoco.mjtGain.mjGAIN_FIXED
-    if kind is None or not (stateless and fixed and model.actuator_gear[index, 0] == 1):
+    unit = units.get(int(model.jnt_type[joint])) if on_joint else None
+    if unit is None or model.actuator_gear[index, 0] != 1:
         return ""
-    force, place = kind
-    gain, (offset, stiffness, damping) = model.actuator_gainprm[index, 0], model.actuator_biasprm[index, :3]
-    if gain == 1 and not any((offset, stiffness, damping)):
-        return f" [{force}]"
-    if gain == -stiffness and not offset:
-        return f" [{place}]"
-    return f" [{place}/s]" if gain == -damping and not any((offset, stiffness)) else ""
+    force, place = unit
+    match actuators.kind(model, index):
+        case "torque" if model.actuator_gainprm[index, 0] == 1:
+            return f" [{force}]"
+        case "position":
+            return f" [{place}]"
+        case "velocity":
+            return f" [{place}/s]"
+        case _:
+            return ""

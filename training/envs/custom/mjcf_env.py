@@ -72,6 +72,12 @@ class MjcfEnv(GoalEnv):
         success_radius: distance of all sites together from the goal at which it counts as reached, in meters.
         control_period_s: seconds between two actions, an integer multiple of the file's timestep.
         episode_length: control steps after which an episode ends.
+        actuator_kind: what each action drives, one word per actuator; by default, read from the file.
+        rest_action: the action that leaves the robot at rest, one number in [-1, 1] per actuator; by default, the
+            control of `keyframe`, else of the file's first keyframe, else 0, clipped to the control ranges.
+        action_meaning: absolute or increment, one word per actuator; by default, absolute.
+        max_action_change: largest change of an action per control period, one number per actuator; by default, no
+            limit. It is stored with the policy and not applied in training.
         impl: the MJX implementation, "jax" or "warp".
 
     Raises:
@@ -92,6 +98,10 @@ class MjcfEnv(GoalEnv):
         success_radius: float,
         control_period_s: float,
         episode_length: int,
+        actuator_kind: Sequence[str] = (),
+        rest_action: Sequence[float] = (),
+        action_meaning: Sequence[str] = (),
+        max_action_change: Sequence[float] = (),
         impl: str = "jax",
     ) -> None:
         model = mjcf_elements.load(Path(file))
@@ -111,6 +121,11 @@ class MjcfEnv(GoalEnv):
             success_radius=success_radius,
             episode_length=episode_length,
             source=str(file),
+            actuator_kind=_tuple(actuator_kind),
+            rest_action=_tuple(rest_action),
+            action_meaning=_tuple(action_meaning),
+            max_action_change=_tuple(max_action_change),
+            state_quaternions=mjcf_elements.quaternions(chosen),
         )
         substeps = found.substeps(control_period_s)
         start = found.start(keyframe)
@@ -119,6 +134,7 @@ class MjcfEnv(GoalEnv):
             super().__init__(env_spec, model, substeps=substeps, impl=impl)
         except NotImplementedError as error:
             raise EnvError(f"{file}: MuJoCo MJX cannot simulate it: {error}") from error
+        self._rest_control = found.rest_control(keyframe)
         self._positions = np.concatenate([joint.positions for joint in chosen])
         self._velocities = np.concatenate([joint.velocities for joint in chosen])
         self._quaternions = [joint.positions[-4:] for joint in chosen if len(joint.positions) >= 4]
@@ -155,6 +171,11 @@ class MjcfEnv(GoalEnv):
         place = self._marked.copy()
         place[self._axes] = goal[: len(self._axes)]
         return place
+
+
+def _tuple(values: Any) -> Any:
+    """Return a sequence as a tuple, and anything else as it is, for `EnvSpec` to refuse by name."""
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else values
 
 
 def _around(start: np.ndarray, joints: Sequence[mjcf_elements.Joint], *, noise: float) -> tuple[jax.Array, jax.Array]:

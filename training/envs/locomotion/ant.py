@@ -66,6 +66,7 @@ class Ant(GoalEnv):
             action_names=tuple(f"{motor} [N m]" for motor in motors),
             success_radius=0.5,
             episode_length=EPISODE_LENGTH,
+            state_quaternions=(_QUATERNION.start,),
         )
         super().__init__(env_spec, model, substeps=_SUBSTEPS, impl=impl)
 

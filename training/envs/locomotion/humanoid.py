@@ -105,6 +105,7 @@ def _env_spec(name: str, model: mujoco.MjModel) -> EnvSpec:
         action_names=tuple(f"{model.actuator(index).name} [N m]" for index in range(model.nu)),
         success_radius=0.5,
         episode_length=EPISODE_LENGTH,
+        state_quaternions=(3,),  # the torso's, after its position
     )
 
 

@@ -38,6 +38,13 @@ _ARM_STATE = (
 )
 _CUBE_STATE = tuple(f"cube {axis} [m]" for axis in "xyz")
 _ARM_ACTIONS = tuple(f"joint {index} target [rad]" for index in panda.MOVING)
+_ARM_REST = tuple(  # the targets at which the servos hold the start pose
+    2 * (angle - low) / (high - low) - 1
+    for angle, (low, high) in zip(_START_ANGLES, (_TARGETS[index] for index in panda.MOVING), strict=True)
+)
+_GRIPPER_ACTIONS = (*_ARM_ACTIONS, "gripper [closed above 0]")
+_GRIPPER_KINDS = (*("position" for _ in _ARM_ACTIONS), "other")  # the gripper is open or closed
+_GRIPPER_REST = (*_ARM_REST, -1.0)  # open
 
 
 class Arm(GoalEnv):
@@ -89,6 +96,7 @@ class ArmReach(Arm):
             action_names=_ARM_ACTIONS,
             success_radius=0.1,
             episode_length=EPISODE_LENGTH,
+            rest_action=_ARM_REST,
         )
         super().__init__(env_spec, table.build_model(_TARGETS, cube=False), impl=impl)
 
@@ -186,7 +194,9 @@ class ArmTransport(ArmWithCube):
             name=name,
             state_names=(*_CUBE_STATE, *_ARM_STATE, "opening [m]"),
             goal_names=tuple(f"{axis} [m]" for axis in "xyz"),
-            action_names=(*_ARM_ACTIONS, "gripper [closed above 0]"),
+            action_names=_GRIPPER_ACTIONS,
+            actuator_kind=_GRIPPER_KINDS,
+            rest_action=_GRIPPER_REST,
             success_radius=0.1,
             episode_length=EPISODE_LENGTH,
         )
@@ -226,7 +236,9 @@ class ArmGrasp(ArmWithCube):
             name=name,
             state_names=(*_CUBE_STATE, *_ARM_STATE, *tips),
             goal_names=tips,
-            action_names=(*_ARM_ACTIONS, "gripper [closed above 0]"),
+            action_names=_GRIPPER_ACTIONS,
+            actuator_kind=_GRIPPER_KINDS,
+            rest_action=_GRIPPER_REST,
             success_radius=_GRASP_RADIUS_M,
             episode_length=EPISODE_LENGTH,
         )

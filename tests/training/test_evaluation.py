@@ -1,0 +1,137 @@
+"""Evaluation on an environment whose every number can be foretold, its figures, and when it ends a run."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from policy.networks import PolicyParams, init_policy
+from tests.training.counter import SPEC, Counter
+from training import evaluation
+from training.envs.core.goal_env import State
+from training.evaluation import Evaluation
+
+
+@pytest.fixture(scope="module")
+def params() -> PolicyParams:
+    return init_policy(jax.random.key(0), SPEC)
+
+
+def evaluate(env: Counter, params: PolicyParams, *, seed: int = 0, episodes: int = 3, length: int = 10) -> Evaluation:
+    return evaluation.evaluate(env, params.actor, key=jax.random.key(seed), episodes=episodes, episode_length=length)
+
+
+class Fixed(Counter):
+    """Starts at 0.5 with the goal at 4: distances 2.5, 1.5, 0.5, 0.5, 1.5 ... after the steps."""
+
+    def reset(self, rng: jax.Array) -> State:
+        return self._observe(jnp.array([0.5, 0.5]), jnp.array([4.0]))
+
+
+class Diverging(Fixed):
+    """The same, but beyond `worst` the world has no numbers any more."""
+
+    def __init__(self, worst: float) -> None:
+        super().__init__()
+        self.worst = worst
+
+    def step(self, state: State, action: jax.Array) -> State:
+        count, start = state.pipeline_state
+        count = jnp.where(count + 1 > self.worst, jnp.nan, count + 1)
+        return self._observe(jnp.stack([count, start]), state.info["goal"], before=state)
+
+
+def test_an_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(params: PolicyParams) -> None:
+    result = evaluate(Fixed(), params)
+    assert result.time_at_goal.tolist() == [2, 2, 2]
+    assert result.touched.tolist() == [True] * 3
+    np.testing.assert_allclose(result.stay, [2 / 8] * 3)  # arrives in step 3 of 10
+    np.testing.assert_allclose(result.final_distance, [6.5] * 3, atol=1e-5)
+
+    # 3.5 is still counted, on the step that ends the episode; 4.5 is not
+    ended = evaluate(Fixed(limit=3.4), params)
+    assert ended.time_at_goal.tolist() == [1, 1, 1]
+    np.testing.assert_allclose(ended.stay, [1 / 8] * 3)
+    np.testing.assert_allclose(ended.final_distance, [0.5] * 3, atol=1e-5)
+
+
+def test_a_world_that_diverges_has_not_reached_its_goal_and_ends_at_its_last_finite_distance(
+    params: PolicyParams,
+) -> None:
+    result = evaluate(Diverging(worst=5.0), params)  # NaN from the fifth step on, after two at the goal
+    assert result.diverged.tolist() == [True] * 3
+    assert (result.touched.tolist(), result.time_at_goal.tolist()) == ([False] * 3, [0] * 3)
+    np.testing.assert_allclose(result.stay, [0] * 3)
+    np.testing.assert_allclose(result.final_distance, [0.5] * 3, atol=1e-5)
+    summary = evaluation.summarize(result)
+    assert summary["eval/diverged_count"] == 3
+    assert all(math.isfinite(figure) for figure in summary.values())
+
+
+def test_a_policy_without_actions_is_not_blamed_on_the_world(params: PolicyParams) -> None:
+    bias = params.actor.output.bias.at[:].set(jnp.nan)
+    actor = dataclasses.replace(params.actor, output=params.actor.output._replace(bias=bias))
+    result = evaluate(Fixed(), params._replace(actor=actor))
+    assert np.isnan(result.final_distance).all()
+    assert not np.isfinite(evaluation.summarize(result)["eval/final_distance"])
+
+
+def test_an_evaluation_draws_fresh_goals(params: PolicyParams) -> None:
+    first = evaluate(Counter(), params, episodes=5, length=3)
+    second = evaluate(Counter(), params, seed=1, episodes=5, length=3)
+    both = np.concatenate([first.final_distance, second.final_distance])
+    assert len(np.unique(both)) == 10
+
+
+def test_the_figures_over_all_episodes() -> None:
+    summary = evaluation.summarize(
+        Evaluation(
+            time_at_goal=jnp.array([50] * 8 + [0] * 2),
+            touched=jnp.array([True] * 8 + [False] * 2),
+            stay=jnp.array([0.5] * 8 + [0.0] * 2),
+            final_distance=jnp.array([0.25] * 8 + [1.5] * 2),
+            diverged=jnp.array([False] * 9 + [True]),
+            overflow=jnp.zeros(10, jnp.int32),
+        )
+    )
+    low, high = summary.pop("eval/stay_low"), summary.pop("eval/stay_high")
+    # the mean of ten draws of 0.5 with probability 0.8: half of 6 to 10 successes of 10
+    assert 0.25 <= low <= 0.3
+    assert high == 0.5
+    assert summary == pytest.approx(
+        {
+            "eval/stay": 0.4,
+            "eval/touched": 0.8,
+            "eval/touched_count": 8,
+            "eval/touched_low": 0.490,
+            "eval/touched_high": 0.943,
+            "eval/time_at_goal": 40,
+            "eval/final_distance": 0.5,
+            "eval/diverged_count": 1,
+        },
+        abs=5e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("stays", "met"),
+    [
+        ([], False),
+        ([0.95], False),  # one evaluation may be luck
+        ([0.95, 0.9], True),
+        ([0.95, 0.89, 0.95], False),  # not in a row
+        ([0.1, 0.9, 0.9], True),
+        ([0.95, 0.95, 0.1], False),
+    ],
+)
+def test_the_target_is_met_by_two_evaluations_in_a_row(stays: list[float], met: bool) -> None:
+    rows = [{"env_steps": step, "eval/stay": stay} for step, stay in enumerate(stays)]
+    assert evaluation.target_met(rows, 0.9) == met
+    assert not evaluation.target_met(rows, math.inf)
+
+
+def test_a_row_without_the_figure_does_not_meet_a_target() -> None:
+    assert not evaluation.target_met([{"env_steps": 1}, {"env_steps": 2, "eval/stay": 1.0}], 0.1)

@@ -1,0 +1,37 @@
+"""Which of a run's policies is the best one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.run_dir import publish
+
+
+def write_versions(root: Path, found: dict[int, object]) -> None:
+    for version, metrics in found.items():
+        folder = root / str(version)
+        folder.mkdir(parents=True)
+        (folder / "policy.json").write_text(json.dumps({"provenance": {"metrics": metrics}}))
+
+
+@pytest.mark.parametrize(
+    ("found", "best"),
+    [
+        ({}, None),
+        ({100: {"eval/stay": 0.5}, 200: {"eval/stay": 0.75}, 300: {"eval/stay": 0.625}}, 200),
+        ({100: {"eval/stay": 0.75}, 200: {"eval/stay": 0.75}}, 200),  # the newer of two
+        ({100: {"eval/stay": 0.0}, 200: {"eval/touched": 1.0}, 300: None}, 100),  # no figure counts as the lowest
+        ({100: {"eval/stay": float("nan")}, 200: {"eval/stay": "high"}}, 200),
+        ({90: {"eval/stay": 0.5}, 1000: {"eval/stay": 0.5}}, 1000),  # by number, not by letters
+    ],
+)
+def test_the_best_version_has_the_highest_stay(tmp_path: Path, found: dict[int, object], best: int | None) -> None:
+    write_versions(tmp_path, found)
+    assert publish.best_version(tmp_path) == best
+
+
+def test_a_damaged_version_is_not_the_best(tmp_path: Path) -> None:
+    write_versions(tmp_path, {100: {"eval/stay": 0.5}, 200: {"eval/stay": 1.0}})
+    (tmp_path / "200" / "policy.json").write_text("{")
+    assert publish.best_version(tmp_path) == 100

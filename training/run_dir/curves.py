@@ -1,0 +1,132 @@
+"""Draw the metrics of one run, or of several runs that differ in the seed, as one picture: a panel per question."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Rows = Sequence[Mapping[str, float]]  # of a run's metrics.jsonl
+
+_UNITS = ((1_000_000, "million"), (1_000, "thousand"), (1, ""))  # of environment steps, along the axis
+
+
+class Line(NamedTuple):
+    """One metric in a panel."""
+
+    metric: str
+    label: str
+    color: str
+
+
+class Panel(NamedTuple):
+    """The part of the picture that answers one question."""
+
+    question: str
+    ylabel: str
+    lines: tuple[Line, ...]
+    is_share: bool = False  # whether the axis goes from 0 to 1, and the legend has the last values
+    from_zero: bool = False  # whether the axis begins at 0
+
+
+PANELS = (
+    Panel(
+        "Does it reach its goals and stay?",
+        "share of episodes, share of time",
+        (
+            Line("eval/touched", "touched at least once:", "tab:orange"),
+            Line("eval/stay", "stay since the first arrival:", "tab:blue"),
+        ),
+        is_share=True,
+    ),
+    Panel(
+        "Do the losses settle?",
+        "loss",
+        (Line("loss/critic", "critic", "tab:purple"), Line("loss/actor", "actor", "tab:green")),
+    ),
+    Panel("Does it explore?", "entropy of the actor [nats]", (Line("entropy", "entropy", "tab:red"),)),
+    Panel(
+        "Does the critic tell goals apart?",
+        "accuracy, share of rows",
+        (Line("contrast/accuracy", "accuracy", "tab:cyan"),),
+        from_zero=True,
+    ),
+)
+
+
+def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float | None = None) -> Path:
+    """Draw `runs` over environment steps into the PNG file `path`; return `path`.
+
+    A single run has bands where its metrics have intervals. Of several runs each is a thin line; their mean is a thick
+    line with a band from the lowest to the highest run, over the steps at which every run was evaluated. A panel whose
+    metrics no run has is left out.
+
+    Args:
+        target_entropy: in nats, a dashed line beside the entropy.
+    """
+    panels = [
+        panel for panel in PANELS if any(line.metric in row for line in panel.lines for rows in runs for row in rows)
+    ]
+    panels = panels or list(PANELS)
+    last = max((row["env_steps"] for rows in runs for row in rows), default=0)
+    unit, unit_name = next((unit for unit in _UNITS if last >= 2 * unit[0]), _UNITS[-1])
+    columns = 2 if len(panels) in {2, 4} else len(panels)
+    figure = Figure(figsize=(6.2 * columns, 3.4 * (len(panels) // columns) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot, which would choose a backend for the whole process
+    figure.suptitle(title, fontsize="x-large", fontweight="bold")
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)  # pyright: ignore[reportOptionalMemberAccess] inches
+    grid = figure.subplots(len(panels) // columns, columns, sharex=True, squeeze=False)
+    for panel, axes in zip(panels, grid.flat, strict=True):
+        for line in panel.lines:
+            _draw_line(axes, line, runs, unit=unit, with_last=panel.is_share)
+        if target_entropy is not None and any(line.metric == "entropy" for line in panel.lines):
+            axes.axhline(target_entropy, color="0.35", linestyle="--", linewidth=1.4, label="target")
+        _finish(axes, panel)
+    for axes in grid[-1]:
+        axes.set_xlabel(f"environment steps [{unit_name}]" if unit_name else "environment steps", fontsize="large")
+    figure.savefig(path, dpi=140)
+    return path
+
+
+def _draw_line(axes: Axes, line: Line, runs: Sequence[Rows], *, unit: int, with_last: bool) -> None:
+    """Draw one metric of every run."""
+    curves = [{row["env_steps"]: row for row in rows if line.metric in row} for rows in runs]
+    common = sorted(set.intersection(*(set(curve) for curve in curves)))
+    steps = [step / unit for step in common]
+    columns = [[curve[step][line.metric] for curve in curves] for step in common]  # one list per evaluation
+    several = len(runs) > 1
+    if several:
+        for curve in curves:
+            points = [(step / unit, row[line.metric]) for step, row in curve.items()]
+            axes.plot(*zip(*points, strict=True), color=line.color, linewidth=0.8, alpha=0.35)
+        low, high = [min(column) for column in columns], [max(column) for column in columns]
+    else:
+        bands = [[curves[0][step].get(f"{line.metric}_{end}") for step in common] for end in ("low", "high")]
+        low, high = ([] if None in band else band for band in bands)
+    if low and high:
+        axes.fill_between(steps, low, high, color=line.color, alpha=0.2, linewidth=0)
+    if steps:
+        mean = [statistics.fmean(column) for column in columns]
+        label = f"{line.label} {mean[-1]:.2f}" if with_last else line.label
+        marker = "o" if len(steps) <= 20 else None
+        axes.plot(steps, mean, color=line.color, linewidth=2.2, marker=marker, markersize=4, label=label)
+
+
+def _finish(axes: Axes, panel: Panel) -> None:
+    """Give a panel its texts and its limits."""
+    axes.set_title(panel.question, fontsize="large", loc="left")
+    axes.set_ylabel(panel.ylabel, fontsize="large")
+    if panel.is_share:
+        axes.set_ylim(-0.02, 1.02)
+    elif panel.from_zero:
+        axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(frameon=False, fontsize="large")
