@@ -19,7 +19,7 @@ class FakeClock:
         return self.now
 
 
-def pace(
+def set_times(
     monkeypatch: pytest.MonkeyPatch,
     clock: FakeClock,
     *,

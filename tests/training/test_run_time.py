@@ -11,7 +11,7 @@ import pytest
 import rich.console
 
 from policy import bundle
-from tests.training.fake_clock import FakeClock, pace
+from tests.training.fake_clock import FakeClock, set_times
 from training import programs, trainer
 from training.envs import registry
 from training.programs import initial_state
@@ -47,7 +47,7 @@ def interrupt_at(*slices: int):
 
 def test_a_run_ends_with_its_evaluation_within_the_limit(tiny, tmp_path, monkeypatch, clock) -> None:
     """Compiling takes 20 s, an iteration 1 + 3 x 1.5 s, the evaluation 6 s instead of the 2 s that are expected."""
-    pace(monkeypatch, clock, compiling=20, collect=1, update=1.5, evaluate=6)
+    set_times(monkeypatch, clock, compiling=20, collect=1, update=1.5, evaluate=6)
     config = tiny(tmp_path / "run", total_env_steps=100_000, num_evals=1, max_minutes=1)
     outcome = trainer.train(config, clock=clock)
     assert len(read_metrics(tmp_path / "run")) == 1
@@ -56,7 +56,7 @@ def test_a_run_ends_with_its_evaluation_within_the_limit(tiny, tmp_path, monkeyp
 
 
 def test_the_time_counts_from_the_start_of_the_command(tiny, tmp_path, monkeypatch, clock) -> None:
-    pace(monkeypatch, clock, collect=1, update=0.5, evaluate=2)
+    set_times(monkeypatch, clock, collect=1, update=0.5, evaluate=2)
     clock.now = 130.0  # 30 s for imports
     config = tiny(tmp_path / "run", total_env_steps=100_000, num_evals=1, max_minutes=1)
     trainer.train(config, clock=clock, began=100.0)
@@ -66,7 +66,7 @@ def test_the_time_counts_from_the_start_of_the_command(tiny, tmp_path, monkeypat
 def test_a_run_whose_time_is_over_once_compiled_ends_after_its_first_evaluation(
     tiny, tmp_path, monkeypatch, clock
 ) -> None:
-    pace(monkeypatch, clock, compiling=200, collect=1, update=1, evaluate=6)
+    set_times(monkeypatch, clock, compiling=200, collect=1, update=1, evaluate=6)
     told = rich.console.Console(file=io.StringIO(), width=10_000)
     config = tiny(tmp_path / "run", total_env_steps=100_000, num_evals=1, max_minutes=1)
     trainer.train(config, clock=clock, progress=ConsoleProgress(told, clock=clock))
@@ -78,7 +78,7 @@ def test_a_run_whose_time_is_over_once_compiled_ends_after_its_first_evaluation(
 def test_evaluations_that_take_too_long_are_left_out_and_change_nothing(
     finished: Path, tiny, tmp_path, monkeypatch, clock
 ) -> None:
-    pace(monkeypatch, clock, collect=1, update=1, evaluate=5)
+    set_times(monkeypatch, clock, collect=1, update=1, evaluate=5)
     told = rich.console.Console(file=io.StringIO(), width=10_000)
     config = tiny(tmp_path / "run", max_eval_share=0.2, num_evals=6)
     trainer.train(config, clock=clock, progress=ConsoleProgress(told, clock=clock))
@@ -89,7 +89,7 @@ def test_evaluations_that_take_too_long_are_left_out_and_change_nothing(
 
 def test_evaluations_take_the_share_that_is_allowed(tiny, tmp_path, monkeypatch, clock) -> None:
     """2 s each, at most every iteration of 4 s: every second iteration would be a fifth."""
-    pace(monkeypatch, clock, collect=1, update=1, evaluate=2)
+    set_times(monkeypatch, clock, collect=1, update=1, evaluate=2)
     config = tiny(tmp_path / "run", max_eval_share=0.2, total_env_steps=40 * 12, num_evals=12)
     trainer.train(config, clock=clock)
     rows = read_metrics(tmp_path / "run")
@@ -103,7 +103,7 @@ def test_a_run_stopped_twice_within_a_round_ends_as_one_that_was_never_stopped(
 ) -> None:
     """A gradient step takes 6 s, so it is a slice. The second stop of a round replaces the first snapshot."""
     out = tmp_path / "run"
-    pace(monkeypatch, clock, update=6, after_learn=interrupt_at(1, 2))
+    set_times(monkeypatch, clock, update=6, after_learn=interrupt_at(1, 2))
     outcome = trainer.train(tiny(out), clock=clock)
     assert outcome.stopped
     fresh = initial_state(tiny(out), registry.make("point_u_maze"))
@@ -123,7 +123,7 @@ def test_a_run_whose_time_ends_within_a_round_publishes_and_goes_on(
 ) -> None:
     """Of the first round, one gradient step of three fits: the policy's version counts a third of its 40 steps."""
     out = tmp_path / "run"
-    pace(monkeypatch, clock, update=20)
+    set_times(monkeypatch, clock, update=20)
     trainer.train(tiny(out, max_minutes=0.6), clock=clock)
     assert [row["env_steps"] for row in read_metrics(out)] == [80 + 13]
     trainer.train(tiny(out, resume=True), clock=clock)
@@ -135,7 +135,7 @@ def test_without_its_replay_a_snapshot_within_a_round_does_not_go_on_with_the_ro
     tiny, tmp_path, monkeypatch, clock
 ) -> None:
     out, small = tmp_path / "run", {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}
-    pace(monkeypatch, clock, update=6, after_learn=interrupt_at(1))
+    set_times(monkeypatch, clock, update=6, after_learn=interrupt_at(1))
     assert trainer.train(tiny(out, **small), clock=clock).stopped
     trainer.train(tiny(out, **small, resume=True), clock=clock)
     fresh = initial_state(tiny(out), registry.make("point_u_maze"))
@@ -173,7 +173,7 @@ def test_a_round_in_slices_is_the_round_at_once(tiny, tmp_path, monkeypatch, blo
 
 
 def test_a_log_file_says_what_a_terminal_says(tiny, tmp_path, monkeypatch, clock) -> None:
-    pace(monkeypatch, clock, compiling=20, collect=1, update=1, evaluate=2)
+    set_times(monkeypatch, clock, compiling=20, collect=1, update=1, evaluate=2)
     log = rich.console.Console(file=io.StringIO(), width=10_000)
     out = tmp_path / "run"
     trainer.train(tiny(out), clock=clock, progress=ConsoleProgress(log, clock=clock))
