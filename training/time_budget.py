@@ -2,7 +2,6 @@
 
 import collections
 import math
-import statistics
 from collections.abc import Callable
 from typing import Literal
 
@@ -39,12 +38,11 @@ class TimeBudget:
     ) -> None:
         self._config, self._clock, self._began = config, clock, began
         self._earlier_s, self._eval_s, self._snapshot_bytes = earlier_s, earlier_eval_s, snapshot_bytes
-        self._seconds: dict[Part, collections.deque[float]] = {}
+        self._measured: dict[Part, collections.deque[tuple[float, int]]] = {}
 
     def record(self, part: Part, seconds: float, *, count: int = 1) -> None:
         """Note that `count` occurrences of `part` took `seconds` together."""
-        times = self._seconds.setdefault(part, collections.deque(maxlen=_REMEMBERED))
-        times.append(seconds / count)
+        self._measured.setdefault(part, collections.deque(maxlen=_REMEMBERED)).append((seconds, count))
         if part in {"evaluate", "keep"}:
             self._eval_s += seconds
 
@@ -88,7 +86,7 @@ class TimeBudget:
 
         The first slice of a process is one step, to learn how long it takes.
         """
-        if "update" not in self._seconds:
+        if "update" not in self._measured:
             return 1
         seconds = self._usual("update")
         if seconds <= 0:
@@ -97,8 +95,8 @@ class TimeBudget:
 
     @property
     def knows_updates(self) -> bool:
-        """Whether more than the first gradient step of this process was timed."""
-        return len(self._seconds.get("update", ())) > 1
+        """Whether enough gradient steps of this process were timed; the first one often takes longer than others."""
+        return len(self._measured.get("update", ())) == _REMEMBERED
 
     @property
     def steps_per_s(self) -> float | None:
@@ -113,7 +111,7 @@ class TimeBudget:
             done: iterations that have begun.
             pending_updates: gradient steps of the last of them that are not taken yet.
         """
-        if "update" not in self._seconds:
+        if "update" not in self._measured:
             return None
         whole = self.to_the_end_s(done=done, pending_updates=pending_updates)
         return max(0.0, min(whole, self._limit_s - self._since_start_s))
@@ -147,10 +145,11 @@ class TimeBudget:
         return self._limit_s - self._since_start_s - self.evaluation_s
 
     def _longest(self, part: Part, *, otherwise: float = 0.0) -> float:
-        return max(self._seconds.get(part, (otherwise,)))
+        return max(seconds / count for seconds, count in self._measured.get(part, ((otherwise, 1),)))
 
     def _usual(self, part: Part) -> float:
-        return statistics.median(self._seconds.get(part, (0.0,)))
+        measured = self._measured.get(part, ((0.0, 1),))
+        return sum(seconds for seconds, _ in measured) / sum(count for _, count in measured)
 
 
 def in_words(seconds: float) -> str:

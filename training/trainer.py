@@ -179,9 +179,9 @@ def _run(run: _Run, state: RunState) -> Outcome:
             "there was no gradient step before the last evaluation; raise --max-minutes or --total-env-steps, or lower "
             "--min-replay-size"
         )
+    progress.say(f"{in_words(run.budget.total_s)} in all, {run.budget.eval_share:.0%} of it for evaluations")
     progress.say(f"curves in {run.log.draw_curves()}")
     progress.say(publish.describe_policies(config))
-    progress.say(f"{in_words(run.budget.total_s)} in all, {run.budget.eval_share:.0%} of it for evaluations")
     return Outcome(policy, metrics, stopped=False)
 
 

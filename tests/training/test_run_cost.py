@@ -57,8 +57,9 @@ def report_after(tiny, *, collect: float, update: float | None, steps: int, **ch
     budget.record("collect", collect)
     lines = report.after_training(budget, done=1, pending_updates=0 if update is None else 3)
     if update is not None:
-        budget.record("update", update)
-        lines += report.after_training(budget, done=1, pending_updates=2)  # of one step alone nothing is said
+        for _ in range(2):  # of two slices of a round nothing is said
+            budget.record("update", update)
+            lines += report.after_training(budget, done=1, pending_updates=2)
         assert not any("about" in line for line in lines)
         budget.record("update", update)
     lines += report.after_training(budget, done=1, pending_updates=0)

@@ -117,3 +117,10 @@ def test_the_time_left_by_hand(tiny, clock) -> None:
     limited.record("update", 2.0)
     clock.now = 5.0
     assert limited.left_s(done=0, pending_updates=0) == 10
+
+
+def test_a_first_gradient_step_that_is_slow_does_not_count_as_much_as_a_slice(tiny, clock) -> None:
+    budget = budget_of(tiny, clock, updates_per_unroll=1000)
+    budget.record("update", 1.0)
+    budget.record("update", 4.0, count=24)
+    assert budget.slice_updates(1000) == 25  # of 0.2 s each
