@@ -1,19 +1,17 @@
-"""TrainConfig: every setting of a training run, complete and checked when it is constructed; and named presets."""
+"""TrainConfig: every setting of a training run, complete and checked when it is constructed."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
-from training.envs.core.errors import UnknownNameError
 from training.envs.core.goal_env import GoalEnv
 from training.envs.registry import bare_name, find
+from training.presets import PRESETS, preset_fields
 
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)")  # instead of the default of the preset
 
@@ -94,6 +92,10 @@ class TrainConfig:
     """Steps in the replay buffer, per environment, before the first gradient step."""
     discount: float = 0.99
     """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
+    rows_per_episode: int = 1
+    """Rows of a batch that come from the same episode. With binary NCE they count as negatives with full weight."""
+    commanded_goals: float = 0.0
+    """Share of the actor's rows that get a new goal of the task. The critic's rows keep their hindsight goals."""
 
     actor_depth: int = 4
     """Dense layers in the actor's residual blocks, a multiple of 4."""
@@ -160,6 +162,11 @@ class TrainConfig:
                 "batch_size must be 2 or more, because the goals of the other rows are the negative examples, got "
                 f"{self.batch_size}; try 256"
             )
+        if self.batch_size % self.rows_per_episode:
+            raise ConfigError(
+                f"batch_size {self.batch_size} must be a multiple of rows_per_episode {self.rows_per_episode}; try "
+                f"{_nearby_divisors(self.batch_size, self.rows_per_episode)}"
+            )
         try:
             check_name(self.published_name, field="policy_name")
             check_depth(self.actor_depth, field="actor_depth")
@@ -182,6 +189,11 @@ class TrainConfig:
     def published_name(self) -> str:
         """The name of the published policy: `policy_name`, or the environment's if it is empty."""
         return self.policy_name or bare_name(self.env)
+
+    @property
+    def commanded_rows(self) -> int:
+        """Rows of a batch in which the actor's goal is a commanded one."""
+        return round(self.commanded_goals * self.batch_size)
 
     @property
     def title(self) -> str:
@@ -210,6 +222,11 @@ class TrainConfig:
     def iterations_per_epoch(self) -> int:
         """Iterations between two evaluations."""
         return math.ceil(self.iterations / self.num_evals)
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps of the whole run."""
+        return (self.iterations - self.warmup_iterations) * self.updates_per_unroll
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-compatible values."""
@@ -260,7 +277,8 @@ class TrainConfig:
                 f"target_stay_rate must be above 0 and at most 1, got {self.target_stay_rate}; try 0.9, or inf to "
                 "train on"
             )
-        for field, usual in (("resample_goal_probability", 0.02), ("resample_at_goal_probability", 0.25)):
+        shares = {"resample_goal_probability": 0.02, "resample_at_goal_probability": 0.25, "commanded_goals": 0.5}
+        for field, usual in shares.items():
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"{field} must be from 0 to 1, got {getattr(self, field)}; try {usual}")
         if not 0 < self.max_eval_share <= 1:
@@ -286,6 +304,15 @@ class TrainConfig:
             )
 
 
+def _nearby_divisors(number: int, near: int) -> str:
+    """Return the largest divisor of `number` below `near` and the smallest one above it, in words."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    divisors = sorted({*small, *(number // divisor for divisor in small)})
+    below = [divisor for divisor in divisors if divisor < near][-1:]
+    above = [divisor for divisor in divisors if divisor > near][:1]
+    return " or ".join(str(divisor) for divisor in below + above)
+
+
 def to_json_value(value: Any) -> Any:
     """Return a field's value as JSON has it: a path as a string, infinity as null."""
     if isinstance(value, Path):
@@ -306,6 +333,7 @@ _POSITIVE = frozenset(
         "episode_length",
         "updates_per_unroll",
         "batch_size",
+        "rows_per_episode",
         "max_replay_size",
         "min_replay_size",
         "actor_width",
@@ -319,62 +347,6 @@ _POSITIVE = frozenset(
     }
 )
 
-_POINT_MAZE = {
-    "num_envs": 256,
-    "unroll_length": 25,
-    "resample_goal_probability": 0.04,
-    "resample_at_goal_probability": 0.25,
-    "updates_per_unroll": 128,
-    "batch_size": 256,
-    "max_replay_size": 1_000,
-    "min_replay_size": 200,
-    "discount": 0.95,
-    "actor_width": 64,
-    "critic_width": 64,
-    "actor_learning_rate": 1e-3,
-    "critic_learning_rate": 1e-3,
-    "temperature_learning_rate": 1e-3,
-}
-
-# Learns to walk within an hour: a higher target entropy, a faster temperature, and short episodes.
-_ANT_ON_TWO_CORES = {
-    "num_envs": 256,
-    "unroll_length": 50,
-    "episode_length": 200,
-    "resample_goal_probability": 0.01,
-    "updates_per_unroll": 200,
-    "batch_size": 256,
-    "max_replay_size": 2_000,
-    "min_replay_size": 200,
-    "discount": 0.97,
-    "target_entropy_per_action": 0.0,
-    "actor_width": 128,
-    "critic_width": 128,
-    "actor_learning_rate": 6e-4,
-    "critic_learning_rate": 6e-4,
-    "temperature_learning_rate": 3e-3,
-    "total_env_steps": 12_000_000,
-    "num_evals": 60,
-    "eval_episodes": 64,
-}
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "paper": {},
-        "point_u_maze": _POINT_MAZE
-        | {
-            "total_env_steps": 1_600_000,
-            "max_minutes": 3.7,
-            "target_stay_rate": 0.9,
-            "num_evals": 50,
-            "eval_episodes": 256,
-        },
-        "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "num_evals": 20},
-        "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "num_evals": 40},
-        "ant_on_two_cores": _ANT_ON_TWO_CORES,
-    }
-)
-
 
 def preset_values(env: str, preset: str = "") -> tuple[str, Mapping[str, Any]]:
     """Return the name of a preset and its values for `env`. Without a name: the preset named like `env`, or paper.
@@ -385,10 +357,7 @@ def preset_values(env: str, preset: str = "") -> tuple[str, Mapping[str, Any]]:
     """
     entry = find(env)
     preset = preset or (env if env in PRESETS else "paper")
-    if preset not in PRESETS:
-        raise UnknownNameError("preset", preset, PRESETS)
-    lengths: Mapping[str, Any] = {"episode_length": entry.episode_length} if preset != "paper" else {}
-    return preset, {**lengths, **PRESETS[preset]}
+    return preset, preset_fields(preset, env=bare_name(env), episode_length=entry.episode_length)
 
 
 def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:

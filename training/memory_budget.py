@@ -27,7 +27,7 @@ class MemoryEstimate(NamedTuple):
     parameters: int  # depth x width^2
     activations: int  # batch_size x depth x width
     logits: int  # batch_size^2
-    indices: int  # updates_per_unroll x batch_size
+    indices: int  # updates_per_unroll x batch_size; with the commanded goals
 
     @property
     def total(self) -> int:
@@ -50,7 +50,8 @@ def estimate(config: TrainConfig, env: GoalEnv) -> MemoryEstimate:
         parameters=_OPTIMIZER_COPIES * _FLOAT * layers,
         activations=int(item * stored * config.batch_size * layer_rows),
         logits=_LOGITS * _FLOAT * config.batch_size**2,
-        indices=_INDICES * _INT * config.updates_per_unroll * config.batch_size,
+        indices=config.updates_per_unroll
+        * (_INDICES * _INT * config.batch_size + _FLOAT * env.goal_size * config.commanded_rows),
     )
 
 

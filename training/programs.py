@@ -13,7 +13,7 @@ from training import evaluation, rollout
 from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import TrainConfig
-from training.data import hindsight, replay_buffer
+from training.data import commanded_goals, hindsight, replay_buffer
 from training.envs.core.goal_env import GoalEnv
 
 _MOST_STEPS_PER_BLOCK = 16
@@ -35,7 +35,7 @@ class Programs(NamedTuple):
 
     collect: Callable[[RunState], RunState]  # one unroll into the replay buffer; begins a round of gradient steps
     learn: Callable[[RunState, jax.Array], tuple[RunState, Metrics]]  # the round's next gradient steps, see `learn`
-    evaluate: Callable[..., evaluation.Evaluation]  # (actor, key=...)
+    evaluate: Callable[..., evaluation.Evaluation]  # (params, key=...)
 
 
 def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
@@ -76,8 +76,8 @@ def compile_programs(
     algorithm = CRL.from_config(config, env)
     lowered = (
         jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
-        jax.jit(functools.partial(learn, config, algorithm), donate_argnums=0).lower(state, jnp.int32(1)),
-        jax.jit(evaluate).lower(state.train_state.params.actor, key=evaluation.evaluation_key(config.seed, 0)),
+        jax.jit(functools.partial(learn, config, env, algorithm), donate_argnums=0).lower(state, jnp.int32(1)),
+        jax.jit(evaluate).lower(state.train_state.params, key=evaluation.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
     try:
@@ -95,7 +95,7 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     key, collect_key = jax.random.split(state.key)
     rollout_state, steps = rollout.collect(
         env,
-        state.train_state.params.actor,
+        state.train_state.params,
         state.rollout,
         key=collect_key,
         unroll_length=config.unroll_length,
@@ -113,7 +113,9 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     )
 
 
-def learn(config: TrainConfig, algorithm: Algorithm, state: RunState, updates: jax.Array) -> tuple[RunState, Metrics]:
+def learn(
+    config: TrainConfig, env: GoalEnv, algorithm: Algorithm, state: RunState, updates: jax.Array
+) -> tuple[RunState, Metrics]:
     """Take the next gradient steps of the current round, on batches of the replay buffer.
 
     The steps of a round read batches and keys by their number within the round. So a round that is taken in several
@@ -127,14 +129,24 @@ def learn(config: TrainConfig, algorithm: Algorithm, state: RunState, updates: j
         The new state, and the metrics of each gradient step of the round, [updates_per_unroll]: 0 where this call did
         not take the step.
     """
-    key, pairs_key, update_key = jax.random.split(state.key, 3)
+    key, pairs_key, update_key, goals_key = jax.random.split(state.key, 4)
     whole, block = config.updates_per_unroll, steps_per_block(config)
-    pairs = hindsight.sample_pairs(pairs_key, state.replay, (whole, config.batch_size), discount=config.discount)
-    inputs = (pairs, jax.random.split(update_key, whole))
+    pairs = hindsight.sample_pairs(
+        pairs_key,
+        state.replay,
+        (whole, config.batch_size),
+        discount=config.discount,
+        rows_per_episode=config.rows_per_episode,
+    )
+    goals = commanded_goals.sample(goals_key, env, (whole, config.commanded_rows))
+    inputs = (pairs, goals, jax.random.split(update_key, whole))
 
-    def one_update(train_state: TrainState, xs: tuple[replay_buffer.Pairs, jax.Array]) -> tuple[TrainState, Metrics]:
-        pairs, noise_key = xs
-        return algorithm.update(train_state, replay_buffer.gather(state.replay, pairs), key=noise_key)
+    def one_update(
+        train_state: TrainState, xs: tuple[replay_buffer.Pairs, Any, jax.Array]
+    ) -> tuple[TrainState, Metrics]:
+        pairs, commanded_goal, noise_key = xs
+        batch = replay_buffer.gather(state.replay, pairs)._replace(commanded_goal=commanded_goal)
+        return algorithm.update(train_state, batch, key=noise_key)
 
     start = whole - state.pending_updates
     stop = jnp.minimum(start + (updates + block - 1) // block * block, whole)

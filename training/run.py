@@ -16,15 +16,17 @@ import rich.table
 import tyro
 
 from policy.spec import SpecError
-from training.config import PRESETS, ConfigError, TrainConfig, preset_config
+from training.config import ConfigError, TrainConfig, preset_config
 from training.envs import registry
 from training.envs.building.mazes import LayoutError
 from training.envs.core.errors import EnvError, UnknownNameError
 from training.envs.core.physics import PhysicsOverflowError
+from training.presets import PRESETS
 from training.run_dir import config_file
 
 _FALLBACK_ENV = "point_u_maze"
 _SCRIPT = "kilolayer-train"
+_DRY_RUN = "--dry-run"  # no setting of a run, so config.json does not have it
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,11 +35,23 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if "--list-envs" in arguments:
             return _list(arguments)
+        if _DRY_RUN in arguments:
+            return _describe(arguments)
         config = parse(arguments)
     except (ConfigError, EnvError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return _train(config)
+
+
+def _describe(arguments: list[str]) -> int:
+    """Print what the command would do; return the exit code."""
+    from training import dry_run  # imported here, as in `_train`
+
+    if _early_flags(arguments).out is None:  # nothing is written
+        arguments = [*arguments, "--out", "runs/dry"]
+    print("\n".join(dry_run.describe(parse(arguments))))
+    return 0
 
 
 def _train(config: TrainConfig) -> int:
@@ -146,6 +160,7 @@ def parse(arguments: list[str]) -> TrainConfig:
         ConfigError, EnvError, SpecError, UnknownNameError: a flag's value is not valid.
         SystemExit: an unknown flag, or --help.
     """
+    arguments = [argument for argument in arguments if argument != _DRY_RUN]
     early = _early_flags(arguments)
     program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
     defaults = _defaults(early, wants_help="--help" in arguments or "-h" in arguments)
@@ -191,6 +206,7 @@ def _description(program: str) -> str:
 
 --env and --out are required; with --resume, only --out. Environments: {", ".join(registry.names())}.
 --list-envs shows their sizes. For a robot of your own see docs/your-own-robot.md.
+--dry-run says what a command will do, and which published figure it stands beside, and trains nothing.
 
 Presets: {", ".join(PRESETS)}. Without --preset, the preset with the environment's name is used, or
 paper if there is none. The other flags override single values of the preset. The defaults below are

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-from training.config import PRESETS, TrainConfig
+from training.config import TrainConfig
 from training.envs.registry import bare_name
+from training.presets import PRESETS
 from training.time_budget import TimeBudget, in_words
 
 _SNAPSHOTS = 2  # that are kept; a third one is there while it is written

@@ -198,7 +198,7 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     done, started = int(state.iteration), run.clock()
     _report(run, state, what="evaluating")
     key = evaluation.evaluation_key(run.config.seed, done)
-    evaluated = run.programs.evaluate(state.train_state.params.actor, key=key)
+    evaluated = run.programs.evaluate(state.train_state.params, key=key)
     run.eval_env.require_no_overflow(evaluated.overflow)
     row = {"env_steps": _env_steps(run.config, state), **averages, **evaluation.summarize(evaluated)}
     run.budget.record("evaluate", run.clock() - started)

@@ -16,6 +16,8 @@ from serving.telemetry.metrics import Metrics
 from tests.docs.blocks import PAGES, ROOT
 from training.config import TrainConfig
 from training.envs import registry
+from training.presets import PAPER_BUDGETS
+from training.published import PUBLISHED
 
 CODE = ("policy", "training", "serving", "clients")
 METRICS = "| metric | meaning |"
@@ -23,7 +25,7 @@ REASONS = "| reason | status | meaning |"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # Flags that no configuration has, and flags of other programs: pip, tensorboard, docker, perf_analyzer.
 OTHER_FLAGS = {
-    *("--help", "--list-envs"),
+    *("--dry-run", "--help", "--list-envs"),
     *("--concurrency-range", "--gpus", "--logdir", "--no-deps", "--require-hashes", "--target"),
 }
 
@@ -174,3 +176,16 @@ def test_the_three_ways_through_the_code_are_short_and_visit_no_file_twice() -> 
         assert 3 < len(way) <= 9
         assert len(set(way)) == len(way)
         assert all((ROOT / file).is_file() for file in way)
+
+
+def test_the_published_figures_are_those_of_a_dry_run() -> None:
+    for preset, facts in (("paper", " environment steps | evaluated on |"), ("training_layouts", "")):
+        header = f"| `--preset {preset} --env` |{facts} 4 | 8 | 16 | 32 | 64 |"
+        shown = {row[0].strip("`"): row[1:] for row in cells("docs/training.md", header)}
+        assert shown.keys() == PUBLISHED[preset].keys()
+        for env, figures in PUBLISHED[preset].items():
+            assert shown[env][-5:] == [f"{figure:g}" for figure in figures.time_at_goal.values()]
+    for env, (steps, layout) in PAPER_BUDGETS.items():
+        header = "| `--preset paper --env` | environment steps | evaluated on | 4 | 8 | 16 | 32 | 64 |"
+        row = next(row for row in cells("docs/training.md", header) if row[0] == f"`{env}`")
+        assert row[1:3] == [f"{steps // 1_000_000} million", f"`{layout}`" if layout else "the same"]

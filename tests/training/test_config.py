@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from training.config import PRESETS, ConfigError, TrainConfig, preset_config
+from training.config import ConfigError, TrainConfig, preset_config
 from training.envs import registry
 from training.envs.core.errors import UnknownNameError
+from training.presets import PRESETS
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,14 @@ from training.envs.core.errors import UnknownNameError
             {"resample_at_goal_probability": -1.0},
             "resample_at_goal_probability must be from 0 to 1, got -1.0; try 0.25",
         ),
+        ({"commanded_goals": 1.5}, "commanded_goals must be from 0 to 1, got 1.5; try 0.5"),
+        ({"commanded_goals": math.nan}, "commanded_goals must be from 0 to 1, got nan; try 0.5"),
+        (
+            {"batch_size": 512, "rows_per_episode": 3},
+            "batch_size 512 must be a multiple of rows_per_episode 3; try 2 or 4$",
+        ),
+        ({"batch_size": 7, "rows_per_episode": 8}, "must be a multiple of rows_per_episode 8; try 7$"),
+        ({"rows_per_episode": 0}, "rows_per_episode must be a positive number, got 0; try 1"),
         ({"num_envs": 0}, "num_envs must be a positive number, got 0; try 512"),
         ({"critic_learning_rate": math.nan}, "critic_learning_rate must be a positive number, got nan"),
         ({"total_env_steps": -5}, "total_env_steps must be a positive number, got -5"),
@@ -77,6 +86,43 @@ def test_every_preset_is_valid_on_every_environment(env: str, preset: str) -> No
     assert preset_config(env, out=Path("runs/x"), preset=preset).preset == preset
 
 
+def test_the_paper_preset_gives_each_environment_what_the_paper_gave_it() -> None:
+    budgets = {
+        "humanoid": (100, ""),
+        "ant_big_maze": (100, "ant_big_maze_eval"),
+        "ant_u4_maze": (100, "ant_u4_maze_eval"),
+        "ant_u5_maze": (400, "ant_u5_maze_eval"),
+        "ant_hardest_maze": (200, ""),
+        "arm_push_easy": (100, ""),
+        "arm_push_hard": (100, ""),
+        "arm_binpick_hard": (100, ""),
+        "humanoid_u_maze": (400, ""),
+        "humanoid_big_maze": (400, ""),
+        "reacher": (100, ""),  # not in the paper
+    }
+    for env, (millions, eval_env) in budgets.items():
+        config = preset_config(env, out=Path("runs/x"), preset="paper")
+        assert (config.total_env_steps, config.eval_env) == (millions * 1_000_000, eval_env), env
+        assert config.num_evals == millions
+        assert config.iterations_per_epoch * config.steps_per_iteration == pytest.approx(1e6, rel=0.02)
+        assert (config.episode_length, config.eval_episodes, config.rows_per_episode) == (1000, 128, 2)
+        assert config.commanded_goals == 0
+
+
+def test_training_layouts_are_evaluated_where_they_are_trained_at_equal_length() -> None:
+    for env in ("ant_u4_maze", "ant_u5_maze", "ant_hardest_maze", "humanoid_big_maze"):
+        config = preset_config(env, out=Path("runs/x"), preset="training_layouts")
+        assert (config.total_env_steps, config.eval_env) == (100_000_000, "")
+        assert (config.num_evals, config.eval_episodes, config.episode_length) == (100, 100, 1000)
+        assert config.iterations_per_epoch == 32  # ceil(3151 / 100)
+        assert config.gradient_steps == (3151 - 17) * 800
+
+
+@pytest.mark.parametrize("preset", set(PRESETS) - {"paper", "training_layouts"})
+def test_rows_are_independent_in_every_other_preset(preset: str) -> None:
+    assert preset_config("ant", out=Path("runs/x"), preset=preset).rows_per_episode == 1
+
+
 def test_the_paper_preset_is_the_papers_recipe() -> None:
     config = preset_config("point_u_maze", out=Path("runs/x"), preset="paper")
     assert (config.num_envs, config.unroll_length, config.batch_size) == (512, 62, 512)
@@ -87,6 +133,7 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert (config.discount, config.logsumexp_penalty, config.target_entropy_per_action) == (0.99, 0.1, -0.5)
     assert config.max_replay_size == 10_000
     assert config.min_replay_size == 1000
+    assert config.rows_per_episode == 2
 
 
 def test_a_plain_configuration_takes_the_values_of_the_environments_preset() -> None:
@@ -109,11 +156,15 @@ def test_derived_numbers_by_hand() -> None:
         min_replay_size=12,
         total_env_steps=1001,
         num_evals=4,
+        batch_size=10,
+        commanded_goals=0.33,
     )
     assert config.steps_per_iteration == 50
     assert config.warmup_iterations == 3
     assert config.iterations == 21
     assert config.iterations_per_epoch == 6
+    assert config.commanded_rows == 3
+    assert config.gradient_steps == (21 - 3) * 800
     assert config.published_name == "point_u_maze"
 
 

@@ -42,6 +42,9 @@ def test_steps_left_counts_to_the_end_of_the_episode_in_a_ring_that_has_wrapped(
     left = replay_buffer.steps_left(ring, index)
     assert left[:, 0].tolist() == [0, 1, 0, 4, 3, 2, 1, 0]
     assert left[:, 1].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    back = replay_buffer.steps_back(ring, index)
+    assert back[:, 0].tolist() == [0, 0, 1, 0, 1, 2, 3, 4]
+    assert back[:, 1].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     state = ring.steps.state[replay_buffer.rows(ring, index)]
     np.testing.assert_array_equal(state[..., 0], environment)
     np.testing.assert_array_equal(state[..., 1], 4 + age)
@@ -109,6 +112,63 @@ def test_sampled_pairs_follow_the_full_probability_matrix() -> None:
         # five standard deviations of a binomial share
         slack = 5 * np.sqrt(expected * (1 - expected) / draws) + 1e-9
         assert (np.abs(counts[index] / draws - expected) <= slack).all()
+
+
+def test_one_row_per_episode_draws_what_was_drawn_before_the_option() -> None:
+    ring = filled([[0, 0, 0, 1, 1, 1, 1, 2], [0] * 8], 8, unroll=4)
+    age_key, environment_key, offset_key = jax.random.split(jax.random.key(5), 3)
+    pairs = hindsight.sample_pairs(jax.random.key(5), ring, (3, 64), discount=DISCOUNT)
+    age = jax.random.randint(age_key, (3, 64), 0, 8)
+    environment = jax.random.randint(environment_key, (3, 64), 0, 2)
+    left = replay_buffer.steps_left(ring, replay_buffer.StepIndex(age, environment))
+    offset = hindsight.future_offset(jax.random.uniform(offset_key, (3, 64)), left, discount=DISCOUNT)
+    for found, expected in ((pairs.step, age), (pairs.future, age + offset)):
+        np.testing.assert_array_equal(found.age, expected)
+        np.testing.assert_array_equal(found.environment, environment)
+
+
+def test_two_rows_per_episode_are_uniform_alone_and_from_one_episode_together() -> None:
+    """Episodes of 5 and of 3 steps: the law by hand."""
+    groups = 200_000
+    ring = filled([[0, 0, 0, 0, 0, 1, 1, 1]], 8, unroll=4)
+    draw = jax.jit(
+        lambda: hindsight.sample_pairs(jax.random.key(1), ring, (2, groups), discount=DISCOUNT, rows_per_episode=2)
+    )
+    pairs = draw()
+    assert pairs.step.age.shape == pairs.future.age.shape == (2, groups)
+    age = np.asarray(pairs.step.age).reshape(groups, 2)
+    first_episode = age < 5
+
+    def assert_share(found: np.ndarray, expected: float) -> None:
+        assert abs(found.mean() - expected) < 5 * (expected * (1 - expected) / groups) ** 0.5
+
+    assert (first_episode[:, 0] == first_episode[:, 1]).all()
+    assert_share(first_episode[:, 0], 5 / 8)
+    assert_share(age[:, 0] == age[:, 1], 1 / 4)  # 5/8 * 1/5 + 3/8 * 1/3
+    for row in range(2):
+        for step in range(8):
+            assert_share(age[:, row] == step, 1 / 8)
+    # each row has a future of its own, by the law of its own step
+    expected = reference_matrix([0] * 5 + [1] * 3, DISCOUNT)
+    future = np.asarray(pairs.future.age).reshape(groups, 2)
+    for row in range(2):
+        for step, later in ((0, 1), (0, 4), (3, 4), (5, 7)):
+            assert_share((age[:, row] == step) & (future[:, row] == later), expected[step, later] / 8)
+    apart = (age[:, 0] == 0) & (age[:, 1] == 0)
+    both = np.mean((future[:, 0] == 1)[apart] & (future[:, 1] == 1)[apart])
+    assert both == pytest.approx(expected[0, 1] ** 2, abs=5 * 0.3 / apart.sum() ** 0.5)
+
+
+def test_groups_come_from_every_environment_and_keep_to_it() -> None:
+    ring = filled([[0] * 4 + [1] * 4, [0] * 8], 8, unroll=4)
+    pairs = hindsight.sample_pairs(jax.random.key(2), ring, (300,), discount=DISCOUNT, rows_per_episode=3)
+    environment, age = (np.asarray(part).reshape(100, 3) for part in (pairs.step.environment, pairs.step.age))
+    assert (environment == environment[:, :1]).all()
+    assert set(environment[:, 0]) == {0, 1}
+    in_halves = environment[:, 0] == 0
+    assert ((age < 4) == (age < 4)[:, :1])[in_halves].all()
+    assert not ((age < 4) == (age < 4)[:, :1])[~in_halves].all()
+    np.testing.assert_array_equal(pairs.step.environment, pairs.future.environment)
 
 
 def test_gathered_rows_are_the_ones_named() -> None:

@@ -26,6 +26,11 @@ def test_the_parts_by_hand(tiny, u_maze: GoalEnv, tmp_path) -> None:
     assert parts.total == sum(parts)
 
 
+def test_commanded_goals_are_stored_for_the_whole_round(tiny, u_maze: GoalEnv, tmp_path) -> None:
+    parts = memory_budget.estimate(tiny(tmp_path, batch_size=8, commanded_goals=0.5), u_maze)
+    assert parts.indices == 3 * (8 * 4 * 4 + 4 * 2 * 4)  # three updates: eight rows of indices, four goals of x and y
+
+
 def gradient_step(config: TrainConfig, env: GoalEnv) -> tuple[Any, tuple[Any, Any]]:
     """One gradient step, as training jits it, and the shapes that it is lowered for."""
     spec, crl = config.policy_spec(env), CRL.from_config(config, env)

@@ -50,8 +50,8 @@ def test_bad_flags_are_one_line_and_exit_2(
 def test_flags_change_the_preset_and_nothing_else() -> None:
     plain = parse(["--env", "point_u_maze", "--out", "runs/x"])
     changed = parse(["--env", "point_u_maze", "--out", "runs/x", "--actor-depth", "8", "--seed", "3"])
-    assert (plain.actor_depth, plain.num_envs, plain.episode_length) == (4, 256, 100)
-    assert (changed.actor_depth, changed.seed, changed.num_envs) == (8, 3, 256)
+    assert (plain.actor_depth, plain.num_envs, plain.episode_length) == (4, 16, 100)
+    assert (changed.actor_depth, changed.seed, changed.num_envs) == (8, 3, 16)
     paper = parse(["--env", "point_u_maze", "--out", "runs/x", "--preset", "paper"])
     assert paper.num_envs == 512
 

@@ -43,11 +43,15 @@ class Pairs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The rows of one gradient step. `future_state[i]` was reached from `state[i]` after `action[i]`."""
+    """The rows of one gradient step. `future_state[i]` was reached from `state[i]` after `action[i]`.
+
+    An actor learns its first `commanded` rows for `commanded_goal` instead of the future states' goals.
+    """
 
     state: jax.Array  # [batch, state_dim]
     action: jax.Array  # [batch, action_dim]
     future_state: jax.Array  # [batch, state_dim]
+    commanded_goal: jax.Array | None = None  # [commanded, goal_dim]; None for no such rows
 
 
 def empty(capacity: int, *, unroll_length: int, environments: int, state_dim: int, action_dim: int) -> ReplayBuffer:
@@ -104,6 +108,24 @@ def steps_left(replay: ReplayBuffer, index: StepIndex) -> jax.Array:
     past_the_end = jnp.broadcast_to(replay.held, index.age.shape)
     last, _ = jax.lax.fori_loop(0, rounds, halve, (index.age, past_the_end))
     return last - index.age
+
+
+def steps_back(replay: ReplayBuffer, index: StepIndex) -> jax.Array:
+    """Return how many earlier steps of the same episode are held, [...] int32, by binary search of episode numbers."""
+    own = replay.steps.episode[rows(replay, index)]
+    rounds = replay.steps.episode.shape[0].bit_length()
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """`low` is always before the episode, `high` always within it."""
+        low, high = bounds
+        middle = (low + high) // 2  # -1 when only the oldest step is left, where both bounds stay
+        within = replay.steps.episode[rows(replay, StepIndex(middle, index.environment))] == own
+        within &= middle > low
+        return jnp.where(within, low, middle), jnp.where(within, middle, high)
+
+    before_the_start = jnp.full(index.age.shape, -1)
+    _, first = jax.lax.fori_loop(0, rounds, halve, (before_the_start, index.age))
+    return index.age - first
 
 
 def gather(replay: ReplayBuffer, pairs: Pairs) -> Batch:

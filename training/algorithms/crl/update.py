@@ -6,7 +6,7 @@ the other parts, so the gradient of the sum consists of each part's gradient of 
 
 Nothing is computed twice. Both losses share one encoding of the goals. Two sets of state-action pairs pass through the
 state-action encoder in one call: those of the batch, from which the critic learns, and those with the actor's own
-actions, which the critic only scores.
+actions, which the critic only scores. Commanded goals cost one forward pass of the goal encoder on their own rows.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ import optax
 from policy import acting
 from policy.energy import ENERGIES, Energy
 from policy.layers import PLAIN_EXECUTION, Execution
-from policy.networks import PolicyParams, encode_goal, encode_state_action
+from policy.networks import PolicyParams
 from training.algorithms.algorithm import Metrics, TrainState
 from training.algorithms.crl import losses
 from training.config import TrainConfig
+from training.data.commanded_goals import substitute
 from training.data.replay_buffer import Batch
 from training.envs.core.goal_env import GoalEnv
 
@@ -97,18 +98,20 @@ class CRL:
     def _losses(self, trainable: Trainable, batch: Batch, noise: jax.Array) -> tuple[jax.Array, Metrics]:
         params, rows = trainable.params, len(batch.state)
         goal = self.achieved_goal(batch.future_state)
-        distribution = acting.action_distribution(params.actor, batch.state, goal, execution=self.execution)
+        actor_goal = substitute(goal, batch.commanded_goal)
+        distribution = acting.action_distribution(params, batch.state, actor_goal, execution=self.execution)
         action, log_probability = acting.sample_action(distribution, noise)
 
-        encoded_goals = encode_goal(params.goal_encoder, goal, execution=self.execution)
-        encoded_pairs = encode_state_action(
-            params.state_action_encoder,
+        encoded_goals = acting.encode_goal(params, goal, execution=self.execution)
+        encoded_pairs = acting.encode_state_action(
+            params,
             jnp.concatenate([batch.state, batch.state]),
             jnp.concatenate([batch.action, action]),
             execution=self.execution,
             learning_rows=rows,
         )
-        score = self.energy.rowwise(encoded_pairs[rows:], jax.lax.stop_gradient(encoded_goals))
+        encoded_actor_goals = substitute(jax.lax.stop_gradient(encoded_goals), self._encode_commanded(params, batch))
+        score = self.energy.rowwise(encoded_pairs[rows:], encoded_actor_goals)
         logits = self.energy.pairwise(encoded_pairs[:rows], encoded_goals)
 
         actor_loss = losses.actor_loss(
@@ -129,14 +132,30 @@ class CRL:
         }
         return actor_loss + temperature_loss + contrast.loss, metrics
 
+    def _encode_commanded(self, params: PolicyParams, batch: Batch) -> jax.Array | None:
+        """Return the encodings of the batch's commanded goals, [commanded, representation_dim], without a gradient."""
+        if batch.commanded_goal is None:
+            return None
+        return acting.encode_goal(jax.lax.stop_gradient(params), batch.commanded_goal, execution=self.execution)
+
     def _optimizer(self) -> optax.GradientTransformation:
-        """Return Adam for each of the three parts, with its own learning rate."""
+        """Return Adam for each of the three parts, with its own learning rate. Statistics do not change."""
         rates = {
             "actor": self.actor_learning_rate,
             "critic": self.critic_learning_rate,
             "temperature": self.temperature_learning_rate,
         }
-        labels: tuple[Any, ...] = ("actor", "critic", "critic")
-        temperature: Any = "temperature"
-        parts: Any = Trainable(PolicyParams(*labels), log_temperature=temperature)
-        return optax.partition({part: optax.adam(rate) for part, rate in rates.items()}, parts)
+        transforms = {part: optax.adam(rate) for part, rate in rates.items()} | {"constant": optax.set_to_zero()}
+        return optax.partition(transforms, _labels)
+
+
+def _labels(trainable: Any) -> Any:
+    """Return the optimizer's part for each subtree of `trainable`."""
+    params = trainable.params
+    labels = params._replace(
+        actor="actor",
+        state_action_encoder="critic",
+        goal_encoder="critic",
+        normalization=None if params.normalization is None else "constant",
+    )
+    return trainable._replace(params=labels, log_temperature="temperature")
