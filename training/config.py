@@ -27,7 +27,7 @@ def _with_preset(config: type["TrainConfig"]) -> type["TrainConfig"]:
     @functools.wraps(given_init)
     def init(self: "TrainConfig", *, env: str, preset: str = "", **given: Any) -> None:
         name, defaults = preset_values(env, preset)
-        values = {"out": Path("runs") / bare_name(env), **defaults, **given}
+        values: dict[str, Any] = {"out": Path("runs") / bare_name(env), **defaults, **given}
         given_init(self, env=env, preset=name, **values)
 
     config.__init__ = init
@@ -348,7 +348,7 @@ _POSITIVE = frozenset(
 )
 
 
-def preset_values(env: str, preset: str = "") -> tuple[str, Mapping[str, Any]]:
+def preset_values(env: str, preset: str = "") -> tuple[str, dict[str, Any]]:
     """Return the name of a preset and its values for `env`. Without a name: the preset named like `env`, or paper.
 
     Raises:

@@ -1,12 +1,15 @@
 """What a run costs, as its first lines say it: device, disk, steps per second and time; and what would be cheaper."""
 
+import functools
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from training.config import TrainConfig
 from training.envs.registry import bare_name
@@ -67,10 +70,9 @@ def disk(config: TrainConfig, params: Any, *, snapshot: Any) -> str:
 
 def bytes_of(tree: Any) -> int:
     """Return the bytes of all arrays in `tree`; random keys count with their data."""
-    return sum(
-        jax.random.key_data(leaf).nbytes if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.nbytes
-        for leaf in jax.tree.leaves(tree)
-    )
+    is_key = functools.partial(jnp.issubdtype, arg2=jax.dtypes.prng_key)
+    leaves = jax.tree.leaves(tree)
+    return sum(jax.random.key_data(leaf).nbytes if is_key(leaf.dtype) else leaf.nbytes for leaf in leaves)
 
 
 class CostReport:
@@ -124,7 +126,7 @@ class CostReport:
         return first
 
 
-def _described(devices: list[jax.Device]) -> str:
+def _described(devices: Sequence[Any]) -> str:
     if devices[0].platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"CPU, {cores} cores"

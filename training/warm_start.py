@@ -18,6 +18,7 @@ _MUST_AGREE = (
     "state_quaternions",
     "goal_quaternions",
     "critic",
+    "normalize_observations",
     "actor_depth",
     "actor_width",
     "critic_depth",

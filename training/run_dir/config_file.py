@@ -71,11 +71,12 @@ def to_resume(folder: Path) -> TrainConfig:
     if not is_of_a_run(stored):
         raise ConfigFileError(f"{folder / NAME} is not the configuration of a run; use another --out")
     values: dict[str, Any] = {"preset": "paper"}
+    now: dict[str, Any] = {"out": folder, "resume": True, "overwrite": False}
     for field in dataclasses.fields(TrainConfig):
         if field.name in stored:
             values[field.name] = _from_json_value(stored[field.name], default=field.default)
     try:
-        return TrainConfig(**values | {"out": folder, "resume": True, "overwrite": False})
+        return TrainConfig(**(values | now))
     except (ConfigError, TypeError) as error:
         raise ConfigFileError(f"{folder / NAME} has a value that is not valid: {error}; repair it") from error
 
