@@ -218,9 +218,12 @@ def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
     state = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
     trainer._require_finite_parameters(state)
     params = state.train_state.params
-    output = params.goal_encoder.output._replace(bias=params.goal_encoder.output.bias.at[3].set(jnp.nan))
-    broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, output=output))
-    with pytest.raises(FloatingPointError, match="goal_encoder.output.bias is NaN or infinity after iteration 0"):
+    output = params.goal_encoder.params["output"]
+    layers = params.goal_encoder.params | {"output": output | {"bias": output["bias"].at[3].set(jnp.nan)}}
+    broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, params=layers))
+    with pytest.raises(
+        FloatingPointError, match="goal_encoder.params.output.bias is NaN or infinity after iteration 0"
+    ):
         trainer._require_finite_parameters(state._replace(train_state=state.train_state._replace(params=broken)))
 
 
