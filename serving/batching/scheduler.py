@@ -267,9 +267,7 @@ class Scheduler:
         limit = max_rows if request.priority == first.priority else min(max_rows, self.engine.full_rows)
         return limit - taken
 
-    def _answer_s(
-        self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, concurrency: int
-    ) -> float:
+    def _answer_s(self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, concurrency: int) -> float:
         """Estimate the seconds until a request that arrives now is computed."""
         engine, rows = self.engine, arriving.rows
         if (waiting := queue.rows + rows) <= engine.max_rows and len(in_flight) < concurrency:
