@@ -86,9 +86,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "point_u_maze": _POINT_MAZE
         | {
             "total_env_steps": 320_000,
-            "max_minutes": 3.0,
+            "max_minutes": 5.0,
             "target_stay_rate": 0.9,
-            "num_evals": 80,
+            "num_evals": 32,
             "eval_episodes": 256,
         },
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "num_evals": 20},
