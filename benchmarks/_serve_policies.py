@@ -11,7 +11,7 @@ import numpy as np
 
 from policy import bundle
 from policy.acting import deterministic_action
-from policy.networks import PolicyParams, ResidualNetwork, init_policy
+from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
 from serving.engine.cpu_device import calling_thread_device
 
@@ -68,14 +68,14 @@ def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], 
     spec = policy.spec
     inputs = np.random.default_rng(0).normal(size=(rows, spec.state_dim + spec.goal_dim)).astype(np.float32)
 
-    def act(actor: ResidualNetwork, inputs: jax.Array) -> jax.Array:
-        return deterministic_action(actor, inputs[:, : spec.state_dim], inputs[:, spec.state_dim :])
+    def act(params: PolicyParams, inputs: jax.Array) -> jax.Array:
+        return deterministic_action(params, inputs[:, : spec.state_dim], inputs[:, spec.state_dim :])
 
     def compile_for(device: Any) -> Callable[[], np.ndarray]:
-        actor = jax.device_put(policy.params.actor, device)
+        params = jax.device_put(PolicyParams(policy.params.actor), device)
         with jax.default_matmul_precision("highest"):  # the server's setting
-            compiled = jax.jit(act).lower(actor, jax.ShapeDtypeStruct(inputs.shape, np.float32)).compile()
-        return lambda: np.asarray(compiled(actor, inputs))
+            compiled = jax.jit(act).lower(params, jax.ShapeDtypeStruct(inputs.shape, np.float32)).compile()
+        return lambda: np.asarray(compiled(params, inputs))
 
     def repeat(call: Callable[[], np.ndarray], seconds: float) -> np.ndarray:
         moments = [time.perf_counter()]

@@ -21,7 +21,7 @@ import numpy as np
 import train_step
 import tyro
 
-from policy.networks import ResidualNetwork, apply_network, init_network
+from policy.networks import Network, ResidualNetwork, apply_network, init_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def measure(options: Options, depth: int) -> dict[str, Any]:
     """Return one row of the table."""
     phi_key, psi_key, pairs_key, goals_key = jax.random.split(jax.random.key(0), 4)
     phi, psi = (
-        init_network(key, options.width, depth=depth, width=options.width, out_dim=options.width)
+        init_network(key, ResidualNetwork(depth, options.width, options.width), in_dim=options.width)
         for key in (phi_key, psi_key)
     )
     pairs = jax.random.normal(pairs_key, (2 * options.batch, options.width))
@@ -83,12 +83,12 @@ def measure(options: Options, depth: int) -> dict[str, Any]:
     }
 
 
-def separate(phi: ResidualNetwork, psi: ResidualNetwork, pairs: jax.Array, goals: jax.Array) -> jax.Array:
+def separate(phi: Network, psi: Network, pairs: jax.Array, goals: jax.Array) -> jax.Array:
     """Return a scalar of all encodings, with one product per network."""
     return jnp.sum(jnp.square(apply_network(phi, pairs))) + jnp.sum(jnp.square(apply_network(psi, goals)))
 
 
-def batched(phi: ResidualNetwork, psi: ResidualNetwork, pairs: jax.Array, goals: jax.Array) -> jax.Array:
+def batched(phi: Network, psi: Network, pairs: jax.Array, goals: jax.Array) -> jax.Array:
     """Return the same scalar, with one batched product for three networks."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), phi, phi, psi)
     rows = jnp.concatenate([pairs, goals]).reshape(3, len(goals), -1)

@@ -59,12 +59,12 @@ def main() -> None:
     if not bundle.versions(options.run / "policies"):
         train(options)
     version = bundle.versions(options.run / "policies")[-1]
-    actor = bundle.read(options.run / "policies" / str(version)).params.actor
+    params = bundle.read(options.run / "policies" / str(version)).params
     env = registry.make(options.env)
 
     def trained(states: jax.Array, goals: jax.Array, key: jax.Array) -> jax.Array:
         del key
-        return acting.deterministic_action(actor, states, goals)
+        return acting.deterministic_action(params, states, goals)
 
     def at_random(states: jax.Array, goals: jax.Array, key: jax.Array) -> jax.Array:
         del goals

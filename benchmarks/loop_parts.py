@@ -120,7 +120,7 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
         collects.append(seconds)
         (state, _), seconds = _record.timed(lambda state=state: programs.learn(state))
         learns.append(seconds)
-        _, seconds = _record.timed(lambda state=state: programs.evaluate(state.train_state.params.actor, key=key))
+        _, seconds = _record.timed(lambda state=state: programs.evaluate(state.train_state.params, key=key))
         evaluations.append(seconds)
         _, seconds = _record.timed(lambda state=state: keep(config, env, state))
         keepings.append(seconds)

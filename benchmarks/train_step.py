@@ -26,7 +26,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from policy.energy import ENERGIES
 from policy.layers import PRECISIONS, Execution
-from policy.networks import PolicyParams, init_network
+from policy.networks import PolicyParams, ResidualNetwork, init_network
 from training.algorithms.crl.losses import CRITIC_LOSSES
 from training.algorithms.crl.update import CRL
 from training.data.replay_buffer import Batch
@@ -346,7 +346,7 @@ def our_step(options: Options, depth: int) -> Step:
     def init(key: jax.Array) -> Any:
         keys = jax.random.split(key, len(ends))
         networks = (
-            init_network(key, in_dim, depth=depth, width=options.width, out_dim=out_dim)
+            init_network(key, ResidualNetwork(depth, options.width, out_dim), in_dim=in_dim)
             for key, (in_dim, out_dim) in zip(keys, ends, strict=True)
         )
         return crl.init(PolicyParams(*networks))

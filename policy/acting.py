@@ -1,6 +1,8 @@
-"""Actions and scores from a policy's parameters. This is the only place that squashes actions.
+"""Actions and scores from a policy's parameters.
 
-Training, evaluation, publication and serving all act through this module, so a served action is the trained one.
+This is the only place that chooses the signs of quaternions, normalizes states and squashes actions. Training,
+evaluation, publication and serving all act through this module, so a served action is the trained one. Actions of a
+policy with `action_chunk` above 1 are chunks: chunk_dim = action_chunk * action_dim values, the first action first.
 """
 
 from typing import NamedTuple
@@ -10,7 +12,9 @@ import jax.numpy as jnp
 
 from policy.energy import ENERGIES
 from policy.layers import PLAIN_EXECUTION, Execution
-from policy.networks import PolicyParams, ResidualNetwork, apply_network, encode_goal, encode_state_action
+from policy.networks import Network, PolicyParams, apply_network
+from policy.normalization import normalize
+from policy.quaternions import canonical_signs
 
 LOG_STD_MIN = -5.0
 LOG_STD_MAX = 2.0
@@ -19,60 +23,107 @@ LOG_STD_MAX = 2.0
 class ActionDistribution(NamedTuple):
     """A diagonal Gaussian, whose samples tanh squashes into [-1, 1]."""
 
-    mean: jax.Array  # [..., action_dim], before squashing
-    log_std: jax.Array  # [..., action_dim], within [LOG_STD_MIN, LOG_STD_MAX]
+    mean: jax.Array  # [..., chunk_dim], before squashing
+    log_std: jax.Array  # [..., chunk_dim], within [LOG_STD_MIN, LOG_STD_MAX]
 
 
 def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
     """Return the deterministic action of a policy, see `deterministic_action`."""
-    return deterministic_action(params.actor, state, goal)
+    return deterministic_action(params, state, goal)
 
 
 @jax.jit  # compiled everywhere: run one operation at a time, results would differ by 1e-6
-def deterministic_action(actor: ResidualNetwork, state: jax.Array, goal: jax.Array) -> jax.Array:
+def deterministic_action(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
     """Return the tanh of the mean.
 
     Args:
-        state: [..., state_dim].
+        params: of the policy; the encoders are not used.
+        state: [..., state_dim], as the environment gives it.
         goal: [..., goal_dim], with the leading axes of `state`.
 
     Returns:
-        [..., action_dim] within [-1, 1].
+        [..., chunk_dim] within [-1, 1].
     """
-    return jnp.tanh(action_distribution(actor, state, goal).mean)
+    return jnp.tanh(action_distribution(params, state, goal).mean)
 
 
 def score(params: PolicyParams, state: jax.Array, action: jax.Array, *, goal: jax.Array, energy: str) -> jax.Array:
     """Return how reachable `goal` is after `action` in `state`: the energy of their encodings, [...]; higher is closer.
 
     Args:
+        action: [..., chunk_dim].
         energy: the energy that the critic was trained with, `spec.energy`; its encodings fit no other.
+
+    Raises:
+        ValueError: the policy has no critic.
     """
-    encoded_pair = encode_state_action(params.state_action_encoder, state, action)
-    return ENERGIES[energy].rowwise(encoded_pair, encode_goal(params.goal_encoder, goal))
+    return ENERGIES[energy].rowwise(encode_state_action(params, state, action), encode_goal(params, goal))
 
 
 def action_distribution(
-    actor: ResidualNetwork, state: jax.Array, goal: jax.Array, *, execution: Execution = PLAIN_EXECUTION
+    params: PolicyParams, state: jax.Array, goal: jax.Array, *, execution: Execution = PLAIN_EXECUTION
 ) -> ActionDistribution:
     """Return the actor's distribution before squashing, for `state: [..., state_dim]` and `goal: [..., goal_dim]`."""
-    outputs = apply_network(actor, jnp.concatenate([state, goal], axis=-1), execution=execution)
-    mean, raw_log_std = jnp.split(outputs, 2, axis=-1)
+    inputs = jnp.concatenate([_prepared_state(params, state), _prepared_goal(params, goal)], axis=-1)
+    mean, raw_log_std = jnp.split(apply_network(params.actor, inputs, execution=execution), 2, axis=-1)
     half_range = (LOG_STD_MAX - LOG_STD_MIN) / 2
     return ActionDistribution(mean, log_std=LOG_STD_MIN + half_range * (jnp.tanh(raw_log_std) + 1))
+
+
+def encode_state_action(
+    params: PolicyParams,
+    state: jax.Array,
+    action: jax.Array,
+    *,
+    execution: Execution = PLAIN_EXECUTION,
+    learning_rows: int | None = None,
+) -> jax.Array:
+    """Return phi(state, action), [..., representation_dim]. For the options see `apply_network`.
+
+    Raises:
+        ValueError: the policy has no critic.
+    """
+    encoder = _required(params.state_action_encoder)
+    inputs = jnp.concatenate([_prepared_state(params, state), action], axis=-1)
+    return apply_network(encoder, inputs, execution=execution, learning_rows=learning_rows)
+
+
+def encode_goal(params: PolicyParams, goal: jax.Array, *, execution: Execution = PLAIN_EXECUTION) -> jax.Array:
+    """Return psi(goal), [..., representation_dim].
+
+    Raises:
+        ValueError: the policy has no critic.
+    """
+    return apply_network(_required(params.goal_encoder), _prepared_goal(params, goal), execution=execution)
 
 
 def sample_action(distribution: ActionDistribution, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return a reparameterized sample and its log-density.
 
     Args:
-        noise: [..., action_dim], standard normal.
+        noise: [..., chunk_dim], standard normal.
 
     Returns:
-        The action [..., action_dim] in [-1, 1], and log pi(action) [...] (Haarnoja et al. 2018, arXiv 1812.05905,
+        The action [..., chunk_dim] in [-1, 1], and log pi(action) [...] (Haarnoja et al. 2018, arXiv 1812.05905,
         appendix C; log(1 - tanh(x)^2) is in a form that does not overflow).
     """
     raw = distribution.mean + jnp.exp(distribution.log_std) * noise
     log_gaussian = -0.5 * jnp.square(noise) - distribution.log_std - 0.5 * jnp.log(2 * jnp.pi)
     log_derivative = 2 * (jnp.log(2.0) - raw - jax.nn.softplus(-2 * raw))
     return jnp.tanh(raw), jnp.sum(log_gaussian - log_derivative, axis=-1)
+
+
+def _prepared_state(params: PolicyParams, state: jax.Array) -> jax.Array:
+    """Return `state` as the networks take it. The signs of quaternions come first, because a mean depends on them."""
+    return normalize(params.normalization, canonical_signs(state, params.quaternions.state))
+
+
+def _prepared_goal(params: PolicyParams, goal: jax.Array) -> jax.Array:
+    """Return `goal` as the networks take it. Goals are not normalized."""
+    return canonical_signs(goal, params.quaternions.goal)
+
+
+def _required(encoder: Network | None) -> Network:
+    if encoder is None:
+        raise ValueError("this policy has no critic, so it cannot score actions")
+    return encoder

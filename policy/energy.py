@@ -21,7 +21,13 @@ class Energy(NamedTuple):
 
 
 def _squared_distances(pairs: jax.Array, goals: jax.Array) -> jax.Array:
-    """Return |a - b|^2 as |a|^2 + |b|^2 - 2 a.b, never below 0: one matrix product, no [B, B, R] difference."""
+    """Return |a - b|^2 as |a|^2 + |b|^2 - 2 a.b, never below 0: one matrix product, no [B, B, R] difference.
+
+    The three terms nearly cancel if the encodings are far from the origin compared with their distance. Therefore the
+    mean goal becomes the origin first. No distance depends on the origin, so its gradient is 0 and not computed.
+    """
+    origin = jax.lax.stop_gradient(jnp.mean(goals, axis=0))
+    pairs, goals = pairs - origin, goals - origin
     square = jnp.sum(jnp.square(pairs), axis=-1)[:, None] + jnp.sum(jnp.square(goals), axis=-1)[None, :]
     return jnp.maximum(square - 2 * _dots(pairs, goals), _LEAST_SQUARE)
 

@@ -4,33 +4,35 @@ Every layer stands in a loop, every pass is made by itself, every derivative is 
 faster must give the same numbers.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policy.layers import Layer
-from policy.networks import PolicyParams, ResidualNetwork
+from policy.networks import Network, PolicyParams
 from training.data.replay_buffer import Batch
 
 
-def network(parameters: ResidualNetwork, values: jax.Array) -> jax.Array:
+def network(subject: Network, values: jax.Array) -> jax.Array:
     """Input layer, blocks of four layers with their input added, output Dense: [rows, in] -> [rows, out]."""
-    architecture = parameters.architecture
+    module: Any = subject.module
+    architecture, parameters = module.architecture, subject.params
 
-    def layer(parts: Layer, values: jax.Array) -> jax.Array:
-        values = values @ parts.kernel + parts.bias
-        if parts.norm_scale is not None and parts.norm_bias is not None:
+    def layer(parts: dict[str, jax.Array], values: jax.Array) -> jax.Array:
+        values = values @ parts["kernel"] + parts["bias"]
+        if "norm_scale" in parts:
             values = (values - values.mean(-1, keepdims=True)) / jnp.sqrt(values.var(-1, keepdims=True) + 1e-6)
-            values = values * parts.norm_scale + parts.norm_bias
+            values = values * parts["norm_scale"] + parts["norm_bias"]
         return values * (values > 0) if architecture.activation == "relu" else values / (1 + jnp.exp(-values))
 
-    values = layer(parameters.input, values)
-    for block in range(len(parameters.blocks.bias)):
+    values = layer(parameters["input"], values)
+    for block in range(len(parameters["blocks"]["bias"])):
         inner = values
         for index in range(4):
-            inner = layer(jax.tree.map(lambda leaf: leaf[block, index], parameters.blocks), inner)  # noqa: B023
+            inner = layer(jax.tree.map(lambda leaf: leaf[block, index], parameters["blocks"]), inner)  # noqa: B023
         values = values + inner if architecture.residual else inner
-    return values @ parameters.output.kernel + parameters.output.bias
+    return values @ parameters["output"]["kernel"] + parameters["output"]["bias"]
 
 
 def energies(pairs: jax.Array, goals: jax.Array, *, energy: str) -> jax.Array:

@@ -104,7 +104,7 @@ def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -
 def test_a_thousand_layers_are_trained_served_and_answer(tmp_path: Path) -> None:
     out = train(tmp_path / "deep", actor_depth=1024, critic_depth=1024, updates_per_unroll=2)
     published = bundle.read(out / "policies" / "160")
-    assert published.params.actor.blocks.kernel.shape == (256, 4, 16, 16)
+    assert published.params.actor.params["blocks"]["kernel"].shape == (256, 4, 16, 16)
     rows = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     assert np.isfinite([rows["loss/critic"], rows["loss/actor"]]).all()
     random = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy import acting
-from policy.networks import ResidualNetwork
+from policy.networks import PolicyParams
 from training import intervals
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
@@ -50,7 +50,7 @@ def make_env(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
     return eval_env
 
 
-def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
+def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
     """Run `episodes` environments for `episode_length` steps each.
 
     `final_distance` is NaN in an episode whose first action is: then the policy is broken, and not the world.
@@ -61,7 +61,7 @@ def evaluate(env: GoalEnv, actor: ResidualNetwork, *, key: jax.Array, episodes: 
         carry: tuple[State, GoalRecord, jax.Array, jax.Array], step: jax.Array
     ) -> tuple[tuple[State, GoalRecord, jax.Array, jax.Array], None]:
         before, record, distance, _ = carry
-        action = acting.deterministic_action(actor, before.info["state"], before.info["goal"])
+        action = acting.deterministic_action(params, before.info["state"], before.info["goal"])
         after = jax.vmap(env.step)(before, action)
         finite = _all_finite(after.info["state"]) & jnp.isfinite(after.metrics["distance"])
         counted = record.alive & finite & ~jnp.isnan(distance)

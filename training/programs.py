@@ -32,7 +32,7 @@ class Programs(NamedTuple):
 
     collect: Callable[[RunState], RunState]  # one unroll into the replay buffer
     learn: Callable[[RunState], tuple[RunState, Metrics]]  # a round of gradient steps, metrics [steps]
-    evaluate: Callable[..., evaluation.Evaluation]  # (actor, key=...)
+    evaluate: Callable[..., evaluation.Evaluation]  # (params, key=...)
 
 
 def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
@@ -68,7 +68,7 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
     lowered = (
         jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
         jax.jit(functools.partial(learn, config, env, algorithm), donate_argnums=0).lower(state),
-        jax.jit(evaluate).lower(state.train_state.params.actor, key=evaluation.evaluation_key(config.seed, 0)),
+        jax.jit(evaluate).lower(state.train_state.params, key=evaluation.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
     try:
@@ -82,7 +82,7 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     key, collect_key = jax.random.split(state.key)
     rollout_state, steps = rollout.collect(
         env,
-        state.train_state.params.actor,
+        state.train_state.params,
         state.rollout,
         key=collect_key,
         unroll_length=config.unroll_length,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from policy import acting
-from policy.networks import ResidualNetwork
+from policy.networks import PolicyParams
 from training.data.replay_buffer import Steps
 from training.envs.core import physics
 from training.envs.core.goal_env import GoalEnv, State
@@ -36,7 +36,7 @@ def start(env: GoalEnv, key: jax.Array, *, environments: int) -> RolloutState:
 
 def collect(
     env: GoalEnv,
-    actor: ResidualNetwork,
+    params: PolicyParams,
     rollout_state: RolloutState,
     *,
     key: jax.Array,
@@ -45,7 +45,7 @@ def collect(
     resample_goal_probability: float,
     resample_at_goal_probability: float,
 ) -> tuple[RolloutState, Steps]:
-    """Take `unroll_length` steps with actions sampled from `actor`; return the state after them, and the steps.
+    """Take `unroll_length` steps with actions sampled from a policy; return the state after them, and the steps.
 
     Args:
         episode_length: steps after which an episode ends at the latest.
@@ -63,7 +63,7 @@ def collect(
             at_goal_probability=resample_at_goal_probability,
         )
         state = current.info["state"]
-        distribution = acting.action_distribution(actor, state, current.info["goal"])
+        distribution = acting.action_distribution(params, state, current.info["goal"])
         action, _ = acting.sample_action(distribution, jax.random.normal(noise_key, distribution.mean.shape))
         after = RolloutState(jax.vmap(env.step)(current, action), episode=before.episode, age=before.age + 1)
         ended = (after.env_state.done > 0) | (after.age >= episode_length)

@@ -170,7 +170,7 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     """Evaluate the current policy, log the metrics together with the epoch's `averages`, and return them."""
     done = int(state.iteration)
     key = evaluation.evaluation_key(run.config.seed, done)
-    evaluated = run.programs.evaluate(state.train_state.params.actor, key=key)
+    evaluated = run.programs.evaluate(state.train_state.params, key=key)
     run.eval_env.require_no_overflow(evaluated.overflow)
     row = {"env_steps": done * run.config.steps_per_iteration, **averages, **evaluation.summarize(evaluated)}
     row["time/total_s"] = run.earlier_s + run.clock() - run.began

@@ -1,7 +1,7 @@
 """A policy on disk: one folder per published version, written completely or not at all, and verified when it is read.
 
     <root>/<version>/policy.json     specification, format version, provenance
-                     params/         Orbax arrays: the actor and the critic's encoders
+                     params/         Orbax arrays: the actor, and the encoders of a policy with a critic
                      probes.npz      (state, goal) rows and the actions they must give
                      manifest.json   size and SHA-256 of every file above
 

@@ -1,6 +1,10 @@
-"""params/: the parameters of a policy as Orbax arrays, compared with its specification before they are loaded."""
+"""params/: the parameters of a policy as Orbax arrays, compared with its specification before they are loaded.
 
-import functools
+Only networks have arrays. What else an action depends on, statistics and indices of quaternions, is in the
+specification.
+"""
+
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +14,27 @@ import orbax.checkpoint as ocp
 
 from policy.bundle.manifest import BundleError
 from policy.bundle.probes import first_line
-from policy.networks import PolicyParams, init_policy
+from policy.networks import Network, PolicyParams, init_policy
+from policy.normalization import Normalization
 from policy.spec import PolicySpec
 
 _NAME = "params"
 
 
 def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
-    """Refuse parameters whose shapes or dtypes are not those of `spec`.
+    """Refuse parameters that are not those of `spec`: other shapes, dtypes, statistics or indices of quaternions.
 
     Raises:
-        ValueError: naming the first such array.
+        ValueError: naming the first difference.
     """
-    if difference := _first_difference(params, _expected_params(spec)):
+    expected = _expected_params(spec)
+    difference = _first_difference(to_tree(params), to_tree(expected))
+    if params.quaternions != expected.quaternions:
+        difference = f"quaternions are {params.quaternions} where the specification has {expected.quaternions}"
+    ours, theirs = params.normalization, Normalization.from_spec(spec)
+    if (ours is None) != (theirs is None) or not all(map(np.array_equal, ours or (), theirs or ())):
+        difference = f"normalization is {ours} where the specification has {theirs}"
+    if difference:
         raise ValueError(f"the parameters do not fit the specification: {difference}")
 
 
@@ -71,25 +83,22 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
         tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:
         raise BundleError(path, "arrays", f"params/ cannot be read: {first_line(error)}") from error
-    return _from_tree(tree, expected)
+    return _from_tree(tree, spec, like=expected)
 
 
-def to_tree(params: Any) -> dict[str, Any]:
+def to_tree(params: PolicyParams) -> dict[str, Any]:
     """Return the arrays as nested dictionaries, the one structure that Orbax restores exactly as it was saved."""
-    tree: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *folders, name = _dotted(path).split(".")
-        functools.reduce(lambda node, folder: node.setdefault(folder, {}), folders, tree)[name] = leaf
-    return tree
+    return {name: network.params for name, network in _networks(params).items()}
 
 
-def _from_tree(tree: dict[str, Any], like: Any) -> Any:
-    """Return the arrays of `tree` in the structure of `like`; the inverse of `to_tree`."""
+def _from_tree(tree: dict[str, Any], spec: PolicySpec, *, like: PolicyParams) -> PolicyParams:
+    """Return the policy of `spec` with the arrays of `tree`, in the structure of `like`."""
+    loaded = {name: dataclasses.replace(network, params=tree[name]) for name, network in _networks(like).items()}
+    return like._replace(**loaded, normalization=jax.tree.map(np.asarray, Normalization.from_spec(spec)))
 
-    def find(path: Any, _: Any) -> Any:
-        return functools.reduce(lambda node, name: node[name], _dotted(path).split("."), tree)
 
-    return jax.tree_util.tree_map_with_path(find, like)
+def _networks(params: PolicyParams) -> dict[str, Network]:
+    return {name: part for name, part in params._asdict().items() if isinstance(part, Network)}
 
 
 def _expected_params(spec: PolicySpec) -> PolicyParams:

@@ -20,7 +20,7 @@ class Probes(NamedTuple):
 
     state: np.ndarray  # [rows, state_dim] float32
     goal: np.ndarray  # [rows, goal_dim] float32
-    action: np.ndarray  # [rows, action_dim] float32
+    action: np.ndarray  # [rows, chunk_dim] float32
 
 
 def compute(params: PolicyParams, spec: PolicySpec, *, state: np.ndarray, goal: np.ndarray) -> Probes:
@@ -57,7 +57,7 @@ def read(path: Path, spec: PolicySpec) -> Probes:
         raise BundleError(path, "probes", f"{_NAME} cannot be read: {first_line(error)}") from error
     if any(array.dtype != np.float32 for array in probes):
         raise BundleError(path, "probes", f"types {[str(array.dtype) for array in probes]} are not all float32")
-    sizes = (spec.state_dim, spec.goal_dim, spec.action_dim)
+    sizes = (spec.state_dim, spec.goal_dim, spec.chunk_dim)
     rows = probes.state.shape[:1]
     if not rows or not rows[0] or any(array.shape != (*rows, size) for array, size in zip(probes, sizes, strict=True)):
         raise BundleError(path, "probes", f"shapes {[array.shape for array in probes]} do not fit sizes {sizes}")

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias, cast
 import grpc
 import grpc.aio
 
-from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
+from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
 from serving.errors import ServingError
 from serving.sockets import bind_error, join_address
 
@@ -87,12 +87,15 @@ class GrpcTransport:
         return tuple(map(self._handlers, self._services))
 
     def _handlers(self, service: RpcService) -> grpc.GenericRpcHandler:
-        handlers: dict[str, _GrpcHandler] = {}
-        for name, unary in service.unary.items():
-            handlers[name] = self._unary(f"/{service.name}/{name}", unary)
-        for name, stream in service.streams.items():
-            handlers[name] = self._stream(f"/{service.name}/{name}", stream)
-        return grpc.method_handlers_generic_handler(service.name, handlers)
+        path = f"/{service.name}/"
+        handlers = {path + name: self._unary(path + name, method) for name, method in service.unary.items()}
+        handlers |= {path + name: self._stream(path + name, method) for name, method in service.streams.items()}
+        if (overload := service.overload) is None:
+            return _Handlers(handlers)
+        checking = {
+            path + name: self._checking(path + name, service.unary[name], overload) for name in overload.methods
+        }
+        return _Handlers(handlers, checking, overload.is_active)
 
     def _unary(self, name: str, method: UnaryMethod) -> _GrpcHandler:
         async def serve(raw: bytes, context: _GrpcContext) -> bytes:
@@ -102,6 +105,24 @@ class GrpcTransport:
                 await _abort(context, error)
 
         return grpc.unary_unary_rpc_method_handler(serve)
+
+    def _checking(self, name: str, method: UnaryMethod, overload: OverloadCheck) -> _GrpcHandler:
+        """Return a handler that checks a call before it reads it.
+
+        gRPC itself reads the request of a unary method before it calls the handler. Therefore this is the handler of a
+        method with a stream of requests, which reads them itself. On the wire there is no difference.
+        """
+
+        async def serve(_requests: object, context: _GrpcContext) -> bytes:
+            try:
+                rpc_context = self._context(name, context)
+                overload.check(rpc_context)
+                raw: Any = await context.read()
+                return await method(b"" if raw is grpc.aio.EOF else raw, rpc_context)
+            except ServingError as error:
+                await _abort(context, error)
+
+        return grpc.stream_unary_rpc_method_handler(serve)
 
     def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
         async def serve(_requests: object, context: _GrpcContext) -> None:
@@ -119,6 +140,33 @@ class GrpcTransport:
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
         return RpcContext(name, deadline_s, metadata=functools.partial(_metadata, context))
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Gives gRPC the handler of each call.
+
+    Args:
+        handlers: by path, such as "/kilolayer.v1.Policy/Act".
+        checking: handlers that check a call before they read it.
+        is_overloaded: whether those of `checking` are used now.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, _GrpcHandler],
+        checking: Mapping[str, _GrpcHandler] | None = None,
+        is_overloaded: Callable[[], bool] = bool,
+    ) -> None:
+        self._handlers = handlers
+        self._checking = checking or {}
+        self._is_overloaded = is_overloaded
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_GrpcHandler | None":
+        """Return the handler of a call that arrives; None: there is no such method."""
+        path = handler_call_details.method
+        if path in self._checking and self._is_overloaded():
+            return self._checking[path]
+        return self._handlers.get(path)
 
 
 class _Requests:

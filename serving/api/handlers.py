@@ -15,8 +15,16 @@ from google.protobuf.message import DecodeError, Message
 
 from serving.api.rpc import RpcContext, UnaryMethod
 from serving.batching.queue import QueuedRequest
-from serving.errors import DrainingError, InvalidRequestError, ServingError, Status, UnexpectedError
-from serving.telemetry.metrics import UNKNOWN_POLICY, Metrics
+from serving.errors import (
+    DrainingError,
+    InvalidRequestError,
+    OverloadedError,
+    Reason,
+    ServingError,
+    Status,
+    UnexpectedError,
+)
+from serving.telemetry.metrics import UNKNOWN_POLICY, UNREAD_POLICY, Metrics
 
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing
@@ -148,6 +156,14 @@ class RpcHandlers:
     def count(self, name: str, policy: str, *, status: Status, started_s: float) -> None:
         """Count the outcome of one call, or of one request of a stream."""
         self._metrics.observe_request(name, policy, code=status.name, total_s=self.clock() - started_s)
+
+    def count_unread(self, reason: Reason, context: RpcContext) -> None:
+        """Count a call that is rejected for `reason` before it is read, and make its span."""
+        status = OverloadedError.status
+        self._metrics.count_rejected_unread(reason)
+        self.count(context.method.rpartition("/")[2], UNREAD_POLICY, status=status, started_s=self.clock())
+        if self.tracing:
+            self.tracing.begin(context).end(UNREAD_POLICY, status)
 
     def failure(self, error: BaseException, context: RpcContext) -> tuple[ServingError | None, Status]:
         """Return the error to send and the status to count. No error: the caller is gone, so raise `error` again."""

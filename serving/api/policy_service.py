@@ -19,6 +19,7 @@ from policy.spec import PolicySpec
 from serving.api import codec
 from serving.api.handlers import RpcHandlers, parse, parse_blocks
 from serving.api.ordered_stream import ordered_stream
+from serving.api.overload_check import UnreadCallCheck
 from serving.api.rpc import RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
 from serving.engine.engine import Kind
@@ -67,6 +68,7 @@ class PolicyService:
                 ),
             },
             streams={"ActStream": ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)},
+            overload=UnreadCallCheck("Act", "Score", policies=self._policies, handlers=self._handlers),
         )
 
     async def _describe(self, request: pb.DescribeRequest, _context: RpcContext) -> bytes:

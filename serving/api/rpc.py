@@ -9,11 +9,13 @@ and gives an iterator of replies (`StreamMethod`). Both also get an `RpcContext`
 * Backpressure: the transport asks for the next reply of a stream only after it has sent the one before, and receives a
   request only when the method asks for it. If a peer does not read its replies, its requests are therefore not read.
 * Each call runs in a task of its own.
+* Under overload, the transport has an `OverloadCheck` reject calls before it reads them. The caller notices no
+  difference.
 """
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import NamedTuple, Protocol, TypeAlias
 
 
 class RpcContext(NamedTuple):
@@ -43,9 +45,32 @@ UnaryMethod: TypeAlias = Callable[[bytes, RpcContext], Awaitable[bytes]]
 StreamMethod: TypeAlias = Callable[[AsyncIterator[bytes], RpcContext], AsyncGenerator[bytes]]
 
 
+class OverloadCheck(Protocol):
+    """Rejects calls of unary methods before the transport reads them."""
+
+    @property
+    def methods(self) -> Collection[str]:
+        """The names of the methods whose calls it checks."""
+        ...
+
+    def is_active(self) -> bool:
+        """Return whether calls that arrive now are checked. Must be fast: the transport asks for every call."""
+        ...
+
+    def check(self, context: RpcContext) -> None:
+        """Check a call that is not read yet.
+
+        Raises:
+            OverloadedError: the call is rejected, whatever it asks.
+        """
+        ...
+
+
 class RpcService(NamedTuple):
     """A service and its methods by name."""
 
     name: str
     unary: Mapping[str, UnaryMethod]
     streams: Mapping[str, StreamMethod]
+    overload: OverloadCheck | None = None
+    """Rejects calls before they are read; None: every call is read."""

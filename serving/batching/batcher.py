@@ -5,6 +5,7 @@ How it works, concurrency included:
 * Everything but the computation happens on the event loop, so there are no locks.
 * `admit` pushes a request into the queue and returns it with a future; `submit` awaits that future. A request that does
   not fit into the queue, or whose deadline would pass before it is computed, is rejected immediately.
+* Under overload the transport asks `reject_unread` before it reads a call (`serving.batching.overload`).
 * `_step` carries out the decisions of the scheduler (`serving.batching.scheduler`) until the scheduler decides to wait.
   It runs after every event that may change the decision: enough rows are queued, a request cannot wait, a batch ended,
   a timer fired, or the batcher drains.
@@ -29,8 +30,9 @@ from serving.batching.completion import Completion
 from serving.batching.executor import BatchResult, Executor
 from serving.batching.in_flight import InFlightBatch, InFlightBatches
 from serving.batching.load import Load, LoadMeter
+from serving.batching.overload import Overload
 from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue
-from serving.batching.scheduler import BatchingPolicy, Dispatch, Idle, Scheduler, WaitUntil
+from serving.batching.scheduler import Arrival, BatchingPolicy, Dispatch, Idle, Rejection, Scheduler, WaitUntil
 from serving.engine.engine import BatchEngine, Kind
 from serving.errors import DeadlinePassedError, DrainingError, UnexpectedError
 from serving.telemetry.metrics import PolicyMetrics
@@ -63,6 +65,8 @@ class Batcher:
         self._queue = RequestQueue()
         self._in_flight = InFlightBatches()
         self._load = LoadMeter(memory_s=policy.load_memory_s, window_s=policy.loop_window_s)
+        self._last_load = Load()  # at the last decision, so it is at most as old as the batches in flight
+        self._overload = Overload(policy)
         self._scheduler = Scheduler(engine, policy)
         self._completion = Completion(self._queue, engine, metrics)
         self._executor = Executor(engine, clock=clock)
@@ -110,16 +114,33 @@ class Batcher:
             raise DeadlinePassedError("the deadline passed before the request arrived; allow more time")
         now_s = self._clock()
         deadline_s = math.inf if timeout_s is None else now_s + timeout_s
-        request = QueuedRequest(rows, kind, now_s, deadline_s, priority, self._loop.create_future())
-        load = Load() if timeout_s is None else self._read_load(now_s)  # used only if there is a deadline
-        if rejection := self._scheduler.reject(request, self._queue, self._in_flight, load):
+        if priority:
+            self._overload.record_priority(priority, now_s)
+        if rejection := self._reject(Arrival(now_s, deadline_s, len(rows), kind, priority)):
             self._metrics.count_rejected(rejection.reason)
             raise rejection.error()
+        request = QueuedRequest(rows, kind, now_s, deadline_s, priority, self._loop.create_future())
         self._queue.push(request)
         self._metrics.queue_rows.set(self._queue.rows)
         if self._cannot_wait(request):
             self._wake()
         return request
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether a request was rejected so recently that calls are checked before they are read."""
+        return self._overload.is_present(self._clock())
+
+    def reject_unread(self, deadline_s: float) -> Rejection | None:
+        """Return why a call that arrives now is rejected, whatever it asks; None: it may be admitted, so read it.
+
+        Args:
+            deadline_s: on the batcher's clock; infinite: none.
+        """
+        if self._drained:
+            return None
+        arriving = self._overload.least_arrival(self._clock(), deadline_s)
+        return arriving and self._reject(arriving)
 
     def withdraw(self, request: QueuedRequest) -> None:
         """Drop `request`, whose result is no longer needed. No effect if it is completed."""
@@ -143,6 +164,13 @@ class Batcher:
         self._stop_waiting()
         self._executor.end(wait=is_drained)
         return is_drained
+
+    def _reject(self, arriving: Arrival) -> Rejection | None:
+        """Return why the scheduler rejects a request or an unread call."""
+        rejection = self._scheduler.reject(arriving, self._queue, self._in_flight, self._last_load)
+        if rejection:
+            self._overload.record_rejection(arriving.now_s)
+        return rejection
 
     def _cannot_wait(self, request: QueuedRequest) -> bool:
         """Return whether `request`, which has just arrived, may change the decision to wait."""
@@ -189,12 +217,10 @@ class Batcher:
 
     def _decide(self) -> Dispatch | WaitUntil | Idle:
         now_s = self._clock()
+        self._last_load = self._load.read(now_s, is_computing=len(self._in_flight) > 0)
         return self._scheduler.decide(
-            now_s, self._queue, self._in_flight, self._read_load(now_s), is_draining=self._drained is not None
+            now_s, self._queue, self._in_flight, self._last_load, is_draining=self._drained is not None
         )
-
-    def _read_load(self, now_s: float) -> Load:
-        return self._load.read(now_s, is_computing=len(self._in_flight) > 0)
 
     def _dispatch(self, decision: Dispatch) -> None:
         """Hand the rows of `decision` to a thread, and fail the requests that have expired."""

@@ -75,6 +75,15 @@ class BatchingPolicy:
     loop_window_s: float = 0.02
     """Interval over which the event loop's load is measured."""
 
+    overload_memory_s: float = 1.0
+    """Time after a rejection for which calls are checked before they are read."""
+
+    priority_memory_s: float = 60.0
+    """Time for which a call that is not read yet may have the priority of an earlier request."""
+
+    read_every: int = 16
+    """Under overload, one call in this many is read in any case. It may have a higher priority than earlier ones."""
+
 
 class Dispatch(NamedTuple):
     """Compute these rows now. At most one of the two fields is empty."""
@@ -100,6 +109,16 @@ class Idle(NamedTuple):
 
 
 Decision: TypeAlias = Dispatch | WaitUntil | Idle
+
+
+class Arrival(NamedTuple):
+    """The facts about an arriving request that decide whether it is admitted."""
+
+    now_s: float
+    deadline_s: float  # infinite if it has none
+    rows: int = 1
+    kind: Kind = Kind.ACT
+    priority: int = 0
 
 
 class Rejection(NamedTuple):
@@ -142,18 +161,18 @@ class Scheduler:
         return self._dispatch(now_s, queue, max_rows=self._max_rows(queue.rows, free))
 
     def reject(
-        self, request: QueuedRequest, queue: RequestQueue, in_flight: InFlightBatches, load: Load
+        self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, load: Load
     ) -> Rejection | None:
-        """Return why `request`, which arrives now, is rejected; None: it may be pushed into `queue`."""
-        policy, rows = self.policy, len(request.rows)
+        """Return why a request that arrives now is rejected; None: it may be pushed into `queue`."""
+        policy, rows = self.policy, arriving.rows
         if queue.rows + rows > policy.max_queue_rows:
             return Rejection(Reason.QUEUE_FULL, f"the queue is full: {queue.rows} of {policy.max_queue_rows} rows wait")
-        if (age_s := queue.age_s(request.queued_s)) > policy.max_queue_age_s:
+        if (age_s := queue.age_s(arriving.now_s)) > policy.max_queue_age_s:
             return Rejection(Reason.QUEUE_AGE, f"the queue is too slow: a request has waited for {age_s:.3f} s")
-        if request.deadline_s == math.inf or not (queue or len(in_flight)):
+        if arriving.deadline_s == math.inf or not (queue or len(in_flight)):
             return None
-        needed_s = policy.estimate_margin * self._answer_s(request, queue, in_flight, self._concurrency(load))
-        left_s = request.deadline_s - request.queued_s
+        needed_s = policy.estimate_margin * self._answer_s(arriving, queue, in_flight, self._concurrency(load))
+        left_s = arriving.deadline_s - arriving.now_s
         if needed_s > left_s:
             problem = f"the deadline is in {left_s:.4f} s, and the answer would take up to {needed_s:.4f} s"
             return Rejection(Reason.DEADLINE_TOO_SHORT, problem)
@@ -248,23 +267,21 @@ class Scheduler:
         limit = max_rows if request.priority == first.priority else min(max_rows, self.engine.full_rows)
         return limit - taken
 
-    def _answer_s(
-        self, request: QueuedRequest, queue: RequestQueue, in_flight: InFlightBatches, concurrency: int
-    ) -> float:
-        """Estimate the seconds until `request`, which arrives now, is computed."""
-        engine, rows = self.engine, len(request.rows)
+    def _answer_s(self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, concurrency: int) -> float:
+        """Estimate the seconds until a request that arrives now is computed."""
+        engine, rows = self.engine, arriving.rows
         if (waiting := queue.rows + rows) <= engine.max_rows and len(in_flight) < concurrency:
-            return engine.expected_s(request.kind, waiting)  # the next batch holds all rows and can start now
-        ahead_s, own_s = in_flight.remaining_s(request.queued_s), 0.0
-        for kind, ahead in queue.rows_ahead(request.priority).items():
-            total = ahead + rows if kind is request.kind else ahead
+            return engine.expected_s(arriving.kind, waiting)  # the next batch holds all rows and can start now
+        ahead_s, own_s = in_flight.remaining_s(arriving.now_s), 0.0
+        for kind, ahead in queue.rows_ahead(arriving.priority).items():
+            total = ahead + rows if kind is arriving.kind else ahead
             if not total:
                 continue
             full = (total - 1) // engine.max_rows  # batches before the last
             ahead_s += full * engine.expected_s(kind, engine.max_rows)
             # Requests that arrive later share the last batch; assume as many rows as in the largest one in flight.
             last_s = engine.expected_s(kind, max(total - full * engine.max_rows, in_flight.largest_rows(kind)))
-            if kind is request.kind:
+            if kind is arriving.kind:
                 own_s = last_s
             else:
                 ahead_s += last_s

@@ -7,6 +7,9 @@ There are four kinds of work. A row of each consists of float32 columns:
     BEST_OF  state, goal, noise     -> a sampled action, and its energy by the critic
     SCORE    state, action, goal    -> the energy of the action by the critic
 
+A policy without a critic has neither BEST_OF nor SCORE. An action of a policy with `action_chunk` above 1 is a chunk:
+chunk_dim = action_chunk * action_dim values.
+
 The noise columns hold four unsigned integers in the bits of four float32 values (see `noise_columns`). Only they
 determine the noise, so a row gets the same sample in every batch. A batch is padded to the next compiled size, its
 bucket, so nothing is compiled while serving. The parameters are put on the device once.
@@ -46,6 +49,11 @@ class Kind(enum.Enum):
 
     __hash__ = object.__hash__  # faster than that of enum, which hashes the name in Python at every lookup
 
+    @property
+    def needs_critic(self) -> bool:
+        """Whether only a policy with a critic can do it."""
+        return self in (Kind.BEST_OF, Kind.SCORE)
+
 
 class BatchEngine(Protocol):
     """What the batcher needs of an engine. `compute` may raise any exception."""
@@ -79,17 +87,17 @@ class BatchEngine(Protocol):
 
 
 class _Executable(NamedTuple):
-    """A compiled function, and its parameters on the device."""
+    """A compiled function, and the parameters that it needs, on the device."""
 
     call: jax.stages.Compiled
-    params: Any  # those that the kind needs, see `_parameters`
+    arrays: list[jax.Array]  # a flat list, because JAX compares the structure of a tree in every call
 
 
 class Engine:
     """The compiled functions of one policy, by kind and bucket. Up to `max_concurrency` threads may call `compute`.
 
     ACT has a bucket for every power of two. SAMPLE and SCORE have buckets for powers of four and for `max_rows` only,
-    because each bucket takes time to compile. BEST_OF runs SAMPLE, then SCORE.
+    because each bucket takes time to compile. BEST_OF runs SAMPLE, then SCORE. Without a critic, SCORE has no buckets.
 
     Args:
         params: of the policy.
@@ -111,8 +119,8 @@ class Engine:
         self._seconds: dict[tuple[Kind, int], float] = {}  # exponential mean of the times of each
         of_two = tuple(1 << exponent for exponent in range(self.max_rows.bit_length()))
         of_four = tuple(sorted({*of_two[::2], self.max_rows}))
-        self.buckets = {Kind.ACT: of_two, Kind.SAMPLE: of_four, Kind.SCORE: of_four}
-        self._functions: dict[Kind, Callable[[Any, jax.Array], jax.Array]] = {
+        self.buckets = {Kind.ACT: of_two, Kind.SAMPLE: of_four} | ({Kind.SCORE: of_four} if spec.has_critic else {})
+        self._functions: dict[Kind, Callable[[PolicyParams, jax.Array], jax.Array]] = {
             Kind.ACT: self._act,
             Kind.SAMPLE: self._sample,
             Kind.SCORE: self._score,
@@ -126,17 +134,26 @@ class Engine:
     def columns(self, kind: Kind) -> int:
         """Return the number of columns of a row of `kind`."""
         spec = self._spec
-        extra = {Kind.ACT: 0, Kind.SAMPLE: _NOISE_COLUMNS, Kind.BEST_OF: _NOISE_COLUMNS, Kind.SCORE: spec.action_dim}
+        extra = {Kind.ACT: 0, Kind.SAMPLE: _NOISE_COLUMNS, Kind.BEST_OF: _NOISE_COLUMNS, Kind.SCORE: spec.chunk_dim}
         return spec.state_dim + spec.goal_dim + extra[kind]
 
     def compile(self, kind: Kind, bucket: int) -> None:
-        """Compile an executable and run it twice, so that `expected_s` knows its time. The first run is slower."""
-        own = _parameters(kind, self._params)
+        """Compile an executable and run it twice, so that `expected_s` knows its time. The first run is slower.
+
+        Raises:
+            ValueError: `kind` is SCORE, and the policy has no critic.
+        """
+        self._require(kind)
+        arrays, structure = jax.tree.flatten(_parameters(kind, self._params))
         shape = bucket, self.columns(kind)
+
+        def function(arrays: list[jax.Array], rows: jax.Array) -> jax.Array:
+            return self._functions[kind](jax.tree.unflatten(structure, arrays), rows)
+
         # The probes were computed with this precision. An accelerator's default rounds the factors of a product.
         with jax.default_matmul_precision("highest"):
-            call = jax.jit(self._functions[kind]).lower(own, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
-        self._executables[kind, bucket] = _Executable(call, own)
+            call = jax.jit(function).lower(arrays, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
+        self._executables[kind, bucket] = _Executable(call, arrays)
         for _ in range(2):
             self._seconds.pop((kind, bucket), None)  # forget the first run
             self._run(kind, np.zeros(shape, np.float32))
@@ -144,11 +161,13 @@ class Engine:
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         """Return the results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` rows.
 
-        ACT and SAMPLE give [rows, action_dim], BEST_OF [rows, action_dim + 1] with the energy last, SCORE [rows, 1].
+        ACT and SAMPLE give [rows, chunk_dim], BEST_OF [rows, chunk_dim + 1] with the energy last, SCORE [rows, 1].
 
         Raises:
             KeyError: the bucket that the rows need has not been compiled.
+            ValueError: `kind` needs a critic, and the policy has none.
         """
+        self._require(kind)
         if kind is not Kind.BEST_OF:
             return self._run(kind, rows)
         state_dim, goal_end = self._spec.state_dim, self._spec.state_dim + self._spec.goal_dim
@@ -174,7 +193,7 @@ class Engine:
             batch[: len(rows)] = rows
         began_s = time.perf_counter()
         executable = self._executables[kind, bucket]
-        results = np.asarray(executable.call(executable.params, batch))
+        results = np.asarray(executable.call(executable.arrays, batch))
         took_s = time.perf_counter() - began_s
         mean_s = self._seconds.get((kind, bucket), took_s)
         self._seconds[kind, bucket] = mean_s + _LATEST_WEIGHT * (took_s - mean_s)
@@ -185,20 +204,23 @@ class Engine:
         buckets = self.buckets[Kind.SAMPLE if kind is Kind.BEST_OF else kind]
         return buckets[bisect.bisect_left(buckets, rows)]
 
-    def _act(self, actor: Any, rows: jax.Array) -> jax.Array:
-        state, goal = self._split(rows)
-        return acting.deterministic_action(actor, state, goal)
+    def _require(self, kind: Kind) -> None:
+        if kind.needs_critic and not self._spec.has_critic:
+            raise ValueError(f"{self._spec.name} has no critic, so it has no {kind.name}")
 
-    def _sample(self, actor: Any, rows: jax.Array) -> jax.Array:
+    def _act(self, params: PolicyParams, rows: jax.Array) -> jax.Array:
+        state, goal = self._split(rows)
+        return acting.deterministic_action(params, state, goal)
+
+    def _sample(self, params: PolicyParams, rows: jax.Array) -> jax.Array:
         integers = jax.lax.bitcast_convert_type(rows[:, -_NOISE_COLUMNS:], jnp.uint32)
         noise = jax.vmap(self._noise)(integers)
         state, goal = self._split(rows)
-        return acting.sample_action(acting.action_distribution(actor, state, goal), noise)[0]
+        return acting.sample_action(acting.action_distribution(params, state, goal), noise)[0]
 
-    def _score(self, encoders: Any, rows: jax.Array) -> jax.Array:
+    def _score(self, params: PolicyParams, rows: jax.Array) -> jax.Array:
         spec = self._spec
-        state, action, goal = jnp.split(rows, (spec.state_dim, spec.state_dim + spec.action_dim), axis=1)
-        params = PolicyParams(self._params.actor, *encoders)
+        state, action, goal = jnp.split(rows, (spec.state_dim, spec.state_dim + spec.chunk_dim), axis=1)
         return acting.score(params, state, action, goal=goal, energy=spec.energy)[:, None]
 
     def _split(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -206,18 +228,19 @@ class Engine:
         return rows[:, :state_dim], rows[:, state_dim : state_dim + self._spec.goal_dim]
 
     def _noise(self, integers: jax.Array) -> jax.Array:
-        """Return standard normal noise [action_dim] for the integers [4] of one row.
+        """Return standard normal noise [chunk_dim] for the integers [4] of one row.
 
         The generator is fixed (Threefry), so that a seed gives the same noise if JAX's default changes.
         """
         key = jax.random.wrap_key_data(integers[1::-1], impl="threefry2x32")
         key = jax.random.fold_in(jax.random.fold_in(key, integers[2]), integers[3])
-        return jax.random.normal(key, (self._spec.action_dim,))
+        return jax.random.normal(key, (self._spec.chunk_dim,))
 
 
-def _parameters(kind: Kind, params: PolicyParams) -> Any:
+def _parameters(kind: Kind, params: PolicyParams) -> PolicyParams:
     """Return only the parameters that `kind` needs, because passing an array takes time."""
-    return params[1:] if kind is Kind.SCORE else params.actor
+    unused: Any = {"actor": None} if kind is Kind.SCORE else {"state_action_encoder": None, "goal_encoder": None}
+    return params._replace(**unused)
 
 
 def noise_columns(seed: int, *, rows: int, candidates: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from policy.bundle import Bundle
 from serving.batching.batcher import Batcher
+from serving.batching.scheduler import Rejection
 from serving.errors import NotReadyError, UnknownPolicyError, UnknownVersionError, echo
 from serving.telemetry.metrics import UNKNOWN_POLICY
 
@@ -64,6 +65,23 @@ class PolicyRegistry:
             name = served.bundle.spec.name
             raise UnknownVersionError(f"policy {name} has no version {echo(version)}; there are: {served.version}")
         return served
+
+    def is_overloaded(self) -> bool:
+        """Return whether every policy is overloaded, so that calls are checked before they are read."""
+        return bool(self._served) and all(served.batcher.is_overloaded for served in self._served.values())
+
+    def reject_unread(self, deadline_s: float) -> Rejection | None:
+        """Return why a call that arrives now is rejected, whatever it asks; None: a policy may admit it, so read it.
+
+        Args:
+            deadline_s: on the server's clock; infinite: none.
+        """
+        rejection = None
+        for served in self._served.values():
+            rejection = served.batcher.reject_unread(deadline_s)
+            if rejection is None:
+                return None
+        return rejection
 
     def label(self, policy: str) -> str:
         """Return the policy that a request names, as a metric label. Unknown names never become labels."""

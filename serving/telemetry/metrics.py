@@ -14,6 +14,7 @@ from serving.errors import REJECTION_REASONS
 
 UNKNOWN_POLICY = "(unknown)"  # a policy's name has no brackets
 NO_POLICY = "(none)"  # for methods that are not about one policy
+UNREAD_POLICY = "(unread)"  # for calls that are rejected before they are read
 # Control loops run at 10 to 1000 Hz, so 0.1 ms to 1 s.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -47,7 +48,9 @@ class Metrics:
         )
         self.bundles_rejected = counter("bundles_rejected", "Versions on disk that failed a check.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
-
+        self._rejected_unread: dict[str, Counter] = {
+            reason: self.rejected.labels(UNREAD_POLICY, reason) for reason in REJECTION_REASONS
+        }
         self._outcomes: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def observe_request(self, method: str, policy: str, *, code: str, total_s: float) -> None:
@@ -58,6 +61,10 @@ class Metrics:
             self._outcomes[method, policy, code] = outcome
         outcome[0].inc()
         outcome[1].observe(total_s)
+
+    def count_rejected_unread(self, reason: str) -> None:
+        """Count one call that was rejected, before it was read, for one of `REJECTION_REASONS`."""
+        self._rejected_unread[reason].inc()
 
     def count_rejected_bundle(self, reason: str) -> None:
         """Count one version on disk that failed a check."""

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from policy.layers import Execution
-from policy.networks import ResidualNetwork
+from policy.networks import Network
 from training.algorithms.crl.update import TrainState
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -73,7 +73,7 @@ def test_both_steps_move_the_same_parameters_alike(train_step: Any) -> None:
     ours, theirs = train_step.our_step(options, 4), train_step.paper_style_step(options, 4)
     train_state: TrainState = ours.init(jax.random.key(0))
     crl = theirs.update.__self__
-    networks = [flax_parameters(network) for network in train_state.params]
+    networks = [flax_parameters(network) for network in train_state.params if isinstance(network, Network)]
     critic = train_step._paper_style.Critic(*networks[1:])
     other = crl.init(networks[0], critic)
     batches, keys = train_step.inputs(options)
@@ -138,17 +138,16 @@ def test_every_round_runs_each_program_and_the_products(train_step: Any) -> None
     assert all(each.seconds["ours"] > 0 and each.rate > 0 for each in rounds)
 
 
-def flax_parameters(network: ResidualNetwork) -> Any:
+def flax_parameters(network: Network) -> Any:
     """The stacked parameters of a network as flax names them, layer by layer."""
-    layers = [network.input]
-    blocks, inner = network.blocks.bias.shape[:2]
-    for block, index in np.ndindex(blocks, inner):
-        layers.append(jax.tree.map(lambda leaf: leaf[block, index], network.blocks))  # noqa: B023
+    layers, stacked = [network.params["input"]], network.params["blocks"]
+    for block, index in np.ndindex(stacked["bias"].shape[:2]):
+        layers.append(jax.tree.map(lambda leaf: leaf[block, index], stacked))  # noqa: B023
     named: dict[str, Any] = {}
     for number, layer in enumerate(layers):
-        named[f"Dense_{number}"] = {"kernel": layer.kernel, "bias": layer.bias}
-        named[f"LayerNorm_{number}"] = {"scale": layer.norm_scale, "bias": layer.norm_bias}
-    named[f"Dense_{len(layers)}"] = {"kernel": network.output.kernel, "bias": network.output.bias}
+        named[f"Dense_{number}"] = {"kernel": layer["kernel"], "bias": layer["bias"]}
+        named[f"LayerNorm_{number}"] = {"scale": layer["norm_scale"], "bias": layer["norm_bias"]}
+    named[f"Dense_{len(layers)}"] = network.params["output"]
     return {"params": named}
 
 

@@ -115,9 +115,9 @@ def test_touched_and_stay_are_those_of_an_evaluation_of_the_same_episodes() -> N
     env, episodes, length, key = Wandering(), 12, 12, jax.random.key(3)
     clients = [Counted() for _ in range(episodes)]
     driven = list(fleet.drive(env, clients, key=key, episodes=episodes, episode_length=length))
-    actor = init_policy(jax.random.key(0), SPEC).actor
+    params = init_policy(jax.random.key(0), SPEC)
     _, round_key = jax.random.split(key)
-    evaluated = evaluation.evaluate(env, actor, key=round_key, episodes=episodes, episode_length=length)
+    evaluated = evaluation.evaluate(env, params, key=round_key, episodes=episodes, episode_length=length)
     for name in ("time_at_goal", "touched", "stay", "diverged"):
         expected = np.asarray(getattr(evaluated, name))
         np.testing.assert_array_equal([getattr(episode, name) for episode in driven], expected)

@@ -14,7 +14,8 @@ PAGES = (
 )
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>no-run|file|slow): (?P<about>.+?) -->\n)?^```(?P<language>\S*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- (?P<mark>no-run|file|slow): (?P<about>.+?) -->\n)?^```(?P<language>\S*)\n(?P<text>.*?)^```$"
+    r"(?:\n\nThis prints:\n\n```text\n(?P<output>.*?)^```$)?",
     flags=re.MULTILINE | re.DOTALL,
 )
 
@@ -28,6 +29,7 @@ class Block(NamedTuple):
     text: str
     mark: str  # "no-run", "slow" or "file": the comment above the block; "" without one
     about: str  # what the comment says: why the block is not run or slow, or the file that it shows
+    output: str = ""  # what the page says that the block prints; "" if it says nothing
 
     @property
     def where(self) -> str:

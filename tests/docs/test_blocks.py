@@ -107,6 +107,9 @@ def test_python_is_run(block: Block, request: pytest.FixtureRequest, tmp_path: P
         text = SHOWN_ADDRESS.sub(request.getfixturevalue("address"), text)
     done = run(sys.executable, "-c", text, cwd=tmp_path)
     assert done.returncode == 0, f"{block.where}\n{done.stderr}"
+    if block.output:
+        shown, printed = ([line.rstrip() for line in text.strip().splitlines()] for text in (block.output, done.stdout))
+        assert printed == shown, f"{block.where}\n{done.stdout}"
     assert "hold a safe action" not in done.stdout, done.stdout  # the examples catch the errors of a real loop
 
 

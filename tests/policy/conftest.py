@@ -1,10 +1,14 @@
-"""A small policy that every test of policy/ can build on."""
+"""A small policy that every test of policy/ can build on, in memory and on disk."""
+
+import shutil
+from pathlib import Path
 
 import jax
 import pytest
 
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
+from tests.policy.bundles import publish
 from tests.samples import policy_spec
 
 
@@ -29,3 +33,17 @@ def spec() -> PolicySpec:
 @pytest.fixture(scope="session")
 def params(spec: PolicySpec) -> PolicyParams:
     return jax.jit(init_policy, static_argnums=1)(jax.random.key(1), spec)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, spec: PolicySpec, params: PolicyParams) -> Path:
+    """A root with one version, 200; the tests leave it as it is."""
+    root = tmp_path_factory.mktemp("published")
+    publish(root, 200, spec=spec, params=params)
+    return root
+
+
+@pytest.fixture
+def damaged(published: Path, tmp_path: Path) -> Path:
+    """A copy of the published version, for a test to damage."""
+    return shutil.copytree(published / "200", tmp_path / "root" / "200")

@@ -10,31 +10,38 @@ import pytest
 from scipy import integrate
 
 from policy import acting
-from policy.networks import PolicyParams, ResidualNetwork, encode_goal, init_network
+from policy.networks import Network, PolicyParams, ResidualNetwork, init_network, init_policy
 from policy.spec import PolicySpec
 
 act, action_distribution = (jax.jit(f) for f in (acting.act, acting.action_distribution))
 score = jax.jit(functools.partial(acting.score, energy="l2"))
 
 
-def constant_network(template: ResidualNetwork, outputs: list[float]) -> ResidualNetwork:
+def constant_network(template: Network | None, outputs: list[float]) -> Network:
     """A network of the same sizes that gives `outputs` whatever its input."""
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), template)
-    return dataclasses.replace(zeros, output=zeros.output._replace(bias=np.array(outputs, np.float32)))
+    assert template is not None
+    return with_arrays(template, {"output": {"bias": np.array(outputs, np.float32)}})
 
 
-def which_is_larger(in_dim: int) -> ResidualNetwork:
+def with_arrays(template: Network, arrays: dict[str, dict[str, np.ndarray]]) -> Network:
+    """A network of the same sizes with these arrays; all others are zeros."""
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), template.params)
+    return dataclasses.replace(template, params={name: layer | arrays.get(name, {}) for name, layer in zeros.items()})
+
+
+def which_is_larger(in_dim: int) -> Network:
     """swish(+1), swish(-1) if the first input exceeds the second, the other way round if it falls short of it.
 
     LayerNorm maps two values a > b to +1 and -1. The blocks add nothing, and the output layer passes the two on.
     """
-    template = jax.eval_shape(lambda: init_network(jax.random.key(0), in_dim, depth=4, width=2, out_dim=2))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), template)
+    template = jax.eval_shape(lambda: init_network(jax.random.key(0), ResidualNetwork(4, 2, 2), in_dim=in_dim))
     first_two = 1000 * np.eye(in_dim, 2, dtype=np.float32)  # far above the epsilon of LayerNorm
-    return dataclasses.replace(
-        zeros,
-        input=zeros.input._replace(kernel=first_two, norm_scale=np.ones(2, np.float32)),
-        output=zeros.output._replace(kernel=np.eye(2, dtype=np.float32)),
+    return with_arrays(
+        template,
+        {
+            "input": {"kernel": first_two, "norm_scale": np.ones(2, np.float32)},
+            "output": {"kernel": np.eye(2, dtype=np.float32)},
+        },
     )
 
 
@@ -61,8 +68,8 @@ def test_state_and_goal_both_count_and_rows_are_independent(params: PolicyParams
 
 @pytest.mark.parametrize(("raw", "log_std"), [(-1e6, -5.0), (0.0, -1.5), (0.5, -1.5 + 3.5 * 0.46211716), (1e6, 2.0)])
 def test_log_std_is_squashed_into_its_range(params: PolicyParams, raw: float, log_std: float) -> None:
-    actor = constant_network(params.actor, [0.25, -0.25, raw, raw])
-    distribution = action_distribution(actor, np.ones(3), np.ones(2))
+    fixed = params._replace(actor=constant_network(params.actor, [0.25, -0.25, raw, raw]))
+    distribution = action_distribution(fixed, np.ones(3), np.ones(2))
     np.testing.assert_allclose(distribution.log_std, [log_std, log_std], atol=1e-6)
     np.testing.assert_array_equal(distribution.mean, [0.25, -0.25])
 
@@ -134,4 +141,27 @@ def test_the_score_sees_the_action(spec: PolicySpec, params: PolicyParams) -> No
     far = score(params, state, np.ones((4, 2)), goal=goal)
     assert near.shape == (4,)
     assert not np.allclose(near, far, atol=1e-3)
-    assert spec.representation_dim == jax.eval_shape(encode_goal, params.goal_encoder, goal).shape[-1]
+    assert spec.representation_dim == jax.eval_shape(acting.encode_goal, params, goal).shape[-1]
+
+
+def test_a_chunk_of_actions_is_squashed_and_sampled_as_one_row(spec: PolicySpec) -> None:
+    params = jax.eval_shape(lambda: init_policy(jax.random.key(0), dataclasses.replace(spec, action_chunk=3)))
+    chunk, raw = [0.5, -1.0, 0.0, 1.0, -0.5, 7.0], [0.0] * 6
+    params = PolicyParams(constant_network(params.actor, chunk + raw))
+    np.testing.assert_allclose(
+        act(params, np.ones((4, 3)), np.ones((4, 2))), np.tile(np.tanh(chunk), (4, 1)), atol=1e-6
+    )
+    action, log_density = acting.sample_action(action_distribution(params, np.ones(3), np.ones(2)), jnp.zeros(6))
+    np.testing.assert_allclose(action, np.tanh(chunk), atol=1e-6)
+    assert log_density.shape == ()
+
+
+def test_a_policy_without_a_critic_cannot_score(params: PolicyParams) -> None:
+    without = PolicyParams(params.actor)
+    assert act(without, np.ones(3), np.ones(2)).shape == (2,)
+    for call in (
+        lambda: acting.score(without, jnp.ones(3), jnp.ones(2), goal=jnp.ones(2), energy="l2"),
+        lambda: acting.encode_goal(without, jnp.ones(2)),
+    ):
+        with pytest.raises(ValueError, match="this policy has no critic, so it cannot score actions"):
+            call()

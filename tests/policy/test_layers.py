@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policy.layers import REMATERIALIZATIONS, Architecture, Execution
-from policy.networks import ResidualNetwork, apply_network, init_network
+from policy.networks import Network, ResidualNetwork, apply_network, init_network
 from tests import reference
 
 ROWS, IN_DIM, OUT_DIM = 9, 5, 3
@@ -21,10 +21,9 @@ ARCHITECTURES = [
 ]
 
 
-def network(architecture: Architecture, *, depth: int = 8, width: int = 16) -> ResidualNetwork:
+def network(architecture: Architecture, *, depth: int = 8, width: int = 16) -> Network:
     """Every leaf drawn at random, around the value a fresh network has."""
-    key = jax.random.key(0)
-    fresh = init_network(key, IN_DIM, depth=depth, width=width, out_dim=OUT_DIM, architecture=architecture)
+    fresh = init_network(jax.random.key(0), ResidualNetwork(depth, width, OUT_DIM, architecture), in_dim=IN_DIM)
     random = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: leaf + 0.3 * random.normal(size=leaf.shape).astype(np.float32), fresh)
 
@@ -39,15 +38,17 @@ def test_outputs_and_gradients_of_every_architecture(architecture: Architecture,
     subject = network(architecture)
     execution = Execution(remat=remat)
 
-    def ours(network: ResidualNetwork, inputs: jax.Array) -> jax.Array:
-        return jnp.sum(apply_network(network, inputs, execution=execution) * SLOPE)
+    def ours(network: Network, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs = apply_network(network, inputs, execution=execution)
+        return jnp.sum(outputs * SLOPE), outputs
 
-    def theirs(network: ResidualNetwork, inputs: jax.Array) -> jax.Array:
-        return jnp.sum(reference.network(network, inputs) * SLOPE)
+    def theirs(network: Network, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs = reference.network(network, inputs)
+        return jnp.sum(outputs * SLOPE), outputs
 
     with jax.default_matmul_precision("highest"):
-        found = jax.jit(jax.value_and_grad(ours, argnums=(0, 1)))(subject, INPUTS)
-        expected = jax.jit(jax.value_and_grad(theirs, argnums=(0, 1)))(subject, INPUTS)
+        found = jax.jit(jax.grad(ours, argnums=(0, 1), has_aux=True))(subject, INPUTS)
+        expected = jax.jit(jax.grad(theirs, argnums=(0, 1), has_aux=True))(subject, INPUTS)
     assert_leaves_agree(found, expected)
 
 
@@ -55,10 +56,10 @@ def test_rows_that_do_not_learn_still_get_outputs_and_gradients() -> None:
     """The parameters get a gradient from the first four rows only; every row of the inputs gets its gradient."""
     subject = network(Architecture())
 
-    def ours(network: ResidualNetwork, inputs: jax.Array) -> jax.Array:
+    def ours(network: Network, inputs: jax.Array) -> jax.Array:
         return jnp.sum(apply_network(network, inputs, learning_rows=4) * SLOPE)
 
-    def learning(network: ResidualNetwork) -> jax.Array:
+    def learning(network: Network) -> jax.Array:
         return jnp.sum((reference.network(network, INPUTS) * SLOPE)[:4])
 
     def all_rows(inputs: jax.Array) -> jax.Array:
@@ -73,7 +74,7 @@ def test_bf16_rounds_factors_and_nothing_else(remat: str) -> None:
     """Within the two or three digits of bf16 of the exact gradient, not equal to it, and float32 everywhere outside."""
     subject = network(Architecture())
 
-    def loss(network: ResidualNetwork, precision: str) -> jax.Array:
+    def loss(network: Network, precision: str) -> jax.Array:
         return jnp.sum(apply_network(network, INPUTS, execution=Execution(precision=precision, remat=remat)) * SLOPE)
 
     exact, rounded = (jax.jit(jax.grad(loss), static_argnums=1)(subject, name) for name in ("f32", "bf16"))

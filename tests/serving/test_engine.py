@@ -5,7 +5,9 @@ import pytest
 
 from policy import acting
 from policy.bundle import Bundle
+from policy.networks import init_policy
 from serving.engine.engine import Engine, Kind, noise_columns
+from tests.samples import policy_spec
 
 ROWS = 5  # more than the bucket of four, fewer than that of sixteen
 
@@ -61,7 +63,7 @@ def test_a_draw_is_the_mean_and_noise_of_its_own_key(engine: Engine, served_bund
     state, goal = pairs(1, ROWS)
     seed = 2**40 + 7
     drawn = engine.compute(Kind.SAMPLE, drawn_rows(seed, ROWS))
-    distribution = acting.action_distribution(served_bundle.params.actor, jnp.array(state), jnp.array(goal))
+    distribution = acting.action_distribution(served_bundle.params, jnp.array(state), jnp.array(goal))
     key = jax.random.wrap_key_data(jnp.array([2**8, 7], jnp.uint32), impl="threefry2x32")
     keys = [jax.random.fold_in(jax.random.fold_in(key, row), 0) for row in range(ROWS)]
     noise = np.stack([jax.random.normal(key, (2,)) for key in keys])
@@ -83,7 +85,7 @@ def test_draws_spread_as_the_distribution_says(engine: Engine, served_bundle: Bu
     plain = np.repeat(np.concatenate([state, goal], axis=1), 4096, axis=0)
     rows = np.concatenate([plain, noise_columns(11, rows=1, candidates=4096)], axis=1)
     drawn = np.concatenate([engine.compute(Kind.SAMPLE, rows[start : start + 8]) for start in range(0, 4096, 8)])
-    distribution = acting.action_distribution(served_bundle.params.actor, jnp.array(state), jnp.array(goal))
+    distribution = acting.action_distribution(served_bundle.params, jnp.array(state), jnp.array(goal))
     raw = np.arctanh(np.clip(drawn.astype(np.float64), -1 + 1e-7, 1 - 1e-7))
     std = np.exp(np.asarray(distribution.log_std[0]))
     # Standard errors are std / 64 and std / 90.
@@ -125,3 +127,34 @@ def test_nothing_is_compiled_on_the_way(served_bundle: Bundle) -> None:
     with pytest.raises(KeyError):
         engine.compute(Kind.ACT, np.zeros((1, 6), np.float32))
     assert engine.compilations == 0
+
+
+def test_a_chunk_of_actions_is_one_row_of_results_and_of_noise() -> None:
+    spec = policy_spec(action_chunk=3)
+    params = jax.jit(init_policy, static_argnums=1)(jax.random.key(5), spec)
+    engine = Engine(params, spec, max_rows=1)
+    for kind in engine.buckets:
+        engine.compile(kind, 1)
+    assert [engine.columns(kind) for kind in Kind] == [6, 10, 10, 12]
+    state, goal = pairs(1, 1)
+    distribution = acting.action_distribution(params, jnp.asarray(state), jnp.asarray(goal))
+    action = engine.compute(Kind.ACT, np.concatenate([state, goal], axis=1))
+    np.testing.assert_allclose(action, np.tanh(distribution.mean), atol=1e-6)
+    assert action.shape == (1, 6)
+    key = jax.random.wrap_key_data(jnp.array([0, 9], jnp.uint32), impl="threefry2x32")
+    noise = jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, 0), 0), (6,))
+    best = engine.compute(Kind.BEST_OF, drawn_rows(9, 1))
+    np.testing.assert_allclose(best[0, :6], acting.sample_action(distribution, noise)[0][0], atol=1e-6)
+    energy = acting.score(params, jnp.asarray(state), jnp.asarray(best[:, :6]), goal=jnp.asarray(goal), energy="l2")
+    np.testing.assert_allclose(best[:, 6], energy, atol=1e-5)
+
+
+def test_a_policy_without_a_critic_compiles_nothing_to_score_with() -> None:
+    spec = policy_spec(critic="none", critic_depth=0, critic_width=0, representation_dim=0)
+    engine = Engine(jax.jit(init_policy, static_argnums=1)(jax.random.key(5), spec), spec, max_rows=1)
+    assert engine.buckets == {Kind.ACT: (1,), Kind.SAMPLE: (1,)}
+    with pytest.raises(ValueError, match="point_u_maze has no critic, so it has no SCORE"):
+        engine.compile(Kind.SCORE, 1)
+    for kind in (Kind.SCORE, Kind.BEST_OF):
+        with pytest.raises(ValueError, match=f"point_u_maze has no critic, so it has no {kind.name}"):
+            engine.compute(kind, np.zeros((1, engine.columns(kind)), np.float32))

@@ -43,7 +43,7 @@ def draws(bundle: Bundle, state: np.ndarray, goal: np.ndarray, *, seed: int, cou
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed, impl="threefry2x32"), rows)
     keys = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))(row_keys, jnp.arange(count))
     noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (bundle.spec.action_dim,))))(keys)
-    distribution = acting.action_distribution(bundle.params.actor, jnp.asarray(state), jnp.asarray(goal))
+    distribution = acting.action_distribution(bundle.params, jnp.asarray(state), jnp.asarray(goal))
     spread = acting.ActionDistribution(distribution.mean[:, None], distribution.log_std[:, None])
     return np.asarray(acting.sample_action(spread, noise)[0])
 

@@ -8,7 +8,7 @@ import math
 from serving.batching.in_flight import InFlightBatches
 from serving.batching.load import Load
 from serving.batching.queue import QueuedRequest, RequestQueue
-from serving.batching.scheduler import BatchingPolicy, Scheduler
+from serving.batching.scheduler import Arrival, BatchingPolicy, Scheduler
 from serving.engine.engine import Kind
 from tests.serving.timed_engine import NOW_S, TimedEngine, in_flight, request
 
@@ -29,7 +29,8 @@ def reject(
         queue.push(each)
     policy = BatchingPolicy(max_queue_rows=24, max_queue_age_s=max_queue_age_s, max_batch_delay_s=0.0)
     scheduler = Scheduler(engine, policy)
-    rejection = scheduler.reject(arriving, queue, flying or InFlightBatches(), load)
+    arrival = Arrival(arriving.queued_s, arriving.deadline_s, len(arriving.rows), arriving.kind, arriving.priority)
+    rejection = scheduler.reject(arrival, queue, flying or InFlightBatches(), load)
     return rejection and f"{rejection.reason}: {rejection.problem}"
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from policy.energy import ENERGIES
-from policy.networks import PolicyParams, ResidualNetwork, init_policy
+from policy.networks import Network, PolicyParams, init_policy
 from tests.samples import policy_spec
 from training import rollout
 from training.algorithms.crl.losses import CRITIC_LOSSES
@@ -210,7 +210,7 @@ def train(
         CAPACITY, unroll_length=UNROLL, environments=ENVIRONMENTS, state_dim=SPEC.state_dim, action_dim=SPEC.action_dim
     )
     for collect_key, learn_key in jax.random.split(iterations_key, (ITERATIONS, 2)):
-        robots, steps = _collect(env, train_state.params.actor, robots, key=collect_key)
+        robots, steps = _collect(env, train_state.params, robots, key=collect_key)
         steps = steps._replace(episode=steps.episode * episodes_told)
         train_state, ring = _learn(
             train_state, ring, steps, key=learn_key, discount=discount, goal_seen=goal_seen, action_seen=action_seen
@@ -230,11 +230,11 @@ def _start(env: Probe, key: jax.Array) -> rollout.RolloutState:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _collect(
-    env: Probe, actor: ResidualNetwork, robots: rollout.RolloutState, *, key: jax.Array
+    env: Probe, params: PolicyParams, robots: rollout.RolloutState, *, key: jax.Array
 ) -> tuple[rollout.RolloutState, replay_buffer.Steps]:
     return rollout.collect(
         env,
-        actor,
+        params,
         robots,
         key=key,
         unroll_length=UNROLL,
@@ -277,7 +277,9 @@ def _dim(params: PolicyParams, *, goal_seen: float, action_seen: float) -> Polic
     )
 
 
-def _scale_last_inputs(network: ResidualNetwork, factor: float) -> ResidualNetwork:
+def _scale_last_inputs(network: Network | None, factor: float) -> Network:
     """Scale the first layer's weights for all inputs that follow the state."""
-    kernel = network.input.kernel.at[SPEC.state_dim :].multiply(factor)
-    return dataclasses.replace(network, input=network.input._replace(kernel=kernel))
+    assert network is not None
+    layer = network.params["input"]
+    kernel = layer["kernel"].at[SPEC.state_dim :].multiply(factor)
+    return dataclasses.replace(network, params=network.params | {"input": layer | {"kernel": kernel}})

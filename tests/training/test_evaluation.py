@@ -21,7 +21,7 @@ def params() -> PolicyParams:
 
 
 def evaluate(env: Counter, params: PolicyParams, *, seed: int = 0, episodes: int = 3, length: int = 10) -> Evaluation:
-    return evaluation.evaluate(env, params.actor, key=jax.random.key(seed), episodes=episodes, episode_length=length)
+    return evaluation.evaluate(env, params, key=jax.random.key(seed), episodes=episodes, episode_length=length)
 
 
 class Fixed(Counter):
@@ -72,8 +72,8 @@ def test_a_world_that_diverges_has_not_reached_its_goal_and_ends_at_its_last_fin
 
 
 def test_a_policy_without_actions_is_not_blamed_on_the_world(params: PolicyParams) -> None:
-    bias = params.actor.output.bias.at[:].set(jnp.nan)
-    actor = dataclasses.replace(params.actor, output=params.actor.output._replace(bias=bias))
+    output = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params.actor.params["output"])
+    actor = dataclasses.replace(params.actor, params=params.actor.params | {"output": output})
     result = evaluate(Fixed(), params._replace(actor=actor))
     assert np.isnan(result.final_distance).all()
     assert not np.isfinite(evaluation.summarize(result)["eval/final_distance"])

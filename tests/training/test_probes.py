@@ -23,7 +23,7 @@ score = jax.jit(functools.partial(acting.score, energy="l2"))
 @functools.partial(jax.jit, static_argnums=0)
 def evaluate(env: probes.Probe, params: PolicyParams) -> evaluation.Evaluation:
     length = env.spec.episode_length
-    return evaluation.evaluate(env, params.actor, key=jax.random.key(1), episodes=EPISODES, episode_length=length)
+    return evaluation.evaluate(env, params, key=jax.random.key(1), episodes=EPISODES, episode_length=length)
 
 
 def test_an_actor_reaches_either_end_of_a_line_only_if_it_sees_the_goal() -> None:

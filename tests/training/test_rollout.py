@@ -22,7 +22,7 @@ def collect(env: GoalEnv, params, *, unroll_length: int, episode_length: int = 1
     robots = robots or rollout.start(env, jax.random.key(1), environments=6)
     return rollout.collect(
         env,
-        params.actor,
+        params,
         robots,
         key=jax.random.key(2),
         unroll_length=unroll_length,

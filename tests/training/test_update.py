@@ -12,6 +12,7 @@ import pytest
 from policy.energy import ENERGIES
 from policy.layers import REMATERIALIZATIONS, Execution
 from policy.networks import PolicyParams, init_policy
+from policy.normalization import Normalization
 from tests import reference
 from tests.samples import policy_spec
 from training.algorithms.crl.losses import CRITIC_LOSSES
@@ -112,8 +113,7 @@ def test_commanded_goals_change_the_actors_gradient_alone(params: PolicyParams, 
         pairs = zip(*(jax.tree.leaves(getattr(each.params, encoder)) for each in (found, without)), strict=True)
         for ours, plain in pairs:
             np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-6 * float(np.abs(plain).max()))
-    kernel = found.params.actor.output.kernel - without.params.actor.output.kernel
-    assert float(jnp.abs(kernel).max()) > 1e-3
+    assert output_kernels_apart(found, without) > 1e-3
 
 
 def test_commanded_goals_in_every_row_replace_every_hindsight_goal(params: PolicyParams, batch: Batch) -> None:
@@ -126,8 +126,28 @@ def test_commanded_goals_in_every_row_replace_every_hindsight_goal(params: Polic
     again = batch._replace(commanded_goal=goals)
     assert_gradients_agree(gradient(trained, again, noise=noise)[0], expected)
     shifted = batch._replace(commanded_goal=goals + jnp.eye(ROWS)[:, -1:])  # only the last row's
-    kernel = gradient(trained, shifted, noise=noise)[0].params.actor.output.kernel - expected.params.actor.output.kernel
-    assert float(jnp.abs(kernel).max()) > 1e-3
+    assert output_kernels_apart(gradient(trained, shifted, noise=noise)[0], expected) > 1e-3
+
+
+def output_kernels_apart(one: Trainable, other: Trainable) -> float:
+    kernels = [each.params.actor.params["output"]["kernel"] for each in (one, other)]
+    return float(jnp.abs(kernels[0] - kernels[1]).max())
+
+
+def test_statistics_pass_through_a_gradient_step_unchanged(params: PolicyParams, batch: Batch) -> None:
+    """Adam would move them even without a gradient once it had a moment; here they have no optimizer at all."""
+    statistics = Normalization(jnp.arange(4.0), jnp.arange(1.0, 5.0))
+    train_state = crl().init(params._replace(normalization=statistics))
+    noise = jax.random.key(3)
+    train_state, metrics = jax.jit(crl().update)(train_state, batch, key=noise)
+    assert train_state.params.normalization is not None
+    for ours, theirs in zip(train_state.params.normalization, statistics, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    by_hand = batch._replace(state=(batch.state - statistics.mean) / statistics.std)
+    by_hand = by_hand._replace(future_state=batch.future_state)
+    _, expected = jax.jit(crl().update)(crl().init(params), by_hand, key=noise)
+    for name in ("loss/actor", "loss/critic"):  # goals are read out of states that are not normalized
+        assert float(metrics[name]) == pytest.approx(float(expected[name]), rel=1e-5)
 
 
 @pytest.mark.parametrize("remat", REMATERIALIZATIONS)

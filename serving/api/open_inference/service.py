@@ -11,6 +11,7 @@ from serving.api.open_inference.infer_request import InferRequests, Serialize
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
 from serving.api.open_inference.statistics import StatisticsByVersion
 from serving.api.ordered_stream import ordered_stream
+from serving.api.overload_check import UnreadCallCheck
 from serving.api.rpc import RpcContext, RpcService, UnaryMethod
 from serving.config import ServeConfig
 from serving.errors import NotFoundError, UnavailableError
@@ -69,6 +70,7 @@ class OpenInferenceService:
                     "ModelStreamInfer", stream_infer, handlers=self._handlers, policies=self._policies
                 )
             },
+            overload=UnreadCallCheck("ModelInfer", policies=self._policies, handlers=self._handlers),
         )
 
     def _infer_requests(self, serialize: Serialize) -> InferRequests:

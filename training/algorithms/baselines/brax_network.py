@@ -6,7 +6,7 @@ import jax
 from brax.training.networks import FeedForwardNetwork
 
 from policy.layers import Architecture, Execution
-from policy.networks import ResidualNetwork, apply_network, init_network
+from policy.networks import Network, ResidualNetwork, apply_network, init_network
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
 
@@ -29,8 +29,8 @@ class BraxNetwork(NamedTuple):
         """Run the network: [..., in_dim] -> [..., out_dim]."""
         return apply_network(self.network(params), inputs, execution=self.execution)
 
-    def network(self, params: list[Any]) -> ResidualNetwork:
-        """Return the parameters as a `ResidualNetwork`."""
+    def network(self, params: list[Any]) -> Network:
+        """Return the parameters as a `Network`."""
         structure = jax.tree.structure(jax.eval_shape(self._init, jax.random.key(0)))
         return jax.tree.unflatten(structure, params)
 
@@ -38,9 +38,9 @@ class BraxNetwork(NamedTuple):
         """Return brax's pair of functions, without its observation preprocessing."""
         return FeedForwardNetwork(init=self.init, apply=lambda _, params, observation: self.apply(params, observation))
 
-    def _init(self, key: jax.Array) -> ResidualNetwork:
-        sizes = {"depth": self.depth, "width": self.width, "out_dim": self.out_dim}
-        return init_network(key, self.in_dim, **sizes, architecture=self.architecture)
+    def _init(self, key: jax.Array) -> Network:
+        module = ResidualNetwork(self.depth, self.width, self.out_dim, self.architecture)
+        return init_network(key, module, in_dim=self.in_dim)
 
 
 def actor_network(config: TrainConfig, env: GoalEnv) -> BraxNetwork:

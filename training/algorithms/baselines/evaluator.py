@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from policy.networks import ResidualNetwork
+from policy.networks import Network, PolicyParams
 from training import evaluation
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
@@ -47,10 +47,10 @@ class Evaluator:
         """Remember overflow flags from training; the next evaluation raises an error for them."""
         self._overflow = self._overflow | np.bitwise_or.reduce(np.asarray(flags), axis=None)
 
-    def __call__(self, env_steps: int, actor: ResidualNetwork, losses: Mapping[str, float]) -> None:
+    def __call__(self, env_steps: int, actor: Network, losses: Mapping[str, float]) -> None:
         """Evaluate `actor` after `env_steps` and log the result together with `losses`."""
         config, now = self._config, self._clock()
-        evaluated = self._evaluate(actor, key=evaluation.evaluation_key(config.seed, env_steps))
+        evaluated = self._evaluate(PolicyParams(actor), key=evaluation.evaluation_key(config.seed, env_steps))
         jax.effects_barrier()  # after it, every callback of training has run
         self._env.require_no_overflow(self._overflow)
         self._eval_env.require_no_overflow(evaluated.overflow)

@@ -20,7 +20,7 @@ import optax
 from policy import acting
 from policy.energy import ENERGIES, Energy
 from policy.layers import PLAIN_EXECUTION, Execution
-from policy.networks import PolicyParams, encode_goal, encode_state_action
+from policy.networks import PolicyParams
 from training.algorithms.algorithm import Metrics, TrainState
 from training.algorithms.crl import losses
 from training.config import TrainConfig
@@ -99,12 +99,12 @@ class CRL:
         params, rows = trainable.params, len(batch.state)
         goal = self.achieved_goal(batch.future_state)
         actor_goal = substitute(goal, batch.commanded_goal)
-        distribution = acting.action_distribution(params.actor, batch.state, actor_goal, execution=self.execution)
+        distribution = acting.action_distribution(params, batch.state, actor_goal, execution=self.execution)
         action, log_probability = acting.sample_action(distribution, noise)
 
-        encoded_goals = encode_goal(params.goal_encoder, goal, execution=self.execution)
-        encoded_pairs = encode_state_action(
-            params.state_action_encoder,
+        encoded_goals = acting.encode_goal(params, goal, execution=self.execution)
+        encoded_pairs = acting.encode_state_action(
+            params,
             jnp.concatenate([batch.state, batch.state]),
             jnp.concatenate([batch.action, action]),
             execution=self.execution,
@@ -136,16 +136,26 @@ class CRL:
         """Return the encodings of the batch's commanded goals, [commanded, representation_dim], without a gradient."""
         if batch.commanded_goal is None:
             return None
-        return encode_goal(jax.lax.stop_gradient(params.goal_encoder), batch.commanded_goal, execution=self.execution)
+        return acting.encode_goal(jax.lax.stop_gradient(params), batch.commanded_goal, execution=self.execution)
 
     def _optimizer(self) -> optax.GradientTransformation:
-        """Return Adam for each of the three parts, with its own learning rate."""
+        """Return Adam for each of the three parts, with its own learning rate. Statistics do not change."""
         rates = {
             "actor": self.actor_learning_rate,
             "critic": self.critic_learning_rate,
             "temperature": self.temperature_learning_rate,
         }
-        labels: tuple[Any, ...] = ("actor", "critic", "critic")
-        temperature: Any = "temperature"
-        parts: Any = Trainable(PolicyParams(*labels), log_temperature=temperature)
-        return optax.partition({part: optax.adam(rate) for part, rate in rates.items()}, parts)
+        transforms = {part: optax.adam(rate) for part, rate in rates.items()} | {"constant": optax.set_to_zero()}
+        return optax.partition(transforms, _labels)
+
+
+def _labels(trainable: Any) -> Any:
+    """Return the optimizer's part for each subtree of `trainable`."""
+    params = trainable.params
+    labels = params._replace(
+        actor="actor",
+        state_action_encoder="critic",
+        goal_encoder="critic",
+        normalization=None if params.normalization is None else "constant",
+    )
+    return trainable._replace(params=labels, log_temperature="temperature")

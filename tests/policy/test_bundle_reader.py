@@ -1,0 +1,234 @@
+"""A policy is read back bit for bit, and refused by name when its contents do not fit each other."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tensorstore
+
+from policy import bundle
+from policy.acting import act
+from policy.bundle import arrays
+from policy.networks import PolicyParams, init_policy
+from policy.spec import PolicySpec
+from tests.policy.bundles import PROBE_GOAL, PROBE_STATE, change_json, publish, recompute_manifest, refusal
+
+
+def test_a_published_policy_is_read_back_bit_for_bit(published: Path, spec: PolicySpec, params: PolicyParams) -> None:
+    read = bundle.read(published / "200")
+    assert (read.path, read.version, read.spec, read.provenance) == (published / "200", 200, spec, {"seed": 7})
+    assert type(read.params) is PolicyParams
+    assert jax.tree.structure(read.params) == jax.tree.structure(params)
+    for ours, theirs in zip(jax.tree.leaves(read.params), jax.tree.leaves(params), strict=True):
+        assert isinstance(ours, np.ndarray)
+        assert ours.dtype == np.float32
+        assert ours.tobytes() == np.asarray(theirs).tobytes()
+    np.testing.assert_array_equal(read.probes.state, PROBE_STATE)
+    np.testing.assert_array_equal(read.probes.goal, PROBE_GOAL)
+    np.testing.assert_allclose(read.probes.action, jax.jit(act)(params, PROBE_STATE, PROBE_GOAL), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"action_chunk": 3}, id="a chunk of three"),
+        pytest.param({"critic": "none", "critic_depth": 0, "critic_width": 0, "representation_dim": 0}, id="no critic"),
+        pytest.param(
+            {
+                "state_names": ("w", "x", "y", "z"),
+                "state_quaternions": (0,),
+                "normalize_observations": True,
+                "normalization_mean": (0.1, 0.2, 0.3, 0.4),
+                "normalization_std": (1.1, 1.2, 1.3, 1.4),
+            },
+            id="quaternions and normalized states",
+        ),
+    ],
+)
+def test_what_an_action_depends_on_is_read_back(tmp_path: Path, spec: PolicySpec, changes: dict[str, Any]) -> None:
+    spec = dataclasses.replace(spec, **changes)
+    params = jax.jit(init_policy, static_argnums=1)(jax.random.key(2), spec)
+    state = np.linspace(-1, 1, 4 * spec.state_dim, dtype=np.float32).reshape(4, -1)
+    path = publish(tmp_path, 7, spec=spec, params=params, probe_state=state)
+    read = bundle.read(path)
+    assert read.spec == spec
+    assert jax.tree.structure(read.params) == jax.tree.structure(params)
+    for ours, theirs in zip(jax.tree.leaves(read.params), jax.tree.leaves(params), strict=True):
+        assert isinstance(ours, np.ndarray)
+        assert ours.tobytes() == np.asarray(theirs).tobytes()
+    assert read.probes.action.shape == (4, spec.chunk_dim)
+    np.testing.assert_allclose(read.probes.action, act(params, state, PROBE_GOAL), atol=1e-6)
+
+
+def test_the_digest_names_the_contents(published: Path, damaged: Path, params: PolicyParams, spec: PolicySpec) -> None:
+    assert bundle.read(damaged).manifest_sha256 == bundle.read(published / "200").manifest_sha256
+    other = publish(damaged.parent, 201, spec=spec, params=params, provenance={"seed": 8})
+    assert bundle.read(other).manifest_sha256 != bundle.read(damaged).manifest_sha256
+
+
+def test_a_version_that_is_a_link_is_refused_since_its_number_may_be_that_of_another(damaged: Path) -> None:
+    linked = damaged.parent / "3000"
+    linked.symlink_to(damaged)
+    error = refusal(linked)
+    assert error.reason == "files"
+    assert "the folder is a link" in str(error)
+
+
+@pytest.mark.parametrize("name", ["007", "latest", "-1", "200.bak"])
+def test_a_folder_that_names_no_version_is_refused(damaged: Path, name: str) -> None:
+    assert refusal(damaged.rename(damaged.parent / name)).reason == "missing"
+
+
+def test_an_absent_version_is_missing(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "5").reason == "missing"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda stored: stored.update(format=1), "format 1, but this version reads format 2"),
+        (lambda stored: stored.pop("spec"), "spec"),
+        (lambda stored: stored.pop("provenance"), "provenance"),
+        (lambda stored: stored.update(spec=[]), "policy.json"),
+        (lambda stored: stored["spec"].pop("name"), "lacks name"),
+        (lambda stored: stored["spec"].update(actor_depth=6), "try 4 or 8"),
+        (lambda stored: stored["spec"].update(control_period_s=10**400), "fits into a float"),
+    ],
+)
+def test_a_description_that_cannot_be_met_is_refused(
+    damaged: Path, change: Callable[[dict[str, Any]], Any], complaint: str
+) -> None:
+    change_json(damaged / "policy.json", change)
+    recompute_manifest(damaged)
+    error = refusal(damaged)
+    assert error.reason == "spec"
+    assert complaint in str(error)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"actor_width": 16},
+        {"actor_depth": 8},
+        {"critic_depth": 4},
+        {"representation_dim": 6},
+        {"goal_names": ["x [m]"]},
+        {"actor_width": 10**12},
+        {"actor_depth": 4 * 10**30},
+        *(
+            {size: number}
+            for size in ("actor_width", "representation_dim")
+            for number in (2**31, 2**63, 10**30, 10**400)
+        ),
+    ],
+    ids=lambda changes: f"{changes!s:.40}",
+)
+def test_arrays_that_do_not_fit_the_specification_are_refused(damaged: Path, changes: dict[str, Any]) -> None:
+    change_json(damaged / "policy.json", lambda stored: stored["spec"].update(changes))
+    recompute_manifest(damaged)
+    assert refusal(damaged).reason == "arrays"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda tree: tree | {"actor": tree["goal_encoder"]}, id="another network"),
+        pytest.param(lambda tree: tree | {"optimizer": np.zeros(3, np.float32)}, id="one more array"),
+        pytest.param(lambda tree: {"actor": tree["actor"]}, id="no critic"),
+        pytest.param(lambda tree: jax.tree.map(lambda leaf: leaf.astype(np.float16), tree), id="another type"),
+    ],
+)
+def test_other_arrays_are_refused(damaged: Path, params: PolicyParams, make: Callable[[Any], Any]) -> None:
+    tree = jax.tree.map(np.asarray, arrays.to_tree(params))
+    shutil.rmtree(damaged / "params")
+    ocp.PyTreeCheckpointer().save(damaged / "params", make(tree))
+    recompute_manifest(damaged)
+    assert refusal(damaged).reason == "arrays"
+
+
+def test_an_array_declared_larger_than_any_memory_is_refused_before_it_is_read(damaged: Path) -> None:
+    base = f"file://{damaged / 'params'}/"
+    stored = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": "actor.input.kernel/"}}
+    array = tensorstore.open(stored).result()
+    array.resize(exclusive_max=[10**6, 10**6], resize_metadata_only=True).result()
+    recompute_manifest(damaged)
+    error = refusal(damaged)
+    assert error.reason == "arrays"
+    assert "array actor.input.kernel is ((1000000, 1000000), 'float32')" in str(error)
+
+
+def test_a_folder_without_arrays_is_refused(damaged: Path) -> None:
+    shutil.rmtree(damaged / "params")
+    recompute_manifest(damaged)
+    assert refusal(damaged).reason == "arrays"
+
+
+def test_the_arrays_of_another_policy_miss_the_probes(damaged: Path, spec: PolicySpec) -> None:
+    stranger = jax.jit(init_policy, static_argnums=1)(jax.random.key(99), spec)
+    other = publish(damaged.parent, 1, spec=spec, params=stranger)
+    shutil.rmtree(damaged / "params")
+    shutil.copytree(other / "params", damaged / "params")
+    recompute_manifest(damaged)
+    error = refusal(damaged)
+    assert error.reason == "probes"
+    assert "actions differ from the published ones by" in str(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"action": np.full((4, 2), np.nan, np.float32)}, id="not a number"),
+        pytest.param({"state": PROBE_STATE + 1}, id="another state"),
+        pytest.param({"goal": PROBE_GOAL[:, :1]}, id="too narrow"),
+        pytest.param({"goal": PROBE_GOAL[:2]}, id="too few"),
+        pytest.param({"state": PROBE_STATE[0]}, id="one axis"),
+        pytest.param({"action": np.array([["a", "b"]] * 4)}, id="text"),
+        pytest.param({"action": np.zeros((4, 2))}, id="float64"),
+        pytest.param({"action": np.array([[None] * 2] * 4)}, id="pickled objects"),
+        pytest.param(
+            {
+                name: np.zeros((0, width), np.float32)
+                for name, width in zip(("state", "goal", "action"), (3, 2, 2), strict=True)
+            },
+            id="no row",
+        ),
+    ],
+)
+def test_probes_that_do_not_fit_are_refused(damaged: Path, change: dict[str, np.ndarray]) -> None:
+    with np.load(damaged / "probes.npz") as stored:
+        probes = dict(stored)
+    np.savez(damaged / "probes.npz", **(probes | change))  # type: ignore[arg-type]
+    recompute_manifest(damaged)
+    assert refusal(damaged).reason == "probes"
+
+
+@pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 not a zip archive", b"\x80\x04N."])
+def test_probes_that_are_no_archive_are_refused(damaged: Path, contents: bytes) -> None:
+    (damaged / "probes.npz").write_bytes(contents)
+    recompute_manifest(damaged)
+    assert refusal(damaged).reason == "probes"
+
+
+def test_a_probe_missing_from_the_archive_is_refused(damaged: Path) -> None:
+    np.savez(damaged / "probes.npz", state=PROBE_STATE, goal=PROBE_GOAL)
+    recompute_manifest(damaged)
+    assert refusal(damaged).reason == "probes"
+
+
+def test_loading_again_and_again_keeps_no_threads_and_no_files(published: Path) -> None:
+    import psutil
+
+    process = psutil.Process()
+    bundle.read(published / "200")
+    before = process.num_threads(), process.num_fds()
+    for _ in range(10):
+        bundle.read(published / "200")
+    after = process.num_threads(), process.num_fds()
+    assert after[0] <= before[0] + 4  # pools of the libraries may still be filling
+    assert after[1] <= before[1]
