@@ -56,7 +56,7 @@ _POINT_MAZE = {
     "temperature_learning_rate": 1e-3,
 }
 
-# Learns to walk within an hour: commanded goals, a higher target entropy, a faster temperature, and short episodes.
+# Learns to walk within an hour, with commanded goals, a higher target entropy and a faster temperature.
 _ANT_ON_TWO_CORES = {
     "num_envs": 256,
     "unroll_length": 50,
