@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import imageio.v3 as imageio
 import imageio_ffmpeg
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -22,10 +21,10 @@ from clients.sim import run as sim
 from kilolayer import Action, DeadlineExceeded, InvalidRequest
 from policy.networks import init_policy
 from tests.training.cart import Cart
-from tests.training.counter import SPEC, Counter
+from tests.training.counter import SPEC, Wandering
 from training import evaluation
 from training.envs import registry
-from training.envs.core.goal_env import GoalEnv, State
+from training.envs.core.goal_env import GoalEnv
 from training.envs.locomotion.point_maze import PointMaze
 from training.envs.rendering import camera
 
@@ -115,16 +114,6 @@ def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
         near = np.linalg.norm(episode.path[1:] - episode.goal, axis=1) < 0.3
         assert episode.time_at_goal == near.sum()
         assert episode.touched == near.any()
-
-
-class Wandering(Counter):
-    """Each episode ends by itself beyond a limit of its own, and beyond 9 its world has no numbers any more."""
-
-    def step(self, state: State, action: jax.Array) -> State:
-        after = super().step(state, action)
-        count, start = after.pipeline_state
-        gone = self._observe(jnp.stack([jnp.where(count > 9, jnp.nan, count), start]), state.info["goal"], before=state)
-        return gone.replace(done=(count > 4 + 10 * start).astype(jnp.float32))
 
 
 def test_touched_and_stay_are_those_of_an_evaluation_of_the_same_episodes() -> None:
