@@ -57,7 +57,7 @@ from training.presets import PRESETS
 )
 def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object], message: str) -> None:
     valid = preset_config("point_u_maze", out=Path("runs/x"))
-    valid = dataclasses.replace(valid, max_replay_size=1000, min_replay_size=200)
+    valid = dataclasses.replace(valid, unroll_length=25, max_replay_size=1000, min_replay_size=200)
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(valid, **changes)
 
