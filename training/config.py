@@ -58,7 +58,7 @@ class TrainConfig:
     """Contrastive RL (crl), or a baseline from brax that is rewarded at the goal. A baseline publishes no policy."""
     preset: str = ""
     """Named defaults for the other flags. Empty: the preset with the environment's name, or paper without one."""
-    policy_name: str = ""
+    name: str = ""
     """Name of the published policy; clients select the policy by this name. Empty: the environment's name."""
     seed: int = 0
     """Seed of every random number in the run."""
@@ -168,7 +168,7 @@ class TrainConfig:
                 f"{_nearby_divisors(self.batch_size, self.rows_per_episode)}"
             )
         try:
-            check_name(self.published_name, field="policy_name")
+            check_name(self.published_name, field="name")
             check_depth(self.actor_depth, field="actor_depth")
             check_depth(self.critic_depth, field="critic_depth")
         except SpecError as error:
@@ -187,8 +187,8 @@ class TrainConfig:
 
     @property
     def published_name(self) -> str:
-        """The name of the published policy: `policy_name`, or the environment's if it is empty."""
-        return self.policy_name or bare_name(self.env)
+        """The name of the published policies: `name`, or the environment's if it is empty."""
+        return self.name or bare_name(self.env)
 
     @property
     def commanded_rows(self) -> int:

@@ -115,6 +115,11 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
     progress.say(
         f"{config.env}: {config.iterations} iterations, {config.steps_per_iteration:,} environment steps per iteration"
     )
+    if not config.name:
+        progress.say(
+            f"policies of this run take the name of the environment, {config.published_name}; choose another with "
+            "--name, for example if one server offers policies of several runs"
+        )
     if done:
         progress.say(f"resuming from {config.out / 'snapshots' / str(done)}")
     missing = max(0, config.min_replay_size - int(state.replay.held))

@@ -49,7 +49,7 @@ from training.presets import PRESETS
         ({"total_env_steps": -5}, "total_env_steps must be a positive number, got -5"),
         ({"seed": -3}, "seed must be from 0 to 2147483647, got -3; try 3"),
         ({"seed": 2**70}, "seed must be from 0 to"),
-        ({"policy_name": "a/b c"}, "policy_name must be 1 to 64 letters, digits"),
+        ({"name": "a/b c"}, "^name must be 1 to 64 letters, digits"),
         ({"logsumexp_penalty": math.nan}, "logsumexp_penalty must be a finite number, got nan; try 0.1"),
         ({"target_entropy_per_action": math.inf}, "target_entropy_per_action must be a finite number"),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),

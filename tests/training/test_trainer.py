@@ -85,11 +85,13 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, 
 
 def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(finished: Path, tiny, tmp_path) -> None:
     out = tmp_path / "small"
-    small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}
+    small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1, "name": "small"}
     told = rich.console.Console(file=io.StringIO(), width=10_000)
     # ends after its first gradient steps
     trainer.train(tiny(out, **small | {"total_env_steps": 120}), progress=ConsoleProgress(told))
     assert "does not end with the same parameters as a run without interruption" in told.file.getvalue()
+    assert "take the name of the environment" not in told.file.getvalue()  # the run has a name of its own
+    assert bundle.read(out / "policies" / "120").spec.name == "small"
     fresh = initial_state(tiny(out), registry.make("point_u_maze"))
     with pytest.raises(checkpoint.SnapshotError, match="replay"):
         checkpoint.restore_latest(out / "snapshots", like=fresh)
@@ -104,7 +106,10 @@ def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(f
 def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> None:
     class Recorder(NoProgress):
         def __init__(self) -> None:
-            self.evaluations, self.iterations = [], []
+            self.evaluations, self.iterations, self.lines = [], [], []
+
+        def say(self, text: str) -> None:
+            self.lines.append(text)
 
         def evaluated(self, metrics) -> None:
             self.evaluations.append(dict(metrics))
@@ -125,6 +130,11 @@ def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> Non
         *(("training", done, 6) for done in range(4, 7)),
         ("evaluating", 6, 6),
     ]
+    expected = (
+        "policies of this run take the name of the environment, point_u_maze; choose another with --name, for example "
+        "if one server offers policies of several runs"
+    )
+    assert expected in recorder.lines
 
 
 def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
@@ -152,7 +162,7 @@ def test_training_stops_after_two_evaluations_at_its_target(
 
 
 def test_a_resumed_run_counts_the_evaluation_before_it(tiny, tmp_path, monkeypatch) -> None:
-    """Time is up after the third of six evaluations, the first one after gradient steps."""
+    """The third evaluation is at the target, and the run ends; resumed, one more is enough."""
     out = tmp_path / "run"
     evaluations_that_find(monkeypatch, [0.1, 0.1, 0.6])
     trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, total_env_steps=120))
