@@ -181,6 +181,7 @@ def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[i
         "critic-depth": depth,
         "total-env-steps": options.env_steps,
         "num-evals": options.evaluations,
+        "max-eval-share": 1,
         "max-minutes": "inf",
         "target-stay-rate": "inf",
     }

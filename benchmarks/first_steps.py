@@ -79,6 +79,7 @@ def main() -> None:
 def train(options: Options) -> None:
     """Run the training command; its output is shown."""
     flags = ["--env", options.env, "--preset", PRESET, "--out", str(options.run), "--max-minutes", str(options.minutes)]
+    flags += ["--max-eval-share", "1"]
     subprocess.run([sys.executable, str(ROOT / "training" / "run.py"), *flags], check=True)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import _record
 import jax
+import jax.numpy as jnp
 import tyro
 
 from clients.sim import fleet
@@ -111,14 +112,14 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
     state = initial_state(config, env)
     prepare = time.perf_counter() - began
     programs, compiling = _record.timed(lambda: compile_programs(config, env, state))
-    key = jax.random.key(0)
+    key, round_size = jax.random.key(0), jnp.int32(config.updates_per_unroll)
     for _ in range(config.warmup_iterations):
         state = programs.collect(state)
     collects, learns, evaluations, keepings = [], [], [], []
     for _ in range(repeats):
         state, seconds = _record.timed(lambda state=state: programs.collect(state))
         collects.append(seconds)
-        (state, _), seconds = _record.timed(lambda state=state: programs.learn(state))
+        (state, _), seconds = _record.timed(lambda state=state: programs.learn(state, round_size))
         learns.append(seconds)
         _, seconds = _record.timed(lambda state=state: programs.evaluate(state.train_state.params, key=key))
         evaluations.append(seconds)
@@ -142,7 +143,8 @@ def training_parts(config: TrainConfig, *, repeats: int) -> list[Part]:
 def keep(config: TrainConfig, env: GoalEnv, state: RunState) -> None:
     """Save a snapshot and publish the policy, as after every evaluation."""
     checkpoint.save(config.out / "snapshots", int(state.iteration), state=state)
-    publish.publish(config, env, state.train_state.params, iteration=int(state.iteration), metrics={})
+    env_steps = int(state.iteration) * config.steps_per_iteration
+    publish.publish(config, env, state.train_state.params, env_steps=env_steps, metrics={})
 
 
 def serving_parts(config: TrainConfig) -> list[Part]:

@@ -71,7 +71,7 @@ class Options:
     candidates: bool = False
     """Also measure what each preset was chosen among."""
     flags: str = ""
-    """More flags of the training command for every run, separated by spaces."""
+    """More flags of the training command for every run, separated by spaces: --flags="--preset paper --num-evals 9"."""
     runs: Path = Path("runs/presets")
     """Folder for the runs. Finished runs in it are not repeated."""
     cores: int = 0

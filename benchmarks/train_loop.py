@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import _record
 import jax
+import jax.numpy as jnp
 import train_step
 import tyro
 
@@ -96,7 +97,8 @@ def measure(options: Options, depth: int) -> dict[str, Any]:
         env = registry.make(config.env)
         state = initial_state(config, env)
         programs = compile_programs(config, env, state)
-        state, _ = programs.learn(programs.collect(state))
+        round_size = jnp.int32(config.updates_per_unroll)
+        state, _ = programs.learn(programs.collect(programs.collect(state)), round_size)
         jax.block_until_ready(state)
         start = time.perf_counter() - began
     iterations = take_turns(options, config, env, programs=programs, state=state)
@@ -155,10 +157,11 @@ def take_turns(
         train_step.Options(batch=options.batch, width=options.width, precision=options.precision)
     )
     move, robots = physics(config, env)
+    round_size = jnp.int32(config.updates_per_unroll)
     iterations: list[Iteration] = []
     for _ in range(options.repeats):
         state, collect = _record.timed(lambda state=state: programs.collect(state))
-        (state, _), learn = _record.timed(lambda state=state: programs.learn(state))
+        (state, _), learn = _record.timed(lambda state=state: programs.learn(state, round_size))
         robots, alone = _record.timed(lambda robots=robots: move(robots, jax.random.key(1)))
         iterations.append(Iteration(collect, learn, alone, products=flop / multiply(at_least_s=min(learn, 2.0))))
     return iterations

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("runs/demo")
 ENV = "point_u_maze"
-MIN_STAY_RATE = 0.85  # the gate: share of the time since their first arrival that the robots must stay at their goals
+MIN_STAY_RATE = 0.9  # the gate: share of the time since their first arrival that the robots must stay at their goals
 _GRACE_S = 15.0
 _POLL_S = 0.1
 

@@ -20,6 +20,8 @@ class Status(enum.IntEnum):
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -36,6 +38,8 @@ class Reason(enum.StrEnum):
     UNKNOWN_POLICY = "unknown_policy"
     UNKNOWN_VERSION = "unknown_version"
     INVALID_REQUEST = "invalid_request"
+    NO_CRITIC = "no_critic"
+    NOT_IMPLEMENTED = "not_implemented"
     NON_FINITE_ACTION = "non_finite_action"
     COMPUTATION_FAILED = "computation_failed"
     INTERNAL = "internal"
@@ -66,6 +70,20 @@ class InvalidRequestError(ServingError):
 
     status = Status.INVALID_ARGUMENT
     reason = Reason.INVALID_REQUEST
+
+
+class NoCriticError(ServingError):
+    """The request needs a critic, and the policy has none."""
+
+    status = Status.FAILED_PRECONDITION
+    reason = Reason.NO_CRITIC
+
+
+class NotImplementedYetError(ServingError):
+    """The contract has the method, and the server has not its function yet."""
+
+    status = Status.UNIMPLEMENTED
+    reason = Reason.NOT_IMPLEMENTED
 
 
 class NotFoundError(ServingError):

@@ -212,5 +212,5 @@ def _tracing() -> "Tracing":
 
 
 def _max_request_bytes(specs: list[PolicySpec], config: ServeConfig) -> int:
-    row_dim = max(spec.state_dim + spec.goal_dim + spec.action_dim for spec in specs)
+    row_dim = max(spec.state_dim + spec.goal_dim + spec.chunk_dim for spec in specs)
     return config.max_call_rows * row_dim * _MAX_VALUE_BYTES + _MESSAGE_BYTES

@@ -20,6 +20,7 @@ _FIELDS: dict[str, Any] = {
     "critic_width": 16,
     "representation_dim": 8,
 }
+WITHOUT_CRITIC: dict[str, Any] = {"critic": "none", "critic_depth": 0, "critic_width": 0, "representation_dim": 0}
 
 
 def policy_spec(**changes: Any) -> PolicySpec:

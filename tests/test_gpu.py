@@ -109,6 +109,7 @@ def test_a_step_of_the_physics_is_the_cpus(name: str, at_most: float) -> None:
 def test_a_run_publishes_a_policy_that_can_be_served(tmp_path: Path) -> None:
     config = TrainConfig(
         env="point_u_maze",
+        preset="paper",
         out=tmp_path / "run",
         num_envs=32,
         unroll_length=20,

@@ -65,7 +65,7 @@ def test_a_proto_that_does_not_compile_is_reported(tmp_path: Path) -> None:
 
 def test_the_stub_and_the_servicer_have_every_method_of_the_service() -> None:
     methods = [method.name for method in policy_pb2.DESCRIPTOR.services_by_name["Policy"].methods]
-    assert methods == ["Act", "ActStream", "Score", "Describe", "List"]
+    assert methods == ["Act", "ActStream", "Score", "Describe", "List", "Report"]
     assert [name for name in vars(policy_pb2_grpc.PolicyServicer) if not name.startswith("_")] == methods
     assert list(policy_pb2_grpc.PolicyStub.__annotations__) == methods
 
@@ -91,6 +91,7 @@ def test_the_stub_calls_the_servicer() -> None:
             (stub.Score, policy_pb2.ScoreRequest()),
             (stub.Describe, policy_pb2.DescribeRequest()),
             (stub.List, policy_pb2.ListRequest()),
+            (stub.Report, policy_pb2.ReportRequest()),
         ):
             with pytest.raises(grpc.RpcError) as failure:
                 method(message)

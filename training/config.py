@@ -1,6 +1,7 @@
 """TrainConfig: every setting of a training run, complete and checked when it is constructed."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,12 +20,28 @@ class ConfigError(Exception):
     """A combination of settings that cannot work; the message names the field and a value that would work."""
 
 
+def _with_preset(config: type["TrainConfig"]) -> type["TrainConfig"]:
+    """Let a configuration take the values of its preset for what is not given."""
+    given_init = config.__init__
+
+    @functools.wraps(given_init)
+    def init(self: "TrainConfig", *, env: str, preset: str = "", **given: Any) -> None:
+        name, defaults = preset_values(env, preset)
+        values: dict[str, Any] = {"out": Path("runs") / bare_name(env), **defaults, **given}
+        given_init(self, env=env, preset=name, **values)
+
+    config.__init__ = init
+    return config
+
+
+@_with_preset
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train a goal-reaching policy with contrastive RL and publish it.
 
-    The algorithm is that of "1000 Layer Networks for Self-Supervised RL" (arXiv 2503.14858), and most field defaults
-    are its settings. `preset_config` replaces them by those of a preset; the preset paper completes the paper's recipe.
+    The algorithm is that of "1000 Layer Networks for Self-Supervised RL" (arXiv 2503.14858). What is not given has the
+    value of the preset; the defaults below are those of preset paper. `TrainConfig(env="point_u_maze")` is the
+    configuration of the command line with `--env point_u_maze --out runs/point_u_maze`.
 
     Raises:
         ConfigError: a value is out of range, or does not fit another one.
@@ -35,13 +52,13 @@ class TrainConfig:
     """Environment to train on. MODULE:NAME selects one of your own, which the module registers."""
     eval_env: str = ""
     """Environment to evaluate on, with the same state, goal and actions. Empty: the one to train on."""
-    out: Annotated[Path, _REQUIRED]
+    out: Annotated[Path, _REQUIRED] = Path("runs")
     """Folder for the run: policies/, snapshots/, metrics.jsonl, curves.png, TensorBoard events."""
     algorithm: Literal["crl", "sac", "ppo"] = "crl"
     """Contrastive RL (crl), or a baseline from brax that is rewarded at the goal. A baseline publishes no policy."""
-    preset: str = "paper"
-    """Named defaults for the other flags."""
-    policy_name: str = ""
+    preset: str = ""
+    """Named defaults for the other flags. Empty: the preset with the environment's name, or paper without one."""
+    name: str = ""
     """Name of the published policy; clients select the policy by this name. Empty: the environment's name."""
     seed: int = 0
     """Seed of every random number in the run."""
@@ -51,7 +68,7 @@ class TrainConfig:
     total_env_steps: int = 100_000_000
     """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
-    """Time limit in minutes, compilation included. When it has passed, training evaluates, publishes and ends."""
+    """Time limit in minutes from the start of the command. The last evaluation and publication are within it."""
     target_stay_rate: float = math.inf
     """Training ends after two evaluations in a row with at least this eval/stay, up to 1; inf: never."""
     num_envs: int = 512
@@ -125,7 +142,11 @@ class TrainConfig:
     """Maximum number of evaluations, evenly spaced. After each, training saves a snapshot and publishes the policy."""
     eval_episodes: int = 128
     """Episodes per evaluation."""
+    max_eval_share: float = 0.2
+    """Largest fraction of the run's time for evaluations; there are fewer if need be, but always a last one."""
 
+    init_from: Path | None = None
+    """Start with the actor and critic of a published policy: its folder, or a policies/ folder for the newest."""
     snapshot_replay: bool = True
     """Save the replay buffer in snapshots. If not, snapshots are small, but a resumed run refills the buffer first."""
     resume: bool = False
@@ -151,7 +172,7 @@ class TrainConfig:
                 f"{_nearby_divisors(self.batch_size, self.rows_per_episode)}"
             )
         try:
-            check_name(self.published_name, field="policy_name")
+            check_name(self.published_name, field="name")
             check_depth(self.actor_depth, field="actor_depth")
             check_depth(self.critic_depth, field="critic_depth")
         except SpecError as error:
@@ -161,6 +182,8 @@ class TrainConfig:
                 f"resume needs algorithm crl, got {self.algorithm}: a baseline saves no snapshots; start again with "
                 "--overwrite"
             )
+        if self.init_from is not None and self.algorithm != "crl":
+            raise ConfigError(f"init_from needs algorithm crl, got {self.algorithm}; leave out one of the two")
         if self.resume and self.overwrite:
             raise ConfigError(
                 "resume and overwrite exclude each other; use --resume to continue, --overwrite to delete"
@@ -168,8 +191,8 @@ class TrainConfig:
 
     @property
     def published_name(self) -> str:
-        """The name of the published policy: `policy_name`, or the environment's if it is empty."""
-        return self.policy_name or bare_name(self.env)
+        """The name of the published policies: `name`, or the environment's if it is empty."""
+        return self.name or bare_name(self.env)
 
     @property
     def commanded_rows(self) -> int:
@@ -267,6 +290,10 @@ class TrainConfig:
                 raise ConfigError(f"{field} must be from 0 to 1, got {getattr(self, field)}; try {usual}")
         if not 0 <= self.max_diverged_share <= 1:
             raise ConfigError(f"max_diverged_share must be from 0 to 1, got {self.max_diverged_share}; try 0.05")
+        if not 0 < self.max_eval_share <= 1:
+            raise ConfigError(
+                f"max_eval_share must be above 0 and at most 1, got {self.max_eval_share}; try 0.2, or 1 for no limit"
+            )
         for field, usual in (("logsumexp_penalty", 0.1), ("target_entropy_per_action", -0.5)):
             if not math.isfinite(getattr(self, field)):
                 raise ConfigError(f"{field} must be a finite number, got {getattr(self, field)}; try {usual}")
@@ -330,15 +357,18 @@ _POSITIVE = frozenset(
 )
 
 
-def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:
-    """Return the configuration of `preset` for `env`; by default of the preset named like `env`, or else of paper.
+def preset_values(env: str, preset: str = "") -> tuple[str, dict[str, Any]]:
+    """Return the name of a preset and its values for `env`. Without a name: the preset named like `env`, or paper.
 
     Raises:
         UnknownNameError: no such environment or preset.
         EnvError, SpecError: a custom environment cannot be imported.
     """
     entry = find(env)
-    if preset is None:
-        preset = env if env in PRESETS else "paper"
-    fields = preset_fields(preset, env=bare_name(env), episode_length=entry.episode_length)
-    return TrainConfig(env=env, out=out, preset=preset, **fields)
+    preset = preset or (env if env in PRESETS else "paper")
+    return preset, preset_fields(preset, env=bare_name(env), episode_length=entry.episode_length)
+
+
+def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:
+    """Return the configuration of `preset` for `env`; it raises as `preset_values` does."""
+    return TrainConfig(env=env, out=out, preset=preset or "")

@@ -11,8 +11,8 @@ from training.published import PUBLISHED, Published
 # Fields that a run may change and still stand beside the figure of its preset at its depth.
 _FREE = frozenset(
     {
-        *("actor_depth", "critic_depth", "seed", "out", "policy_name", "impl", "precision", "allow_bf16_on_cpu"),
-        *("remat", "snapshot_replay", "resume", "overwrite"),
+        *("actor_depth", "critic_depth", "seed", "out", "name", "impl", "precision", "allow_bf16_on_cpu"),
+        *("remat", "snapshot_replay", "max_eval_share", "resume", "overwrite"),
     }
 )
 

@@ -56,7 +56,7 @@ _POINT_MAZE = {
     "temperature_learning_rate": 1e-3,
 }
 
-# Learns to walk within an hour: commanded goals, a higher target entropy, a faster temperature, and short episodes.
+# Learns to walk within an hour, with commanded goals, a higher target entropy and a faster temperature.
 _ANT_ON_TWO_CORES = {
     "num_envs": 256,
     "unroll_length": 50,
@@ -86,9 +86,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "point_u_maze": _POINT_MAZE
         | {
             "total_env_steps": 320_000,
-            "max_minutes": 3.0,
+            "max_minutes": 5.0,
             "target_stay_rate": 0.9,
-            "num_evals": 80,
+            "num_evals": 32,
             "eval_episodes": 256,
         },
         "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "num_evals": 20},

@@ -16,6 +16,8 @@ from training.config import TrainConfig
 from training.data import commanded_goals, hindsight, replay_buffer
 from training.envs.core.goal_env import GoalEnv
 
+_MOST_STEPS_PER_BLOCK = 16
+
 
 class RunState(NamedTuple):
     """Everything that a run resumes from; a snapshot on disk."""
@@ -27,13 +29,14 @@ class RunState(NamedTuple):
     iteration: jax.Array  # int32, unrolls done
     divergence: divergence.Divergence  # since the last evaluation
     statistics: state_statistics.Statistics
+    pending_updates: jax.Array  # int32, gradient steps of the current round that are not taken yet
 
 
 class Programs(NamedTuple):
     """The compiled programs of a run."""
 
-    collect: Callable[[RunState], RunState]  # one unroll into the replay buffer
-    learn: Callable[[RunState], tuple[RunState, Metrics]]  # a round of gradient steps, metrics [steps]
+    collect: Callable[[RunState], RunState]  # one unroll into the replay buffer; begins a round of gradient steps
+    learn: Callable[[RunState, jax.Array], tuple[RunState, Metrics]]  # the round's next gradient steps, see `learn`
     evaluate: Callable[..., evaluation.Evaluation]  # (params, key=...)
 
 
@@ -54,24 +57,30 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
         iteration=jnp.int32(0),
         divergence=divergence.nothing(config.num_envs),
         statistics=state_statistics.nothing(env.state_size),
+        pending_updates=jnp.int32(0),
     )
 
 
-def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Programs:
+def compile_programs(
+    config: TrainConfig, env: GoalEnv, state: RunState, *, eval_env: GoalEnv | None = None
+) -> Programs:
     """Compile the programs of a run in parallel, for states shaped like `state`.
 
     `collect` and `learn` donate their argument's buffers: do not use a state again after passing it in.
+
+    Args:
+        eval_env: the environment to evaluate on; None builds the one that `config` names.
     """
     evaluate = functools.partial(
         evaluation.evaluate,
-        evaluation.make_env(config, env),
+        eval_env or evaluation.make_env(config, env),
         episodes=config.eval_episodes,
         episode_length=config.episode_length,
     )
     algorithm = CRL.from_config(config, env)
     lowered = (
         jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
-        jax.jit(functools.partial(learn, config, env, algorithm), donate_argnums=0).lower(state),
+        jax.jit(functools.partial(learn, config, env, algorithm), donate_argnums=0).lower(state, jnp.int32(1)),
         jax.jit(evaluate).lower(state.train_state.params, key=evaluation.evaluation_key(config.seed, 0)),
     )
     pool = ThreadPoolExecutor(len(lowered))
@@ -82,7 +91,11 @@ def compile_programs(config: TrainConfig, env: GoalEnv, state: RunState) -> Prog
 
 
 def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
-    """Run every environment for one unroll, and insert the steps into the replay buffer."""
+    """Run every environment for one unroll, and insert the steps into the replay buffer.
+
+    A round of gradient steps follows if the buffer held `min_replay_size` steps before. The round before it must be
+    complete.
+    """
     key, collect_key = jax.random.split(state.key)
     rollout_state, unroll = rollout.collect(
         env,
@@ -99,18 +112,22 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
         state.statistics, unroll.steps.state, valid=unroll.valid, ready=replay.held >= config.min_replay_size
     )
     return RunState(
-        train_state=_normalize_from_now_on(state, statistics),
+        train_state=state.train_state if config.init_from else _normalize_from_now_on(state, statistics),
         rollout=rollout_state,
         replay=replay,
         key=key,
         iteration=state.iteration + 1,
+        pending_updates=jnp.where(state.replay.held >= config.min_replay_size, config.updates_per_unroll, 0),
         divergence=divergence.add(state.divergence, unroll.diverged),
         statistics=statistics,
     )
 
 
 def _normalize_from_now_on(state: RunState, statistics: state_statistics.Statistics) -> TrainState:
-    """Return the state of training, with the statistics to normalize with if they were frozen just now."""
+    """Return the state of training, with the statistics to normalize with if they were frozen just now.
+
+    Not for a run that starts from a published policy: its networks were trained with that policy's statistics.
+    """
     params = state.train_state.params
     if params.normalization is None:
         return state.train_state
@@ -120,18 +137,33 @@ def _normalize_from_now_on(state: RunState, statistics: state_statistics.Statist
     return state.train_state._replace(params=params._replace(normalization=chosen))
 
 
-def learn(config: TrainConfig, env: GoalEnv, algorithm: Algorithm, state: RunState) -> tuple[RunState, Metrics]:
-    """Take a round of gradient steps on batches of the replay buffer; return the metrics of each, [steps]."""
+def learn(
+    config: TrainConfig, env: GoalEnv, algorithm: Algorithm, state: RunState, updates: jax.Array
+) -> tuple[RunState, Metrics]:
+    """Take the next gradient steps of the current round, on batches of the replay buffer.
+
+    The steps of a round read batches and keys by their number within the round. So a round that is taken in several
+    slices ends with the same bits as one that is taken at once.
+
+    Args:
+        updates: int32, gradient steps to take; rounded up to a multiple of `steps_per_block`, and at most what the
+            round still lacks.
+
+    Returns:
+        The new state, and the metrics of each gradient step of the round, [updates_per_unroll]: 0 where this call did
+        not take the step.
+    """
     key, pairs_key, update_key, goals_key = jax.random.split(state.key, 4)
-    updates = config.updates_per_unroll
+    whole, block = config.updates_per_unroll, steps_per_block(config)
     pairs = hindsight.sample_pairs(
         pairs_key,
         state.replay,
-        (updates, config.batch_size),
+        (whole, config.batch_size),
         discount=config.discount,
         rows_per_episode=config.rows_per_episode,
     )
-    goals = commanded_goals.sample(goals_key, env, (updates, config.commanded_rows))
+    goals = commanded_goals.sample(goals_key, env, (whole, config.commanded_rows))
+    inputs = (pairs, goals, jax.random.split(update_key, whole))
 
     def one_update(
         train_state: TrainState, xs: tuple[replay_buffer.Pairs, Any, jax.Array]
@@ -140,6 +172,59 @@ def learn(config: TrainConfig, env: GoalEnv, algorithm: Algorithm, state: RunSta
         batch = replay_buffer.gather(state.replay, pairs)._replace(commanded_goal=commanded_goal)
         return algorithm.update(train_state, batch, key=noise_key)
 
-    xs = (pairs, goals, jax.random.split(update_key, updates))
-    train_state, metrics = jax.lax.scan(one_update, state.train_state, xs)
-    return state._replace(train_state=train_state, key=key), metrics
+    start = whole - state.pending_updates
+    stop = jnp.minimum(start + (updates + block - 1) // block * block, whole)
+    train_state, metrics = _run_slice(one_update, state.train_state, inputs, start=start, stop=stop, block=block)
+    learned = state._replace(train_state=train_state, pending_updates=whole - stop)
+    return learned._replace(
+        key=jax.random.wrap_key_data(
+            jnp.where(learned.pending_updates == 0, jax.random.key_data(key), jax.random.key_data(state.key))
+        )
+    ), metrics
+
+
+def steps_per_block(config: TrainConfig) -> int:
+    """Return how many gradient steps always run together.
+
+    On a GPU, each turn of a loop whose length is not known to the compiler waits for the device. A block of a fixed
+    length makes that wait rare. A CPU has no such cost.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(size for size in range(1, _MOST_STEPS_PER_BLOCK + 1) if config.updates_per_unroll % size == 0)
+
+
+def _run_slice(
+    step: Callable[[Any, Any], tuple[Any, Metrics]],
+    carry: Any,
+    inputs: Any,
+    *,
+    start: jax.Array,
+    stop: jax.Array,
+    block: int,
+) -> tuple[Any, Metrics]:
+    """Run `step` as `jax.lax.scan` does, but only on the inputs from `start` to `stop`, both multiples of `block`.
+
+    Args:
+        inputs: leading axis [steps].
+
+    Returns:
+        The carry, and the steps' results, leading axis [steps]: 0 outside the slice.
+    """
+
+    def one_step(number: jax.Array, carried: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+        carry, results = carried
+        carry, result = step(carry, jax.tree.map(lambda leaf: leaf[number], inputs))
+        return carry, jax.tree.map(lambda every, one: every.at[number].set(one), results, result)
+
+    def one_block(number: jax.Array, carried: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+        carry, results = carried
+        first = number * block
+        rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, block), inputs)
+        carry, new = jax.lax.scan(step, carry, rows)
+        update = jax.lax.dynamic_update_slice_in_dim
+        return carry, jax.tree.map(lambda every, some: update(every, some, first, axis=0), results, new)
+
+    _, shapes = jax.eval_shape(functools.partial(jax.lax.scan, step), carry, inputs)
+    nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    return jax.lax.fori_loop(start // block, stop // block, one_block if block > 1 else one_step, (carry, nothing))

@@ -1,8 +1,15 @@
 """The command line of training: turn flags and a preset into a TrainConfig, and train."""
 
+import time
+
+BEGAN = time.monotonic()  # before the other imports, which take seconds: --max-minutes counts from here
+
+# ruff: noqa: E402
 import argparse
 import os
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import rich.console
@@ -16,6 +23,7 @@ from training.envs.building.mazes import LayoutError
 from training.envs.core.errors import EnvError, UnknownNameError
 from training.envs.core.physics import PhysicsOverflowError
 from training.presets import PRESETS
+from training.run_dir import config_file
 
 _FALLBACK_ENV = "point_u_maze"
 _SCRIPT = "kilolayer-train"
@@ -51,22 +59,29 @@ def _train(config: TrainConfig) -> int:
     """Train, and turn expected errors into one line and an exit code."""
     import jax
 
-    from training import memory_budget, trainer  # imported here, because it takes seconds: bad flags fail faster
+    from policy import compilation_cache
+    from training import memory_budget, stop_signals, trainer  # imported here, because it takes seconds
     from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
     from training.run_dir.checkpoint import SnapshotError
     from training.run_dir.lock import RunDirError
     from training.run_dir.metrics_log import MetricsError
 
+    console, ending = rich.console.Console(), threading.Lock()
+
+    def end_now() -> None:
+        ending.acquire()  # for ever: only one thread ends the process
+        console.show_cursor()
+        _say_interrupted(config)
+        os._exit(130)  # does not wait for compiled programs and the compiler's threads, which cannot be interrupted
+
     try:
-        with ConsoleProgress(rich.console.Console()) as progress:
-            trainer.train(config, progress=progress)
+        with ConsoleProgress(console, began=BEGAN) as progress, stop_signals.second_interrupt(end_now):
+            if warning := compilation_cache.enable():
+                progress.say(f"warning: {warning}")
+            trainer.train(config, progress=progress, began=BEGAN)
     except KeyboardInterrupt:
-        saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
-        again = "nothing was saved yet; run the same command with --overwrite to start again"
-        advice = "continue with the same command and --resume" if saved else again
-        print(f"\ninterrupted; {advice}", file=sys.stderr, flush=True)
-        os._exit(130)  # does not wait for the compiler's threads, which cannot be interrupted
+        end_now()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -93,6 +108,14 @@ def _train(config: TrainConfig) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _say_interrupted(config: TrainConfig) -> None:
+    """Say how to go on after an interrupt that saved nothing."""
+    saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
+    again = "nothing was saved yet; run the same command with --overwrite to start again"
+    advice = f"continue from the last snapshot with --resume --out {config.out}" if saved else again
+    print(f"\ninterrupted; {advice}", file=sys.stderr, flush=True)
 
 
 def _list(arguments: list[str]) -> int:
@@ -140,21 +163,45 @@ def parse(arguments: list[str]) -> TrainConfig:
         ConfigError, EnvError, SpecError, UnknownNameError: a flag's value is not valid.
         SystemExit: an unknown flag, or --help.
     """
+    dry = _DRY_RUN in arguments
     arguments = [argument for argument in arguments if argument != _DRY_RUN]
     early = _early_flags(arguments)
-    wants_help = "--help" in arguments or "-h" in arguments
-    if not wants_help:
-        if not early.env:
-            raise ConfigError(f"--env is required, for example --env {_FALLBACK_ENV}; --list-envs shows all names")
-        if early.out is None:
-            example = f"--out runs/{registry.bare_name(early.env)}"
-            raise ConfigError(f"--out is required: a folder for the run, for example {example}")
-        if early.eval_env:
-            registry.find(early.eval_env)
-    env = early.env or _FALLBACK_ENV
-    defaults = preset_config(env, out=early.out or Path("runs") / registry.bare_name(env), preset=early.preset)
     program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
+    needed = () if "--help" in arguments or "-h" in arguments else ("--env",) if dry else ("--env", "--out")
+    defaults = _defaults(early, needed=needed)
     return tyro.cli(TrainConfig, default=defaults, args=arguments, prog=program, description=_description(program))
+
+
+def _defaults(early: argparse.Namespace, *, needed: Sequence[str]) -> TrainConfig:
+    """Return the values of all flags that are not on the command line, of which `needed` must be."""
+    if early.resume and early.out is not None and needed:
+        try:
+            stored = config_file.to_resume(early.out)
+        except config_file.ConfigFileError as error:
+            if not early.env:  # with an environment, the run itself says what is wrong with the folder
+                raise ConfigError(str(error)) from error
+        else:
+            if early.preset in {None, stored.preset}:
+                return stored
+    _require_flags(early, needed)
+    env = early.env or _FALLBACK_ENV
+    return preset_config(env, out=early.out or Path("runs") / registry.bare_name(env), preset=early.preset)
+
+
+def _require_flags(early: argparse.Namespace, needed: Sequence[str]) -> None:
+    """Refuse a command line without the flags in `needed`, all in one line."""
+    given = {"--env": early.env, "--out": early.out}
+    missing = [flag for flag in needed if not given[flag]]
+    if missing:
+        env = early.env or _FALLBACK_ENV
+        examples = {"--env": f"--env {env}", "--out": f"--out runs/{registry.bare_name(env)}"}
+        names = "; --list-envs shows all environments" if "--env" in missing else ""
+        raise ConfigError(
+            f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} required: for example "
+            f"{' '.join(examples[flag] for flag in missing)}{names}"
+        )
+    if early.eval_env and needed:
+        registry.find(early.eval_env)
 
 
 def _description(program: str) -> str:
@@ -162,7 +209,7 @@ def _description(program: str) -> str:
 
   {program} --env point_u_maze --out runs/first
 
---env and --out are required. Environments: {", ".join(registry.names())}.
+--env and --out are required; with --resume, only --out. Environments: {", ".join(registry.names())}.
 --list-envs shows their sizes. For a robot of your own see docs/your-own-robot.md.
 --dry-run says what a command will do, and which published figure it stands beside, and trains nothing.
 
@@ -179,6 +226,7 @@ def _early_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--eval-env", "--eval_env")
     parser.add_argument("--preset")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction)
     return parser.parse_known_args(arguments)[0]
 
 

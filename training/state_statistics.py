@@ -15,7 +15,7 @@ from policy.normalization import Normalization
 _ROUNDING = 1e-6  # spread of a constant value that is computed anew for every state, relative to its size
 
 
-class Moments(NamedTuple):
+class RowStatistics(NamedTuple):
     """Statistics of rows of states, [state_dim] each."""
 
     rows: jax.Array  # float32 scalar, how many there were
@@ -28,8 +28,8 @@ class Moments(NamedTuple):
 class Statistics(NamedTuple):
     """The statistics of a run."""
 
-    seen: Moments  # of all steps so far
-    prefill: Moments  # of the steps before learning began; without rows until then
+    seen: RowStatistics  # of all steps so far
+    prefill: RowStatistics  # of the steps before learning began; without rows until then
 
 
 def nothing(state_dim: int) -> Statistics:
@@ -45,16 +45,16 @@ def add(statistics: Statistics, states: jax.Array, *, valid: jax.Array, ready: j
         valid: [time, environments] bool, which of them count.
         ready: bool scalar, whether the replay buffer holds enough steps to learn from.
     """
-    seen = _merge(statistics.seen, _moments(states, valid))
+    seen = _merge(statistics.seen, _of_rows(states, valid))
     freeze = ready & (statistics.prefill.rows == 0)
     return Statistics(seen, jax.tree.map(lambda new, old: jnp.where(freeze, new, old), seen, statistics.prefill))
 
 
-def normalization(moments: Moments) -> Normalization:
+def normalization(frozen: RowStatistics) -> Normalization:
     """Return mean and standard deviation to normalize with: 1 for a value that never varied, and before any row."""
-    std = jnp.sqrt(moments.variance)
-    varied = std > _ROUNDING * jnp.maximum(jnp.abs(moments.low), jnp.abs(moments.high))
-    return Normalization(mean=moments.mean, std=jnp.where((moments.rows > 0) & varied, std, 1.0))
+    std = jnp.sqrt(frozen.variance)
+    varied = std > _ROUNDING * jnp.maximum(jnp.abs(frozen.low), jnp.abs(frozen.high))
+    return Normalization(mean=frozen.mean, std=jnp.where((frozen.rows > 0) & varied, std, 1.0))
 
 
 def spec_fields(statistics: Statistics, applied: Normalization | None) -> dict[str, Any]:
@@ -76,13 +76,13 @@ def spec_fields(statistics: Statistics, applied: Normalization | None) -> dict[s
     return {name: tuple(np.asarray(values).tolist()) for name, values in fields.items()}
 
 
-def _no_rows(state_dim: int) -> Moments:
+def _no_rows(state_dim: int) -> RowStatistics:
     """Return the statistics of no rows, in arrays of their own: a compiled program may take over each only once."""
     ends = (jnp.full(state_dim, end) for end in (jnp.inf, -jnp.inf))
-    return Moments(jnp.float32(0), jnp.zeros(state_dim), jnp.zeros(state_dim), *ends)
+    return RowStatistics(jnp.float32(0), jnp.zeros(state_dim), jnp.zeros(state_dim), *ends)
 
 
-def _moments(states: jax.Array, valid: jax.Array) -> Moments:
+def _of_rows(states: jax.Array, valid: jax.Array) -> RowStatistics:
     """Return the statistics of `states`, relative to the first of them: a far mean would cost digits."""
     counts = valid[..., None]
     rows = jnp.sum(valid, dtype=jnp.float32)
@@ -92,15 +92,15 @@ def _moments(states: jax.Array, valid: jax.Array) -> Moments:
     variance = jnp.sum(jnp.where(counts, (offset - mean) ** 2, 0), axis=(0, 1)) / divisor
     low = jnp.min(jnp.where(counts, states, jnp.inf), axis=(0, 1))
     high = jnp.max(jnp.where(counts, states, -jnp.inf), axis=(0, 1))
-    return Moments(rows, mean + states[0, 0], variance, low, high)
+    return RowStatistics(rows, mean + states[0, 0], variance, low, high)
 
 
-def _merge(one: Moments, other: Moments) -> Moments:
+def _merge(one: RowStatistics, other: RowStatistics) -> RowStatistics:
     """Return the statistics of the rows of both (Chan, Golub and LeVeque 1979, equation 2.1, divided by the rows)."""
     rows = one.rows + other.rows
     weight = jnp.where(rows > 0, other.rows / jnp.maximum(rows, 1), 0.0)
     step = other.mean - one.mean
-    return Moments(
+    return RowStatistics(
         rows,
         mean=one.mean + weight * step,
         variance=one.variance + weight * (other.variance - one.variance) + weight * (1 - weight) * step**2,

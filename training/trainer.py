@@ -1,29 +1,31 @@
 """Train a policy: `train(config)` runs the whole loop, with its clock, signals and files.
 
 An iteration is one unroll of every environment into the replay buffer, then a round of gradient steps; each of the two
-is one compiled program. An epoch is several iterations, an evaluation, a snapshot and a published policy.
+is a compiled program. The round runs in slices of a few seconds; between two slices the run looks at the clock and at
+signals. An epoch is several iterations, an evaluation, a snapshot and a published policy.
 """
 
-import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from policy import bundle
-from training import divergence, evaluation, memory_budget
+from training import divergence, evaluation, memory_budget, run_cost, warm_start
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.programs import Programs, RunState, compile_programs, initial_state
-from training.progress_display import NoProgress, Progress
+from training.progress_display import NoProgress, Progress, Status
 from training.run_dir import checkpoint, lock, publish
 from training.run_dir.metrics_log import MetricsLog
+from training.stop_signals import stop_requested
+from training.time_budget import TimeBudget, in_words
 
 
 class Outcome(NamedTuple):
@@ -35,19 +37,24 @@ class Outcome(NamedTuple):
 
 
 def train(
-    config: TrainConfig, *, progress: Progress | None = None, clock: Callable[[], float] = time.monotonic
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    began: float | None = None,
 ) -> Outcome:
     """Train as `config` says, from the start or from the last snapshot, and publish policies along the way.
 
-    In the main thread, SIGTERM and SIGINT end the run after the current iteration, with a snapshot. Until the programs
-    are compiled there is nothing to save, and signals act as usual.
+    In the main thread, SIGTERM and SIGINT end the run after the current unroll, slice of gradient steps or evaluation,
+    with a snapshot. Until the programs are compiled there is nothing to save, and signals act as usual.
 
     Args:
-        progress: receives lines of text, the iteration count and the metrics of every evaluation; None shows nothing.
+        progress: receives lines of text, the state of the run and the metrics of every evaluation; None shows nothing.
         clock: seconds that never go back, for the time limit and the timings.
+        began: when the command started, by `clock`; None: now.
 
     Raises:
-        ConfigError: the device does not support the configuration.
+        ConfigError: the device does not support the configuration, or `init_from` does not fit it.
         RunDirError: another process trains in the folder, or it is not empty and neither resumed nor overwritten.
         SnapshotError: the last snapshot cannot be read, or belongs to another run.
         FloatingPointError: a loss or a parameter is NaN or infinity; the snapshot before it is intact.
@@ -57,8 +64,11 @@ def train(
         MemoryError: the run does not fit into the device's memory.
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
     """
-    began, progress = clock(), progress or NoProgress()
+    began, progress = clock() if began is None else began, progress or NoProgress()
     require_device(config)
+    for line in run_cost.before_start(config):
+        progress.say(line)
+    progress.advance(Status("preparing", of=config.iterations))
     env = registry.make(config.env, impl=config.impl)
     eval_env = evaluation.make_env(config, env)
     if config.algorithm != "crl":
@@ -66,25 +76,39 @@ def train(
 
         with lock.claimed(config) as take_over:
             take_over()
-            metrics = baselines.train(config, env, eval_env, progress=progress, clock=clock)
+            metrics = baselines.train(config, env, eval_env, progress=progress, clock=clock, began=began)
         return Outcome(None, metrics, stopped=False)
     config.policy_spec(env)  # raises an error now, not after training
     memory_budget.require_fit(config, env)
     with lock.claimed(config) as take_over:
-        state = initial_state(config, env)
-        if config.resume:
-            state = _restore(config, state)
+        state = _first_state(config, env)
         take_over()  # nothing was written or deleted before this line
         env_steps = int(state.iteration) * config.steps_per_iteration
         target = config.target_entropy_per_action * env.action_size
         with MetricsLog(config.out, title=config.title, keep_until=env_steps, target_entropy=target) as log:
             _announce(config, state, progress)
-            programs = compile_programs(config, env, state)
-            progress.say(f"compiled in {clock() - began:.0f} s")
-            earlier_s = log.rows[-1].get("time/total_s", 0.0) if log.rows else 0.0
-            with _stop_signals() as stop:
-                run = _Run(config, env, eval_env, programs, log, progress, stop, clock, began, earlier_s)
-                return _run(run, state)
+            programs = compile_programs(config, env, state, eval_env=eval_env)
+            progress.say(f"compiled; {in_words(clock() - began)} since the start")
+            earlier = log.rows[-1] if log.rows else {}
+            earlier_s = earlier.get("time/total_s", 0.0)
+            budget = TimeBudget(
+                config,
+                clock=clock,
+                began=began,
+                earlier_s=earlier_s,
+                earlier_eval_s=earlier_s * earlier.get("time/eval_share", 0.0),
+                snapshot_bytes=run_cost.bytes_of(_to_save(config, state)),
+            )
+            with stop_requested() as stop:
+                cost = run_cost.CostReport(config)
+                return _run(_Run(config, env, eval_env, programs, log, progress, stop, clock, budget, cost), state)
+
+
+def _first_state(config: TrainConfig, env: GoalEnv) -> RunState:
+    """Return the state that this process starts from: a snapshot, another run's policy, or a new one."""
+    fresh = initial_state(config, env)
+    state = _restore(config, fresh) if config.resume else fresh
+    return warm_start.with_params_from(config, env, state) if config.init_from and state is fresh else state
 
 
 def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
@@ -93,6 +117,11 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
     progress.say(
         f"{config.env}: {config.iterations} iterations, {config.steps_per_iteration:,} environment steps per iteration"
     )
+    if not config.name:
+        progress.say(
+            f"policies of this run take the name of the environment, {config.published_name}; choose another with "
+            "--name, for example if one server offers policies of several runs"
+        )
     if done:
         progress.say(f"resuming from {config.out / 'snapshots' / str(done)}")
     missing = max(0, config.min_replay_size - int(state.replay.held))
@@ -104,7 +133,12 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
             "snapshots do not contain the replay buffer: a resumed run fills it again before it learns, so it does not "
             "end with the same parameters as a run without interruption"
         )
-    progress.advance("compiling", done=done, of=config.iterations)
+    progress.say(run_cost.disk(config, state.train_state.params, snapshot=_to_save(config, state)))
+    progress.say(
+        f"Ctrl-C or SIGTERM saves the state and ends; --resume --out {config.out} continues. A second Ctrl-C ends "
+        "immediately, without saving"
+    )
+    progress.advance(Status("compiling", done=done, of=config.iterations))
 
 
 class _Run(NamedTuple):
@@ -118,37 +152,34 @@ class _Run(NamedTuple):
     progress: Progress
     stop: threading.Event  # set when a signal asks the run to stop
     clock: Callable[[], float]
-    began: float  # when this process began, by `clock`
-    earlier_s: float  # seconds that earlier processes of this run took
-
-    @property
-    def out_of_time(self) -> bool:
-        return self.clock() - self.began >= self.config.max_minutes * 60
+    budget: TimeBudget
+    cost: run_cost.CostReport
 
 
 def _run(run: _Run, state: RunState) -> Outcome:
     """Run epoch after epoch, until the steps, the share of goals, the time or a signal ends the run."""
     config, progress = run.config, run.progress
-    done = int(state.iteration)
     metrics, policy = run.log.rows[-1] if run.log.rows else {}, publish.last_policy(config)
-    if _evaluation_due(config, done):
+    if _evaluation_due(config, state):
         # The run was killed after the snapshot, before publication. If `num_evals` has changed since then, the snapshot
         # may not have been evaluated either.
-        if metrics.get("env_steps") != done * config.steps_per_iteration:
+        if metrics.get("env_steps") != _env_steps(config, state):
             metrics = _evaluate(run, state, {})
         policy = _publish(run, state, metrics)
-    while done < config.iterations and not _target_met(run):
-        started, before = run.clock(), done
-        state, averages, done = _run_epoch(run, state)
-        if run.stop.is_set() and not (done > before and _evaluation_due(config, done)):
-            checkpoint.save(config.out / "snapshots", done, state=_to_save(config, state))
-            progress.say(f"stopped; saved {config.out / 'snapshots' / str(done)}, continue with --resume")
+    while not _complete(config, state) and not _target_met(run):
+        started = run.clock()
+        state, averages = _run_epoch(run, state)
+        if run.stop.is_set():
+            saved = _save(run, state)
+            progress.say(f"stopped; saved {saved}, continue with --resume --out {config.out}")
             return Outcome(policy, metrics, stopped=True)
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         state = state._replace(divergence=divergence.nothing(config.num_envs))
-        checkpoint.save(config.out / "snapshots", done, state=_to_save(config, state))
+        started = run.clock()
+        _save(run, state)
         policy = _publish(run, state, metrics)
-        if run.out_of_time:
+        run.budget.record("keep", run.clock() - started)
+        if not _complete(config, state) and run.budget.time_is_up(pending_updates=int(state.pending_updates)):
             progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
             break
     if "loss/critic" not in metrics:
@@ -156,6 +187,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
             "there was no gradient step before the last evaluation; raise --max-minutes or --total-env-steps, or lower "
             "--min-replay-size"
         )
+    progress.say(f"{in_words(run.budget.total_s)} in all, {run.budget.eval_share:.0%} of it for evaluations")
     progress.say(f"curves in {run.log.draw_curves()}")
     progress.say(publish.describe_policies(config))
     return Outcome(policy, metrics, stopped=False)
@@ -171,12 +203,14 @@ def _target_met(run: _Run) -> bool:
 
 def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[str, float]:
     """Evaluate the current policy, log the metrics together with the epoch's `averages`, and return them."""
-    done = int(state.iteration)
+    done, started = int(state.iteration), run.clock()
+    _report(run, state, what="evaluating")
     key = evaluation.evaluation_key(run.config.seed, done)
     evaluated = run.programs.evaluate(state.train_state.params, key=key)
     run.eval_env.require_no_overflow(evaluated.overflow)
-    row = {"env_steps": done * run.config.steps_per_iteration, **averages, **evaluation.summarize(evaluated)}
-    row["time/total_s"] = run.earlier_s + run.clock() - run.began
+    row = {"env_steps": _env_steps(run.config, state), **averages, **evaluation.summarize(evaluated)}
+    run.budget.record("evaluate", run.clock() - started)
+    row |= {"time/eval_share": run.budget.eval_share, "time/total_s": run.budget.total_s}
     broken = [name for name, number in row.items() if not np.isfinite(number)]
     if broken:
         raise FloatingPointError(
@@ -188,67 +222,117 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     return row
 
 
+def _save(run: _Run, state: RunState) -> Path:
+    """Save a snapshot; return its folder."""
+    done, folder = int(state.iteration), run.config.out / "snapshots"
+    checkpoint.save(folder, done, state=_to_save(run.config, state))
+    return folder / str(done)
+
+
 def _publish(run: _Run, state: RunState, metrics: dict[str, float]) -> Path:
     """Publish the current policy; return its folder."""
-    params, statistics, done = state.train_state.params, state.statistics, int(state.iteration)
-    return publish.publish(run.config, run.env, params, statistics=statistics, iteration=done, metrics=metrics)
+    version, params = _env_steps(run.config, state), state.train_state.params
+    return publish.publish(run.config, run.env, params, statistics=state.statistics, env_steps=version, metrics=metrics)
 
 
-def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float], int]:
-    """Iterate until the next evaluation is due, the time is over, or a signal came.
+def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
+    """Train until an evaluation is due, the time is over, or a signal came.
 
     Returns:
-        The state, the gradient steps' metrics averaged over the epoch, and the iterations done.
+        The state, and the metrics of the epoch: those of its gradient steps are averaged.
     """
-    config = run.config
-    done, held = int(state.iteration), int(state.replay.held)
-    until = min(config.iterations, (done // config.iterations_per_epoch + 1) * config.iterations_per_epoch)
-    rows: list[dict[str, np.ndarray]] = []
-    while done < until and not run.stop.is_set() and not (rows and run.out_of_time):
-        state = run.programs.collect(state)
-        if held >= config.min_replay_size:
-            state, metrics = run.programs.learn(state)
-            rows.append({name: np.asarray(numbers) for name, numbers in metrics.items()})
-            run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
-            _require_finite(rows[-1], iteration=done, config=config)
-            divergence.require_few(state.divergence, run.env, config)
-        held = min(held + config.unroll_length, config.max_replay_size)
-        done += 1
-        run.progress.advance("training", done=done, of=config.iterations)
+    slices: list[dict[str, np.ndarray]] = []
+    ended = False
+    while not (ended or run.stop.is_set()):
+        if int(state.pending_updates):
+            state, metrics = _learn(run, state)
+            slices.append(metrics)
+        else:
+            state = _collect(run, state)
+        _report(run, state)
+        ended = _epoch_ends(run, state)
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
-    _require_finite_parameters(jax.block_until_ready(state))  # also waits where no gradient step did
-    divergence.require_few(state.divergence, run.env, config)
+    _require_finite_parameters(state)
     if line := divergence.describe(state.divergence, run.env):
         run.progress.say(line)
-    averages = {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else {})}
-    averages["physics/diverged"] = divergence.count(state.divergence)
-    return state, averages, done
+    metrics = {name: np.concatenate([each[name] for each in slices]) for name in (slices[0] if slices else {})}
+    averages = {name: float(np.mean(numbers)) for name, numbers in metrics.items()}
+    return state, averages | {"physics/diverged": divergence.count(state.divergence)}
 
 
-def _evaluation_due(config: TrainConfig, done: int) -> bool:
-    """Return whether an epoch ends after `done` iterations."""
-    return done >= config.iterations or (done > 0 and done % config.iterations_per_epoch == 0)
+def _epoch_ends(run: _Run, state: RunState) -> bool:
+    """Return whether to evaluate now. The time limit lets a round of gradient steps begin after its unroll."""
+    config, pending = run.config, int(state.pending_updates)
+    if _complete(config, state):
+        return True
+    if pending < config.updates_per_unroll and run.budget.time_is_up(pending_updates=pending):
+        return True
+    due = _evaluation_due(config, state)
+    if due and not run.budget.may_evaluate:
+        for line in run.cost.evaluation_skipped(run.budget):
+            run.progress.say(line)
+        return False
+    return due
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Generator[threading.Event]:
-    """Set an event on SIGTERM and SIGINT; a second SIGINT raises KeyboardInterrupt. Only in the main thread."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
+def _collect(run: _Run, state: RunState) -> RunState:
+    """Run every environment for one unroll."""
+    started = run.clock()
+    state = jax.block_until_ready(run.programs.collect(state))
+    run.budget.record("collect", run.clock() - started)
+    divergence.require_few(state.divergence, run.env, run.config)
+    return state
 
-    def handle(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+def _learn(run: _Run, state: RunState) -> tuple[RunState, dict[str, np.ndarray]]:
+    """Take a slice of gradient steps; return the metrics of each, [steps]."""
+    started, config, pending = run.clock(), run.config, int(state.pending_updates)
+    updates = run.budget.slice_updates(pending)
+    state, metrics = jax.block_until_ready(run.programs.learn(state, jnp.int32(updates)))
+    first, last = config.updates_per_unroll - pending, config.updates_per_unroll - int(state.pending_updates)
+    run.budget.record("update", run.clock() - started, count=last - first)
+    run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
+    taken = {name: np.asarray(numbers)[first:last] for name, numbers in metrics.items()}
+    _require_finite(taken, first=first, iteration=int(state.iteration), config=config)
+    return state, taken
+
+
+def _complete(config: TrainConfig, state: RunState) -> bool:
+    """Return whether the run has taken all its steps."""
+    return int(state.iteration) >= config.iterations and not int(state.pending_updates)
+
+
+def _evaluation_due(config: TrainConfig, state: RunState) -> bool:
+    """Return whether an epoch ends at `state`."""
+    done = int(state.iteration)
+    due = done >= config.iterations or (done > 0 and done % config.iterations_per_epoch == 0)
+    return due and not int(state.pending_updates)
+
+
+def _env_steps(config: TrainConfig, state: RunState) -> int:
+    """Return the environment steps that the policy has learned from, which are also its version.
+
+    Within a round of gradient steps, the steps of the last unroll count in proportion to the round.
+    """
+    steps, pending = int(state.iteration) * config.steps_per_iteration, int(state.pending_updates)
+    return steps - -(-pending * config.steps_per_iteration // config.updates_per_unroll)
+
+
+def _report(run: _Run, state: RunState, *, what: str = "training") -> None:
+    """Report where the run is, and what it costs as soon as that is known."""
+    config, done, pending = run.config, int(state.iteration), int(state.pending_updates)
+    taken = config.updates_per_unroll - pending
+    status = Status(
+        what,
+        done=done,
+        of=config.iterations,
+        detail=f"gradient step {taken:,} of {config.updates_per_unroll:,}" if pending and taken else "",
+        steps_per_s=run.budget.steps_per_s,
+        left_s=run.budget.left_s(done=done, pending_updates=pending),
+    )
+    run.progress.advance(status)
+    for line in run.cost.after_training(run.budget, done=done, pending_updates=pending):
+        run.progress.say(line)
 
 
 def _to_save(config: TrainConfig, state: RunState) -> RunState:
@@ -262,14 +346,16 @@ def _restore(config: TrainConfig, fresh: RunState) -> RunState:
     if not published and not checkpoint.any_saved(folder):
         return fresh
     restored = checkpoint.restore_latest(folder, like=_to_save(config, fresh))
-    reached = int(restored.iteration) * config.steps_per_iteration
+    reached = _env_steps(config, restored)
     if not config.snapshot_replay and any(version > reached for version in published):
         raise checkpoint.SnapshotError(
             f"{config.out} has published step {published[-1]}, but its last snapshot is of step {reached}. Resuming "
             "without the replay buffer would diverge from the published policies; move the later ones out of "
             "policies/, or start again with --overwrite"
         )
-    return restored if config.snapshot_replay else restored._replace(replay=fresh.replay)
+    if config.snapshot_replay:
+        return restored
+    return restored._replace(replay=fresh.replay, pending_updates=fresh.pending_updates)  # nothing to learn from
 
 
 def require_device(config: TrainConfig) -> None:
@@ -285,15 +371,21 @@ def require_device(config: TrainConfig) -> None:
         )
 
 
-def _require_finite(metrics: dict[str, np.ndarray], *, iteration: int, config: TrainConfig) -> None:
-    """Raise FloatingPointError for the first metric that is not finite; each has one value per gradient step."""
-    first = {name: int(np.argmin(np.isfinite(numbers))) for name, numbers in metrics.items()}
-    broken = {name: step for name, step in first.items() if not np.isfinite(metrics[name][step])}
+def _require_finite(metrics: dict[str, np.ndarray], *, first: int, iteration: int, config: TrainConfig) -> None:
+    """Raise FloatingPointError for the first metric that is not finite.
+
+    Args:
+        metrics: one value per gradient step.
+        first: number of the first of these steps within its round, from 0.
+        iteration: of the round, from 1.
+    """
+    worst = {name: int(np.argmin(np.isfinite(numbers))) for name, numbers in metrics.items()}
+    broken = {name: step for name, step in worst.items() if not np.isfinite(metrics[name][step])}
     if broken:
         name = min(broken, key=lambda name: broken[name])
         raise FloatingPointError(
-            f"{name} is NaN or infinity in gradient step {broken[name] + 1} of {config.updates_per_unroll} of "
-            f"iteration {iteration + 1}; the last snapshot is from before. Try a lower learning rate"
+            f"{name} is NaN or infinity in gradient step {first + broken[name] + 1} of {config.updates_per_unroll} of "
+            f"iteration {iteration}; the last snapshot is from before. Try a lower learning rate"
         )
 
 

@@ -1,11 +1,13 @@
 """Simulated robots, each with its own client, on one simulated clock.
 
-In every control period each robot sends its own `Act` request. The physics advances when every request has its reply or
-has failed. A robot without a reply in time applies the middle of its action range for that period, and the request
-counts as missed. No request is sent again.
+Each robot sends its own `Act` request, executes all actions of the reply, one per control period, and asks again. A
+policy whose action_chunk is 1 is therefore asked in every control period. The physics advances when every request has
+its reply or has failed. A robot without a reply in time applies the middle of its action range for one control period
+and then asks again; the request counts as missed. No request is sent again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +21,7 @@ from training.envs.core.goal_record import GoalRecord
 
 
 class Tick(NamedTuple):
-    """One control step of one robot whose request was answered."""
+    """One request of one robot that was answered."""
 
     round_trip_s: float
     batch_rows: int  # rows that the server computed together, including this one
@@ -87,18 +89,10 @@ def drive(
             paths = [np.asarray(achieved(current.info["state"]))]
             poses = [_pose(current)] if keep_poses and first == 0 else None
             record = GoalRecord.begin(np.zeros(len(clients), np.int32))
-            replies: list[list[Action | None]] = [[] for _ in range(active)]
+            robots = [_Robot(env.action_size) for _ in range(len(clients))]
             for number in range(1, episode_length + 1):
-                states = np.asarray(current.info["state"])[:active]
-                current_goals = np.asarray(current.info["goal"])[:active]  # a goal may move
-                asking = np.flatnonzero(np.isfinite(states).all(axis=1)).tolist()
-                asked = (clients[robot] for robot in asking)
-                step_replies = dict(
-                    zip(asking, pool.map(_act, asked, states[asking], current_goals[asking]), strict=True)
-                )
-                for robot, reply in step_replies.items():
-                    replies[robot].append(reply)
-                actions = _actions(step_replies, rows=len(clients), action_size=env.action_size)
+                _ask(pool, clients[:active], robots, current=current)
+                actions = np.stack([robot.next_action() for robot in robots])
                 current = step(current, jnp.asarray(actions))
                 finite = _finite(current)
                 counted = record.alive & finite
@@ -111,16 +105,13 @@ def drive(
             env.require_no_overflow(env.overflow(current))
             path, stay = np.stack(paths, axis=1), np.asarray(record.stay(episode_length))
             for robot in range(active):
-                ticks = tuple(
-                    Tick(reply.round_trip_s, reply.batch_rows) for reply in replies[robot] if reply is not None
-                )
                 yield Episode(
                     goals[robot],
                     path[robot],
                     time_at_goal=int(record.time_at_goal[robot]),
                     stay=float(stay[robot]),
-                    ticks=ticks,
-                    missed=len(replies[robot]) - len(ticks),
+                    ticks=tuple(robots[robot].ticks),
+                    missed=robots[robot].missed,
                     diverged=bool(record.diverged[robot]),
                     poses=None if poses is None or robot else np.stack(poses),
                 )
@@ -128,7 +119,48 @@ def drive(
 
 def connect(address: str, *, robots: int, policy: str, timeout_s: float) -> list[PolicyClient]:
     """Return one client per robot, as if each robot were a machine of its own."""
-    return [PolicyClient(address, policy=policy, timeout_s=timeout_s) for _ in range(robots)]
+    return [
+        PolicyClient(address, policy=policy, timeout_s=timeout_s, robot_id=f"sim-{robot}") for robot in range(robots)
+    ]
+
+
+class _Robot:
+    """The actions that one robot still has to execute in its episode, and the record of its requests."""
+
+    def __init__(self, action_size: int) -> None:
+        self._rest = np.zeros(action_size, np.float32)  # the middle of the action range
+        self._actions: deque[np.ndarray] = deque()
+        self.ticks: list[Tick] = []
+        self.missed = 0
+
+    @property
+    def has_action(self) -> bool:
+        return bool(self._actions)
+
+    def receive(self, reply: Action | None) -> None:
+        """Execute the actions of `reply` from now on. None: the request was missed."""
+        if reply is None:
+            self.missed += 1
+        else:
+            self._actions.extend(reply.chunk)
+            self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows))
+
+    def next_action(self) -> np.ndarray:
+        """Return the action for this control period, [action_size]: the middle of the range if there is none."""
+        return self._actions.popleft() if self._actions else self._rest
+
+
+def _ask(pool: ThreadPoolExecutor, clients: Sequence[ActClient], robots: Sequence[_Robot], *, current: State) -> None:
+    """Send the request of every robot that has no action left, and wait for the replies.
+
+    A robot whose state is NaN or infinite sends none.
+    """
+    states, goals = np.asarray(current.info["state"]), np.asarray(current.info["goal"])  # a goal may move
+    finite = np.flatnonzero(np.isfinite(states[: len(clients)]).all(axis=1)).tolist()
+    asking = [number for number in finite if not robots[number].has_action]
+    replies = pool.map(_act, [clients[number] for number in asking], states[asking], goals[asking])
+    for number, reply in zip(asking, replies, strict=True):
+        robots[number].receive(reply)
 
 
 def _pose(current: State) -> np.ndarray:
@@ -143,17 +175,8 @@ def _finite(current: State) -> np.ndarray:
 
 
 def _act(client: ActClient, state: np.ndarray, goal: np.ndarray) -> Action | None:
-    """Return one robot's action for this control step, or None if the request was late or rejected."""
+    """Return the reply to one robot's request, or None if the request was late or rejected."""
     try:
         return client.act(state, goal)
     except (DeadlineExceeded, Overloaded):
         return None
-
-
-def _actions(replies: Mapping[int, Action | None], *, rows: int, action_size: int) -> np.ndarray:
-    """Return the actions as one block [rows, action_size]: 0, the middle of the range, for a row without a reply."""
-    actions = np.zeros((rows, action_size), np.float32)
-    for robot, reply in replies.items():
-        if reply is not None:
-            actions[robot] = reply.action
-    return actions

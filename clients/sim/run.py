@@ -32,8 +32,9 @@ class DriveError(Exception):
 class DriveConfig:
     """Run simulated robots that get every action from a policy server.
 
-    Each robot has its own client and sends one request per control period. All robots share one simulated clock. Prints
-    how well the robots reach their goals and stay there, and the latency of the requests.
+    Each robot has its own client. It executes all actions of a reply, one per control period, and then sends the next
+    request; most policies give one action. All robots share one simulated clock. Prints how well the robots reach their
+    goals and stay there, and the latency of the requests.
     """
 
     env: str
@@ -49,7 +50,8 @@ class DriveConfig:
     episode_length: Annotated[int | None, _OPTIONAL_INT] = None
     """Control steps per episode. Default: the episode length of the environment."""
     timeout_s: float = 1.0
-    """Timeout of a request in seconds. A robot without a reply in time applies the middle of its action range."""
+    """Timeout of a request in seconds. A robot without a reply in time applies the middle of its action range for one
+    control period."""
     wait_for_server_s: float = 30.0
     """How long to wait for the server to become ready, in seconds."""
     seed: int = 0

@@ -10,9 +10,10 @@ from kilolayer.v1 import policy_pb2
 from policy.spec import PolicySpec
 from serving.batching.queue import PRIORITIES
 from serving.engine.engine import Kind, noise_columns
-from serving.errors import InvalidRequestError
+from serving.errors import InvalidRequestError, NoCriticError
 
 _FLOAT = np.dtype("<f4")
+_MAX_ROBOT_ID_BYTES = 128  # in UTF-8: the id becomes part of logs and stored reports
 _SMALL = 4096  # values; for more, numpy's product may use several threads
 _BEST_OF = policy_pb2.ACT_MODE_BEST_OF
 _MODES = tuple(policy_pb2.ActMode.values())
@@ -34,12 +35,17 @@ def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_ro
         max_rows: maximum rows of one request, candidates counted.
 
     Raises:
-        InvalidRequestError: sizes do not fit the policy, there are too many rows, a value is NaN or infinite, or a
-            number is out of range.
+        InvalidRequestError: sizes do not fit the policy, there are too many rows, a value is NaN or infinite, a number
+            is out of range, or the robot's id is too long.
+        NoCriticError: the best of several candidates is asked for, and the policy has no critic.
     """
     _check_priority(request.priority)
+    if request.robot_id:
+        check_robot_id(request.robot_id)
     if request.mode not in _MODES:
         raise InvalidRequestError(f"mode must be from 0 to {max(_MODES)}, got {request.mode}")
+    if request.mode == _BEST_OF:
+        _require_critic(spec, "choose the best of several actions; use another mode, or another policy")
     inputs = _inputs(request, spec, max_rows=max_rows)
     if request.mode <= policy_pb2.ACT_MODE_DETERMINISTIC:
         return ComputeRequest(Kind.ACT, inputs)
@@ -59,12 +65,24 @@ def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_ro
 def decode_score(request: blocks_pb2.ScoreRequestBlocks, spec: PolicySpec, *, max_rows: int) -> ComputeRequest:
     """Return what the engine has to compute for a Score. Arguments and errors as for `decode_act`."""
     _check_priority(request.priority)
+    _require_critic(spec, "score actions; choose another policy")
     state, rows = _state(request.state, request.rows, spec=spec, max_rows=max_rows)
-    action = _matching("action", request.action, spec.action_dim, rows=rows, spec=spec, broadcasts=False)
+    action = _matching("action", request.action, spec.chunk_dim, rows=rows, spec=spec, broadcasts=False)
     goal = _matching("goal", request.goal, spec.goal_dim, rows=rows, spec=spec, broadcasts=True)
     if np.abs(action).max() > 1:
         raise InvalidRequestError(f"action must be within [-1, 1], got a value of magnitude {np.abs(action).max():g}")
     return ComputeRequest(Kind.SCORE, join(state=state, action=action, goal=goal))
+
+
+def check_robot_id(robot_id: str) -> None:
+    """Refuse the id of a robot that is too long.
+
+    Raises:
+        InvalidRequestError: it has more than 128 bytes in UTF-8.
+    """
+    size = len(robot_id.encode())
+    if size > _MAX_ROBOT_ID_BYTES:
+        raise InvalidRequestError(f"robot_id must have at most {_MAX_ROBOT_ID_BYTES} bytes in UTF-8, got {size}")
 
 
 def join(**blocks: np.ndarray) -> np.ndarray:
@@ -131,12 +149,20 @@ def _matching(name: str, raw: bytes, dim: int, *, rows: int, spec: PolicySpec, b
         return values.reshape(-1, dim)
     every = f" values, or {rows * dim} for {rows} rows," if rows > 1 else " values"
     wanted = f"{dim}{every}" if broadcasts or rows == 1 else f"{rows * dim} values for {rows} rows"
-    raise InvalidRequestError(f"{name} must hold {wanted} of {spec.name}, got {len(values)}")
+    chunks = f", {spec.action_chunk} actions of {spec.action_dim} values for each row" if name == "action" else ""
+    raise InvalidRequestError(
+        f"{name} must hold {wanted} of {spec.name}{chunks if spec.action_chunk > 1 else ''}, got {len(values)}"
+    )
 
 
 def _check_priority(priority: int) -> None:
     if priority >= PRIORITIES:
         raise InvalidRequestError(f"priority must be from 0 to {PRIORITIES - 1}, got {priority}")
+
+
+def _require_critic(spec: PolicySpec, ability: str) -> None:
+    if not spec.has_critic:
+        raise NoCriticError(f"{spec.name} has no critic, so it cannot {ability}")
 
 
 def _finite(values: np.ndarray) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -125,9 +125,9 @@ class GrpcTransport:
         return grpc.stream_unary_rpc_method_handler(serve)
 
     def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
-        async def serve(_requests: object, context: _GrpcContext) -> None:
+        async def serve(requests: AsyncIterator[bytes], context: _GrpcContext) -> None:
             try:
-                async with aclosing(method(_Requests(context), self._context(name, context))) as replies:
+                async with aclosing(method(requests, self._context(name, context))) as replies:
                     async for reply in replies:
                         await context.write(reply)
             except ServingError as error:
@@ -167,22 +167,6 @@ class _Handlers(grpc.GenericRpcHandler):
         if path in self._checking and self._is_overloaded():
             return self._checking[path]
         return self._handlers.get(path)
-
-
-class _Requests:
-    """The requests of a stream, received when they are asked for."""
-
-    def __init__(self, context: _GrpcContext) -> None:
-        self._read: Callable[[], Any] = context.read
-
-    def __aiter__(self) -> "_Requests":
-        return self
-
-    async def __anext__(self) -> bytes:
-        raw = await self._read()
-        if raw is grpc.aio.EOF:
-            raise StopAsyncIteration
-        return raw
 
 
 def _metadata(context: _GrpcContext) -> Mapping[str, str]:

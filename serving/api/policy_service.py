@@ -23,7 +23,7 @@ from serving.api.overload_check import UnreadCallCheck
 from serving.api.rpc import RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
 from serving.engine.engine import Kind
-from serving.errors import ServingError
+from serving.errors import NotImplementedYetError, ServingError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY
 
@@ -31,7 +31,7 @@ Blocks = TypeVar("Blocks", ActRequestBlocks, ScoreRequestBlocks)
 
 
 class PolicyService:
-    """Answers Act, ActStream, Score, Describe and List.
+    """Answers Act, ActStream, Score, Describe and List. Report is not implemented yet.
 
     Args:
         policies: the policies that are served.
@@ -65,6 +65,12 @@ class PolicyService:
                     parse=lambda raw: parse(raw, pb.ListRequest),
                     label=lambda _: NO_POLICY,
                     answer=self._list,
+                ),
+                "Report": unary(
+                    "Report",
+                    parse=lambda raw: parse(raw, pb.ReportRequest),
+                    label=lambda request: self._policies.label(request.policy),
+                    answer=_report,
                 ),
             },
             streams={"ActStream": ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)},
@@ -114,7 +120,9 @@ class _Pending(NamedTuple):
         }
         if self.work.kind is Kind.SCORE:
             return ScoreResponseBlocks(energy=result.results.tobytes(), **about).SerializeToString()
-        return ActResponseBlocks(action=_actions(result.results, self.work).tobytes(), **about).SerializeToString()
+        action = _actions(result.results, self.work).tobytes()
+        chunk = self.served.bundle.spec.action_chunk
+        return ActResponseBlocks(action=action, action_chunk=chunk if chunk > 1 else 0, **about).SerializeToString()
 
     def withdraw(self) -> None:
         """Take the request out of the batcher. No effect once it is completed."""
@@ -143,7 +151,7 @@ class _Requests(ABC, Generic[Blocks]):
 
     @abstractmethod
     def _decode(self, request: Blocks, spec: PolicySpec) -> codec.ComputeRequest:
-        """Return what the engine has to compute. Raises InvalidRequestError if `request` does not fit the policy."""
+        """Return what the engine has to compute. Raises ServingError if `request` does not fit the policy."""
 
 
 class _ActRequests(_Requests[ActRequestBlocks]):
@@ -169,8 +177,12 @@ class _ScoreRequests(_Requests[ScoreRequestBlocks]):
         return codec.decode_score(request, spec, max_rows=self._max_rows)
 
 
+async def _report(_request: pb.ReportRequest, _context: RpcContext) -> bytes:
+    raise NotImplementedYetError("this server does not keep reports of episodes yet; do not send them")
+
+
 def _actions(results: np.ndarray, work: codec.ComputeRequest) -> np.ndarray:
-    """Return the actions [rows, action_dim] of an Act: of each row's candidates, the one with the highest energy."""
+    """Return the actions [rows, chunk_dim] of an Act: of each row's candidates, the one with the highest energy."""
     if work.kind is not Kind.BEST_OF:
         return results
     candidates = results.reshape(-1, work.candidates, results.shape[1])  # the last column is the energy

@@ -37,7 +37,7 @@ def load_all(
             first = loaded[found.spec.name].path.parent
             raise StartupError(
                 f"{first} and {folder} both hold a policy named {found.spec.name}; serve one of them, or train the"
-                " other one with another name"
+                " other one with another --name"
             )
         loaded[found.spec.name] = found
     return loaded

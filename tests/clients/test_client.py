@@ -23,6 +23,72 @@ def test_one_state_gives_one_action_and_its_metadata(client: kilolayer.PolicyCli
     assert 0 < answer.round_trip_s < 5
 
 
+def test_a_chunk_has_all_actions_and_action_is_the_first(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    def answer_with_chunks(reply: policy_pb2.ActResponse) -> None:
+        rows = len(reply.action) // 2
+        reply.action[:] = [number / 16 for number in range(rows * 6)]
+        reply.action_chunk = 3
+
+    fake.on_act = answer_with_chunks
+    one, block = client.act([0, 0, 0], [0, 0]), client.act([[0, 0, 0]] * 2, [0, 0])
+    np.testing.assert_array_equal(one.chunk * 16, [[0, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(one.action * 16, [0, 1])
+    np.testing.assert_array_equal(block.chunk * 16, [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]])
+    np.testing.assert_array_equal(block.action * 16, [[0, 1], [6, 7]])
+
+
+def test_a_reply_may_be_larger_than_the_limit_of_grpc(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    size = 4 * 2**20 // 4 + 2  # 4 MiB of float32 values, and one action more
+
+    def answer_with_a_long_chunk(reply: policy_pb2.ActResponse) -> None:
+        reply.action[:] = [0.5] * size
+        reply.action_chunk = size // 2
+
+    fake.on_act = answer_with_a_long_chunk
+    assert client.act([0, 0, 0], [0, 0]).chunk.shape == (size // 2, 2)
+    with client.stream() as stream:
+        assert stream.act([0, 0, 0], [0, 0]).chunk.shape == (size // 2, 2)
+
+
+def test_without_chunks_the_chunk_is_the_action(client: kilolayer.PolicyClient) -> None:
+    answer = client.act([[0.5, 0.25, 0], [0.125, -0.5, 0]], [0.25, 0])
+    assert answer.chunk.tolist() == [[[0.75, 0.5]], [[0, -1]]]
+
+
+def test_a_reply_tells_whether_a_state_is_out_of_range(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
+    assert client.act([0, 0, 0], [0, 0]).out_of_range is False
+    fake.on_act = lambda reply: reply.MergeFrom(policy_pb2.ActResponse(out_of_range=True))
+    assert client.act([0, 0, 0], [0, 0]).out_of_range is True
+    with client.stream() as stream:
+        assert stream.act([0, 0, 0], [0, 0]).out_of_range is True
+
+
+def test_actions_and_chunks_are_converted_to_the_units_of_the_robot(client: kilolayer.PolicyClient) -> None:
+    described = client.describe()  # limits of -2 to 2 N and of -3 to 3 N
+    assert described.to_robot_units([0.5, -1]).tolist() == [1, -3]
+    assert described.to_robot_units([[[0.5, -1], [0, 1]]]).tolist() == [[[1, -3], [0, 3]]]
+    uneven = dataclasses.replace(described, action_low=(0, -1), action_high=(10, 3))
+    assert uneven.to_robot_units([[-1, 0], [1, 0.5]]).tolist() == [[0, 1], [10, 2]]
+
+
+def test_every_act_names_the_robot(address: str, fake: FakePolicy) -> None:
+    longest = "é" * 64  # 128 bytes in UTF-8
+    with kilolayer.PolicyClient(address, robot_id=longest) as client:
+        client.act([0, 0, 0], [0, 0])
+        with client.stream() as stream:
+            stream.act([0, 0, 0], [0, 0])
+    with kilolayer.PolicyClient(address) as client:
+        client.act([0, 0, 0], [0, 0])
+    assert [request.robot_id for request in fake.acts] == [longest, longest, ""]
+
+
+@pytest.mark.parametrize("robot_id", ["é" * 64 + "a", 7, None])
+def test_a_robot_id_that_is_too_long_or_no_string_is_refused(robot_id: Any) -> None:
+    for kind in (kilolayer.PolicyClient, kilolayer.AsyncPolicyClient):
+        with pytest.raises(ValueError, match="robot_id must be a string of at most 128 bytes in UTF-8, got "):
+            kind("localhost:50051", robot_id=robot_id)
+
+
 def test_a_block_of_rows_keeps_its_order_and_pairs_each_state_with_its_goal(client: kilolayer.PolicyClient) -> None:
     state = [[0.5, 0.25, 0], [0.125, -0.5, 0], [0, 0, 0]]
     goal = [[0.25, 0.75], [0.5, -0.5], [1, -1]]
@@ -168,6 +234,11 @@ def test_an_argument_out_of_range_is_refused_before_sending(
         ({"sequence": 40}, "answers request 40, not 41"),
         ({"action": []}, "0 action values cannot be divided among 2 rows"),
         ({"action": [0.5] * 3}, "3 action values cannot be divided among 2 rows"),
+        (
+            {"action": [0.5] * 4, "action_chunk": 3},
+            "4 action values cannot be divided among 2 rows with 3 actions each",
+        ),
+        ({"action": [0.5] * 4, "action_chunk": 2**32 - 1}, "among 2 rows with 4294967295 actions each"),
         ({"action": [0.5, 0.5, 0.5, float("nan")]}, r"must lie in \[-1, 1\]"),
         ({"action": [0.5, 0.5, 0.5, 1.5]}, "got values from 0.5 to 1.5"),
     ],

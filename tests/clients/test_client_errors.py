@@ -36,7 +36,7 @@ from tests.clients.fakes import FakePolicy
         ("ABORTED", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
         ("CANCELLED", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
         ("ALREADY_EXISTS", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
-        ("FAILED_PRECONDITION", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("FAILED_PRECONDITION", kilolayer.NotSupported, kilolayer.RequestError, "describe().critic"),
     ],
 )
 def test_each_status_has_its_exception_and_is_never_retried(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kilolayer import BadReply, InvalidRequest
-from kilolayer._codec import Axes, decode_action, decode_energy, encode_act, encode_score
+from kilolayer._codec import Axes, decode_chunk, decode_energy, encode_act, encode_score
 from kilolayer.v1 import policy_pb2
 
 UINT64 = st.integers(0, 2**64 - 1)
@@ -33,7 +33,9 @@ LAYOUTS = {
 
 
 @st.composite
-def blocks(draw: st.DrawFn, leading_axes: Axes, values: st.SearchStrategy[float] = FLOATS) -> NDArray[np.float32]:
+def blocks(
+    draw: st.DrawFn, leading_axes: tuple[int, ...], values: st.SearchStrategy[float] = FLOATS
+) -> NDArray[np.float32]:
     shape = (*leading_axes, draw(st.integers(1, 5)))
     count = math.prod(shape)
     return np.array(draw(st.lists(values, min_size=count, max_size=count)), np.float32).reshape(shape)
@@ -59,6 +61,7 @@ def in_any_layout(data: st.DataObject, array: NDArray[np.float32]) -> Any:
     sequence=UINT64,
     priority=st.integers(0, 3),
     timeout_us=UINT64,
+    robot_id=NAMES,
 )
 def test_protobuf_reads_every_act_request_as_it_was_meant(
     given_inputs: tuple[Axes, NDArray[np.float32], NDArray[np.float32]],
@@ -69,6 +72,7 @@ def test_protobuf_reads_every_act_request_as_it_was_meant(
     sequence: int,
     priority: int,
     timeout_us: int,
+    robot_id: str,
 ) -> None:
     leading_axes, state, goal = given_inputs
     seed = data.draw(st.none() | UINT64)
@@ -83,6 +87,7 @@ def test_protobuf_reads_every_act_request_as_it_was_meant(
         best_of=best_of,
         priority=priority,
         timeout_us=timeout_us,
+        robot_id=robot_id,
     )
     assert axes == leading_axes
     assert policy_pb2.ActRequest.FromString(request.SerializeToString()) == policy_pb2.ActRequest(
@@ -97,6 +102,7 @@ def test_protobuf_reads_every_act_request_as_it_was_meant(
         candidates=best_of or 0,
         priority=priority,
         timeout_us=timeout_us,
+        robot_id=robot_id,
     )
 
 
@@ -111,7 +117,8 @@ def test_protobuf_reads_every_score_request_as_it_was_meant(
     priority: int,
 ) -> None:
     leading_axes, state, goal = given_inputs
-    action = data.draw(blocks(leading_axes, UNIT))
+    chunk_axes = data.draw(st.sampled_from([(), (1,), (3,)]))  # one action per state, or a chunk
+    action = data.draw(blocks((*leading_axes, *chunk_axes), UNIT))
     request, axes = encode_score(
         in_any_layout(data, state),
         in_any_layout(data, action),
@@ -169,15 +176,22 @@ def encodings(field: int, values: list[float]) -> list[bytes]:
     return [packed(values), packed(values[:middle]) + packed(values[middle:]), unpacked]
 
 
-@given(leading_axes=st.sampled_from([(), (1,), (3,)]), sequence=UINT64, data=st.data())
-def test_actions_are_read_from_every_legal_encoding(leading_axes: Axes, sequence: int, data: st.DataObject) -> None:
-    action = data.draw(blocks(leading_axes, UNIT))
-    rest = policy_pb2.ActResponse(sequence=sequence, policy="p").SerializeToString()
-    for raw in encodings(1, action.ravel().tolist()):
+@given(
+    leading_axes=st.sampled_from([(), (1,), (3,)]),
+    action_chunk=st.sampled_from([0, 1, 2]),
+    sequence=UINT64,
+    data=st.data(),
+)
+def test_actions_are_read_from_every_legal_encoding(
+    leading_axes: Axes, action_chunk: int, sequence: int, data: st.DataObject
+) -> None:
+    actions = data.draw(blocks((*leading_axes, action_chunk or 1), UNIT))  # a reply without the field has chunks of 1
+    rest = policy_pb2.ActResponse(sequence=sequence, policy="p", action_chunk=action_chunk).SerializeToString()
+    for raw in encodings(1, actions.ravel().tolist()):
         reply = policy_pb2.ActResponse.FromString(raw + rest)
-        decoded = decode_action(reply, sequence, leading_axes=leading_axes)
+        decoded = decode_chunk(reply, sequence, leading_axes=leading_axes)
         assert decoded.dtype == np.float32
-        assert decoded.tolist() == action.tolist()
+        assert decoded.tolist() == actions.tolist()
 
 
 @given(leading_axes=st.sampled_from([(), (1,), (3,)]), sequence=UINT64, data=st.data())
@@ -195,21 +209,22 @@ def test_energies_are_read_from_every_legal_encoding(leading_axes: Axes, sequenc
 
 @pytest.mark.parametrize("value", [1 + 9e-7, -1 - 9e-7])
 def test_an_action_may_exceed_its_range_by_rounding(value: float) -> None:
-    assert decode_action(policy_pb2.ActResponse(action=[value]), 0, leading_axes=()).tolist() == [np.float32(value)]
+    assert decode_chunk(policy_pb2.ActResponse(action=[value]), 0, leading_axes=()).tolist() == [[np.float32(value)]]
 
 
 @pytest.mark.parametrize("value", [1 + 3e-6, -1 - 3e-6, math.nan, math.inf])
 def test_an_action_may_not_exceed_its_range_by_more(value: float) -> None:
     with pytest.raises(BadReply, match=r"an action must lie in \[-1, 1\], got values from"):
-        decode_action(policy_pb2.ActResponse(action=[0.5, value]), 0, leading_axes=())
+        decode_chunk(policy_pb2.ActResponse(action=[0.5, value]), 0, leading_axes=())
 
 
 @given(raw=st.binary(max_size=60), rows=st.integers(1, 3))
 def test_any_bytes_are_a_reply_within_the_contract_or_refused(raw: bytes, rows: int) -> None:
     try:
         reply = policy_pb2.ActResponse.FromString(raw)
-        action = decode_action(reply, reply.sequence, leading_axes=(rows,))
+        action = decode_chunk(reply, reply.sequence, leading_axes=(rows,))
     except (BadReply, DecodeError):
         return
-    assert action.shape == (rows, len(reply.action) // rows)
+    chunk = max(1, reply.action_chunk)
+    assert action.shape == (rows, chunk, len(reply.action) // rows // chunk)
     assert (np.abs(action) <= 1 + 2e-6).all()

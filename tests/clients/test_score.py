@@ -42,6 +42,20 @@ def test_a_block_of_one_row_has_a_block_of_one_energy(client: kilolayer.PolicyCl
     assert client.score([[0, 0, 0]], [[1, 0]], goal=[0, 0]).energy.tolist() == [1]
 
 
+@pytest.mark.parametrize("rows", [None, 2])
+def test_a_chunk_is_sent_first_action_first(client: kilolayer.PolicyClient, fake: FakePolicy, rows: int | None) -> None:
+    def one_energy_per_row(reply: policy_pb2.ScoreResponse) -> None:
+        del reply.energy[rows or 1 :]  # the fake server knows no chunks: it gives an energy for each action
+
+    fake.on_score = one_energy_per_row
+    state, chunks = [[1, 2, 3], [4, 5, 6]], [[[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], [[0.7, 0.8], [0.9, 1.0], [0, -1]]]
+    energy = client.score(state if rows else state[0], chunks if rows else chunks[0], goal=[0, 0]).energy
+    assert energy.shape == ((rows,) if rows else ())
+    expected = np.array(chunks, np.float32)[: rows or 1].ravel()
+    assert list(fake.scores[0].action) == expected.tolist()
+    assert fake.scores[0].rows == (rows or 1)
+
+
 def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) -> None:
     with kilolayer.PolicyClient(address, policy="ant", version=7) as client:
         answer = client.score([0, 0, 0], [0, 0], goal=[0, 0])
@@ -51,10 +65,18 @@ def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) 
 @pytest.mark.parametrize(
     ("state", "action", "goal", "complaint"),
     [
-        ([0, 0, 0], [[0, 0]], [0, 0], r"action \[1, 2\] does not fit state \[3\]; pass one action per state"),
+        (
+            [0, 0, 0],
+            [[[0, 0]]],
+            [0, 0],
+            r"action \[1, 1, 2\] does not fit state \[3\]; pass one action \[action_dim\], or one chunk of actions "
+            r"\[action_chunk, action_dim\], per state",
+        ),
+        ([0, 0, 0], 0.5, [0, 0], r"action \[\] does not fit state \[3\]"),
         ([[0, 0, 0]] * 3, [0, 0], [0, 0], r"action \[2\] does not fit state \[3, 3\]"),
         ([[0, 0, 0]] * 3, [[0, 0]] * 2, [0, 0], r"action \[2, 2\] does not fit state \[3, 3\]"),
-        ([0, 0, 0], [], [0, 0], "action must be one row"),
+        ([[0, 0, 0]] * 3, [[[0, 0]] * 3] * 2, [0, 0], r"action \[2, 3, 2\] does not fit state \[3, 3\]"),
+        ([0, 0, 0], [], [0, 0], r"action must not be empty, got shape \[0\]"),
         ([0, 0, 0], ["a"], [0, 0], "action must be an array of numbers"),
         ([0, 0, 0], [0, 0], [[0, 0]], r"goal \[1, 2\] does not fit state \[3\]"),
     ],

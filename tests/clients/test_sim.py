@@ -1,5 +1,6 @@
 """Simulated robots with a fake client, and the results of a run worked out by hand."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -9,7 +10,6 @@ from types import SimpleNamespace
 import imageio.v3 as imageio
 import imageio_ffmpeg
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -21,10 +21,10 @@ from clients.sim import run as sim
 from kilolayer import Action, DeadlineExceeded, InvalidRequest
 from policy.networks import init_policy
 from tests.training.cart import Cart
-from tests.training.counter import SPEC, Counter
+from tests.training.counter import SPEC, Wandering
 from training import evaluation
 from training.envs import registry
-from training.envs.core.goal_env import GoalEnv, State
+from training.envs.core.goal_env import GoalEnv
 from training.envs.locomotion.point_maze import PointMaze
 from training.envs.rendering import camera
 
@@ -48,9 +48,24 @@ class Pusher:
         return answer(np.array([0.0, 1.0], np.float32), batch_rows=2)
 
 
+class Pulse:
+    """Gives three actions for one state: push, roll, brake. The requests whose numbers are in `late` get no reply."""
+
+    def __init__(self, *, late: tuple[int, ...] = ()) -> None:
+        self.asked: list[float] = []  # positions
+        self.late = late
+
+    def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+        self.asked.append(float(state[0]))
+        if len(self.asked) in self.late:
+            raise DeadlineExceeded("too late", status="DEADLINE_EXCEEDED")
+        reply = answer(np.zeros(1, np.float32), batch_rows=1)
+        return dataclasses.replace(reply, chunk=np.array([[1], [0], [-1]], np.float32))
+
+
 def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) -> Action:
     return Action(
-        action=action,
+        chunk=action[None],
         policy="p",
         version="1",
         sequence=1,
@@ -99,16 +114,6 @@ def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
         near = np.linalg.norm(episode.path[1:] - episode.goal, axis=1) < 0.3
         assert episode.time_at_goal == near.sum()
         assert episode.touched == near.any()
-
-
-class Wandering(Counter):
-    """Each episode ends by itself beyond a limit of its own, and beyond 9 its world has no numbers any more."""
-
-    def step(self, state: State, action: jax.Array) -> State:
-        after = super().step(state, action)
-        count, start = after.pipeline_state
-        gone = self._observe(jnp.stack([jnp.where(count > 9, jnp.nan, count), start]), state.info["goal"], before=state)
-        return gone.replace(done=(count > 4 + 10 * start).astype(jnp.float32))
 
 
 def test_touched_and_stay_are_those_of_an_evaluation_of_the_same_episodes() -> None:
@@ -318,6 +323,29 @@ def test_a_late_reply_is_a_missed_tick_without_a_force(env: GoalEnv) -> None:
     assert speed[5] < speed[4], "without a force, damping slows it"
     assert speed[6] > speed[5]
     assert late.path[-1, 1] < steady.path[-1, 1] - 0.1
+
+
+def test_a_robot_executes_every_action_of_a_chunk_and_then_asks_again() -> None:
+    """1 kg, 1 N and 0.1 s: a push gives 0.1 m/s, and so 0.01 m in this step and the next; then a brake stops it."""
+    pulse, later = Pulse(), Pulse(late=(2,))
+    drive = fleet.drive(Cart("cart"), [pulse, later], key=jax.random.key(0), episodes=3, episode_length=7)
+    episode, missing, alone = drive
+    np.testing.assert_allclose(episode.path[:, 0], [0, 0.01, 0.02, 0.02, 0.03, 0.04, 0.04, 0.05], atol=1e-6)
+    np.testing.assert_allclose(pulse.asked, [0, 0.02, 0.04] * 2, atol=1e-6)  # the second episode begins with a request
+    assert (len(episode.ticks), episode.missed, len(alone.ticks)) == (3, 0, 3)
+    # its second request is late: it applies no force for one period, and then asks again
+    np.testing.assert_allclose(missing.path[:, 0], [0, 0.01, 0.02, 0.02, 0.02, 0.03, 0.04, 0.04], atol=1e-6)
+    np.testing.assert_allclose(later.asked, [0, 0.02, 0.02], atol=1e-6)
+    assert (len(missing.ticks), missing.missed) == (2, 1)
+
+
+def test_every_simulated_robot_has_an_id() -> None:
+    clients = fleet.connect("127.0.0.1:1", robots=2, policy="p", timeout_s=1)
+    requests = [client._requests for client in clients]  # pyright: ignore[reportPrivateUsage]
+    named = [request.act([0], [0], seed=None, best_of=None, priority=0).message.robot_id for request in requests]
+    assert named == ["sim-0", "sim-1"]
+    for client in clients:
+        client.close()
 
 
 def test_a_refusal_ends_the_run(env: GoalEnv) -> None:

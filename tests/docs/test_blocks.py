@@ -29,10 +29,12 @@ LANGUAGES = {"python", "sh", "text"}
 # Programs of others. Their arguments are not checked, but files of ours among them must exist.
 FOREIGN = {
     "apt-get",
+    "cp",
     "curl",
     "docker",
     "export",
     "grpc_health_probe",
+    "mkdir",
     "perf_analyzer",
     "pip",
     "python3",

@@ -101,7 +101,7 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
     assert serve[:3] == ["--policies", "runs/demo/policies", "--port"]
     assert drive[:4] == ["--env", "point_u_maze", "--address", f"127.0.0.1:{serve[3]}"]
     assert drive[4:8] == ["--robots", "32", "--episodes", "128"]
-    assert drive[-2:] == ["--min-stay-rate", "0.85"]
+    assert drive[-2:] == ["--min-stay-rate", "0.9"]
     for stage, arguments in (("train", train), ("serve", serve), ("drive", drive)):
         shown = [pair for pair in shown_flags(STAGES[stage]) if pair[0] not in PORTS]
         assert set(shown) <= set(itertools.pairwise(arguments)), f"the README shows other flags for {STAGES[stage]}"

@@ -9,15 +9,15 @@ from typing import Protocol
 import jax
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from policy import bundle
 from policy.bundle import Bundle
 from policy.networks import init_policy
 from serving.config import ServeConfig
 from serving.engine.engine import Kind
-from serving.server import Server, load
 from tests.samples import policy_spec
+from tests.serving import in_process
+from tests.serving.in_process import Running
 
 SPEC = policy_spec()
 
@@ -59,45 +59,12 @@ def served_bundle(policies: Path) -> Bundle:
     return bundle.read(policies / "1000")
 
 
-@dataclasses.dataclass(frozen=True)
-class Running:
-    """A server in this process, ready."""
-
-    address: str
-    registry: CollectorRegistry
-
-    def sample(self, name: str, **labels: str) -> float:
-        """The present value of a metric; 0 if nothing of that name and labels was counted yet."""
-        return self.registry.get_sample_value(f"kilolayer_{name}", labels) or 0.0
-
-
 @pytest.fixture(scope="session")
 def running(policies: Path) -> Iterator[Running]:
     """One server for all tests that only call it: batches and calls of at most 8 rows, metrics without a port."""
-    registry = CollectorRegistry()
     config = ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=8, max_call_rows=8)
-    ready: list[Server] = []
-    started, stop = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        try:
-            server = await load(config, collectors=registry)
-            await server.start()
-            await server.prepare()
-            server.open()
-            ready.append(server)
-        finally:
-            started.set()
-        await asyncio.to_thread(stop.wait)
-        assert await server.drain()
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    started.wait()
-    assert ready, "the server did not start; the thread's traceback is above"
-    yield Running(f"127.0.0.1:{ready[0].port}", registry)
-    stop.set()
-    thread.join()
+    with in_process.served(config) as running:
+        yield running
 
 
 class FakeEngine:

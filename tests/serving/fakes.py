@@ -1,12 +1,14 @@
 """Stand-ins for what handlers call: a batcher that does as a test says, and a policy that nobody computes."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from policy.bundle import Bundle
+from policy.spec import PolicySpec
 from serving.batching.batcher import Batcher
 from serving.batching.queue import InferenceResult, QueuedRequest
 from serving.engine.engine import Kind
@@ -68,10 +70,11 @@ class AnsweringBatcher(FakeBatcher):
         return queued
 
 
-def policies_of(batcher: FakeBatcher) -> PolicyRegistry:
-    """The policy MODEL, served with `batcher`."""
+def policies_of(batcher: FakeBatcher, spec: PolicySpec = SPEC) -> PolicyRegistry:
+    """The policy MODEL, with the specification `spec`, served with `batcher`."""
     policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
-    policies.open({MODEL: ServedPolicy(BUNDLE, cast("Batcher", batcher))})
+    bundle = dataclasses.replace(BUNDLE, spec=spec)
+    policies.open({MODEL: ServedPolicy(bundle, cast("Batcher", batcher))})
     return policies
 
 

@@ -11,6 +11,8 @@ from serving.errors import REJECTION_REASONS, OverloadedError, Reason, ServingEr
 
 TABLE = {
     errors.InvalidRequestError("x"): (Status.INVALID_ARGUMENT, "invalid_request"),
+    errors.NoCriticError("x"): (Status.FAILED_PRECONDITION, "no_critic"),
+    errors.NotImplementedYetError("x"): (Status.UNIMPLEMENTED, "not_implemented"),
     errors.UnknownPolicyError("x"): (Status.NOT_FOUND, "unknown_policy"),
     errors.UnknownVersionError("x"): (Status.NOT_FOUND, "unknown_version"),
     OverloadedError("x", reason=Reason.QUEUE_FULL): (Status.RESOURCE_EXHAUSTED, "queue_full"),

@@ -182,10 +182,13 @@ class FakeGrpcContext:
     def time_remaining(self) -> None:
         return None
 
-    async def read(self) -> Any:
-        request = next(self._requests, None)
-        self.events.append(f"read {request}")
-        return grpc.aio.EOF if request is None else request
+    async def requests(self) -> AsyncIterator[bytes]:
+        while True:
+            request = next(self._requests, None)
+            self.events.append(f"read {request}")
+            if request is None:
+                return
+            yield request
 
     async def write(self, reply: bytes) -> None:
         self.events.append(f"write {reply}")
@@ -212,7 +215,7 @@ async def test_a_peer_that_does_not_read_its_replies_is_not_read_from() -> None:
 
     context = FakeGrpcContext(b"1", b"2")
     handler = grpc_handler(RpcService("test.Service", {}, {"Stream": echo}), STREAM)
-    serving = asyncio.create_task(handler.stream_stream(None, context))
+    serving = asyncio.create_task(handler.stream_stream(context.requests(), context))
     await turn_loop()
     assert context.events == ["read b'1'", "write b'1'"]
     context.write_ends.release()
@@ -233,7 +236,8 @@ async def test_a_peer_that_leaves_while_a_reply_is_sent_ends_its_method() -> Non
             ended.set()
 
     handler = grpc_handler(RpcService("test.Service", {}, {"Stream": stream}), STREAM)
-    serving = asyncio.create_task(handler.stream_stream(None, FakeGrpcContext()))
+    context = FakeGrpcContext()
+    serving = asyncio.create_task(handler.stream_stream(context.requests(), context))
     await turn_loop()
     serving.cancel()
     await asyncio.wait({serving})

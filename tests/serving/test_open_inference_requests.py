@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message import Message
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
+from policy.spec import PolicySpec
 from serving.api.handlers import RpcHandlers
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests
@@ -22,6 +24,7 @@ from serving.config import ServeConfig
 from serving.errors import InvalidRequestError, OverloadedError, Reason, UnexpectedError
 from serving.telemetry.metrics import Metrics
 from tests.open_inference import actions, infer_request
+from tests.samples import policy_spec
 from tests.serving.fakes import BUNDLE, MODEL, AnsweringBatcher, FakeBatcher, policies_of, turn_loop
 
 STATE, GOAL = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([[10, 20]], np.float32)
@@ -31,12 +34,13 @@ GOOD = infer_request(STATE, GOAL, id="c")
 class Service:
     """The service around `batcher`."""
 
-    def __init__(self, batcher: FakeBatcher, *, tracing: Tracing | None = None) -> None:
+    def __init__(self, batcher: FakeBatcher, *, tracing: Tracing | None = None, spec: PolicySpec = BUNDLE.spec) -> None:
         self.collectors = CollectorRegistry()
         metrics = Metrics(self.collectors)
         handlers = RpcHandlers(metrics, tracing=tracing)
         config = ServeConfig(policies=(BUNDLE.path,), max_call_rows=8)
-        service = OpenInferenceService(policies_of(batcher), handlers=handlers, metrics=metrics, config=config)
+        policies = policies_of(batcher, spec)
+        service = OpenInferenceService(policies, handlers=handlers, metrics=metrics, config=config)
         self._service = service.service()
 
     async def infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
@@ -44,6 +48,9 @@ class Service:
         return pb.ModelInferResponse.FromString(
             await self._service.unary["ModelInfer"](request.SerializeToString(), context)
         )
+
+    async def about(self, method: str, request: Message) -> bytes:
+        return await self._service.unary[method](request.SerializeToString(), RpcContext(f"/{SERVICE_NAME}/{method}"))
 
     def stream(self, *requests: pb.ModelInferRequest) -> AsyncGenerator[bytes]:
         async def each() -> AsyncIterator[bytes]:
@@ -157,3 +164,29 @@ async def test_spans_have_the_name_of_the_service() -> None:
     assert call.attributes["rpc.service"] == "inference.GRPCInferenceService"
     assert call.attributes["kilolayer.queue_us"] == 125_000
     assert call.attributes["kilolayer.batch_rows"] == 8
+
+
+async def test_the_shapes_of_chunks_are_those_of_the_specification() -> None:
+    batcher = FakeBatcher()
+    service = Service(batcher, spec=policy_spec(action_chunk=3))
+    about = pb.ModelMetadataResponse.FromString(
+        await service.about("ModelMetadata", pb.ModelMetadataRequest(name=MODEL))
+    )
+    assert [list(tensor.shape) for tensor in (*about.inputs, *about.outputs)] == [[-1, 4], [-1, 2], [-1, 6]]
+    raw = await service.about("ModelConfig", pb.ModelConfigRequest(name=MODEL))
+    assert [list(output.dims) for output in pb.ModelConfigResponse.FromString(raw).config.output] == [[6]]
+    answering = asyncio.create_task(service.infer(GOOD))
+    await batcher.until_admitted(1)
+    chunks = np.arange(12, dtype=np.float32).reshape(2, 6)
+    batcher.answer(chunks)
+    reply = await answering
+    assert list(reply.outputs[0].shape) == [2, 6]
+    assert actions(reply).tolist() == chunks.tolist()
+
+
+async def test_a_robot_may_be_named() -> None:
+    named = infer_request(STATE, GOAL, parameters={"robot_id": pb.InferParameter(string_param="robot 7")})
+    assert (await Service(AnsweringBatcher()).infer(named)).outputs
+    named.parameters["robot_id"].string_param = "x" * 129
+    with pytest.raises(InvalidRequestError, match="robot_id must have at most 128 bytes in UTF-8, got 129"):
+        await Service(AnsweringBatcher()).infer(named)

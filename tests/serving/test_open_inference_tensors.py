@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serving.api.open_inference import open_inference_pb2 as pb
-from serving.api.open_inference.tensors import decode_rows, decode_scheduling
+from serving.api.open_inference.tensors import check_robot_id, decode_rows, decode_scheduling
 from serving.errors import InvalidRequestError
 from tests.open_inference import infer_request, tensor
 from tests.samples import policy_spec
@@ -163,4 +163,23 @@ def test_the_timeout_is_in_microseconds_and_other_parameters_are_ignored() -> No
 def test_parameters_out_of_range_are_refused(name: str, parameter: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
         decode_scheduling(parameters(**{name: pb.InferParameter(**parameter)}))
+    assert str(refused.value) == message
+
+
+def test_the_id_of_a_robot_has_at_most_128_bytes() -> None:
+    for accepted in ({}, {"robot_id": pb.InferParameter(string_param="\u00e9" * 64)}):
+        check_robot_id(infer_request(STATE, GOAL, parameters=accepted))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (pb.InferParameter(string_param="\u00e9" * 64 + "a"), "robot_id must have at most 128 bytes in UTF-8, got 129"),
+        (pb.InferParameter(int64_param=7), "robot_id must be a string_param, got int64_param"),
+        (pb.InferParameter(), "robot_id must be a string_param, got none"),
+    ],
+)
+def test_another_id_of_a_robot_is_refused(value: pb.InferParameter, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        check_robot_id(infer_request(STATE, GOAL, parameters={"robot_id": value}))
     assert str(refused.value) == message

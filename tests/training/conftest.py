@@ -21,12 +21,15 @@ def tiny_config(out: Path, **changes: object) -> TrainConfig:
     """A run of a few seconds that goes through everything a real one does, in sizes that do not divide one another."""
     defaults: dict[str, object] = {
         "env": "point_u_maze",
+        "preset": "paper",
+        "rows_per_episode": 1,
         "out": out,
         "num_envs": 8,
         "unroll_length": 5,
         "episode_length": 20,
         "total_env_steps": 8 * 5 * 6,
         "num_evals": 2,
+        "max_eval_share": 1.0,
         "updates_per_unroll": 3,
         "batch_size": 16,
         "max_replay_size": 23,

@@ -46,6 +46,16 @@ class Counter(GoalEnv):
         return state[..., 0] >= self.limit
 
 
+class Wandering(Counter):
+    """Each episode ends by itself beyond a limit of its own, and beyond 9 its world has no numbers any more."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        count, start = after.info["state"]
+        gone = self._observe(jnp.stack([jnp.where(count > 9, jnp.nan, count), start]), state.info["goal"], before=state)
+        return gone.replace(done=(count > 4 + 10 * start).astype(jnp.float32))
+
+
 SPEC = policy_spec(
     state_names=("count", "start"),
     goal_names=("count",),

@@ -18,8 +18,8 @@ from training.run import main
 def limit_once_compiled(room_bytes: int) -> None:
     compile_programs = trainer.compile_programs
 
-    def compile_and_limit(*arguments: Any) -> Programs:
-        programs = compile_programs(*arguments)
+    def compile_and_limit(*arguments: Any, **options: Any) -> Programs:
+        programs = compile_programs(*arguments, **options)
         in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (in_use + room_bytes, resource.RLIM_INFINITY))
         return programs

@@ -49,15 +49,18 @@ from training.presets import PRESETS
         ({"total_env_steps": -5}, "total_env_steps must be a positive number, got -5"),
         ({"seed": -3}, "seed must be from 0 to 2147483647, got -3; try 3"),
         ({"seed": 2**70}, "seed must be from 0 to"),
-        ({"policy_name": "a/b c"}, "policy_name must be 1 to 64 letters, digits"),
+        ({"name": "a/b c"}, "^name must be 1 to 64 letters, digits"),
         ({"logsumexp_penalty": math.nan}, "logsumexp_penalty must be a finite number, got nan; try 0.1"),
         ({"target_entropy_per_action": math.inf}, "target_entropy_per_action must be a finite number"),
         ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
+        ({"max_eval_share": 0.0}, "max_eval_share must be above 0 and at most 1, got 0.0; try 0.2"),
+        ({"max_eval_share": 1.1}, "max_eval_share must be above 0 and at most 1, got 1.1; try 0.2"),
+        ({"init_from": Path("x"), "algorithm": "sac"}, "init_from needs algorithm crl, got sac"),
     ],
 )
 def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object], message: str) -> None:
     valid = preset_config("point_u_maze", out=Path("runs/x"))
-    valid = dataclasses.replace(valid, max_replay_size=1000, min_replay_size=200)
+    valid = dataclasses.replace(valid, unroll_length=25, max_replay_size=1000, min_replay_size=200)
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(valid, **changes)
 
@@ -133,9 +136,21 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert config.rows_per_episode == 2
 
 
+def test_a_plain_configuration_takes_the_values_of_the_environments_preset() -> None:
+    maze = TrainConfig(env="point_u_maze")
+    assert (maze.preset, maze.out) == ("point_u_maze", Path("runs/point_u_maze"))
+    assert maze.num_envs == PRESETS["point_u_maze"]["num_envs"] != 512
+    assert maze.episode_length == 100
+    assert TrainConfig(env="point_u_maze", num_envs=512).num_envs == 512  # although that is the paper's value
+    assert TrainConfig(env="point_u_maze", preset="paper").num_envs == 512
+    assert TrainConfig(env="ant") == preset_config("ant", out=Path("runs/ant"), preset="paper")
+    assert dataclasses.replace(maze, seed=1).num_envs == maze.num_envs
+
+
 def test_derived_numbers_by_hand() -> None:
     config = TrainConfig(
         env="point_u_maze",
+        preset="paper",
         out=Path("x"),
         num_envs=10,
         unroll_length=5,

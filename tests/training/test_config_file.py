@@ -1,6 +1,8 @@
 """config.json: which fields of a run must agree when it is resumed, and what a file of an older version lacks."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -45,14 +47,15 @@ def test_a_field_that_no_longer_exists_is_ignored(config: TrainConfig) -> None:
         {"total_env_steps": 9_000_000},
         {"num_evals": 3},
         {"eval_episodes": 7},
+        {"max_eval_share": 0.5},
+        {"actor_learning_rate": 1e-5},
+        {"critic_learning_rate": 1e-5},
+        {"temperature_learning_rate": 1e-5},
         {"preset": "paper"},
         {"allow_bf16_on_cpu": True},
         {"out": Path("elsewhere")},
         {"resume": True},
         {"max_diverged_share": 0.5},
-        {"actor_learning_rate": 1e-4},
-        {"critic_learning_rate": 1e-4},
-        {"temperature_learning_rate": 1e-4},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -68,6 +71,40 @@ def test_what_does_not_change_the_next_step_may_change(config: TrainConfig, chan
 def test_what_changes_the_next_step_must_agree(config: TrainConfig, changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(changes))} was .* in the run to resume and is .* now"):
         config_file.require_same_run(config.to_json(), change(config, **changes))
+
+
+def test_the_file_of_a_run_is_the_configuration_to_resume_it_with(tmp_path: Path) -> None:
+    started = TrainConfig(env="ant", out=Path("elsewhere"), preset="ant_on_two_cores", seed=3, overwrite=True)
+    config_file.write(tmp_path, started)
+    resumed = config_file.to_resume(tmp_path)
+    assert resumed == dataclasses.replace(started, out=tmp_path, overwrite=False, resume=True)
+    assert resumed.max_minutes == math.inf  # null in the file
+    assert resumed.init_from is None
+    stored = config_file.read(tmp_path)
+    del stored["max_eval_share"]
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"field_of_old": 1, "init_from": "runs/a/policies"}))
+    older = config_file.to_resume(tmp_path)
+    assert (older.max_eval_share, older.init_from) == (0.2, Path("runs/a/policies"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "has no run to resume; use another --out, or leave out --resume"),
+        ("{}", "is not the configuration of a run"),
+        ("[", "cannot be read as a run's configuration"),
+        (
+            '{"env": "ant", "seed": -1, "num_envs": 1, "batch_size": 2, "actor_depth": 4}',
+            "not valid: seed must be from 0",
+        ),
+        ('{"env": "ant", "seed": 0, "num_envs": "a", "batch_size": 2, "actor_depth": 4}', "not valid: .*; repair it"),
+    ],
+)
+def test_a_file_that_resumes_nothing_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(config_file.ConfigFileError, match=message):
+        config_file.to_resume(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "null", "\udcff"])

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -125,7 +126,7 @@ def test_several_runs_are_drawn_as_mean_and_band_over_their_common_steps(
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict, complaint: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any], complaint: str
 ) -> None:
     runs = [write_run(tmp_path / "a", stays=[0.5]), write_run(tmp_path / "b", **other)]
     assert script.main([*map(str, runs), "--out", str(tmp_path / "curves.png")]) == 1

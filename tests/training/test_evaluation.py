@@ -1,18 +1,21 @@
 """Evaluation on an environment whose every number can be foretold, its figures, and when it ends a run."""
 
 import dataclasses
+import io
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.console
 
 from policy.networks import PolicyParams, init_policy
 from tests.training.counter import SPEC, Counter
 from training import evaluation
 from training.envs.core.goal_env import State
 from training.evaluation import Evaluation
+from training.progress_display import ConsoleProgress
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ class Diverging(Fixed):
         self.worst = worst
 
     def step(self, state: State, action: jax.Array) -> State:
-        count, start = state.pipeline_state
+        count, start = state.info["state"]
         count = jnp.where(count + 1 > self.worst, jnp.nan, count + 1)
         return self._observe(jnp.stack([count, start]), state.info["goal"], before=state)
 
@@ -114,6 +117,16 @@ def test_the_figures_over_all_episodes() -> None:
         },
         abs=5e-4,
     )
+
+
+def test_the_line_of_an_evaluation_has_both_figures_with_their_intervals() -> None:
+    figures = {"env_steps": 64_000, "eval/stay": 0.5, "eval/stay_low": 0.25, "eval/stay_high": 0.75}
+    figures |= {"eval/touched": 0.8, "eval/touched_low": 0.49, "eval/touched_high": 0.943, "eval/diverged_count": 0}
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    for diverged in (0, 3):
+        ConsoleProgress(told).evaluated(figures | {"eval/diverged_count": diverged})
+    line = "      64,000 steps  stay 0.50 (0.25 to 0.75)  touched 0.80 (0.49 to 0.94)"
+    assert told.file.getvalue().splitlines() == [line, f"{line}  3 diverged"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ FLAGS = (
     "--env=point_u_maze --preset=paper --num-envs=8 --unroll-length=5 "
     "--episode-length=20 --updates-per-unroll=3 --batch-size=16 "
     "--max-replay-size=23 --min-replay-size=10 --actor-width=16 --critic-width=16 --representation-dim=8 "
-    f"--eval-episodes=4 --resample-goal-probability=0.1 --num-evals={EPOCHS} --total-env-steps={8 * 5 * 2 * EPOCHS}"
+    f"--eval-episodes=4 --resample-goal-probability=0.1 --num-evals={EPOCHS} --max-eval-share=1 "
+    f"--total-env-steps={8 * 5 * 2 * EPOCHS}"
 ).split()
 
 

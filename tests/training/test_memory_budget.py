@@ -44,7 +44,7 @@ def gradient_step(config: TrainConfig, env: GoalEnv) -> tuple[Any, tuple[Any, An
 
 def test_depth_1024_at_batch_512_stays_under_8_gb(tmp_path, u_maze: GoalEnv) -> None:
     """The compiler's own count for the gradient step of the paper's width, with what is kept by default."""
-    config = TrainConfig(env="point_u_maze", out=tmp_path, actor_depth=1024, critic_depth=1024)
+    config = TrainConfig(env="point_u_maze", preset="paper", out=tmp_path, actor_depth=1024, critic_depth=1024)
     step, arguments = gradient_step(config, u_maze)
     analysis = step.lower(*arguments).compile().memory_analysis()
     assert analysis is not None

@@ -1,16 +1,27 @@
 """The command line of training: its flags, its help, its list of environments."""
 
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from training.config import TrainConfig
 from training.envs import registry
 from training.run import main, parse
+from training.run_dir import config_file
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "runs/x"], "--env is required, for example --env point_u_maze"),
-        (["--env", "", "--out", "runs/x"], "--env is required, for example --env point_u_maze"),
+        ([], "--env and --out are required: for example --env point_u_maze --out runs/point_u_maze; --list-envs"),
+        (["--out", "runs/x"], "--env is required: for example --env point_u_maze; --list-envs shows all"),
+        (["--env", "", "--out", "runs/x"], "--env is required: for example --env point_u_maze"),
+        (["--env", "ant"], "--out is required: for example --out runs/ant"),
+        (["--resume"], "--env and --out are required"),
+        (["--resume", "--out", "/nothing"], "/nothing has no run to resume; use another --out, or leave out --resume"),
         (
             ["--env", "ant", "--out", "runs/x", "--eval-env", "aunt"],
             "unknown environment 'aunt'; known, nearest first: ant",
@@ -19,7 +30,6 @@ from training.run import main, parse
             ["--env", "ant", "--out", "runs/x", "--eval_env=aunt"],
             "unknown environment 'aunt'; known, nearest first: ant",
         ),
-        (["--env", "point_u_maze"], "--out is required"),
         (
             ["--env", "point_umaze", "--out", "runs/x"],
             "unknown environment 'point_umaze'; known, nearest first: point_u",
@@ -44,6 +54,30 @@ def test_flags_change_the_preset_and_nothing_else() -> None:
     assert (changed.actor_depth, changed.seed, changed.num_envs) == (8, 3, 16)
     paper = parse(["--env", "point_u_maze", "--out", "runs/x", "--preset", "paper"])
     assert paper.num_envs == 512
+
+
+def test_the_command_line_and_a_plain_configuration_are_the_same() -> None:
+    for env in ("point_u_maze", "ant"):
+        assert parse(["--env", env, "--out", f"runs/{env}"]) == TrainConfig(env=env)
+
+
+def test_resume_needs_no_other_flag_than_the_folder(tmp_path: Path) -> None:
+    started = parse(["--env", "ant", "--preset", "ant_on_two_cores", "--out", str(tmp_path), "--seed", "3"])
+    config_file.write(tmp_path, started)
+    resume = ["--resume", "--out", str(tmp_path)]
+    assert parse(resume) == dataclasses.replace(started, resume=True)
+    assert parse([*resume, "--max-minutes", "5"]) == dataclasses.replace(started, resume=True, max_minutes=5)
+    assert parse([*resume, "--preset", "ant_on_two_cores"]) == parse(resume)
+    # with another preset the run itself refuses what must not change
+    assert parse([*resume, "--env", "ant", "--preset", "paper"]).num_envs == 512
+    assert parse(["--env", "ant", "--out", str(tmp_path), "--no-resume"]).preset == "paper"
+
+
+def test_a_bad_flag_fails_before_training_is_imported() -> None:
+    code = "import sys; from training.run import main; main(['--env', 'x']); print('training.trainer' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
+    assert ran.stdout == "False\n"
+    assert "--out is required" in ran.stderr
 
 
 def test_the_environments_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

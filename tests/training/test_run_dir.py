@@ -152,9 +152,9 @@ def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path,
 
 
 def test_a_bad_name_costs_nothing(finished: Path, capsys) -> None:
-    arguments = ["--env", "point_u_maze", "--out", str(finished), "--overwrite", "--policy-name", "a/b c"]
+    arguments = ["--env", "point_u_maze", "--out", str(finished), "--overwrite", "--name", "a/b c"]
     assert main(arguments) == 2
-    assert "policy_name must be 1 to 64 letters" in capsys.readouterr().err
+    assert "name must be 1 to 64 letters" in capsys.readouterr().err
     assert bundle.versions(finished / "policies") == [120, 240]
 
 

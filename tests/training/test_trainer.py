@@ -22,7 +22,7 @@ from training import trainer
 from training.config import ConfigError
 from training.envs import registry
 from training.programs import initial_state
-from training.progress_display import ConsoleProgress, NoProgress
+from training.progress_display import ConsoleProgress, NoProgress, Status
 from training.run import main
 from training.run_dir import checkpoint
 from training.run_dir.metrics_log import read_metrics
@@ -106,8 +106,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: Pat
 
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, tmp_path) -> None:
     out = tmp_path / "stopped"
-    # time is up at once, which ends the run after its first round of gradient steps, in the middle of an epoch
-    trainer.train(tiny(out, num_evals=1, max_minutes=1e-9))
+    trainer.train(tiny(out, num_evals=1, total_env_steps=120))  # ends after its first round of gradient steps
     assert bundle.versions(out / "policies") == [120]
     trainer.train(tiny(out, num_evals=1, resume=True))
     assert [row["env_steps"] for row in read_metrics(out)] == [120, 240]
@@ -119,7 +118,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, 
 def test_a_run_is_resumed_with_another_learning_rate(finished: Path, tiny, tmp_path) -> None:
     """The way out of a loss that is not finite: the actor stays as it is with a rate of next to nothing."""
     out = tmp_path / "run"
-    trainer.train(tiny(out, num_evals=1, max_minutes=1e-9))
+    trainer.train(tiny(out, num_evals=1, total_env_steps=120))
     trainer.train(tiny(out, num_evals=1, resume=True, actor_learning_rate=1e-30))
     before, after = (bundle.read(out / "policies" / version).params for version in ("120", "240"))
     for one, other in zip(jax.tree.leaves(before.actor), jax.tree.leaves(after.actor), strict=True):
@@ -132,12 +131,13 @@ def test_a_run_is_resumed_with_another_learning_rate(finished: Path, tiny, tmp_p
 
 def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(finished: Path, tiny, tmp_path) -> None:
     out = tmp_path / "small"
-    small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}
+    small = {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1, "name": "small"}
     told = rich.console.Console(file=io.StringIO(), width=10_000)
-    trainer.train(
-        tiny(out, **small, max_minutes=1e-9), progress=ConsoleProgress(told)
-    )  # ends after its first gradient steps
+    # ends after its first gradient steps
+    trainer.train(tiny(out, **small | {"total_env_steps": 120}), progress=ConsoleProgress(told))
     assert "does not end with the same parameters as a run without interruption" in told.file.getvalue()
+    assert "take the name of the environment" not in told.file.getvalue()  # the run has a name of its own
+    assert bundle.read(out / "policies" / "120").spec.name == "small"
     fresh = initial_state(tiny(out), registry.make("point_u_maze"))
     with pytest.raises(checkpoint.SnapshotError, match="replay"):
         checkpoint.restore_latest(out / "snapshots", like=fresh)
@@ -152,19 +152,35 @@ def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(f
 def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> None:
     class Recorder(NoProgress):
         def __init__(self) -> None:
-            self.evaluations, self.iterations = [], []
+            self.evaluations, self.iterations, self.lines = [], [], []
+
+        def say(self, text: str) -> None:
+            self.lines.append(text)
 
         def evaluated(self, metrics) -> None:
             self.evaluations.append(dict(metrics))
 
-        def advance(self, description: str, *, done: int, of: int) -> None:
-            self.iterations.append((description, done, of))
+        def advance(self, status: Status) -> None:
+            if (status.what, status.done, status.of) not in self.iterations[-1:]:  # again for each slice of a round
+                self.iterations.append((status.what, status.done, status.of))
 
     recorder = Recorder()
     outcome = trainer.train(tiny(tmp_path / "run"), progress=recorder)
     assert recorder.evaluations == read_metrics(tmp_path / "run")
     assert recorder.evaluations[-1] == outcome.metrics
-    assert recorder.iterations == [("compiling", 0, 6), *(("training", done, 6) for done in range(1, 7))]
+    assert recorder.iterations == [
+        ("preparing", 0, 6),
+        ("compiling", 0, 6),
+        *(("training", done, 6) for done in range(1, 4)),
+        ("evaluating", 3, 6),
+        *(("training", done, 6) for done in range(4, 7)),
+        ("evaluating", 6, 6),
+    ]
+    expected = (
+        "policies of this run take the name of the environment, point_u_maze; choose another with --name, for example "
+        "if one server offers policies of several runs"
+    )
+    assert expected in recorder.lines
 
 
 def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
@@ -192,7 +208,7 @@ def test_training_stops_after_two_evaluations_at_its_target(
 
 
 def test_a_resumed_run_counts_the_evaluation_before_it(tiny, tmp_path, monkeypatch) -> None:
-    """Time is up after the third of six evaluations, the first one after gradient steps."""
+    """The third evaluation is at the target, and the run ends; resumed, one more is enough."""
     out = tmp_path / "run"
     evaluations_that_find(monkeypatch, [0.1, 0.1, 0.6])
     trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, total_env_steps=120))
@@ -227,7 +243,7 @@ def test_the_last_line_names_the_newest_policy_and_the_best(tiny, tmp_path, monk
 def test_a_policy_published_after_other_epochs_is_evaluated_first(tiny, tmp_path, monkeypatch) -> None:
     """Stopped in the middle of an epoch, after three of six iterations, and resumed with three epochs of two."""
     out = tmp_path / "run"
-    trainer.train(tiny(out, num_evals=1, max_minutes=1e-9))
+    trainer.train(tiny(out, num_evals=1, total_env_steps=120))
     shutil.rmtree(out / "policies")
     (out / "metrics.jsonl").write_text("")
     monkeypatch.setattr(checkpoint, "any_saved", lambda _: True)
@@ -258,9 +274,12 @@ def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
     state = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
     trainer._require_finite_parameters(state)
     params = state.train_state.params
-    output = params.goal_encoder.output._replace(bias=params.goal_encoder.output.bias.at[3].set(jnp.nan))
-    broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, output=output))
-    with pytest.raises(FloatingPointError, match="goal_encoder.output.bias is NaN or infinity after iteration 0"):
+    output = params.goal_encoder.params["output"]
+    layers = params.goal_encoder.params | {"output": output | {"bias": output["bias"].at[3].set(jnp.nan)}}
+    broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, params=layers))
+    with pytest.raises(
+        FloatingPointError, match="goal_encoder.params.output.bias is NaN or infinity after iteration 0"
+    ):
         trainer._require_finite_parameters(state._replace(train_state=state.train_state._replace(params=broken)))
 
 
@@ -280,11 +299,12 @@ def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_p
         "--env=point_u_maze --preset=paper --num-envs=8 --unroll-length=5 "
         "--episode-length=20 --updates-per-unroll=1 --batch-size=4096 "
         "--max-replay-size=23 --min-replay-size=10 --actor-width=16 --critic-width=16 --eval-episodes=4 "
-        f"--representation-dim=8 --num-evals=1 --total-env-steps=240 --out={out}"
+        f"--representation-dim=8 --num-evals=1 --out={out}"
     ).split()
-    assert main([*flags, "--max-minutes=1e-9"]) == 0  # ends after its first gradient step
+    assert main([*flags, "--total-env-steps=120"]) == 0  # ends after its first gradient step
     saved = [path.name for path in (out / "snapshots").iterdir()]
-    limited = [sys.executable, str(Path(__file__).with_name("limited_run.py")), "100_000_000", *flags, "--resume"]
+    limited = [sys.executable, str(Path(__file__).with_name("limited_run.py")), "100_000_000", *flags]
+    limited += ["--total-env-steps=240", "--resume"]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run(limited, check=False, capture_output=True, text=True, timeout=240, env=environ)
     assert ran.returncode == 1, ran.stderr
@@ -292,7 +312,7 @@ def test_memory_that_runs_out_is_one_line_and_the_snapshot_before_it_stays(tmp_p
     assert "lower batch_size from 4096 to 2896" in ran.stderr  # where the logits take half as much
     assert "Traceback" not in ran.stderr
     assert [path.name for path in (out / "snapshots").iterdir()] == saved == ["3"]
-    assert main([*flags, "--resume"]) == 0
+    assert main([*flags, "--total-env-steps=240", "--resume"]) == 0
     assert bundle.versions(out / "policies") == [120, 240]
 
 

@@ -264,9 +264,9 @@ def test_training_goes_on_from_a_snapshot_as_if_never_stopped(tiny: Callable[...
     programs = compile_programs(config, env, state)
     state = programs.collect(programs.collect(state))
     checkpoint.save(tmp_path, 2, state=state)
-    on, _ = programs.learn(programs.collect(state))
+    on, _ = programs.learn(programs.collect(state), jnp.int32(3))
     restored = checkpoint.restore_latest(tmp_path, like=initial_state(config, env))
-    resumed, _ = programs.learn(programs.collect(restored))
+    resumed, _ = programs.learn(programs.collect(restored), jnp.int32(3))
     jax.tree.map(np.testing.assert_array_equal, plain(on), plain(resumed))
 
 

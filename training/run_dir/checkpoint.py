@@ -1,6 +1,7 @@
 """Snapshots: Orbax checkpoints of the whole run state, to resume from.
 
-Each is a folder named after its iteration; the latest two are kept.
+Each is a folder named after its iteration; the latest two are kept. A snapshot within an iteration's round of gradient
+steps is replaced by a later one of the same iteration: the old folder is set aside until the new one is complete.
 """
 
 import errno
@@ -14,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 _MAX_TO_KEEP = 2
+_ASIDE = ".replaced"  # suffix of a snapshot that a later one of the same iteration replaces
 
 
 class SnapshotError(Exception):
@@ -28,15 +30,28 @@ def save(folder: Path, iteration: int, *, state: Any) -> None:
     """
     arrays = _to_arrays(state)
     _require_space(folder, sum(leaf.nbytes for leaf in arrays.values()))
-    with _manager(folder) as manager:
-        if iteration in manager.all_steps():
-            return  # saved before an interruption, and the state is the same
-        try:
+    _tidy(folder)
+    snapshot = folder / str(iteration)
+    if snapshot.exists():
+        snapshot.rename(snapshot.with_suffix(_ASIDE))
+    try:
+        with _manager(folder) as manager:
             manager.save(iteration, args=ocp.args.PyTreeSave(arrays))
-        except OSError:
-            raise
-        except Exception as error:  # Orbax raises a ValueError if tensorstore cannot write
-            raise OSError(f"the snapshot {folder / str(iteration)} cannot be written: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # Orbax raises a ValueError if tensorstore cannot write
+        raise OSError(f"the snapshot {snapshot} cannot be written: {error}") from error
+    finally:
+        _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the snapshots that were replaced; bring back those whose replacement was never completed."""
+    for aside in folder.glob(f"*{_ASIDE}"):
+        if aside.with_suffix("").exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(aside.with_suffix(""))
 
 
 def _require_space(folder: Path, size: int) -> None:
@@ -55,6 +70,7 @@ def any_saved(folder: Path) -> bool:
     """Return whether there is a snapshot to resume from."""
     if not folder.is_dir():
         return False
+    _tidy(folder)
     with _manager(folder) as manager:
         return manager.latest_step() is not None
 
@@ -65,6 +81,8 @@ def restore_latest(folder: Path, *, like: Any) -> Any:
     Raises:
         SnapshotError: there is none, it cannot be read, or its arrays differ from those of `like`.
     """
+    if folder.is_dir():
+        _tidy(folder)
     with _manager(folder) as manager:
         iteration = manager.latest_step()
         if iteration is None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ NAME = "config.json"
 DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 _IN_EVERY_RUN = frozenset({"env", "seed", "num_envs", "batch_size", "actor_depth"})  # fields of every run's file
 _MAY_CHANGE = frozenset(
-    {  # fields that do not change what the run has learned so far, or how its snapshot continues
+    {  # fields that do not change what the resumed run learns from; learning rates may be what a run needs to go on
         "out",
         "preset",
         "max_minutes",
@@ -20,7 +21,8 @@ _MAY_CHANGE = frozenset(
         "num_evals",
         "eval_episodes",
         "max_diverged_share",
-        "actor_learning_rate",  # the way out of a loss that is NaN
+        "max_eval_share",
+        "actor_learning_rate",
         "critic_learning_rate",
         "temperature_learning_rate",
         "allow_bf16_on_cpu",
@@ -54,6 +56,37 @@ def read(folder: Path) -> dict[str, Any]:
         raise ConfigFileError(
             f"{path} cannot be read as a run's configuration ({error}); repair it, or use another --out"
         ) from error
+
+
+def to_resume(folder: Path) -> TrainConfig:
+    """Return the configuration that resumes the run in `folder`, wherever the folder was when the run began.
+
+    Fields that no longer exist are ignored. A field that the file lacks has its default.
+
+    Raises:
+        ConfigFileError: there is no run, or its file cannot be read or has values that are not valid.
+    """
+    if not (folder / NAME).is_file():
+        raise ConfigFileError(f"{folder} has no run to resume; use another --out, or leave out --resume")
+    stored = read(folder)
+    if not is_of_a_run(stored):
+        raise ConfigFileError(f"{folder / NAME} is not the configuration of a run; use another --out")
+    values: dict[str, Any] = {"preset": "paper"}
+    now: dict[str, Any] = {"out": folder, "resume": True, "overwrite": False}
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in stored:
+            values[field.name] = _from_json_value(stored[field.name], default=field.default)
+    try:
+        return TrainConfig(**(values | now))
+    except (ConfigError, TypeError) as error:
+        raise ConfigFileError(f"{folder / NAME} has a value that is not valid: {error}; repair it") from error
+
+
+def _from_json_value(value: Any, *, default: Any) -> Any:
+    """Return a field's value as `TrainConfig` has it; the reverse of `to_json_value`."""
+    if value is None:
+        return math.inf if isinstance(default, float) else None
+    return Path(value) if default is None or isinstance(default, Path) else value
 
 
 def is_of_a_run(fields: dict[str, Any]) -> bool:

@@ -1,13 +1,15 @@
 """Draw the metrics of one run, or of several runs that differ in the seed, as one picture: a panel per question."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 Rows = Sequence[Mapping[str, float]]  # of a run's metrics.jsonl
@@ -21,6 +23,7 @@ class Line(NamedTuple):
     metric: str
     label: str
     color: str
+    style: str = "-"
 
 
 class Panel(NamedTuple):
@@ -38,8 +41,10 @@ PANELS = (
         "Does it reach its goals and stay?",
         "share of episodes, share of time",
         (
-            Line("eval/touched", "touched at least once:", "tab:orange"),
             Line("eval/stay", "stay since the first arrival:", "tab:blue"),
+            Line(
+                "eval/touched", "touched at least once:", "tab:orange", "--"
+            ),  # above the stay, with which it may agree
         ),
         is_share=True,
     ),
@@ -75,10 +80,12 @@ def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float 
     last = max((row["env_steps"] for rows in runs for row in rows), default=0)
     unit, unit_name = next((unit for unit in _UNITS if last >= 2 * unit[0]), _UNITS[-1])
     columns = 2 if len(panels) in {2, 4} else len(panels)
-    figure = Figure(figsize=(6.2 * columns, 3.4 * (len(panels) // columns) + 0.5), layout="constrained")
+    figure = Figure(
+        figsize=(6.2 * columns, 3.4 * (len(panels) // columns) + 0.5),
+        layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12),
+    )
     FigureCanvasAgg(figure)  # not pyplot, which would choose a backend for the whole process
     figure.suptitle(title, fontsize="x-large", fontweight="bold")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)  # pyright: ignore[reportOptionalMemberAccess] inches
     grid = figure.subplots(len(panels) // columns, columns, sharex=True, squeeze=False)
     for panel, axes in zip(panels, grid.flat, strict=True):
         for line in panel.lines:
@@ -98,22 +105,21 @@ def _draw_line(axes: Axes, line: Line, runs: Sequence[Rows], *, unit: int, with_
     common = sorted(set.intersection(*(set(curve) for curve in curves)))
     steps = [step / unit for step in common]
     columns = [[curve[step][line.metric] for curve in curves] for step in common]  # one list per evaluation
-    several = len(runs) > 1
-    if several:
+    low, high = [min(column) for column in columns], [max(column) for column in columns]
+    if len(runs) > 1:
         for curve in curves:
             points = [(step / unit, row[line.metric]) for step, row in curve.items()]
             axes.plot(*zip(*points, strict=True), color=line.color, linewidth=0.8, alpha=0.35)
-        low, high = [min(column) for column in columns], [max(column) for column in columns]
-    else:
-        bands = [[curves[0][step].get(f"{line.metric}_{end}") for step in common] for end in ("low", "high")]
-        low, high = ([] if None in band else band for band in bands)
-    if low and high:
-        axes.fill_between(steps, low, high, color=line.color, alpha=0.2, linewidth=0)
+    else:  # an interval where the metric has one, else nothing
+        rows = [curves[0][step] for step in common]
+        low, high = ([row.get(f"{line.metric}_{end}", math.nan) for row in rows] for end in ("low", "high"))
+    axes.fill_between(steps, low, high, color=line.color, alpha=0.2, linewidth=0)
     if steps:
         mean = [statistics.fmean(column) for column in columns]
         label = f"{line.label} {mean[-1]:.2f}" if with_last else line.label
         marker = "o" if len(steps) <= 20 else None
-        axes.plot(steps, mean, color=line.color, linewidth=2.2, marker=marker, markersize=4, label=label)
+        look: dict[str, Any] = {"color": line.color, "linestyle": line.style, "marker": marker, "markersize": 4}
+        axes.plot(steps, mean, linewidth=2.2, label=label, **look)
 
 
 def _finish(axes: Axes, panel: Panel) -> None:

@@ -29,10 +29,10 @@ def publish(
     params: PolicyParams,
     *,
     statistics: Statistics,
-    iteration: int,
+    env_steps: int,
     metrics: dict[str, Any],
 ) -> Path:
-    """Publish the policy after `iteration` and return its folder. If the step was published already, do nothing.
+    """Publish the policy as version `env_steps` and return its folder. If it was published already, do nothing.
 
     Args:
         statistics: of the states seen so far, for the specification.
@@ -41,15 +41,14 @@ def publish(
     Raises:
         OSError: the folder cannot be written; policies published earlier are intact.
     """
-    version = iteration * config.steps_per_iteration
     root = config.out / "policies"
-    if version in bundle.versions(root):
-        return root / str(version)
-    probe_key = jax.random.fold_in(jax.random.key(config.seed), version % 2**32)
+    if env_steps in bundle.versions(root):
+        return root / str(env_steps)
+    probe_key = jax.random.fold_in(jax.random.key(config.seed), env_steps % 2**32)
     probes = jax.jit(jax.vmap(env.reset))(jax.random.split(probe_key, _PROBES))
     return bundle.write(
         root,
-        version,
+        env_steps,
         spec=dataclasses.replace(config.policy_spec(env), **spec_fields(statistics, params.normalization)),
         params=jax.tree.map(np.asarray, params),
         probe_state=np.asarray(probes.info["state"]),

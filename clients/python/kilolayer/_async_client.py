@@ -29,9 +29,17 @@ class AsyncPolicyClient:
     Close it when done, or use it in an `async with` statement.
     """
 
-    def __init__(self, address: str, *, policy: str = "", version: str | int = "", timeout_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        policy: str = "",
+        version: str | int = "",
+        timeout_s: float = 1.0,
+        robot_id: str = "",
+    ) -> None:
         self._endpoint = Endpoint(address, timeout_s=timeout_s)
-        self._requests = RequestFactory(policy, version)
+        self._requests = RequestFactory(policy, version, robot_id=robot_id)
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._methods = unary_methods(self._channel)
 

@@ -14,6 +14,7 @@ from kilolayer.errors import (
     DeadlineExceeded,
     InvalidRequest,
     KilolayerError,
+    NotSupported,
     Overloaded,
     PolicyNotFound,
     ServerFailure,
@@ -31,6 +32,7 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 3000),
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.http2.ping_timeout_ms", 2000),
+    ("grpc.max_receive_message_length", -1),  # gRPC's 4 MiB are less than the chunks of a request with many rows
 )
 READY_POLL_S = 0.1  # pause between two calls to a server that answers but is not ready
 STREAM = "ActStream"
@@ -51,6 +53,7 @@ _EXCEPTIONS: dict[grpc.StatusCode, tuple[type[KilolayerError], str]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (InvalidRequest, "describe() gives the sizes and the row limit"),
     grpc.StatusCode.OUT_OF_RANGE: (InvalidRequest, "describe() gives the sizes and the row limit"),
     grpc.StatusCode.NOT_FOUND: (PolicyNotFound, "list_policies() gives the names and versions"),
+    grpc.StatusCode.FAILED_PRECONDITION: (NotSupported, "describe().critic says whether the policy has a critic"),
     grpc.StatusCode.UNAUTHENTICATED: (AccessDenied, "Ask the server's operator for access"),
     grpc.StatusCode.PERMISSION_DENIED: (AccessDenied, "Ask the server's operator for access"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (Overloaded, "Send the next observation, not this one again"),

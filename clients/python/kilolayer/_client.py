@@ -37,14 +37,24 @@ class PolicyClient:
         version: a training step as a string, such as `"2000"`; an int is converted. Replies give it as a string.
             Empty means the version that is live at each call.
         timeout_s: timeout in seconds of a call that has none of its own.
+        robot_id: a name of the robot, sent with every `act`; at most 128 bytes in UTF-8. Empty means none.
 
     Raises:
-        ValueError: the address has no port, or the timeout is not a positive number.
+        ValueError: the address has no port, the timeout is not a positive number, or `robot_id` is not a string or is
+            too long.
     """
 
-    def __init__(self, address: str, *, policy: str = "", version: str | int = "", timeout_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        policy: str = "",
+        version: str | int = "",
+        timeout_s: float = 1.0,
+        robot_id: str = "",
+    ) -> None:
         self._endpoint = Endpoint(address, timeout_s=timeout_s)
-        self._requests = RequestFactory(policy, version)
+        self._requests = RequestFactory(policy, version, robot_id=robot_id)
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._methods = unary_methods(self._channel)
         self._act_stream = stream_method(self._channel)
@@ -62,7 +72,9 @@ class PolicyClient:
     ) -> Action:
         """Return the action in `state` towards `goal`. The request is never sent twice.
 
-        Without a seed it is the policy's deterministic action, which is the one to control a robot with.
+        Without a seed it is the policy's deterministic action, which is the one to control a robot with. A policy whose
+        `describe().action_chunk` is above 1 gives that many actions, in `Action.chunk`: execute all of them, one per
+        control period, then call `act` again.
 
         Args:
             state: [state_dim], or [rows, state_dim] for a block of rows answered together.
@@ -70,7 +82,7 @@ class PolicyClient:
             seed: sample the action from the policy's distribution; 0 to 2**64 - 1. Equal seeds give equal noise, so
                 use a new seed each tick to explore. The rows of a block are sampled independently.
             best_of: sample this many actions, at least 1, and return the one with the highest energy by the critic.
-                Requires a seed.
+                Requires a seed, and a policy with a critic.
             priority: 0 to 3; the server computes calls of higher priority first.
             timeout_s: seconds until DeadlineExceeded; None means the client's timeout.
             sequence: the caller's number for this tick, 0 to 2**64 - 1; None means the client's count of calls.
@@ -79,6 +91,7 @@ class PolicyClient:
             InvalidRequest: the arrays do not fit each other or the policy, a number is out of range, or `best_of` has
                 no seed.
             PolicyNotFound: the server does not have this client's policy or version.
+            NotSupported: `best_of` with a policy that has no critic; `describe().critic` is then "none".
             Overloaded: the server rejected the call because of its load.
             Unavailable: no server listens at the address (raised immediately), or it is starting or draining.
             DeadlineExceeded: no reply in time, or the host of the address cannot be reached.
@@ -98,11 +111,15 @@ class PolicyClient:
         timeout_s: float | None = None,
         sequence: int | None = None,
     ) -> Score:
-        """Return the critic's energy: how near `goal` is after `action` in `state`. Raises as `act`.
+        """Return the critic's energy: how near `goal` is after `action` in `state`.
+
+        Raises as `act`; NotSupported if the policy has no critic.
 
         Args:
             state: [state_dim], or [rows, state_dim].
-            action: [action_dim] or [rows, action_dim], one per state, each value in [-1, 1].
+            action: [action_dim] or [rows, action_dim], one per state, each value in [-1, 1]. If the policy's
+                `action_chunk` is above 1, all actions of a chunk: [action_chunk, action_dim] or
+                [rows, action_chunk, action_dim], as in `Action.chunk`.
             goal: [goal_dim] for every row, or [rows, goal_dim].
             priority: as for `act`.
             timeout_s: as for `act`.

@@ -20,6 +20,7 @@ from kilolayer.v1 import policy_pb2
 _MAX_UINT64 = 2**64 - 1
 _MAX_UINT32 = 2**32 - 1
 _MAX_PRIORITY = 3
+_MAX_ROBOT_ID_BYTES = 128  # in UTF-8
 _ROUNDING = 1e-6  # tolerance around [-1, 1]: a few units in the last place of a float32
 
 Axes = tuple[int, ...]  # the axes that a response shares with its states: () for one state, (rows,) for a block
@@ -36,6 +37,7 @@ def encode_act(
     best_of: int | None = None,
     priority: int = 0,
     timeout_us: int = 0,
+    robot_id: str = "",
 ) -> tuple[blocks_pb2.ActRequestBlocks, Axes]:
     """Return the request for `state: [S]` or `[rows, S]` and `goal: [G]` or `[rows, G]`, and its action's leading axes.
 
@@ -53,6 +55,7 @@ def encode_act(
         rows=_rows(states),
         priority=_integer("priority", priority, most=_MAX_PRIORITY),
         timeout_us=timeout_us,
+        robot_id=robot_id,
     )
     if seed is not None:
         request.seed = _integer("seed", seed, most=_MAX_UINT64)
@@ -77,7 +80,7 @@ def encode_score(
     sequence: int,
     priority: int = 0,
 ) -> tuple[blocks_pb2.ScoreRequestBlocks, Axes]:
-    """Return the request for `state` and `goal` as in `encode_act` and one `action: [A]` per state.
+    """Return the request for `state` and `goal` as in `encode_act` and one `action: [A]` or `[chunk, A]` per state.
 
     The second value is the leading axes of the energy.
 
@@ -85,10 +88,14 @@ def encode_score(
         InvalidRequest: as `encode_act`, or the number of actions is not that of the states.
     """
     states, goals = _states_and_goals(state, goal)
-    actions = _block("action", action)
-    if actions.shape[:-1] != states.shape[:-1]:
+    actions = _array("action", action)
+    if not actions.size:
+        raise _invalid(f"action must not be empty, got shape {list(actions.shape)}")
+    leading_axes = states.shape[:-1]
+    if actions.ndim - states.ndim not in (0, 1) or actions.shape[: len(leading_axes)] != leading_axes:
         raise _invalid(
-            f"action {list(actions.shape)} does not fit state {list(states.shape)}; pass one action per state"
+            f"action {list(actions.shape)} does not fit state {list(states.shape)}; pass one action [action_dim], or "
+            "one chunk of actions [action_chunk, action_dim], per state"
         )
     request = blocks_pb2.ScoreRequestBlocks(
         policy=policy,
@@ -100,23 +107,25 @@ def encode_score(
         rows=_rows(states),
         priority=_integer("priority", priority, most=_MAX_PRIORITY),
     )
-    return request, states.shape[:-1]
+    return request, leading_axes
 
 
-def decode_action(reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes) -> NDArray[np.float32]:
-    """Return the action [*leading_axes, action_dim] in the reply to the request numbered `sequence`.
+def decode_chunk(reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes) -> NDArray[np.float32]:
+    """Return the actions [*leading_axes, action_chunk, action_dim] in the reply to the request numbered `sequence`.
 
     Raises:
-        BadReply: `reply` belongs to another request, lacks the action of a row, or holds a value outside [-1, 1].
+        BadReply: `reply` belongs to another request, lacks an action of a row, or holds a value outside [-1, 1].
     """
     _check_sequence(reply.sequence, sequence)
     rows = leading_axes[0] if leading_axes else 1
+    chunk = reply.action_chunk or 1
     action = np.fromiter(reply.action, np.float32, count=len(reply.action))  # 3 times as fast as np.array
-    if not action.size or action.size % rows:
-        raise _bad(f"{action.size} action values cannot be divided among {rows} rows")
+    if not action.size or action.size % (rows * chunk):
+        chunks = f" with {chunk} actions each" if chunk > 1 else ""
+        raise _bad(f"{action.size} action values cannot be divided among {rows} rows{chunks}")
     if not np.abs(action).max() <= 1 + _ROUNDING:  # `not <=` instead of `>`: NaN must fail too
         raise _bad(f"an action must lie in [-1, 1], got values from {action.min()} to {action.max()}")
-    return action.reshape(*leading_axes, -1)
+    return action.reshape(*leading_axes, chunk, -1)
 
 
 def decode_energy(reply: policy_pb2.ScoreResponse, sequence: int, *, leading_axes: Axes) -> NDArray[np.float32]:
@@ -151,13 +160,27 @@ def _rows(states: NDArray[np.float32]) -> int:
     return len(states) if states.ndim == 2 else 1
 
 
-def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
-    """Return `values` as a little-endian float32 array of one or two axes, not empty."""
+def check_robot_id(robot_id: object) -> str:
+    """Return `robot_id`. ValueError if it is not a string, or has more than 128 bytes in UTF-8."""
+    if not isinstance(robot_id, str) or len(robot_id.encode()) > _MAX_ROBOT_ID_BYTES:
+        raise ValueError(
+            f"robot_id must be a string of at most {_MAX_ROBOT_ID_BYTES} bytes in UTF-8, got {robot_id!r:.200}"
+        )
+    return robot_id
+
+
+def _array(name: str, values: ArrayLike) -> NDArray[np.float32]:
+    """Return `values` as a little-endian float32 array."""
     try:
         with np.errstate(over="ignore"):  # too large values become infinite; the server reports their row
-            block = np.asarray(values).astype("<f4", casting="same_kind", copy=False)
+            return np.asarray(values).astype("<f4", casting="same_kind", copy=False)
     except (TypeError, ValueError) as error:
         raise _invalid(f"{name} must be an array of numbers: {error}") from error
+
+
+def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
+    """Return `values` as a little-endian float32 array of one or two axes, not empty."""
+    block = _array(name, values)
     if block.ndim not in (1, 2) or not block.size:
         raise _invalid(
             f"{name} must be one row [{name}_dim] or a block [rows, {name}_dim], got shape {list(block.shape)}"

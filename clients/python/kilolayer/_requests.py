@@ -8,7 +8,7 @@ from typing import Any, Callable, Generic, TypeVar
 
 from numpy.typing import ArrayLike
 
-from kilolayer._codec import encode_act, encode_score
+from kilolayer._codec import check_robot_id, encode_act, encode_score
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
 from kilolayer.v1 import policy_pb2
 
@@ -30,11 +30,16 @@ class RequestFactory:
     Args:
         policy: name of the policy; empty means the server's default.
         version: a training step, such as `"2000"`; an int is converted. Empty means the live one.
+        robot_id: of the robot that asks for actions, at most 128 bytes in UTF-8. Empty means that it is not told.
+
+    Raises:
+        ValueError: `robot_id` is not a string, or too long.
     """
 
-    def __init__(self, policy: str, version: str | int) -> None:
+    def __init__(self, policy: str, version: str | int, *, robot_id: str = "") -> None:
         self._policy = policy
         self._version = str(version)
+        self._robot_id = check_robot_id(robot_id)
         self._sequences = itertools.count(1)
 
     def act(
@@ -60,6 +65,7 @@ class RequestFactory:
             best_of=best_of,
             priority=priority,
             timeout_us=timeout_us,
+            robot_id=self._robot_id,
         )
 
         def read(reply: policy_pb2.ActResponse, round_trip_s: float) -> Action:

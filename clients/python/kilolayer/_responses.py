@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from kilolayer._codec import Axes, decode_action, decode_energy
+from kilolayer._codec import Axes, decode_chunk, decode_energy
 from kilolayer.v1 import policy_pb2
 
 
@@ -16,7 +16,7 @@ from kilolayer.v1 import policy_pb2
 class Action:
     """The response to one `act`."""
 
-    action: NDArray[np.float32]  # [action_dim] for one state, [rows, action_dim] for a block; each in [-1, 1]
+    chunk: NDArray[np.float32]  # [action_chunk, action_dim] or [rows, action_chunk, action_dim], first action first
     policy: str  # the policy that answered
     version: str  # the version that answered: a training step, such as "2000"
     sequence: int  # the number that the request carried
@@ -24,14 +24,22 @@ class Action:
     compute_us: int  # microseconds of computation: of the batch, or of all batches if the request was split
     batch_rows: int  # rows computed together, including those of this request
     round_trip_s: float  # seconds from sending to receiving, on this machine's monotonic clock
+    out_of_range: bool = False  # whether a state is far from those seen in training; False: no server tells it yet
+
+    @property
+    def action(self) -> NDArray[np.float32]:
+        """The first action: [action_dim] for one state, [rows, action_dim] for a block; each value in [-1, 1]."""
+        return self.chunk[..., 0, :]
 
     @classmethod
     def from_proto(
         cls, reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes, round_trip_s: float
     ) -> Action:
-        """Return the action in the reply to the request numbered `sequence`. Raises as `decode_action`."""
+        """Return the actions in the reply to the request numbered `sequence`. Raises as `decode_chunk`."""
         return cls(
-            action=decode_action(reply, sequence, leading_axes=leading_axes), **_shared_fields(reply, round_trip_s)
+            chunk=decode_chunk(reply, sequence, leading_axes=leading_axes),
+            out_of_range=reply.out_of_range,
+            **_shared_fields(reply, round_trip_s),
         )
 
 
@@ -85,8 +93,8 @@ class PolicyDescription:
     rest_action: tuple[float, ...]  # [action_dim] in [-1, 1], the action that leaves the robot at rest
     action_meaning: tuple[str, ...]  # [action_dim] absolute, or increment: the action changes a target
     max_action_change: tuple[float, ...]  # [action_dim] largest change per control period, in (0, 2]; empty: no limit
-    action_chunk: int  # consecutive actions of a row in a reply
-    critic: str  # energy; or none: the policy cannot score actions
+    action_chunk: int  # consecutive actions of a row in a request or a reply
+    critic: str  # energy; or none: `score` and `best_of` raise NotSupported
     normalize_observations: bool  # whether the policy normalizes states, with the two fields below
     normalization_mean: tuple[float, ...]  # [state_dim] or empty; of the states before learning began
     normalization_std: tuple[float, ...]
@@ -113,6 +121,14 @@ class PolicyDescription:
     def action_dim(self) -> int:
         """Number of values in one action."""
         return len(self.action_names)
+
+    def to_robot_units(self, action: ArrayLike) -> NDArray[np.float64]:
+        """Return `action: [..., action_dim]` in the units of `action_names`: `Action.action` or `Action.chunk`.
+
+        -1 becomes `action_low`, and 1 becomes `action_high`.
+        """
+        low, high = np.array(self.action_low), np.array(self.action_high)
+        return low + (np.asarray(action) + 1) / 2 * (high - low)
 
     @classmethod
     def from_proto(cls, reply: policy_pb2.DescribeResponse) -> PolicyDescription:

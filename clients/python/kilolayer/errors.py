@@ -4,6 +4,7 @@ KilolayerError
   RequestError         the request is wrong: sent again unchanged, it fails again
     InvalidRequest       sizes, shapes or values that do not fit the policy
     PolicyNotFound       no policy or version of that name
+    NotSupported         the policy cannot do this, for example score actions without a critic
     AccessDenied         the server requires other credentials
   ServerError          the server has a problem: the next observation may succeed
     Overloaded           the server rejected the call because of its load
@@ -41,6 +42,10 @@ class InvalidRequest(RequestError):
 
 class PolicyNotFound(RequestError):
     """The server has no policy, or no version, of that name."""
+
+
+class NotSupported(RequestError):
+    """The policy cannot do what the request asks, for example score actions without a critic."""
 
 
 class AccessDenied(RequestError):

@@ -71,6 +71,7 @@ class InferRequests:
         statistics = self._statistics.of(served)
         try:
             priority, limit_us = tensors.decode_scheduling(request)
+            tensors.check_robot_id(request)
             read_s = self._clock()
             rows = tensors.decode_rows(request, served.bundle.spec, max_rows=self._max_rows)
             decoded_s = self._clock()
@@ -130,7 +131,7 @@ class PendingInference:
         self.served.batcher.withdraw(self.queued)
 
     def _encode(self, actions: np.ndarray) -> pb.ModelInferResponse:
-        """Return the reply with `actions: [rows, action_dim]`, always as raw bytes."""
+        """Return the reply with `actions: [rows, chunk_dim]`, always as raw bytes."""
         shape = actions.shape
         output = pb.ModelInferResponse.InferOutputTensor(name=tensors.OUTPUT, datatype=tensors.DATATYPE, shape=shape)
         return pb.ModelInferResponse(

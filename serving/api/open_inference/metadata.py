@@ -59,7 +59,7 @@ def model_config(served: ServedPolicy, config: ServeConfig) -> pb.ModelConfig:
 def _dim(served: ServedPolicy, name: str) -> int:
     """Values in a row of the tensor `name`."""
     spec = served.bundle.spec
-    return {"state": spec.state_dim, "goal": spec.goal_dim, "action": spec.action_dim}[name]
+    return {"state": spec.state_dim, "goal": spec.goal_dim, "action": spec.chunk_dim}[name]
 
 
 def _version() -> str:

@@ -12,7 +12,7 @@ from policy.networks import Network, PolicyParams
 from training import evaluation
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
-from training.progress_display import Progress
+from training.progress_display import Progress, Status
 from training.run_dir.metrics_log import MetricsLog
 
 
@@ -32,11 +32,14 @@ class Evaluator:
         log: MetricsLog,
         progress: Progress,
         clock: Callable[[], float],
+        began: float | None = None,
     ) -> None:
         self._config, self._env, self._eval_env = config, env, eval_env
         self._log, self._progress, self._clock = log, progress, clock
         self._overflow = np.zeros((), np.int32)
-        self._began = self._since = clock()
+        self._eval_s = 0.0
+        self._since = clock()
+        self._began = self._since if began is None else began
         self._evaluate = jax.jit(
             functools.partial(
                 evaluation.evaluate, eval_env, episodes=config.eval_episodes, episode_length=config.episode_length
@@ -58,15 +61,20 @@ class Evaluator:
         broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
         if broken:
             raise FloatingPointError(f"{broken[0]} is NaN or infinity by step {env_steps:,}. Try a lower learning rate")
-        elapsed = {"time/train_s": now - self._since, "time/total_s": self._clock() - self._began}
+        trained_s = now - self._since
         self._since = self._clock()
+        self._eval_s += self._since - now
+        elapsed = {"time/train_s": trained_s, "time/total_s": self._since - self._began}
+        elapsed["time/eval_share"] = self._eval_s / max(self._since - self._began, 1e-9)
         row = {"env_steps": env_steps, **losses, **summary, **elapsed}
         self._log.write(row)
+        status = Status(f"training with {config.algorithm}", of=config.iterations)
+        self._progress.advance(status._replace(done=env_steps // config.steps_per_iteration))
         self._progress.evaluated(row)
         if evaluation.target_met(self._log.rows, config.target_stay_rate):
             self._progress.say(evaluation.target_message(config.target_stay_rate))
             raise StopTraining
-        if self._clock() - self._began >= config.max_minutes * 60:
+        if self._since - self._began + trained_s > config.max_minutes * 60:  # the next part takes as long
             self._progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
             raise StopTraining
 

@@ -23,16 +23,25 @@ from training.algorithms.baselines import ppo, sac
 from training.algorithms.baselines.evaluator import Evaluator, StopTraining, evaluations
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
-from training.progress_display import Progress
+from training.progress_display import Progress, Status
 from training.run_dir.metrics_log import MetricsLog
 
 _ALGORITHMS = {"sac": sac.train, "ppo": ppo.train}
 
 
 def train(
-    config: TrainConfig, env: GoalEnv, eval_env: GoalEnv, *, progress: Progress, clock: Callable[[], float]
+    config: TrainConfig,
+    env: GoalEnv,
+    eval_env: GoalEnv,
+    *,
+    progress: Progress,
+    clock: Callable[[], float],
+    began: float | None = None,
 ) -> dict[str, float]:
     """Train with `config.algorithm` into the folder `config.out`; return the last evaluation's metrics.
+
+    Args:
+        began: when the command started, by `clock`; None: now.
 
     Raises:
         FloatingPointError: a loss is NaN or infinity.
@@ -42,7 +51,8 @@ def train(
     with MetricsLog(config.out, title=config.title, keep_until=0) as log:
         steps = config.iterations * config.steps_per_iteration
         progress.say(f"{config.env}: {config.algorithm}, {steps:,} steps or more, evaluations: {evaluations(config)}")
-        evaluator = Evaluator(config, env, eval_env, log=log, progress=progress, clock=clock)
+        progress.advance(Status(f"training with {config.algorithm}", of=config.iterations))
+        evaluator = Evaluator(config, env, eval_env, log=log, progress=progress, clock=clock, began=began)
         with contextlib.suppress(StopTraining), _device_put_replicated():
             _ALGORITHMS[config.algorithm](config, env, evaluator)
         progress.say(f"curves in {log.draw_curves()}; a baseline publishes no policy")

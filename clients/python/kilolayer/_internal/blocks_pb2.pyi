@@ -7,7 +7,7 @@ from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Un
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ActRequestBlocks(_message.Message):
-    __slots__ = ("policy", "version", "state", "goal", "sequence", "rows", "mode", "seed", "candidates", "priority", "timeout_us")
+    __slots__ = ("policy", "version", "state", "goal", "sequence", "rows", "mode", "seed", "candidates", "priority", "timeout_us", "robot_id")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class ActRequestBlocks(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    ROBOT_ID_FIELD_NUMBER: _ClassVar[int]
     policy: str
     version: str
     state: bytes
@@ -30,10 +31,11 @@ class ActRequestBlocks(_message.Message):
     candidates: int
     priority: int
     timeout_us: int
-    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[bytes] = ..., goal: _Optional[bytes] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., mode: _Optional[_Union[_policy_pb2.ActMode, str]] = ..., seed: _Optional[int] = ..., candidates: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+    robot_id: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[bytes] = ..., goal: _Optional[bytes] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., mode: _Optional[_Union[_policy_pb2.ActMode, str]] = ..., seed: _Optional[int] = ..., candidates: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ..., robot_id: _Optional[str] = ...) -> None: ...
 
 class ActResponseBlocks(_message.Message):
-    __slots__ = ("action", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows", "failure")
+    __slots__ = ("action", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows", "failure", "action_chunk", "out_of_range")
     ACTION_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +44,8 @@ class ActResponseBlocks(_message.Message):
     COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_RANGE_FIELD_NUMBER: _ClassVar[int]
     action: bytes
     policy: str
     version: str
@@ -50,7 +54,9 @@ class ActResponseBlocks(_message.Message):
     compute_us: int
     batch_rows: int
     failure: _policy_pb2.Failure
-    def __init__(self, action: _Optional[bytes] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[_policy_pb2.Failure, _Mapping[str, _Any]]] = ...) -> None: ...
+    action_chunk: int
+    out_of_range: bool
+    def __init__(self, action: _Optional[bytes] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[_policy_pb2.Failure, _Mapping[str, _Any]]] = ..., action_chunk: _Optional[int] = ..., out_of_range: _Optional[bool] = ...) -> None: ...
 
 class ScoreRequestBlocks(_message.Message):
     __slots__ = ("policy", "version", "state", "action", "goal", "sequence", "rows", "priority", "timeout_us")

@@ -19,7 +19,7 @@ ACT_MODE_STOCHASTIC: ActMode
 ACT_MODE_BEST_OF: ActMode
 
 class ActRequest(_message.Message):
-    __slots__ = ("policy", "version", "state", "goal", "sequence", "rows", "mode", "seed", "candidates", "priority", "timeout_us")
+    __slots__ = ("policy", "version", "state", "goal", "sequence", "rows", "mode", "seed", "candidates", "priority", "timeout_us", "robot_id")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,7 @@ class ActRequest(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    ROBOT_ID_FIELD_NUMBER: _ClassVar[int]
     policy: str
     version: str
     state: _containers.RepeatedScalarFieldContainer[float]
@@ -42,10 +43,11 @@ class ActRequest(_message.Message):
     candidates: int
     priority: int
     timeout_us: int
-    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., mode: _Optional[_Union[ActMode, str]] = ..., seed: _Optional[int] = ..., candidates: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+    robot_id: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., mode: _Optional[_Union[ActMode, str]] = ..., seed: _Optional[int] = ..., candidates: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ..., robot_id: _Optional[str] = ...) -> None: ...
 
 class ActResponse(_message.Message):
-    __slots__ = ("action", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows", "failure")
+    __slots__ = ("action", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows", "failure", "action_chunk", "out_of_range")
     ACTION_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +56,8 @@ class ActResponse(_message.Message):
     COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_RANGE_FIELD_NUMBER: _ClassVar[int]
     action: _containers.RepeatedScalarFieldContainer[float]
     policy: str
     version: str
@@ -62,7 +66,9 @@ class ActResponse(_message.Message):
     compute_us: int
     batch_rows: int
     failure: Failure
-    def __init__(self, action: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping[str, _Any]]] = ...) -> None: ...
+    action_chunk: int
+    out_of_range: bool
+    def __init__(self, action: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping[str, _Any]]] = ..., action_chunk: _Optional[int] = ..., out_of_range: _Optional[bool] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "reason")
@@ -113,6 +119,26 @@ class ScoreResponse(_message.Message):
     compute_us: int
     batch_rows: int
     def __init__(self, energy: _Optional[_Iterable[float]] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("policy", "version", "robot_id", "episode", "reached", "time_at_goal")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROBOT_ID_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    TIME_AT_GOAL_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    robot_id: str
+    episode: int
+    reached: bool
+    time_at_goal: int
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., robot_id: _Optional[str] = ..., episode: _Optional[int] = ..., reached: _Optional[bool] = ..., time_at_goal: _Optional[int] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("policy", "version")

@@ -40,6 +40,7 @@ class PolicyStub:
     Score: Any
     Describe: Any
     List: Any
+    Report: Any
 
     def __init__(self, channel: Any) -> None:
         for method in _methods():
@@ -72,6 +73,10 @@ class PolicyServicer:
         _not_implemented(context)
 
     def List(self, request: Any, context: Any) -> Any:
+        """Not implemented."""
+        _not_implemented(context)
+
+    def Report(self, request: Any, context: Any) -> Any:
         """Not implemented."""
         _not_implemented(context)
 

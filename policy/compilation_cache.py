@@ -1,0 +1,62 @@
+"""Keep compiled programs in the user's cache folder, so that the next process with the same programs starts faster.
+
+JAX names a compiled program after a hash of everything that went into it: the program, the compiler's options, the
+versions. An entry is never out of date. JAX alone would let the folder grow without a limit.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+FOLDER_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+MOST_BYTES = 2 * 2**30
+_WORTH_SAVING_S = 0.5  # compile time of the programs that are kept
+
+
+def default_folder(environ: Mapping[str, str], *, home: Path) -> Path:
+    """Return the folder for compiled programs in the user's cache folder (XDG Base Directory Specification)."""
+    caches = Path(environ.get("XDG_CACHE_HOME", ""))
+    root = caches if caches.is_absolute() else home / ".cache"  # a relative path must be ignored
+    return root / "kilolayer" / "jax"
+
+
+def enable(environ: Mapping[str, str] = os.environ) -> str:
+    """Let JAX keep compiled programs in `default_folder`, unless a variable of JAX's own names a folder.
+
+    Returns:
+        A warning if the folder cannot be written; empty otherwise. Programs are then compiled anew by every process.
+    """
+    if FOLDER_VARIABLE in environ:
+        return ""
+    try:
+        folder = default_folder(environ, home=Path.home())
+        folder.mkdir(parents=True, exist_ok=True)
+        trim(folder, most_bytes=MOST_BYTES)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} is not writable")
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home folder
+        return (
+            f"compiled programs are not kept for the next start: {error}; set {FOLDER_VARIABLE} to a folder that can "
+            "be written"
+        )
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_SAVING_S)
+    return ""
+
+
+def trim(folder: Path, *, most_bytes: int) -> None:
+    """Delete the files of `folder` that were used longest ago until the others take at most `most_bytes`."""
+    entries: list[tuple[Path, os.stat_result]] = []
+    for entry in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process may delete entries, too
+            entries.append((entry, entry.stat()))
+    total = sum(about.st_size for _, about in entries)
+    for entry, about in sorted(entries, key=lambda each: max(each[1].st_atime, each[1].st_mtime)):
+        if total <= most_bytes:
+            return
+        entry.unlink(missing_ok=True)
+        total -= about.st_size

@@ -1,0 +1,83 @@
+"""What a run says of its cost: figures by hand."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.training.fake_clock import FakeClock
+from training import run_cost
+from training.config import TrainConfig
+from training.time_budget import TimeBudget
+
+
+def test_an_environment_without_a_preset_says_what_the_papers_takes_and_what_to_try() -> None:
+    lines = run_cost.before_start(TrainConfig(env="ant_u_maze"))
+    assert lines[0].startswith("device: CPU, ")
+    assert "ant_u_maze has no preset of its own. Preset paper takes 100,000,000 environment steps" in lines[-1]
+    assert lines[-1].endswith("--preset ant_on_two_cores")
+    assert run_cost.before_start(TrainConfig(env="reacher"))[-1].endswith("--preset point_u_maze")
+    own = run_cost.before_start(TrainConfig(env="point_u_maze", preset="paper"))
+    assert not any("preset" in line for line in own)
+
+
+def test_a_gpu_that_is_not_used_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert run_cost.unused_gpu("cpu", root=tmp_path) == ""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").write_text("")
+    assert "has an NVIDIA GPU, but JAX computes on the CPU; install requirements/cuda13.txt" in run_cost.unused_gpu(
+        "cpu", root=tmp_path
+    )
+    assert run_cost.unused_gpu("gpu", root=tmp_path) == ""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert run_cost.unused_gpu("cpu", root=tmp_path) == ""
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    assert run_cost.unused_gpu("cpu", root=tmp_path / "elsewhere")
+
+
+def test_the_disk_holds_three_snapshots_and_a_policy_for_each_evaluation(tiny, tmp_path, monkeypatch) -> None:
+    usage = type(shutil.disk_usage(tmp_path))(10**12, 0, 10**11)
+    monkeypatch.setattr(run_cost.shutil, "disk_usage", lambda _: usage)
+    params, snapshot = jnp.zeros(500_000), {"replay": jnp.zeros(1_000_000), "key": jax.random.key(0)}
+    assert run_cost.bytes_of(snapshot) == 4_000_008
+    told = run_cost.disk(tiny(tmp_path / "run"), params, snapshot=snapshot)
+    assert told == "disk: up to 12 MB for snapshots and 4 MB for 2 policies; 100.0 GB are free"
+
+
+def report_after(tiny, *, collect: float, update: float | None, steps: int, **changes) -> list[str]:
+    """The lines after the first unroll, and after a round of three gradient steps, of 40 environment steps each."""
+    config = tiny(Path("run"), total_env_steps=steps, **changes)
+    budget = TimeBudget(config, clock=FakeClock(), began=0.0)
+    report = run_cost.CostReport(config)
+    budget.record("collect", collect)
+    lines = report.after_training(budget, done=1, pending_updates=0 if update is None else 3)
+    if update is not None:
+        for _ in range(2):  # of two slices of a round nothing is said
+            budget.record("update", update)
+            lines += report.after_training(budget, done=1, pending_updates=2)
+        assert not any("about" in line for line in lines)
+        budget.record("update", update)
+    lines += report.after_training(budget, done=1, pending_updates=0)
+    return lines + report.after_training(budget, done=1, pending_updates=0)  # nothing is said twice
+
+
+def test_the_cost_is_told_as_soon_as_it_is_known(tiny) -> None:
+    assert report_after(tiny, collect=1, update=3, steps=40 * 7) == [
+        "about 4 environment steps/s; the remaining 240 steps take about 1 min 0 s"
+    ]
+    assert report_after(tiny, collect=1, update=None, steps=40 * 100) == []
+    (bound,) = report_after(tiny, collect=1, update=None, steps=40 * 7201)
+    assert bound == "288,040 environment steps take 2 h 0 min or more here, before any gradient step"
+
+
+def test_days_are_a_warning_unless_there_is_a_time_limit(tiny) -> None:
+    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2)
+    assert "take about 2.0 days. WARNING: that is days. Lower --total-env-steps, set --max-minutes" in told
+    assert told.endswith("--preset point_u_maze")
+    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2, max_minutes=60)
+    assert "WARNING" not in told

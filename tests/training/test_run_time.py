@@ -1,0 +1,190 @@
+"""Runs against the clock and with signals: when they evaluate, when they end, and how they go on."""
+
+import io
+import itertools
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import rich.console
+
+from policy import bundle
+from tests.training.fake_clock import FakeClock, set_times
+from training import programs, trainer
+from training.envs import registry
+from training.programs import initial_state
+from training.progress_display import ConsoleProgress
+from training.run_dir import checkpoint
+from training.run_dir.metrics_log import read_metrics
+
+pytestmark = pytest.mark.usefixtures("without_physics")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def require_same_policy(one: Path, other: Path, version: int) -> None:
+    """Compare the parameters of two published policies bit for bit."""
+    ours, theirs = (jax.tree.leaves(bundle.read(run / "policies" / str(version)).params) for run in (one, other))
+    for left, right in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def interrupt_at(*slices: int):
+    """Return a function that sends SIGTERM to this process at its n-th call, for each n of `slices`."""
+    number = itertools.count(1)
+
+    def called() -> None:
+        if next(number) in slices:
+            signal.raise_signal(signal.SIGTERM)
+
+    return called
+
+
+def test_a_run_ends_with_its_evaluation_within_the_limit(tiny, tmp_path, monkeypatch, clock) -> None:
+    """Compiling takes 20 s, an iteration 1 + 3 x 1.5 s, the evaluation 9 s instead of the 4 s that are expected."""
+    set_times(monkeypatch, clock, compiling=20, collect=1, update=1.5, evaluate=9)
+    config = tiny(tmp_path / "run", total_env_steps=100_000, num_evals=1, max_minutes=1)
+    outcome = trainer.train(config, clock=clock)
+    assert len(read_metrics(tmp_path / "run")) == 1
+    assert outcome.policy is not None
+    assert 57 < clock.now <= 66
+
+
+def test_the_time_counts_from_the_start_of_the_command(tiny, tmp_path, monkeypatch, clock) -> None:
+    set_times(monkeypatch, clock, collect=1, update=0.5, evaluate=2)
+    clock.now = 130.0  # 30 s for imports
+    config = tiny(tmp_path / "run", total_env_steps=100_000, num_evals=1, max_minutes=1)
+    trainer.train(config, clock=clock, began=100.0)
+    assert 150 < clock.now <= 160
+
+
+def test_a_run_whose_time_is_over_once_compiled_ends_after_its_first_evaluation(
+    tiny, tmp_path, monkeypatch, clock
+) -> None:
+    set_times(monkeypatch, clock, compiling=200, collect=1, update=1, evaluate=6)
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    config = tiny(tmp_path / "run", total_env_steps=100_000, num_evals=1, max_minutes=1)
+    trainer.train(config, clock=clock, progress=ConsoleProgress(told, clock=clock))
+    assert clock.now == 207
+    assert [row["env_steps"] for row in read_metrics(tmp_path / "run")] == [40]
+    assert "there was no gradient step before the last evaluation; raise --max-minutes" in told.file.getvalue()
+
+
+def test_evaluations_that_take_too_long_are_left_out_and_change_nothing(
+    finished: Path, tiny, tmp_path, monkeypatch, clock
+) -> None:
+    set_times(monkeypatch, clock, collect=1, update=1, evaluate=5)
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    config = tiny(tmp_path / "run", max_eval_share=0.2, num_evals=6)
+    trainer.train(config, clock=clock, progress=ConsoleProgress(told, clock=clock))
+    assert [row["env_steps"] for row in read_metrics(tmp_path / "run")] == [240]
+    require_same_policy(finished, tmp_path / "run", 240)
+    assert told.file.getvalue().count("there are fewer than --num-evals 6, so that they take at most 20% of the") == 1
+
+
+def test_evaluations_take_the_share_that_is_allowed(tiny, tmp_path, monkeypatch, clock) -> None:
+    """There are 12 iterations of 4 s each, and an evaluation of 1 s is due after each."""
+    set_times(monkeypatch, clock, collect=1, update=1, evaluate=1)
+    config = tiny(tmp_path / "run", max_eval_share=0.2, total_env_steps=40 * 12, num_evals=12)
+    trainer.train(config, clock=clock)
+    rows = read_metrics(tmp_path / "run")
+    assert 1 < len(rows) < 12
+    assert rows[-1]["time/eval_share"] == pytest.approx(len(rows) / clock.now)
+    assert rows[-1]["time/eval_share"] <= 0.2
+    assert rows[-1]["env_steps"] == 480
+
+
+def test_a_run_stopped_twice_within_a_round_ends_as_one_that_was_never_stopped(
+    finished: Path, tiny, tmp_path, monkeypatch, clock
+) -> None:
+    """A gradient step takes 6 s, so it is a slice. The second stop of a round replaces the first snapshot."""
+    out = tmp_path / "run"
+    set_times(monkeypatch, clock, update=6, after_learn=interrupt_at(1, 2))
+    outcome = trainer.train(tiny(out), clock=clock)
+    assert outcome.stopped
+    fresh = initial_state(tiny(out), registry.make("point_u_maze"))
+    for taken in (1, 2):
+        assert [path.name for path in (out / "snapshots").iterdir()] == ["3"]
+        state = checkpoint.restore_latest(out / "snapshots", like=fresh)
+        assert (int(state.iteration), int(state.pending_updates)) == (3, 3 - taken)
+        outcome = trainer.train(tiny(out, resume=True), clock=clock)
+    assert not outcome.stopped
+    assert [row["env_steps"] for row in read_metrics(out)] == [120, 240]
+    for version in (120, 240):
+        require_same_policy(finished, out, version)
+
+
+def test_a_run_whose_time_ends_within_a_round_publishes_and_goes_on(
+    finished: Path, tiny, tmp_path, monkeypatch, clock
+) -> None:
+    """Of the first round, one gradient step of three fits: the policy's version counts a third of its 40 steps."""
+    out = tmp_path / "run"
+    set_times(monkeypatch, clock, update=20)
+    trainer.train(tiny(out, max_minutes=0.6), clock=clock)
+    assert [row["env_steps"] for row in read_metrics(out)] == [80 + 13]
+    trainer.train(tiny(out, resume=True), clock=clock)
+    assert bundle.versions(out / "policies") == [93, 120, 240]
+    require_same_policy(finished, out, 240)
+
+
+def test_without_its_replay_a_snapshot_within_a_round_does_not_go_on_with_the_round(
+    tiny, tmp_path, monkeypatch, clock
+) -> None:
+    out, small = tmp_path / "run", {"snapshot_replay": False, "total_env_steps": 400, "num_evals": 1}
+    set_times(monkeypatch, clock, update=6, after_learn=interrupt_at(1))
+    assert trainer.train(tiny(out, **small), clock=clock).stopped
+    trainer.train(tiny(out, **small, resume=True), clock=clock)
+    fresh = initial_state(tiny(out), registry.make("point_u_maze"))
+    state = checkpoint.restore_latest(out / "snapshots", like=fresh._replace(replay=None))
+    # one gradient step before; afterwards two iterations fill the replay, and five have a round
+    assert int(jax.tree.leaves(state.train_state.optimizer)[0]) == 1 + 3 * 5
+
+
+@pytest.mark.slow  # compiles three programs twice
+@pytest.mark.parametrize("block", [1, 3])
+def test_a_round_in_slices_is_the_round_at_once(tiny, tmp_path, monkeypatch, block: int) -> None:
+    """With blocks, as on a GPU, and without; each metric is where its gradient step is."""
+    monkeypatch.setattr(programs, "steps_per_block", lambda _: block)
+    config = tiny(tmp_path, updates_per_unroll=6)
+    env = registry.make(config.env)
+    start = initial_state(config, env)
+    compiled = programs.compile_programs(config, env, start)
+    ends, figures = [], []
+    for sizes in ((6,), (1, 2, 3)):
+        state = initial_state(config, env)
+        for _ in range(3):
+            state = compiled.collect(state)
+        parts = []
+        for size in sizes:
+            if int(state.pending_updates):
+                first = 6 - int(state.pending_updates)
+                state, metrics = compiled.learn(state, np.int32(size))
+                parts.append(np.asarray(metrics["loss/critic"])[first : 6 - int(state.pending_updates)])
+        assert int(state.pending_updates) == 0
+        ends.append(state._replace(key=jax.random.key_data(state.key)))
+        figures.append(np.concatenate(parts))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    np.testing.assert_array_equal(*figures)
+    assert len(np.unique(figures[0])) == 6
+
+
+def test_a_log_file_says_what_a_terminal_says(tiny, tmp_path, monkeypatch, clock) -> None:
+    set_times(monkeypatch, clock, compiling=20, collect=1, update=1, evaluate=2)
+    log = rich.console.Console(file=io.StringIO(), width=10_000)
+    out = tmp_path / "run"
+    trainer.train(tiny(out), clock=clock, progress=ConsoleProgress(log, clock=clock))
+    lines = log.file.getvalue().splitlines()
+    assert lines[0].startswith("device: CPU, ")
+    assert any(line.startswith("disk: up to ") and "for 2 policies" in line for line in lines)
+    assert f"Ctrl-C or SIGTERM saves the state and ends; --resume --out {out} continues" in log.file.getvalue()
+    assert "compiled; 20 s since the start" in lines
+    # after 3 iterations of 40 steps, of 1 + 3 x 1 s each: 3 to go, and an evaluation whose time is not known yet
+    assert any(line == "about 10 environment steps/s; the remaining 120 steps take about 12 s" for line in lines)
+    evaluation = next(line for line in lines if line.strip().startswith("120 steps "))
+    assert evaluation.endswith("  12 s left")
+    assert lines[-3] == "42 s in all, 10% of it for evaluations"  # 20 + 6 x 1 + 4 x 3 x 1 + 2 x 2

@@ -1,0 +1,65 @@
+"""`--init-from`: a run that starts with the networks of a published policy."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from policy import bundle
+from training import trainer, warm_start
+from training.config import ConfigError
+from training.envs import registry
+
+pytestmark = pytest.mark.usefixtures("without_physics")
+
+
+@pytest.mark.parametrize(("folder", "version"), [("policies/120", 120), ("policies", 240), ("", 240)])
+def test_a_run_starts_with_the_networks_of_a_policy_and_nothing_else_of_it(
+    finished: Path, tiny, tmp_path, folder: str, version: int
+) -> None:
+    config = tiny(tmp_path / "run", init_from=finished / folder, seed=5)
+    env = registry.make(config.env)
+    state = trainer._first_state(config, env)
+    policy = bundle.read(finished / "policies" / str(version))
+    for ours, theirs in zip(jax.tree.leaves(state.train_state.params), jax.tree.leaves(policy.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(state.train_state.optimizer))
+    assert float(state.train_state.log_temperature) == 0
+    assert int(state.replay.held) == int(state.iteration) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"actor_width": 32}, "does not fit this run: its actor_width is 16, and this run has 32"),
+        ({"critic_depth": 8}, "its critic_depth is 4, and this run has 8"),
+        ({"representation_dim": 4}, "its representation_dim is 8, and this run has 4"),
+        ({"energy": "dot"}, "its energy is 'l2', and this run has 'dot'"),
+        ({"init_from": Path("nothing")}, "init_from cannot be read: .*no published version"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused_by_name(finished: Path, tiny, tmp_path, changes, message: str) -> None:
+    config = tiny(tmp_path / "run", **{"init_from": finished / "policies"} | changes)
+    with pytest.raises(ConfigError, match=message):
+        trainer.train(config)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_names_that_differ_are_refused_with_their_number(finished: Path, tiny, tmp_path) -> None:
+    config = tiny(tmp_path / "run", init_from=finished / "policies")
+    env = registry.make("point_u_maze")
+    other = type(env)()
+    other.spec = other.spec.__class__(**{**vars(other.spec), "action_names": ("thrust",)})
+    with pytest.raises(ConfigError, match=r"its action_names is 1 values \('push',\), and this run has 1 values"):
+        warm_start.with_params_from(config, other, trainer.initial_state(config, other))
+
+
+def test_a_resumed_run_does_not_start_from_the_policy_again(finished: Path, tiny, tmp_path) -> None:
+    shutil.copytree(finished, tmp_path / "first")
+    out, first = tmp_path / "run", tmp_path / "first" / "policies"
+    trainer.train(tiny(out, init_from=first, total_env_steps=120, num_evals=1))
+    shutil.rmtree(first)
+    trainer.train(tiny(out, init_from=first, resume=True))
+    assert bundle.versions(out / "policies") == [120, 240]

@@ -1,0 +1,137 @@
+"""What a run costs, as its first lines say it: device, disk, steps per second and time; and what would be cheaper."""
+
+import functools
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from training.config import TrainConfig
+from training.envs.registry import bare_name
+from training.presets import PRESETS
+from training.time_budget import TimeBudget, in_words
+
+_SNAPSHOTS = 2  # that are kept; a third one is there while it is written
+_LONG_S = 86_400
+_NOTABLE_S = 3600
+_WALKERS = ("ant", "humanoid", "cheetah")
+
+
+def before_start(config: TrainConfig) -> list[str]:
+    """Return the first lines of a run: its device, a GPU that is not used, and the cost of a preset not chosen."""
+    devices = jax.local_devices()
+    lines = [f"device: {_described(devices)}"]
+    if unused := unused_gpu(devices[0].platform):
+        lines.append(f"warning: {unused}")
+    if config.preset == "paper" and config.env not in PRESETS:
+        lines.append(
+            f"{bare_name(config.env)} has no preset of its own. Preset paper takes {config.total_env_steps:,} "
+            "environment steps and is made for a GPU; the time it takes here is printed once it is measured. A small "
+            f"preset to try first: --preset {small_preset(config.env)}"
+        )
+    return lines
+
+
+def small_preset(env: str) -> str:
+    """Return the preset for two cores that fits `env` best."""
+    return "ant_on_two_cores" if bare_name(env).startswith(_WALKERS) else "point_u_maze"
+
+
+def unused_gpu(platform: str, *, root: Path = Path("/")) -> str:
+    """Return a warning if JAX computes on `platform` although the machine has an NVIDIA GPU; empty if not.
+
+    Args:
+        root: of the file system with the device files.
+    """
+    present = (root / "dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
+    if platform != "cpu" or not present or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return ""
+    return (
+        "this machine has an NVIDIA GPU, but JAX computes on the CPU; install requirements/cuda13.txt as "
+        "docs/training.md describes, or set JAX_PLATFORMS=cpu if that is intended"
+    )
+
+
+def disk(config: TrainConfig, params: Any, *, snapshot: Any) -> str:
+    """Return how much disk a run needs at most, and how much is free."""
+    snapshots = (_SNAPSHOTS + 1) * bytes_of(snapshot)
+    evaluations = math.ceil(config.iterations / config.iterations_per_epoch)
+    policies = evaluations * bytes_of(params)
+    folder = next(folder for folder in (config.out.absolute(), *config.out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    needs = f"disk: up to {_size(snapshots)} for snapshots and {_size(policies)} for {evaluations} policies"
+    return f"{needs}; {_size(free)} are free"
+
+
+def bytes_of(tree: Any) -> int:
+    """Return the bytes of all arrays in `tree`; random keys count with their data."""
+    is_key = functools.partial(jnp.issubdtype, arg2=jax.dtypes.prng_key)
+    leaves = jax.tree.leaves(tree)
+    return sum(jax.random.key_data(leaf).nbytes if is_key(leaf.dtype) else leaf.nbytes for leaf in leaves)
+
+
+class CostReport:
+    """Says once each what a run turns out to cost."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        self._told: set[str] = set()
+
+    def after_training(self, budget: TimeBudget, *, done: int, pending_updates: int) -> list[str]:
+        """Return the lines about time that are due after an unroll or a slice of gradient steps."""
+        config, lines = self._config, list[str]()
+        left_s = budget.left_s(done=done, pending_updates=pending_updates)
+        if left_s is None:
+            alone_s = (config.iterations - done) * config.steps_per_iteration / (budget.steps_per_s or math.inf)
+            if alone_s >= _NOTABLE_S and self._first("physics"):
+                lines.append(
+                    f"{config.total_env_steps:,} environment steps take {in_words(alone_s)} or more here, before any "
+                    f"gradient step{self._advice(alone_s)}"
+                )
+        elif (not pending_updates or budget.knows_updates) and self._first("time"):
+            steps = (config.iterations - done) * config.steps_per_iteration
+            lines.append(
+                f"about {budget.steps_per_s or 0:,.0f} environment steps/s; the remaining {steps:,} steps take about "
+                f"{in_words(budget.to_the_end_s(done=done, pending_updates=pending_updates))}"
+                f"{self._advice(budget.to_the_end_s(done=done, pending_updates=pending_updates))}"
+            )
+        return lines
+
+    def evaluation_skipped(self, budget: TimeBudget) -> list[str]:
+        """Return the lines that are due when an evaluation was left out."""
+        if not self._first("skipped"):
+            return []
+        return [
+            f"an evaluation takes about {in_words(budget.evaluation_s)}; there are fewer than --num-evals "
+            f"{self._config.num_evals}, so that they take at most {self._config.max_eval_share:.0%} of the run "
+            "(--max-eval-share)"
+        ]
+
+    def _advice(self, seconds: float) -> str:
+        if seconds < _LONG_S or self._config.max_minutes < math.inf:
+            return ""
+        return (
+            f". WARNING: that is days. Lower --total-env-steps, set --max-minutes, use a GPU, or try --preset "
+            f"{small_preset(self._config.env)}"
+        )
+
+    def _first(self, what: str) -> bool:
+        first = what not in self._told
+        self._told.add(what)
+        return first
+
+
+def _described(devices: Sequence[Any]) -> str:
+    if devices[0].platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return f"CPU, {cores} cores"
+    return f"{devices[0].device_kind} ({devices[0].platform})"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
