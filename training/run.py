@@ -59,6 +59,7 @@ def _train(config: TrainConfig) -> int:
 
     from policy import compilation_cache
     from training import memory_budget, stop_signals, trainer  # imported here, because it takes seconds
+    from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
     from training.run_dir.checkpoint import SnapshotError
     from training.run_dir.lock import RunDirError
@@ -90,6 +91,7 @@ def _train(config: TrainConfig) -> int:
         return 1
     except (
         ConfigError,
+        DivergedError,
         EnvError,
         FloatingPointError,
         ImportError,
