@@ -345,11 +345,11 @@ def our_step(options: Options, depth: int) -> Step:
 
     def init(key: jax.Array) -> Any:
         keys = jax.random.split(key, len(ends))
-        networks = (
+        actor, *encoders = (
             init_network(key, ResidualNetwork(depth, options.width, out_dim), in_dim=in_dim)
             for key, (in_dim, out_dim) in zip(keys, ends, strict=True)
         )
-        return crl.init(PolicyParams(*networks))
+        return crl.init(PolicyParams(actor, state_action_encoder=encoders[0], goal_encoder=encoders[1]))
 
     return Step(jax.jit(init), crl.update)
 

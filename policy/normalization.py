@@ -4,7 +4,6 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from policy.spec import PolicySpec
 
@@ -20,7 +19,7 @@ class Normalization(NamedTuple):
         """Return the statistics of `spec` in float32; None if its policy does not normalize states."""
         if not spec.normalize_observations:
             return None
-        return cls(*(jnp.asarray(np.float32(numbers)) for numbers in (spec.normalization_mean, spec.normalization_std)))
+        return cls(*(jnp.array(each, jnp.float32) for each in (spec.normalization_mean, spec.normalization_std)))
 
 
 def normalize(normalization: Normalization | None, state: jax.Array) -> jax.Array:

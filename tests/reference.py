@@ -14,8 +14,9 @@ from policy.networks import Network, PolicyParams
 from training.data.replay_buffer import Batch
 
 
-def network(subject: Network, values: jax.Array) -> jax.Array:
+def network(subject: Network | None, values: jax.Array) -> jax.Array:
     """Input layer, blocks of four layers with their input added, output Dense: [rows, in] -> [rows, out]."""
+    assert subject is not None
     module: Any = subject.module
     architecture, parameters = module.architecture, subject.params
 

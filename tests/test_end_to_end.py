@@ -1,6 +1,7 @@
 """The way through the house with real processes: train two rounds, publish, serve, act, drive."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import signal
@@ -35,6 +36,7 @@ TINY = {
     "resample-goal-probability": 0.1,
     "preset": "paper",
 }
+STATISTICS = ("normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,10 +45,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def train(out: Path, **changes: int) -> Path:
+def train(out: Path, *more: str, **changes: int) -> Path:
     settings = TINY | {name.replace("_", "-"): number for name, number in changes.items()}
     flags = [word for name, number in settings.items() for word in (f"--{name}", str(number))]
-    done = run("training/run.py", "--env", "point_u_maze", "--out", str(out), *flags)
+    done = run("training/run.py", "--env", "point_u_maze", "--out", str(out), *flags, *more)
     assert done.returncode == 0, done.stderr
     assert "policy in" in done.stdout
     return out
@@ -74,7 +76,7 @@ def served(policies: Path) -> Generator[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("run") / "tiny")
+    return train(tmp_path_factory.mktemp("run") / "tiny", "--normalize-observations")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,14 @@ def test_the_served_action_is_the_trained_policys(trained: Path, address: str) -
         description = client.describe()
         assert description.manifest_sha256 == published.manifest_sha256
         assert (description.name, description.version) == ("point_u_maze", "160")
+        assert description.normalize_observations
+        assert all(getattr(description, fact) for fact in STATISTICS)
+        for name, stored in dataclasses.asdict(published.spec).items():
+            told = getattr(description, name)
+            # numbers of a list travel as float32
+            assert told == (pytest.approx(stored) if isinstance(stored, tuple) and "names" not in name else stored), (
+                name
+            )
         np.testing.assert_allclose(client.act(state, goal).action, expected, atol=1e-6)
         for row in range(5):
             np.testing.assert_allclose(client.act(state[row], goal[row]).action, expected[row], atol=1e-6)

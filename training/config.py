@@ -90,6 +90,10 @@ class TrainConfig:
     """Steps in the replay buffer, per environment."""
     min_replay_size: int = 1_000
     """Steps in the replay buffer, per environment, before the first gradient step."""
+    normalize_observations: bool = False
+    """Normalize states with their mean and standard deviation in the steps before the first gradient step."""
+    max_diverged_share: float = 0.05
+    """Share of the environments whose physics may diverge between two evaluations. They are restarted."""
     discount: float = 0.99
     """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
     rows_per_episode: int = 1
@@ -233,7 +237,7 @@ class TrainConfig:
         return {name: to_json_value(value) for name, value in dataclasses.asdict(self).items()}
 
     def policy_spec(self, env: GoalEnv) -> PolicySpec:
-        """Return the specification of a policy trained on `env`."""
+        """Return the specification of a policy trained on `env`, without the statistics that training finds."""
         return PolicySpec(
             name=self.published_name,
             environment=bare_name(self.env),
@@ -259,6 +263,9 @@ class TrainConfig:
             max_action_change=env.spec.max_action_change,
             state_quaternions=env.spec.state_quaternions,
             goal_quaternions=env.spec.goal_quaternions,
+            normalize_observations=self.normalize_observations,
+            normalization_mean=(0.0,) * env.state_size if self.normalize_observations else (),
+            normalization_std=(1.0,) * env.state_size if self.normalize_observations else (),
         )
 
     def _require_positive(self) -> None:
@@ -281,6 +288,8 @@ class TrainConfig:
         for field, usual in shares.items():
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"{field} must be from 0 to 1, got {getattr(self, field)}; try {usual}")
+        if not 0 <= self.max_diverged_share <= 1:
+            raise ConfigError(f"max_diverged_share must be from 0 to 1, got {self.max_diverged_share}; try 0.05")
         if not 0 < self.max_eval_share <= 1:
             raise ConfigError(
                 f"max_eval_share must be above 0 and at most 1, got {self.max_eval_share}; try 0.2, or 1 for no limit"

@@ -19,8 +19,8 @@ from training.envs.core.goal_record import GoalRecord
 class Evaluation(NamedTuple):
     """One entry per episode, [episodes] each.
 
-    An episode counts until its first termination. If its state becomes NaN or infinite before that, the world has
-    diverged: the episode ends there and counts as not reached.
+    An episode counts until its first termination. If its world diverges before that (see `GoalEnv.diverged_part`), the
+    episode ends there and counts as not reached.
     """
 
     time_at_goal: jax.Array  # int32, control steps within the success radius
@@ -63,7 +63,7 @@ def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: in
         before, record, distance, _ = carry
         action = acting.deterministic_action(params, before.info["state"], before.info["goal"])
         after = jax.vmap(env.step)(before, action)
-        finite = _all_finite(after.info["state"]) & jnp.isfinite(after.metrics["distance"])
+        finite = (jax.vmap(env.diverged_part)(after) < 0) & jnp.isfinite(after.metrics["distance"])
         counted = record.alive & finite & ~jnp.isnan(distance)
         record = record.after(step, at_goal=after.metrics["success"] > 0, done=after.done > 0, finite=finite)
         distance = jnp.where(counted, after.metrics["distance"], distance)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from policy.networks import init_policy
-from training import evaluation, rollout
+from policy.quaternions import canonical_signs
+from training import divergence, evaluation, rollout, state_statistics
 from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import TrainConfig
@@ -27,6 +28,8 @@ class RunState(NamedTuple):
     replay: replay_buffer.ReplayBuffer
     key: jax.Array
     iteration: jax.Array  # int32, unrolls done
+    divergence: divergence.Divergence  # since the last evaluation
+    statistics: state_statistics.Statistics
     pending_updates: jax.Array  # int32, gradient steps of the current round that are not taken yet
 
 
@@ -53,6 +56,8 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
         ),
         key=key,
         iteration=jnp.int32(0),
+        divergence=divergence.nothing(config.num_envs),
+        statistics=state_statistics.nothing(env.state_size),
         pending_updates=jnp.int32(0),
     )
 
@@ -93,7 +98,7 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
     complete.
     """
     key, collect_key = jax.random.split(state.key)
-    rollout_state, steps = rollout.collect(
+    rollout_state, unroll = rollout.collect(
         env,
         state.train_state.params,
         state.rollout,
@@ -103,14 +108,37 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
         resample_goal_probability=config.resample_goal_probability,
         resample_at_goal_probability=config.resample_at_goal_probability,
     )
+    replay = replay_buffer.insert(state.replay, unroll.steps)
+    states = canonical_signs(
+        unroll.steps.state, state.train_state.params.quaternions.state
+    )  # as `acting` prepares them
+    statistics = state_statistics.add(
+        state.statistics, states, valid=unroll.valid, ready=replay.held >= config.min_replay_size
+    )
     return RunState(
-        train_state=state.train_state,
+        train_state=state.train_state if config.init_from else _normalize_from_now_on(state, statistics),
         rollout=rollout_state,
-        replay=replay_buffer.insert(state.replay, steps),
+        replay=replay,
         key=key,
         iteration=state.iteration + 1,
         pending_updates=jnp.where(state.replay.held >= config.min_replay_size, config.updates_per_unroll, 0),
+        divergence=divergence.add(state.divergence, unroll.diverged),
+        statistics=statistics,
     )
+
+
+def _normalize_from_now_on(state: RunState, statistics: state_statistics.Statistics) -> TrainState:
+    """Return the state of training, with the statistics to normalize with if they were frozen just now.
+
+    Not for a run that starts from a published policy: its networks were trained with that policy's statistics.
+    """
+    params = state.train_state.params
+    if params.normalization is None:
+        return state.train_state
+    frozen_now = (state.statistics.prefill.rows == 0) & (statistics.prefill.rows > 0)
+    frozen = state_statistics.normalization(statistics.prefill)
+    chosen = jax.tree.map(lambda new, old: jnp.where(frozen_now, new, old), frozen, params.normalization)
+    return state.train_state._replace(params=params._replace(normalization=chosen))
 
 
 def learn(

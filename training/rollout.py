@@ -6,6 +6,8 @@ Every reset draws a new start and a new goal. The commanded goal may also be res
   practices goals there.
 * At the goal: a good policy would otherwise stay at its goal for most of an episode, the replay buffer would fill with
   such steps, and the critic would forget the distant cells.
+
+A world whose physics diverges starts a new episode. The step that led there has no next state, so it is dropped.
 """
 
 from typing import Any, NamedTuple
@@ -26,12 +28,30 @@ class RolloutState(NamedTuple):
     env_state: State
     episode: jax.Array  # int32, episodes that this environment has completed
     age: jax.Array  # int32, steps taken in the current episode
+    kept_state: jax.Array  # [environments, state_dim], state and action of the last step that was not dropped
+    kept_action: jax.Array
+
+
+class Unroll(NamedTuple):
+    """Consecutive steps of all environments, [time, environments, ...]."""
+
+    steps: Steps
+    valid: jax.Array  # bool; where it is false, the step was dropped and repeats an earlier one
+    diverged: jax.Array  # int32, what diverged in the step, as `GoalEnv.diverged_part` returns it; -1 for nothing
 
 
 def start(env: GoalEnv, key: jax.Array, *, environments: int) -> RolloutState:
     """Reset `environments` environments."""
     nothing = jnp.zeros(environments, jnp.int32)
-    return RolloutState(jax.vmap(env.reset)(jax.random.split(key, environments)), episode=nothing, age=nothing)
+    env_state = jax.vmap(env.reset)(jax.random.split(key, environments))
+    first = env_state.info["state"]
+    return RolloutState(
+        env_state,
+        episode=nothing,
+        age=nothing,
+        kept_state=jnp.where(physics.diverged(first), 0, first),
+        kept_action=jnp.zeros((environments, env.action_size)),
+    )
 
 
 def collect(
@@ -44,8 +64,10 @@ def collect(
     episode_length: int,
     resample_goal_probability: float,
     resample_at_goal_probability: float,
-) -> tuple[RolloutState, Steps]:
+) -> tuple[RolloutState, Unroll]:
     """Take `unroll_length` steps with actions sampled from a policy; return the state after them, and the steps.
+
+    A step is dropped if its state, its action or the state after it has diverged. Its world starts a new episode.
 
     Args:
         episode_length: steps after which an episode ends at the latest.
@@ -53,7 +75,7 @@ def collect(
         resample_at_goal_probability: the same at a step within the success radius.
     """
 
-    def one_step(before: RolloutState, step_key: jax.Array) -> tuple[RolloutState, Steps]:
+    def one_step(before: RolloutState, step_key: jax.Array) -> tuple[RolloutState, Unroll]:
         resample_key, noise_key, reset_key = jax.random.split(step_key, 3)
         current = resample_goals(
             env,
@@ -65,9 +87,21 @@ def collect(
         state = current.info["state"]
         distribution = acting.action_distribution(params, state, current.info["goal"])
         action, _ = acting.sample_action(distribution, jax.random.normal(noise_key, distribution.mean.shape))
-        after = RolloutState(jax.vmap(env.step)(current, action), episode=before.episode, age=before.age + 1)
-        ended = (after.env_state.done > 0) | (after.age >= episode_length)
-        return restart_where(env, ended, after, key=reset_key), Steps(state, action, before.episode)
+        next_state = jax.vmap(env.step)(current, action)
+        sound_action = ~physics.diverged(action).any(axis=1)
+        part = jax.vmap(env.diverged_part)(next_state)
+        diverged = jnp.where(sound_action, part, -1)  # after a NaN of the actor, the physics is not to blame
+        valid = sound_action & (part < 0)
+        ended = (next_state.done > 0) | (before.age + 1 >= episode_length) | ~valid
+        steps = _fill(Steps(state, action, before.episode), before, valid=valid)
+        after = RolloutState(
+            next_state,
+            episode=before.episode + ~valid,  # the number of the dropped step; a new episode has the one after it
+            age=before.age + 1,
+            kept_state=steps.state,
+            kept_action=steps.action,
+        )
+        return restart_where(env, ended, after, key=reset_key), Unroll(steps, valid, diverged)
 
     return jax.lax.scan(one_step, rollout_state, jax.random.split(key, unroll_length))
 
@@ -84,6 +118,20 @@ def resample_goals(
     return jax.vmap(env.with_goal)(current, jnp.where(chosen[:, None], fresh, current.info["goal"]))
 
 
+def _fill(steps: Steps, before: RolloutState, *, valid: jax.Array) -> Steps:
+    """Replace each step that is not valid by the world's last one that was, as an episode of its own.
+
+    The replay buffer has a slot for every step of every world, so the slot of a dropped step must hold something. A
+    repeated step is a true one. Alone in its episode, it is no other step's future, and has none but itself, like the
+    last step of any episode. So no pair of steps says anything that did not happen.
+    """
+    return Steps(
+        state=jnp.where(valid[:, None], steps.state, before.kept_state),
+        action=jnp.where(valid[:, None], steps.action, before.kept_action),
+        episode=steps.episode + ~valid,
+    )
+
+
 def restart_where(env: GoalEnv, ended: jax.Array, rollout_state: RolloutState, *, key: jax.Array) -> RolloutState:
     """Start a new episode in the environments where `ended: [environments]` is true."""
     environments = ended.shape[0]
@@ -98,4 +146,6 @@ def restart_where(env: GoalEnv, ended: jax.Array, rollout_state: RolloutState, *
         env_state=chosen.replace(pipeline_state=with_flags),
         episode=rollout_state.episode + ended,
         age=jnp.where(ended, 0, rollout_state.age),
+        kept_state=rollout_state.kept_state,
+        kept_action=rollout_state.kept_action,
     )

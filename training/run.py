@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import rich.console
@@ -48,8 +49,6 @@ def _describe(arguments: list[str]) -> int:
     """Print what the command would do; return the exit code."""
     from training import dry_run  # imported here, as in `_train`
 
-    if _early_flags(arguments).out is None:  # nothing is written
-        arguments = [*arguments, "--out", "runs/dry"]
     print("\n".join(dry_run.describe(parse(arguments))))
     return 0
 
@@ -60,6 +59,7 @@ def _train(config: TrainConfig) -> int:
 
     from policy import compilation_cache
     from training import memory_budget, stop_signals, trainer  # imported here, because it takes seconds
+    from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
     from training.run_dir.checkpoint import SnapshotError
     from training.run_dir.lock import RunDirError
@@ -91,6 +91,7 @@ def _train(config: TrainConfig) -> int:
         return 1
     except (
         ConfigError,
+        DivergedError,
         EnvError,
         FloatingPointError,
         ImportError,
@@ -160,16 +161,18 @@ def parse(arguments: list[str]) -> TrainConfig:
         ConfigError, EnvError, SpecError, UnknownNameError: a flag's value is not valid.
         SystemExit: an unknown flag, or --help.
     """
+    dry = _DRY_RUN in arguments
     arguments = [argument for argument in arguments if argument != _DRY_RUN]
     early = _early_flags(arguments)
     program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
-    defaults = _defaults(early, wants_help="--help" in arguments or "-h" in arguments)
+    needed = () if "--help" in arguments or "-h" in arguments else ("--env",) if dry else ("--env", "--out")
+    defaults = _defaults(early, needed=needed)
     return tyro.cli(TrainConfig, default=defaults, args=arguments, prog=program, description=_description(program))
 
 
-def _defaults(early: argparse.Namespace, *, wants_help: bool) -> TrainConfig:
-    """Return the values of all flags that are not on the command line."""
-    if early.resume and early.out is not None and not wants_help:
+def _defaults(early: argparse.Namespace, *, needed: Sequence[str]) -> TrainConfig:
+    """Return the values of all flags that are not on the command line, of which `needed` must be."""
+    if early.resume and early.out is not None and needed:
         try:
             stored = config_file.to_resume(early.out)
         except config_file.ConfigFileError as error:
@@ -178,15 +181,15 @@ def _defaults(early: argparse.Namespace, *, wants_help: bool) -> TrainConfig:
         else:
             if early.preset in {None, stored.preset}:
                 return stored
-    if not wants_help:
-        _require_flags(early)
+    _require_flags(early, needed)
     env = early.env or _FALLBACK_ENV
     return preset_config(env, out=early.out or Path("runs") / registry.bare_name(env), preset=early.preset)
 
 
-def _require_flags(early: argparse.Namespace) -> None:
-    """Refuse a command line without the flags that have no default, all in one line."""
-    missing = [flag for flag, value in (("--env", early.env), ("--out", early.out)) if not value]
+def _require_flags(early: argparse.Namespace, needed: Sequence[str]) -> None:
+    """Refuse a command line without the flags in `needed`, all in one line."""
+    given = {"--env": early.env, "--out": early.out}
+    missing = [flag for flag in needed if not given[flag]]
     if missing:
         env = early.env or _FALLBACK_ENV
         examples = {"--env": f"--env {env}", "--out": f"--out runs/{registry.bare_name(env)}"}
@@ -195,7 +198,7 @@ def _require_flags(early: argparse.Namespace) -> None:
             f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} required: for example "
             f"{' '.join(examples[flag] for flag in missing)}{names}"
         )
-    if early.eval_env:
+    if early.eval_env and needed:
         registry.find(early.eval_env)
 
 

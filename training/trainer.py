@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy import bundle
-from training import evaluation, memory_budget, run_cost, warm_start
+from training import divergence, evaluation, memory_budget, run_cost, warm_start
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
@@ -58,6 +58,8 @@ def train(
         RunDirError: another process trains in the folder, or it is not empty and neither resumed nor overwritten.
         SnapshotError: the last snapshot cannot be read, or belongs to another run.
         FloatingPointError: a loss or a parameter is NaN or infinity; the snapshot before it is intact.
+        DivergedError: the physics of more than `config.max_diverged_share` of the worlds diverged; the snapshot before
+            it is intact.
         PhysicsOverflowError: Warp's arrays are too small for the contacts; the snapshot before it is intact.
         MemoryError: the run does not fit into the device's memory.
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
@@ -172,6 +174,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
             progress.say(f"stopped; saved {saved}, continue with --resume --out {config.out}")
             return Outcome(policy, metrics, stopped=True)
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
+        state = state._replace(divergence=divergence.nothing(config.num_envs))
         started = run.clock()
         _save(run, state)
         policy = _publish(run, state, metrics)
@@ -229,14 +232,14 @@ def _save(run: _Run, state: RunState) -> Path:
 def _publish(run: _Run, state: RunState, metrics: dict[str, float]) -> Path:
     """Publish the current policy; return its folder."""
     version, params = _env_steps(run.config, state), state.train_state.params
-    return publish.publish(run.config, run.env, params, env_steps=version, metrics=metrics)
+    return publish.publish(run.config, run.env, params, statistics=state.statistics, env_steps=version, metrics=metrics)
 
 
 def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
     """Train until an evaluation is due, the time is over, or a signal came.
 
     Returns:
-        The state, and the metrics of the epoch's gradient steps, averaged.
+        The state, and the metrics of the epoch: those of its gradient steps are averaged.
     """
     slices: list[dict[str, np.ndarray]] = []
     ended = False
@@ -250,8 +253,11 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
         ended = _epoch_ends(run, state)
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
     _require_finite_parameters(state)
+    if line := divergence.describe(state.divergence, run.env):
+        run.progress.say(line)
     metrics = {name: np.concatenate([each[name] for each in slices]) for name in (slices[0] if slices else {})}
-    return state, {name: float(np.mean(numbers)) for name, numbers in metrics.items()}
+    averages = {name: float(np.mean(numbers)) for name, numbers in metrics.items()}
+    return state, averages | {"physics/diverged": divergence.count(state.divergence)}
 
 
 def _epoch_ends(run: _Run, state: RunState) -> bool:
@@ -274,6 +280,7 @@ def _collect(run: _Run, state: RunState) -> RunState:
     started = run.clock()
     state = jax.block_until_ready(run.programs.collect(state))
     run.budget.record("collect", run.clock() - started)
+    divergence.require_few(state.divergence, run.env, run.config)
     return state
 
 

@@ -164,7 +164,9 @@ def test_the_keys_of_the_metrics_log_are_those_of_training() -> None:
     rows = cells("docs/training.md", "| key in `metrics.jsonl` | meaning |")
     shown = {key for row in rows for key in re.findall(r"`([\w/]+)`", row[0])}
     sources = [*(ROOT / "training").glob("*.py"), *(ROOT / "training/algorithms/crl").glob("*.py")]
-    logged = {key for path in sources for key in re.findall(r'"((?:eval|loss|contrast|time)/\w+)"', path.read_text())}
+    logged = {
+        key for path in sources for key in re.findall(r'"((?:eval|loss|contrast|physics|time)/\w+)"', path.read_text())
+    }
     assert shown == logged | {"env_steps", "temperature", "entropy"}
 
 

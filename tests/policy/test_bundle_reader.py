@@ -55,6 +55,7 @@ def test_what_an_action_depends_on_is_read_back(tmp_path: Path, spec: PolicySpec
     spec = dataclasses.replace(spec, **changes)
     params = jax.jit(init_policy, static_argnums=1)(jax.random.key(2), spec)
     state = np.linspace(-1, 1, 4 * spec.state_dim, dtype=np.float32).reshape(4, -1)
+    expected = jax.jit(act)(params, state, PROBE_GOAL)
     path = publish(tmp_path, 7, spec=spec, params=params, probe_state=state)
     read = bundle.read(path)
     assert read.spec == spec
@@ -63,7 +64,7 @@ def test_what_an_action_depends_on_is_read_back(tmp_path: Path, spec: PolicySpec
         assert isinstance(ours, np.ndarray)
         assert ours.tobytes() == np.asarray(theirs).tobytes()
     assert read.probes.action.shape == (4, spec.chunk_dim)
-    np.testing.assert_allclose(read.probes.action, act(params, state, PROBE_GOAL), atol=1e-6)
+    np.testing.assert_allclose(read.probes.action, expected, atol=1e-6)
 
 
 def test_the_digest_names_the_contents(published: Path, damaged: Path, params: PolicyParams, spec: PolicySpec) -> None:

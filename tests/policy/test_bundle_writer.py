@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -45,7 +46,7 @@ def test_a_policy_that_readers_would_refuse_is_not_published(
     tmp_path: Path, spec: PolicySpec, params: PolicyParams
 ) -> None:
     swapped = params._replace(goal_encoder=params.state_action_encoder)
-    shifted = params._replace(normalization=Normalization(np.zeros(3, np.float32), np.ones(3, np.float32)))
+    shifted = params._replace(normalization=Normalization(jnp.zeros(3), jnp.ones(3)))
     turned = params._replace(quaternions=Quaternions(goal=(0,)))
     doubled = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     attempts: list[tuple[dict[str, Any], str]] = [

@@ -12,6 +12,7 @@ from policy import acting
 from policy.networks import Network, PolicyParams, init_policy
 from policy.normalization import Normalization
 from policy.quaternions import Quaternions, canonical_signs
+from policy.spec import PolicySpec
 from tests.samples import policy_spec
 
 
@@ -117,8 +118,8 @@ def test_a_quaternion_and_its_negative_give_the_same_bits_and_another_rotation_d
 def test_the_statistics_of_a_policy_are_those_of_its_specification_and_get_no_gradient() -> None:
     params = jax.jit(init_policy, static_argnums=1)(jax.random.key(0), normalizing(SPEC))
     assert params.normalization is not None
-    np.testing.assert_array_equal(params.normalization.mean, np.float32(MEAN))
-    np.testing.assert_array_equal(params.normalization.std, np.float32(STD))
+    np.testing.assert_array_equal(params.normalization.mean, np.array(MEAN, np.float32))
+    np.testing.assert_array_equal(params.normalization.std, np.array(STD, np.float32))
     gradient = jax.jit(jax.grad(lambda params: acting.act(params, jnp.ones(5), jnp.ones(5)).sum()))(params)
     for statistic in gradient.normalization:
         np.testing.assert_array_equal(statistic, np.zeros(5))
@@ -127,5 +128,5 @@ def test_the_statistics_of_a_policy_are_those_of_its_specification_and_get_no_gr
     assert jax.eval_shape(lambda: init_policy(jax.random.key(0), unused)).normalization is None
 
 
-def normalizing(spec):
+def normalizing(spec: PolicySpec) -> PolicySpec:
     return dataclasses.replace(spec, normalize_observations=True, normalization_mean=MEAN, normalization_std=STD)

@@ -195,7 +195,7 @@ class Plain(nn.Module):
 def test_any_module_can_stand_in_for_a_residual_network() -> None:
     """The first row trains it; the second one is only scored, and still passes a gradient to its input."""
     network = fresh(0, Plain(), in_dim=2)
-    inputs = np.array([[1.0, 2.0], [-3.0, 0.5]], np.float32)
+    inputs = jnp.array([[1.0, 2.0], [-3.0, 0.5]])
 
     def forward(network: Network, inputs: jax.Array) -> jax.Array:
         return apply_network(network, inputs, learning_rows=1)

@@ -22,6 +22,7 @@ def tiny_config(out: Path, **changes: object) -> TrainConfig:
     defaults: dict[str, object] = {
         "env": "point_u_maze",
         "preset": "paper",
+        "rows_per_episode": 1,
         "out": out,
         "num_envs": 8,
         "unroll_length": 5,

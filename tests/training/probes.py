@@ -210,8 +210,8 @@ def train(
         CAPACITY, unroll_length=UNROLL, environments=ENVIRONMENTS, state_dim=SPEC.state_dim, action_dim=SPEC.action_dim
     )
     for collect_key, learn_key in jax.random.split(iterations_key, (ITERATIONS, 2)):
-        robots, steps = _collect(env, train_state.params, robots, key=collect_key)
-        steps = steps._replace(episode=steps.episode * episodes_told)
+        robots, unroll = _collect(env, train_state.params, robots, key=collect_key)
+        steps = unroll.steps._replace(episode=unroll.steps.episode * episodes_told)
         train_state, ring = _learn(
             train_state, ring, steps, key=learn_key, discount=discount, goal_seen=goal_seen, action_seen=action_seen
         )
@@ -231,7 +231,7 @@ def _start(env: Probe, key: jax.Array) -> rollout.RolloutState:
 @functools.partial(jax.jit, static_argnums=0)
 def _collect(
     env: Probe, params: PolicyParams, robots: rollout.RolloutState, *, key: jax.Array
-) -> tuple[rollout.RolloutState, replay_buffer.Steps]:
+) -> tuple[rollout.RolloutState, rollout.Unroll]:
     return rollout.collect(
         env,
         params,

@@ -55,6 +55,7 @@ def test_a_field_that_no_longer_exists_is_ignored(config: TrainConfig) -> None:
         {"allow_bf16_on_cpu": True},
         {"out": Path("elsewhere")},
         {"resume": True},
+        {"max_diverged_share": 0.5},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -20,7 +20,7 @@ def params():
 
 def collect(env: GoalEnv, params, *, unroll_length: int, episode_length: int = 10, redraw: float = 0.0, robots=None):
     robots = robots or rollout.start(env, jax.random.key(1), environments=6)
-    return rollout.collect(
+    robots, unroll = rollout.collect(
         env,
         params,
         robots,
@@ -30,6 +30,8 @@ def collect(env: GoalEnv, params, *, unroll_length: int, episode_length: int = 1
         resample_goal_probability=redraw,
         resample_at_goal_probability=redraw,
     )
+    assert bool(unroll.valid.all())
+    return robots, unroll.steps
 
 
 def test_episodes_end_at_their_length_with_a_fresh_start_and_goal_each(params) -> None:

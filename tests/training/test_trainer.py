@@ -28,6 +28,7 @@ from training.run_dir import checkpoint
 from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
+STATISTICS = ("normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high")
 pytestmark = pytest.mark.usefixtures("without_physics")
 
 
@@ -58,10 +59,41 @@ def test_a_published_policy_is_the_trained_one_and_says_where_it_comes_from(fini
     state = checkpoint.restore_latest(finished / "snapshots", like=initial_state(config, env))
     for stored, trained in zip(jax.tree.leaves(policy.params), jax.tree.leaves(state.train_state.params), strict=True):
         np.testing.assert_array_equal(stored, trained)
-    assert policy.spec == config.policy_spec(env)
+    plain = dataclasses.replace(policy.spec, **dict.fromkeys(STATISTICS, ()))
+    assert plain == config.policy_spec(env)
     assert policy.provenance["config"]["unroll_length"] == 5
     assert policy.provenance["metrics"]["env_steps"] == 240
     assert policy.provenance["versions"]["mujoco"] == policy.provenance["versions"]["mujoco-mjx"]
+
+
+def test_a_policy_carries_the_statistics_of_the_states_it_has_seen(tiny, tmp_path) -> None:
+    """Those of all 30 steps of the 8 environments, and to normalize with, those of the first 10, before it learned."""
+    config = tiny(tmp_path / "run", max_replay_size=40, normalize_observations=True)
+    trainer.train(config)
+    spec, params = (getattr(bundle.read(config.out / "policies" / "240"), part) for part in ("spec", "params"))
+    state = checkpoint.restore_latest(
+        config.out / "snapshots", like=initial_state(config, registry.make("point_u_maze"))
+    )
+    assert int(state.replay.held) == 30
+    rows = np.asarray(state.replay.steps.state[:30]).reshape(240, -1).astype(np.float64)
+    np.testing.assert_allclose(spec.seen_mean, rows.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(spec.seen_std, rows.std(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(spec.seen_low, rows.min(axis=0))
+    np.testing.assert_array_equal(spec.seen_high, rows.max(axis=0))
+    first = rows[:80]
+    varies = first.std(axis=0) > 0
+    assert varies.tolist() == [True, False]  # a point on a line
+    np.testing.assert_allclose(spec.normalization_mean, first.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(spec.normalization_std, np.where(varies, first.std(axis=0), 1), atol=1e-6)
+    for applied in (params.normalization, state.train_state.params.normalization):
+        np.testing.assert_array_equal(applied.mean, np.float32(spec.normalization_mean))
+        np.testing.assert_array_equal(applied.std, np.float32(spec.normalization_std))
+    before_learning = tiny(tmp_path / "short", normalize_observations=True, num_evals=6, total_env_steps=1)
+    trainer.train(before_learning)
+    first_policy = bundle.read(before_learning.out / "policies" / "40").spec
+    assert first_policy.normalization_mean == (0, 0)
+    assert first_policy.normalization_std == (1, 1)
+    assert len(first_policy.seen_mean) == 2
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished: Path, tiny, tmp_path) -> None:
@@ -81,6 +113,22 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(finished: Path, tiny, 
     straight, resumed = (bundle.read(run / "policies" / "240") for run in (finished, out))
     for one, other in zip(jax.tree.leaves(straight.params), jax.tree.leaves(resumed.params), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_is_resumed_with_another_learning_rate(finished: Path, tiny, tmp_path) -> None:
+    """The way out of a loss that is not finite: the actor stays as it is with a rate of next to nothing."""
+    out = tmp_path / "run"
+    trainer.train(tiny(out, num_evals=1, total_env_steps=120))
+    trainer.train(tiny(out, num_evals=1, resume=True, actor_learning_rate=1e-30))
+    before, after = (bundle.read(out / "policies" / version).params for version in ("120", "240"))
+    for one, other in zip(jax.tree.leaves(before.actor), jax.tree.leaves(after.actor), strict=True):
+        np.testing.assert_array_equal(one, other)
+    straight = bundle.read(finished / "policies" / "240").params
+    assert after.goal_encoder is not None
+    assert before.goal_encoder is not None
+    for one, other in ((after.actor, straight.actor), (after.goal_encoder, before.goal_encoder)):
+        changed = jax.tree.map(lambda new, old: not np.array_equal(new, old), one.params, other.params)
+        assert any(jax.tree.leaves(changed))
 
 
 def test_without_its_replay_a_snapshot_is_smaller_and_a_resumed_run_refills_it(finished: Path, tiny, tmp_path) -> None:
@@ -228,6 +276,7 @@ def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
     state = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
     trainer._require_finite_parameters(state)
     params = state.train_state.params
+    assert params.goal_encoder is not None
     output = params.goal_encoder.params["output"]
     layers = params.goal_encoder.params | {"output": output | {"bias": output["bias"].at[3].set(jnp.nan)}}
     broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, params=layers))

@@ -215,7 +215,8 @@ def test_no_room_at_all_is_refused() -> None:
 
 @pytest.mark.slow
 def test_what_was_dropped_outlives_the_episode(maze: GoalEnv) -> None:
-    robots = rollout.RolloutState(started(maze, worlds=3), *jnp.zeros((2, 3), jnp.int32))
+    kept = {"kept_state": jnp.zeros((3, maze.state_size)), "kept_action": jnp.zeros((3, maze.action_size))}
+    robots = rollout.RolloutState(started(maze, worlds=3), *jnp.zeros((2, 3), jnp.int32), **kept)
     data = robots.env_state.pipeline_state
     flags = jnp.array([1, 0, 1], jnp.int32)
     flagged = data.replace(_impl=data._impl.replace(overflow=flags))

@@ -20,6 +20,7 @@ _MAY_CHANGE = frozenset(
         "total_env_steps",
         "num_evals",
         "eval_episodes",
+        "max_diverged_share",
         "max_eval_share",
         "actor_learning_rate",
         "critic_learning_rate",

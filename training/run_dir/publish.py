@@ -3,6 +3,7 @@
 The order in which a policy's files reach the disk is in `policy/bundle/writer.py`.
 """
 
+import dataclasses
 import json
 import math
 import platform
@@ -17,16 +18,24 @@ from policy import bundle
 from policy.networks import PolicyParams
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
+from training.state_statistics import Statistics, spec_fields
 
 _PROBES = 32
 
 
 def publish(
-    config: TrainConfig, env: GoalEnv, params: PolicyParams, *, env_steps: int, metrics: dict[str, Any]
+    config: TrainConfig,
+    env: GoalEnv,
+    params: PolicyParams,
+    *,
+    statistics: Statistics,
+    env_steps: int,
+    metrics: dict[str, Any],
 ) -> Path:
     """Publish the policy as version `env_steps` and return its folder. If it was published already, do nothing.
 
     Args:
+        statistics: of the states seen so far, for the specification.
         metrics: of its evaluation, for the policy's provenance.
 
     Raises:
@@ -40,7 +49,7 @@ def publish(
     return bundle.write(
         root,
         env_steps,
-        spec=config.policy_spec(env),
+        spec=dataclasses.replace(config.policy_spec(env), **spec_fields(statistics, params.normalization)),
         params=jax.tree.map(np.asarray, params),
         probe_state=np.asarray(probes.info["state"]),
         probe_goal=np.asarray(probes.info["goal"]),

@@ -17,7 +17,7 @@ from training.envs.core import physics
 
 
 class FreshResets(Wrapper):
-    """Where an episode of a batch ends, start another with a new start and goal.
+    """Where an episode of a batch ends or its physics diverges, start another with a new start and goal.
 
     brax's own wrapper returns to the environment's first start and goal every time.
 
@@ -41,6 +41,8 @@ class FreshResets(Wrapper):
         before = state.replace(done=jnp.zeros_like(state.done), info={**state.info, "steps": steps})
         after = self.env.step(before, action)
         self._report_overflow(physics.overflow(after.pipeline_state))
+        diverged = jax.vmap(self.unwrapped.diverged_part)(after) >= 0
+        after = after.replace(done=jnp.where(diverged, 1.0, after.done))
         keys = jax.vmap(jax.random.split)(after.info["reset_key"])
         restarted = self.env.reset(keys[:, 0])
 

@@ -145,7 +145,8 @@ class CRL:
             "critic": self.critic_learning_rate,
             "temperature": self.temperature_learning_rate,
         }
-        transforms = {part: optax.adam(rate) for part, rate in rates.items()} | {"constant": optax.set_to_zero()}
+        transforms: dict[Any, Any] = {part: optax.adam(rate) for part, rate in rates.items()}
+        transforms["constant"] = optax.set_to_zero()
         return optax.partition(transforms, _labels)
 
 

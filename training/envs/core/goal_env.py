@@ -132,6 +132,26 @@ class GoalEnv(Env):
         """Return the same state with another commanded goal."""
         return self._observe(state.pipeline_state, goal, before=state)
 
+    def diverged_part(self, state: State) -> jax.Array:
+        """Return what has diverged in this world, int32; -1 if nothing has. `part_name` has a name for it.
+
+        A joint's position or velocity has diverged if it is NaN, infinite or beyond 1e10, and so has a value of the
+        state or the goal.
+        """
+        sensed = physics.diverged(state.obs).any()
+        data: Any = state.pipeline_state
+        if not isinstance(data, mjx.Data):
+            return jnp.where(sensed, 0, -1).astype(jnp.int32)
+        joint = physics.diverged_joint(self.model, data)
+        return jnp.where(sensed | (joint < self.model.njnt), joint, -1).astype(jnp.int32)
+
+    def part_name(self, part: int) -> str:
+        """Return a name for what `diverged_part` returned, for messages."""
+        model = getattr(self, "model", None)
+        if model is None or part >= model.njnt:
+            return "the sensed state"
+        return f"joint {model.joint(part).name or part!r}"
+
     def overflow(self, state: State) -> jax.Array:
         """Return flags of what did not fit into Warp's arrays in this world, int32; 0 if everything did, and in JAX."""
         return physics.overflow(state.pipeline_state)

@@ -191,6 +191,27 @@ def overflow(data: Any) -> jax.Array:
     return data._impl.overflow & ~(Bit.ITERATIONS | Bit.LS_ITERATIONS)  # low iteration limits are intended
 
 
+def diverged_joint(model: mujoco.MjModel, data: mjx.Data) -> jax.Array:
+    """Return the index of the first joint whose position or velocity has diverged, int32; `njnt` if none has.
+
+    Diverged means NaN, infinite or beyond 1e10, as in MuJoCo's own check: a value that large is wrong already, and the
+    next one may be infinite.
+    """
+    if not model.njnt:
+        return jnp.int32(0)
+    joint_of_position = np.repeat(np.arange(model.njnt), np.diff([*model.jnt_qposadr, model.nq]))
+    broken = (
+        jnp.where(diverged(values), jnp.asarray(joints, jnp.int32), model.njnt).min()
+        for values, joints in ((data.qpos, joint_of_position), (data.qvel, model.dof_jntid))
+    )
+    return jnp.minimum(*broken).astype(jnp.int32)
+
+
+def diverged(values: jax.Array) -> jax.Array:
+    """Return where `values` are NaN, infinite or beyond MuJoCo's limit, a boolean array of the same shape."""
+    return ~(jnp.abs(values) <= mujoco.mjMAXVAL)
+
+
 def keep_overflow(new: Any, *, ended: Any) -> Any:
     """Return the worlds `new` with the overflow flags of the `ended` worlds that they replace."""
     if not _is_warps(new):

@@ -1,0 +1,82 @@
+"""Worlds whose physics diverges: how many were restarted for it, and when they are so many that a run must end.
+
+The rollout restarts a world whose joints or state are NaN, infinite or beyond MuJoCo's own limit of 1e10. What it
+counts is kept until the next evaluation.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from training.envs.core.goal_env import GoalEnv
+
+NONE = -1
+
+
+class DivergedError(Exception):
+    """The physics of too many worlds diverged. The message names the environment and a joint."""
+
+
+class Divergence(NamedTuple):
+    """Restarts of diverged worlds since the last evaluation."""
+
+    restarts: jax.Array  # [environments] int32
+    part: jax.Array  # int32, what diverged first, as `GoalEnv.diverged_part` returns it; -1 if nothing has
+
+
+class _HasLimit(Protocol):
+    @property
+    def max_diverged_share(self) -> float: ...
+
+
+def nothing(environments: int) -> Divergence:
+    """Return the count before any world has diverged."""
+    return Divergence(jnp.zeros(environments, jnp.int32), jnp.int32(NONE))
+
+
+def add(before: Divergence, parts: jax.Array) -> Divergence:
+    """Count the divergences of an unroll.
+
+    Args:
+        parts: [time, environments] int32, what diverged in each step, -1 where nothing did.
+    """
+    diverged = parts > NONE
+    first = parts.reshape(-1)[jnp.argmax(diverged)]  # of a flat array; its first entry, -1, if nothing has
+    return Divergence(
+        restarts=before.restarts + jnp.sum(diverged, axis=0, dtype=jnp.int32),
+        part=jnp.where(before.part > NONE, before.part, first),
+    )
+
+
+def count(divergence: Divergence) -> int:
+    """Return the number of restarts."""
+    return int(np.sum(divergence.restarts))
+
+
+def describe(divergence: Divergence, env: GoalEnv) -> str:
+    """Return one line about the restarts, or an empty string if there were none."""
+    if not count(divergence):
+        return ""
+    restarts = np.asarray(divergence.restarts)
+    return (
+        f"the physics of {np.count_nonzero(restarts)} of {len(restarts)} worlds diverged since the last evaluation, "
+        f"first {env.part_name(int(divergence.part))}; they were restarted {restarts.sum()} times"
+    )
+
+
+def require_few(divergence: Divergence, env: GoalEnv, config: _HasLimit) -> None:
+    """Raise an error if more than `config.max_diverged_share` of the worlds were restarted.
+
+    Raises:
+        DivergedError: the message says what to change.
+    """
+    restarts = np.asarray(divergence.restarts)
+    share = np.count_nonzero(restarts) / len(restarts)
+    if share > config.max_diverged_share:
+        raise DivergedError(
+            f"{env.spec.name}: {describe(divergence, env)}. That is {share:.1%} of the worlds, more than "
+            f"max_diverged_share ({config.max_diverged_share:.1%}). Give the robot a shorter timestep, more solver "
+            "iterations, more damping or armature, or weaker actuators; or raise --max-diverged-share"
+        )
