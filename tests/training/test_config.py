@@ -138,12 +138,12 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
 
 def test_a_plain_configuration_takes_the_values_of_the_environments_preset() -> None:
     maze = TrainConfig(env="point_u_maze")
-    assert (maze.preset, maze.out, maze.num_envs) == ("point_u_maze", Path("runs/point_u_maze"), 256)
+    assert (maze.preset, maze.out, maze.num_envs) == ("point_u_maze", Path("runs/point_u_maze"), 16)
     assert maze.episode_length == 100
     assert TrainConfig(env="point_u_maze", num_envs=512).num_envs == 512  # although that is the paper's value
     assert TrainConfig(env="point_u_maze", preset="paper").num_envs == 512
     assert TrainConfig(env="ant") == preset_config("ant", out=Path("runs/ant"), preset="paper")
-    assert dataclasses.replace(maze, seed=1).num_envs == 256
+    assert dataclasses.replace(maze, seed=1).num_envs == 16
 
 
 def test_derived_numbers_by_hand() -> None:
@@ -158,13 +158,14 @@ def test_derived_numbers_by_hand() -> None:
         num_evals=4,
         batch_size=10,
         commanded_goals=0.33,
+        updates_per_unroll=7,
     )
     assert config.steps_per_iteration == 50
     assert config.warmup_iterations == 3
     assert config.iterations == 21
     assert config.iterations_per_epoch == 6
     assert config.commanded_rows == 3
-    assert config.gradient_steps == (21 - 3) * 800
+    assert config.gradient_steps == (21 - 3) * 7
     assert config.published_name == "point_u_maze"
 
 
