@@ -32,7 +32,6 @@ def tiny_config(out: Path, **changes: object) -> TrainConfig:
         "max_eval_share": 1.0,
         "updates_per_unroll": 3,
         "batch_size": 16,
-        "rows_per_episode": 1,
         "max_replay_size": 23,
         "min_replay_size": 10,
         "actor_width": 16,
