@@ -23,8 +23,8 @@ def sample_pairs(
     """Sample steps uniformly from the buffer, and a later step for each; all indices have the shape `shape`.
 
     Args:
-        rows_per_episode: so many consecutive rows are steps of one episode, drawn independently and with replacement;
-            the last axis of `shape` is a multiple of it.
+        rows_per_episode: number of consecutive rows that are steps of one episode, drawn independently and with
+            replacement; the last axis of `shape` is a multiple of it.
     """
     age_key, environment_key, offset_key, mates_key = jax.random.split(key, 4)
     groups = (*shape[:-1], shape[-1] // rows_per_episode)

@@ -94,38 +94,33 @@ def rows(replay: ReplayBuffer, index: StepIndex) -> tuple[jax.Array, jax.Array]:
 
 
 def steps_left(replay: ReplayBuffer, index: StepIndex) -> jax.Array:
-    """Return how many later steps of the same episode are held, [...] int32, by binary search of episode numbers."""
-    own = replay.steps.episode[rows(replay, index)]
-    rounds = replay.steps.episode.shape[0].bit_length()
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """`low` is always within the episode, `high` always past it."""
-        low, high = bounds
-        middle = (low + high) // 2
-        within = replay.steps.episode[rows(replay, StepIndex(middle, index.environment))] == own
-        return jnp.where(within, middle, low), jnp.where(within, high, middle)
-
-    past_the_end = jnp.broadcast_to(replay.held, index.age.shape)
-    last, _ = jax.lax.fori_loop(0, rounds, halve, (index.age, past_the_end))
-    return last - index.age
+    """Return how many later steps of the same episode are held, [...] int32."""
+    return _end_of_episode(replay, index, outside=jnp.broadcast_to(replay.held, index.age.shape)) - index.age
 
 
 def steps_back(replay: ReplayBuffer, index: StepIndex) -> jax.Array:
-    """Return how many earlier steps of the same episode are held, [...] int32, by binary search of episode numbers."""
+    """Return how many earlier steps of the same episode are held, [...] int32."""
+    return index.age - _end_of_episode(replay, index, outside=jnp.full(index.age.shape, -1))
+
+
+def _end_of_episode(replay: ReplayBuffer, index: StepIndex, *, outside: jax.Array) -> jax.Array:
+    """Return the age of the episode's step nearest to the age `outside`, by binary search of episode numbers.
+
+    Args:
+        outside: [...] int32, an age before or after all steps held.
+    """
     own = replay.steps.episode[rows(replay, index)]
     rounds = replay.steps.episode.shape[0].bit_length()
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """`low` is always before the episode, `high` always within it."""
-        low, high = bounds
-        middle = (low + high) // 2  # -1 when only the oldest step is left, where both bounds stay
+        """`inside` is always within the episode, `outside` never."""
+        inside, outside = bounds
+        middle = (inside + outside) // 2
         within = replay.steps.episode[rows(replay, StepIndex(middle, index.environment))] == own
-        within &= middle > low
-        return jnp.where(within, low, middle), jnp.where(within, middle, high)
+        within &= middle != outside  # at the age -1 the ring may hold a step that counts as deleted
+        return jnp.where(within, middle, inside), jnp.where(within, outside, middle)
 
-    before_the_start = jnp.full(index.age.shape, -1)
-    _, first = jax.lax.fori_loop(0, rounds, halve, (before_the_start, index.age))
-    return index.age - first
+    return jax.lax.fori_loop(0, rounds, halve, (index.age, outside))[0]
 
 
 def gather(replay: ReplayBuffer, pairs: Pairs) -> Batch:
