@@ -13,7 +13,7 @@ ACTIVATIONS = ("swish", "relu")
 ACTUATOR_KINDS = ("position", "velocity", "torque", "other")
 ACTION_MEANINGS = ("absolute", "increment")
 CRITICS = ("energy", "none")
-_ACTION_RANGE = 2.0  # from -1 to 1
+ACTION_RANGE = 2.0  # from -1 to 1
 _ITEMS: dict[Any, type] = {tuple[str, ...]: str, tuple[float, ...]: float, tuple[int, ...]: int}
 _JSON_TYPES: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
@@ -133,14 +133,15 @@ class PolicySpec:
             for word in words:
                 _check_known(f"every entry of {field}", word, known)
             object.__setattr__(self, field, words)
-        rest = self.rest_action or tuple(map(_zero_as_action, self.action_low, self.action_high))
+        limits = zip(self.action_low, self.action_high, strict=True)
+        rest = self.rest_action or tuple(to_action(0.0, low=low, high=high) for low, high in limits)
         if len(rest) != dim or not all(-1 <= number <= 1 for number in rest):
             raise SpecError(f"rest_action must be {dim} numbers from -1 to 1, one per action name, got {rest}")
         object.__setattr__(self, "rest_action", rest)
         changes = self.max_action_change
-        if changes and (len(changes) != dim or not all(0 < number <= _ACTION_RANGE for number in changes)):
+        if changes and (len(changes) != dim or not all(0 < number <= ACTION_RANGE for number in changes)):
             raise SpecError(
-                f"max_action_change must be empty, or {dim} numbers above 0 and at most {_ACTION_RANGE:g}, one per "
+                f"max_action_change must be empty, or {dim} numbers above 0 and at most {ACTION_RANGE:g}, one per "
                 f"action name, got {changes}"
             )
 
@@ -314,9 +315,9 @@ def check_quaternions(field: str, starts: tuple[int, ...], *, dim: int) -> None:
         )
 
 
-def _zero_as_action(low: float, high: float) -> float:
-    """Return the action in [-1, 1] that stands for 0, clipped to `low` and `high`."""
-    return min(1.0, max(-1.0, 2 * (min(max(0.0, low), high) - low) / (high - low) - 1))
+def to_action(value: float, *, low: float, high: float) -> float:
+    """Return the action in [-1, 1] that stands for `value`, clipped to the limits `low` and `high` of its unit."""
+    return max(min(2 * (min(max(value, low), high) - low) / (high - low) - 1, 1.0), -1.0)
 
 
 def _check_known(field: str, word: str, known: tuple[str, ...]) -> None:

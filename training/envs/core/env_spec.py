@@ -6,11 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from policy.spec import ACTION_MEANINGS, ACTUATOR_KINDS, SpecError, check_labels, check_name, check_quaternions
+from policy.spec import (
+    ACTION_MEANINGS,
+    ACTION_RANGE,
+    ACTUATOR_KINDS,
+    SpecError,
+    check_labels,
+    check_name,
+    check_quaternions,
+)
 from training.envs.core.errors import EnvError
 
 _LARGEST = 2**31 - 1  # of 32-bit integers, which compiled code counts with
-_LARGEST_CHANGE = 2.0  # of an action, from -1 to 1
+_ABOVE_0 = math.ulp(0.0)  # the smallest positive number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,12 +85,13 @@ class EnvSpec:
                     raise EnvError(f"{where}: {field} of {name!r} must be one of {', '.join(known)}, got {word!r:.80}")
             object.__setattr__(self, field, words)
         numbers = int | float | np.integer | np.floating
-        for field, low in (("rest_action", -1.0), ("max_action_change", 0.0)):
-            high = 1.0 if low else _LARGEST_CHANGE
+        for field, low, high, allowed in (
+            ("rest_action", -1.0, 1.0, "from -1 to 1"),
+            ("max_action_change", _ABOVE_0, ACTION_RANGE, f"above 0 and at most {ACTION_RANGE:g}"),
+        ):
             values = self._per_action(field, numbers, kind="numbers", where=where)
             for name, value in zip(self.action_names, values, strict=False):
-                if not (low <= value <= high and (low or value)):
-                    allowed = f"from {low:g} to {high:g}" if low else f"above 0 and at most {high:g}"
+                if not low <= value <= high:
                     raise EnvError(f"{where}: {field} of {name!r} must be {allowed}, got {value}")
             object.__setattr__(self, field, tuple(float(value) for value in values))
 

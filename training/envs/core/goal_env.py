@@ -17,6 +17,7 @@ import numpy as np
 from brax.envs.base import Env, State
 from mujoco import mjx
 
+from policy.spec import to_action
 from training.envs.core import actuators, physics
 from training.envs.core.env_spec import EnvSpec, whole
 from training.envs.core.errors import EnvError
@@ -200,9 +201,9 @@ class GoalEnv(Env):
         """
         if self.spec.rest_action:
             return self.spec.rest_action
-        rest = self._rest_control if self._controls_actuators else np.zeros(self.action_size)
-        low, high = np.array(self.action_low), np.array(self.action_high)
-        return tuple((2 * (np.clip(rest, low, high) - low) / (high - low) - 1).tolist())
+        rest = self._rest_control.tolist() if self._controls_actuators else [0.0] * self.action_size
+        limits = zip(rest, self.action_low, self.action_high, strict=True)
+        return tuple(to_action(value, low=low, high=high) for value, low, high in limits)
 
     @property
     def _controls_actuators(self) -> bool:

@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 from mujoco import mjx
 
+from policy.spec import to_action
 from training.envs.core.goal_env import EnvSpec, GoalEnv, Rectangle
 from training.envs.core.physics import WarpSizes
 from training.envs.manipulation import panda, table
@@ -39,7 +40,7 @@ _ARM_STATE = (
 _CUBE_STATE = tuple(f"cube {axis} [m]" for axis in "xyz")
 _ARM_ACTIONS = tuple(f"joint {index} target [rad]" for index in panda.MOVING)
 _ARM_REST = tuple(  # the targets at which the servos hold the start pose
-    2 * (angle - low) / (high - low) - 1
+    to_action(angle, low=low, high=high)
     for angle, (low, high) in zip(_START_ANGLES, (_TARGETS[index] for index in panda.MOVING), strict=True)
 )
 _GRIPPER_ACTIONS = (*_ARM_ACTIONS, "gripper [closed above 0]")
