@@ -1,15 +1,16 @@
-"""Worlds whose physics diverges: how many were restarted for it, and when they are so many that a run must end.
+"""Worlds whose physics diverges: count their restarts, and end a run with an error if there are too many.
 
-The rollout restarts a world whose joints or state are NaN, infinite or beyond MuJoCo's own limit of 1e10. What it
-counts is kept until the next evaluation.
+The rollout restarts a world whose joints or state are NaN, infinite or beyond MuJoCo's own limit of 1e10. Its
+counts are kept until the next evaluation.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
 
 NONE = -1
@@ -24,11 +25,6 @@ class Divergence(NamedTuple):
 
     restarts: jax.Array  # [environments] int32
     part: jax.Array  # int32, what diverged first, as `GoalEnv.diverged_part` returns it; -1 if nothing has
-
-
-class _HasLimit(Protocol):
-    @property
-    def max_diverged_share(self) -> float: ...
 
 
 def nothing(environments: int) -> Divergence:
@@ -61,12 +57,12 @@ def describe(divergence: Divergence, env: GoalEnv) -> str:
         return ""
     restarts = np.asarray(divergence.restarts)
     return (
-        f"the physics of {np.count_nonzero(restarts)} of {len(restarts)} worlds diverged since the last evaluation, "
-        f"first {env.part_name(int(divergence.part))}; they were restarted {restarts.sum()} times"
+        f"the physics of {np.count_nonzero(restarts)} of {len(restarts)} environments diverged since the last "
+        f"evaluation, first {env.part_name(int(divergence.part))}; they were restarted {restarts.sum()} times"
     )
 
 
-def require_few(divergence: Divergence, env: GoalEnv, config: _HasLimit) -> None:
+def require_few(divergence: Divergence, env: GoalEnv, config: TrainConfig) -> None:
     """Raise an error if more than `config.max_diverged_share` of the worlds were restarted.
 
     Raises:
@@ -76,7 +72,7 @@ def require_few(divergence: Divergence, env: GoalEnv, config: _HasLimit) -> None
     share = np.count_nonzero(restarts) / len(restarts)
     if share > config.max_diverged_share:
         raise DivergedError(
-            f"{env.spec.name}: {describe(divergence, env)}. That is {share:.1%} of the worlds, more than "
+            f"{env.spec.name}: {describe(divergence, env)}. That is {share:.1%} of the environments, more than "
             f"max_diverged_share ({config.max_diverged_share:.1%}). Give the robot a shorter timestep, more solver "
             "iterations, more damping or armature, or weaker actuators; or raise --max-diverged-share"
         )

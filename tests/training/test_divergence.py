@@ -147,8 +147,8 @@ def test_physics_that_diverges_names_the_joint_and_leaves_nothing_behind() -> No
     assert np.abs(seen.steps.state).max() <= mujoco.mjMAXVAL
     for leaf in jax.tree.leaves(robots.env_state):
         assert np.isfinite(leaf).all()
-    line = f"of 4 of 4 worlds diverged since the last evaluation, first joint 'x'; they were restarted {restarts} times"
-    assert line in divergence.describe(counted, env)
+    line = "of 4 of 4 environments diverged since the last evaluation, first joint 'x'; they were restarted "
+    assert f"{line}{restarts} times" in divergence.describe(counted, env)
     twice = divergence.add(counted, seen.diverged)
     assert divergence.count(twice) == 2 * restarts
     assert divergence.describe(divergence.nothing(WORLDS), env) == ""
@@ -175,7 +175,7 @@ def test_worlds_are_counted_and_not_restarts(restarts: list[int], too_many: bool
         divergence.require_few(counted, Cart("cart"), tiny(tmp_path))
         return
     message = (
-        r"cart: the physics of 5 of 20 worlds .* joint 'x'; .* That is 25.0% of the worlds, more than max_diverged"
+        r"cart: the physics of 5 of 20 environments .* joint 'x'; .* That is 25.0% of the environments, more than max"
     )
     with pytest.raises(divergence.DivergedError, match=message):
         divergence.require_few(counted, Cart("cart"), tiny(tmp_path))
@@ -207,7 +207,7 @@ def test_a_run_goes_on_without_the_worlds_that_diverged_and_says_so(tiny, tmp_pa
     rows = read_metrics(tmp_path / "run")
     assert all(row["physics/diverged"] > 0 for row in rows)
     assert all(np.isfinite(list(row.values())).all() for row in rows)
-    counts = [int(line.split()[-2]) for line in said if "worlds diverged since the last evaluation" in line]
+    counts = [int(line.split()[-2]) for line in said if "environments diverged since the last evaluation" in line]
     assert counts == [row["physics/diverged"] for row in rows]
 
     message = "line: the physics of .* more than max_diverged_share .5.0%.*; or raise --max-diverged-share"
