@@ -27,6 +27,7 @@ _MUST_AGREE = (
     "activation",
     "layer_norm",
     "residual",
+    "normalize_observations",
 )
 
 
@@ -47,15 +48,13 @@ def _read(config: TrainConfig, env: GoalEnv) -> PolicyParams:
         policy = bundle.read(folder)
     except bundle.BundleError as error:
         raise ConfigError(f"init_from cannot be read: {error}; use the folder of another version") from error
-    ours = config.policy_spec(env)
-    wants = {field: getattr(ours, field) for field in _MUST_AGREE}
-    wants["normalize_observations"] = config.normalize_observations  # a specification has it with the statistics
-    for field, wanted in wants.items():
-        found = getattr(policy.spec, field)
+    spec = config.policy_spec(env)
+    for field in _MUST_AGREE:
+        wanted, found = getattr(spec, field), getattr(policy.spec, field)
         if wanted != found:
             raise ConfigError(
                 f"init_from {folder} does not fit this run: its {field} is {_shown(found)}, and this run has "
-                f"{_shown(wanted)}"
+                f"{_shown(wanted)}; change the setting of this run, or use another policy"
             )
     return policy.params
 
