@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from policy import bundle
-from policy.acting import deterministic_action
+from policy import acting, bundle
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
 from serving.engine.cpu_device import calling_thread_device
@@ -69,7 +68,7 @@ def compiled_call(policy: Policy, rows: int, *, seconds: float) -> Callable[[], 
     inputs = np.random.default_rng(0).normal(size=(rows, spec.state_dim + spec.goal_dim)).astype(np.float32)
 
     def act(params: PolicyParams, inputs: jax.Array) -> jax.Array:
-        return deterministic_action(params, inputs[:, : spec.state_dim], inputs[:, spec.state_dim :])
+        return acting.act(params, inputs[:, : spec.state_dim], inputs[:, spec.state_dim :])
 
     def compile_for(device: Any) -> Callable[[], np.ndarray]:
         params = jax.device_put(PolicyParams(policy.params.actor), device)

@@ -64,7 +64,7 @@ def main() -> None:
 
     def trained(states: jax.Array, goals: jax.Array, key: jax.Array) -> jax.Array:
         del key
-        return acting.deterministic_action(params, states, goals)
+        return acting.act(params, states, goals)
 
     def at_random(states: jax.Array, goals: jax.Array, key: jax.Array) -> jax.Array:
         del goals

@@ -27,7 +27,7 @@ import tyro
 
 from clients.sim import fleet
 from kilolayer import PolicyClient
-from training.config import TrainConfig, preset_config
+from training.config import TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.programs import RunState, compile_programs, initial_state
@@ -67,7 +67,7 @@ def main() -> None:
     about = _record.machine()
     with tempfile.TemporaryDirectory() as scratch:
         parts = [install(Path(scratch))] if options.install else []
-        config = preset_config(ENV, out=Path(scratch) / "run")
+        config = TrainConfig(env=ENV, out=Path(scratch) / "run")
         parts += training_parts(config, repeats=options.repeats)
         parts += serving_parts(config)
     whole = sum(part.seconds * part.times for part in parts)

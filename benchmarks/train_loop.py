@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import train_step
 import tyro
 
-from training.config import TrainConfig, preset_config
+from training.config import TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.programs import Programs, RunState, compile_programs, initial_state
@@ -122,7 +122,7 @@ def measure(options: Options, depth: int) -> dict[str, Any]:
 def config_for(options: Options, depth: int, out: Path) -> TrainConfig:
     """Return the paper's preset with the given sizes, without a warm-up."""
     return dataclasses.replace(
-        preset_config(options.env, out=out, preset="paper"),
+        TrainConfig(env=options.env, out=out, preset="paper"),
         num_envs=options.num_envs,
         unroll_length=options.unroll_length,
         updates_per_unroll=max(1, options.num_envs * options.unroll_length // options.steps_per_gradient_step),

@@ -27,14 +27,9 @@ class ActionDistribution(NamedTuple):
     log_std: jax.Array  # [..., chunk_dim], within [LOG_STD_MIN, LOG_STD_MAX]
 
 
-def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
-    """Return the deterministic action of a policy, see `deterministic_action`."""
-    return deterministic_action(params, state, goal)
-
-
 @jax.jit  # compiled everywhere: run one operation at a time, results would differ by 1e-6
-def deterministic_action(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
-    """Return the tanh of the mean.
+def act(params: PolicyParams, state: jax.Array, goal: jax.Array) -> jax.Array:
+    """Return the deterministic action of a policy: the tanh of the mean.
 
     Args:
         params: of the policy; the encoders are not used.

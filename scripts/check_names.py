@@ -46,6 +46,8 @@ IDENTIFIERS = (
     Retired(r"OutputFolderError", "RunDirError"),
     Retired(r"publish_once", "publish"),
     Retired(r"policy_name", "name, published_name"),
+    Retired(r"deterministic_action", "act"),
+    Retired(r"preset_config", "TrainConfig"),
     Retired(r"stop_at_success_rate", "target_stay_rate"),
     Retired(r"success_any", "eval/touched"),
     Retired(r"min_share_reached", "min_stay_rate"),

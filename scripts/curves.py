@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from policy import bundle
+from training.config import title_without_seed
 from training.run_dir import config_file, curves
 from training.run_dir.metrics_log import MetricsError, read_metrics
 
@@ -71,14 +72,10 @@ def draw(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _title(configs: Sequence[dict[str, Any]]) -> str:
-    """Return environment, baseline, depth and the seeds."""
-    first = configs[0]
-    algorithm = () if first["algorithm"] == "crl" else (first["algorithm"],)
-    seeds = sorted(config["seed"] for config in configs)
-    of_one = f"seed {seeds[0]}"
-    of_all = f"mean of {len(seeds)} seeds, band from the lowest to the highest"
-    env = first["env"].rpartition(":")[2]
-    return ", ".join((env, *algorithm, f"depth {first['actor_depth']}", of_all if len(seeds) > 1 else of_one))
+    """Return environment, baseline, depth, and the seed or the number of seeds."""
+    seeds = [config["seed"] for config in configs]
+    several = f"mean of {len(seeds)} seeds, band from the lowest to the highest"
+    return f"{title_without_seed(configs[0])}, {several if len(seeds) > 1 else f'seed {seeds[0]}'}"
 
 
 def _target_entropy(config: dict[str, Any], folders: Sequence[Path]) -> float | None:

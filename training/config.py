@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ def _with_preset(config: type["TrainConfig"]) -> type["TrainConfig"]:
 
     @functools.wraps(given_init)
     def init(self: "TrainConfig", *, env: str, preset: str = "", **given: Any) -> None:
-        name, defaults = preset_values(env, preset)
+        name, defaults = _preset_values(env, preset)
         values: dict[str, Any] = {"out": Path("runs") / bare_name(env), **defaults, **given}
         given_init(self, env=env, preset=name, **values)
 
@@ -45,7 +46,8 @@ class TrainConfig:
 
     Raises:
         ConfigError: a value is out of range, or does not fit another one.
-        UnknownNameError: no such environment.
+        UnknownNameError: no such environment or preset.
+        EnvError, SpecError: a custom environment cannot be imported.
     """
 
     env: Annotated[str, _REQUIRED]
@@ -202,10 +204,7 @@ class TrainConfig:
     @property
     def title(self) -> str:
         """The title of the run's curves: environment, baseline, depth and seed."""
-        actor, critic = self.actor_depth, self.critic_depth
-        depth = f"depth {actor}" if actor == critic else f"actor depth {actor}, critic depth {critic}"
-        algorithm = () if self.algorithm == "crl" else (self.algorithm,)
-        return ", ".join((bare_name(self.env), *algorithm, depth, f"seed {self.seed}"))
+        return f"{title_without_seed(vars(self))}, seed {self.seed}"
 
     @property
     def steps_per_iteration(self) -> int:
@@ -322,6 +321,14 @@ def _nearby_divisors(number: int, near: int) -> str:
     return " or ".join(str(divisor) for divisor in below + above)
 
 
+def title_without_seed(fields: Mapping[str, Any]) -> str:
+    """Return environment, baseline and depth of a configuration with these `fields`, for a title."""
+    actor, critic = fields["actor_depth"], fields["critic_depth"]
+    depth = f"depth {actor}" if actor == critic else f"actor depth {actor}, critic depth {critic}"
+    algorithm = () if fields["algorithm"] == "crl" else (fields["algorithm"],)
+    return ", ".join((bare_name(fields["env"]), *algorithm, depth))
+
+
 def to_json_value(value: Any) -> Any:
     """Return a field's value as JSON has it: a path as a string, infinity as null."""
     if isinstance(value, Path):
@@ -357,8 +364,8 @@ _POSITIVE = frozenset(
 )
 
 
-def preset_values(env: str, preset: str = "") -> tuple[str, dict[str, Any]]:
-    """Return the name of a preset and its values for `env`. Without a name: the preset named like `env`, or paper.
+def _preset_values(env: str, preset: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a preset and its values for `env`. If `preset` is empty: the one named like `env`, or paper.
 
     Raises:
         UnknownNameError: no such environment or preset.
@@ -367,8 +374,3 @@ def preset_values(env: str, preset: str = "") -> tuple[str, dict[str, Any]]:
     entry = find(env)
     preset = preset or (env if env in PRESETS else "paper")
     return preset, preset_fields(preset, env=bare_name(env), episode_length=entry.episode_length)
-
-
-def preset_config(env: str, *, out: Path, preset: str | None = None) -> TrainConfig:
-    """Return the configuration of `preset` for `env`; it raises as `preset_values` does."""
-    return TrainConfig(env=env, out=out, preset=preset or "")

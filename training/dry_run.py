@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from training import evaluation, memory_budget
-from training.config import TrainConfig, preset_config
+from training.config import TrainConfig
 from training.envs import registry
 from training.published import PUBLISHED, Published
 
@@ -62,7 +62,7 @@ def _published(config: TrainConfig) -> str:
 
 def _changes(config: TrainConfig) -> list[str]:
     """Return the settings in which `config` differs from its preset, with both values."""
-    usual = preset_config(config.env, out=config.out, preset=config.preset)
+    usual = TrainConfig(env=config.env, out=config.out, preset=config.preset)
     pairs = {
         field.name: (getattr(config, field.name), getattr(usual, field.name))
         for field in dataclasses.fields(config)

@@ -61,7 +61,7 @@ def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: in
         carry: tuple[State, GoalRecord, jax.Array, jax.Array], step: jax.Array
     ) -> tuple[tuple[State, GoalRecord, jax.Array, jax.Array], None]:
         before, record, distance, _ = carry
-        action = acting.deterministic_action(params, before.info["state"], before.info["goal"])
+        action = acting.act(params, before.info["state"], before.info["goal"])
         after = jax.vmap(env.step)(before, action)
         finite = (jax.vmap(env.diverged_part)(after) < 0) & jnp.isfinite(after.metrics["distance"])
         counted = record.alive & finite & ~jnp.isnan(distance)

@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import rich.console
 import rich.table
 import tyro
 
 from policy.spec import SpecError
-from training.config import ConfigError, TrainConfig, preset_config
+from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.building.mazes import LayoutError
 from training.envs.core.errors import EnvError, UnknownNameError
@@ -183,7 +184,8 @@ def _defaults(early: argparse.Namespace, *, needed: Sequence[str]) -> TrainConfi
                 return stored
     _require_flags(early, needed)
     env = early.env or _FALLBACK_ENV
-    return preset_config(env, out=early.out or Path("runs") / registry.bare_name(env), preset=early.preset)
+    given: dict[str, Any] = {} if early.out is None else {"out": early.out}
+    return TrainConfig(env=env, preset=early.preset or "", **given)
 
 
 def _require_flags(early: argparse.Namespace, needed: Sequence[str]) -> None:

@@ -210,7 +210,7 @@ class Engine:
 
     def _act(self, params: PolicyParams, rows: jax.Array) -> jax.Array:
         state, goal = self._split(rows)
-        return acting.deterministic_action(params, state, goal)
+        return acting.act(params, state, goal)
 
     def _sample(self, params: PolicyParams, rows: jax.Array) -> jax.Array:
         integers = jax.lax.bitcast_convert_type(rows[:, -_NOISE_COLUMNS:], jnp.uint32)

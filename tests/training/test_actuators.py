@@ -12,7 +12,7 @@ from mujoco import mjx
 
 from tests.training.cart import Cart
 from tests.training.test_mjcf_env import EVERY_JOINT, two_link
-from training.config import preset_config
+from training.config import TrainConfig
 from training.envs import registry
 from training.envs.core import actuators
 from training.envs.core.errors import EnvError
@@ -41,7 +41,7 @@ FACTS = {  # by the beginning of a name: kinds, action at rest, quaternions in t
 @pytest.mark.parametrize("name", registry.built_in().entries)
 def test_every_environment_says_what_its_actions_and_states_are(name: str, tmp_path: Path) -> None:
     env = registry.make(name)
-    spec = preset_config(name, out=tmp_path).policy_spec(env)
+    spec = TrainConfig(env=name, out=tmp_path).policy_spec(env)
     kinds, rest, quaternions = FACTS.get(name) or FACTS[name.partition("_")[0]]
     assert spec.actuator_kind == kinds
     np.testing.assert_allclose(spec.rest_action, rest, atol=1e-5)
@@ -182,7 +182,7 @@ def test_what_a_user_says_reaches_the_policy_and_what_the_file_contradicts_is_re
         "max_action_change": [0.1, 2],
     }
     env = two_link(file, **said)
-    spec = preset_config("point_u_maze", out=tmp_path).policy_spec(env)
+    spec = TrainConfig(env="point_u_maze", out=tmp_path).policy_spec(env)
     assert spec.action_meaning == ("increment", "absolute")
     assert spec.max_action_change == (0.1, 2.0)
     message = "actuator_kind of 'elbow .rad.' is 'torque', but its actuator in the model is of the kind 'position'; use"

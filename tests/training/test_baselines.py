@@ -131,9 +131,7 @@ def test_braxs_deterministic_action_is_ours(on_a_line) -> None:
     params = net.init(jax.random.key(1))
     state, goal = jax.random.normal(jax.random.key(2), (2, 5, 2))
     theirs = NormalTanhDistribution(event_size=1).mode(net.apply(params, jnp.concatenate([state, goal], axis=1)))
-    np.testing.assert_allclose(
-        acting.deterministic_action(PolicyParams(net.network(params)), state, goal), theirs, atol=1e-6
-    )
+    np.testing.assert_allclose(acting.act(PolicyParams(net.network(params)), state, goal), theirs, atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_is_named(on_a_line) -> None:

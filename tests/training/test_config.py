@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training.config import ConfigError, TrainConfig, preset_config
+from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.errors import UnknownNameError
 from training.presets import PRESETS
@@ -59,7 +59,7 @@ from training.presets import PRESETS
     ],
 )
 def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object], message: str) -> None:
-    valid = preset_config("point_u_maze", out=Path("runs/x"))
+    valid = TrainConfig(env="point_u_maze", out=Path("runs/x"))
     valid = dataclasses.replace(valid, unroll_length=25, max_replay_size=1000, min_replay_size=200)
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(valid, **changes)
@@ -67,15 +67,15 @@ def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object],
 
 @pytest.mark.parametrize("rate", [0.001, 1.0, math.inf])
 def test_a_target_is_a_share_or_never(rate: float) -> None:
-    assert preset_config("point_u_maze", out=Path("x")).target_stay_rate <= 1
+    assert TrainConfig(env="point_u_maze", out=Path("x")).target_stay_rate <= 1
     assert TrainConfig(env="ant", out=Path("x"), target_stay_rate=rate).target_stay_rate == rate
 
 
 def test_unknown_names_list_the_known_ones_nearest_first() -> None:
     with pytest.raises(UnknownNameError, match="nearest first: ant_big_maze, point_big_maze"):
-        preset_config("big_maze", out=Path("runs/x"))
+        TrainConfig(env="big_maze", out=Path("runs/x"))
     with pytest.raises(UnknownNameError, match="preset 'papper'; known, nearest first: paper"):
-        preset_config("point_u_maze", out=Path("runs/x"), preset="papper")
+        TrainConfig(env="point_u_maze", out=Path("runs/x"), preset="papper")
     with pytest.raises(UnknownNameError, match="environment 'aunt'; known, nearest first: ant"):
         TrainConfig(env="aunt", out=Path("runs/x"))
 
@@ -83,7 +83,7 @@ def test_unknown_names_list_the_known_ones_nearest_first() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("env", registry.names())
 def test_every_preset_is_valid_on_every_environment(env: str, preset: str) -> None:
-    assert preset_config(env, out=Path("runs/x"), preset=preset).preset == preset
+    assert TrainConfig(env=env, out=Path("runs/x"), preset=preset).preset == preset
 
 
 def test_the_paper_preset_gives_each_environment_what_the_paper_gave_it() -> None:
@@ -101,7 +101,7 @@ def test_the_paper_preset_gives_each_environment_what_the_paper_gave_it() -> Non
         "reacher": (100, ""),  # not in the paper
     }
     for env, (millions, eval_env) in budgets.items():
-        config = preset_config(env, out=Path("runs/x"), preset="paper")
+        config = TrainConfig(env=env, out=Path("runs/x"), preset="paper")
         assert (config.total_env_steps, config.eval_env) == (millions * 1_000_000, eval_env), env
         assert config.num_evals == millions
         assert config.iterations_per_epoch * config.steps_per_iteration == pytest.approx(1e6, rel=0.02)
@@ -111,7 +111,7 @@ def test_the_paper_preset_gives_each_environment_what_the_paper_gave_it() -> Non
 
 def test_training_layouts_are_evaluated_where_they_are_trained_at_equal_length() -> None:
     for env in ("ant_u4_maze", "ant_u5_maze", "ant_hardest_maze", "humanoid_big_maze"):
-        config = preset_config(env, out=Path("runs/x"), preset="training_layouts")
+        config = TrainConfig(env=env, out=Path("runs/x"), preset="training_layouts")
         assert (config.total_env_steps, config.eval_env) == (100_000_000, "")
         assert (config.num_evals, config.eval_episodes, config.episode_length) == (100, 100, 1000)
         assert config.iterations_per_epoch == 32  # ceil(3151 / 100)
@@ -120,11 +120,11 @@ def test_training_layouts_are_evaluated_where_they_are_trained_at_equal_length()
 
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"paper", "training_layouts"}))
 def test_rows_are_independent_in_every_other_preset(preset: str) -> None:
-    assert preset_config("ant", out=Path("runs/x"), preset=preset).rows_per_episode == 1
+    assert TrainConfig(env="ant", out=Path("runs/x"), preset=preset).rows_per_episode == 1
 
 
 def test_the_paper_preset_is_the_papers_recipe() -> None:
-    config = preset_config("point_u_maze", out=Path("runs/x"), preset="paper")
+    config = TrainConfig(env="point_u_maze", out=Path("runs/x"), preset="paper")
     assert (config.num_envs, config.unroll_length, config.batch_size) == (512, 62, 512)
     assert config.steps_per_iteration == 31_744
     assert config.steps_per_iteration / config.updates_per_unroll == pytest.approx(40, rel=0.01)
@@ -143,7 +143,7 @@ def test_a_plain_configuration_takes_the_values_of_the_environments_preset() -> 
     assert maze.episode_length == 100
     assert TrainConfig(env="point_u_maze", num_envs=512).num_envs == 512  # although that is the paper's value
     assert TrainConfig(env="point_u_maze", preset="paper").num_envs == 512
-    assert TrainConfig(env="ant") == preset_config("ant", out=Path("runs/ant"), preset="paper")
+    assert TrainConfig(env="ant") == TrainConfig(env="ant", out=Path("runs/ant"), preset="paper")
     assert dataclasses.replace(maze, seed=1).num_envs == maze.num_envs
 
 
@@ -179,5 +179,5 @@ def test_derived_numbers_by_hand() -> None:
     ],
 )
 def test_the_title_of_the_curves_names_environment_depth_and_seed(changes: dict[str, Any], title: str) -> None:
-    config = preset_config("point_u_maze", out=Path("run"))
+    config = TrainConfig(env="point_u_maze", out=Path("run"))
     assert dataclasses.replace(config, **changes).title == title

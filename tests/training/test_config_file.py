@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from training.config import ConfigError, TrainConfig, preset_config
+from training.config import ConfigError, TrainConfig
 from training.run_dir import config_file
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
-    return preset_config("point_u_maze", out=tmp_path)
+    return TrainConfig(env="point_u_maze", out=tmp_path)
 
 
 def change(config: TrainConfig, **changes: object) -> TrainConfig:

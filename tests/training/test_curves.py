@@ -89,7 +89,14 @@ def test_a_run_without_rows_has_empty_curves(tmp_path: Path) -> None:
 
 def write_run(folder: Path, *, stays: list[float], **changes: object) -> Path:
     folder.mkdir()
-    config = {"env": "point_u_maze", "algorithm": "crl", "actor_depth": 4, "seed": 0, "target_entropy_per_action": -0.5}
+    config: dict[str, object] = {
+        "env": "point_u_maze",
+        "algorithm": "crl",
+        "actor_depth": 4,
+        "critic_depth": 4,
+        "seed": 0,
+    }
+    config["target_entropy_per_action"] = -0.5
     (folder / "config.json").write_text(json.dumps(config | {"out": str(folder)} | changes))
     rows = [{"env_steps": 10 * (1 + number), "eval/stay": stay} for number, stay in enumerate(stays)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

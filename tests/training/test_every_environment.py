@@ -15,7 +15,7 @@ import pytest
 from brax.envs.wrappers.training import wrap
 
 from policy.spec import PolicySpec
-from training.config import preset_config
+from training.config import TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 
@@ -32,7 +32,7 @@ VARIANTS = [name for name in BUILT_IN if name not in ONE_OF_EACH_ROBOT + ONE_OF_
 def made(name: str, folder: Path) -> GoalEnv:
     """The environment, whose policies' specification and episodes are as they are registered."""
     env = registry.make(name)
-    spec = preset_config(name, out=folder).policy_spec(env)
+    spec = TrainConfig(env=name, out=folder).policy_spec(env)
     assert PolicySpec.from_json(spec.to_json()) == spec
     assert registry.find(name).episode_length == env.spec.episode_length
     return env
