@@ -80,7 +80,7 @@ class NoCriticError(ServingError):
 
 
 class NotImplementedYetError(ServingError):
-    """The contract has the method, and the server has not its function yet."""
+    """The method is part of the contract, but not built yet."""
 
     status = Status.UNIMPLEMENTED
     reason = Reason.NOT_IMPLEMENTED

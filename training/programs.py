@@ -109,9 +109,8 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
         resample_at_goal_probability=config.resample_at_goal_probability,
     )
     replay = replay_buffer.insert(state.replay, unroll.steps)
-    states = canonical_signs(
-        unroll.steps.state, state.train_state.params.quaternions.state
-    )  # as `acting` prepares them
+    # The networks get states with these signs, see `policy.acting`.
+    states = canonical_signs(unroll.steps.state, state.train_state.params.quaternions.state)
     statistics = state_statistics.add(
         state.statistics, states, valid=unroll.valid, ready=replay.held >= config.min_replay_size
     )
@@ -128,7 +127,7 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
 
 
 def _normalize_from_now_on(state: RunState, statistics: state_statistics.Statistics) -> TrainState:
-    """Return the state of training, with the statistics to normalize with if they were frozen just now.
+    """Return the trainer state. If the statistics were frozen just now, states are normalized with them from now on.
 
     Not for a run that starts from a published policy: its networks were trained with that policy's statistics.
     """
@@ -146,12 +145,12 @@ def learn(
 ) -> tuple[RunState, Metrics]:
     """Take the next gradient steps of the current round, on batches of the replay buffer.
 
-    The steps of a round read batches and keys by their number within the round. So a round that is taken in several
-    slices ends with the same bits as one that is taken at once.
+    The steps of a round read batches and keys by their number within the round. Therefore a round ends with the same
+    bits in one slice or in several.
 
     Args:
         updates: int32, gradient steps to take; rounded up to a multiple of `steps_per_block`, and at most what the
-            round still lacks.
+            round has left.
 
     Returns:
         The new state, and the metrics of each gradient step of the round, [updates_per_unroll]: 0 where this call did

@@ -1,4 +1,4 @@
-"""What a run costs, as its first lines say it: device, disk, steps per second and time; and what would be cheaper."""
+"""Lines about what a run costs: device, disk, steps per second and time; and what would be cheaper."""
 
 import functools
 import math
@@ -76,7 +76,7 @@ def bytes_of(tree: Any) -> int:
 
 
 class CostReport:
-    """Says once each what a run turns out to cost."""
+    """Lines about the cost of a run, each given once, as soon as it is measured."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""End a run on signals: after the current slice of gradient steps, or at once on a second Ctrl-C.
+"""End a run on signals: after the current slice of gradient steps, or immediately on a second Ctrl-C.
 
 Python runs a signal's handler in the main thread, between two instructions. A compiled program is one instruction that
 may take seconds, so a second Ctrl-C is noticed by a thread, which reads the numbers of signals from a pipe.

@@ -113,6 +113,6 @@ def require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """Return the first field besides the seed in which two configurations learn differently, or None."""
+    """Return the first field, except the seed, in which two configurations learn differently, or None."""
     names = sorted((one.keys() | other.keys()) - _MAY_CHANGE - {"seed"})
     return next((name for name in names if one.get(name) != other.get(name)), None)

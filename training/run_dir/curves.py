@@ -42,9 +42,8 @@ PANELS = (
         "share of episodes, share of time",
         (
             Line("eval/stay", "stay since the first arrival:", "tab:blue"),
-            Line(
-                "eval/touched", "touched at least once:", "tab:orange", "--"
-            ),  # above the stay, with which it may agree
+            # dashed and drawn last, because both lines may be equal
+            Line("eval/touched", "touched at least once:", "tab:orange", "--"),
         ),
         is_share=True,
     ),

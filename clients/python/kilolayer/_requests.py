@@ -30,7 +30,7 @@ class RequestFactory:
     Args:
         policy: name of the policy; empty means the server's default.
         version: a training step, such as `"2000"`; an int is converted. Empty means the live one.
-        robot_id: of the robot that asks for actions, at most 128 bytes in UTF-8. Empty means that it is not told.
+        robot_id: of the robot that asks for actions, at most 128 bytes in UTF-8. Empty means none.
 
     Raises:
         ValueError: `robot_id` is not a string, or too long.
