@@ -91,11 +91,11 @@ class GrpcTransport:
         handlers = {path + name: self._unary(path + name, method) for name, method in service.unary.items()}
         handlers |= {path + name: self._stream(path + name, method) for name, method in service.streams.items()}
         if (overload := service.overload) is None:
-            return _Handlers(handlers)
+            return _Handlers(handlers, checking={}, is_overloaded=lambda: False)
         checking = {
             path + name: self._checking(path + name, service.unary[name], overload) for name in overload.methods
         }
-        return _Handlers(handlers, checking, overload.is_active)
+        return _Handlers(handlers, checking=checking, is_overloaded=overload.is_active)
 
     def _unary(self, name: str, method: UnaryMethod) -> _GrpcHandler:
         async def serve(raw: bytes, context: _GrpcContext) -> bytes:
@@ -154,11 +154,12 @@ class _Handlers(grpc.GenericRpcHandler):
     def __init__(
         self,
         handlers: Mapping[str, _GrpcHandler],
-        checking: Mapping[str, _GrpcHandler] | None = None,
-        is_overloaded: Callable[[], bool] = bool,
+        *,
+        checking: Mapping[str, _GrpcHandler],
+        is_overloaded: Callable[[], bool],
     ) -> None:
         self._handlers = handlers
-        self._checking = checking or {}
+        self._checking = checking
         self._is_overloaded = is_overloaded
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_GrpcHandler | None":
