@@ -95,7 +95,7 @@ class TrainConfig:
     normalize_observations: bool = False
     """Normalize states with their mean and standard deviation in the steps before the first gradient step."""
     max_diverged_share: float = 0.05
-    """Share of the environments whose physics may diverge between two evaluations. They are restarted."""
+    """The run ends if the physics of a larger share of environments diverges between two evaluations."""
     discount: float = 0.99
     """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
     rows_per_episode: int = 1
@@ -145,7 +145,7 @@ class TrainConfig:
     eval_episodes: int = 128
     """Episodes per evaluation."""
     max_eval_share: float = 0.2
-    """Largest fraction of the run's time for evaluations; there are fewer if need be, but always a last one."""
+    """Largest fraction of the run's time for evaluations. If necessary, some are left out, but never the last one."""
 
     init_from: Path | None = None
     """Start with the actor and critic of a published policy: its folder, or a policies/ folder for the newest."""

@@ -1,4 +1,4 @@
-"""Say what a training command will do, and which published figure it stands beside, without training."""
+"""Describe what a training command will do, and the published figure to compare it with, without training."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from training.config import TrainConfig
 from training.envs import registry
 from training.published import PUBLISHED, Published
 
-# Fields that a run may change and still stand beside the figure of its preset at its depth.
+# Fields that may differ from the preset in a run that is compared with a published figure.
 _FREE = frozenset(
     {
         *("actor_depth", "critic_depth", "seed", "out", "name", "impl", "precision", "allow_bf16_on_cpu"),
@@ -46,7 +46,7 @@ def describe(config: TrainConfig) -> list[str]:
 
 
 def _published(config: TrainConfig) -> str:
-    """Return the published figure that a run of `config` stands beside, or why there is none."""
+    """Return the published figure to compare a run of `config` with, or why there is none."""
     figures: Published | None = PUBLISHED.get(config.preset, {}).get(registry.bare_name(config.env))
     if figures is None:
         return f"no figure for preset {config.preset} on {config.env}"

@@ -53,7 +53,7 @@ def make_env(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
 def evaluate(env: GoalEnv, params: PolicyParams, *, key: jax.Array, episodes: int, episode_length: int) -> Evaluation:
     """Run `episodes` environments for `episode_length` steps each.
 
-    `final_distance` is NaN in an episode whose first action is: then the policy is broken, and not the world.
+    `final_distance` is NaN in an episode whose first action is NaN or infinite, a fault of the policy.
     """
     start = jax.vmap(env.reset)(jax.random.split(key, episodes))
 

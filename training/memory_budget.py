@@ -27,7 +27,7 @@ class MemoryEstimate(NamedTuple):
     parameters: int  # depth x width^2
     activations: int  # batch_size x depth x width
     logits: int  # batch_size^2
-    indices: int  # updates_per_unroll x batch_size; with the commanded goals
+    indices: int  # updates_per_unroll x batch_size, and the commanded goals
 
     @property
     def total(self) -> int:

@@ -15,7 +15,7 @@ class Budget(NamedTuple):
     """What a published experiment gave to one environment."""
 
     env_steps: int
-    eval_env: str = ""  # the layout that the policy was judged on; empty for the one that it was trained on
+    eval_env: str = ""  # the layout that the policy was evaluated on; empty for the one that it was trained on
 
 
 # arXiv 2503.14858, figure 1. Environments that are not in it get 100 million steps.
@@ -56,7 +56,7 @@ _POINT_MAZE = {
     "temperature_learning_rate": 1e-3,
 }
 
-# Longer ways ask for more distant hindsight goals, and for a memory of the whole maze.
+# Longer paths need more distant hindsight goals, and a replay buffer that covers the whole maze.
 _LARGE_POINT_MAZE = _POINT_MAZE | {
     "unroll_length": 20,
     "batch_size": 64,

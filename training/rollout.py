@@ -90,13 +90,13 @@ def collect(
         next_state = jax.vmap(env.step)(current, action)
         sound_action = ~physics.diverged(action).any(axis=1)
         part = jax.vmap(env.diverged_part)(next_state)
-        diverged = jnp.where(sound_action, part, -1)  # after a NaN of the actor, the physics is not to blame
+        diverged = jnp.where(sound_action, part, -1)  # NaN in an action is a fault of the policy, not of the physics
         valid = sound_action & (part < 0)
         ended = (next_state.done > 0) | (before.age + 1 >= episode_length) | ~valid
         steps = _fill(Steps(state, action, before.episode), before, valid=valid)
         after = RolloutState(
             next_state,
-            episode=before.episode + ~valid,  # the number of the dropped step; a new episode has the one after it
+            episode=before.episode + ~valid,  # of the dropped step; the new episode has the next number
             age=before.age + 1,
             kept_state=steps.state,
             kept_action=steps.action,
@@ -121,9 +121,9 @@ def resample_goals(
 def _fill(steps: Steps, before: RolloutState, *, valid: jax.Array) -> Steps:
     """Replace each step that is not valid by the world's last one that was, as an episode of its own.
 
-    The replay buffer has a slot for every step of every world, so the slot of a dropped step must hold something. A
-    repeated step is a true one. Alone in its episode, it is no other step's future, and has none but itself, like the
-    last step of any episode. So no pair of steps says anything that did not happen.
+    The replay buffer has a slot for every step of every world, so the slot of a dropped step must hold something. The
+    repeated step did happen. Because it is alone in its episode, it is never the hindsight goal of another step, and
+    its own hindsight goal is its own state, as for the last step of any episode.
     """
     return Steps(
         state=jnp.where(valid[:, None], steps.state, before.kept_state),

@@ -211,7 +211,7 @@ def _description(program: str) -> str:
 
 --env and --out are required; with --resume, only --out. Environments: {", ".join(registry.names())}.
 --list-envs shows their sizes. For a robot of your own see docs/your-own-robot.md.
---dry-run says what a command will do, and which published figure it stands beside, and trains nothing.
+--dry-run prints what the command would do and the published figure to compare it with. It trains nothing.
 
 Presets: {", ".join(PRESETS)}. Without --preset, the preset with the environment's name is used, or
 paper if there is none. The other flags override single values of the preset. The defaults below are

@@ -1,7 +1,7 @@
 """Statistics of the states that training has seen: over the whole run, and frozen when learning begins.
 
-Only steps that entered the replay buffer count. Sums are kept as means, so that float32 is precise enough for any
-number of steps: a sum would stop to grow.
+Only steps that entered the replay buffer count. Means are kept instead of sums: a large float32 sum no longer changes
+when a small number is added.
 """
 
 from typing import Any, NamedTuple
@@ -77,13 +77,13 @@ def spec_fields(statistics: Statistics, applied: Normalization | None) -> dict[s
 
 
 def _no_rows(state_dim: int) -> RowStatistics:
-    """Return the statistics of no rows, in arrays of their own: a compiled program may take over each only once."""
+    """Return the statistics of no rows, in arrays of their own, because a compiled program takes over each only once."""
     ends = (jnp.full(state_dim, end) for end in (jnp.inf, -jnp.inf))
     return RowStatistics(jnp.float32(0), jnp.zeros(state_dim), jnp.zeros(state_dim), *ends)
 
 
 def _of_rows(states: jax.Array, valid: jax.Array) -> RowStatistics:
-    """Return the statistics of `states`, relative to the first of them: a far mean would cost digits."""
+    """Return the statistics of `states`. Sums are relative to the first: a mean far from 0 would cost digits."""
     counts = valid[..., None]
     rows = jnp.sum(valid, dtype=jnp.float32)
     divisor = jnp.maximum(rows, 1)

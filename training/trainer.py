@@ -157,7 +157,7 @@ class _Run(NamedTuple):
 
 
 def _run(run: _Run, state: RunState) -> Outcome:
-    """Run epoch after epoch, until the steps, the share of goals, the time or a signal ends the run."""
+    """Run epoch after epoch, until the steps, the target, the time or a signal ends the run."""
     config, progress = run.config, run.progress
     metrics, policy = run.log.rows[-1] if run.log.rows else {}, publish.last_policy(config)
     if _evaluation_due(config, state):

@@ -1,9 +1,9 @@
 """Simulated robots, each with its own client, on one simulated clock.
 
-Each robot sends its own `Act` request, executes all actions of the reply, one per control period, and asks again. A
-policy whose action_chunk is 1 is therefore asked in every control period. The physics advances when every request has
-its reply or has failed. A robot without a reply in time applies the middle of its action range for one control period
-and then asks again; the request counts as missed. No request is sent again.
+Each robot sends its own `Act` request, executes all actions of the reply, one per control period, and then sends the
+next request. If the policy's action_chunk is 1, a robot sends a request in every control period. The physics advances
+when every request has its reply or has failed. A robot without a reply in time applies the middle of its action range
+for one control period and then sends a new request; the first one counts as missed and is not sent again.
 """
 
 from collections import deque

@@ -63,7 +63,7 @@ class DriveConfig:
     picture: Annotated[Path | None, _OPTIONAL_PATH] = None
     """PNG file to write: the last step of that episode. Default: no picture."""
     min_stay_rate: float = 0.0
-    """Exit with status 1 if the robots stay at their goals for less of the time since their first arrival, 0 to 1."""
+    """Exit with status 1 if the stay is lower: the share of the time since the first arrival spent at the goal."""
 
     def __post_init__(self) -> None:
         for field in ("robots", "episodes", "timeout_s", "wait_for_server_s"):

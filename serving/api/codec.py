@@ -37,7 +37,7 @@ def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_ro
     Raises:
         InvalidRequestError: sizes do not fit the policy, there are too many rows, a value is NaN or infinite, a number
             is out of range, or the robot's id is too long.
-        NoCriticError: the best of several candidates is asked for, and the policy has no critic.
+        NoCriticError: the mode is the best of several candidates, and the policy has no critic.
     """
     _check_priority(request.priority)
     if request.robot_id:

@@ -54,14 +54,14 @@ class OverloadCheck(Protocol):
         ...
 
     def is_active(self) -> bool:
-        """Return whether calls that arrive now are checked. Must be fast: the transport asks for every call."""
+        """Return whether calls that arrive now are checked. Must be fast: it is called for every call."""
         ...
 
     def check(self, context: RpcContext) -> None:
         """Check a call that is not read yet.
 
         Raises:
-            OverloadedError: the call is rejected, whatever it asks.
+            OverloadedError: the call is rejected, regardless of its content.
         """
         ...
 

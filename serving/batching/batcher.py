@@ -5,7 +5,7 @@ How it works, concurrency included:
 * Everything but the computation happens on the event loop, so there are no locks.
 * `admit` pushes a request into the queue and returns it with a future; `submit` awaits that future. A request that does
   not fit into the queue, or whose deadline would pass before it is computed, is rejected immediately.
-* Under overload the transport asks `reject_unread` before it reads a call (`serving.batching.overload`).
+* Under overload the transport calls `reject_unread` before it reads a call (`serving.batching.overload`).
 * `_step` carries out the decisions of the scheduler (`serving.batching.scheduler`) until the scheduler decides to wait.
   It runs after every event that may change the decision: enough rows are queued, a request cannot wait, a batch ended,
   a timer fired, or the batcher drains.
@@ -131,7 +131,7 @@ class Batcher:
         return self._overload.is_present(self._clock())
 
     def reject_unread(self, deadline_s: float) -> Rejection | None:
-        """Return why a call that arrives now is rejected, whatever it asks; None: it may be admitted, so read it.
+        """Return why a call that arrives now is rejected, regardless of its content; None: read it.
 
         Args:
             deadline_s: on the batcher's clock; infinite: none.

@@ -1,8 +1,8 @@
 """Overload: decides which calls the batcher of one policy checks before they are read.
 
-Under overload most calls are rejected, and reading and parsing are about a quarter of the cost of a rejection. What a
-call asks is unknown before it is read. It counts as one row of ACT, which takes the least time, with the highest
-priority that an earlier request had. If even such a request is rejected, the call is rejected unread.
+Under overload most calls are rejected, and reading and parsing are about a quarter of the cost of a rejection. The
+content of a call is unknown before it is read. It counts as one row of ACT, which takes the least time, with the
+highest priority that an earlier request had. If even such a request is rejected, the call is rejected unread.
 """
 
 import math
@@ -37,7 +37,7 @@ class Overload:
         return now_s - self._rejected_s < self._policy.overload_memory_s
 
     def least_arrival(self, now_s: float, deadline_s: float) -> Arrival | None:
-        """Return the least that a call of unknown content can ask; None: read it in any case."""
+        """Return the smallest request that a call of unknown content can be; None: read it in any case."""
         self._checked += 1
         if self._checked % self._policy.read_every == 0:
             return None

@@ -71,7 +71,7 @@ class PolicyRegistry:
         return bool(self._served) and all(served.batcher.is_overloaded for served in self._served.values())
 
     def reject_unread(self, deadline_s: float) -> Rejection | None:
-        """Return why a call that arrives now is rejected, whatever it asks; None: a policy may admit it, so read it.
+        """Return why a call that arrives now is rejected, regardless of its content; None: read it.
 
         Args:
             deadline_s: on the server's clock; infinite: none.

@@ -4,9 +4,9 @@ The later state lies k >= 1 steps ahead with probability proportional to discoun
 buffer still holds (arXiv 2206.07568, section 4). k is sampled by inverting the cumulative distribution in closed form,
 so no matrix of probabilities is built.
 
-Rows of a batch are independent, or come in groups from one episode. Rows of one episode are negative examples for each
-other that differ less than those of two episodes (arXiv 2508.13113). Each row alone is uniform over the buffer in both
-cases, because a group's episode is drawn with a probability proportional to its length.
+Rows of a batch are independent, or come in groups from one episode. Rows of one episode are more alike than rows of
+two, so they are harder negative examples for each other (arXiv 2508.13113). Each row alone is uniform over the buffer
+in both cases, because a group's episode is drawn with a probability proportional to its length.
 """
 
 import jax

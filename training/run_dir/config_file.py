@@ -12,7 +12,7 @@ NAME = "config.json"
 DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 _IN_EVERY_RUN = frozenset({"env", "seed", "num_envs", "batch_size", "actor_depth"})  # fields of every run's file
 _MAY_CHANGE = frozenset(
-    {  # fields that do not change what the resumed run learns from; learning rates may be what a run needs to go on
+    {  # fields that do not change what the run learns from; and learning rates, which a run may have to lower to go on
         "out",
         "preset",
         "max_minutes",

@@ -51,7 +51,7 @@ def decode_scheduling(request: pb.ModelInferRequest) -> Scheduling:
 
 
 def check_robot_id(request: pb.ModelInferRequest) -> None:
-    """Check the parameter `robot_id`, which names the robot that asks, if it is there.
+    """Check the parameter `robot_id`, the name of the robot, if it is there.
 
     Raises:
         InvalidRequestError: it is not a string, or too long.

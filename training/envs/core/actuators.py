@@ -1,4 +1,4 @@
-"""What a model's actuators say of actions: what each of them drives, and which control leaves the robot at rest."""
+"""Facts about a model's actuators: what each of them drives, and which control leaves the robot at rest."""
 
 # MuJoCo is compiled and ships no type information.
 # pyright: reportAttributeAccessIssue=false

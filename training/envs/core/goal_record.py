@@ -56,7 +56,7 @@ class GoalRecord(NamedTuple):
         """Return the share of the time since the first arrival that was spent at the goal, [episodes], 0 to 1.
 
         That time goes up to `episode_length`, with the step of the arrival, so steps after a fall count as away from
-        the goal. It is at least a tenth of the episode, so an arrival in the last step is not a stay. Never there: 0.
+        the goal. It is at least a tenth of the episode, so a late arrival counts little. 0 if it never arrived.
         """
         since = episode_length - self.first_arrival + 1
         return self.time_at_goal / jnp.maximum(since, episode_length / 10)
