@@ -83,7 +83,7 @@ def _no_rows(state_dim: int) -> RowStatistics:
 
 
 def _of_rows(states: jax.Array, valid: jax.Array) -> RowStatistics:
-    """Return the statistics of `states`. Sums are relative to the first: a mean far from 0 would cost digits."""
+    """Return the statistics of `states`. Sums are relative to the first one, because a far mean would cost digits."""
     counts = valid[..., None]
     rows = jnp.sum(valid, dtype=jnp.float32)
     divisor = jnp.maximum(rows, 1)
