@@ -77,7 +77,7 @@ def spec_fields(statistics: Statistics, applied: Normalization | None) -> dict[s
 
 
 def _no_rows(state_dim: int) -> RowStatistics:
-    """Return the statistics of no rows, in arrays of their own, because a compiled program takes over each only once."""
+    """Return the statistics of no rows, in arrays of their own: a compiled program takes over each only once."""
     ends = (jnp.full(state_dim, end) for end in (jnp.inf, -jnp.inf))
     return RowStatistics(jnp.float32(0), jnp.zeros(state_dim), jnp.zeros(state_dim), *ends)
 
