@@ -184,6 +184,10 @@ class TrainConfig:
             )
         if self.init_from is not None and self.algorithm != "crl":
             raise ConfigError(f"init_from needs algorithm crl, got {self.algorithm}; leave out one of the two")
+        if self.normalize_observations and self.algorithm != "crl":
+            raise ConfigError(
+                f"normalize_observations needs algorithm crl, got {self.algorithm}; leave out one of the two"
+            )
         if self.resume and self.overwrite:
             raise ConfigError(
                 "resume and overwrite exclude each other; use --resume to continue, --overwrite to delete"
