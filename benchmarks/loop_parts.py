@@ -144,7 +144,7 @@ def keep(config: TrainConfig, env: GoalEnv, state: RunState) -> None:
     """Save a snapshot and publish the policy, as after every evaluation."""
     checkpoint.save(config.out / "snapshots", int(state.iteration), state=state)
     env_steps = int(state.iteration) * config.steps_per_iteration
-    publish.publish(config, env, state.train_state.params, env_steps=env_steps, metrics={})
+    publish.publish(config, env, state.train_state.params, statistics=state.statistics, env_steps=env_steps, metrics={})
 
 
 def serving_parts(config: TrainConfig) -> list[Part]:

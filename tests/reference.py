@@ -79,9 +79,10 @@ def losses(
         actor_goal = goal.at[: len(batch.commanded_goal)].set(batch.commanded_goal)
     mean, raw = jnp.split(network(params.actor, jnp.concatenate([batch.state, actor_goal], 1)), 2, axis=1)
     log_std = -5 + 3.5 * (jnp.tanh(raw) + 1)
-    action = jnp.tanh(mean + jnp.exp(log_std) * noise)
+    raw_action = mean + jnp.exp(log_std) * noise
+    action = jnp.tanh(raw_action)
     gaussian = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
-    log_probability = (gaussian - jnp.log(1 - action**2)).sum(1)
+    log_probability = (gaussian + 2 * jnp.log(jnp.cosh(raw_action))).sum(1)  # 1 - tanh(x)^2 = 1 / cosh(x)^2
 
     def phi(action: jax.Array) -> jax.Array:
         return network(params.state_action_encoder, jnp.concatenate([batch.state, action], 1))

@@ -56,6 +56,16 @@ _POINT_MAZE = {
     "temperature_learning_rate": 1e-3,
 }
 
+# Longer ways ask for more distant hindsight goals, and for a memory of the whole maze.
+_LARGE_POINT_MAZE = _POINT_MAZE | {
+    "unroll_length": 20,
+    "batch_size": 64,
+    "max_replay_size": 10_000,
+    "discount": 0.97,
+    "actor_width": 32,
+    "critic_width": 32,
+}
+
 # Learns to walk within an hour, with commanded goals, a higher target entropy and a faster temperature.
 _ANT_ON_TWO_CORES = {
     "num_envs": 256,
@@ -91,8 +101,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "num_evals": 32,
             "eval_episodes": 256,
         },
-        "point_big_maze": _POINT_MAZE | {"total_env_steps": 4_000_000, "num_evals": 20},
-        "point_hardest_maze": _POINT_MAZE | {"total_env_steps": 10_000_000, "num_evals": 40},
+        "point_big_maze": _LARGE_POINT_MAZE | {"total_env_steps": 640_000, "num_evals": 40},
+        "point_hardest_maze": _LARGE_POINT_MAZE | {"total_env_steps": 1_000_000, "num_evals": 60},
         "ant_on_two_cores": _ANT_ON_TWO_CORES,
     }
 )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from policy.networks import init_policy
+from policy.quaternions import canonical_signs
 from training import divergence, evaluation, rollout, state_statistics
 from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
@@ -108,8 +109,11 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
         resample_at_goal_probability=config.resample_at_goal_probability,
     )
     replay = replay_buffer.insert(state.replay, unroll.steps)
+    states = canonical_signs(
+        unroll.steps.state, state.train_state.params.quaternions.state
+    )  # as `acting` prepares them
     statistics = state_statistics.add(
-        state.statistics, unroll.steps.state, valid=unroll.valid, ready=replay.held >= config.min_replay_size
+        state.statistics, states, valid=unroll.valid, ready=replay.held >= config.min_replay_size
     )
     return RunState(
         train_state=state.train_state if config.init_from else _normalize_from_now_on(state, statistics),

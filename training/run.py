@@ -49,8 +49,6 @@ def _describe(arguments: list[str]) -> int:
     """Print what the command would do; return the exit code."""
     from training import dry_run  # imported here, as in `_train`
 
-    if _early_flags(arguments).out is None:  # nothing is written
-        arguments = [*arguments, "--out", "runs/dry"]
     print("\n".join(dry_run.describe(parse(arguments))))
     return 0
 

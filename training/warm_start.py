@@ -18,7 +18,6 @@ _MUST_AGREE = (
     "state_quaternions",
     "goal_quaternions",
     "critic",
-    "normalize_observations",
     "actor_depth",
     "actor_width",
     "critic_depth",
@@ -49,8 +48,10 @@ def _read(config: TrainConfig, env: GoalEnv) -> PolicyParams:
     except bundle.BundleError as error:
         raise ConfigError(f"init_from cannot be read: {error}; use the folder of another version") from error
     ours = config.policy_spec(env)
-    for field in _MUST_AGREE:
-        wanted, found = getattr(ours, field), getattr(policy.spec, field)
+    wants = {field: getattr(ours, field) for field in _MUST_AGREE}
+    wants["normalize_observations"] = config.normalize_observations  # a specification has it with the statistics
+    for field, wanted in wants.items():
+        found = getattr(policy.spec, field)
         if wanted != found:
             raise ConfigError(
                 f"init_from {folder} does not fit this run: its {field} is {_shown(found)}, and this run has "

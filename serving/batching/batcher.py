@@ -65,7 +65,6 @@ class Batcher:
         self._queue = RequestQueue()
         self._in_flight = InFlightBatches()
         self._load = LoadMeter(memory_s=policy.load_memory_s, window_s=policy.loop_window_s)
-        self._last_load = Load()  # at the last decision, so it is at most as old as the batches in flight
         self._overload = Overload(policy)
         self._scheduler = Scheduler(engine, policy)
         self._completion = Completion(self._queue, engine, metrics)
@@ -167,7 +166,9 @@ class Batcher:
 
     def _reject(self, arriving: Arrival) -> Rejection | None:
         """Return why the scheduler rejects a request or an unread call."""
-        rejection = self._scheduler.reject(arriving, self._queue, self._in_flight, self._last_load)
+        has_deadline = arriving.deadline_s != math.inf
+        load = self._read_load(arriving.now_s) if has_deadline else Load()  # used only if there is a deadline
+        rejection = self._scheduler.reject(arriving, self._queue, self._in_flight, load)
         if rejection:
             self._overload.record_rejection(arriving.now_s)
         return rejection
@@ -217,10 +218,12 @@ class Batcher:
 
     def _decide(self) -> Dispatch | WaitUntil | Idle:
         now_s = self._clock()
-        self._last_load = self._load.read(now_s, is_computing=len(self._in_flight) > 0)
         return self._scheduler.decide(
-            now_s, self._queue, self._in_flight, self._last_load, is_draining=self._drained is not None
+            now_s, self._queue, self._in_flight, self._read_load(now_s), is_draining=self._drained is not None
         )
+
+    def _read_load(self, now_s: float) -> Load:
+        return self._load.read(now_s, is_computing=len(self._in_flight) > 0)
 
     def _dispatch(self, decision: Dispatch) -> None:
         """Hand the rows of `decision` to a thread, and fail the requests that have expired."""

@@ -1,7 +1,7 @@
 """When calls are checked before they are read, and what an unread call counts as. Times worked out by hand."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -99,7 +99,7 @@ def registry(*rejections: Rejection | None) -> PolicyRegistry:
     names = [f"p{number}" for number in range(len(rejections))]
     policies = PolicyRegistry(frozenset(names), default=names[0] if names else "p")
     served = zip(names, rejections, strict=True)
-    policies.open({name: ServedPolicy(BUNDLE, cast("Any", batcher(rejection))) for name, rejection in served})
+    policies.open({name: ServedPolicy(BUNDLE, batcher(rejection)) for name, rejection in served})
     return policies
 
 

@@ -57,7 +57,9 @@ def state(tiny: Callable[..., TrainConfig], env: FarGoals) -> programs.RunState:
 
 def learn(config: TrainConfig, env: FarGoals, state: programs.RunState) -> dict[str, np.ndarray]:
     """What an algorithm is given in one round, [updates, ...] each."""
-    _, given = jax.jit(lambda state: programs.learn(config, env, Recorder(), state))(state)
+    round_begun = state._replace(pending_updates=jnp.int32(config.updates_per_unroll))
+    every = jnp.int32(config.updates_per_unroll)
+    _, given = jax.jit(lambda state: programs.learn(config, env, Recorder(), state, every))(round_begun)
     return {name: np.asarray(value) for name, value in given.items()}
 
 

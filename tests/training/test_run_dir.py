@@ -26,6 +26,7 @@ TINY_FLAGS = frozenset(
         "num_evals",
         "updates_per_unroll",
         "batch_size",
+        "rows_per_episode",
         "max_replay_size",
         "min_replay_size",
         "actor_width",

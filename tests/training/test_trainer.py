@@ -124,8 +124,10 @@ def test_a_run_is_resumed_with_another_learning_rate(finished: Path, tiny, tmp_p
     for one, other in zip(jax.tree.leaves(before.actor), jax.tree.leaves(after.actor), strict=True):
         np.testing.assert_array_equal(one, other)
     straight = bundle.read(finished / "policies" / "240").params
+    assert after.goal_encoder is not None
+    assert before.goal_encoder is not None
     for one, other in ((after.actor, straight.actor), (after.goal_encoder, before.goal_encoder)):
-        changed = jax.tree.map(lambda new, old: not np.array_equal(new, old), one.params, other.params)
+        changed = jax.tree.map(lambda new, old: not np.array_equal(new, old), one, other)
         assert any(jax.tree.leaves(changed))
 
 
@@ -274,6 +276,7 @@ def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
     state = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
     trainer._require_finite_parameters(state)
     params = state.train_state.params
+    assert params.goal_encoder is not None
     output = params.goal_encoder.params["output"]
     layers = params.goal_encoder.params | {"output": output | {"bias": output["bias"].at[3].set(jnp.nan)}}
     broken = params._replace(goal_encoder=dataclasses.replace(params.goal_encoder, params=layers))

@@ -36,6 +36,7 @@ def test_a_run_starts_with_the_networks_of_a_policy_and_nothing_else_of_it(
         ({"actor_width": 32}, "does not fit this run: its actor_width is 16, and this run has 32"),
         ({"critic_depth": 8}, "its critic_depth is 4, and this run has 8"),
         ({"representation_dim": 4}, "its representation_dim is 8, and this run has 4"),
+        ({"normalize_observations": True}, "its normalize_observations is False, and this run has True"),
         ({"energy": "dot"}, "its energy is 'l2', and this run has 'dot'"),
         ({"init_from": Path("nothing")}, "init_from cannot be read: .*no published version"),
     ],
@@ -54,6 +55,17 @@ def test_names_that_differ_are_refused_with_their_number(finished: Path, tiny, t
     other.spec = other.spec.__class__(**{**vars(other.spec), "action_names": ("thrust",)})
     with pytest.raises(ConfigError, match=r"its action_names is 1 values \('push',\), and this run has 1 values"):
         warm_start.with_params_from(config, other, trainer.initial_state(config, other))
+
+
+def test_a_policy_that_normalizes_keeps_its_statistics(tiny, tmp_path) -> None:
+    trainer.train(tiny(tmp_path / "first", normalize_observations=True, total_env_steps=120, num_evals=1))
+    again = {"init_from": tmp_path / "first", "normalize_observations": True, "seed": 5}
+    trainer.train(tiny(tmp_path / "second", **again, total_env_steps=120, num_evals=1))
+    first, second = (bundle.read(tmp_path / name / "policies" / "120") for name in ("first", "second"))
+    assert first.spec.normalize_observations
+    for ours, theirs in zip(first.params.normalization, second.params.normalization, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert first.spec.seen_mean != second.spec.seen_mean
 
 
 def test_a_resumed_run_does_not_start_from_the_policy_again(finished: Path, tiny, tmp_path) -> None:

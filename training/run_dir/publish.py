@@ -4,9 +4,11 @@ The order in which a policy's files reach the disk is in `policy/bundle/writer.p
 """
 
 import dataclasses
+import functools
 import json
 import math
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from policy import bundle
 from policy.networks import PolicyParams
 from training.config import TrainConfig
-from training.envs.core.goal_env import GoalEnv
+from training.envs.core.goal_env import GoalEnv, State
 from training.state_statistics import Statistics, spec_fields
 
 _PROBES = 32
@@ -45,7 +47,7 @@ def publish(
     if env_steps in bundle.versions(root):
         return root / str(env_steps)
     probe_key = jax.random.fold_in(jax.random.key(config.seed), env_steps % 2**32)
-    probes = jax.jit(jax.vmap(env.reset))(jax.random.split(probe_key, _PROBES))
+    probes = _reset_all(env)(jax.random.split(probe_key, _PROBES))
     return bundle.write(
         root,
         env_steps,
@@ -55,6 +57,12 @@ def publish(
         probe_goal=np.asarray(probes.info["goal"]),
         provenance={"config": config.to_json(), "metrics": metrics, "versions": library_versions()},
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _reset_all(env: GoalEnv) -> Callable[[jax.Array], State]:
+    """Return the compiled reset of many environments, compiled once for all publications of a run."""
+    return jax.jit(jax.vmap(env.reset))
 
 
 def library_versions() -> dict[str, str]:
