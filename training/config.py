@@ -93,7 +93,7 @@ class TrainConfig:
     normalize_observations: bool = False
     """Normalize states with their mean and standard deviation in the steps before the first gradient step."""
     max_diverged_share: float = 0.05
-    """Share of the environments whose physics may diverge between two evaluations. They are restarted."""
+    """Share of the environments whose physics may diverge between two evaluations, one at least. They are restarted."""
     discount: float = 0.99
     """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
     rows_per_episode: int = 1

@@ -135,6 +135,7 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert config.max_replay_size == 10_000
     assert config.min_replay_size == 1000
     assert config.rows_per_episode == 2
+    assert config.max_eval_share == 1  # one evaluation per million steps, whatever it costs
 
 
 def test_a_plain_configuration_takes_the_values_of_the_environments_preset() -> None:
