@@ -97,7 +97,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         | {
             "total_env_steps": 320_000,
             "max_minutes": 5.0,
-            "target_stay_rate": 0.9,
+            "target_stay_rate": 0.95,
             "num_evals": 32,
             "eval_episodes": 256,
         },
