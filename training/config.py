@@ -95,7 +95,7 @@ class TrainConfig:
     normalize_observations: bool = False
     """Normalize states with their mean and standard deviation in the steps before the first gradient step."""
     max_diverged_share: float = 0.05
-    """The run ends if the physics of a larger share of environments diverges between two evaluations."""
+    """Largest share of environments whose physics may diverge between two evaluations; one always may."""
     discount: float = 0.99
     """A hindsight goal lies k steps ahead with a probability proportional to discount^k."""
     rows_per_episode: int = 1
@@ -186,6 +186,10 @@ class TrainConfig:
             )
         if self.init_from is not None and self.algorithm != "crl":
             raise ConfigError(f"init_from needs algorithm crl, got {self.algorithm}; leave out one of the two")
+        if self.normalize_observations and self.algorithm != "crl":
+            raise ConfigError(
+                f"normalize_observations needs algorithm crl, got {self.algorithm}; leave out one of the two"
+            )
         if self.resume and self.overwrite:
             raise ConfigError(
                 "resume and overwrite exclude each other; use --resume to continue, --overwrite to delete"

@@ -63,14 +63,15 @@ def describe(divergence: Divergence, env: GoalEnv) -> str:
 
 
 def require_few(divergence: Divergence, env: GoalEnv, config: TrainConfig) -> None:
-    """Raise an error if more than `config.max_diverged_share` of the worlds were restarted.
+    """Raise an error if more than `config.max_diverged_share` of the worlds, and more than one, were restarted.
 
     Raises:
         DivergedError: the message says what to change.
     """
     restarts = np.asarray(divergence.restarts)
-    share = np.count_nonzero(restarts) / len(restarts)
-    if share > config.max_diverged_share:
+    worlds = np.count_nonzero(restarts)
+    share = worlds / len(restarts)
+    if worlds > 1 and share > config.max_diverged_share:  # of few worlds, a single one is already a large share
         raise DivergedError(
             f"{env.spec.name}: {describe(divergence, env)}. That is {share:.1%} of the environments, more than "
             f"max_diverged_share ({config.max_diverged_share:.1%}). Give the robot a shorter timestep, more solver "

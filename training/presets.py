@@ -35,7 +35,7 @@ PAPER_BUDGETS: Mapping[str, Budget] = MappingProxyType(
 )
 
 _STEPS_PER_EVALUATION = 1_000_000
-_PUBLISHED = {"episode_length": 1_000, "rows_per_episode": 2}
+_PUBLISHED = {"episode_length": 1_000, "rows_per_episode": 2, "max_eval_share": 1.0}
 
 # Many small gradient steps: on a CPU core they learn more in a second than few large ones.
 _POINT_MAZE = {
@@ -97,7 +97,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         | {
             "total_env_steps": 320_000,
             "max_minutes": 5.0,
-            "target_stay_rate": 0.9,
+            "target_stay_rate": 0.95,
             "num_evals": 32,
             "eval_episodes": 256,
         },

@@ -83,7 +83,7 @@ def train(
     with lock.claimed(config) as take_over:
         state = _first_state(config, env)
         take_over()  # nothing was written or deleted before this line
-        env_steps = int(state.iteration) * config.steps_per_iteration
+        env_steps = _env_steps(config, state)
         target = config.target_entropy_per_action * env.action_size
         with MetricsLog(config.out, title=config.title, keep_until=env_steps, target_entropy=target) as log:
             _announce(config, state, progress)

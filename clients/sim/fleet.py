@@ -80,6 +80,7 @@ def drive(
     reset = jax.jit(jax.vmap(env.reset))
     step = jax.jit(jax.vmap(env.step))
     achieved = jax.jit(env.achieved_goal)
+    diverged_part = jax.jit(jax.vmap(env.diverged_part))
     with ThreadPoolExecutor(len(clients), thread_name_prefix="robot") as pool:
         for first in range(0, episodes, len(clients)):
             key, round_key = jax.random.split(key)
@@ -94,7 +95,7 @@ def drive(
                 _ask(pool, clients[:active], robots, current=current)
                 actions = np.stack([robot.next_action() for robot in robots])
                 current = step(current, jnp.asarray(actions))
-                finite = _finite(current)
+                finite = (np.asarray(diverged_part(current)) < 0) & np.isfinite(current.metrics["distance"])
                 counted = record.alive & finite
                 paths.append(np.where(counted[:, None], np.asarray(achieved(current.info["state"])), paths[-1]))
                 if poses is not None and counted[0]:
@@ -167,11 +168,6 @@ def _pose(current: State) -> np.ndarray:
     """Return the first robot's joint positions, [nq]."""
     physics: Any = current.pipeline_state
     return np.array(physics.qpos[0])
-
-
-def _finite(current: State) -> np.ndarray:
-    """Return for each robot whether its state and its distance to the goal are finite, [robots]."""
-    return np.isfinite(np.asarray(current.info["state"])).all(axis=1) & np.isfinite(current.metrics["distance"])
 
 
 def _act(client: ActClient, state: np.ndarray, goal: np.ndarray) -> Action | None:

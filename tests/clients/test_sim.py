@@ -116,8 +116,10 @@ def test_time_at_goal_is_counted_along_the_path(env: GoalEnv) -> None:
         assert episode.touched == near.any()
 
 
-def test_touched_and_stay_are_those_of_an_evaluation_of_the_same_episodes() -> None:
+@pytest.mark.parametrize("beyond", [np.nan, 1e11])  # MuJoCo's limit is 1e10
+def test_touched_and_stay_are_those_of_an_evaluation_of_the_same_episodes(beyond: float) -> None:
     env, episodes, length, key = Wandering(), 12, 12, jax.random.key(3)
+    env.beyond = beyond
     clients = [Counted() for _ in range(episodes)]
     driven = list(fleet.drive(env, clients, key=key, episodes=episodes, episode_length=length))
     params = init_policy(jax.random.key(0), SPEC)

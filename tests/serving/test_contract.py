@@ -135,7 +135,7 @@ def test_the_first_specification_has_no_default_value() -> None:
         for field in dataclasses.fields(PolicySpec)
         if field.default is not dataclasses.MISSING and getattr(CHUNKY, field.name) == getattr(required, field.name)
     }
-    assert unchanged == {"critic", "goal_quaternions"}  # `blind` has the one; `test_spec.py` tests the other
+    assert unchanged == {"critic", "goal_quaternions"}  # `blind` has the one; `test_replies.py` tests the other
     assert BLIND.critic == "none"
 
 

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
+from kilolayer import PolicyDescription
 from kilolayer.v1 import policy_pb2 as pb
 from policy.spec import PolicySpec
 from serving.api.handlers import RpcHandlers
@@ -151,6 +152,13 @@ async def test_the_id_of_a_robot_has_at_most_128_bytes() -> None:
 
 async def test_no_reply_says_that_a_state_is_out_of_range() -> None:
     assert pb.ActResponse.FromString(await reply_of("Act", ACT, results=[SIX[:2]])).out_of_range is False
+
+
+async def test_a_description_says_where_goals_have_quaternions() -> None:
+    names = ("x [m]", "qw [1]", "qx [1]", "qy [1]", "qz [1]")
+    described = service(FakeBatcher(), policy_spec(goal_names=names, goal_quaternions=(1,))).unary["Describe"]
+    reply = pb.DescribeResponse.FromString(await described(b"", CONTEXT))
+    assert PolicyDescription.from_proto(reply).goal_quaternions == (1,)
 
 
 async def test_reports_are_not_implemented_yet() -> None:

@@ -49,10 +49,14 @@ class Counter(GoalEnv):
 class Wandering(Counter):
     """Each episode ends by itself beyond a limit of its own, and beyond 9 its world has no numbers any more."""
 
+    beyond = float("nan")
+
     def step(self, state: State, action: jax.Array) -> State:
         after = super().step(state, action)
         count, start = after.info["state"]
-        gone = self._observe(jnp.stack([jnp.where(count > 9, jnp.nan, count), start]), state.info["goal"], before=state)
+        gone = self._observe(
+            jnp.stack([jnp.where(count > 9, self.beyond, count), start]), state.info["goal"], before=state
+        )
         return gone.replace(done=(count > 4 + 10 * start).astype(jnp.float32))
 
 

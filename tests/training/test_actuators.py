@@ -209,6 +209,13 @@ def test_an_environment_with_controls_of_its_own_says_what_they_are() -> None:
     assert Halved("halved").rest_action == (0.0,)
 
 
+def test_the_quaternions_of_a_goal_reach_the_policy(tmp_path: Path) -> None:
+    cart = Cart("turned")
+    goal_names = ("x [m]", "qw [1]", "qx [1]", "qy [1]", "qz [1]")
+    cart.spec = dataclasses.replace(cart.spec, goal_names=goal_names, goal_quaternions=(1,))
+    assert TrainConfig(env="point_u_maze", out=tmp_path).policy_spec(cart).goal_quaternions == (1,)
+
+
 def test_indices_of_quaternions_without_quaternions_are_refused() -> None:
     """The state of the cart has no four values, so it is given a longer one: 0.6, 0.8, 0, 0 is a quaternion."""
 

@@ -56,6 +56,7 @@ from training.presets import PRESETS
         ({"max_eval_share": 0.0}, "max_eval_share must be above 0 and at most 1, got 0.0; try 0.2"),
         ({"max_eval_share": 1.1}, "max_eval_share must be above 0 and at most 1, got 1.1; try 0.2"),
         ({"init_from": Path("x"), "algorithm": "sac"}, "init_from needs algorithm crl, got sac"),
+        ({"normalize_observations": True, "algorithm": "ppo"}, "normalize_observations needs algorithm crl, got ppo"),
     ],
 )
 def test_what_cannot_work_is_refused_at_construction(changes: dict[str, object], message: str) -> None:
@@ -134,6 +135,7 @@ def test_the_paper_preset_is_the_papers_recipe() -> None:
     assert config.max_replay_size == 10_000
     assert config.min_replay_size == 1000
     assert config.rows_per_episode == 2
+    assert config.max_eval_share == 1  # one evaluation per million steps, whatever it costs
 
 
 def test_a_plain_configuration_takes_the_values_of_the_environments_preset() -> None:

@@ -81,10 +81,12 @@ def test_the_file_of_a_run_is_the_configuration_to_resume_it_with(tmp_path: Path
     assert resumed.max_minutes == math.inf  # null in the file
     assert resumed.init_from is None
     stored = config_file.read(tmp_path)
-    del stored["max_eval_share"]
+    del stored["max_eval_share"], stored["episode_length"], stored["commanded_goals"]
     (tmp_path / "config.json").write_text(json.dumps(stored | {"field_of_old": 1, "init_from": "runs/a/policies"}))
     older = config_file.to_resume(tmp_path)
     assert (older.max_eval_share, older.init_from) == (0.2, Path("runs/a/policies"))
+    assert (older.episode_length, older.commanded_goals) == (1000, 0)  # the defaults, and not those of the preset
+    config_file.require_same_run(config_file.read(tmp_path), older)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_several_runs_are_drawn_as_mean_and_band_over_their_common_steps(
 ) -> None:
     runs = [
         write_run(tmp_path / "a", stays=[0.0, 0.5, 0.75], seed=0),
-        write_run(tmp_path / "b", stays=[0.5, 0.75], seed=1, max_minutes=3),  # ended early
+        write_run(tmp_path / "b", stays=[0.5, 0.75], seed=1, name="second", max_minutes=3),  # ended early
     ]
     policy = tmp_path / "a" / "policies" / "30"
     policy.mkdir(parents=True)
@@ -129,6 +129,7 @@ def test_several_runs_are_drawn_as_mean_and_band_over_their_common_steps(
     ("other", "complaint"),
     [
         ({"stays": [0.5], "actor_depth": 8}, "b has actor_depth 8 and .*a has 4; draw runs together that differ"),
+        ({"stays": [0.5], "actor_learning_rate": 1e-5}, "b has actor_learning_rate 1e-05 and .*a has"),
         ({"stays": []}, "b has no evaluation yet; leave it out"),
     ],
 )

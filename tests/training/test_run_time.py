@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import signal
 from pathlib import Path
 
@@ -126,8 +127,12 @@ def test_a_run_whose_time_ends_within_a_round_publishes_and_goes_on(
     out = tmp_path / "run"
     set_times(monkeypatch, clock, update=20)
     trainer.train(tiny(out, max_minutes=0.6), clock=clock)
-    assert [row["env_steps"] for row in read_metrics(out)] == [80 + 13]
+    (row,) = read_metrics(out)
+    assert row["env_steps"] == 80 + 13
+    with (out / "metrics.jsonl").open("a") as log:  # as by a process that was killed before its snapshot
+        log.write(json.dumps(row | {"env_steps": 120}) + "\n")
     trainer.train(tiny(out, resume=True), clock=clock)
+    assert [row["env_steps"] for row in read_metrics(out)] == [93, 120, 240]
     assert bundle.versions(out / "policies") == [93, 120, 240]
     require_same_policy(finished, out, 240)
 

@@ -11,8 +11,9 @@ from training.config import ConfigError, TrainConfig, to_json_value
 NAME = "config.json"
 DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 _IN_EVERY_RUN = frozenset({"env", "seed", "num_envs", "batch_size", "actor_depth"})  # fields of every run's file
-_MAY_CHANGE = frozenset(
-    {  # fields that do not change what the run learns from; and learning rates, which a run may have to lower to go on
+_LEARNING_RATES = frozenset({"actor_learning_rate", "critic_learning_rate", "temperature_learning_rate"})
+_MAY_CHANGE = _LEARNING_RATES | frozenset(  # a run may need lower learning rates to go on
+    {  # fields that do not change what the resumed run learns from
         "out",
         "preset",
         "max_minutes",
@@ -22,9 +23,6 @@ _MAY_CHANGE = frozenset(
         "eval_episodes",
         "max_diverged_share",
         "max_eval_share",
-        "actor_learning_rate",
-        "critic_learning_rate",
-        "temperature_learning_rate",
         "allow_bf16_on_cpu",
         "resume",
         "overwrite",
@@ -76,6 +74,8 @@ def to_resume(folder: Path) -> TrainConfig:
     for field in dataclasses.fields(TrainConfig):
         if field.name in stored:
             values[field.name] = _from_json_value(stored[field.name], default=field.default)
+        elif field.name != "preset":
+            values[field.name] = field.default  # not the preset's value, which may be younger than the file
     try:
         return TrainConfig(**(values | now))
     except (ConfigError, TypeError) as error:
@@ -113,6 +113,6 @@ def require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """Return the first field, except the seed, in which two configurations learn differently, or None."""
-    names = sorted((one.keys() | other.keys()) - _MAY_CHANGE - {"seed"})
+    """Return the first field, except seed and name, in which two configurations learn differently, or None."""
+    names = sorted((one.keys() | other.keys()) - (_MAY_CHANGE - _LEARNING_RATES) - {"seed", "name"})
     return next((name for name in names if one.get(name) != other.get(name)), None)
