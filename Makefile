@@ -17,7 +17,7 @@ help:  ## this list
 
 install: $(READY)  ## install everything that the project needs into .venv, from the lock
 
-demo: $(READY)  ## train, publish, serve and drive on point_u_maze, in runs/demo, which it replaces; about 5 minutes
+demo: $(READY)  ## train, publish, serve and drive on point_u_maze, in runs/demo, which it replaces; about 2 minutes
 	@exec $(BIN)/python scripts/demo.py
 
 check: lint types imports spelling docs unit  ## run this before every commit; under 2 minutes

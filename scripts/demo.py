@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     address, metrics_port = f"127.0.0.1:{free_port()}", free_port()
     try:
-        say(f"1 of 3: train on {ENV} and publish (at most 4 minutes)")
+        say(f"1 of 3: train on {ENV} and publish (about a minute)")
         run_stage("training", ["training/run.py", "--env", ENV, "--out", str(OUT), "--overwrite"], stop=stop)
         say(f"2 of 3: serve {OUT / 'policies'} on {address}")
         port = address.rpartition(":")[2]
