@@ -40,10 +40,14 @@ class PolicySpec:
         action_chunk: consecutive actions that one inference gives.
         critic: energy, or none for a policy without a critic. Its sizes are then 0.
         normalize_observations: whether states are normalized with `normalization_mean` and `normalization_std`.
-        normalization_mean, normalization_std: [state_dim] or empty; statistics of the states before learning began.
-        seen_mean, seen_std, seen_low, seen_high: [state_dim] or empty; statistics of all states seen in training.
-            They are never applied.
-        state_quaternions, goal_quaternions: index of the first value (w) of each quaternion (w, x, y, z).
+        normalization_mean: [state_dim] or empty; mean of the states before learning began.
+        normalization_std: [state_dim] or empty; their standard deviation.
+        seen_mean: [state_dim] or empty; mean of all states seen in training. Like the next three, never applied.
+        seen_std: [state_dim] or empty; their standard deviation.
+        seen_low: [state_dim] or empty; their smallest values.
+        seen_high: [state_dim] or empty; their largest values.
+        state_quaternions: index of the first value (w) of each quaternion (w, x, y, z) in the state.
+        goal_quaternions: the same in the goal.
 
     Raises:
         SpecError: a field is empty, out of range, or does not fit the others.
