@@ -14,6 +14,8 @@ ACTUATOR_KINDS = ("position", "velocity", "torque", "other")
 ACTION_MEANINGS = ("absolute", "increment")
 CRITICS = ("energy", "none")
 ACTION_RANGE = 2.0  # from -1 to 1
+_LARGEST_LIMIT = 1e38  # of an action; twice as much is still a float32, which the contract and the networks use
+_SMALLEST_STD = 1e-30  # to divide by, as a float32
 _ITEMS: dict[Any, type] = {tuple[str, ...]: str, tuple[float, ...]: float, tuple[int, ...]: int}
 _JSON_TYPES: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
@@ -94,8 +96,11 @@ class PolicySpec:
             check_labels(field, getattr(self, field))
         for field in ("action_low", "action_high"):
             limits = getattr(self, field)
-            if len(limits) != self.action_dim or not all(math.isfinite(limit) for limit in limits):
-                raise SpecError(f"{field} must be {self.action_dim} finite numbers, one per action name, got {limits}")
+            if len(limits) != self.action_dim or not all(abs(limit) <= _LARGEST_LIMIT for limit in limits):
+                raise SpecError(
+                    f"{field} must be {self.action_dim} finite numbers, one per action name, of at most "
+                    f"{_LARGEST_LIMIT:g}, got {limits}"
+                )
         if not all(low < high for low, high in zip(self.action_low, self.action_high, strict=True)):
             raise SpecError(f"action_low must be below action_high, got {self.action_low} and {self.action_high}")
         for field in ("control_period_s", "success_radius"):
@@ -159,8 +164,8 @@ class PolicySpec:
         for fields in (("normalization_mean", "normalization_std"), ("seen_mean", "seen_std", "seen_low", "seen_high")):
             if len({bool(getattr(self, field)) for field in fields}) > 1:
                 raise SpecError(f"{', '.join(fields)} must be all empty, or none of them")
-        if not all(number > 0 for number in self.normalization_std):
-            raise SpecError("normalization_std must be above 0 everywhere")
+        if not all(number >= _SMALLEST_STD for number in self.normalization_std):
+            raise SpecError(f"normalization_std must be {_SMALLEST_STD:g} or more everywhere")
         if not all(number >= 0 for number in self.seen_std):
             raise SpecError("seen_std must be 0 or more everywhere")
         if not all(low <= high for low, high in zip(self.seen_low, self.seen_high, strict=True)):

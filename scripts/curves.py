@@ -3,7 +3,8 @@
     python scripts/curves.py runs/seed0 runs/seed1 runs/seed2 --out curves.png
 
 Each run is a thin line. The thick line is their mean, and the band goes from the lowest to the highest run, over the
-steps at which every run was evaluated. A single run is drawn with the 95 % intervals of its evaluations.
+steps that all runs cover; between its evaluations a run is interpolated. A single run is drawn with the 95 % intervals
+of its evaluations.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def draw(folders: Sequence[Path], out: Path) -> Path:
     """Draw the runs in `folders` into the PNG file `out`; return `out`.
 
     Raises:
-        CurvesError: a folder has no evaluation, or the runs differ in more than the seed, or share no evaluation.
+        CurvesError: a folder has no evaluation, or the runs differ in more than the seed, or cover no common steps.
         MetricsError, ConfigFileError: a file of a run cannot be read.
         OSError: a file is missing, or `out` cannot be written.
     """
@@ -66,8 +67,11 @@ def draw(folders: Sequence[Path], out: Path) -> Path:
     for folder, rows in zip(folders, runs, strict=True):
         if not rows:
             raise CurvesError(f"{folder} has no evaluation yet; leave it out")
-    if not set.intersection(*({row["env_steps"] for row in rows} for rows in runs)):
-        raise CurvesError("the runs were never evaluated after the same number of steps; draw them one by one")
+    if max(rows[0]["env_steps"] for rows in runs) > min(rows[-1]["env_steps"] for rows in runs):
+        raise CurvesError(
+            "a run ended before another one was first evaluated, so they have no steps in common; draw them one by "
+            "one, or train with --max-eval-share 1 and --target-stay-rate inf"
+        )
     return curves.draw(runs, out, title=_title(configs), target_entropy=_target_entropy(configs[0], folders))
 
 

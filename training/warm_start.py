@@ -14,6 +14,8 @@ _MUST_AGREE = (
     "state_names",
     "goal_names",
     "action_names",
+    "actuator_kind",
+    "action_meaning",
     "action_chunk",
     "state_quaternions",
     "goal_quaternions",

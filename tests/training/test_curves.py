@@ -87,7 +87,7 @@ def test_a_run_without_rows_has_empty_curves(tmp_path: Path) -> None:
     assert curves.draw([[]], tmp_path / "curves.png", title="").read_bytes().startswith(b"\x89PNG")
 
 
-def write_run(folder: Path, *, stays: list[float], **changes: object) -> Path:
+def write_run(folder: Path, *, stays: list[float], first: int = 10, **changes: object) -> Path:
     folder.mkdir()
     config: dict[str, object] = {
         "env": "point_u_maze",
@@ -98,7 +98,7 @@ def write_run(folder: Path, *, stays: list[float], **changes: object) -> Path:
     }
     config["target_entropy_per_action"] = -0.5
     (folder / "config.json").write_text(json.dumps(config | {"out": str(folder)} | changes))
-    rows = [{"env_steps": 10 * (1 + number), "eval/stay": stay} for number, stay in enumerate(stays)]
+    rows = [{"env_steps": first + 10 * number, "eval/stay": stay} for number, stay in enumerate(stays)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -125,12 +125,23 @@ def test_several_runs_are_drawn_as_mean_and_band_over_their_common_steps(
     assert script._target_entropy({"target_entropy_per_action": -0.5}, runs) == -1.5
 
 
+def test_runs_evaluated_at_different_steps_are_interpolated(drawn: list[Figure], tmp_path: Path) -> None:
+    """The second run is evaluated at 15 and 25, where the first one lies half way between its neighbors."""
+    first = [{"env_steps": step, "eval/stay": stay} for step, stay in ((10, 0.0), (20, 0.5), (30, 1.0))]
+    second = [{"env_steps": step, "eval/stay": stay} for step, stay in ((15, 0.5), (25, 1.0))]
+    curves.draw([first, second], tmp_path / "curves.png", title="two")
+    (panel,) = drawn[0].axes
+    assert thick(panel) == {"stay since the first arrival: 0.88": ([15, 20, 25], [0.375, 0.625, 0.875])}
+    assert band(panel, 0) == [(15, 0.25, 0.5), (20, 0.5, 0.75), (25, 0.75, 1.0)]
+
+
 @pytest.mark.parametrize(
     ("other", "complaint"),
     [
         ({"stays": [0.5], "actor_depth": 8}, "b has actor_depth 8 and .*a has 4; draw runs together that differ"),
         ({"stays": [0.5], "actor_learning_rate": 1e-5}, "b has actor_learning_rate 1e-05 and .*a has"),
         ({"stays": []}, "b has no evaluation yet; leave it out"),
+        ({"stays": [0.5], "first": 20}, "no steps in common; draw them one by one, or train with --max-eval-share 1"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(

@@ -1,11 +1,11 @@
 """Draw the metrics of one run, or of several runs that differ in the seed, as one picture: a panel per question."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -66,8 +66,8 @@ def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float 
     """Draw `runs` over environment steps into the PNG file `path`; return `path`.
 
     A single run has bands where its metrics have intervals. Of several runs each is a thin line; their mean is a thick
-    line with a band from the lowest to the highest run, over the steps at which every run was evaluated. A panel whose
-    metrics no run has is left out.
+    line with a band from the lowest to the highest run, from the latest first evaluation to the earliest last one.
+    Between its evaluations a run is interpolated linearly. A panel whose metrics no run has is left out.
 
     Args:
         target_entropy: in nats, a dashed line beside the entropy.
@@ -100,25 +100,36 @@ def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float 
 
 def _draw_line(axes: Axes, line: Line, runs: Sequence[Rows], *, unit: int, with_last: bool) -> None:
     """Draw one metric of every run."""
-    curves = [{row["env_steps"]: row for row in rows if line.metric in row} for rows in runs]
-    common = sorted(set.intersection(*(set(curve) for curve in curves)))
+    curves = [{row["env_steps"]: row[line.metric] for row in rows if line.metric in row} for rows in runs]
+    common = _common_steps(curves)
     steps = [step / unit for step in common]
-    columns = [[curve[step][line.metric] for curve in curves] for step in common]  # one list per evaluation
-    low, high = [min(column) for column in columns], [max(column) for column in columns]
+    values = np.array(
+        [np.interp(common, list(curve), list(curve.values())) for curve in curves if common]
+    )  # [run, step]
+    low, high = (values.min(axis=0), values.max(axis=0)) if common else ([], [])
     if len(runs) > 1:
-        for curve in curves:
-            points = [(step / unit, row[line.metric]) for step, row in curve.items()]
-            axes.plot(*zip(*points, strict=True), color=line.color, linewidth=0.8, alpha=0.35)
+        for curve in filter(None, curves):
+            axes.plot(
+                [step / unit for step in curve], list(curve.values()), color=line.color, linewidth=0.8, alpha=0.35
+            )
     else:  # an interval where the metric has one, else nothing
-        rows = [curves[0][step] for step in common]
+        rows = [row for row in runs[0] if line.metric in row]
         low, high = ([row.get(f"{line.metric}_{end}", math.nan) for row in rows] for end in ("low", "high"))
     axes.fill_between(steps, low, high, color=line.color, alpha=0.2, linewidth=0)
     if steps:
-        mean = [statistics.fmean(column) for column in columns]
+        mean = values.mean(axis=0)
         label = f"{line.label} {mean[-1]:.2f}" if with_last else line.label
         marker = "o" if len(steps) <= 20 else None
         look: dict[str, Any] = {"color": line.color, "linestyle": line.style, "marker": marker, "markersize": 4}
         axes.plot(steps, mean, linewidth=2.2, label=label, **look)
+
+
+def _common_steps(curves: Sequence[Mapping[float, float]]) -> list[float]:
+    """Return the steps at which any run was evaluated, as far as every run has evaluations before and after."""
+    if not all(curves):
+        return []
+    first, last = max(min(curve) for curve in curves), min(max(curve) for curve in curves)
+    return sorted({step for curve in curves for step in curve if first <= step <= last})
 
 
 def _finish(axes: Axes, panel: Panel) -> None:
