@@ -57,6 +57,15 @@ def test_names_that_differ_are_refused_with_their_number(finished: Path, tiny, t
         warm_start.with_params_from(config, other, trainer.initial_state(config, other))
 
 
+@pytest.mark.parametrize(("field", "word"), [("actuator_kind", "velocity"), ("action_meaning", "increment")])
+def test_actions_of_another_meaning_are_refused(finished: Path, tiny, tmp_path, field: str, word: str) -> None:
+    config = tiny(tmp_path / "run", init_from=finished / "policies")
+    other = type(registry.make("point_u_maze"))()
+    other.spec = other.spec.__class__(**{**vars(other.spec), field: (word,)})
+    with pytest.raises(ConfigError, match=f"its {field} is .*, and this run has .*{word}"):
+        warm_start.with_params_from(config, other, trainer.initial_state(config, other))
+
+
 def test_a_policy_that_normalizes_keeps_its_statistics(tiny, tmp_path) -> None:
     trainer.train(tiny(tmp_path / "first", normalize_observations=True, total_env_steps=120, num_evals=1))
     again = {"init_from": tmp_path / "first", "normalize_observations": True, "seed": 5}

@@ -103,9 +103,8 @@ def _draw_line(axes: Axes, line: Line, runs: Sequence[Rows], *, unit: int, with_
     curves = [{row["env_steps"]: row[line.metric] for row in rows if line.metric in row} for rows in runs]
     common = _common_steps(curves)
     steps = [step / unit for step in common]
-    values = np.array(
-        [np.interp(common, list(curve), list(curve.values())) for curve in curves if common]
-    )  # [run, step]
+    by_run = [np.interp(common, list(curve), list(curve.values())) for curve in curves if common]
+    values = np.array(by_run)  # [runs, steps]
     low, high = (values.min(axis=0), values.max(axis=0)) if common else ([], [])
     if len(runs) > 1:
         for curve in filter(None, curves):
