@@ -167,8 +167,8 @@ class Batcher:
     def _reject(self, arriving: Arrival) -> Rejection | None:
         """Return why the scheduler rejects a request or an unread call."""
         has_deadline = arriving.deadline_s != math.inf
-        load = self._read_load(arriving.now_s) if has_deadline else Load()  # used only if there is a deadline
-        rejection = self._scheduler.reject(arriving, self._queue, self._in_flight, load)
+        event_loop = self._load.event_loop(arriving.now_s) if has_deadline else 0.0  # used only if there is a deadline
+        rejection = self._scheduler.reject(arriving, self._queue, self._in_flight, event_loop_load=event_loop)
         if rejection:
             self._overload.record_rejection(arriving.now_s)
         return rejection
@@ -178,7 +178,7 @@ class Batcher:
         wait = self._wait
         if self._queue.rows >= wait.rows:
             return True
-        if isinstance(wait, Idle) or math.inf in (wait.rows, request.deadline_s):
+        if request.deadline_s == math.inf or isinstance(wait, Idle) or wait.rows == math.inf:
             return False  # no batch can start before a batch in flight ends or the timer fires
         return self._scheduler.start_by_s(request.deadline_s, request.kind) < wait.time_s
 

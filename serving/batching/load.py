@@ -49,15 +49,10 @@ class LoadMeter:
             is_computing: whether a batch has been in flight since the last call, and still is.
         """
         self._advance(now_s, busy=is_computing)
-        return Load(self._compute_share, self._event_loop_share(now_s))
+        return Load(self._compute_share, self.event_loop(now_s))
 
-    def _advance(self, now_s: float, *, busy: bool) -> None:
-        if now_s > self._updated_s:
-            kept = math.exp((self._updated_s - now_s) / self._memory_s)
-            self._compute_share = kept * self._compute_share + (1 - kept) * busy
-            self._updated_s = now_s
-
-    def _event_loop_share(self, now_s: float) -> float:
+    def event_loop(self, now_s: float) -> float:
+        """Return only the event loop's share. Call it on the event loop's thread."""
         if self._window is None:
             self._window = now_s, self._loop_cpu_s()
         started_s, cpu_s = self._window
@@ -65,3 +60,9 @@ class LoadMeter:
             self._window = now_s, self._loop_cpu_s()
             self._loop_share = (self._window[1] - cpu_s) / (now_s - started_s)
         return self._loop_share
+
+    def _advance(self, now_s: float, *, busy: bool) -> None:
+        if now_s > self._updated_s:
+            kept = math.exp((self._updated_s - now_s) / self._memory_s)
+            self._compute_share = kept * self._compute_share + (1 - kept) * busy
+            self._updated_s = now_s

@@ -150,7 +150,7 @@ class Scheduler:
         """Return what to do now."""
         if not queue:
             return Idle(rows=1)
-        free = self._concurrency(load) - len(in_flight)
+        free = self._concurrency(load.event_loop) - len(in_flight)
         if free <= 0:
             if len(in_flight) >= self.engine.max_concurrency:
                 return Idle(rows=math.inf)
@@ -161,9 +161,16 @@ class Scheduler:
         return self._dispatch(now_s, queue, max_rows=self._max_rows(queue.rows, free))
 
     def reject(
-        self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, load: Load
+        self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, *, event_loop_load: float
     ) -> Rejection | None:
-        """Return why a request that arrives now is rejected; None: it may be pushed into `queue`."""
+        """Return why a request that arrives now is rejected; None: it may be pushed into `queue`.
+
+        Args:
+            arriving: the request.
+            queue: the requests before it.
+            in_flight: the batches that are being computed.
+            event_loop_load: `Load.event_loop`, used only if the request has a deadline.
+        """
         policy, rows = self.policy, arriving.rows
         if queue.rows + rows > policy.max_queue_rows:
             return Rejection(Reason.QUEUE_FULL, f"the queue is full: {queue.rows} of {policy.max_queue_rows} rows wait")
@@ -171,7 +178,8 @@ class Scheduler:
             return Rejection(Reason.QUEUE_AGE, f"the queue is too slow: a request has waited for {age_s:.3f} s")
         if arriving.deadline_s == math.inf or not (queue or len(in_flight)):
             return None
-        needed_s = policy.estimate_margin * self._answer_s(arriving, queue, in_flight, self._concurrency(load))
+        concurrency = self._concurrency(event_loop_load)
+        needed_s = policy.estimate_margin * self._answer_s(arriving, queue, in_flight, concurrency)
         left_s = arriving.deadline_s - arriving.now_s
         if needed_s > left_s:
             problem = f"the deadline is in {left_s:.4f} s, and the answer would take up to {needed_s:.4f} s"
@@ -184,9 +192,9 @@ class Scheduler:
             return math.inf
         return deadline_s - self.policy.estimate_margin * self.engine.expected_s(kind, self.engine.full_rows)
 
-    def _concurrency(self, load: Load) -> int:
+    def _concurrency(self, event_loop_load: float) -> int:
         """Return how many batches may be in flight now, at least 1."""
-        return max(1, self.engine.max_concurrency - (load.event_loop > self.policy.loop_core_load))
+        return max(1, self.engine.max_concurrency - (event_loop_load > self.policy.loop_core_load))
 
     def _max_rows(self, waiting: int, free: int) -> int:
         """Return the most rows of the next batch: its share of `waiting` rows among `free` batches, or a full batch."""

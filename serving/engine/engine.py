@@ -21,7 +21,7 @@ On a CPU, the calling thread computes a batch on one core, and several threads c
 import bisect
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -120,6 +120,8 @@ class Engine:
         of_two = tuple(1 << exponent for exponent in range(self.max_rows.bit_length()))
         of_four = tuple(sorted({*of_two[::2], self.max_rows}))
         self.buckets = {Kind.ACT: of_two, Kind.SAMPLE: of_four} | ({Kind.SCORE: of_four} if spec.has_critic else {})
+        self._bucket_of_rows = {kind: _bucket_of_rows(buckets) for kind, buckets in self.buckets.items()}
+        self._bucket_of_rows[Kind.BEST_OF] = self._bucket_of_rows[Kind.SAMPLE]
         self._functions: dict[Kind, Callable[[PolicyParams, jax.Array], jax.Array]] = {
             Kind.ACT: self._act,
             Kind.SAMPLE: self._sample,
@@ -201,8 +203,7 @@ class Engine:
 
     def _bucket(self, kind: Kind, rows: int) -> int:
         """Return the smallest bucket that holds `rows` rows."""
-        buckets = self.buckets[Kind.SAMPLE if kind is Kind.BEST_OF else kind]
-        return buckets[bisect.bisect_left(buckets, rows)]
+        return self._bucket_of_rows[kind][rows]
 
     def _require(self, kind: Kind) -> None:
         if kind.needs_critic and not self._spec.has_critic:
@@ -235,6 +236,11 @@ class Engine:
         key = jax.random.wrap_key_data(integers[1::-1], impl="threefry2x32")
         key = jax.random.fold_in(jax.random.fold_in(key, integers[2]), integers[3])
         return jax.random.normal(key, (self._spec.chunk_dim,))
+
+
+def _bucket_of_rows(buckets: Sequence[int]) -> list[int]:
+    """Return the smallest bucket that holds 0, 1, 2 ... rows. A list, because every request looks up several."""
+    return [buckets[bisect.bisect_left(buckets, rows)] for rows in range(buckets[-1] + 1)]
 
 
 def _parameters(kind: Kind, params: PolicyParams) -> PolicyParams:

@@ -219,7 +219,7 @@ async def test_a_batch_waits_while_the_event_loop_needs_the_core_and_no_longer(
     make_engine: MakeEngine, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     share = 0.9
-    monkeypatch.setattr("serving.batching.load.LoadMeter._event_loop_share", lambda _self, _now_s: share)
+    monkeypatch.setattr("serving.batching.load.LoadMeter.event_loop", lambda _self, _now_s: share)
     bench = Bench(make_engine(max_rows=4, full_rows=2, max_concurrency=2))
     first = await busy(bench, wait_until)
     waiting = bench.submit(1, 2)

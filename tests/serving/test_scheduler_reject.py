@@ -30,7 +30,7 @@ def reject(
     policy = BatchingPolicy(max_queue_rows=24, max_queue_age_s=max_queue_age_s, max_batch_delay_s=0.0)
     scheduler = Scheduler(engine, policy)
     arrival = Arrival(arriving.queued_s, arriving.deadline_s, len(arriving.rows), arriving.kind, arriving.priority)
-    rejection = scheduler.reject(arrival, queue, flying or InFlightBatches(), load)
+    rejection = scheduler.reject(arrival, queue, flying or InFlightBatches(), event_loop_load=load.event_loop)
     return rejection and f"{rejection.reason}: {rejection.problem}"
 
 
