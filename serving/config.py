@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 import tyro
 
 LogFormat = Literal["auto", "json", "text"]
+OutOfRange = Literal["flag", "refuse"]
 _MAX_PORT = 65535
 _MAX_WORKERS = 256
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
+_LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR")
 _POLICIES = tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)")
 
 
@@ -74,6 +76,17 @@ class ServeConfig:
     """Maximum time that a batch which is not full waits for more rows, in seconds; 0 disables waiting.
     The server waits only while it is busy more than half of the time."""
 
+    out_of_range: OutOfRange = "flag"
+    """What happens to a request with a state far from those that the policy saw in training: flag it in the reply, or
+    refuse it with INVALID_ARGUMENT. Far means more than 5 standard deviations beyond the smallest or largest value."""
+
+    log_rows: Annotated[tuple[float, Path] | None, _LOG_ROWS] = None
+    """Write a share of the answered rows into npz files in a folder, such as --log-rows 0.01 runs/rows.
+    As a variable: 0.01:runs/rows."""
+
+    log_rows_mb: int = 1024
+    """Maximum size of that folder in MiB, at least 1 for each worker; the oldest files are deleted."""
+
     grace_s: float = 10.0
     """Time to answer the accepted calls after SIGTERM or SIGINT, in seconds."""
 
@@ -123,6 +136,18 @@ class ServeConfig:
         if not 0 <= self.max_batch_delay_s <= 1:
             raise ConfigError(
                 f"--max-batch-delay-s must be from 0 to 1 second, got {self.max_batch_delay_s}; try 0.002"
+            )
+        self._check_row_log()
+
+    def _check_row_log(self) -> None:
+        if self.log_rows and not 0 < self.log_rows[0] <= 1:
+            raise ConfigError(
+                f"--log-rows must begin with a share above 0, at most 1, got {self.log_rows[0]}; try 0.01"
+            )
+        if self.log_rows_mb < self.workers:
+            raise ConfigError(
+                f"--log-rows-mb must be at least 1 for each worker, which is {self.workers}, got {self.log_rows_mb};"
+                " try 1024"
             )
 
 

@@ -38,6 +38,8 @@ class Reason(enum.StrEnum):
     UNKNOWN_POLICY = "unknown_policy"
     UNKNOWN_VERSION = "unknown_version"
     INVALID_REQUEST = "invalid_request"
+    OUT_OF_RANGE = "out_of_range"
+    EXTREME_INPUT = "extreme_input"
     NO_CRITIC = "no_critic"
     NOT_IMPLEMENTED = "not_implemented"
     NON_FINITE_ACTION = "non_finite_action"
@@ -70,6 +72,18 @@ class InvalidRequestError(ServingError):
 
     status = Status.INVALID_ARGUMENT
     reason = Reason.INVALID_REQUEST
+
+
+class OutOfRangeError(InvalidRequestError):
+    """A state is far from those that the policy saw in training, and the server refuses such states."""
+
+    reason = Reason.OUT_OF_RANGE
+
+
+class ExtremeInputError(InvalidRequestError):
+    """The policy gave NaN or infinity for an input that is far from those that it saw in training."""
+
+    reason = Reason.EXTREME_INPUT
 
 
 class NoCriticError(ServingError):

@@ -18,7 +18,9 @@ from pathlib import Path
 import tyro
 
 from serving.config import ConfigError, ServeConfig, flag
+from serving.errors import StartupError
 from serving.telemetry.logs import log_to_stderr
+from serving.telemetry.row_files import check_folder
 
 _LOGGER = logging.getLogger("kilolayer")
 _PREFIX = "KILOLAYER_"
@@ -84,12 +86,19 @@ def _flag_words(variable: str, field: "dataclasses.Field[object]", environ: Mapp
         except ValueError as error:
             kind = "an integer" if field.type is int else "a number"
             raise ConfigError(f"{variable} must be {kind}, such as {field.default}, got {value!r}") from error
-    return [flag(field.name), *(value.split(os.pathsep) if field.name == "policies" else [value])]
+    parts = {"policies": -1, "log_rows": 1}.get(field.name, 0)  # where to split: at every colon, at the first, nowhere
+    return [flag(field.name), *(value.split(os.pathsep, parts) if parts else [value])]
 
 
 def _serve(config: ServeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)  # until an event loop handles them
+    try:
+        if config.log_rows:
+            check_folder(config.log_rows[1])  # here, so that several workers do not report it several times
+    except StartupError as error:
+        _LOGGER.error("%s", error)
+        return 1
     # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
     if config.workers > 1:
         from serving.workers.supervisor import supervise

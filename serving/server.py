@@ -11,7 +11,7 @@ import functools
 import gc
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -23,6 +23,7 @@ from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
+from serving.api.range_check import RangeCheck
 from serving.batching.batcher import Batcher
 from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
@@ -30,9 +31,12 @@ from serving.errors import StartupError
 from serving.policies import store
 from serving.policies.compilation import CompilationCounter, compile_policy
 from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.policies.seen_range import SeenRange
 from serving.sockets import join_address
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
 from serving.telemetry.metrics_server import MetricsServer
+from serving.telemetry.row_files import RowFolder
+from serving.telemetry.row_log import RowLog
 
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing
@@ -55,6 +59,9 @@ class Server:
         collectors: what the metrics port shows.
         tracing: makes a span of every call; None: no spans.
         clock: monotonic seconds.
+
+    Raises:
+        StartupError: the default policy is not served, or the folder for sampled rows cannot be written.
     """
 
     def __init__(
@@ -81,8 +88,15 @@ class Server:
         self._policies = PolicyRegistry(frozenset(bundles), default=default)
         self._handlers = RpcHandlers(metrics, tracing=tracing, clock=clock)
         self._health = Health(bundles)
-        policy_service = PolicyService(self._policies, handlers=self._handlers, max_rows=config.max_call_rows)
-        open_inference = OpenInferenceService(self._policies, handlers=self._handlers, metrics=metrics, config=config)
+        self._row_log = _row_log(config, metrics)
+        checks: Any = {
+            "range_check": RangeCheck(metrics, refuses=config.out_of_range == "refuse"),
+            "row_log": self._row_log,
+        }
+        policy_service = PolicyService(self._policies, handlers=self._handlers, max_rows=config.max_call_rows, **checks)
+        open_inference = OpenInferenceService(
+            self._policies, handlers=self._handlers, metrics=metrics, config=config, **checks
+        )
         self._transport = GrpcTransport(
             [policy_service.service(), open_inference.service(), self._health.service()],
             max_request_bytes=_max_request_bytes([bundle.spec for bundle in bundles.values()], config),
@@ -118,7 +132,13 @@ class Server:
         )
         for name, bundle in self._bundles.items():
             engine = await compile_policy(bundle, max_batch_rows=config.max_batch_rows, clock=self._clock)
-            batcher = Batcher(engine, policy=batching, metrics=self._metrics.for_policy(name), clock=self._clock)
+            batcher = Batcher(
+                engine,
+                policy=batching,
+                metrics=self._metrics.for_policy(name),
+                clock=self._clock,
+                explains=SeenRange(bundle.spec).explains,
+            )
             self._served[name] = ServedPolicy(bundle, batcher)
         # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
@@ -147,6 +167,8 @@ class Server:
         self._handlers.refuse_held()
         await stopping
         self._compilations.stop()
+        if self._row_log:
+            await asyncio.to_thread(self._row_log.close)
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
         if self._metrics_server:
@@ -209,6 +231,14 @@ def _tracing() -> "Tracing":
     except ImportError as error:
         raise StartupError("--tracing needs OpenTelemetry: pip install 'kilolayer-stack[tracing]'") from error
     return otlp()
+
+
+def _row_log(config: ServeConfig, metrics: Metrics) -> RowLog | None:
+    if not config.log_rows:
+        return None
+    share, folder = config.log_rows
+    files = RowFolder(folder, max_bytes=config.log_rows_mb * 2**20, writers=config.workers)
+    return RowLog(files, share=share, metrics=metrics)
 
 
 def _max_request_bytes(specs: list[PolicySpec], config: ServeConfig) -> int:

@@ -20,12 +20,14 @@ from serving.api import codec
 from serving.api.handlers import RpcHandlers, parse, parse_blocks
 from serving.api.ordered_stream import ordered_stream
 from serving.api.overload_check import UnreadCallCheck
+from serving.api.range_check import RangeCheck
 from serving.api.rpc import RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
 from serving.engine.engine import Kind
 from serving.errors import NotImplementedYetError, ServingError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY
+from serving.telemetry.row_log import RowLog, RowSample
 
 Blocks = TypeVar("Blocks", ActRequestBlocks, ScoreRequestBlocks)
 
@@ -37,18 +39,30 @@ class PolicyService:
         policies: the policies that are served.
         handlers: make the methods.
         max_rows: most rows in one call.
+        range_check: finds states far from those of training; None: no state is.
+        row_log: receives a sample of the answered rows; None: there is none.
     """
 
-    def __init__(self, policies: PolicyRegistry, *, handlers: RpcHandlers, max_rows: int) -> None:
+    def __init__(
+        self,
+        policies: PolicyRegistry,
+        *,
+        handlers: RpcHandlers,
+        max_rows: int,
+        range_check: RangeCheck | None = None,
+        row_log: RowLog | None = None,
+    ) -> None:
         self._policies = policies
         self._handlers = handlers
         self._max_rows = max_rows
+        self._range_check = range_check
+        self._row_log = row_log
 
     def service(self) -> RpcService:
         """Return the methods, for a transport."""
         unary, inference = self._handlers.unary, self._handlers.inference
-        act = _ActRequests(self._policies, clock=self._handlers.clock, max_rows=self._max_rows)
-        score = _ScoreRequests(self._policies, clock=self._handlers.clock, max_rows=self._max_rows)
+        shared = _Shared(self._policies, self._handlers.clock, self._max_rows, self._range_check, self._row_log)
+        act, score = _ActRequests(shared), _ScoreRequests(shared)
         return RpcService(
             "kilolayer.v1.Policy",
             unary={
@@ -106,6 +120,8 @@ class _Pending(NamedTuple):
     request: ActRequestBlocks | ScoreRequestBlocks
     work: codec.ComputeRequest
     queued: QueuedRequest
+    out_of_range: bool  # whether a state is far from those of training
+    sample: RowSample | None  # the rows of an Act that are logged once it is answered
 
     async def reply(self) -> bytes:
         """Wait for the results and return the serialized reply. Raises ServingError if the request has failed."""
@@ -120,22 +136,37 @@ class _Pending(NamedTuple):
         }
         if self.work.kind is Kind.SCORE:
             return ScoreResponseBlocks(energy=result.results.tobytes(), **about).SerializeToString()
-        action = _actions(result.results, self.work).tobytes()
+        action = _actions(result.results, self.work)
+        if self.sample:
+            self.sample.answered(action)
         chunk = self.served.bundle.spec.action_chunk
-        return ActResponseBlocks(action=action, action_chunk=chunk if chunk > 1 else 0, **about).SerializeToString()
+        return ActResponseBlocks(
+            action=action.tobytes(),
+            action_chunk=chunk if chunk > 1 else 0,
+            out_of_range=self.out_of_range,
+            **about,
+        ).SerializeToString()
 
     def withdraw(self) -> None:
         """Take the request out of the batcher. No effect once it is completed."""
         self.served.batcher.withdraw(self.queued)
 
 
-class _Requests(ABC, Generic[Blocks]):
-    """The common part of Act and Score. Arguments as those of `PolicyService`."""
+class _Shared(NamedTuple):
+    """What all methods use; see `PolicyService`."""
 
-    def __init__(self, policies: PolicyRegistry, *, clock: Callable[[], float], max_rows: int) -> None:
-        self._policies = policies
-        self._clock = clock
-        self._max_rows = max_rows
+    policies: PolicyRegistry
+    clock: Callable[[], float]
+    max_rows: int
+    range_check: RangeCheck | None
+    row_log: RowLog | None
+
+
+class _Requests(ABC, Generic[Blocks]):
+    """The common part of Act and Score."""
+
+    def __init__(self, shared: _Shared) -> None:
+        self._policies, self._clock, self._max_rows, self._range_check, self._row_log = shared
 
     def label(self, request: Blocks) -> str:
         """Return the policy that `request` names, as a metric label."""
@@ -144,14 +175,24 @@ class _Requests(ABC, Generic[Blocks]):
     def admit(self, request: Blocks, context: RpcContext) -> _Pending:
         """Put `request` into the batcher of its policy. Raises ServingError if the request is refused."""
         served = self._policies.find(request.policy, version=request.version)
-        work = self._decode(request, served.bundle.spec)
+        spec = served.bundle.spec
+        work = self._decode(request, spec)
+        inputs = work.rows[:: work.candidates]
+        is_out_of_range = self._range_check is not None and self._range_check.is_out_of_range(
+            served, inputs[:, : spec.state_dim]
+        )
         timeout_s = context.timeout_s(self._clock(), limit_us=request.timeout_us)
         queued = served.batcher.admit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
-        return _Pending(served, request, work, queued)
+        sample = self._sample(request, served, inputs) if self._row_log else None
+        return _Pending(served, request, work, queued, is_out_of_range, sample)
 
     @abstractmethod
     def _decode(self, request: Blocks, spec: PolicySpec) -> codec.ComputeRequest:
         """Return what the engine has to compute. Raises ServingError if `request` does not fit the policy."""
+
+    def _sample(self, _request: Blocks, _served: ServedPolicy, _inputs: np.ndarray) -> RowSample | None:
+        """Return the rows that are logged once they are answered: none, unless the reply has actions."""
+        return None
 
 
 class _ActRequests(_Requests[ActRequestBlocks]):
@@ -161,6 +202,10 @@ class _ActRequests(_Requests[ActRequestBlocks]):
 
     def _decode(self, request: ActRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_act(request, spec, max_rows=self._max_rows)
+
+    def _sample(self, request: ActRequestBlocks, served: ServedPolicy, inputs: np.ndarray) -> RowSample | None:
+        assert self._row_log
+        return self._row_log.sample(served.bundle.spec, served.version, inputs=inputs, robot_id=request.robot_id)
 
     def refusal(self, request: ActRequestBlocks, failure: ServingError) -> bytes:
         """Return the reply of a stream to a request that gets no actions."""

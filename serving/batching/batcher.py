@@ -48,6 +48,8 @@ class Batcher:
         policy: limits of the queue and constants of the scheduler.
         metrics: of the policy that is served.
         clock: monotonic seconds.
+        explains: given a kind and rows of it whose results are not finite: whether the rows are to blame rather than
+            the policy.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Batcher:
         policy: BatchingPolicy,
         metrics: PolicyMetrics,
         clock: Callable[[], float] = time.monotonic,
+        explains: Callable[[Kind, np.ndarray], bool] = lambda _kind, _rows: False,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
@@ -67,7 +70,7 @@ class Batcher:
         self._load = LoadMeter(memory_s=policy.load_memory_s, window_s=policy.loop_window_s)
         self._overload = Overload(policy)
         self._scheduler = Scheduler(engine, policy)
-        self._completion = Completion(self._queue, engine, metrics)
+        self._completion = Completion(self._queue, engine, metrics, explains=explains)
         self._executor = Executor(engine, clock=clock)
         self._wait: WaitUntil | Idle = Idle(rows=1)
         self._timer: asyncio.TimerHandle | None = None
@@ -93,6 +96,7 @@ class Batcher:
             DeadlinePassedError: the deadline passed before the rows were computed.
             OverloadedError: the queue is full, too slow, or too long for the caller's deadline.
             ComputationError: the computation failed, or a result is NaN or infinite.
+            ExtremeInputError: a result is NaN or infinite, and the rows are to blame.
         """
         request = self.admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
         try:

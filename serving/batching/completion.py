@@ -5,14 +5,14 @@ withdrawn, does not change.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from serving.batching.executor import BatchResult
 from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue, RowSlice
-from serving.engine.engine import BatchEngine
-from serving.errors import ComputationError, NonFiniteActionError, ServingError, UnexpectedError
+from serving.engine.engine import BatchEngine, Kind
+from serving.errors import ComputationError, ExtremeInputError, NonFiniteActionError, ServingError, UnexpectedError
 from serving.telemetry.metrics import PolicyMetrics
 
 _LOGGER = logging.getLogger(__name__)
@@ -25,12 +25,22 @@ class Completion:
         queue: failed requests are removed from it.
         engine: gives the padding of a batch.
         metrics: of the policy that is served.
+        explains: given a kind and rows of it whose results are not finite: whether the rows are to blame rather than
+            the policy.
     """
 
-    def __init__(self, queue: RequestQueue, engine: BatchEngine, metrics: PolicyMetrics) -> None:
+    def __init__(
+        self,
+        queue: RequestQueue,
+        engine: BatchEngine,
+        metrics: PolicyMetrics,
+        *,
+        explains: Callable[[Kind, np.ndarray], bool],
+    ) -> None:
         self._queue = queue
         self._engine = engine
         self._metrics = metrics
+        self._explains = explains
 
     def complete(self, slices: Sequence[RowSlice], batch: BatchResult) -> None:
         """Complete the requests of `slices`, which are the rows of one batch in order."""
@@ -56,10 +66,7 @@ class Completion:
             if batch.all_finite or np.isfinite(results).all():
                 self._complete_slice(part, results, batch)
             else:
-                self._metrics.non_finite.inc()
-                self._fail(
-                    part.request, NonFiniteActionError("the policy gave NaN or infinity; bring the robot to rest")
-                )
+                self._fail(part.request, self._non_finite(part, results))
 
     def _complete_slice(self, part: RowSlice, results: np.ndarray, batch: BatchResult) -> None:
         """Add `results` to the request of `part`. Complete the request if no row of it is missing."""
@@ -80,6 +87,18 @@ class Completion:
             if not request.result.done():
                 result = InferenceResult(request.results, queue_s, compute_s, batch_rows=request.batch_rows)
                 request.result.set_result(result)
+
+    def _non_finite(self, part: RowSlice, results: np.ndarray) -> ServingError:
+        """Count and return the failure of a request whose `results`, those of `part`, are not all finite."""
+        rows = part.rows[~np.isfinite(results).all(axis=1)]
+        if self._explains(part.request.kind, rows):
+            self._metrics.extreme_input.inc()
+            return ExtremeInputError(
+                "the policy gave NaN or infinity, because a state or a goal is far from those of its training; send"
+                " values in the units of the policy's description"
+            )
+        self._metrics.non_finite.inc()
+        return NonFiniteActionError("the policy gave NaN or infinity; bring the robot to rest")
 
     def _fail(self, request: QueuedRequest, error: ServingError) -> None:
         """Fail `request`; the rest of its rows are not computed."""

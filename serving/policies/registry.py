@@ -1,12 +1,14 @@
 """PolicyRegistry: the policies that are served, by name and version."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from policy.bundle import Bundle
 from serving.batching.batcher import Batcher
 from serving.batching.scheduler import Rejection
 from serving.errors import NotReadyError, UnknownPolicyError, UnknownVersionError, echo
+from serving.policies.seen_range import SeenRange
 from serving.telemetry.metrics import UNKNOWN_POLICY
 
 
@@ -21,6 +23,11 @@ class ServedPolicy:
     def version(self) -> str:
         """The version as clients name it."""
         return str(self.bundle.version)
+
+    @functools.cached_property
+    def seen_range(self) -> SeenRange:
+        """The range of the states that it saw in training."""
+        return SeenRange(self.bundle.spec)
 
 
 class PolicyRegistry:

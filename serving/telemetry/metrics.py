@@ -37,7 +37,17 @@ class Metrics:
         self.batches = counter("batches", "Batches computed; rows / batches is the mean batch size.", "policy")
         self.padding_rows = counter("padding_rows", "Rows computed only to fill up a compiled batch size.", "policy")
         self.failed_batches = counter("failed_batches", "Batches whose computation failed.", "policy")
-        self.non_finite = counter("non_finite", "Requests whose actions were NaN or infinite.", "policy")
+        self.non_finite = counter("non_finite", "Requests in range whose results were NaN or infinite.", "policy")
+        self.extreme_input = counter(
+            "extreme_input", "Requests out of range whose results were NaN or infinite.", "policy"
+        )
+        self.out_of_range = counter(
+            "out_of_range", "Requests with a state out of the range that training saw, flagged or refused.", "policy"
+        )
+        self.log_rows = counter("log_rows", "Answered rows that were sampled and written into a file.", "policy")
+        self.dropped_log_rows = counter(
+            "dropped_log_rows", "Answered rows that were sampled and not written, by reason.", "reason"
+        )
         self.rejected = counter("rejected", "Requests rejected for load, by reason.", "policy", "reason")
         self.queue_rows = gauge("queue_rows", "Rows waiting for computation.", "policy", of_workers="livesum")
         self.queue_seconds = seconds("queue", "From a request's admission to the start of its computation.", "policy")
@@ -90,6 +100,7 @@ class PolicyMetrics:
         self.queue_rows = metrics.queue_rows.labels(policy)
         self.failed_batches = metrics.failed_batches.labels(policy)
         self.non_finite = metrics.non_finite.labels(policy)
+        self.extreme_input = metrics.extreme_input.labels(policy)
 
     def observe_batch(self, rows: int, *, padding: int, compute_s: float) -> None:
         """Count one batch that was computed."""

@@ -61,6 +61,8 @@ def from_line(line: bytes) -> Message:
     if kind is Start:
         config = fields["config"]
         config["policies"] = tuple(map(Path, config["policies"]))
+        if log_rows := config["log_rows"]:
+            config["log_rows"] = log_rows[0], Path(log_rows[1])
         fields["config"] = ServeConfig(**config)
     values: dict[str, Any] = {
         name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serving.api.open_inference import open_inference_pb2 as pb
-from serving.api.open_inference.tensors import check_robot_id, decode_rows, decode_scheduling
+from serving.api.open_inference.tensors import decode_robot_id, decode_rows, decode_scheduling
 from serving.errors import InvalidRequestError
 from tests.open_inference import infer_request, tensor
 from tests.samples import policy_spec
@@ -168,7 +168,7 @@ def test_parameters_out_of_range_are_refused(name: str, parameter: dict[str, Any
 
 def test_the_id_of_a_robot_has_at_most_128_bytes() -> None:
     for accepted in ({}, {"robot_id": pb.InferParameter(string_param="\u00e9" * 64)}):
-        check_robot_id(infer_request(STATE, GOAL, parameters=accepted))
+        decode_robot_id(infer_request(STATE, GOAL, parameters=accepted))
 
 
 @pytest.mark.parametrize(
@@ -181,5 +181,5 @@ def test_the_id_of_a_robot_has_at_most_128_bytes() -> None:
 )
 def test_another_id_of_a_robot_is_refused(value: pb.InferParameter, message: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        check_robot_id(infer_request(STATE, GOAL, parameters={"robot_id": value}))
+        decode_robot_id(infer_request(STATE, GOAL, parameters={"robot_id": value}))
     assert str(refused.value) == message

@@ -10,10 +10,12 @@ from serving.api.handlers import parse
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference import tensors
 from serving.api.open_inference.statistics import StatisticsByVersion, VersionStatistics
+from serving.api.range_check import RangeCheck
 from serving.api.rpc import RpcContext
 from serving.batching.queue import InferenceResult, QueuedRequest
 from serving.errors import ServingError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.telemetry.row_log import RowLog, RowSample
 
 Serialize: TypeAlias = Callable[[pb.ModelInferResponse], bytes]
 
@@ -34,6 +36,8 @@ class InferRequests:
         max_rows: most rows of one request.
         clock: monotonic seconds.
         serialize: makes the bytes of a reply.
+        range_check: finds states far from those of training; None: no state is.
+        row_log: receives a sample of the answered rows; None: there is none.
     """
 
     def __init__(
@@ -44,12 +48,16 @@ class InferRequests:
         max_rows: int,
         clock: Callable[[], float],
         serialize: Serialize,
+        range_check: RangeCheck | None = None,
+        row_log: RowLog | None = None,
     ) -> None:
         self._policies = policies
         self._statistics = statistics
         self._max_rows = max_rows
         self._clock = clock
         self._serialize = serialize
+        self._range_check = range_check
+        self._row_log = row_log
 
     def parse(self, raw: bytes) -> ReceivedRequest:
         """Read a ModelInferRequest. Raises InvalidRequestError if `raw` is not a ModelInferRequest."""
@@ -68,22 +76,28 @@ class InferRequests:
         """
         request, started_s = received
         served = self._policies.find(request.model_name, version=request.model_version)
-        statistics = self._statistics.of(served)
+        spec, statistics = served.bundle.spec, self._statistics.of(served)
         try:
             priority, limit_us = tensors.decode_scheduling(request)
-            tensors.check_robot_id(request)
+            robot_id = tensors.decode_robot_id(request)
             read_s = self._clock()
-            rows = tensors.decode_rows(request, served.bundle.spec, max_rows=self._max_rows)
+            rows = tensors.decode_rows(request, spec, max_rows=self._max_rows)
+            is_out_of_range = self._range_check is not None and self._range_check.is_out_of_range(
+                served, rows[:, : spec.state_dim]
+            )
             decoded_s = self._clock()
             timeout_s = context.timeout_s(decoded_s, limit_us=limit_us)
             queued = served.batcher.admit(rows, priority=priority, timeout_s=timeout_s)
         except BaseException:
             statistics.failed(self._clock() - started_s)
             raise
+        log = self._row_log
         return PendingInference(
             served,
             queued,
             received,
+            is_out_of_range=is_out_of_range,
+            sample=log.sample(spec, served.version, inputs=rows, robot_id=robot_id) if log else None,
             statistics=statistics,
             input_s=decoded_s - read_s,
             serialize=self._serialize,
@@ -105,6 +119,8 @@ class PendingInference:
     queued: QueuedRequest
     received: ReceivedRequest
     _: dataclasses.KW_ONLY
+    is_out_of_range: bool  # whether a state is far from those of training
+    sample: RowSample | None  # the rows that are logged once the request is answered
     statistics: VersionStatistics
     input_s: float  # seconds that decoding its tensors took
     serialize: Serialize
@@ -119,6 +135,8 @@ class PendingInference:
         try:
             result = await self.queued.result
             computed_s = self.clock()
+            if self.sample:
+                self.sample.answered(result.results)
             reply = self.serialize(self._encode(result.results))
         except BaseException:
             self.statistics.failed(self.clock() - self.received.started_s)
@@ -134,7 +152,9 @@ class PendingInference:
         """Return the reply with `actions: [rows, chunk_dim]`, always as raw bytes."""
         shape = actions.shape
         output = pb.ModelInferResponse.InferOutputTensor(name=tensors.OUTPUT, datatype=tensors.DATATYPE, shape=shape)
+        parameters = {"kilolayer-out-of-range": pb.InferParameter(bool_param=True)} if self.is_out_of_range else {}
         return pb.ModelInferResponse(
+            parameters=parameters,
             model_name=self.served.bundle.spec.name,
             model_version=self.served.version,
             id=self.received.request.id,

@@ -12,11 +12,13 @@ from serving.api.open_inference.metadata import model_config, model_metadata, se
 from serving.api.open_inference.statistics import StatisticsByVersion
 from serving.api.ordered_stream import ordered_stream
 from serving.api.overload_check import UnreadCallCheck
+from serving.api.range_check import RangeCheck
 from serving.api.rpc import RpcContext, RpcService, UnaryMethod
 from serving.config import ServeConfig
 from serving.errors import NotFoundError, UnavailableError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY, Metrics
+from serving.telemetry.row_log import RowLog
 
 SERVICE_NAME = "inference.GRPCInferenceService"
 
@@ -36,15 +38,26 @@ class OpenInferenceService:
         handlers: make the methods.
         metrics: count the rows and batches of each policy.
         config: how the server batches, for ModelConfig.
+        range_check: finds states far from those of training; None: no state is.
+        row_log: receives a sample of the answered rows; None: there is none.
     """
 
     def __init__(
-        self, policies: PolicyRegistry, *, handlers: RpcHandlers, metrics: Metrics, config: ServeConfig
+        self,
+        policies: PolicyRegistry,
+        *,
+        handlers: RpcHandlers,
+        metrics: Metrics,
+        config: ServeConfig,
+        range_check: RangeCheck | None = None,
+        row_log: RowLog | None = None,
     ) -> None:
         self._policies = policies
         self._handlers = handlers
         self._config = config
         self._statistics = StatisticsByVersion(metrics)
+        self._range_check = range_check
+        self._row_log = row_log
 
     def service(self) -> RpcService:
         """Return the methods, for a transport."""
@@ -80,6 +93,8 @@ class OpenInferenceService:
             max_rows=self._config.max_call_rows,
             clock=self._handlers.clock,
             serialize=serialize,
+            range_check=self._range_check,
+            row_log=self._row_log,
         )
 
     def _about_server(self, name: str, request_type: type[Message], *, answer: Callable[[], Message]) -> UnaryMethod:

@@ -50,19 +50,20 @@ def decode_scheduling(request: pb.ModelInferRequest) -> Scheduling:
     return Scheduling(PRIORITIES - level if level else 0, timeout_us)
 
 
-def check_robot_id(request: pb.ModelInferRequest) -> None:
-    """Check the parameter `robot_id`, the name of the robot, if it is there.
+def decode_robot_id(request: pb.ModelInferRequest) -> str:
+    """Return the parameter `robot_id`, the name of the robot; empty if it is not there.
 
     Raises:
         InvalidRequestError: it is not a string, or too long.
     """
     if "robot_id" not in request.parameters:
-        return
+        return ""
     parameter = request.parameters["robot_id"]
     kind = parameter.WhichOneof("parameter_choice")
     if kind != "string_param":
         raise InvalidRequestError(f"robot_id must be a string_param, got {kind or 'none'}")
     codec.check_robot_id(parameter.string_param)
+    return parameter.string_param
 
 
 def decode_rows(request: pb.ModelInferRequest, spec: PolicySpec, *, max_rows: int) -> np.ndarray:
