@@ -65,7 +65,7 @@ class Completion:
             start += len(results)
             if batch.all_finite or np.isfinite(results).all():
                 self._complete_slice(part, results, batch)
-            else:
+            elif not part.request.result.done():  # another part of it may have failed before, and was counted
                 self._fail(part.request, self._non_finite(part, results))
 
     def _complete_slice(self, part: RowSlice, results: np.ndarray, batch: BatchResult) -> None:

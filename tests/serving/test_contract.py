@@ -149,9 +149,25 @@ def test_a_reply_has_the_chunk_of_the_policy(running: Running, bundles: dict[str
     for answer in answers:
         np.testing.assert_allclose(answer.chunk, expected.reshape(ROWS, 3, 2), atol=1e-6)
         np.testing.assert_array_equal(answer.action, answer.chunk[:, 0])
-        assert answer.out_of_range is False
     np.testing.assert_allclose(one.chunk, expected[1].reshape(3, 2), atol=1e-6)
     np.testing.assert_array_equal(one.action, one.chunk[0])
+
+
+async def test_every_client_shows_whether_a_state_is_out_of_range(running: Running) -> None:
+    """The bounds are -6 and 6 for x, 4.5 for its speed, and 0.001 around 2 for the first value of the quaternion."""
+    async with kilolayer.AsyncPolicyClient(running.address, policy="chunky", timeout_s=10) as of_asyncio:
+        with client_of(running, "chunky") as client, client.stream() as stream:
+            for state, expected in (
+                ([6, -4.5, 2, 14, 20, -26], False),
+                ([6, -4.5, -2, -14, -20, 26], False),  # the same rotation
+                ([6.001, 0, 2, 0, 0, 0], True),
+                ([0, 0, 2.002, 0, 0, 0], True),
+            ):
+                replies = [client.act(state, [1]), stream.act(state, [1]), await of_asyncio.act(state, [1])]
+                assert [reply.out_of_range for reply in replies] == [expected] * 3
+            assert client.act([[0, 0, 2, 0, 0, 0], [99, 0, 2, 0, 0, 0]], [1]).out_of_range is True
+    with client_of(running, "blind") as client:
+        assert client.act([99] * 6, [1]).out_of_range is False  # it has no statistics
 
 
 def test_open_inference_gives_the_same_chunk_in_one_row(running: Running) -> None:

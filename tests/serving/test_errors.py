@@ -11,6 +11,8 @@ from serving.errors import REJECTION_REASONS, OverloadedError, Reason, ServingEr
 
 TABLE = {
     errors.InvalidRequestError("x"): (Status.INVALID_ARGUMENT, "invalid_request"),
+    errors.OutOfRangeError("x"): (Status.INVALID_ARGUMENT, "out_of_range"),
+    errors.ExtremeInputError("x"): (Status.INVALID_ARGUMENT, "extreme_input"),
     errors.NoCriticError("x"): (Status.FAILED_PRECONDITION, "no_critic"),
     errors.NotImplementedYetError("x"): (Status.UNIMPLEMENTED, "not_implemented"),
     errors.UnknownPolicyError("x"): (Status.NOT_FOUND, "unknown_policy"),

@@ -150,10 +150,6 @@ async def test_the_id_of_a_robot_has_at_most_128_bytes() -> None:
     assert str(refused) == "robot_id must have at most 128 bytes in UTF-8, got 129"
 
 
-async def test_no_reply_says_that_a_state_is_out_of_range() -> None:
-    assert pb.ActResponse.FromString(await reply_of("Act", ACT, results=[SIX[:2]])).out_of_range is False
-
-
 async def test_a_description_says_where_goals_have_quaternions() -> None:
     names = ("x [m]", "qw [1]", "qx [1]", "qy [1]", "qz [1]")
     described = service(FakeBatcher(), policy_spec(goal_names=names, goal_quaternions=(1,))).unary["Describe"]

@@ -62,6 +62,7 @@ async def start(program: str) -> WorkerProcess:
     [
         Start(dataclasses.replace(CONFIG, max_batch_delay_s=0.1), versions=(3, 5), cores=(0, 2)),
         Start(CONFIG, versions=None, cores=()),
+        Start(dataclasses.replace(CONFIG, log_rows=(0.01, Path("rows"))), versions=None, cores=()),
         Open(),
         Loaded((3, 5)),
         Compiled(),
