@@ -66,7 +66,7 @@ class FileRows:
         self.requests: list[AnsweredRows] = []
         self.count = 0
         self._nbytes = 0
-        self._longest = 0
+        self._longest = 1  # numpy stores at least one character
 
     def append(self, rows: AnsweredRows) -> None:
         """Add `rows`."""
