@@ -20,7 +20,6 @@ import tyro
 from serving.config import ConfigError, ServeConfig, flag
 from serving.errors import StartupError
 from serving.telemetry.logs import log_to_stderr
-from serving.telemetry.row_files import check_folder
 
 _LOGGER = logging.getLogger("kilolayer")
 _PREFIX = "KILOLAYER_"
@@ -93,13 +92,9 @@ def _flag_words(variable: str, field: "dataclasses.Field[object]", environ: Mapp
 def _serve(config: ServeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)  # until an event loop handles them
-    try:
-        if config.log_rows:
-            check_folder(config.log_rows[1])  # here, so that several workers do not report it several times
-    except StartupError as error:
-        _LOGGER.error("%s", error)
-        return 1
     # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
+    if config.log_rows and not _can_write(config.log_rows[1]):  # or each worker would report it
+        return 1
     if config.workers > 1:
         from serving.workers.supervisor import supervise
 
@@ -107,6 +102,18 @@ def _serve(config: ServeConfig) -> int:
     from serving.workers.worker import run_alone
 
     return run_alone(config)
+
+
+def _can_write(folder: Path) -> bool:
+    """Return whether sampled rows can be written to `folder`. Otherwise the log says why."""
+    from serving.telemetry.row_files import check_folder
+
+    try:
+        check_folder(folder)
+    except StartupError as error:
+        _LOGGER.error("%s", error)
+        return False
+    return True
 
 
 def _exit(_number: int, _frame: object) -> None:

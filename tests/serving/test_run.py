@@ -56,6 +56,17 @@ def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
     assert parse(["--policies", "c", "--metrics"], environ).policies == (Path("c"),)
 
 
+def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable() -> None:
+    flags = ["--log-rows", "0.01", "runs/rows", "--policies", "a", "--out-of-range", "refuse"]
+    expected = ServeConfig(policies=(Path("a"),), log_rows=(0.01, Path("runs/rows")), out_of_range="refuse")
+    assert parse(flags, {}) == expected
+    environ = {"KILOLAYER_LOG_ROWS": "0.01:runs/rows", "KILOLAYER_OUT_OF_RANGE": "refuse"}
+    assert parse(["--policies", "a"], environ) == expected
+    with_colon = parse(["--policies", "a"], {"KILOLAYER_LOG_ROWS": "1:a:b"}).log_rows
+    assert with_colon == (1.0, Path("a:b"))
+    assert parse(["--log-rows", "0.5", "b", "--policies", "a"], environ).log_rows == (0.5, Path("b"))
+
+
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
@@ -107,6 +118,12 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
         ),
         ({"max_queue_age_s": 0.0}, "--max-queue-age-s must be a positive number of seconds, got 0.0; try 1"),
         ({"max_batch_delay_s": -0.1}, "--max-batch-delay-s must be from 0 to 1 second, got -0.1; try 0.002"),
+        ({"log_rows": (0.0, Path("a"))}, "--log-rows must begin with a share above 0, at most 1, got 0.0; try 0.01"),
+        ({"log_rows": (1.5, Path("a"))}, "--log-rows must begin with a share above 0, at most 1, got 1.5; try 0.01"),
+        (
+            {"workers": 3, "log_rows_mb": 2},
+            "--log-rows-mb must be at least 1 for each worker, which is 3, got 2; try 1024",
+        ),
         ({"grace_s": float("inf")}, "--grace-s must be a positive number of seconds, got inf; try 10"),
         ({"grace_s": 0.0}, "--grace-s must be a positive number of seconds, got 0.0; try 10"),
     ],
@@ -198,6 +215,18 @@ def test_a_missing_folder_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert code == 1
     assert len(lines) == 1
     assert f"ERROR {tmp_path / 'nowhere'} does not exist; train a policy first" in lines[0]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_folder_for_rows_that_cannot_be_written_is_one_line_and_exit_code_1(
+    policies: Path, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "rows")
+    code, lines = fail("--policies", str(policies), "--log-rows", "0.01", folder, "--workers", workers)
+    assert code == 1
+    assert len(lines) == 1
+    assert f"ERROR cannot write sampled rows to {folder} (Not a directory); choose a folder that" in lines[0]
 
 
 def test_a_damaged_bundle_is_named_and_exit_code_1(policies: Path, tmp_path: Path) -> None:

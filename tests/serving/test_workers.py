@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from kilolayer.v1 import policy_pb2 as pb
@@ -199,3 +200,20 @@ def test_a_host_that_is_no_name_is_refused() -> None:
         hold_port("a" * 70, 50051),
     ):
         pass
+
+
+@pytest.mark.slow  # a supervisor and two workers
+def test_the_rows_that_workers_log_are_complete_after_sigterm(
+    policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "rows"
+    monkeypatch.setenv("KILOLAYER_LOG_ROWS", f"1:{folder}")
+    with serving(policies, tmp_path / "log") as served:
+        workers = served.workers()
+        assert served.call(40) == {"1000"}
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(timeout=30) == 0
+    files = sorted(folder.iterdir())
+    by_worker = {int(path.name.split("-")[2]): np.load(path, allow_pickle=False) for path in files}
+    assert by_worker.keys() == workers  # one file of each, and nothing else
+    assert sum(len(rows["state"]) for rows in by_worker.values()) == 40
