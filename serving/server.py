@@ -9,6 +9,7 @@ ports close.
 import asyncio
 import functools
 import gc
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ from serving.telemetry.row_log import RowLog
 
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing
+
+_LOGGER = logging.getLogger(__name__)
 
 _MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fields of later versions
 # A float32 is 4 bytes packed and 5 unpacked. With 8, calls with slightly too many rows get our own, clearer error.
@@ -149,6 +152,8 @@ class Server:
         """Answer calls; health is SERVING."""
         for name, bundle in self._bundles.items():
             self._metrics.live_version.labels(name).set(bundle.version)
+            if self._config.out_of_range == "refuse" and not bundle.spec.seen_low:
+                _LOGGER.warning("%s has no statistics of states, so --out-of-range refuse refuses none of it", name)
         self._policies.open(self._served)
         self._health.set_serving()
 

@@ -24,7 +24,7 @@ class Action:
     compute_us: int  # microseconds of computation: of the batch, or of all batches if the request was split
     batch_rows: int  # rows computed together, including those of this request
     round_trip_s: float  # seconds from sending to receiving, on this machine's monotonic clock
-    out_of_range: bool = False  # whether a state is far from those seen in training; no server sets it yet
+    out_of_range: bool = False  # whether a state is far from those that the policy saw in training
 
     @property
     def action(self) -> NDArray[np.float32]:
