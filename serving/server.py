@@ -12,7 +12,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -92,13 +92,21 @@ class Server:
         self._handlers = RpcHandlers(metrics, tracing=tracing, clock=clock)
         self._health = Health(bundles)
         self._row_log = _row_log(config, metrics)
-        checks: Any = {
-            "range_check": RangeCheck(metrics, refuses=config.out_of_range == "refuse"),
-            "row_log": self._row_log,
-        }
-        policy_service = PolicyService(self._policies, handlers=self._handlers, max_rows=config.max_call_rows, **checks)
+        range_check = RangeCheck(metrics, refuses=config.out_of_range == "refuse")
+        policy_service = PolicyService(
+            self._policies,
+            handlers=self._handlers,
+            max_rows=config.max_call_rows,
+            range_check=range_check,
+            row_log=self._row_log,
+        )
         open_inference = OpenInferenceService(
-            self._policies, handlers=self._handlers, metrics=metrics, config=config, **checks
+            self._policies,
+            handlers=self._handlers,
+            metrics=metrics,
+            config=config,
+            range_check=range_check,
+            row_log=self._row_log,
         )
         self._transport = GrpcTransport(
             [policy_service.service(), open_inference.service(), self._health.service()],

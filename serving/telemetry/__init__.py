@@ -1,1 +1,1 @@
-"""Metrics and logs."""
+"""Metrics, logs, and the sample of the answered rows."""

@@ -27,6 +27,7 @@ from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
 from serving.engine.engine import Kind
 from serving.errors import ExtremeInputError, InvalidRequestError, NonFiniteActionError, OutOfRangeError
+from serving.server import load
 from serving.telemetry.metrics import Metrics
 from tests.open_inference import infer_request, method
 from tests.samples import policy_spec
@@ -285,3 +286,13 @@ async def test_every_client_raises_the_refusal(refusing: Running) -> None:
     assert all(REFUSED in str(caught.value) for caught in refused)
     assert extreme.value.reason == "extreme_input"
     assert refusing.sample("out_of_range_total", policy=SPEC.name) == 3
+
+
+async def test_a_policy_without_statistics_of_which_nothing_can_be_refused_is_named(
+    policies: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, out_of_range="refuse"))
+    await server.start()
+    server.open()
+    assert caplog.messages == ["point_u_maze has no statistics of states, so --out-of-range refuse refuses none of it"]
+    await server.drain()
