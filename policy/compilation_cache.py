@@ -6,6 +6,7 @@ versions. An entry is never out of date. JAX alone would let the folder grow wit
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import jax
 
 FOLDER_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 MOST_BYTES = 2 * 2**30
+_ROOM_BYTES = 2**20
 _WORTH_SAVING_S = 0.5  # compile time of the programs that are kept
 
 
@@ -24,28 +26,54 @@ def default_folder(environ: Mapping[str, str], *, home: Path) -> Path:
 
 
 def enable(environ: Mapping[str, str] = os.environ) -> str:
-    """Let JAX keep compiled programs in `default_folder`, unless a variable of JAX's own names a folder.
+    """Let JAX keep compiled programs in `default_folder`, or in the folder that a variable of JAX's own names.
 
     Returns:
-        A warning if the folder cannot be written; empty otherwise. Programs are then compiled anew by every process.
+        A warning if the folder cannot be written; empty otherwise. JAX then uses no folder, and every process compiles
+        its programs anew.
     """
-    if FOLDER_VARIABLE in environ:
-        return ""
     try:
-        folder = default_folder(environ, home=Path.home())
-        folder.mkdir(parents=True, exist_ok=True)
-        trim(folder, most_bytes=MOST_BYTES)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{folder} is not writable")
+        folder = _prepare(environ)
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home folder
+        jax.config.update("jax_compilation_cache_dir", None)
         return (
             f"compiled programs are not kept for the next start: {error}; set {FOLDER_VARIABLE} to a folder that can "
             "be written"
         )
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_SAVING_S)
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_SAVING_S)
     return ""
+
+
+def _prepare(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder that JAX has to be told, ready for new programs; None if a variable tells it.
+
+    Raises:
+        OSError: the folder cannot be created or written, or its disk is full.
+        RuntimeError: the user has no home folder.
+    """
+    chosen = environ.get(FOLDER_VARIABLE)
+    if chosen is not None:
+        if chosen and "://" not in chosen:  # JAX also takes the address of a bucket
+            _require_writable(Path(chosen))
+        return None
+    folder = default_folder(environ, home=Path.home())
+    _require_writable(folder)
+    trim(folder, most_bytes=MOST_BYTES)
+    return folder
+
+
+def _require_writable(folder: Path) -> None:
+    """Create `folder`, and raise OSError unless a file of `_ROOM_BYTES` can be written there.
+
+    Only a file that is written tells of read-only disks, of quotas and of full disks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".room-") as file:
+        file.write(bytes(_ROOM_BYTES))
+        file.flush()
 
 
 def trim(folder: Path, *, most_bytes: int) -> None:

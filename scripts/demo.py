@@ -1,6 +1,6 @@
 """The demonstration behind `make demo`: train, publish, serve and drive with the commands that a user would type.
 
-It takes no arguments. It writes into the folder runs/demo and replaces a run that is there.
+It serves the best version of the run, which training names in its last line. It takes no arguments. It writes into the folder runs/demo and replaces a run that is there.
 
 Each command runs in a session of its own, so Ctrl-C reaches only this process. This process then stops the command:
 SIGTERM first, SIGKILL after a grace period. A signal handler only sets a flag, and every wait checks the flag. A signal
@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,9 +54,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         say(f"1 of 3: train on {ENV} and publish (about a minute)")
         run_stage("training", ["training/run.py", "--env", ENV, "--out", str(OUT), "--overwrite"], stop=stop)
-        say(f"2 of 3: serve {OUT / 'policies'} on {address}")
+        policies = best_policies()
+        say(f"2 of 3: serve {policies} on {address}")
         port = address.rpartition(":")[2]
-        serve = ["serving/run.py", "--policies", str(OUT / "policies"), "--port", port]
+        serve = ["serving/run.py", "--policies", str(policies), "--port", port]
         with running("the server", [*serve, "--metrics-port", str(metrics_port)], log=OUT / "server.log") as server:
             say("3 of 3: 32 simulated robots drive 128 episodes, every action fetched with Act")
             drive = ["clients/sim/run.py", "--env", ENV, "--address", address, "--robots", "32", "--episodes", "128"]
@@ -72,6 +74,19 @@ def main(arguments: Sequence[str]) -> int:
     say(f"{figures}, {time.monotonic() - began:.0f} s in all")
     say(f"figures in {OUT / 'summary.json'}, pictures in {OUT / 'curves.png'} and {OUT / 'paths.png'}")
     return 0
+
+
+def best_policies() -> Path:
+    """Return a folder whose newest version is the best one of the run: the run's own, or one with a copy of it."""
+    from policy import bundle  # imported here, because it takes a second
+    from training.run_dir import best
+
+    root = ROOT / OUT / "policies"
+    version = best.best_version(root)
+    if version is None or version == bundle.versions(root)[-1]:
+        return OUT / "policies"
+    shutil.copytree(root / str(version), ROOT / OUT / "best" / str(version))
+    return OUT / "best"
 
 
 def run_stage(

@@ -148,7 +148,7 @@ class TrainConfig:
     """Largest fraction of the run's time for evaluations. If necessary, some are left out, but never the last one."""
 
     init_from: Path | None = None
-    """Start with the actor and critic of a published policy: its folder, or a policies/ folder for the newest."""
+    """Start with the actor and critic of a published policy: its folder, or a policies/ folder for the best one."""
     snapshot_replay: bool = True
     """Save the replay buffer in snapshots. If not, snapshots are small, but a resumed run refills the buffer first."""
     resume: bool = False

@@ -1,4 +1,4 @@
-"""Worlds whose physics diverges: count their restarts, and end a run with an error if there are too many.
+"""What diverges: worlds, whose restarts are counted, and losses and parameters. Too much of it ends a run.
 
 The rollout restarts a world whose joints or state are NaN, infinite or beyond MuJoCo's own limit of 1e10. Its
 counts are kept until the next evaluation.
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from policy.networks import PolicyParams
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
 
@@ -77,3 +78,31 @@ def require_few(divergence: Divergence, env: GoalEnv, config: TrainConfig) -> No
             f"max_diverged_share ({config.max_diverged_share:.1%}). Give the robot a shorter timestep, more solver "
             "iterations, more damping or armature, or weaker actuators; or raise --max-diverged-share"
         )
+
+
+def require_finite(metrics: dict[str, np.ndarray], *, first: int, iteration: int, config: TrainConfig) -> None:
+    """Raise FloatingPointError for the first metric that is not finite.
+
+    Args:
+        metrics: one value per gradient step.
+        first: number of the first of these steps within its round, from 0.
+        iteration: of the round, from 1.
+    """
+    worst = {name: int(np.argmin(np.isfinite(numbers))) for name, numbers in metrics.items()}
+    broken = {name: step for name, step in worst.items() if not np.isfinite(metrics[name][step])}
+    if broken:
+        name = min(broken, key=lambda name: broken[name])
+        raise FloatingPointError(
+            f"{name} is NaN or infinity in gradient step {first + broken[name] + 1} of {config.updates_per_unroll} of "
+            f"iteration {iteration}; the last snapshot is from before. Try a lower learning rate"
+        )
+
+
+def require_finite_parameters(params: PolicyParams, *, iteration: int) -> None:
+    """Raise FloatingPointError for a parameter that is not finite: the last step's losses were computed before it."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise FloatingPointError(
+                f"{jax.tree_util.keystr(path, simple=True, separator='.')} is NaN or infinity after iteration "
+                f"{iteration}; the last snapshot is from before. Try a lower learning rate"
+            )

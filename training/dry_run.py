@@ -1,12 +1,18 @@
 """Describe what a training command will do, and the published figure to compare it with, without training."""
 
 import dataclasses
+import functools
 import math
 
-from training import evaluation, memory_budget
+import jax
+
+from training import evaluation, memory_budget, run_cost
 from training.config import TrainConfig
 from training.envs import registry
+from training.envs.core.goal_env import GoalEnv
+from training.programs import initial_state, saved_part
 from training.published import PUBLISHED, Published
+from training.time_budget import in_words
 
 # Fields that may differ from the preset in a run that is compared with a published figure.
 _FREE = frozenset(
@@ -18,7 +24,9 @@ _FREE = frozenset(
 
 
 def describe(config: TrainConfig) -> list[str]:
-    """Return lines that say what `config` trains, for how long, on which networks, and what was published for it.
+    """Return lines that say what `config` trains, on which networks, what was published for it, and what it costs.
+
+    The costs are those of the first lines of a run, as far as they are known without compiling anything.
 
     Raises:
         ConfigError, EnvError, SpecError: the environments do not fit each other, or one of them cannot be built.
@@ -28,7 +36,7 @@ def describe(config: TrainConfig) -> list[str]:
     spec = config.policy_spec(env)
     evaluations = math.ceil(config.iterations / config.iterations_per_epoch)
     steps = config.iterations * config.steps_per_iteration
-    replay = memory_budget.estimate(config, env).replay
+    memory = memory_budget.estimate(config, env)
     parts = {
         "environment": f"{config.env}: {spec.state_dim} state, {spec.goal_dim} goal, {spec.action_dim} action values",
         "evaluated on": f"{config.eval_env or config.env}, {evaluations:,} times, {config.eval_episodes:,} episodes of "
@@ -39,10 +47,33 @@ def describe(config: TrainConfig) -> list[str]:
         "networks": f"actor depth {config.actor_depth}, width {config.actor_width}; critic depth "
         f"{config.critic_depth}, width {config.critic_width}",
         "replay buffer": f"{config.min_replay_size:,} to {config.max_replay_size:,} steps of each environment, "
-        f"{replay / 1e9:.2f} GB",
+        f"{memory.replay / 1e9:.2f} GB",
         "published": _published(config),
+        "device": run_cost.device(),
+        "memory": f"{memory.total / 1e9:.2f} GB of {memory_budget.device_memory() / 1e9:.2f} GB",
+        "disk": _disk(config, env),
+        "time": _time(config),
+        "warning": run_cost.unused_gpu(jax.local_devices()[0].platform),
+        "too large": memory_budget.advice(config, env) if memory.total > memory_budget.device_memory() else "",
+        "advice": run_cost.preset_advice(config),
     }
-    return [f"{name:<18} {text}" for name, text in parts.items()]
+    return [f"{name:<18} {text}" for name, text in parts.items() if text]
+
+
+def _disk(config: TrainConfig, env: GoalEnv) -> str:
+    """Return how much disk a run needs at most, and how much is free, from the shapes of its arrays."""
+    if config.algorithm != "crl":
+        return "a baseline saves no snapshots and publishes no policy"
+    state = jax.eval_shape(functools.partial(initial_state, config, env))
+    return run_cost.disk(config, state.train_state.params, snapshot=saved_part(config, state)).removeprefix("disk: ")
+
+
+def _time(config: TrainConfig) -> str:
+    """Return what is known of the time that a run takes before it has run."""
+    measured = "printed by the run, once it has measured its first iterations"
+    if math.isinf(config.max_minutes):
+        return measured
+    return f"at most {in_words(config.max_minutes * 60)} (--max-minutes); a forecast is {measured}"
 
 
 def _published(config: TrainConfig) -> str:

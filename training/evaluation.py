@@ -35,18 +35,17 @@ def make_env(config: TrainConfig, trained: GoalEnv) -> GoalEnv:
     """Return the environment that `config` evaluates on: `trained`, or another one for the same robot.
 
     Raises:
-        ConfigError: its state, goal or actions differ from those of `trained`.
+        ConfigError: a robot would notice the difference, see `PolicySpec.interface_difference`.
     """
     if config.eval_env in {"", config.env}:
         return trained
     eval_env = registry.make(config.eval_env, impl=config.impl)
-    for names in ("state_names", "goal_names", "action_names"):
-        ours, theirs = getattr(trained.spec, names), getattr(eval_env.spec, names)
-        if ours != theirs:
-            raise ConfigError(
-                f"eval_env {config.eval_env} does not fit env {config.env}: its {names} differ ({len(theirs)} and "
-                f"{len(ours)} values); use an environment with the same robot"
-            )
+    difference = config.policy_spec(trained).interface_difference(config.policy_spec(eval_env))
+    if difference:
+        raise ConfigError(
+            f"eval_env {config.eval_env} does not fit env {config.env}: its {difference}; use an environment with the "
+            "same robot, units, limits and control period"
+        )
     return eval_env
 
 

@@ -62,6 +62,11 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
     )
 
 
+def saved_part(config: TrainConfig, state: RunState) -> RunState:
+    """Return what goes into a snapshot."""
+    return state if config.snapshot_replay else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
+
+
 def compile_programs(
     config: TrainConfig, env: GoalEnv, state: RunState, *, eval_env: GoalEnv | None = None
 ) -> Programs:
@@ -108,7 +113,8 @@ def collect(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
         resample_goal_probability=config.resample_goal_probability,
         resample_at_goal_probability=config.resample_at_goal_probability,
     )
-    replay = replay_buffer.insert(state.replay, unroll.steps)
+    # Without any valid step so far the replay buffer is empty, and stays so.
+    replay = replay_buffer.insert(state.replay, unroll.steps, usable=unroll.any_kept)
     # The networks get states with these signs, see `policy.acting`.
     states = canonical_signs(unroll.steps.state, state.train_state.params.quaternions.state)
     statistics = state_statistics.add(

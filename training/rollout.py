@@ -7,7 +7,8 @@ Every reset draws a new start and a new goal. The commanded goal may also be res
 * At the goal: a good policy would otherwise stay at its goal for most of an episode, the replay buffer would fill with
   such steps, and the critic would forget the distant cells.
 
-A world whose physics diverges starts a new episode. The step that led there has no next state, so it is dropped.
+A world whose physics diverges starts a new episode. The step that led there has no next state, so it is dropped. The
+replay buffer has a slot for every step of every world, so the slot of a dropped step gets a copy of another step.
 """
 
 from typing import Any, NamedTuple
@@ -28,15 +29,16 @@ class RolloutState(NamedTuple):
     env_state: State
     episode: jax.Array  # int32, episodes that this environment has completed
     age: jax.Array  # int32, steps taken in the current episode
-    kept_state: jax.Array  # [environments, state_dim], state and action of the last step that was not dropped
-    kept_action: jax.Array
+    kept_state: jax.Array  # [environments, state_dim], state of the last step that was not dropped; NaN if none was
+    kept_action: jax.Array  # [environments, action_dim], its action
 
 
 class Unroll(NamedTuple):
     """Consecutive steps of all environments, [time, environments, ...]."""
 
     steps: Steps
-    valid: jax.Array  # bool; where it is false, the step was dropped and repeats an earlier one
+    valid: jax.Array  # bool; where it is false, the step was dropped and is a copy of another one
+    any_kept: jax.Array  # bool scalar; false if no step of the run was valid so far, so that there is nothing to copy
     diverged: jax.Array  # int32, what diverged in the step, as `GoalEnv.diverged_part` returns it; -1 for nothing
 
 
@@ -44,12 +46,11 @@ def start(env: GoalEnv, key: jax.Array, *, environments: int) -> RolloutState:
     """Reset `environments` environments."""
     nothing = jnp.zeros(environments, jnp.int32)
     env_state = jax.vmap(env.reset)(jax.random.split(key, environments))
-    first = env_state.info["state"]
     return RolloutState(
         env_state,
         episode=nothing,
         age=nothing,
-        kept_state=jnp.where(physics.diverged(first), 0, first),
+        kept_state=jnp.full_like(env_state.info["state"], jnp.nan),
         kept_action=jnp.zeros((environments, env.action_size)),
     )
 
@@ -67,7 +68,8 @@ def collect(
 ) -> tuple[RolloutState, Unroll]:
     """Take `unroll_length` steps with actions sampled from a policy; return the state after them, and the steps.
 
-    A step is dropped if its state, its action or the state after it has diverged. Its world starts a new episode.
+    A step is dropped if its state, its action or the state after it has diverged. Its world starts a new episode. The
+    dropped step becomes a copy of the world's last valid one; before a world's first valid step, of another world's.
 
     Args:
         episode_length: steps after which an episode ends at the latest.
@@ -75,7 +77,7 @@ def collect(
         resample_at_goal_probability: the same at a step within the success radius.
     """
 
-    def one_step(before: RolloutState, step_key: jax.Array) -> tuple[RolloutState, Unroll]:
+    def one_step(before: RolloutState, step_key: jax.Array) -> tuple[RolloutState, tuple[Steps, jax.Array, jax.Array]]:
         resample_key, noise_key, reset_key = jax.random.split(step_key, 3)
         current = resample_goals(
             env,
@@ -101,9 +103,11 @@ def collect(
             kept_state=steps.state,
             kept_action=steps.action,
         )
-        return restart_where(env, ended, after, key=reset_key), Unroll(steps, valid, diverged)
+        return restart_where(env, ended, after, key=reset_key), (steps, valid, diverged)
 
-    return jax.lax.scan(one_step, rollout_state, jax.random.split(key, unroll_length))
+    after, (steps, valid, diverged) = jax.lax.scan(one_step, rollout_state, jax.random.split(key, unroll_length))
+    steps, any_kept = _fill_from_others(steps)
+    return after, Unroll(steps, valid, any_kept, diverged)
 
 
 def resample_goals(
@@ -121,15 +125,32 @@ def resample_goals(
 def _fill(steps: Steps, before: RolloutState, *, valid: jax.Array) -> Steps:
     """Replace each step that is not valid by the world's last one that was, as an episode of its own.
 
-    The replay buffer has a slot for every step of every world, so the slot of a dropped step must hold something. The
-    repeated step did happen. Because it is alone in its episode, it is never the hindsight goal of another step, and
-    its own hindsight goal is its own state, as for the last step of any episode.
+    The repeated step did happen. Because it is alone in its episode, it is never the hindsight goal of another step,
+    and its own hindsight goal is its own state, as for the last step of any episode.
     """
     return Steps(
         state=jnp.where(valid[:, None], steps.state, before.kept_state),
         action=jnp.where(valid[:, None], steps.action, before.kept_action),
         episode=steps.episode + ~valid,
     )
+
+
+def _fill_from_others(steps: Steps) -> tuple[Steps, jax.Array]:
+    """Replace the dropped steps before a world's first valid one, whose states are NaN, by a step of another world.
+
+    Args:
+        steps: [time, environments, ...].
+
+    Returns:
+        The steps, and whether there was one to copy; if not, all states are 0.
+    """
+    kept = ~jnp.isnan(steps.state).any(axis=-1)
+    time, world = jnp.unravel_index(jnp.argmax(kept), kept.shape)
+    donor = jnp.where(kept.any(), steps.state[time, world], 0)
+    return steps._replace(
+        state=jnp.where(kept[..., None], steps.state, donor),
+        action=jnp.where(kept[..., None], steps.action, steps.action[time, world]),
+    ), kept.any()
 
 
 def restart_where(env: GoalEnv, ended: jax.Array, rollout_state: RolloutState, *, key: jax.Array) -> RolloutState:

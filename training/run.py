@@ -18,6 +18,7 @@ import rich.table
 import tyro
 
 from policy.spec import SpecError
+from training import standard_output
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.building.mazes import LayoutError
@@ -28,6 +29,10 @@ from training.run_dir import config_file
 
 _FALLBACK_ENV = "point_u_maze"
 _SCRIPT = "kilolayer-train"
+_STOPPING = (
+    "stopping after the current unroll, slice of gradient steps (about 5 s) or evaluation; a second Ctrl-C stops "
+    "immediately, without saving"
+)
 _DRY_RUN = "--dry-run"  # no setting of a run, so config.json does not have it
 
 
@@ -43,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, EnvError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return _train(config)
+    with standard_output.tolerant():
+        return _train(config)
 
 
 def _describe(arguments: list[str]) -> int:
@@ -67,6 +73,7 @@ def _train(config: TrainConfig) -> int:
     from training.run_dir.metrics_log import MetricsError
 
     console, ending = rich.console.Console(), threading.Lock()
+    progress = ConsoleProgress(console, began=BEGAN)
 
     def end_now() -> None:
         ending.acquire()  # for ever: only one thread ends the process
@@ -75,7 +82,7 @@ def _train(config: TrainConfig) -> int:
         os._exit(130)  # does not wait for compiled programs and the compiler's threads, which cannot be interrupted
 
     try:
-        with ConsoleProgress(console, began=BEGAN) as progress, stop_signals.second_interrupt(end_now):
+        with progress, stop_signals.watched(stopping=lambda: progress.say(_STOPPING), end=end_now):
             if warning := compilation_cache.enable():
                 progress.say(f"warning: {warning}")
             trainer.train(config, progress=progress, began=BEGAN)
@@ -168,7 +175,19 @@ def parse(arguments: list[str]) -> TrainConfig:
     program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
     needed = () if "--help" in arguments or "-h" in arguments else ("--env",) if dry else ("--env", "--out")
     defaults = _defaults(early, needed=needed)
-    return tyro.cli(TrainConfig, default=defaults, args=arguments, prog=program, description=_description(program))
+    config = tyro.cli(TrainConfig, default=defaults, args=arguments, prog=program, description=_description(program))
+    if config.resume:
+        _require_same_run(config)
+    return config
+
+
+def _require_same_run(config: TrainConfig) -> None:
+    """Refuse flags that must not change on a resume, before the slow imports. The run itself checks again."""
+    try:
+        stored = config_file.read(config.out)
+    except (OSError, config_file.ConfigFileError):
+        return  # the run says what is wrong with its folder
+    config_file.require_same_run(stored, config)
 
 
 def _defaults(early: argparse.Namespace, *, needed: Sequence[str]) -> TrainConfig:
@@ -182,6 +201,7 @@ def _defaults(early: argparse.Namespace, *, needed: Sequence[str]) -> TrainConfi
         else:
             if early.preset in {None, stored.preset}:
                 return stored
+            early.env = early.env or stored.env
     _require_flags(early, needed)
     env = early.env or _FALLBACK_ENV
     given: dict[str, Any] = {} if early.out is None else {"out": early.out}

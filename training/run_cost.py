@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,32 @@ _WALKERS = ("ant", "humanoid", "cheetah")
 
 def before_start(config: TrainConfig) -> list[str]:
     """Return the first lines of a run: its device, a GPU that is not used, and the cost of a preset not chosen."""
-    devices = jax.local_devices()
-    lines = [f"device: {_described(devices)}"]
-    if unused := unused_gpu(devices[0].platform):
+    lines = [f"device: {device()}"]
+    if unused := unused_gpu(jax.local_devices()[0].platform):
         lines.append(f"warning: {unused}")
-    if config.preset == "paper" and config.env not in PRESETS:
-        lines.append(
-            f"{bare_name(config.env)} has no preset of its own. Preset paper takes {config.total_env_steps:,} "
-            "environment steps and is made for a GPU; the time it takes here is printed once it is measured. A small "
-            f"preset to try first: --preset {small_preset(config.env)}"
-        )
+    if advice := preset_advice(config):
+        lines.append(advice)
     return lines
+
+
+def device() -> str:
+    """Return the name of the device that computes."""
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return f"CPU, {cores} cores"
+    return f"{devices[0].device_kind} ({devices[0].platform})"
+
+
+def preset_advice(config: TrainConfig) -> str:
+    """Return a line for an environment that has no preset of its own and takes the paper's; empty for others."""
+    if config.preset != "paper" or config.env in PRESETS:
+        return ""
+    return (
+        f"{bare_name(config.env)} has no preset of its own. Preset paper takes {config.total_env_steps:,} environment "
+        "steps and is made for a GPU; the time it takes here is printed once it is measured. A small preset to try "
+        f"first: --preset {small_preset(config.env)}"
+    )
 
 
 def small_preset(env: str) -> str:
@@ -58,7 +72,12 @@ def unused_gpu(platform: str, *, root: Path = Path("/")) -> str:
 
 
 def disk(config: TrainConfig, params: Any, *, snapshot: Any) -> str:
-    """Return how much disk a run needs at most, and how much is free."""
+    """Return how much disk a run needs at most, and how much is free.
+
+    Args:
+        params: of the policy, arrays or their shapes.
+        snapshot: the state that a snapshot holds, arrays or their shapes.
+    """
     snapshots = (_SNAPSHOTS + 1) * bytes_of(snapshot)
     evaluations = math.ceil(config.iterations / config.iterations_per_epoch)
     policies = evaluations * bytes_of(params)
@@ -69,10 +88,12 @@ def disk(config: TrainConfig, params: Any, *, snapshot: Any) -> str:
 
 
 def bytes_of(tree: Any) -> int:
-    """Return the bytes of all arrays in `tree`; random keys count with their data."""
+    """Return the bytes of all arrays, or of arrays of the shapes, in `tree`; random keys count with their data."""
     is_key = functools.partial(jnp.issubdtype, arg2=jax.dtypes.prng_key)
-    leaves = jax.tree.leaves(tree)
-    return sum(jax.random.key_data(leaf).nbytes if is_key(leaf.dtype) else leaf.nbytes for leaf in leaves)
+    leaves = [
+        jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf.dtype) else leaf for leaf in jax.tree.leaves(tree)
+    ]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 class CostReport:
@@ -88,17 +109,17 @@ class CostReport:
         left_s = budget.left_s(done=done, pending_updates=pending_updates)
         if left_s is None:
             alone_s = (config.iterations - done) * config.steps_per_iteration / (budget.steps_per_s or math.inf)
-            if alone_s >= _NOTABLE_S and self._first("physics"):
+            if _NOTABLE_S <= alone_s <= budget.limit_left_s and self._first("physics"):
                 lines.append(
                     f"{config.total_env_steps:,} environment steps take {in_words(alone_s)} or more here, before any "
                     f"gradient step{self._advice(alone_s)}"
                 )
-        elif (not pending_updates or budget.knows_updates) and self._first("time"):
+        elif budget.knows_updates and self._first("time"):
             steps = (config.iterations - done) * config.steps_per_iteration
+            whole_s = budget.to_the_end_s(done=done, pending_updates=pending_updates)
             lines.append(
-                f"about {budget.steps_per_s or 0:,.0f} environment steps/s; the remaining {steps:,} steps take about "
-                f"{in_words(budget.to_the_end_s(done=done, pending_updates=pending_updates))}"
-                f"{self._advice(budget.to_the_end_s(done=done, pending_updates=pending_updates))}"
+                f"about {budget.steps_per_s or 0:,.0f} environment steps/s; the remaining {steps:,} steps "
+                + self._forecast(whole_s, budget.limit_left_s)
             )
         return lines
 
@@ -112,6 +133,12 @@ class CostReport:
             "(--max-eval-share)"
         ]
 
+    def _forecast(self, whole_s: float, limit_left_s: float) -> str:
+        """Return the end of a sentence about the remaining steps."""
+        if whole_s <= limit_left_s:
+            return f"take about {in_words(whole_s)}{self._advice(whole_s)}"
+        return f"would take about {in_words(whole_s)}, but --max-minutes ends the run in {in_words(limit_left_s)}"
+
     def _advice(self, seconds: float) -> str:
         if seconds < _LONG_S or self._config.max_minutes < math.inf:
             return ""
@@ -124,13 +151,6 @@ class CostReport:
         first = what not in self._told
         self._told.add(what)
         return first
-
-
-def _described(devices: Sequence[Any]) -> str:
-    if devices[0].platform == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"CPU, {cores} cores"
-    return f"{devices[0].device_kind} ({devices[0].platform})"
 
 
 def _size(size: int) -> str:

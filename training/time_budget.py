@@ -18,6 +18,8 @@ Part = Literal["collect", "update", "evaluate", "keep"]  # keep: a snapshot and 
 class TimeBudget:
     """Seconds of one unroll, one gradient step, one evaluation, and one snapshot with its publication.
 
+    The first measurement of a part is replaced by the second one: the first run of a program is often much slower.
+
     Args:
         clock: seconds that never go back.
         began: when the command started, by `clock`.
@@ -39,10 +41,15 @@ class TimeBudget:
         self._config, self._clock, self._began = config, clock, began
         self._earlier_s, self._eval_s, self._snapshot_bytes = earlier_s, earlier_eval_s, snapshot_bytes
         self._measured: dict[Part, collections.deque[tuple[float, int]]] = {}
+        self._records: collections.Counter[Part] = collections.Counter()
 
     def record(self, part: Part, seconds: float, *, count: int = 1) -> None:
         """Note that `count` occurrences of `part` took `seconds` together."""
-        self._measured.setdefault(part, collections.deque(maxlen=_REMEMBERED)).append((seconds, count))
+        measured = self._measured.setdefault(part, collections.deque(maxlen=_REMEMBERED))
+        if self._records[part] == 1:
+            measured.clear()
+        measured.append((seconds, count))
+        self._records[part] += 1
         if part in {"evaluate", "keep"}:
             self._eval_s += seconds
 
@@ -58,9 +65,9 @@ class TimeBudget:
 
     @property
     def evaluation_s(self) -> float:
-        """Seconds that the next evaluation takes, with its snapshot and publication; a guess before the first one.
+        """Seconds that the next evaluation takes, with its snapshot and publication; an upper bound before the first one.
 
-        The guess of an evaluation is the time of as many steps in an unroll.
+        The bound is the time of as many steps in an unroll.
         """
         config = self._config
         rows = config.eval_episodes * config.episode_length / config.steps_per_iteration
@@ -70,9 +77,13 @@ class TimeBudget:
 
     @property
     def may_evaluate(self) -> bool:
-        """Whether an evaluation now, and the last one, take at most `max_eval_share` of the run's time."""
+        """Whether an evaluation now, and the last one, take at most `max_eval_share` of the run's time.
+
+        The first evaluation of a process is always allowed. What it takes cannot be derived from unrolls: a step of few
+        environments costs several times as much as one of many.
+        """
         share = self._config.max_eval_share
-        if share >= 1:
+        if share >= 1 or not self._records["evaluate"]:
             return True
         return self._eval_s + 2 * self.evaluation_s <= share * (self.total_s + self.evaluation_s)
 
@@ -95,26 +106,34 @@ class TimeBudget:
 
     @property
     def knows_updates(self) -> bool:
-        """Whether enough gradient steps of this process were timed; the first one often takes longer than others."""
-        return len(self._measured.get("update", ())) == _REMEMBERED
+        """Whether enough gradient steps of this process were timed for a forecast, without the first ones."""
+        return self._records["update"] > _REMEMBERED
 
     @property
     def steps_per_s(self) -> float | None:
-        """Environment steps per second of training, gradient steps included once they have begun."""
+        """Environment steps per second of training, gradient steps included once they have begun.
+
+        None while only the first unroll or the first gradient step was timed.
+        """
         seconds = self._iteration_s
-        return self._config.steps_per_iteration / seconds if seconds > 0 else None
+        known = seconds > 0 and 1 not in (self._records["collect"], self._records["update"])
+        return self._config.steps_per_iteration / seconds if known else None
 
     def left_s(self, *, done: int, pending_updates: int) -> float | None:
-        """Return about how many seconds the run still takes; None before the first gradient steps.
+        """Return about how many seconds the run still takes; None before the second slice of gradient steps.
 
         Args:
             done: iterations that have begun.
             pending_updates: gradient steps of the last of them that are not taken yet.
         """
-        if "update" not in self._measured:
+        if self._records["update"] < 2:
             return None
-        whole = self.to_the_end_s(done=done, pending_updates=pending_updates)
-        return max(0.0, min(whole, self._limit_s - self._since_start_s))
+        return min(self.to_the_end_s(done=done, pending_updates=pending_updates), self.limit_left_s)
+
+    @property
+    def limit_left_s(self) -> float:
+        """Seconds until `max_minutes` have passed; infinity without a limit."""
+        return max(0.0, self._limit_s - self._since_start_s)
 
     def to_the_end_s(self, *, done: int, pending_updates: int) -> float:
         """Return about how many seconds the rest of the run takes without a time limit. Arguments as for `left_s`."""

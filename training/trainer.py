@@ -20,10 +20,10 @@ from training import divergence, evaluation, memory_budget, run_cost, warm_start
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
-from training.programs import Programs, RunState, compile_programs, initial_state
+from training.programs import Programs, RunState, compile_programs, initial_state, saved_part
 from training.progress_display import NoProgress, Progress, Status
-from training.run_dir import checkpoint, lock, publish
-from training.run_dir.metrics_log import MetricsLog
+from training.run_dir import checkpoint, finished, lock, publish
+from training.run_dir.metrics_log import MetricsLog, read_metrics
 from training.stop_signals import stop_requested
 from training.time_budget import TimeBudget, in_words
 
@@ -45,6 +45,8 @@ def train(
 ) -> Outcome:
     """Train as `config` says, from the start or from the last snapshot, and publish policies along the way.
 
+    A run to resume that is finished is left as it is, before anything is compiled.
+
     In the main thread, SIGTERM and SIGINT end the run after the current unroll, slice of gradient steps or evaluation,
     with a snapshot. Until the programs are compiled there is nothing to save, and signals act as usual.
 
@@ -61,10 +63,17 @@ def train(
         DivergedError: the physics of more than `config.max_diverged_share` of the worlds diverged; the snapshot before
             it is intact.
         PhysicsOverflowError: Warp's arrays are too small for the contacts; the snapshot before it is intact.
+        MetricsError: the metrics of the run to resume cannot be read.
         MemoryError: the run does not fit into the device's memory.
         OSError: the folder cannot be written; earlier snapshots and policies are intact.
     """
     began, progress = clock() if began is None else began, progress or NoProgress()
+    if config.resume:
+        with lock.claimed(config):
+            if ended := finished.describe(config):
+                progress.say(ended)
+                progress.say(publish.describe_policies(config))
+                return Outcome(publish.last_policy(config), read_metrics(config.out)[-1], stopped=False)
     require_device(config)
     for line in run_cost.before_start(config):
         progress.say(line)
@@ -81,7 +90,7 @@ def train(
     config.policy_spec(env)  # raises an error now, not after training
     memory_budget.require_fit(config, env)
     with lock.claimed(config) as take_over:
-        state = _first_state(config, env)
+        state = _first_state(config, env, progress)
         take_over()  # nothing was written or deleted before this line
         env_steps = _env_steps(config, state)
         target = config.target_entropy_per_action * env.action_size
@@ -97,18 +106,20 @@ def train(
                 began=began,
                 earlier_s=earlier_s,
                 earlier_eval_s=earlier_s * earlier.get("time/eval_share", 0.0),
-                snapshot_bytes=run_cost.bytes_of(_to_save(config, state)),
+                snapshot_bytes=run_cost.bytes_of(saved_part(config, state)),
             )
             with stop_requested() as stop:
                 cost = run_cost.CostReport(config)
                 return _run(_Run(config, env, eval_env, programs, log, progress, stop, clock, budget, cost), state)
 
 
-def _first_state(config: TrainConfig, env: GoalEnv) -> RunState:
+def _first_state(config: TrainConfig, env: GoalEnv, progress: Progress) -> RunState:
     """Return the state that this process starts from: a snapshot, another run's policy, or a new one."""
     fresh = initial_state(config, env)
     state = _restore(config, fresh) if config.resume else fresh
-    return warm_start.with_params_from(config, env, state) if config.init_from and state is fresh else state
+    if config.init_from and state is fresh:
+        return warm_start.with_params_from(config, env, state, progress=progress)
+    return state
 
 
 def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
@@ -133,7 +144,7 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
             "snapshots do not contain the replay buffer: a resumed run fills it again before it learns, so it does not "
             "end with the same parameters as a run without interruption"
         )
-    progress.say(run_cost.disk(config, state.train_state.params, snapshot=_to_save(config, state)))
+    progress.say(run_cost.disk(config, state.train_state.params, snapshot=saved_part(config, state)))
     progress.say(
         f"Ctrl-C or SIGTERM saves the state and ends; --resume --out {config.out} continues. A second Ctrl-C ends "
         "immediately, without saving"
@@ -180,7 +191,10 @@ def _run(run: _Run, state: RunState) -> Outcome:
         policy = _publish(run, state, metrics)
         run.budget.record("keep", run.clock() - started)
         if not _complete(config, state) and run.budget.time_is_up(pending_updates=int(state.pending_updates)):
-            progress.say(f"ending early: the time limit has passed (max_minutes {config.max_minutes:g})")
+            progress.say(
+                f"ending early: the time limit has passed (max_minutes {config.max_minutes:g}); --resume --out "
+                f"{config.out} continues"
+            )
             break
     if "loss/critic" not in metrics:
         progress.say(
@@ -225,7 +239,7 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
 def _save(run: _Run, state: RunState) -> Path:
     """Save a snapshot; return its folder."""
     done, folder = int(state.iteration), run.config.out / "snapshots"
-    checkpoint.save(folder, done, state=_to_save(run.config, state))
+    checkpoint.save(folder, done, state=saved_part(run.config, state))
     return folder / str(done)
 
 
@@ -252,7 +266,7 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
         _report(run, state)
         ended = _epoch_ends(run, state)
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
-    _require_finite_parameters(state)
+    divergence.require_finite_parameters(state.train_state.params, iteration=int(state.iteration))
     if line := divergence.describe(state.divergence, run.env):
         run.progress.say(line)
     metrics = {name: np.concatenate([each[name] for each in slices]) for name in (slices[0] if slices else {})}
@@ -293,7 +307,7 @@ def _learn(run: _Run, state: RunState) -> tuple[RunState, dict[str, np.ndarray]]
     run.budget.record("update", run.clock() - started, count=last - first)
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
     taken = {name: np.asarray(numbers)[first:last] for name, numbers in metrics.items()}
-    _require_finite(taken, first=first, iteration=int(state.iteration), config=config)
+    divergence.require_finite(taken, first=first, iteration=int(state.iteration), config=config)
     return state, taken
 
 
@@ -335,17 +349,12 @@ def _report(run: _Run, state: RunState, *, what: str = "training") -> None:
         run.progress.say(line)
 
 
-def _to_save(config: TrainConfig, state: RunState) -> RunState:
-    """Return what goes into a snapshot."""
-    return state if config.snapshot_replay else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
-
-
 def _restore(config: TrainConfig, fresh: RunState) -> RunState:
     """Return the last snapshot, or `fresh` if none was saved yet. A replay buffer that was not saved is empty."""
     folder, published = config.out / "snapshots", bundle.versions(config.out / "policies")
     if not published and not checkpoint.any_saved(folder):
         return fresh
-    restored = checkpoint.restore_latest(folder, like=_to_save(config, fresh))
+    restored = checkpoint.restore_latest(folder, like=saved_part(config, fresh))
     reached = _env_steps(config, restored)
     if not config.snapshot_replay and any(version > reached for version in published):
         raise checkpoint.SnapshotError(
@@ -369,31 +378,3 @@ def require_device(config: TrainConfig) -> None:
             "precision bf16 is slower than f32 on a CPU, which has no bf16 arithmetic; use --precision f32, or add "
             "--allow-bf16-on-cpu to try it"
         )
-
-
-def _require_finite(metrics: dict[str, np.ndarray], *, first: int, iteration: int, config: TrainConfig) -> None:
-    """Raise FloatingPointError for the first metric that is not finite.
-
-    Args:
-        metrics: one value per gradient step.
-        first: number of the first of these steps within its round, from 0.
-        iteration: of the round, from 1.
-    """
-    worst = {name: int(np.argmin(np.isfinite(numbers))) for name, numbers in metrics.items()}
-    broken = {name: step for name, step in worst.items() if not np.isfinite(metrics[name][step])}
-    if broken:
-        name = min(broken, key=lambda name: broken[name])
-        raise FloatingPointError(
-            f"{name} is NaN or infinity in gradient step {first + broken[name] + 1} of {config.updates_per_unroll} of "
-            f"iteration {iteration}; the last snapshot is from before. Try a lower learning rate"
-        )
-
-
-def _require_finite_parameters(state: RunState) -> None:
-    """Raise FloatingPointError for a parameter that is not finite: the last step's losses were computed before it."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.train_state.params):
-        if not np.isfinite(np.asarray(leaf)).all():
-            raise FloatingPointError(
-                f"{jax.tree_util.keystr(path, simple=True, separator='.')} is NaN or infinity after iteration "
-                f"{int(state.iteration)}; the last snapshot is from before. Try a lower learning rate"
-            )

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from policy import bundle
-from policy.networks import PolicyParams
 from training.algorithms.crl.update import CRL
 from training.config import ConfigError, TrainConfig
 from training.envs.core.goal_env import GoalEnv
 from training.programs import RunState
+from training.progress_display import Progress
+from training.run_dir import best
 
 # What parameters are trained for. Limits, period and success radius may differ: training adapts to them.
 _MUST_AGREE = (
@@ -33,23 +34,33 @@ _MUST_AGREE = (
 )
 
 
-def with_params_from(config: TrainConfig, env: GoalEnv, state: RunState) -> RunState:
+def with_params_from(config: TrainConfig, env: GoalEnv, state: RunState, *, progress: Progress) -> RunState:
     """Return the `state` of a new run with the parameters of the policy at `config.init_from`.
+
+    Args:
+        progress: receives a line that names the policy.
 
     Raises:
         ConfigError: there is no intact policy, or its first field that does not fit, with both values.
         OSError: a file cannot be read.
     """
-    params = _read(config, env)
-    return state._replace(train_state=CRL.from_config(config, env).init(params))
+    policy = _read(config, env)
+    root, version = policy.path.parent, policy.version
+    progress.say(
+        f"starting from the policy {policy.spec.name}, version {version}, in {policy.path}: "
+        f"{best.describe_version(root, version)}"
+    )
+    return state._replace(train_state=CRL.from_config(config, env).init(policy.params))
 
 
-def _read(config: TrainConfig, env: GoalEnv) -> PolicyParams:
+def _read(config: TrainConfig, env: GoalEnv) -> bundle.Bundle:
     folder = _version_folder(Path(config.init_from or ""))
     try:
         policy = bundle.read(folder)
     except bundle.BundleError as error:
-        raise ConfigError(f"init_from cannot be read: {error}; use the folder of another version") from error
+        raise ConfigError(
+            f"init_from cannot be used: {error.problem}; use the folder of another version, or a folder with versions"
+        ) from error
     spec = config.policy_spec(env)
     for field in _MUST_AGREE:
         wanted, found = getattr(spec, field), getattr(policy.spec, field)
@@ -58,14 +69,15 @@ def _read(config: TrainConfig, env: GoalEnv) -> PolicyParams:
                 f"init_from {folder} does not fit this run: its {field} is {_shown(found)}, and this run has "
                 f"{_shown(wanted)}; change the setting of this run, or use another policy"
             )
-    return policy.params
+    return policy
 
 
 def _version_folder(folder: Path) -> Path:
-    """Return `folder`, or the newest version in it if it contains versions, or a folder policies/ with versions."""
+    """Return `folder`, or the best version in it if it contains versions, or a folder policies/ with versions."""
     for root in (folder, folder / "policies"):
-        if versions := bundle.versions(root):
-            return root / str(versions[-1])
+        version = best.best_version(root)
+        if version is not None:
+            return root / str(version)
     return folder
 
 

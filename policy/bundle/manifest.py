@@ -14,13 +14,22 @@ _NAME = "manifest.json"
 Reason = Literal["missing", "manifest", "files", "hash", "spec", "arrays", "probes"]
 
 
+_ADVICE: dict[Reason, str] = {"missing": "choose the folder of a published version, whose name is a number"}
+
+
 class BundleError(Exception):
-    """A bundle that must not be used. `reason` is one word for metrics; the message says what to do."""
+    """A bundle that must not be used.
+
+    `reason` is one word for metrics. `problem` and `advice` are parts of the message without full stops, so that a
+    caller with better advice can write a sentence of its own.
+    """
 
     def __init__(self, path: Path, reason: Reason, detail: str) -> None:
-        super().__init__(f"{path} is not a usable policy ({reason}): {detail}. Publish it again, or remove the folder.")
         self.path = path
         self.reason: Reason = reason
+        self.problem = f"{path} is not a usable policy ({reason}): {detail}"
+        self.advice = _ADVICE.get(reason, "publish it again, or remove the folder")
+        super().__init__(f"{self.problem}; {self.advice}")
 
 
 def versions(root: Path) -> list[int]:

@@ -35,7 +35,10 @@ def compute(params: PolicyParams, spec: PolicySpec, *, state: np.ndarray, goal: 
                 f"{name} must have shape [rows, {width}], with one row or more and as many rows as the other array, "
                 f"got {list(np.shape(array))}"
             )
-    return _compute(params, state, goal)
+    try:
+        return _compute(params, state, goal)
+    except ValueError as error:
+        raise ValueError(f"{error}, so it is not published; check the losses") from error
 
 
 def save(folder: Path, probes: Probes) -> None:
@@ -90,5 +93,5 @@ def _compute(params: PolicyParams, state: np.ndarray, goal: np.ndarray) -> Probe
     with jax.default_matmul_precision("highest"):
         action = np.asarray(jax.jit(act)(params, state, goal))
     if not np.isfinite(action).all():
-        raise ValueError("the policy gives actions that are NaN or infinity, so it is not published; check the losses")
+        raise ValueError("the policy gives actions that are NaN or infinity for its probes")
     return Probes(state, goal, action)

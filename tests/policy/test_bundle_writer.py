@@ -37,7 +37,7 @@ def test_actions_that_are_not_finite_are_not_published(tmp_path: Path, spec: Pol
     arrays = dict(params.actor.params)
     arrays["output"] = arrays["output"] | {"bias": np.array([np.nan, 0, 0, 0], np.float32)}
     spoiled = params._replace(actor=dataclasses.replace(params.actor, params=arrays))
-    with pytest.raises(ValueError, match="NaN or infinity, so it is not published"):
+    with pytest.raises(ValueError, match="NaN or infinity for its probes, so it is not published; check the losses"):
         publish(tmp_path / "root", 1, spec=spec, params=spoiled)
     assert not (tmp_path / "root").exists()
 

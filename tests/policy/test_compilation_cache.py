@@ -1,12 +1,18 @@
 """Compiled programs are kept in the user's cache folder, of a bounded size, unless JAX is told another one."""
 
 import os
+import re
+import resource
+import subprocess
+import sys
 import types
 from pathlib import Path
 
 import pytest
 
 from policy import compilation_cache
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -40,20 +46,63 @@ def test_jax_keeps_programs_there(settings: dict[str, object], tmp_path: Path) -
 
 
 def test_jaxs_own_variables_win(settings: dict[str, object], tmp_path: Path) -> None:
-    assert compilation_cache.enable({"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "/elsewhere"}) == ""
+    own = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "elsewhere")}
+    assert compilation_cache.enable(own) == ""
     assert settings == {}
-    assert list(tmp_path.iterdir()) == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["elsewhere"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert compilation_cache.enable({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/programs"}) == ""
+    assert settings == {}
     variables = {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "3"}
     compilation_cache.enable(variables)
     assert "jax_persistent_cache_min_compile_time_secs" not in settings
 
 
-def test_a_folder_that_cannot_be_written_is_a_warning(settings: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+@pytest.mark.parametrize(
+    ("folder", "reason"), [("file", "Not a directory|File exists"), ("/proc/programs", "No such file or directory")]
+)
+def test_a_folder_that_cannot_be_written_is_a_warning_and_jax_uses_none(
+    settings: dict[str, object], tmp_path: Path, variable: str, folder: str, reason: str
+) -> None:
     (tmp_path / "file").write_text("")
-    warning = compilation_cache.enable({"XDG_CACHE_HOME": str(tmp_path / "file")})
+    warning = compilation_cache.enable({variable: str(tmp_path / folder)})
+    require_warning(warning, reason)
+    assert settings == {"jax_compilation_cache_dir": None}
+
+
+def test_a_full_disk_is_a_warning_too(settings: dict[str, object], tmp_path: Path) -> None:
+    """A limit on the size of files stands for a disk that has room for a folder, and for no program."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        warning = compilation_cache.enable({"XDG_CACHE_HOME": str(tmp_path)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    require_warning(warning, "File too large")
+    assert settings == {"jax_compilation_cache_dir": None}
+    assert list((tmp_path / "kilolayer" / "jax").iterdir()) == []
+
+
+def require_warning(warning: str, reason: str) -> None:
+    assert re.search(reason, warning), warning
     assert warning.startswith("compiled programs are not kept for the next start: ")
-    assert warning.endswith("set JAX_COMPILATION_CACHE_DIR to a folder that can be written")
-    assert settings == {}
+    assert warning.endswith("; set JAX_COMPILATION_CACHE_DIR to a folder that can be written")
+    assert "\n" not in warning
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_jax_itself_goes_on_without_the_folder_and_says_nothing(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "file").write_text("")
+    code = (
+        "from policy import compilation_cache; import jax; warned = compilation_cache.enable()\n"
+        "print(jax.jit(lambda x: x + 1)(1), len(warned.splitlines()))"
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XDG_"))}
+    environ |= {variable: str(tmp_path / "file"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environ |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100)  # noqa: PLW1510
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "2 1\n", "")
 
 
 def test_the_entries_used_longest_ago_are_deleted(tmp_path: Path) -> None:

@@ -25,18 +25,25 @@ stage = {stage!r}
 arguments = sys.argv[1:]
 flags = dict(zip(arguments[::2], arguments[1::2]))
 root = pathlib.Path(__file__).resolve().parents[{up}]
-(root / (stage + ".pid")).write_text(str(os.getpid()))
-(root / (stage + ".json")).write_text(json.dumps(arguments))
-behavior = os.environ.get("STAND_IN_" + stage.upper(), "work")
 if stage == "serve":
     def end(*_):
         (root / "serve.ended").write_text("")
         sys.exit(0)
     signal.signal(signal.SIGTERM, end)
+(root / (stage + ".pid")).write_text(str(os.getpid()))
+(root / (stage + ".json")).write_text(json.dumps(arguments))
+behavior = os.environ.get("STAND_IN_" + stage.upper(), "work")
+while stage == "drive" and not (root / "serve.json").exists():
+    time.sleep(0.01)
 if behavior.isdigit():
     sys.exit(int(behavior))
 if stage == "train":
     (root / "runs" / "demo").mkdir(parents=True, exist_ok=True)
+    for number, stay in enumerate(os.environ.get("STAND_IN_STAYS", "").split(), start=1):
+        version = root / "runs" / "demo" / "policies" / str(100 * number)
+        version.mkdir(parents=True)
+        policy = {{"provenance": {{"metrics": {{"eval/stay": float(stay)}}}}}}
+        (version / "policy.json").write_text(json.dumps(policy))
 if behavior == "wait" or stage == "serve":
     time.sleep(60)
 if stage == "drive":
@@ -107,6 +114,20 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
         assert set(shown) <= set(itertools.pairwise(arguments)), f"the README shows other flags for {STAGES[stage]}"
     assert (checkout / "serve.ended").exists(), "the server was asked to stop, not killed"
     assert running(checkout) == []
+
+
+@pytest.mark.parametrize(
+    ("stays", "folder", "served"), [("0.91 0.96", "policies", ["100", "200"]), ("0.96 0.91 0.93", "best", ["100"])]
+)
+def test_the_best_version_of_the_run_is_served(checkout: Path, stays: str, folder: str, served: list[str]) -> None:
+    """A server takes the newest version of its folder."""
+    demo = start(checkout, stays=stays)
+    said, complained = demo.communicate(timeout=60)
+    assert demo.returncode == 0, complained
+    assert f"2 of 3: serve runs/demo/{folder} on 127.0.0.1:" in said
+    assert json.loads((checkout / "serve.json").read_text())[:2] == ["--policies", f"runs/demo/{folder}"]
+    assert sorted(entry.name for entry in (checkout / "runs" / "demo" / folder).iterdir()) == served
+    assert (checkout / "runs" / "demo" / folder / served[-1] / "policy.json").exists()
 
 
 def test_no_command_of_a_page_uses_the_folder_that_the_demonstration_replaces() -> None:

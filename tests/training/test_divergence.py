@@ -1,5 +1,6 @@
 """Worlds whose physics diverges: what enters the replay buffer, what is counted, and when a run ends for it."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from tests.samples import policy_spec
 from tests.training import probes
 from tests.training.cart import Cart
 from tests.training.test_rollout import SPEC, Counter
-from training import divergence, evaluation, rollout, trainer
+from training import divergence, evaluation, programs, rollout, trainer
 from training.algorithms.baselines.brax_env import wrap
 from training.config import ConfigError
 from training.data import hindsight, replay_buffer
@@ -96,12 +97,42 @@ def test_no_pair_of_the_replay_says_what_did_not_happen() -> None:
     assert ages == {(0, 1), (1, 1), (2, 2), (3, 3)}
 
 
-def test_a_world_that_breaks_in_its_first_step_repeats_its_start_at_rest() -> None:
-    start, _, seen = unroll(Fragile(last=0, then=np.nan), length=2)
-    world = int(np.argmax(start.env_state.info["goal"][:, 0] > 5))
+def test_a_world_that_breaks_in_its_first_step_repeats_a_step_of_another_world() -> None:
+    """Its start with an action of 0, as it was once, is a step that never happened."""
+    start, robots, seen = unroll(Fragile(last=0, then=np.nan), length=2)
+    breaks = np.asarray(start.env_state.info["goal"][:, 0] > 5)
+    world, sound = int(np.argmax(breaks)), int(np.argmin(breaks))
     assert not seen.valid[0, world]
     assert seen.steps.state[0, world].tolist() == [0, 0]
-    assert seen.steps.action[0, world].tolist() == [0]
+    np.testing.assert_array_equal(seen.steps.action[0, world], seen.steps.action[0, sound])
+    assert float(seen.steps.action[0, world, 0]) != 0
+    assert seen.steps.episode[:2, world].tolist() == [1, 2 + int(not seen.valid[1, world])]
+    assert seen.any_kept
+    assert np.isnan(robots.kept_state).any(axis=1).tolist() == (~np.asarray(seen.valid).any(axis=0)).tolist()
+
+
+def test_unrolls_without_any_valid_step_leave_the_replay_buffer_empty(tiny, tmp_path: Path) -> None:
+    """Every world breaks in its first step: nothing has happened that could be learned from."""
+
+    class Hopeless(probes.Line):
+        broken = True
+
+        def move(self, state: jax.Array, push: jax.Array) -> jax.Array:
+            return jnp.full(2, jnp.nan) if self.broken else super().move(state, push)
+
+    env, config = Hopeless(), tiny(tmp_path)
+    state = programs.initial_state(config, env)
+    collect = jax.jit(functools.partial(programs.collect, config, env))
+    for _ in range(3):
+        state = collect(state)
+    assert int(state.replay.held) == int(state.replay.cursor) == int(state.pending_updates) == 0
+    assert int(state.statistics.seen.rows) == 0
+    assert np.isfinite(state.statistics.seen.mean).all()
+    assert divergence.count(state.divergence) == 3 * 5 * 8
+    env.broken = False
+    state = jax.jit(functools.partial(programs.collect, config, env))(state)
+    assert int(state.replay.held) == 5
+    assert np.isfinite(state.replay.steps.state[:5]).all()
 
 
 def test_an_action_that_is_not_finite_is_dropped_but_the_physics_is_not_blamed() -> None:

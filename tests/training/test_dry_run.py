@@ -1,14 +1,17 @@
 """A dry run says what a command will do, and which published figure stands beside it; it writes and trains nothing."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training import trainer
+from training import memory_budget, run_cost, trainer
+from training.envs import registry
+from training.programs import initial_state
 from training.published import PUBLISHED
-from training.run import main
+from training.run import main, parse
 
 pytestmark = pytest.mark.usefixtures("without_physics")
 Lines = Callable[..., dict[str, str]]
@@ -19,6 +22,10 @@ def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
     """Return a function that runs a command with --dry-run and returns its lines by their first words."""
     monkeypatch.setattr(trainer, "train", pytest.fail)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_cost, "device", lambda: "CPU, 2 cores")
+    monkeypatch.setattr(memory_budget, "device_memory", lambda: 8 * 10**9)
+    usage = type(shutil.disk_usage(tmp_path))(10**12, 0, 10**11)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
     def run(*arguments: str) -> dict[str, str]:
         assert main([*arguments, "--dry-run"]) == 0
@@ -32,7 +39,11 @@ def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_it_names_everything_that_a_published_figures_command_will_do(lines: Lines) -> None:
-    assert lines("--env", "ant_u5_maze", "--preset", "paper", "--actor-depth", "16", "--critic-depth", "16") == {
+    told = lines("--env", "ant_u5_maze", "--preset", "paper", "--actor-depth", "16", "--critic-depth", "16")
+    disk = told.pop("disk")
+    assert disk.startswith("up to ")
+    assert disk.endswith(" for 394 policies; 100.0 GB are free")
+    assert told == {
         "environment": "ant_u5_maze: 2 state, 2 goal, 1 action values",  # of the test's environment
         "evaluated on": "ant_u5_maze_eval, 394 times, 128 episodes of 1,000 steps",
         "environment steps": "400,006,144: 12,601 iterations of 512 environments x 62 steps",
@@ -40,7 +51,37 @@ def test_it_names_everything_that_a_published_figures_command_will_do(lines: Lin
         "networks": "actor depth 16, width 256; critic depth 16, width 256",
         "replay buffer": "1,000 to 10,000 steps of each environment, 0.08 GB",  # 512 * 10,000 * 16 bytes
         "published": "time at goal 20 of 1000 steps at depth 16 (Ant U5-Maze, arXiv 2503.14858, figure 1)",
+        "device": "CPU, 2 cores",
+        # replay 82 MB, parameters 50, activations 42, logits 5, indices of batches 7
+        "memory": "0.19 GB of 8.00 GB",
+        "time": "printed by the run, once it has measured its first iterations",
+        "advice": "ant_u5_maze has no preset of its own. Preset paper takes 400,000,000 environment steps and is made "
+        "for a GPU; the time it takes here is printed once it is measured. A small preset to try first: --preset "
+        "ant_on_two_cores",
     }
+
+
+def test_the_costs_are_those_that_the_run_tells(lines: Lines, tiny, tmp_path: Path) -> None:
+    """Without compiling: sizes come from shapes."""
+    flags = "--num-envs 8 --unroll-length 5 --max-replay-size 23 --min-replay-size 10 --num-evals 2 --max-minutes 90"
+    told = lines("--env", "point_u_maze", *flags.split())
+    config = parse(["--env", "point_u_maze", "--out", str(tmp_path), *flags.split()])
+    state = initial_state(config, registry.make(config.env))
+    assert told["disk"] == run_cost.disk(config, state.train_state.params, snapshot=state).removeprefix("disk: ")
+    assert told["time"].startswith("at most 1 h 30 min (--max-minutes); a forecast is printed by the run")
+    assert "advice" not in told
+    assert "too large" not in told
+
+
+def test_a_run_that_will_not_fit_is_told_what_to_lower(lines: Lines) -> None:
+    told = lines("--env", "point_u_maze", "--preset", "paper", "--max-replay-size", "2000000")
+    assert told["memory"].endswith(" GB of 8.00 GB")
+    assert "lower max_replay_size from 2000000 to " in told["too large"]
+
+
+def test_a_baseline_needs_no_disk(lines: Lines) -> None:
+    told = lines("--env", "point_u_maze", "--algorithm", "sac")
+    assert told["disk"] == "a baseline saves no snapshots and publishes no policy"
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,47 @@ def test_resume_needs_no_other_flag_than_the_folder(tmp_path: Path) -> None:
     assert parse(resume) == dataclasses.replace(started, resume=True)
     assert parse([*resume, "--max-minutes", "5"]) == dataclasses.replace(started, resume=True, max_minutes=5)
     assert parse([*resume, "--preset", "ant_on_two_cores"]) == parse(resume)
-    # with another preset the run itself refuses what must not change
-    assert parse([*resume, "--env", "ant", "--preset", "paper"]).num_envs == 512
+    assert parse([*resume, "--env", "ant"]) == parse(resume)
     assert parse(["--env", "ant", "--out", str(tmp_path), "--no-resume"]).preset == "paper"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--preset", "paper"],
+            "num_envs was 256 in the run to resume and is 512 with --preset paper; leave out --preset",
+        ),
+        (
+            ["--env", "ant", "--preset", "paper"],
+            "num_envs was 256 in the run to resume and is 512 with --preset paper; ",
+        ),
+        (
+            ["--env", "humanoid"],
+            "env was 'ant' in the run to resume and is 'humanoid' now; use 'ant', or start a new run",
+        ),
+        (["--actor-depth", "8"], "actor_depth was 4 in the run to resume and is 8 now; use 4, or start a new run with"),
+    ],
+)
+def test_a_resume_with_another_setting_names_it_and_what_may_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    config_file.write(tmp_path, parse(["--env", "ant", "--preset", "ant_on_two_cores", "--out", str(tmp_path)]))
+    assert main(["--resume", "--out", str(tmp_path), *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {message}")
+    assert told.endswith(
+        "with another --out. Only these flags may change with --resume: --preset, --total-env-steps, --max-minutes, "
+        "--target-stay-rate, --max-diverged-share, --actor-learning-rate, --critic-learning-rate, "
+        "--temperature-learning-rate, --allow-bf16-on-cpu, --num-evals, --eval-episodes, --max-eval-share\n"
+    )
+    assert told.count("\n") == 1
+
+
+def test_a_preset_that_differs_only_in_what_may_change_resumes_a_run(tmp_path: Path) -> None:
+    config_file.write(tmp_path, parse(["--env", "ant_hardest_maze", "--preset", "paper", "--out", str(tmp_path)]))
+    resumed = parse(["--resume", "--out", str(tmp_path), "--preset", "training_layouts"])
+    assert (resumed.env, resumed.total_env_steps) == ("ant_hardest_maze", 100_000_000)
 
 
 def test_a_bad_flag_fails_before_training_is_imported() -> None:

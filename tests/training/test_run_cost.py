@@ -50,34 +50,48 @@ def test_the_disk_holds_three_snapshots_and_a_policy_for_each_evaluation(tiny, t
 
 
 def report_after(tiny, *, collect: float, update: float | None, steps: int, **changes) -> list[str]:
-    """The lines after the first unroll, and after a round of three gradient steps, of 40 environment steps each."""
-    config = tiny(Path("run"), total_env_steps=steps, **changes)
+    """The lines after two unrolls of 40 environment steps, and after a round of five gradient steps.
+
+    The first of each takes ten times as long, as the first run of a program may.
+    """
+    config = tiny(Path("run"), total_env_steps=steps, updates_per_unroll=5, **changes)
     budget = TimeBudget(config, clock=FakeClock(), began=0.0)
     report = run_cost.CostReport(config)
-    budget.record("collect", collect)
-    lines = report.after_training(budget, done=1, pending_updates=0 if update is None else 3)
+    lines = list[str]()
+    for seconds in (10 * collect, collect):
+        assert lines == []
+        budget.record("collect", seconds)
+        lines += report.after_training(budget, done=1, pending_updates=0)
     if update is not None:
-        for _ in range(2):  # of two slices of a round nothing is said
-            budget.record("update", update)
-            lines += report.after_training(budget, done=1, pending_updates=2)
-        assert not any("about" in line for line in lines)
+        for taken, seconds in enumerate((10 * update, update, update, update), start=1):
+            assert not any("about" in line for line in lines)
+            budget.record("update", seconds)
+            lines += report.after_training(budget, done=1, pending_updates=5 - taken)
         budget.record("update", update)
-    lines += report.after_training(budget, done=1, pending_updates=0)
     return lines + report.after_training(budget, done=1, pending_updates=0)  # nothing is said twice
 
 
 def test_the_cost_is_told_as_soon_as_it_is_known(tiny) -> None:
+    """An iteration takes 1 + 5 x 3 s. After its fourth slice, the six others and one gradient step remain."""
     assert report_after(tiny, collect=1, update=3, steps=40 * 7) == [
-        "about 4 environment steps/s; the remaining 240 steps take about 1 min 0 s"
+        "about 2 environment steps/s; the remaining 240 steps take about 1 min 39 s"
     ]
     assert report_after(tiny, collect=1, update=None, steps=40 * 100) == []
     (bound,) = report_after(tiny, collect=1, update=None, steps=40 * 7201)
     assert bound == "288,040 environment steps take 2 h 0 min or more here, before any gradient step"
 
 
+def test_a_forecast_is_never_more_than_what_the_time_limit_leaves(tiny) -> None:
+    assert report_after(tiny, collect=1, update=3, steps=40 * 7, max_minutes=1) == [
+        "about 2 environment steps/s; the remaining 240 steps would take about 1 min 39 s, but --max-minutes ends the "
+        "run in 1 min 0 s"
+    ]
+    assert report_after(tiny, collect=1, update=None, steps=40 * 7201, max_minutes=60) == []
+
+
 def test_days_are_a_warning_unless_there_is_a_time_limit(tiny) -> None:
-    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2)
+    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 5401 * 2)
     assert "take about 2.0 days. WARNING: that is days. Lower --total-env-steps, set --max-minutes" in told
     assert told.endswith("--preset point_u_maze")
-    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 8641 * 2, max_minutes=60)
+    *_, told = report_after(tiny, collect=1, update=3, steps=40 * 5401 * 2, max_minutes=60)
     assert "WARNING" not in told

@@ -83,7 +83,7 @@ def test_evaluations_that_take_too_long_are_left_out_and_change_nothing(
     told = rich.console.Console(file=io.StringIO(), width=10_000)
     config = tiny(tmp_path / "run", max_eval_share=0.2, num_evals=6)
     trainer.train(config, clock=clock, progress=ConsoleProgress(told, clock=clock))
-    assert [row["env_steps"] for row in read_metrics(tmp_path / "run")] == [240]
+    assert [row["env_steps"] for row in read_metrics(tmp_path / "run")] == [40, 240]
     require_same_policy(finished, tmp_path / "run", 240)
     assert told.file.getvalue().count("there are fewer than --num-evals 6, so that they take at most 20% of the") == 1
 
@@ -188,8 +188,8 @@ def test_a_log_file_says_what_a_terminal_says(tiny, tmp_path, monkeypatch, clock
     assert any(line.startswith("disk: up to ") and "for 2 policies" in line for line in lines)
     assert f"Ctrl-C or SIGTERM saves the state and ends; --resume --out {out} continues" in log.file.getvalue()
     assert "compiled; 20 s since the start" in lines
-    # after 3 iterations of 40 steps, of 1 + 3 x 1 s each: 3 to go, and an evaluation whose time is not known yet
-    assert any(line == "about 10 environment steps/s; the remaining 120 steps take about 12 s" for line in lines)
+    # after 5 iterations of 40 steps, of 1 + 3 x 1 s each: one to go, and an evaluation of 2 s
+    assert any(line == "about 10 environment steps/s; the remaining 40 steps take about 6 s" for line in lines)
     evaluation = next(line for line in lines if line.strip().startswith("120 steps "))
     assert evaluation.endswith("  12 s left")
     assert lines[-3] == "42 s in all, 10% of it for evaluations"  # 20 + 6 x 1 + 4 x 3 x 1 + 2 x 2

@@ -33,13 +33,8 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
 
 
 def test_evaluations_take_a_fifth_of_the_time_with_the_last_one(tiny, clock) -> None:
-    """Two evaluations of 10 s take a fifth of 100 s, the second of them still to come: 90 s must have passed."""
+    """After an evaluation of 10 s, three take a fifth of 150 s, the third of them still to come."""
     budget = budget_of(tiny, clock, max_eval_share=0.2)
-    budget.record("collect", 4.0)  # 40 steps; an evaluation of 4 x 20 steps is expected to take 8 s, and 2 s to keep
-    clock.now = 89.0
-    assert not budget.may_evaluate
-    clock.now = 90.0
-    assert budget.may_evaluate
     budget.record("evaluate", 8.0)
     budget.record("keep", 2.0)
     clock.now = 100.0
@@ -51,6 +46,20 @@ def test_evaluations_take_a_fifth_of_the_time_with_the_last_one(tiny, clock) -> 
     unlimited = budget_of(tiny, clock, max_eval_share=1.0)
     clock.now = 0.0
     assert unlimited.may_evaluate
+
+
+def test_the_first_evaluation_is_never_left_out(tiny, clock) -> None:
+    """Steps of few environments cost more than those of many, so unrolls say nothing of an evaluation's time."""
+    for earlier_eval_s in (0.0, 100.0):
+        budget = TimeBudget(
+            tiny(Path("run"), max_eval_share=0.01), clock=clock, began=0.0, earlier_eval_s=earlier_eval_s
+        )
+        budget.record("collect", 4.0)
+        clock.now = 20.0
+        assert budget.evaluation_s == 8 + 2  # 4 x 20 steps instead of 40, and a guess for snapshot and publication
+        assert budget.may_evaluate
+        budget.record("evaluate", 1.0)
+        assert not budget.may_evaluate
 
 
 def test_what_a_resumed_run_took_before_counts(tiny, clock) -> None:
@@ -104,9 +113,14 @@ def test_a_slice_takes_five_seconds_and_less_before_the_end(tiny, clock) -> None
 def test_the_time_left_by_hand(tiny, clock) -> None:
     """Four rounds of 1 + 3 x 2 s, two gradient steps of a fifth, and two evaluations of 10 s."""
     budget = budget_of(tiny, clock)
+    budget.record("collect", 9.0)
+    assert budget.steps_per_s is None  # nobody knows how much slower the first one was
     budget.record("collect", 1.0)
     assert budget.left_s(done=1, pending_updates=0) is None
     assert budget.steps_per_s == 40
+    budget.record("update", 7.0)
+    assert budget.left_s(done=2, pending_updates=2) is None
+    assert budget.steps_per_s is None
     budget.record("update", 2.0)
     assert budget.left_s(done=2, pending_updates=2) == 32
     assert budget.steps_per_s == pytest.approx(40 / 7)
@@ -114,13 +128,18 @@ def test_the_time_left_by_hand(tiny, clock) -> None:
     budget.record("keep", 2.0)
     assert budget.left_s(done=2, pending_updates=2) == 52
     limited = budget_of(tiny, clock, max_minutes=0.25)
-    limited.record("update", 2.0)
+    for _ in range(2):
+        limited.record("update", 2.0)
     clock.now = 5.0
     assert limited.left_s(done=0, pending_updates=0) == 10
 
 
-def test_a_first_gradient_step_that_is_slow_does_not_count_as_much_as_a_slice(tiny, clock) -> None:
+def test_the_first_measurement_of_a_part_counts_until_there_is_a_second_one(tiny, clock) -> None:
     budget = budget_of(tiny, clock, updates_per_unroll=1000)
     budget.record("update", 1.0)
-    budget.record("update", 4.0, count=24)
+    assert budget.slice_updates(1000) == 5
+    budget.record("update", 4.0, count=20)
     assert budget.slice_updates(1000) == 25  # of 0.2 s each
+    for seconds, longest in ((30.0, 30.0), (2.0, 2.0), (3.0, 3.0)):
+        budget.record("keep", seconds)
+        assert budget.evaluation_s == longest

@@ -18,7 +18,7 @@ import rich.console
 
 from policy import bundle
 from tests.training import probes
-from training import trainer
+from training import divergence, evaluation, trainer
 from training.config import ConfigError
 from training.envs import registry
 from training.programs import initial_state
@@ -185,11 +185,27 @@ def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> Non
     assert expected in recorder.lines
 
 
-def test_resuming_a_finished_run_does_nothing(finished: Path, tiny) -> None:
-    before = (finished / "metrics.jsonl").read_text()
-    outcome = trainer.train(tiny(finished, resume=True))
+@pytest.fixture
+def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((registry, "make"), (trainer, "compile_programs"), (trainer, "initial_state")):
+        monkeypatch.setattr(module, name, pytest.fail)
+
+
+def test_a_finished_run_is_resumed_without_building_anything(finished: Path, tiny, nothing_is_built) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    told = rich.console.Console(file=io.StringIO(), width=10_000)
+    outcome = trainer.train(tiny(finished, resume=True), progress=ConsoleProgress(told))
     assert outcome.policy == finished / "policies" / "240"
-    assert (finished / "metrics.jsonl").read_text() == before
+    assert outcome.metrics == read_metrics(finished)[-1]
+    first, last = told.file.getvalue().splitlines()
+    assert first == f"{finished} is finished: it has taken its 240 environment steps; raise --total-env-steps to go on"
+    assert last.startswith(f"policy in {finished}/policies/240: the newest")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_finished_run_refuses_changes_as_any_other(finished: Path, tiny, nothing_is_built) -> None:
+    with pytest.raises(ConfigError, match="actor_width was 16 in the run to resume"):
+        trainer.train(tiny(finished, resume=True, actor_width=32))
 
 
 def evaluations_that_find(monkeypatch: pytest.MonkeyPatch, stays: list[float]) -> None:
@@ -220,8 +236,13 @@ def test_a_resumed_run_counts_the_evaluation_before_it(tiny, tmp_path, monkeypat
     assert [row["eval/stay"] for row in read_metrics(out)] == [0.1, 0.1, 0.6, 0.5]
     line = "ending early: two evaluations in a row have an eval/stay of target_stay_rate 0.5 or more"
     assert line in told.file.getvalue()
-    # and once its target is met, it goes no further
-    trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, resume=True))
+    # and once its target is met, it goes no further, and says so before it compiles
+    monkeypatch.setattr(registry, "make", pytest.fail)
+    trainer.train(tiny(out, target_stay_rate=0.5, num_evals=6, resume=True), progress=SilentConsole(told))
+    assert told.file.getvalue().splitlines()[-2] == (
+        f"{out} is finished: two evaluations in a row have an eval/stay of target_stay_rate 0.5 or more; raise "
+        "--target-stay-rate to go on, or set it to inf"
+    )
     assert len(read_metrics(out)) == 4
 
 
@@ -274,7 +295,7 @@ def test_a_policy_that_is_not_finite_is_neither_saved_nor_published(tiny, tmp_pa
 
 def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
     state = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
-    trainer._require_finite_parameters(state)
+    divergence.require_finite_parameters(state.train_state.params, iteration=0)
     params = state.train_state.params
     assert params.goal_encoder is not None
     output = params.goal_encoder.params["output"]
@@ -283,7 +304,7 @@ def test_parameters_that_are_not_finite_are_named(tiny, tmp_path) -> None:
     with pytest.raises(
         FloatingPointError, match="goal_encoder.params.output.bias is NaN or infinity after iteration 0"
     ):
-        trainer._require_finite_parameters(state._replace(train_state=state.train_state._replace(params=broken)))
+        divergence.require_finite_parameters(broken, iteration=0)
 
 
 def test_bf16_is_refused_on_a_cpu_unless_asked_for(tiny, tmp_path) -> None:
@@ -338,6 +359,43 @@ def test_eval_env_may_be_another_environment_for_the_same_robot(tiny, tmp_path, 
     monkeypatch.setattr(registry, "make", lambda name, **_: envs[name])
     trainer.train(tiny(tmp_path / "run", env="ant", eval_env="ant_u_maze"))
     assert [row["eval/time_at_goal"] for row in read_metrics(tmp_path / "run")] == [20, 20]
-    with pytest.raises(ConfigError, match="eval_env point_u_maze does not fit env ant: its action_names differ"):
+    with pytest.raises(
+        ConfigError, match=r"eval_env point_u_maze does not fit env ant: its action_names is \('thrust',\)"
+    ):
         trainer.train(tiny(tmp_path / "other", env="ant", eval_env="point_u_maze"))
     assert not (tmp_path / "other").exists()
+
+
+class Slow(probes.Line):
+    """Acts every second, with twice the force."""
+
+    control_period_s = 1.0
+    action_high = (2.0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "difference"),
+    [
+        ({}, Slow, "action_high is (2.0,) instead of (1.0,)"),
+        ({"success_radius": 0.25}, probes.Line, "success_radius is 0.25 instead of 0.2"),
+        (
+            {"state_names": ("x [mm]", "y [mm]")},
+            probes.Line,
+            "state_names is ('x [mm]', 'y [mm]') instead of ('x', 'y')",
+        ),
+        ({"actuator_kind": ("velocity",)}, probes.Line, "actuator_kind is ('velocity',) instead of ('other',)"),
+        ({"action_meaning": ("increment",)}, probes.Line, "action_meaning is ('increment',) instead of ('absolute',)"),
+    ],
+)
+def test_an_eval_env_that_a_robot_would_notice_is_refused(
+    tiny, tmp_path, monkeypatch, changes: dict, kind: type, difference: str
+) -> None:
+    other = kind()
+    other.spec = dataclasses.replace(other.spec, **changes)
+    monkeypatch.setattr(registry, "make", lambda *_, **__: other)
+    with pytest.raises(ConfigError) as refused:
+        evaluation.make_env(tiny(tmp_path, env="ant", eval_env="ant_u_maze"), probes.Line())
+    assert str(refused.value) == (
+        f"eval_env ant_u_maze does not fit env ant: its {difference}; use an environment with the same robot, units, "
+        "limits and control period"
+    )

@@ -8,21 +8,51 @@ import numpy as np
 import pytest
 
 from policy import bundle
-from training import trainer, warm_start
+from training import evaluation, trainer, warm_start
 from training.config import ConfigError
 from training.envs import registry
+from training.progress_display import NoProgress
 
 pytestmark = pytest.mark.usefixtures("without_physics")
 
 
-@pytest.mark.parametrize(("folder", "version"), [("policies/120", 120), ("policies", 240), ("", 240)])
+class Recorder(NoProgress):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def falling(without_physics, tiny, tmp_path_factory) -> Path:
+    """The folder of a run whose first evaluation, after 120 steps, was its best."""
+    out, stays = tmp_path_factory.mktemp("runs") / "falling", iter((0.75, 0.5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "summarize", lambda _: {"eval/stay": next(stays)})
+        trainer.train(tiny(out), progress=None)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("folder", "version", "stay"), [("policies/240", 240, 0.5), ("policies", 120, 0.75), ("", 120, 0.75)]
+)
 def test_a_run_starts_with_the_networks_of_a_policy_and_nothing_else_of_it(
-    finished: Path, tiny, tmp_path, folder: str, version: int
+    falling: Path, tiny, tmp_path, folder: str, version: int, stay: float
 ) -> None:
-    config = tiny(tmp_path / "run", init_from=finished / folder, seed=5)
+    """Of a folder with versions it takes the best one, and it says which policy it takes."""
+    config = tiny(tmp_path / "run", init_from=falling / folder, seed=5)
     env = registry.make(config.env)
-    state = trainer._first_state(config, env)
-    policy = bundle.read(finished / "policies" / str(version))
+    progress = Recorder()
+    state = trainer._first_state(config, env, progress)
+    path = falling / "policies" / str(version)
+    assert progress.lines == [
+        f"starting from the policy point_u_maze, version {version}, in {path}: {version} environment steps, eval/stay "
+        f"{stay:.2f}"
+    ]
+    policy = bundle.read(path)
     for ours, theirs in zip(jax.tree.leaves(state.train_state.params), jax.tree.leaves(policy.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(state.train_state.optimizer))
@@ -38,7 +68,11 @@ def test_a_run_starts_with_the_networks_of_a_policy_and_nothing_else_of_it(
         ({"representation_dim": 4}, "its representation_dim is 8, and this run has 4"),
         ({"normalize_observations": True}, "its normalize_observations is False, and this run has True"),
         ({"energy": "dot"}, "its energy is 'l2', and this run has 'dot'"),
-        ({"init_from": Path("nothing")}, "init_from cannot be read: .*no published version"),
+        (
+            {"init_from": Path("nothing")},
+            r"^init_from cannot be used: nothing is not a usable policy \(missing\): there is no published version of that "
+            "name; use the folder of another version, or a folder with versions$",
+        ),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_by_name(finished: Path, tiny, tmp_path, changes, message: str) -> None:
@@ -54,7 +88,7 @@ def test_names_that_differ_are_refused_with_their_number(finished: Path, tiny, t
     other = type(env)()
     other.spec = other.spec.__class__(**{**vars(other.spec), "action_names": ("thrust",)})
     with pytest.raises(ConfigError, match=r"its action_names is 1 values \('push',\), and this run has 1 values"):
-        warm_start.with_params_from(config, other, trainer.initial_state(config, other))
+        warm_start.with_params_from(config, other, trainer.initial_state(config, other), progress=NoProgress())
 
 
 @pytest.mark.parametrize(("field", "word"), [("actuator_kind", "velocity"), ("action_meaning", "increment")])
@@ -63,7 +97,7 @@ def test_actions_of_another_meaning_are_refused(finished: Path, tiny, tmp_path, 
     other = type(registry.make("point_u_maze"))()
     other.spec = other.spec.__class__(**{**vars(other.spec), field: (word,)})
     with pytest.raises(ConfigError, match=f"its {field} is .*, and this run has .*{word}"):
-        warm_start.with_params_from(config, other, trainer.initial_state(config, other))
+        warm_start.with_params_from(config, other, trainer.initial_state(config, other), progress=NoProgress())
 
 
 def test_a_policy_that_normalizes_keeps_its_statistics(tiny, tmp_path) -> None:

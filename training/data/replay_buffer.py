@@ -65,8 +65,11 @@ def empty(capacity: int, *, unroll_length: int, environments: int, state_dim: in
     return ReplayBuffer(steps, cursor=jnp.int32(0), held=jnp.int32(0), capacity=jnp.int32(capacity))
 
 
-def insert(replay: ReplayBuffer, steps: Steps) -> ReplayBuffer:
+def insert(replay: ReplayBuffer, steps: Steps, *, usable: jax.Array | bool = True) -> ReplayBuffer:
     """Replace the oldest steps with `steps`.
+
+    Args:
+        usable: bool scalar; if it is false, the buffer, which must be empty, stays empty.
 
     Raises:
         ValueError: the number of slots is not a multiple of the number of steps.
@@ -78,10 +81,11 @@ def insert(replay: ReplayBuffer, steps: Steps) -> ReplayBuffer:
     def write(ring: jax.Array, rows: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(ring, rows, replay.cursor, axis=0)
 
+    held = jnp.where(usable, added, 0)
     return ReplayBuffer(
         steps=jax.tree.map(write, replay.steps, steps),
-        cursor=(replay.cursor + added) % slots,
-        held=jnp.minimum(replay.held + added, replay.capacity),
+        cursor=(replay.cursor + held) % slots,
+        held=jnp.minimum(replay.held + held, replay.capacity),
         capacity=replay.capacity,
     )
 

@@ -75,6 +75,12 @@ def any_saved(folder: Path) -> bool:
         return manager.latest_step() is not None
 
 
+def latest(folder: Path) -> int | None:
+    """Return the iteration of the newest complete snapshot, or None if there is none; change nothing."""
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
 def restore_latest(folder: Path, *, like: Any) -> Any:
     """Return the newest snapshot, as a pytree with the structure, shapes and dtypes of `like`.
 

@@ -106,10 +106,20 @@ def require_same_run(earlier: dict[str, Any], config: TrainConfig) -> None:
     for name, now in config.to_json().items():
         before = earlier.get(name, defaults[name])
         if name not in _MAY_CHANGE and before != now:
-            raise ConfigError(
-                f"{name} was {before!r} in the run to resume and is {now!r} now; use {before!r}, or start a new run "
-                "with another --out"
+            by_preset = earlier.get("preset", config.preset) != config.preset
+            cause, advice = (
+                (f"with --preset {config.preset}", "leave out --preset") if by_preset else ("now", f"use {before!r}")
             )
+            raise ConfigError(
+                f"{name} was {before!r} in the run to resume and is {now!r} {cause}; {advice}, or start a new run with "
+                f"another --out. Only these flags may change with --resume: {', '.join(_flags_that_may_change())}"
+            )
+
+
+def _flags_that_may_change() -> list[str]:
+    """Return the flags that a resumed run may have other values of, in the order of the fields."""
+    fields = [field.name for field in dataclasses.fields(TrainConfig) if field.name in _MAY_CHANGE]
+    return [f"--{name.replace('_', '-')}" for name in fields if name not in {"out", "resume", "overwrite"}]
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from training.run_dir import config_file
 
 _ENTRIES = frozenset(
     {config_file.NAME, config_file.DRAFT_NAME, "metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
-    | {"server.log", "summary.json", "paths.png"}  # of the demonstration, next to its policy
+    | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
 
 

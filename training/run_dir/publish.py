@@ -5,8 +5,6 @@ The order in which a policy's files reach the disk is in `policy/bundle/writer.p
 
 import dataclasses
 import functools
-import json
-import math
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -20,6 +18,7 @@ from policy import bundle
 from policy.networks import PolicyParams
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv, State
+from training.run_dir import best
 from training.state_statistics import Statistics, spec_fields
 
 _PROBES = 32
@@ -78,36 +77,13 @@ def last_policy(config: TrainConfig) -> Path | None:
     return root / str(versions[-1]) if versions else None
 
 
-def best_version(root: Path) -> int | None:
-    """Return the version in the folder `root` whose evaluation had the highest eval/stay, or None if there is none.
-
-    A version without this figure, for example one that was imported, counts as the lowest. Ties go to the newer one.
-    """
-    return max(bundle.versions(root), key=lambda version: (_stay(root, version), version), default=None)
-
-
 def describe_policies(config: TrainConfig) -> str:
     """Return a line that names the run's newest policy and its best one."""
     root = config.out / "policies"
-    best, newest = best_version(root), last_policy(config)
-    if best is None or newest is None:
+    best_version, newest = best.best_version(root), last_policy(config)
+    if best_version is None or newest is None:
         return f"no policy in {root}"
-    if root / str(best) == newest:
-        return f"policy in {newest}: the newest, and the best ({_figure(root, best)})"
-    last = f"policy in {newest}: the newest ({_figure(root, int(newest.name))})"
-    return f"{last}; the best is {root / str(best)} ({_figure(root, best)})"
-
-
-def _figure(root: Path, version: int) -> str:
-    stay = _stay(root, version)
-    return f"eval/stay {stay:.2f}" if math.isfinite(stay) else "no eval/stay"
-
-
-def _stay(root: Path, version: int) -> float:
-    """Return the eval/stay in the version's provenance, or minus infinity if there is none."""
-    try:
-        description = json.loads((root / str(version) / "policy.json").read_bytes())
-        stay = float(description["provenance"]["metrics"]["eval/stay"])
-    except (KeyError, OSError, RecursionError, TypeError, ValueError):  # a server names damaged versions
-        return -math.inf
-    return stay if math.isfinite(stay) else -math.inf
+    if root / str(best_version) == newest:
+        return f"policy in {newest}: the newest, and the best ({best.stay_in_words(root, best_version)})"
+    last = f"policy in {newest}: the newest ({best.stay_in_words(root, int(newest.name))})"
+    return f"{last}; the best is {root / str(best_version)} ({best.stay_in_words(root, best_version)})"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.run_dir import publish
+from training.run_dir.best import best_version
 
 
 def write_versions(root: Path, found: dict[int, object]) -> None:
@@ -28,10 +28,10 @@ def write_versions(root: Path, found: dict[int, object]) -> None:
 )
 def test_the_best_version_has_the_highest_stay(tmp_path: Path, found: dict[int, object], best: int | None) -> None:
     write_versions(tmp_path, found)
-    assert publish.best_version(tmp_path) == best
+    assert best_version(tmp_path) == best
 
 
 def test_a_damaged_version_is_not_the_best(tmp_path: Path) -> None:
     write_versions(tmp_path, {100: {"eval/stay": 0.5}, 200: {"eval/stay": 1.0}})
     (tmp_path / "200" / "policy.json").write_text("{")
-    assert publish.best_version(tmp_path) == 100
+    assert best_version(tmp_path) == 100
