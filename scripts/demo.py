@@ -1,6 +1,8 @@
 """The demonstration behind `make demo`: train, publish, serve and drive with the commands that a user would type.
 
-It serves the best version of the run, which training names in its last line. It takes no arguments. It writes into the folder runs/demo and replaces a run that is there.
+It serves the best version of the run, which training names in its last line.
+
+It takes no arguments. It writes into the folder runs/demo and replaces a run that is there.
 
 Each command runs in a session of its own, so Ctrl-C reaches only this process. This process then stops the command:
 SIGTERM first, SIGKILL after a grace period. A signal handler only sets a flag, and every wait checks the flag. A signal

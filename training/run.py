@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import rich.console
 import rich.table
@@ -34,6 +34,18 @@ _STOPPING = (
     "immediately, without saving"
 )
 _DRY_RUN = "--dry-run"  # no setting of a run, so config.json does not have it
+
+
+def command() -> NoReturn:
+    """Run the command line and end the process.
+
+    When a run ends, all its files are complete. The end of the interpreter would only take time: 10 to 15 s on two busy
+    cores, where this takes 0.3 s.
+    """
+    code = main()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    os._exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -251,4 +263,4 @@ def _early_flags(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -1,7 +1,7 @@
 """The standard streams of a run: whatever becomes of them, the run goes on.
 
-The reader of a pipe may end (`| head`), the disk of a log file may be full, a terminal may disappear, and an encoding may
-lack a character. None of this is a reason to end hours of training, so no write of these streams raises an error.
+The reader of a pipe may end (`| head`), the disk of a log file may be full, a terminal may disappear, and an encoding
+may lack a character. None of this is a reason to end hours of training, so no write of these streams raises an error.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Generator
+from pathlib import Path
 from typing import TextIO
 
 _LAST_STANDARD_DESCRIPTOR = 2
@@ -23,7 +24,7 @@ def tolerant() -> Generator[None]:
     _occupy_closed_descriptors()
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as opened:
-        nowhere = opened.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        nowhere = opened.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
         sys.stdout = TolerantStream(sys.stdout or nowhere, name="standard output")
         sys.stderr = TolerantStream(sys.stderr or nowhere)
         try:
@@ -70,7 +71,7 @@ class TolerantStream(io.TextIOBase):
         return self._stream.fileno()
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The stream's encoding."""
         return self._stream.encoding or "utf-8"
 

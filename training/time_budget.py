@@ -65,9 +65,9 @@ class TimeBudget:
 
     @property
     def evaluation_s(self) -> float:
-        """Seconds that the next evaluation takes, with its snapshot and publication; an upper bound before the first one.
+        """Seconds that the next evaluation takes, with its snapshot and publication.
 
-        The bound is the time of as many steps in an unroll.
+        Before the first one, an upper bound: the time of as many steps in an unroll.
         """
         config = self._config
         rows = config.eval_episodes * config.episode_length / config.steps_per_iteration

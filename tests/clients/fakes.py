@@ -1,4 +1,4 @@
-"""A real gRPC server in this process whose replies are worked out by hand, and a connection that can go silent."""
+"""A gRPC server in this process with replies worked out by hand, a connection that can go silent, and a plain client."""
 # ruff: noqa: N802 - the servicer's methods are named by the protocol
 
 from __future__ import annotations  # for Python 3.9
@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from kilolayer import Action, DeadlineExceeded
 from kilolayer.v1 import policy_pb2, policy_pb2_grpc
 
 STATE_DIM, GOAL_DIM, ACTION_DIM = 3, 2, 2
@@ -198,3 +199,30 @@ class Relay:
                     sink.sendall(data)
         except OSError:  # closed
             return
+
+
+class Pusher:
+    """Always pushes along +y; its every third answer is late if `late`."""
+
+    def __init__(self, *, late: bool = False) -> None:
+        self.asked: list[tuple[np.ndarray, np.ndarray]] = []
+        self.late = late
+
+    def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+        self.asked.append((state, goal))
+        if self.late and len(self.asked) % 3 == 0:
+            raise DeadlineExceeded("too late", status="DEADLINE_EXCEEDED")
+        return answer(np.array([0.0, 1.0], np.float32), batch_rows=2)
+
+
+def answer(action: np.ndarray, *, batch_rows: int, round_trip_s: float = 0.001) -> Action:
+    return Action(
+        chunk=action[None],
+        policy="p",
+        version="1",
+        sequence=1,
+        queue_us=0,
+        compute_us=0,
+        batch_rows=batch_rows,
+        round_trip_s=round_trip_s,
+    )

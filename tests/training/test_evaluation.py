@@ -11,8 +11,11 @@ import pytest
 import rich.console
 
 from policy.networks import PolicyParams, init_policy
+from tests.training import probes
 from tests.training.counter import SPEC, Counter
 from training import evaluation
+from training.config import ConfigError
+from training.envs import registry
 from training.envs.core.goal_env import State
 from training.evaluation import Evaluation
 from training.progress_display import ConsoleProgress
@@ -148,3 +151,43 @@ def test_the_target_is_met_by_two_evaluations_in_a_row(stays: list[float], met: 
 
 def test_a_row_without_the_figure_does_not_meet_a_target() -> None:
     assert not evaluation.target_met([{"env_steps": 1}, {"env_steps": 2, "eval/stay": 1.0}], 0.1)
+
+
+class Strong(probes.Line):
+    """Has twice the force, and acts every second."""
+
+    @property
+    def action_high(self) -> tuple[float, ...]:
+        return (2.0,)
+
+    @property
+    def control_period_s(self) -> float:
+        return 1.0
+
+
+def line(**changes: object) -> probes.Line:
+    env = probes.Line()
+    env.spec = dataclasses.replace(env.spec, **changes)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (Strong(), "action_high is (2.0,) instead of (1.0,)"),
+        (line(success_radius=0.25), "success_radius is 0.25 instead of 0.2"),
+        (line(state_names=("x [mm]", "y")), "state_names is ('x [mm]', 'y') instead of ('x', 'y')"),
+        (line(actuator_kind=("velocity",)), "actuator_kind is ('velocity',) instead of ('other',)"),
+        (line(action_meaning=("increment",)), "action_meaning is ('increment',) instead of ('absolute',)"),
+    ],
+)
+def test_an_eval_env_that_a_robot_would_notice_is_refused(
+    tiny, tmp_path, monkeypatch, other: probes.Line, difference: str
+) -> None:
+    monkeypatch.setattr(registry, "make", lambda *_, **__: other)
+    with pytest.raises(ConfigError) as refused:
+        evaluation.make_env(tiny(tmp_path, env="ant", eval_env="ant_u_maze"), probes.Line())
+    assert str(refused.value) == (
+        f"eval_env ant_u_maze does not fit env ant: its {difference}; use an environment with the same robot, units, "
+        "limits and control period"
+    )

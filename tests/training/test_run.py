@@ -118,6 +118,15 @@ def test_a_bad_flag_fails_before_training_is_imported() -> None:
     assert "--out is required" in ran.stderr
 
 
+def test_the_command_ends_without_waiting_for_the_interpreter() -> None:
+    """JAX's threads take seconds to end on a busy machine; nothing is left to write by then."""
+    code = (
+        "import atexit; from training import run; atexit.register(print, 'late'); run.main = lambda: print('end') or 3"
+    )
+    ran = subprocess.run([sys.executable, "-c", f"{code}; run.command()"], capture_output=True, text=True, timeout=200)  # noqa: PLW1510
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "end\n", "")
+
+
 def test_the_environments_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     assert main(["--list-envs"]) == 0

@@ -15,11 +15,12 @@ from training.run import main
 from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
-FLAGS = (
-    "--env=point_u_maze --preset=paper --num-envs=8 --unroll-length=5 --episode-length=20 --updates-per-unroll=3 "
-    "--batch-size=16 --max-replay-size=23 --min-replay-size=10 --actor-width=16 --critic-width=16 --eval-episodes=4 "
-    "--representation-dim=8 --resample-goal-probability=0.1 --rows-per-episode=1 --num-evals=2 --total-env-steps=240"
-).split()
+FLAGS = [
+    *("--env=point_u_maze", "--preset=paper", "--num-envs=8", "--unroll-length=5", "--episode-length=20"),
+    *("--updates-per-unroll=3", "--batch-size=16", "--max-replay-size=23", "--min-replay-size=10", "--num-evals=2"),
+    *("--actor-width=16", "--critic-width=16", "--representation-dim=8", "--eval-episodes=4", "--rows-per-episode=1"),
+    *("--resample-goal-probability=0.1", "--total-env-steps=240"),
+]
 
 
 def closed_pipe() -> io.TextIOWrapper:
@@ -31,7 +32,7 @@ def closed_pipe() -> io.TextIOWrapper:
 
 @pytest.mark.parametrize(("broken", "reason"), [(closed_pipe, "Broken pipe"), (None, "No space left on device")])
 def test_a_stream_gives_up_at_its_first_failed_write_and_says_so_once(broken, reason: str, monkeypatch) -> None:
-    stream = broken() if broken else open("/dev/full", "w")  # noqa: SIM115 - closed below, without an error
+    stream = broken() if broken else Path("/dev/full").open("w")  # noqa: SIM115 - closed below, without an error
     told = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr(sys, "stderr", told)

@@ -18,7 +18,7 @@ import rich.console
 
 from policy import bundle
 from tests.training import probes
-from training import divergence, evaluation, trainer
+from training import divergence, trainer
 from training.config import ConfigError
 from training.envs import registry
 from training.programs import initial_state
@@ -364,38 +364,3 @@ def test_eval_env_may_be_another_environment_for_the_same_robot(tiny, tmp_path, 
     ):
         trainer.train(tiny(tmp_path / "other", env="ant", eval_env="point_u_maze"))
     assert not (tmp_path / "other").exists()
-
-
-class Slow(probes.Line):
-    """Acts every second, with twice the force."""
-
-    control_period_s = 1.0
-    action_high = (2.0,)
-
-
-@pytest.mark.parametrize(
-    ("changes", "kind", "difference"),
-    [
-        ({}, Slow, "action_high is (2.0,) instead of (1.0,)"),
-        ({"success_radius": 0.25}, probes.Line, "success_radius is 0.25 instead of 0.2"),
-        (
-            {"state_names": ("x [mm]", "y [mm]")},
-            probes.Line,
-            "state_names is ('x [mm]', 'y [mm]') instead of ('x', 'y')",
-        ),
-        ({"actuator_kind": ("velocity",)}, probes.Line, "actuator_kind is ('velocity',) instead of ('other',)"),
-        ({"action_meaning": ("increment",)}, probes.Line, "action_meaning is ('increment',) instead of ('absolute',)"),
-    ],
-)
-def test_an_eval_env_that_a_robot_would_notice_is_refused(
-    tiny, tmp_path, monkeypatch, changes: dict, kind: type, difference: str
-) -> None:
-    other = kind()
-    other.spec = dataclasses.replace(other.spec, **changes)
-    monkeypatch.setattr(registry, "make", lambda *_, **__: other)
-    with pytest.raises(ConfigError) as refused:
-        evaluation.make_env(tiny(tmp_path, env="ant", eval_env="ant_u_maze"), probes.Line())
-    assert str(refused.value) == (
-        f"eval_env ant_u_maze does not fit env ant: its {difference}; use an environment with the same robot, units, "
-        "limits and control period"
-    )
