@@ -1,4 +1,4 @@
-"""A gRPC server in this process with replies worked out by hand, a connection that can go silent, and a plain client."""
+"""A gRPC server in this process with replies worked out by hand, a connection that can go silent, a plain client."""
 # ruff: noqa: N802 - the servicer's methods are named by the protocol
 
 from __future__ import annotations  # for Python 3.9
