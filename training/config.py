@@ -12,7 +12,7 @@ import tyro
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs.core.goal_env import GoalEnv
 from training.envs.registry import bare_name, find
-from training.presets import PRESETS, preset_fields
+from training.presets.settings import PRESETS, preset_fields
 
 _REQUIRED = tyro.conf.arg(help_behavior_hint="(required)")  # instead of the default of the preset
 

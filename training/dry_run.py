@@ -6,13 +6,14 @@ import math
 
 import jax
 
-from training import evaluation, memory_budget, run_cost
+from training import evaluation
+from training.budgets import memory_budget, run_cost
+from training.budgets.time_budget import in_words
 from training.config import TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
+from training.presets.published import PUBLISHED, Published
 from training.programs import initial_state, saved_part
-from training.published import PUBLISHED, Published
-from training.time_budget import in_words
 
 # Fields that may differ from the preset in a run that is compared with a published figure.
 _FREE = frozenset(

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, Self
 import rich.console
 import rich.progress
 
-from training.time_budget import in_words
+from training.budgets.time_budget import in_words
 
 HEARTBEAT_S = 25.0  # a log file gets a line at least this often
 _LOOK_EVERY_S = 1.0

@@ -24,7 +24,7 @@ from training.envs import registry
 from training.envs.building.mazes import LayoutError
 from training.envs.core.errors import EnvError, UnknownNameError
 from training.envs.core.physics import PhysicsOverflowError
-from training.presets import PRESETS
+from training.presets.settings import PRESETS
 from training.run_dir import config_file
 
 _FALLBACK_ENV = "point_u_maze"
@@ -77,7 +77,8 @@ def _train(config: TrainConfig) -> int:
     import jax
 
     from policy import compilation_cache
-    from training import memory_budget, stop_signals, trainer  # imported here, because it takes seconds
+    from training import stop_signals, trainer  # imported here, because it takes seconds
+    from training.budgets import memory_budget
     from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
     from training.run_dir.checkpoint import SnapshotError

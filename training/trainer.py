@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy import bundle
-from training import divergence, evaluation, memory_budget, run_cost, warm_start
+from training import divergence, evaluation, warm_start
+from training.budgets import memory_budget, run_cost
+from training.budgets.time_budget import TimeBudget, in_words
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
@@ -25,7 +27,6 @@ from training.progress_display import NoProgress, Progress, Status
 from training.run_dir import checkpoint, finished, lock, publish
 from training.run_dir.metrics_log import MetricsLog, read_metrics
 from training.stop_signals import stop_requested
-from training.time_budget import TimeBudget, in_words
 
 
 class Outcome(NamedTuple):

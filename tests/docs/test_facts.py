@@ -16,8 +16,8 @@ from serving.telemetry.metrics import Metrics
 from tests.docs.blocks import PAGES, ROOT
 from training.config import TrainConfig
 from training.envs import registry
-from training.presets import PAPER_BUDGETS
-from training.published import PUBLISHED
+from training.presets.published import PUBLISHED
+from training.presets.settings import PAPER_BUDGETS
 
 CODE = ("policy", "training", "serving", "clients")
 METRICS = "| metric | meaning |"

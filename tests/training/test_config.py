@@ -10,7 +10,7 @@ import pytest
 from training.config import ConfigError, TrainConfig
 from training.envs import registry
 from training.envs.core.errors import UnknownNameError
-from training.presets import PRESETS
+from training.presets.settings import PRESETS
 
 
 @pytest.mark.parametrize(

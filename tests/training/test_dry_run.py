@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from training import memory_budget, run_cost, trainer
+from training import trainer
+from training.budgets import memory_budget, run_cost
 from training.envs import registry
+from training.presets.published import PUBLISHED
 from training.programs import initial_state
-from training.published import PUBLISHED
 from training.run import main, parse
 
 pytestmark = pytest.mark.usefixtures("without_physics")

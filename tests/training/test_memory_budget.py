@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from policy.networks import init_policy
-from training import memory_budget
 from training.algorithms.crl.update import CRL
+from training.budgets import memory_budget
 from training.config import TrainConfig
 from training.data.replay_buffer import Batch
 from training.envs.core.goal_env import GoalEnv

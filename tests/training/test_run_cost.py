@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from tests.training.fake_clock import FakeClock
-from training import run_cost
+from training.budgets import run_cost
+from training.budgets.time_budget import TimeBudget
 from training.config import TrainConfig
-from training.time_budget import TimeBudget
 
 
 def test_an_environment_without_a_preset_says_what_the_papers_takes_and_what_to_try() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.fake_clock import FakeClock
-from training.time_budget import TimeBudget, in_words
+from training.budgets.time_budget import TimeBudget, in_words
 
 
 @pytest.fixture

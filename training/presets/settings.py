@@ -1,7 +1,7 @@
 """Presets: named values for the settings of a training run, some of which depend on the environment.
 
-`paper` and `training_layouts` repeat published experiments; `training.published` has their figures. The others are
-small enough for two CPU cores.
+`paper` and `training_layouts` repeat published experiments; `training.presets.published` has their figures. The others
+are small enough for two CPU cores.
 """
 
 from collections.abc import Mapping

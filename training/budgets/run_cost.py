@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from training.budgets.time_budget import TimeBudget, in_words
 from training.config import TrainConfig
 from training.envs.registry import bare_name
-from training.presets import PRESETS
-from training.time_budget import TimeBudget, in_words
+from training.presets.settings import PRESETS
 
 _SNAPSHOTS = 2  # that are kept; a third one is there while it is written
 _LONG_S = 86_400
