@@ -27,7 +27,7 @@ class BundleError(Exception):
     def __init__(self, path: Path, reason: Reason, detail: str) -> None:
         self.path = path
         self.reason: Reason = reason
-        self.problem = f"{path} is not a usable policy ({reason}): {detail}"
+        self.problem = f"{path} is not a usable policy ({reason}): {detail.rstrip('.')}"
         self.advice = _ADVICE.get(reason, "publish it again, or remove the folder")
         super().__init__(f"{self.problem}; {self.advice}")
 

@@ -30,7 +30,19 @@ def refusal(path: Path) -> BundleError:
     assert error.value.path == path
     assert str(path) in str(error.value)
     assert len(str(error.value)) < 1000
+    require_one_sentence(error.value)
     return error.value
+
+
+def require_one_sentence(error: BundleError) -> None:
+    """Problem and advice are parts of a sentence, so a caller may put other advice in the place of ours."""
+    assert str(error) == f"{error.problem}; {error.advice}"
+    for part in (error.problem, error.advice):
+        assert not part.endswith(".")
+        assert "\n" not in part
+    assert error.advice == {
+        "missing": "choose the folder of a published version, whose name is a number",
+    }.get(error.reason, "publish it again, or remove the folder")
 
 
 def recompute_manifest(path: Path) -> None:

@@ -62,6 +62,7 @@ def stopped(out: Path, number: signal.Signals) -> None:
     assert process.wait(60) == 0
     told = (out.parent / f"{out.name}.log").read_text()
     saved = max(int(path.name) for path in (out / "snapshots").iterdir())
+    assert "stopping after the current unroll" in told
     assert f"stopped; saved {out}/snapshots/{saved}, continue with --resume" in told
     assert "Traceback" not in told
 

@@ -10,17 +10,12 @@ import pytest
 import rich.console
 
 from policy import bundle
+from tests.training.flags import TINY_RUN
 from training import standard_output
 from training.run import main
 from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
-    *("--env=point_u_maze", "--preset=paper", "--num-envs=8", "--unroll-length=5", "--episode-length=20"),
-    *("--updates-per-unroll=3", "--batch-size=16", "--max-replay-size=23", "--min-replay-size=10", "--num-evals=2"),
-    *("--actor-width=16", "--critic-width=16", "--representation-dim=8", "--eval-episodes=4", "--rows-per-episode=1"),
-    *("--resample-goal-probability=0.1", "--total-env-steps=240"),
-]
 
 
 def closed_pipe() -> io.TextIOWrapper:
@@ -77,7 +72,7 @@ def test_a_run_without_a_reader_leaves_what_it_would_leave_with_one(
     told = io.StringIO()
     monkeypatch.setattr(sys, "stderr", told)
     monkeypatch.setattr(sys, "stdout", closed_pipe())
-    assert main([*FLAGS, f"--out={tmp_path / 'run'}"]) == 0
+    assert main([*TINY_RUN, f"--out={tmp_path / 'run'}"]) == 0
     sys.stdout.close()
     assert told.getvalue() == (
         "warning: standard output cannot be written ([Errno 32] Broken pipe); the run goes on without it\n"
@@ -96,7 +91,7 @@ def test_the_exit_code_says_how_training_ended_and_not_what_became_of_the_output
     tmp_path: Path, flags: list[str], code: int
 ) -> None:
     """Both outputs go into one pipe, and its reader ends after the first line, as `2>&1 | head -1` does."""
-    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", *FLAGS, *flags]
+    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", *TINY_RUN, *flags]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen([*command, f"--out={tmp_path / 'run'}"], **streams, env=environ, cwd=ROOT) as run:

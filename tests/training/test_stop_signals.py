@@ -1,10 +1,16 @@
 """One signal asks a run to end and is told at once; a second Ctrl-C ends it."""
 
+import io
 import signal
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from tests.training.fake_clock import FakeClock, set_times
+from tests.training.flags import TINY_RUN
+from training.run import main
 from training.stop_signals import stop_requested, watched
 
 
@@ -74,3 +80,27 @@ def test_other_threads_get_no_signals() -> None:
     thread.start()
     thread.join(10)
     assert found == [False]
+
+
+@pytest.mark.usefixtures("without_physics")
+def test_a_run_says_that_it_stops_while_it_still_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first gradient steps end only once the line is there."""
+    told = threading.Event()
+
+    class Output(io.StringIO):
+        def write(self, text: str) -> int:
+            if "stopping after the current unroll" in text:
+                told.set()
+            return super().write(text)
+
+    def interrupt() -> None:
+        signal.raise_signal(signal.SIGINT)
+        assert told.wait(10)
+
+    out = Output()
+    monkeypatch.setattr(sys, "stdout", out)
+    set_times(monkeypatch, FakeClock(), after_learn=interrupt)
+    assert main([*TINY_RUN, f"--out={tmp_path / 'run'}"]) == 0
+    *_, stopping, stopped = out.getvalue().splitlines()
+    assert stopping.endswith("or evaluation; a second Ctrl-C stops immediately, without saving")
+    assert stopped == f"stopped; saved {tmp_path}/run/snapshots/3, continue with --resume --out {tmp_path}/run"
