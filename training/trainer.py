@@ -74,7 +74,8 @@ def train(
             if ended := finished.describe(config):
                 progress.say(ended)
                 progress.say(publish.describe_policies(config))
-                return Outcome(publish.last_policy(config), read_metrics(config.out)[-1], stopped=False)
+                metrics = (read_metrics(config.out) or [{}])[-1]
+                return Outcome(publish.last_policy(config), metrics, stopped=False)
     require_device(config)
     for line in run_cost.before_start(config):
         progress.say(line)
