@@ -15,7 +15,7 @@ import jax
 FOLDER_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 MOST_BYTES = 2 * 2**30
 _ROOM_BYTES = 2**20
-_WORTH_SAVING_S = 0.5  # compile time of the programs that are kept
+WORTH_SAVING_S = 0.5  # compile time of the programs that training keeps
 
 
 def default_folder(environ: Mapping[str, str], *, home: Path) -> Path:
@@ -25,8 +25,12 @@ def default_folder(environ: Mapping[str, str], *, home: Path) -> Path:
     return root / "kilolayer" / "jax"
 
 
-def enable(environ: Mapping[str, str] = os.environ) -> str:
+def enable(environ: Mapping[str, str] = os.environ, *, worth_saving_s: float = WORTH_SAVING_S) -> str:
     """Let JAX keep compiled programs in `default_folder`, or in the folder that a variable of JAX's own names.
+
+    Args:
+        environ: environment variables.
+        worth_saving_s: compile time from which on a program is kept, in seconds.
 
     Returns:
         A warning if the folder cannot be written; empty otherwise. JAX then uses no folder, and every process compiles
@@ -43,7 +47,7 @@ def enable(environ: Mapping[str, str] = os.environ) -> str:
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in environ:
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_SAVING_S)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", worth_saving_s)
     return ""
 
 

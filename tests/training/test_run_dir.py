@@ -126,7 +126,7 @@ def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path,
     monkeypatch.setattr(sys, "unraisablehook", lambda _: heard.append(time.monotonic()))
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    settings = json.loads((run / "config.json").read_text()) | {"out": str(run)}
+    settings = json.loads((run / "config.json").read_text()) | {"out": str(run), "total_env_steps": 400}
     flags = [
         word
         for name, value in settings.items()
