@@ -16,6 +16,12 @@ The rules, in the order in which `decide` applies them:
    meet every deadline in the queue.
 5. A batch takes rows of one kind, by priority, then by arrival. A request that could not be answered in time is not
    computed.
+
+`reject` compares the time to a request's deadline with the estimated time to its answer. On an idle server the estimate
+may be too high, and only a batch corrects it. Therefore an idle server rejects only hopeless requests, and admits any
+request after a second without a batch. It does not admit all: if other programs leave little of the core, calls wait in
+the network library until their deadlines are near, and computing them takes the time that the event loop needs to catch
+up.
 """
 
 import dataclasses
@@ -68,6 +74,13 @@ class BatchingPolicy:
     estimate_margin: float = 1.25
     """Factor on the estimated time to an answer when a request with a deadline arrives. Batches take up to a quarter
     longer than usual while both cores are busy."""
+
+    hopeless_share: float = 0.5
+    """Share of the estimated time. With less time than that, a request is rejected even if the server is idle."""
+
+    estimate_memory_s: float = 1.0
+    """Time without a batch after which the estimate is no longer trusted: an idle server then admits every request, and
+    measures anew."""
 
     load_memory_s: float = 0.1
     """Time constant of the mean compute load."""
@@ -176,13 +189,16 @@ class Scheduler:
             return Rejection(Reason.QUEUE_FULL, f"the queue is full: {queue.rows} of {policy.max_queue_rows} rows wait")
         if (age_s := queue.age_s(arriving.now_s)) > policy.max_queue_age_s:
             return Rejection(Reason.QUEUE_AGE, f"the queue is too slow: a request has waited for {age_s:.3f} s")
-        if arriving.deadline_s == math.inf or not (queue or len(in_flight)):
+        if arriving.deadline_s == math.inf:
             return None
-        concurrency = self._concurrency(event_loop_load)
-        needed_s = policy.estimate_margin * self._answer_s(arriving, queue, in_flight, concurrency)
+        is_idle = not (queue or len(in_flight))
+        if is_idle and arriving.now_s - in_flight.last_end_s >= policy.estimate_memory_s:
+            return None
+        answer_s = self._answer_s(arriving, queue, in_flight, self._concurrency(event_loop_load))
         left_s = arriving.deadline_s - arriving.now_s
-        if needed_s > left_s:
-            problem = f"the deadline is in {left_s:.4f} s, and the answer would take up to {needed_s:.4f} s"
+        if left_s < answer_s * (policy.hopeless_share if is_idle else policy.estimate_margin):
+            up_to_s = policy.estimate_margin * answer_s
+            problem = f"the deadline is in {left_s:.4f} s, and the answer would take up to {up_to_s:.4f} s"
             return Rejection(Reason.DEADLINE_TOO_SHORT, problem)
         return None
 

@@ -29,8 +29,9 @@ def reject(
         queue.push(each)
     policy = BatchingPolicy(max_queue_rows=24, max_queue_age_s=max_queue_age_s, max_batch_delay_s=0.0)
     scheduler = Scheduler(engine, policy)
+    flying = InFlightBatches() if flying is None else flying
     arrival = Arrival(arriving.queued_s, arriving.deadline_s, len(arriving.rows), arriving.kind, arriving.priority)
-    rejection = scheduler.reject(arrival, queue, flying or InFlightBatches(), event_loop_load=load.event_loop)
+    rejection = scheduler.reject(arrival, queue, flying, event_loop_load=load.event_loop)
     return rejection and f"{rejection.reason}: {rejection.problem}"
 
 
@@ -38,9 +39,25 @@ def too_short(left_s: float, needed_s: float) -> str:
     return f"deadline_too_short: the deadline is in {left_s:.4f} s, and the answer would take up to {needed_s:.4f} s"
 
 
-def test_an_idle_server_admits_every_request() -> None:
+def idle_since(ended_s: float) -> InFlightBatches:
+    """No batch, but one that ended at `ended_s`."""
+    flying = InFlightBatches()
+    flying.last_end_s = ended_s
+    return flying
+
+
+def test_an_idle_server_that_has_not_computed_for_a_second_admits_every_request() -> None:
     assert reject(request(8, left_s=0.001)) is None
     assert reject(request(24)) is None
+    assert reject(request(8, left_s=0.001), flying=idle_since(NOW_S - 1.0)) is None
+
+
+def test_an_idle_server_that_has_just_computed_rejects_only_what_has_less_than_half_of_the_time() -> None:
+    # Eight rows take 0.8 s, 1.0 s with the margin.
+    recent = idle_since(NOW_S - 0.99)
+    assert reject(request(8, left_s=0.39), flying=recent) == too_short(0.39, 1.0)
+    assert reject(request(8, left_s=0.41), flying=recent) is None
+    assert reject(request(8), flying=recent) is None
 
 
 def test_the_queue_holds_so_many_rows_and_no_more() -> None:
