@@ -11,6 +11,7 @@ LogFormat = Literal["auto", "json", "text"]
 OutOfRange = Literal["flag", "refuse"]
 _MAX_PORT = 65535
 _MAX_WORKERS = 256
+_MAX_STREAMS = 2**31 - 1  # of HTTP/2
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
 _LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR")
@@ -87,6 +88,15 @@ class ServeConfig:
     log_rows_mb: int = 1024
     """Maximum size of that folder in MiB, at least 1 for each worker; the oldest files are deleted."""
 
+    max_held_mb: int = 512
+    """Maximum size of requests under way and of replies that are not sent yet, in MiB, for each worker.
+    An open call counts as 16 KiB and an open stream as 80 KiB in addition. A connection holds at most half.
+    Calls beyond the limit are ended with RESOURCE_EXHAUSTED."""
+
+    max_streams: int = 16384
+    """Maximum calls and streams that are open at the same time on one connection.
+    A client waits before it opens more."""
+
     grace_s: float = 10.0
     """Time to answer the accepted calls after SIGTERM or SIGINT, in seconds."""
 
@@ -129,6 +139,10 @@ class ServeConfig:
                 f"--max-queue-rows must be at least --max-call-rows, which is {self.max_call_rows}, got"
                 f" {self.max_queue_rows}; try {2 * self.max_call_rows}"
             )
+        if self.max_held_mb < 1:
+            raise ConfigError(f"--max-held-mb must be at least 1, got {self.max_held_mb}; try 512")
+        if not 1 <= self.max_streams <= _MAX_STREAMS:
+            raise ConfigError(f"--max-streams must be from 1 to {_MAX_STREAMS}, got {self.max_streams}; try 16384")
         for name, example in (("grace_s", "10"), ("max_queue_age_s", "1")):
             seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds > 0):

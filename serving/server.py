@@ -111,6 +111,9 @@ class Server:
         self._transport = GrpcTransport(
             [policy_service.service(), open_inference.service(), self._health.service()],
             max_request_bytes=_max_request_bytes([bundle.spec for bundle in bundles.values()], config),
+            max_held_bytes=config.max_held_mb << 20,
+            max_streams=config.max_streams,
+            on_limit=metrics.memory_limit.inc,
             share_port=config.workers > 1,
             clock=clock,
         )

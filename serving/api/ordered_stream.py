@@ -9,7 +9,7 @@ leave the batcher.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from serving.api.handlers import InferenceMethod, PendingReply, RpcHandlers
 from serving.api.rpc import RpcContext, StreamMethod
@@ -24,17 +24,21 @@ _MAX_PENDING = 64  # requests of one stream
 class StreamedMethod(InferenceMethod[Request], Protocol[Request]):
     """A kind of request that is computed in batches, and that a stream can carry."""
 
-    def refusal(self, request: Request, /, failure: ServingError) -> bytes:
+    def tag(self, request: Request, /) -> Any:
+        """Return what a reply repeats of its request: its sequence, or its id."""
+        ...
+
+    def refusal(self, tag: Any, /, failure: ServingError) -> bytes:
         """Return the serialized reply to a request that has failed or is refused."""
         ...
 
 
-class _StreamedRequest(NamedTuple, Generic[Request]):
-    """One request of the stream, and its outcome so far."""
+class _StreamedRequest(NamedTuple):
+    """One request of the stream, without its rows, and its outcome so far."""
 
     started_s: float
     policy: str  # as a metric label
-    request: Request
+    tag: Any
     outcome: PendingReply | ServingError
 
 
@@ -66,7 +70,7 @@ class _OrderedStream(Generic[Request]):
         self._requests = requests
         self._context = context
         self._handlers = handlers
-        self._received: asyncio.Queue[_StreamedRequest[Request] | Exception | None] = asyncio.Queue()
+        self._received: asyncio.Queue[_StreamedRequest | Exception | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_MAX_PENDING)
 
     async def replies(self, raw_requests: AsyncIterator[bytes], policies: PolicyRegistry) -> AsyncGenerator[bytes]:
@@ -78,7 +82,7 @@ class _OrderedStream(Generic[Request]):
         handlers, tracing = self._handlers, self._handlers.tracing
         span = tracing.begin(self._context) if tracing else None
         status, reader = Status.OK, None
-        received: _StreamedRequest[Request] | Exception | None = None
+        received: _StreamedRequest | Exception | None = None
         try:
             if handlers.draining:
                 await handlers.hold()
@@ -109,6 +113,7 @@ class _OrderedStream(Generic[Request]):
         await self._room.acquire()
         async for raw in raw_requests:
             self._received.put_nowait(self._admit(raw))
+            del raw  # while there is no room, it would only take memory
             await self._room.acquire()
 
     def _end(self, reader: "asyncio.Task[None]") -> None:
@@ -120,7 +125,7 @@ class _OrderedStream(Generic[Request]):
         elif self._handlers.draining:
             self._received.put_nowait(DrainingError())
 
-    def _admit(self, raw: bytes) -> _StreamedRequest[Request]:
+    def _admit(self, raw: bytes) -> _StreamedRequest:
         """Put one request into its batcher. If it is refused, its outcome is the error.
 
         Raises:
@@ -136,22 +141,25 @@ class _OrderedStream(Generic[Request]):
         try:
             outcome = self._requests.admit(request, self._context)
         except ServingError as error:
-            outcome = error
-        return _StreamedRequest(started_s, self._requests.label(request), request, outcome)
+            outcome = error.with_traceback(None)  # its frames hold the rows
+        return _StreamedRequest(started_s, self._requests.label(request), self._requests.tag(request), outcome)
 
-    async def _reply(self, received: _StreamedRequest[Request]) -> bytes:
+    async def _reply(self, received: _StreamedRequest) -> bytes:
         """Wait for the reply to one request; a refusal is a reply too. Counts its outcome."""
         status = Status.OK
-        try:
-            if isinstance(received.outcome, ServingError):
-                raise received.outcome
-            reply = await received.outcome.reply()
-        except BaseException as error:
-            failure, status = self._handlers.failure(error, self._context)
-            if failure is None:
-                self._count(received, status)
-                raise
-            reply = self._requests.refusal(received.request, failure)
+        outcome = received.outcome
+        if isinstance(outcome, ServingError):
+            reply, status = self._requests.refusal(received.tag, outcome), outcome.status
+        else:
+            try:
+                reply = await outcome.reply()
+            except BaseException as error:
+                failure, status = self._handlers.failure(error, self._context)
+                if failure is None:
+                    self._count(received, status)
+                    raise
+                error.__traceback__ = None  # its frames hold the request
+                reply = self._requests.refusal(received.tag, failure)
         self._count(received, status)
         return reply
 
@@ -163,11 +171,11 @@ class _OrderedStream(Generic[Request]):
             if isinstance(received, _StreamedRequest):
                 self._count(received, self._handlers.status_of_cancellation(self._context))
 
-    def _count(self, received: _StreamedRequest[Request], status: Status) -> None:
+    def _count(self, received: _StreamedRequest, status: Status) -> None:
         self._handlers.count(self._name, received.policy, status=status, started_s=received.started_s)
 
 
-def _withdraw(received: "_StreamedRequest[Request] | Exception | None") -> None:
+def _withdraw(received: "_StreamedRequest | Exception | None") -> None:
     """Withdraw `received` from its batcher, if it is a request that was admitted."""
     if isinstance(received, _StreamedRequest) and not isinstance(received.outcome, ServingError):
         received.outcome.withdraw()
