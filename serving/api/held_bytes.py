@@ -42,7 +42,7 @@ class HeldBytes:
 class Connection:
     """The bytes that a server holds for one connection; compared by identity."""
 
-    __slots__ = ("_server", "held", "peer", "released")
+    __slots__ = ("_server", "held", "peer", "released", "slice_bytes", "slice_s")
 
     def __init__(self, server: HeldBytes, peer: str) -> None:
         self._server = server
@@ -50,6 +50,10 @@ class Connection:
         self.held = 0
         self.released = 0
         """Bytes that were held and no longer are, of all time. While it does not grow, the peer reads nothing."""
+        self.slice_s = 0.0
+        """When the present slice of time began (`serving.api.read_gate`)."""
+        self.slice_bytes = 0
+        """Bytes of requests that its streams have read in this slice."""
 
     def hold(self, size: int) -> None:
         """Count `size` more bytes."""

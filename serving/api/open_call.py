@@ -22,7 +22,7 @@ class OpenCall:
         on_limit: called when the call is ended because its connection holds too many bytes.
     """
 
-    __slots__ = ("_connection", "_gate", "_held", "_on_limit", "_requests", "_task", "failure", "reading")
+    __slots__ = ("_connection", "_gate", "_held", "_on_limit", "_read_s", "_requests", "_task", "failure", "reading")
 
     def __init__(self, connection: Connection, gate: ReadGate, *, size: int, on_limit: Callable[[], None]) -> None:
         self._connection = connection
@@ -30,6 +30,7 @@ class OpenCall:
         self._on_limit = on_limit
         self._held = size
         self._requests: deque[int] = deque()  # sizes of a stream's requests that have no reply yet
+        self._read_s = 0.0  # when its present read began
         self._task = asyncio.current_task()
         self.failure: MemoryLimitError | None = None
         """Why its task is cancelled, if the caller is still there."""
@@ -50,6 +51,7 @@ class OpenCall:
     def receive(self, size: int) -> None:
         """Count a request of a stream; it is held until its reply is sent. Errors as of `hold`."""
         self._requests.append(size)
+        self._gate.received(self._connection, size, read_s=self._read_s)
         self.hold(size)
 
     def sent(self, size: int) -> None:
@@ -60,17 +62,18 @@ class OpenCall:
         self._gate.release(self._connection, size)
 
     async def may_read(self) -> None:
-        """Wait until the connection has room for another request.
+        """Wait until the call may read another request.
 
         Raises:
             MemoryLimitError: the peer reads no replies.
         """
-        if not self._connection.has_room:
+        if not self._gate.is_open(self._connection):
             try:
                 await self._gate.wait(self._connection)
             except MemoryLimitError as error:
                 self._fail(error)
                 raise
+        self._read_s = self._gate.clock()
 
     def end(self, _context: object) -> None:
         """The call has ended."""
