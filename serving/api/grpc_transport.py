@@ -20,6 +20,7 @@ from serving.sockets import bind_error, join_address
 
 _PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
 _SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as dead
+_CLOSE_S = 0.8  # for living peers to close their connections when the server stops
 _STALLED_S = 10.0  # after this time, calls of a peer that reads no replies and has no room are ended
 _MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb and --max-streams
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -36,6 +37,7 @@ class GrpcTransport:
         max_request_bytes: larger requests are refused by gRPC itself, before they are read.
         max_held_bytes: limit of the bytes that are held for all connections (`serving.api.held_bytes`).
         max_streams: most open calls of one connection.
+        max_connections: most open connections; None: any number. Further ones are closed.
         on_limit: called when a call is ended because its connection holds too many bytes.
         share_port: whether other processes may listen on the port too.
         clock: monotonic seconds.
@@ -48,6 +50,7 @@ class GrpcTransport:
         max_request_bytes: int,
         max_held_bytes: int = _MAX_HELD_BYTES,
         max_streams: int = _MAX_STREAMS,
+        max_connections: int | None = None,
         on_limit: Callable[[], None] = lambda: None,
         share_port: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +80,8 @@ class GrpcTransport:
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ]
+        if max_connections is not None:
+            self._options.append(("grpc.max_allowed_incoming_connections", max_connections))
         self._server: grpc.aio.Server | None = None  # a server that is made and never started warns when Python exits
 
     async def start(self, host: str, port: int) -> int:
@@ -96,9 +101,24 @@ class GrpcTransport:
         return bound
 
     async def stop(self, grace_s: float) -> None:
-        """Close the port to new calls, and cancel calls that have not ended after `grace_s`."""
-        if self._server:
+        """Close the port to new calls, and cancel calls that have not ended after `grace_s`.
+
+        gRPC waits until every connection is closed, and that of a dead peer never is. Therefore the connections are
+        closed without waiting any longer once no call is open, though not in the first `_CLOSE_S`.
+        """
+        if not self._server:
+            return
+        closing = asyncio.create_task(self._close_without_calls(self._server))
+        try:
             await self._server.stop(grace_s)
+        finally:
+            closing.cancel()
+
+    async def _close_without_calls(self, server: grpc.aio.Server) -> None:
+        await asyncio.sleep(_CLOSE_S)
+        while self.held.total:  # noqa: ASYNC110  an event would cost time in every call, for this second
+            await asyncio.sleep(_CLOSE_S / 10)
+        await server.stop(0)
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return the services, as gRPC takes them."""
@@ -179,7 +199,7 @@ class GrpcTransport:
         """Return the call of `context`, for which `size` bytes are held in addition to those of every call."""
         connection = self.held.connection(context.peer())
         call = OpenCall(connection, self._gate, size=CALL_BYTES + size, on_limit=self._on_limit)
-        context.add_done_callback(call.end)
+        context.add_done_callback(cast("Any", call.end))
         return call
 
     def _context(self, name: str, context: _GrpcContext) -> RpcContext:

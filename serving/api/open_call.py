@@ -1,4 +1,4 @@
-"""OpenCall: counts the bytes that the server holds for one open call, and ends a call whose connection holds too many."""
+"""OpenCall: counts the bytes that are held for one open call, and ends the call if its connection holds too many."""
 
 import asyncio
 from collections import deque
@@ -78,7 +78,7 @@ class OpenCall:
     def end(self, _context: object) -> None:
         """The call has ended."""
         self._gate.release(self._connection, self._held)
-        self._held, self.reading = 0, None
+        self._held, self._task, self.reading = 0, None, None
 
     def _check(self) -> None:
         if self._connection.is_over:
