@@ -11,6 +11,8 @@ LogFormat = Literal["auto", "json", "text"]
 OutOfRange = Literal["flag", "refuse"]
 _MAX_PORT = 65535
 _MAX_WORKERS = 256
+_MAX_HELD_MB = 2**20
+_MAX_STREAMS = 2**31 - 1  # of HTTP/2
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
 _LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR")
@@ -87,6 +89,15 @@ class ServeConfig:
     log_rows_mb: int = 1024
     """Maximum size of that folder in MiB, at least 1 for each worker; the oldest files are deleted."""
 
+    max_held_mb: int = 512
+    """Maximum size of requests under way and of replies that are not sent yet, in MiB, for each worker.
+    An open call counts as 16 KiB and an open stream as 80 KiB in addition. A connection holds at most half.
+    Calls beyond the limit are ended with RESOURCE_EXHAUSTED."""
+
+    max_streams: int = 16384
+    """Maximum calls and streams that are open at the same time on one connection.
+    A client waits before it opens more."""
+
     grace_s: float = 10.0
     """Time to answer the accepted calls after SIGTERM or SIGINT, in seconds."""
 
@@ -103,6 +114,10 @@ class ServeConfig:
     """Format of the log on stderr: text, json (one object per line), or auto (text on a terminal, json otherwise)."""
 
     def __post_init__(self) -> None:
+        self._check_addresses()
+        self._check_sizes()
+
+    def _check_addresses(self) -> None:
         if not self.policies:
             raise ConfigError("--policies is missing; name at least one folder, such as --policies runs/first/policies")
         if not self.host:
@@ -119,6 +134,8 @@ class ServeConfig:
             raise ConfigError(
                 f"--workers must be from 1 to {_MAX_WORKERS}, got {self.workers}; use at most one for each core"
             )
+
+    def _check_sizes(self) -> None:
         rows = self.max_batch_rows
         if not 1 <= rows <= _MAX_ROWS or rows & (rows - 1):
             raise ConfigError(f"--max-batch-rows must be a power of two from 1 to {_MAX_ROWS}, got {rows}; try 256")
@@ -129,6 +146,10 @@ class ServeConfig:
                 f"--max-queue-rows must be at least --max-call-rows, which is {self.max_call_rows}, got"
                 f" {self.max_queue_rows}; try {2 * self.max_call_rows}"
             )
+        for name, most, example in (("max_held_mb", _MAX_HELD_MB, 512), ("max_streams", _MAX_STREAMS, 16384)):
+            number = getattr(self, name)
+            if not 1 <= number <= most:
+                raise ConfigError(f"{flag(name)} must be from 1 to {most}, got {number}; try {example}")
         for name, example in (("grace_s", "10"), ("max_queue_age_s", "1")):
             seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds > 0):

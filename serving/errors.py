@@ -8,6 +8,7 @@ import enum
 from typing import ClassVar
 
 _ECHO_LENGTH = 64  # characters of a client's text that are repeated in a message or a log
+_NO_RETRY = ("grpc-retry-pushback-ms", "-1")  # asks gRPC's own retry mechanism not to send an old observation again
 
 
 class Status(enum.IntEnum):
@@ -32,6 +33,7 @@ class Reason(enum.StrEnum):
     QUEUE_FULL = "queue_full"
     QUEUE_AGE = "queue_age"
     DEADLINE_TOO_SHORT = "deadline_too_short"
+    MEMORY_LIMIT = "memory_limit"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     DRAINING = "draining"
     NOT_READY = "not_ready"
@@ -129,8 +131,20 @@ class OverloadedError(ServingError):
 
     @property
     def trailers(self) -> tuple[tuple[str, str], ...]:
-        """As for every error, and a request to gRPC's own retry mechanism not to send an old observation again."""
-        return (*super().trailers, ("grpc-retry-pushback-ms", "-1"))
+        """As for every error, and a request not to try again."""
+        return (*super().trailers, _NO_RETRY)
+
+
+class MemoryLimitError(ServingError):
+    """The server holds too many bytes for the connection: requests under way, and replies that are not sent yet."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    reason = Reason.MEMORY_LIMIT
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """As for every error, and a request not to try again."""
+        return (*super().trailers, _NO_RETRY)
 
 
 class DeadlinePassedError(ServingError):

@@ -19,7 +19,9 @@ import tyro
 
 from serving.config import ConfigError, ServeConfig, flag
 from serving.errors import StartupError
+from serving.sockets import raise_descriptor_limit
 from serving.telemetry.logs import log_to_stderr
+from serving.workers.shutdown import on_stop_signals
 
 _LOGGER = logging.getLogger("kilolayer")
 _PREFIX = "KILOLAYER_"
@@ -90,8 +92,9 @@ def _flag_words(variable: str, field: "dataclasses.Field[object]", environ: Mapp
 
 
 def _serve(config: ServeConfig) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)  # until an event loop handles them
+    raise_descriptor_limit()
+    # Until an event loop handles them.
+    on_stop_signals(lambda number, handler: signal.signal(number, lambda *_: handler()), _exit)
     # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
     if config.log_rows and not _can_write(config.log_rows[1]):  # or each worker would report it
         return 1
@@ -116,7 +119,7 @@ def _can_write(folder: Path) -> bool:
     return True
 
 
-def _exit(_number: int, _frame: object) -> None:
+def _exit() -> None:
     _LOGGER.info("stopped before any policy was loaded")
     os._exit(0)  # an exception could be caught by the import that is running
 

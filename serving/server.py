@@ -10,6 +10,7 @@ import asyncio
 import functools
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from serving.policies.compilation import CompilationCounter, compile_policy
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
 from serving.sockets import join_address
+from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
@@ -47,9 +49,11 @@ _LOGGER = logging.getLogger(__name__)
 _MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fields of later versions
 # A float32 is 4 bytes packed and 5 unpacked. With 8, calls with slightly too many rows get our own, clearer error.
 _MAX_VALUE_BYTES = 8
+_MIN_HELD_REQUESTS = 4  # of the largest size, so that one connection may hold a request and its reply
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
 _MIN_SEND_S = 1.0  # at least, to send computed answers, even after the grace period
-_MAX_SEND_S = 3.0  # to close the connections; gRPC waits for all, and one whose peer is dead never closes
+_MAX_SEND_S = 3.0  # at most, for peers that are slow to receive the last answers
+_WATCH_S = 1.0  # between two looks at what the server holds
 
 
 class Server:
@@ -108,13 +112,27 @@ class Server:
             range_check=range_check,
             row_log=self._row_log,
         )
+        max_request_bytes = _max_request_bytes([bundle.spec for bundle in bundles.values()], config)
+        if config.max_held_mb << 20 < _MIN_HELD_REQUESTS * max_request_bytes:
+            needed = math.ceil(_MIN_HELD_REQUESTS * max_request_bytes / 2**20)
+            raise StartupError(
+                f"--max-held-mb {config.max_held_mb} is too small for requests of {config.max_call_rows} rows; use at"
+                f" least {needed}, or a smaller --max-call-rows"
+            )
+        self.services = (policy_service.service(), open_inference.service(), self._health.service())
+        """The services on the gRPC port."""
         self._transport = GrpcTransport(
-            [policy_service.service(), open_inference.service(), self._health.service()],
-            max_request_bytes=_max_request_bytes([bundle.spec for bundle in bundles.values()], config),
+            self.services,
+            max_request_bytes=max_request_bytes,
+            max_held_bytes=config.max_held_mb << 20,
+            max_streams=config.max_streams,
+            max_connections=max_connections(),
+            on_limit=metrics.memory_limit.inc,
             share_port=config.workers > 1,
             clock=clock,
         )
         self._metrics_server: MetricsServer | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.port = 0
         """The gRPC port; 0 before `start`."""
 
@@ -128,6 +146,17 @@ class Server:
         if config.metrics:
             self._metrics_server = MetricsServer(self._collectors, config.host, port=config.metrics_port)
         self.port = await self._transport.start(config.host, config.port)
+        if config.metrics:
+            self._collectors.register(ConnectionsCollector(self.port))
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Every second, update the metric of the bytes that are held, and check the descriptors."""
+        descriptors = DescriptorWatch(clock=self._clock)
+        while True:
+            self._metrics.held_bytes.set(self._transport.held.total)
+            descriptors.check()
+            await asyncio.sleep(_WATCH_S)
 
     async def prepare(self) -> None:
         """Compile every batch size of every policy and check the policies' probes.
@@ -182,6 +211,8 @@ class Server:
         self._compilations.stop()
         if self._row_log:
             await asyncio.to_thread(self._row_log.close)
+        if self._watching:
+            self._watching.cancel()
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
         if self._metrics_server:

@@ -1,10 +1,20 @@
-"""Addresses: how they are written, how a port is reserved for several processes, and the error if that fails."""
+"""Addresses: how they are written, how a port is reserved for several processes, and the error if that fails.
 
+Also the limit of file descriptors, of which every connection needs one.
+"""
+
+import resource
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from serving.errors import StartupError
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit of file descriptors of this process, and of those that it starts, to the hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def join_address(host: str, port: int) -> str:

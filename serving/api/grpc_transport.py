@@ -4,19 +4,25 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import grpc.aio
 
+from serving.api.held_bytes import HeldBytes
+from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
+from serving.api.read_gate import ReadGate
 from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
 from serving.errors import ServingError
 from serving.sockets import bind_error, join_address
 
 _PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
 _SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as dead
+_CLOSE_S = 0.8  # for living peers to close their connections when the server stops
+_STALLED_S = 10.0  # after this time, calls of a peer that reads no replies and has no room are ended
+_MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb and --max-streams
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 _GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -29,6 +35,10 @@ class GrpcTransport:
     Args:
         services: what it serves.
         max_request_bytes: larger requests are refused by gRPC itself, before they are read.
+        max_held_bytes: limit of the bytes that are held for all connections (`serving.api.held_bytes`).
+        max_streams: most open calls of one connection.
+        max_connections: most open connections; None: any number. Further ones are closed.
+        on_limit: called when a call is ended because its connection holds too many bytes.
         share_port: whether other processes may listen on the port too.
         clock: monotonic seconds.
     """
@@ -38,15 +48,26 @@ class GrpcTransport:
         services: Sequence[RpcService],
         *,
         max_request_bytes: int,
+        max_held_bytes: int = _MAX_HELD_BYTES,
+        max_streams: int = _MAX_STREAMS,
+        max_connections: int | None = None,
+        on_limit: Callable[[], None] = lambda: None,
         share_port: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._services = services
         self._clock = clock
+        self._on_limit = on_limit
+        self._gate = ReadGate(stalled_s=_STALLED_S, clock=clock)
+        self.held = HeldBytes(max_held_bytes)
+        """The bytes that are held for the connections."""
         self._options = [
             # Without workers, two servers must not share a port by accident: each would get some of the calls.
             ("grpc.so_reuseport", int(share_port)),
             ("grpc.max_receive_message_length", max_request_bytes),
+            ("grpc.max_concurrent_streams", max_streams),
+            # Otherwise gRPC receives up to several megabytes ahead for each stream, instead of 64 KiB.
+            ("grpc.http2.bdp_probe", 0),
             ("grpc.server.max_pending_requests", _PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
             # A silent peer is dropped: within 5 s if it never says hello, else within 15 s.
@@ -59,6 +80,8 @@ class GrpcTransport:
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ]
+        if max_connections is not None:
+            self._options.append(("grpc.max_allowed_incoming_connections", max_connections))
         self._server: grpc.aio.Server | None = None  # a server that is made and never started warns when Python exits
 
     async def start(self, host: str, port: int) -> int:
@@ -78,9 +101,24 @@ class GrpcTransport:
         return bound
 
     async def stop(self, grace_s: float) -> None:
-        """Close the port to new calls, and cancel calls that have not ended after `grace_s`."""
-        if self._server:
+        """Close the port to new calls, and cancel calls that have not ended after `grace_s`.
+
+        gRPC waits until every connection is closed, and that of a dead peer never is. Therefore the connections are
+        closed without waiting any longer once no call is open, though not in the first `_CLOSE_S`.
+        """
+        if not self._server:
+            return
+        closing = asyncio.create_task(self._close_without_calls(self._server))
+        try:
             await self._server.stop(grace_s)
+        finally:
+            closing.cancel()
+
+    async def _close_without_calls(self, server: grpc.aio.Server) -> None:
+        await asyncio.sleep(_CLOSE_S)
+        while self.held.total:  # noqa: ASYNC110  an event would cost time in every call, for this second
+            await asyncio.sleep(_CLOSE_S / 10)
+        await server.stop(0)
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return the services, as gRPC takes them."""
@@ -100,8 +138,13 @@ class GrpcTransport:
     def _unary(self, name: str, method: UnaryMethod) -> _GrpcHandler:
         async def serve(raw: bytes, context: _GrpcContext) -> bytes:
             try:
-                return await method(raw, self._context(name, context))
+                call = self._open(context)
+                call.hold(len(raw))
+                reply = await method(raw, self._context(name, context))
+                call.hold(len(reply))
+                return reply
             except ServingError as error:
+                del raw  # the exception that ends the call keeps this frame until a garbage collection
                 await _abort(context, error)
 
         return grpc.unary_unary_rpc_method_handler(serve)
@@ -114,32 +157,94 @@ class GrpcTransport:
         """
 
         async def serve(_requests: object, context: _GrpcContext) -> bytes:
+            raw: Any = b""
             try:
                 rpc_context = self._context(name, context)
                 overload.check(rpc_context)
-                raw: Any = await context.read()
-                return await method(b"" if raw is grpc.aio.EOF else raw, rpc_context)
+                call = self._open(context)
+                raw = await context.read()
+                raw = b"" if raw is grpc.aio.EOF else raw
+                call.hold(len(raw))
+                reply = await method(raw, rpc_context)
+                call.hold(len(reply))
+                return reply
             except ServingError as error:
+                del raw
                 await _abort(context, error)
 
         return grpc.stream_unary_rpc_method_handler(serve)
 
     def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
-        async def serve(requests: AsyncIterator[bytes], context: _GrpcContext) -> None:
+        async def serve(_requests: object, context: _GrpcContext) -> None:
+            call = self._open(context, STREAM_BYTES)
             try:
-                async with aclosing(method(requests, self._context(name, context))) as replies:
+                async with aclosing(method(_Requests(context, call), self._context(name, context))) as replies:
                     async for reply in replies:
+                        call.hold(len(reply))
                         await context.write(reply)
+                        call.sent(len(reply))
             except ServingError as error:
                 await _abort(context, error)
+            except asyncio.CancelledError:
+                if call.failure is None:
+                    raise  # the caller is gone
+                task = asyncio.current_task()
+                assert task
+                task.uncancel()
+                await _abort(context, call.failure)
 
         return grpc.stream_stream_rpc_method_handler(serve)
+
+    def _open(self, context: _GrpcContext, size: int = 0) -> OpenCall:
+        """Return the call of `context`, for which `size` bytes are held in addition to those of every call."""
+        connection = self.held.connection(context.peer())
+        call = OpenCall(connection, self._gate, size=CALL_BYTES + size, on_limit=self._on_limit)
+        context.add_done_callback(cast("Any", call.end))
+        return call
 
     def _context(self, name: str, context: _GrpcContext) -> RpcContext:
         now_s = self._clock()
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
         return RpcContext(name, deadline_s, metadata=functools.partial(_metadata, context))
+
+
+class _Requests(AsyncIterator[bytes]):
+    """The requests of a stream. While its connection has no room, none is read."""
+
+    def __init__(self, context: _GrpcContext, call: OpenCall) -> None:
+        self._context = context
+        self._call = call
+
+    async def __anext__(self) -> bytes:
+        await self._call.may_read()
+        self._call.reading = reading = _Read(cast("Any", self._context.read()))
+        raw = await reading
+        if raw is grpc.aio.EOF:
+            raise StopAsyncIteration
+        self._call.receive(len(raw))
+        return raw
+
+
+class _Read:
+    """A read that can be cancelled.
+
+    gRPC stores the message at an address inside its own coroutine. If that ended because its task is cancelled, gRPC
+    would later write to memory that belongs to something else. Therefore a cancellation does not reach the coroutine,
+    which lives as long as this object: until the call has ended.
+    """
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Coroutine[Any, Any, Any]) -> None:
+        self._read = read
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        try:
+            while True:
+                yield self._read.send(None)
+        except StopIteration as end:
+            return end.value
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -176,12 +281,13 @@ def _metadata(context: _GrpcContext) -> Mapping[str, str]:
 
 
 async def _abort(context: _GrpcContext, error: ServingError) -> NoReturn:
-    """End a call with `error`.
+    """End a call with `error`, and forget where it was raised: those frames hold the request.
 
     Raises:
         grpc.aio.AbortError: always; gRPC expects it from the handler.
         asyncio.CancelledError: the caller left at this very moment.
     """
+    error.__traceback__ = None
     try:
         await context.abort(_CODES[error.status], str(error), error.trailers)
     except grpc.aio.InternalError as failed:  # the reply could not be sent

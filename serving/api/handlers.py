@@ -119,19 +119,21 @@ class RpcHandlers:
         async def method(raw: bytes, context: RpcContext) -> bytes:
             started_s, status = self.clock(), Status.OK
             span = self.tracing.begin(context) if self.tracing else None
-            request = None
+            policy = UNKNOWN_POLICY
             try:
                 request = parse(raw)
+                policy = label(request)
                 if self.draining:
                     await self.hold()
-                return await answer(request, context)
+                answering = answer(request, context)
+                del request  # it may be large, and the answer keeps what it needs
+                return await answering
             except BaseException as error:
                 failure, status = self.failure(error, context)
                 if failure is None or failure is error:
                     raise
                 raise failure from error
             finally:
-                policy = UNKNOWN_POLICY if request is None else label(request)
                 self.count(name, policy, status=status, started_s=started_s)
                 if span:
                     span.end(policy, status)
@@ -143,6 +145,7 @@ class RpcHandlers:
 
         async def answer(request: Request, context: RpcContext) -> bytes:
             pending = requests.admit(request, context)
+            del request
             try:
                 reply = await pending.reply()
             finally:

@@ -12,7 +12,7 @@ The queue is a deque with a signal, because asyncio.Queue and asyncio.Semaphore 
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from serving.api.handlers import InferenceMethod, PendingReply, RpcHandlers
 from serving.api.rpc import RpcContext, StreamMethod
@@ -27,7 +27,11 @@ _MAX_PENDING = 64  # requests of one stream
 class StreamedMethod(InferenceMethod[Request], Protocol[Request]):
     """A kind of request that is computed in batches, and that a stream can carry."""
 
-    def refusal(self, request: Request, /, failure: ServingError) -> bytes:
+    def tag(self, request: Request, /) -> Any:
+        """Return what a reply repeats of its request: its sequence, or its id."""
+        ...
+
+    def refusal(self, tag: Any, /, failure: ServingError) -> bytes:
         """Return the serialized reply to a request that has failed or is refused."""
         ...
 
@@ -49,12 +53,12 @@ class _Signal:
             self._waiter.set_result(None)
 
 
-class _StreamedRequest(NamedTuple, Generic[Request]):
-    """One request of the stream, and its outcome so far."""
+class _StreamedRequest(NamedTuple):
+    """One request of the stream, without its rows, and its outcome so far."""
 
     started_s: float
     policy: str  # as a metric label
-    request: Request
+    tag: Any
     outcome: PendingReply | ServingError
 
 
@@ -86,7 +90,7 @@ class _OrderedStream(Generic[Request]):
         self._requests = requests
         self._context = context
         self._handlers = handlers
-        self._received: deque[_StreamedRequest[Request] | Exception | None] = deque()
+        self._received: deque[_StreamedRequest | Exception | None] = deque()
         self._arrival = _Signal()  # set when one is appended
         self._pending = 0  # requests that are admitted, and whose replies are not yet sent
         self._room = _Signal()  # set when `_pending` falls
@@ -100,7 +104,7 @@ class _OrderedStream(Generic[Request]):
         handlers, tracing = self._handlers, self._handlers.tracing
         span = tracing.begin(self._context) if tracing else None
         status, reader = Status.OK, None
-        received: _StreamedRequest[Request] | Exception | None = None
+        received: _StreamedRequest | Exception | None = None
         try:
             if handlers.draining:
                 await handlers.hold()
@@ -136,6 +140,7 @@ class _OrderedStream(Generic[Request]):
         """Admit requests until the peer ends the stream, sends bytes that are not a request, or the server drains."""
         async for raw in raw_requests:
             self._received.append(self._admit(raw))
+            del raw  # while there is no room, it would only take memory
             self._arrival.set()
             self._pending += 1
             while self._pending >= _MAX_PENDING:
@@ -151,7 +156,7 @@ class _OrderedStream(Generic[Request]):
             self._received.append(DrainingError())
         self._arrival.set()
 
-    def _admit(self, raw: bytes) -> _StreamedRequest[Request]:
+    def _admit(self, raw: bytes) -> _StreamedRequest:
         """Put one request into its batcher. If it is refused, its outcome is the error.
 
         Raises:
@@ -167,22 +172,25 @@ class _OrderedStream(Generic[Request]):
         try:
             outcome = self._requests.admit(request, self._context)
         except ServingError as error:
-            outcome = error
-        return _StreamedRequest(started_s, self._requests.label(request), request, outcome)
+            outcome = error.with_traceback(None)  # its frames hold the rows
+        return _StreamedRequest(started_s, self._requests.label(request), self._requests.tag(request), outcome)
 
-    async def _reply(self, received: _StreamedRequest[Request]) -> bytes:
+    async def _reply(self, received: _StreamedRequest) -> bytes:
         """Wait for the reply to one request; a refusal is a reply too. Counts its outcome."""
         status = Status.OK
-        try:
-            if isinstance(received.outcome, ServingError):
-                raise received.outcome
-            reply = await received.outcome.reply()
-        except BaseException as error:
-            failure, status = self._handlers.failure(error, self._context)
-            if failure is None:
-                self._count(received, status)
-                raise
-            reply = self._requests.refusal(received.request, failure)
+        outcome = received.outcome
+        if isinstance(outcome, ServingError):
+            reply, status = self._requests.refusal(received.tag, outcome), outcome.status
+        else:
+            try:
+                reply = await outcome.reply()
+            except BaseException as error:
+                failure, status = self._handlers.failure(error, self._context)
+                if failure is None:
+                    self._count(received, status)
+                    raise
+                error.__traceback__ = None  # its frames hold the request
+                reply = self._requests.refusal(received.tag, failure)
         self._count(received, status)
         return reply
 
@@ -194,11 +202,11 @@ class _OrderedStream(Generic[Request]):
             if isinstance(received, _StreamedRequest):
                 self._count(received, self._handlers.status_of_cancellation(self._context))
 
-    def _count(self, received: _StreamedRequest[Request], status: Status) -> None:
+    def _count(self, received: _StreamedRequest, status: Status) -> None:
         self._handlers.count(self._name, received.policy, status=status, started_s=received.started_s)
 
 
-def _withdraw(received: "_StreamedRequest[Request] | Exception | None") -> None:
+def _withdraw(received: "_StreamedRequest | Exception | None") -> None:
     """Withdraw `received` from its batcher, if it is a request that was admitted."""
     if isinstance(received, _StreamedRequest) and not isinstance(received.outcome, ServingError):
         received.outcome.withdraw()

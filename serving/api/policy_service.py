@@ -117,8 +117,8 @@ class _Pending(NamedTuple):
     """An Act or a Score in the batcher."""
 
     served: ServedPolicy
-    request: ActRequestBlocks | ScoreRequestBlocks
-    work: codec.ComputeRequest
+    sequence: int
+    candidates: int  # as those of a ComputeRequest
     queued: QueuedRequest
     out_of_range: bool  # whether a state is far from those of training
     sample: RowSample | None  # the rows of an Act that are logged once it is answered
@@ -129,14 +129,14 @@ class _Pending(NamedTuple):
         about: dict[str, Any] = {
             "policy": self.served.bundle.spec.name,
             "version": self.served.version,
-            "sequence": self.request.sequence,
+            "sequence": self.sequence,
             "queue_us": round(result.queue_s * 1e6),
             "compute_us": round(result.compute_s * 1e6),
             "batch_rows": result.batch_rows,
         }
-        if self.work.kind is Kind.SCORE:
+        if self.queued.kind is Kind.SCORE:
             return ScoreResponseBlocks(energy=result.results.tobytes(), **about).SerializeToString()
-        action = _actions(result.results, self.work)
+        action = _actions(result.results, self.queued.kind, candidates=self.candidates)
         if self.sample:
             self.sample.answered(action)
         chunk = self.served.bundle.spec.action_chunk
@@ -184,7 +184,7 @@ class _Requests(ABC, Generic[Blocks]):
         timeout_s = context.timeout_s(self._clock(), limit_us=request.timeout_us)
         queued = served.batcher.admit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
         sample = self._sample(request, served, inputs) if self._row_log else None
-        return _Pending(served, request, work, queued, is_out_of_range, sample)
+        return _Pending(served, request.sequence, work.candidates, queued, is_out_of_range, sample)
 
     @abstractmethod
     def _decode(self, request: Blocks, spec: PolicySpec) -> codec.ComputeRequest:
@@ -207,10 +207,14 @@ class _ActRequests(_Requests[ActRequestBlocks]):
         assert self._row_log
         return self._row_log.sample(served.bundle.spec, served.version, inputs=inputs, robot_id=request.robot_id)
 
-    def refusal(self, request: ActRequestBlocks, failure: ServingError) -> bytes:
-        """Return the reply of a stream to a request that gets no actions."""
+    def tag(self, request: ActRequestBlocks) -> int:
+        """Return the sequence of `request`, which its reply repeats."""
+        return request.sequence
+
+    def refusal(self, tag: int, failure: ServingError) -> bytes:
+        """Return the reply of a stream to the request of sequence `tag`, which gets no actions."""
         why = pb.Failure(code=failure.status, message=str(failure), reason=failure.reason)
-        return ActResponseBlocks(sequence=request.sequence, failure=why).SerializeToString()
+        return ActResponseBlocks(sequence=tag, failure=why).SerializeToString()
 
 
 class _ScoreRequests(_Requests[ScoreRequestBlocks]):
@@ -226,13 +230,13 @@ async def _report(_request: pb.ReportRequest, _context: RpcContext) -> bytes:
     raise NotImplementedYetError("this server does not keep reports of episodes yet; do not send them")
 
 
-def _actions(results: np.ndarray, work: codec.ComputeRequest) -> np.ndarray:
+def _actions(results: np.ndarray, kind: Kind, *, candidates: int) -> np.ndarray:
     """Return the actions [rows, chunk_dim] of an Act: of each row's candidates, the one with the highest energy."""
-    if work.kind is not Kind.BEST_OF:
+    if kind is not Kind.BEST_OF:
         return results
-    candidates = results.reshape(-1, work.candidates, results.shape[1])  # the last column is the energy
-    best = candidates[:, :, -1].argmax(axis=1)
-    return candidates[np.arange(len(candidates)), best, :-1]
+    by_row = results.reshape(-1, candidates, results.shape[1])  # the last column is the energy
+    best = by_row[:, :, -1].argmax(axis=1)
+    return by_row[np.arange(len(by_row)), best, :-1]
 
 
 def _encode_spec(spec: PolicySpec) -> pb.PolicySpec:

@@ -49,6 +49,10 @@ class Metrics:
             "dropped_log_rows", "Answered rows that were sampled and not written, by reason.", "reason"
         )
         self.rejected = counter("rejected", "Requests rejected for load, by reason.", "policy", "reason")
+        self.memory_limit = counter("memory_limit", "Calls ended because their connection held too many bytes.")
+        self.held_bytes = gauge(
+            "held_bytes", "Requests under way and replies that are not sent yet.", of_workers="livesum"
+        )
         self.queue_rows = gauge("queue_rows", "Rows waiting for computation.", "policy", of_workers="livesum")
         self.queue_seconds = seconds("queue", "From a request's admission to the start of its computation.", "policy")
         self.compute_seconds = seconds("compute", "Computation of one batch.", "policy")

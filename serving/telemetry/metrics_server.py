@@ -5,7 +5,9 @@ thread for at most 5 s and are not logged.
 """
 
 import logging
+import socket
 import sys
+import time
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler
 
@@ -14,6 +16,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from serving.sockets import bind_error, join_address
 
 _LOGGER = logging.getLogger(__name__)
+_RETRY_S = 0.5  # after a connection could not be accepted
 
 
 class ScrapeHandler(WSGIRequestHandler):
@@ -39,8 +42,17 @@ class MetricsServer:
             raise bind_error("--metrics-port", host, port=port) from error
         self._server.RequestHandlerClass = ScrapeHandler
         self._server.handle_error = _log_error
+        self._server.get_request = self._accept
         self.port = self._server.server_port
         self.url = f"http://{join_address(host, self.port)}/metrics"
+
+    def _accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection. If that fails, wait a moment, because the library tries again immediately."""
+        try:
+            return self._server.socket.accept()
+        except OSError:
+            time.sleep(_RETRY_S)
+            raise
 
     def close(self) -> None:
         """Close the port, and wait until it is closed."""

@@ -5,8 +5,9 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # A terminal's Ctrl-C reaches the supervisor too, which then stops its workers.
+    # A terminal's Ctrl-C and its end reach the supervisor too, which then stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Standard input and output carry messages. Whatever a library prints goes to the log, on standard error, instead.
     from_supervisor = os.fdopen(os.dup(0), "rb", buffering=0)
     to_supervisor = os.fdopen(os.dup(1), "wb", buffering=0)

@@ -1,17 +1,53 @@
-"""An event that stop signals set, and a way to run work until that event."""
+"""An event that stop signals set, and a way to run work until that event.
+
+SIGTERM and SIGINT stop a server. So does SIGHUP in a process that was started in a terminal: the terminal is closed. In
+a process without a terminal, SIGHUP has no effect but a line in the log. A process that was started with SIGHUP
+ignored, as by nohup, keeps ignoring it.
+"""
 
 import asyncio
+import logging
+import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def on_stop_signals(
+    set_handler: Callable[[signal.Signals, Callable[[], None]], object], stop: Callable[[], None]
+) -> None:
+    """Have `set_handler` call `stop` at SIGTERM and SIGINT, and at SIGHUP if the process has a terminal.
+
+    Args:
+        set_handler: sets what is called at a signal.
+        stop: stops the process.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        set_handler(number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        set_handler(signal.SIGHUP, stop if _has_terminal() else _ignore_hangup)
 
 
 def stop_event() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set."""
+    """Return an event that is set when the process is to stop."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    on_stop_signals(asyncio.get_running_loop().add_signal_handler, stop.set)
     return stop
+
+
+def _ignore_hangup() -> None:
+    _LOGGER.info("SIGHUP has no effect on a server without a terminal; stop it with SIGTERM")
+
+
+def _has_terminal() -> bool:
+    """Return whether the process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 async def finished_before(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:

@@ -24,6 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.sockets import hold_port, join_address
+from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.metrics import ProcessesCollector
 from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.shutdown import finished_before, stop_event
@@ -166,6 +167,7 @@ class Supervisor:
         collectors = CollectorRegistry()
         MultiProcessCollector(collectors)
         collectors.register(ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in self._workers.values())]))
+        collectors.register(ConnectionsCollector(config.port))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
         gauge.set_function(lambda: sum(worker.serves for worker in self._workers.values()))
         return {"metrics": MetricsServer(collectors, config.host, port=config.metrics_port).url}

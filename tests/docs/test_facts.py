@@ -88,9 +88,9 @@ def test_the_metrics_are_those_of_the_server() -> None:
     metrics = CollectorRegistry()
     Metrics(metrics)
     actual = {f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.collect()}
-    with_workers_or_devices = {"kilolayer_workers", "kilolayer_device_memory_bytes"}
+    with_a_port_workers_or_devices = {"kilolayer_connections", "kilolayer_workers", "kilolayer_device_memory_bytes"}
     shown = re.findall(r"`(kilolayer_\w+)", " ".join(row[0] for row in cells("docs/serving.md", METRICS)))
-    assert sorted(shown) == sorted(actual | with_workers_or_devices)
+    assert sorted(shown) == sorted(actual | with_a_port_workers_or_devices)
 
 
 def test_the_reasons_are_those_of_the_contract() -> None:

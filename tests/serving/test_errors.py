@@ -20,6 +20,7 @@ TABLE = {
     OverloadedError("x", reason=Reason.QUEUE_FULL): (Status.RESOURCE_EXHAUSTED, "queue_full"),
     OverloadedError("x", reason=Reason.QUEUE_AGE): (Status.RESOURCE_EXHAUSTED, "queue_age"),
     OverloadedError("x", reason=Reason.DEADLINE_TOO_SHORT): (Status.RESOURCE_EXHAUSTED, "deadline_too_short"),
+    errors.MemoryLimitError("x"): (Status.RESOURCE_EXHAUSTED, "memory_limit"),
     errors.DeadlinePassedError("x"): (Status.DEADLINE_EXCEEDED, "deadline_exceeded"),
     errors.DrainingError(): (Status.UNAVAILABLE, "draining"),
     errors.NotReadyError("x"): (Status.UNAVAILABLE, "not_ready"),
@@ -51,7 +52,7 @@ def test_the_contract_lists_every_reason_with_its_status() -> None:
 
 def test_only_a_rejection_tells_grpc_not_to_retry() -> None:
     told = {error for error in TABLE if ("grpc-retry-pushback-ms", "-1") in error.trailers}
-    assert told == {error for error in TABLE if isinstance(error, OverloadedError)}
+    assert told == {error for error in TABLE if isinstance(error, OverloadedError | errors.MemoryLimitError)}
 
 
 def test_statuses_have_the_names_and_numbers_of_grpc() -> None:

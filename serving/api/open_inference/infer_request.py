@@ -95,7 +95,8 @@ class InferRequests:
         return PendingInference(
             served,
             queued,
-            received,
+            request.id,
+            started_s,
             is_out_of_range=is_out_of_range,
             sample=log.sample(spec, served.version, inputs=rows, robot_id=robot_id) if log else None,
             statistics=statistics,
@@ -104,10 +105,14 @@ class InferRequests:
             clock=self._clock,
         )
 
-    def refusal(self, received: ReceivedRequest, failure: ServingError) -> bytes:
-        """Return the reply of a stream to a failed request: the error's text, the request's id, and the reason."""
+    def tag(self, received: ReceivedRequest) -> str:
+        """Return the id of a request, which its reply repeats."""
+        return received.request.id
+
+    def refusal(self, tag: str, failure: ServingError) -> bytes:
+        """Return the reply of a stream to the failed request of id `tag`: the error's text, the id, and the reason."""
         reason = pb.InferParameter(string_param=failure.reason)
-        about = pb.ModelInferResponse(id=received.request.id, parameters={"kilolayer-reason": reason})
+        about = pb.ModelInferResponse(id=tag, parameters={"kilolayer-reason": reason})
         return pb.ModelStreamInferResponse(error_message=str(failure), infer_response=about).SerializeToString()
 
 
@@ -117,7 +122,8 @@ class PendingInference:
 
     served: ServedPolicy
     queued: QueuedRequest
-    received: ReceivedRequest
+    request_id: str
+    started_s: float  # when its bytes arrived
     _: dataclasses.KW_ONLY
     is_out_of_range: bool  # whether a state is far from those of training
     sample: RowSample | None  # the rows that are logged once the request is answered
@@ -139,7 +145,7 @@ class PendingInference:
                 self.sample.answered(result.results)
             reply = self.serialize(self._encode(result.results))
         except BaseException:
-            self.statistics.failed(self.clock() - self.received.started_s)
+            self.statistics.failed(self.clock() - self.started_s)
             raise
         self._count(result, output_s=self.clock() - computed_s)
         return reply
@@ -157,14 +163,14 @@ class PendingInference:
             parameters=parameters,
             model_name=self.served.bundle.spec.name,
             model_version=self.served.version,
-            id=self.received.request.id,
+            id=self.request_id,
             outputs=[output],
             raw_output_contents=[actions.tobytes()],
         )
 
     def _count(self, result: InferenceResult, *, output_s: float) -> None:
         self.statistics.succeeded(
-            self.clock() - self.received.started_s,
+            self.clock() - self.started_s,
             input_s=self.input_s,
             queue_s=result.queue_s,
             infer_s=result.compute_s,

@@ -1,0 +1,97 @@
+"""OpenCall: counts the bytes that are held for one open call, and ends the call if its connection holds too many."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from serving.api.held_bytes import Connection
+from serving.api.read_gate import ReadGate
+from serving.errors import MemoryLimitError
+
+CALL_BYTES = 16 << 10  # what gRPC and the event loop need for a call, measured with 10,000 open calls
+STREAM_BYTES = 64 << 10  # that gRPC receives ahead for a stream which is not read from
+
+
+class OpenCall:
+    """A call from its arrival until gRPC has sent its status. Construct it in the task that runs the call.
+
+    Args:
+        connection: of its peer.
+        gate: where the calls of a connection without room wait.
+        size: bytes that are held while it is open.
+        on_limit: called when the call is ended because its connection holds too many bytes.
+    """
+
+    __slots__ = ("_connection", "_gate", "_held", "_on_limit", "_read_s", "_requests", "_task", "failure", "reading")
+
+    def __init__(self, connection: Connection, gate: ReadGate, *, size: int, on_limit: Callable[[], None]) -> None:
+        self._connection = connection
+        self._gate = gate
+        self._on_limit = on_limit
+        self._held = size
+        self._requests: deque[int] = deque()  # sizes of a stream's requests that have no reply yet
+        self._read_s = 0.0  # when its present read began
+        self._task = asyncio.current_task()
+        self.failure: MemoryLimitError | None = None
+        """Why its task is cancelled, if the caller is still there."""
+        self.reading: object = None
+        """The read that gRPC may still write to; kept until the call ends."""
+        connection.hold(size)
+
+    def hold(self, size: int) -> None:
+        """Count bytes that are held until the call ends.
+
+        Raises:
+            MemoryLimitError: the connection holds too many bytes.
+        """
+        self._held += size
+        self._connection.hold(size)
+        self._check()
+
+    def receive(self, size: int) -> None:
+        """Count a request of a stream; it is held until its reply is sent. Errors as of `hold`."""
+        self._requests.append(size)
+        self._gate.received(self._connection, size, read_s=self._read_s)
+        self.hold(size)
+
+    def sent(self, size: int) -> None:
+        """Count that a reply of a stream, which was held, is sent, and that its request is no longer needed."""
+        if self._requests:
+            size += self._requests.popleft()
+        self._held -= size
+        self._gate.release(self._connection, size)
+
+    async def may_read(self) -> None:
+        """Wait until the call may read another request.
+
+        Raises:
+            MemoryLimitError: the peer reads no replies.
+        """
+        if not self._gate.is_open(self._connection):
+            try:
+                await self._gate.wait(self._connection)
+            except MemoryLimitError as error:
+                self._fail(error)
+                raise
+        self._read_s = self._gate.clock()
+
+    def end(self, _context: object) -> None:
+        """The call has ended."""
+        self._gate.release(self._connection, self._held)
+        self._held, self._task, self.reading = 0, None, None
+
+    def _check(self) -> None:
+        if self._connection.is_over:
+            error = MemoryLimitError(
+                f"the server holds {self._connection.held >> 20} MB of requests and replies for this connection, which"
+                " is too much; read replies while sending requests, and send fewer rows at a time"
+            )
+            self._fail(error)
+            raise error
+
+    def _fail(self, error: MemoryLimitError) -> None:
+        """End the call for `error`, even while a reply waits to be sent."""
+        self._on_limit()
+        self.failure = error
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()

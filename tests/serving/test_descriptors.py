@@ -1,0 +1,47 @@
+"""Descriptors and connections: a fake clock, and tables as the kernel writes them."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch
+
+# Port 50051 is C383. A listening socket (0A), two established ones (01), one that is being closed (06), and one of
+# another port whose peer has port 50051.
+TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:C383 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 101 1 0 100 0 0 10 0
+   1: 0100007F:C383 0100007F:9C42 01 00000000:00000000 00:00000000 00000000     0        0 102 1 0 20 4 30 10 -1
+  12: 0100007F:C383 0100007F:9C44 01 00000000:00000000 00:00000000 00000000     0        0 103 1 0 20 4 30 10 -1
+  13: 0100007F:C383 0100007F:9C46 06 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20 4 30 10 -1
+  14: 0100007F:9C42 0100007F:C383 01 00000000:00000000 00:00000000 00000000     0        0 104 1 0 20 4 30 10 -1
+"""
+TCP6 = """  sl  local_address                         remote_address                        st
+   0: 0000000000000000FFFF00000100007F:C383 0000000000000000FFFF00000100007F:9C48 01 00000000:00000000 00:00000000
+"""
+
+
+def test_established_connections_of_the_port_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "tcp").write_text(TCP)
+    (tmp_path / "tcp6").write_text(TCP6)
+    collector = ConnectionsCollector(50051, tables=(tmp_path / "tcp", tmp_path / "tcp6", tmp_path / "missing"))
+    (metric,) = collector.collect()
+    assert [(sample.name, sample.value) for sample in metric.samples] == [("kilolayer_connections", 3)]
+
+
+def test_used_up_descriptors_are_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now_s = [100.0]
+    watch = DescriptorWatch(clock=lambda: now_s[0])
+    with caplog.at_level(logging.WARNING):
+        watch.check(used=207, limit=256)
+        assert caplog.messages == []
+        watch.check(used=208, limit=256)  # 48 are kept back
+        now_s[0] += 59
+        watch.check(used=250, limit=256)
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].startswith(
+            "208 of 256 file descriptors are in use, so further connections are refused"
+        )
+        now_s[0] += 1
+        watch.check(used=250, limit=256)
+    assert len(caplog.messages) == 2
