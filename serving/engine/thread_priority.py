@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-_NICER = 5  # a thread with 5 more niceness gets a third of the time of the other when both compete for a core
+_NICER = 2  # 0.39 of a core for which it competes with the event loop; 5 would lose too much to other programs
 _MAX_NICENESS = 19
 
 
