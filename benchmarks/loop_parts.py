@@ -150,7 +150,16 @@ def keep(config: TrainConfig, env: GoalEnv, state: RunState) -> None:
 def serving_parts(config: TrainConfig) -> list[Part]:
     """Measure the start of the server, and the rollouts of the simulated robots."""
     began = time.perf_counter()
-    command = ["serving/run.py", "--policies", str(config.out / "policies"), "--port", "0", "--no-metrics"]
+    command = [
+        "serving/run.py",
+        "--policies",
+        str(config.out / "policies"),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--no-metrics",
+    ]
     server = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         address = ready_address(server)

@@ -9,6 +9,7 @@ import tyro
 
 LogFormat = Literal["auto", "json", "text"]
 OutOfRange = Literal["flag", "refuse"]
+ServeWhen = Literal["first-batch", "all"]
 _MAX_PORT = 65535
 _MAX_WORKERS = 256
 _MAX_HELD_MB = 2**20
@@ -42,6 +43,9 @@ class ServeConfig:
     """Folders of published policies, at least one, such as runs/first/policies.
     Each holds the versions of one policy, as training writes them."""
 
+    strict: bool = False
+    """Refuse to start if the newest version of a policy is damaged, instead of serving the next older one."""
+
     default_policy: str = ""
     """Policy for requests that name none; empty: the policy of the first folder."""
 
@@ -54,14 +58,19 @@ class ServeConfig:
     """Port for gRPC; 0 picks a free one, which the ready line in the log shows."""
 
     metrics: bool = True
-    """Serve Prometheus metrics over HTTP."""
+    """Serve Prometheus metrics over HTTP, at /metrics of the metrics port."""
 
     metrics_port: int = 9464
-    """Port for the metrics; 0 picks a free one, which the ready line in the log shows."""
+    """Port for /healthz and /metrics over HTTP; 0 picks a free one, which the ready line in the log shows.
+    /healthz is there with --no-metrics, too."""
 
     max_batch_rows: int = 256
     """Maximum rows in a batch, a power of two; 1 disables batching.
-    A CPU uses at most 1024. Larger values take longer to compile at startup."""
+    A CPU uses at most 1024. Larger values take longer to compile at startup. For a single robot, use 1."""
+
+    serve_when: ServeWhen = "all"
+    """What must be compiled before health is SERVING: all batch sizes, or the first-batch of one row.
+    With first-batch the other sizes are compiled while the server answers, and calls are slower meanwhile."""
 
     max_call_rows: int = 4096
     """Maximum rows in a request; every candidate of best-of counts as a row.
@@ -98,6 +107,10 @@ class ServeConfig:
     """Maximum calls and streams that are open at the same time on one connection.
     A client waits before it opens more."""
 
+    max_compute_s: float = 30.0
+    """Maximum time to compute one batch, in seconds; far more than the largest batch takes.
+    If it is exceeded, the device hangs: the batch fails, and the server exits with code 1, so that it is replaced."""
+
     grace_s: float = 10.0
     """Time to answer the accepted calls after SIGTERM or SIGINT, in seconds."""
 
@@ -128,7 +141,7 @@ class ServeConfig:
             port = getattr(self, name)
             if not 0 <= port <= _MAX_PORT:
                 raise ConfigError(f"{flag(name)} must be from 0 to {_MAX_PORT}, got {port}; 0 picks a free port")
-        if self.metrics and self.port == self.metrics_port != 0:
+        if self.port == self.metrics_port != 0:
             raise ConfigError(f"--metrics-port must differ from --port, got {self.port} for both; 0 picks a free port")
         if not 1 <= self.workers <= _MAX_WORKERS:
             raise ConfigError(
@@ -150,7 +163,7 @@ class ServeConfig:
             number = getattr(self, name)
             if not 1 <= number <= most:
                 raise ConfigError(f"{flag(name)} must be from 1 to {most}, got {number}; try {example}")
-        for name, example in (("grace_s", "10"), ("max_queue_age_s", "1")):
+        for name, example in (("grace_s", "10"), ("max_queue_age_s", "1"), ("max_compute_s", "30")):
             seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds > 0):
                 raise ConfigError(f"{flag(name)} must be a positive number of seconds, got {seconds}; try {example}")

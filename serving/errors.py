@@ -5,8 +5,12 @@ of a `ServingError`. The message reaches a client, so it is always our own text,
 """
 
 import enum
+import errno
+import os
 from typing import ClassVar
 
+# In messages of libraries: the system's own, the dynamic linker's, XLA's.
+_NO_MEMORY = (os.strerror(errno.ENOMEM), "failed to map segment from shared object", "RESOURCE_EXHAUSTED")
 _ECHO_LENGTH = 64  # characters of a client's text that are repeated in a message or a log
 _NO_RETRY = ("grpc-retry-pushback-ms", "-1")  # asks gRPC's own retry mechanism not to send an old observation again
 
@@ -46,6 +50,7 @@ class Reason(enum.StrEnum):
     NOT_IMPLEMENTED = "not_implemented"
     NON_FINITE_ACTION = "non_finite_action"
     COMPUTATION_FAILED = "computation_failed"
+    COMPUTATION_TIMEOUT = "computation_timeout"
     INTERNAL = "internal"
 
 
@@ -55,6 +60,10 @@ REJECTION_REASONS = (Reason.QUEUE_FULL, Reason.QUEUE_AGE, Reason.DEADLINE_TOO_SH
 
 class StartupError(Exception):
     """The server cannot start. The message is one line that says what to do."""
+
+
+class BrokenError(Exception):
+    """The server cannot compute any more and must be replaced by a new process. The message is one line."""
 
 
 class ServingError(Exception):
@@ -183,6 +192,12 @@ class ComputationError(ServingError):
     reason = Reason.COMPUTATION_FAILED
 
 
+class ComputationTimeoutError(ComputationError):
+    """The computation did not end within --max-compute-s. The server stops, so that a new process replaces it."""
+
+    reason = Reason.COMPUTATION_TIMEOUT
+
+
 class NonFiniteActionError(ComputationError):
     """The policy gave NaN or infinity for this request."""
 
@@ -199,3 +214,26 @@ class UnexpectedError(ServingError):
 def echo(text: str) -> str:
     """Return a client's text quoted, in ASCII, on one line and cut short, so that messages and logs can hold it."""
     return ascii(text if len(text) <= _ECHO_LENGTH else text[:_ECHO_LENGTH] + "...")
+
+
+def shortage(error: BaseException) -> str:
+    """Return which resource the machine lacks if `error`, or what caused it, says so; empty otherwise.
+
+    A shortage has nothing to do with the policy or the flag that was being handled when it was met.
+    """
+    chain: list[BaseException] = []
+    while error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return next(filter(None, map(_shortage, chain)), "")
+
+
+def _shortage(error: BaseException) -> str:
+    number, text = getattr(error, "errno", None), str(error)
+    if number in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in text:
+        return "too few file descriptors (ulimit -n)"
+    if "can't start new thread" in text or number == errno.EAGAIN:
+        return "too little memory or too few processes to start a thread (ulimit -v, ulimit -u, the container's limits)"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(mark in text for mark in _NO_MEMORY):
+        return "too little memory (ulimit -v, the container's limit)"
+    return ""

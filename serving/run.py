@@ -7,9 +7,11 @@ Exit codes: 0 after a clean stop; 1 if the server cannot start or a call was lef
 
 import dataclasses
 import difflib
+import gc
 import logging
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,13 +20,14 @@ from pathlib import Path
 import tyro
 
 from serving.config import ConfigError, ServeConfig, flag
-from serving.errors import StartupError
+from serving.errors import StartupError, shortage
 from serving.sockets import raise_descriptor_limit
 from serving.telemetry.logs import log_to_stderr
 from serving.workers.shutdown import on_stop_signals
 
 _LOGGER = logging.getLogger("kilolayer")
 _PREFIX = "KILOLAYER_"
+_ENOUGH_ADDRESS_SPACE = 4 * 2**30  # bytes; about 1.8 GiB are needed on two cores, and more on more
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 # Kubernetes sets such variables in every pod for each Service whose name is "kilolayer" or begins with "kilolayer-".
 _SERVICE_LINK = re.compile(
@@ -34,6 +37,7 @@ _SERVICE_LINK = re.compile(
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code."""
+    _open_standard_streams()
     log_to_stderr("auto")  # until the configuration says which format
     # gRPC's own log lines repeat what our errors say, less clearly. gRPC reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -95,15 +99,20 @@ def _serve(config: ServeConfig) -> int:
     raise_descriptor_limit()
     # Until an event loop handles them.
     on_stop_signals(lambda number, handler: signal.signal(number, lambda *_: handler()), _exit)
-    # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
     if config.log_rows and not _can_write(config.log_rows[1]):  # or each worker would report it
         return 1
-    if config.workers > 1:
-        from serving.workers.supervisor import supervise
+    _warn_of_little_address_space()
+    try:
+        # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
+        if config.workers > 1:
+            from serving.workers.supervisor import supervise
 
-        return supervise(config)
-    from serving.workers.worker import run_alone
-
+            return supervise(config)
+        gc.disable()  # until everything is compiled: collections would take about 15 % of the start
+        from serving.workers.worker import run_alone
+    except (ImportError, MemoryError, OSError) as error:
+        _LOGGER.error("cannot import the libraries that serving needs: %s", shortage(error) or error)
+        return 1
     return run_alone(config)
 
 
@@ -117,6 +126,27 @@ def _can_write(folder: Path) -> bool:
         _LOGGER.error("%s", error)
         return False
     return True
+
+
+def _warn_of_little_address_space() -> None:
+    """Warn of a limit with which native libraries may abort, because they cannot start threads; they say no more."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _ENOUGH_ADDRESS_SPACE:
+        _LOGGER.warning(
+            "the address space is limited to %.1f GiB (ulimit -v); the server may abort below %.0f GiB, because"
+            " libraries cannot start their threads",
+            limit / 2**30,
+            _ENOUGH_ADDRESS_SPACE / 2**30,
+        )
+
+
+def _open_standard_streams() -> None:
+    """Connect descriptors 0 to 2 to nothing if they are closed. Otherwise a socket could get their numbers."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number
 
 
 def _exit() -> None:

@@ -1,7 +1,8 @@
 """Server: builds the parts of one server, and starts, opens and drains it.
 
 Policies are loaded first, so that a damaged one is reported before a port is open. Then the ports open; health is
-NOT_SERVING and calls get UNAVAILABLE. Once every batch size of every policy is compiled, health is SERVING. While the
+NOT_SERVING and calls get UNAVAILABLE. Once every batch size of every policy is compiled, health is SERVING; with
+`--serve-when first-batch` it is once one row can be computed, and the other sizes are compiled meanwhile. While the
 server drains, health is NOT_SERVING, new calls get UNAVAILABLE, and admitted calls are computed and answered. Then the
 ports close.
 """
@@ -29,13 +30,14 @@ from serving.api.range_check import RangeCheck
 from serving.batching.batcher import Batcher
 from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
-from serving.errors import StartupError
+from serving.errors import BrokenError, StartupError
 from serving.policies import store
-from serving.policies.compilation import CompilationCounter, compile_policy
+from serving.policies.compilation import CompilationCounter, PolicyCompiler
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
 from serving.sockets import join_address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
+from serving.telemetry.logs import ready_line
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
@@ -50,6 +52,7 @@ _MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fie
 # A float32 is 4 bytes packed and 5 unpacked. With 8, calls with slightly too many rows get our own, clearer error.
 _MAX_VALUE_BYTES = 8
 _MIN_HELD_REQUESTS = 4  # of the largest size, so that one connection may hold a request and its reply
+_BROKEN_GRACE_S = 1.0  # at most, for what other threads compute, if a device failed or hangs
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
 _MIN_SEND_S = 1.0  # at least, to send computed answers, even after the grace period
 _MAX_SEND_S = 3.0  # at most, for peers that are slow to receive the last answers
@@ -57,7 +60,7 @@ _WATCH_S = 1.0  # between two looks at what the server holds
 
 
 class Server:
-    """One server from its start to its end. Call `start` and `prepare` in either order, then `open`, then `drain`.
+    """One server from its start to its end. Call `start` and `prepare` in either order, then `open`, `serve`, `drain`.
 
     Args:
         config: what to serve and where.
@@ -90,6 +93,9 @@ class Server:
         self._collectors = collectors
         self._tracing = tracing
         self._clock = clock
+        self._compilers: dict[str, PolicyCompiler] = {}
+        self._compiled = False  # all batch sizes
+        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
         self._served: dict[str, ServedPolicy] = {}
         self._compilations = CompilationCounter(metrics.compilations)
         self._policies = PolicyRegistry(frozenset(bundles), default=default)
@@ -143,8 +149,11 @@ class Server:
             StartupError: a port cannot be bound.
         """
         config = self._config
-        if config.metrics:
-            self._metrics_server = MetricsServer(self._collectors, config.host, port=config.metrics_port)
+        if config.workers == 1:  # otherwise the supervisor has one for all
+            collectors = self._collectors if config.metrics else None
+            self._metrics_server = MetricsServer(
+                collectors, config.host, port=config.metrics_port, is_ready=lambda: self._health.is_serving
+            )
         self.port = await self._transport.start(config.host, config.port)
         if config.metrics:
             self._collectors.register(ConnectionsCollector(self.port))
@@ -159,31 +168,38 @@ class Server:
             await asyncio.sleep(_WATCH_S)
 
     async def prepare(self) -> None:
-        """Compile every batch size of every policy and check the policies' probes.
+        """Compile the batch sizes that `--serve-when` names, for every policy, and check the policies' probes.
 
         Raises:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
         config = self._config
+        self._compilers = {
+            name: PolicyCompiler(bundle, max_batch_rows=config.max_batch_rows, clock=self._clock)
+            for name, bundle in self._bundles.items()
+        }
+        for compiler in self._compilers.values():
+            await compiler.compile_first()
+        if config.serve_when == "all":
+            await self._compile_rest()
         batching = BatchingPolicy(
             max_queue_rows=config.max_queue_rows,
             max_queue_age_s=config.max_queue_age_s,
             max_batch_delay_s=config.max_batch_delay_s,
         )
         for name, bundle in self._bundles.items():
-            engine = await compile_policy(bundle, max_batch_rows=config.max_batch_rows, clock=self._clock)
+            metrics, engine = self._metrics.for_policy(name), self._compilers[name].engine
             batcher = Batcher(
                 engine,
                 policy=batching,
-                metrics=self._metrics.for_policy(name),
+                metrics=metrics,
                 clock=self._clock,
+                max_compute_s=config.max_compute_s,
+                on_broken=functools.partial(self._break, name),
                 explains=SeenRange(bundle.spec).explains,
             )
             self._served[name] = ServedPolicy(bundle, batcher)
-        # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
-        gc.collect()
-        gc.freeze()
-        self._compilations.start()
+        gc.enable()  # `serving.run` disables it for the start
 
     def open(self) -> None:
         """Answer calls; health is SERVING."""
@@ -194,9 +210,39 @@ class Server:
         self._policies.open(self._served)
         self._health.set_serving()
 
+    async def serve(self) -> None:
+        """Compile the batch sizes that `prepare` has left. Does not return. Call it after `open`.
+
+        Raises:
+            StartupError: a compiled policy does not give the actions that were stored with it.
+            BrokenError: a policy cannot be computed any more; health is NOT_SERVING.
+        """
+        compiling = asyncio.create_task(self._compile_rest())
+        try:
+            await asyncio.wait({compiling, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            if compiling.done():
+                compiling.result()
+            raise BrokenError(await self._broken)
+        finally:
+            compiling.cancel()
+
+    async def _compile_rest(self) -> None:
+        """Compile the batch sizes that are left, the largest first; no effect if all are compiled."""
+        if self._compiled:
+            return
+        for compiler in self._compilers.values():
+            await compiler.compile_largest()
+        for compiler in self._compilers.values():
+            await compiler.compile_rest()
+        self._compiled = True
+        # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
+        gc.collect()
+        gc.freeze()
+        self._compilations.start()
+
     async def drain(self) -> bool:
         """Refuse new calls, answer the admitted ones, close the ports. Return whether all were answered in time."""
-        grace_s = self._config.grace_s
+        grace_s = min(self._config.grace_s, _BROKEN_GRACE_S) if self._broken.done() else self._config.grace_s
         ends_s = self._clock() + grace_s
         self._health.close()
         self._handlers.begin_draining()
@@ -219,16 +265,25 @@ class Server:
             await asyncio.to_thread(self._metrics_server.close)
         return all(drained)
 
+    def _break(self, policy: str, cause: str) -> None:
+        """Take no more calls, because `policy` cannot be computed any more."""
+        if not self._broken.done():
+            self._health.close()
+            self._broken.set_result(f"policy {policy} cannot be computed any more: {cause}")
+
     def addresses(self) -> dict[str, str]:
-        """Return the addresses of the server by name, for programs that read the log: `grpc`, `metrics` unless off."""
+        """Return the addresses of the server by name, for programs that read the log.
+
+        They are `grpc`, `health`, and `metrics` unless off. A worker has only the first.
+        """
         addresses = {"grpc": join_address(self._config.host, self.port)}
-        return addresses | ({"metrics": self._metrics_server.url} if self._metrics_server else {})
+        if self._metrics_server:
+            addresses |= self._metrics_server.addresses()
+        return addresses
 
     def ready_line(self) -> str:
         """Return one line with the addresses and the policies."""
-        addresses = self.addresses()
-        url = addresses.get("metrics", "off")
-        return f"ready: grpc={addresses['grpc']} metrics={url} policies={self.policies_line()}"
+        return ready_line(self.addresses(), policies=self.policies_line())
 
     def policies_line(self) -> str:
         """Return the policies and their versions, on one line."""
@@ -264,8 +319,8 @@ async def load(
     if config.tracing and tracing is None:
         tracing = _tracing()
     # In a thread, because Orbax runs an event loop of its own.
-    load_all = functools.partial(store.load_all, versions=versions, on_rejected=metrics.count_rejected_bundle)
-    bundles = await asyncio.to_thread(load_all, config.policies)
+    load_all = functools.partial(store.load_all, versions=versions, strict=config.strict)
+    bundles = await asyncio.to_thread(load_all, config.policies, on_rejected=metrics.count_rejected_bundle)
     return Server(config, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
 
 

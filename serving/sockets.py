@@ -3,12 +3,18 @@
 Also the limit of file descriptors, of which every connection needs one.
 """
 
+import errno
 import resource
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from serving.errors import StartupError
+from serving.errors import StartupError, shortage
+
+_PROBLEMS = {
+    errno.EADDRINUSE: "address in use",
+    errno.EACCES: "not permitted; ports below 1024 usually need root",
+}
 
 
 def raise_descriptor_limit() -> None:
@@ -23,10 +29,34 @@ def join_address(host: str, port: int) -> str:
 
 
 def bind_error(flag: str, host: str, *, port: int) -> StartupError:
-    """Return the error for a port, given by `flag`, that cannot be bound."""
+    """Return the error for a port, given by `flag`, that cannot be bound. Binds it once more to learn the cause.
+
+    gRPC does not tell the cause, so it is read from an attempt of our own.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+        problem = "it was not free a moment ago"
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no host can have this name
+        reason = error.strerror if isinstance(error, OSError) else "not a valid name"
+        return StartupError(
+            f"--host {host} does not resolve to an address ({reason}); use 127.0.0.1 for this machine only, 0.0.0.0 for"
+            " every network"
+        )
+    except OSError as error:
+        if lacking := shortage(error):
+            return StartupError(f"cannot bind {flag} {port} on {host}: {lacking}")
+        if error.errno == errno.EADDRNOTAVAIL:
+            return StartupError(
+                f"--host {host} is not an address of this machine; use 127.0.0.1 for this machine only, 0.0.0.0 for"
+                " every network"
+            )
+        problem = _PROBLEMS.get(error.errno or 0, str(error.strerror))
     return StartupError(
-        f"cannot bind {flag} {port} on {host}: address in use or not permitted; choose another port with {flag}, or 0"
-        " for any free one, and check --host"
+        f"cannot bind {flag} {port} on {host}: {problem}; choose another port with {flag}, or 0 for any free one"
     )
 
 

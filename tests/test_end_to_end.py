@@ -58,7 +58,17 @@ def train(out: Path, *more: str, **changes: int) -> Path:
 def served(policies: Path) -> Generator[str]:
     """The address of a server process, ended by SIGTERM, which must be clean."""
     server = subprocess.Popen(
-        [sys.executable, "serving/run.py", "--policies", str(policies), "--port", "0", "--no-metrics"],
+        [
+            sys.executable,
+            "serving/run.py",
+            "--policies",
+            str(policies),
+            "--port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--no-metrics",
+        ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

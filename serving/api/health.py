@@ -33,6 +33,11 @@ class Health:
             streams={"Watch": self._watch},
         )
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the status is SERVING."""
+        return self._serving
+
     def set_serving(self) -> None:
         """Make every name SERVING, unless `close` was called."""
         if not self._closed.is_set():

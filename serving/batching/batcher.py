@@ -12,7 +12,8 @@ How it works, concurrency included:
 * A dispatched batch is computed by a thread of `serving.batching.executor` and completed on the event loop
   (`serving.batching.completion`). A batch in flight is never stopped; the results of withdrawn requests are dropped.
 * A caller that gives up calls `withdraw`. Rows of its request that are still queued are not computed.
-* If the computation of a batch fails, its requests fail, and the next batch is computed as usual.
+* If the computation of a batch fails, its requests fail, and the next batch is computed as usual. Several failures in a
+  row, or a computation that does not end, are reported to `on_broken`.
 * `drain` refuses new requests, completes the admitted ones, and ends the threads. After the grace period the remaining
   requests fail. Every admitted request is completed or failed exactly once.
 """
@@ -50,6 +51,8 @@ class Batcher:
         clock: monotonic seconds.
         explains: given a kind and rows of it whose results are not finite: whether the rows are to blame rather than
             the policy.
+        max_compute_s: a computation that takes longer is given up, and its requests fail.
+        on_broken: called with the cause if batches cannot be computed any more; perhaps repeatedly.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Batcher:
         metrics: PolicyMetrics,
         clock: Callable[[], float] = time.monotonic,
         explains: Callable[[Kind, np.ndarray], bool] = lambda _kind, _rows: False,
+        max_compute_s: float = 30.0,
+        on_broken: Callable[[str], None] = _LOGGER.error,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
@@ -71,7 +76,7 @@ class Batcher:
         self._overload = Overload(policy)
         self._scheduler = Scheduler(engine, policy)
         self._completion = Completion(self._queue, engine, metrics, explains=explains)
-        self._executor = Executor(engine, clock=clock)
+        self._executor = Executor(engine, clock=clock, max_compute_s=max_compute_s, on_broken=on_broken)
         self._wait: WaitUntil | Idle = Idle(rows=1)
         self._timer: asyncio.TimerHandle | None = None
         self._next_step: asyncio.Handle | None = None

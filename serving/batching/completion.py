@@ -12,7 +12,14 @@ import numpy as np
 from serving.batching.executor import BatchResult
 from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue, RowSlice
 from serving.engine.engine import BatchEngine, Kind
-from serving.errors import ComputationError, ExtremeInputError, NonFiniteActionError, ServingError, UnexpectedError
+from serving.errors import (
+    ComputationError,
+    ComputationTimeoutError,
+    ExtremeInputError,
+    NonFiniteActionError,
+    ServingError,
+    UnexpectedError,
+)
 from serving.telemetry.metrics import PolicyMetrics
 
 _LOGGER = logging.getLogger(__name__)
@@ -55,7 +62,10 @@ class Completion:
         if batch.results is None:
             self._metrics.failed_batches.inc()
             for part in slices:
-                self._fail(part.request, ComputationError("the policy could not be computed"))
+                if batch.is_hung:
+                    self._fail(part.request, ComputationTimeoutError("the computation took too long and was given up"))
+                else:
+                    self._fail(part.request, ComputationError("the policy could not be computed"))
             return
         rows, start = len(batch.results), 0
         padding = self._engine.padding(slices[0].request.kind, rows)

@@ -12,7 +12,7 @@ chunk_dim = action_chunk * action_dim values.
 
 The noise columns hold four unsigned integers in the bits of four float32 values (see `noise_columns`). Only they
 determine the noise, so a row gets the same sample in every batch. A batch is padded to the next compiled size, its
-bucket, so nothing is compiled while serving. The parameters are put on the device once.
+bucket, so nothing is compiled for a request. The parameters are put on the device once.
 
 On a CPU, the calling thread computes a batch on one core, and several threads can compute at the same time (see
 `serving.engine.cpu_device`). An accelerator computes one batch at a time.
@@ -86,11 +86,14 @@ class BatchEngine(Protocol):
         ...
 
 
-class _Executable(NamedTuple):
+class Executable(NamedTuple):
     """A compiled function, and the parameters that it needs, on the device."""
 
+    kind: Kind
+    bucket: int
     call: jax.stages.Compiled
     arrays: list[jax.Array]  # a flat list, because JAX compares the structure of a tree in every call
+    seconds: float  # that a run takes
 
 
 class Engine:
@@ -98,6 +101,9 @@ class Engine:
 
     ACT has a bucket for every power of two. SAMPLE and SCORE have buckets for powers of four and for `max_rows` only,
     because each bucket takes time to compile. BEST_OF runs SAMPLE, then SCORE. Without a critic, SCORE has no buckets.
+
+    Buckets can be added while others are in use. Until all are there, rows use the next larger one that is, and
+    `max_rows` is the largest that every kind has.
 
     Args:
         params: of the policy.
@@ -111,17 +117,18 @@ class Engine:
         """The number of threads that may call `compute` at the same time."""
         self.max_rows = min(max_rows, _CPU_MAX_ROWS) if device else max_rows
         """Most rows in one call of `compute`."""
-        self.full_rows = min(max_rows, _CPU_FULL_ROWS) if device else max_rows
+        self._most_full_rows = min(max_rows, _CPU_FULL_ROWS) if device else max_rows
+        self.full_rows = self._most_full_rows
         """Rows of a full batch: with more rows, the time per row does not fall."""
         self._spec = spec
         self._params: PolicyParams = jax.device_put(params, device)
-        self._executables: dict[tuple[Kind, int], _Executable] = {}
+        self._executables: dict[tuple[Kind, int], Executable] = {}
         self._seconds: dict[tuple[Kind, int], float] = {}  # exponential mean of the times of each
         of_two = tuple(1 << exponent for exponent in range(self.max_rows.bit_length()))
         of_four = tuple(sorted({*of_two[::2], self.max_rows}))
         self.buckets = {Kind.ACT: of_two, Kind.SAMPLE: of_four} | ({Kind.SCORE: of_four} if spec.has_critic else {})
-        self._bucket_of_rows = {kind: _bucket_of_rows(buckets) for kind, buckets in self.buckets.items()}
-        self._bucket_of_rows[Kind.BEST_OF] = self._bucket_of_rows[Kind.SAMPLE]
+        """The buckets of each kind, whether compiled yet or not."""
+        self._bucket_of_rows: dict[Kind, list[int]] = {}  # of the buckets that are compiled
         self._functions: dict[Kind, Callable[[PolicyParams, jax.Array], jax.Array]] = {
             Kind.ACT: self._act,
             Kind.SAMPLE: self._sample,
@@ -140,7 +147,15 @@ class Engine:
         return spec.state_dim + spec.goal_dim + extra[kind]
 
     def compile(self, kind: Kind, bucket: int) -> None:
-        """Compile an executable and run it twice, so that `expected_s` knows its time. The first run is slower.
+        """Build an executable and add it.
+
+        Raises:
+            ValueError: `kind` is SCORE, and the policy has no critic.
+        """
+        self.add(self.build(kind, bucket))
+
+    def build(self, kind: Kind, bucket: int) -> Executable:
+        """Compile an executable and run it twice to measure its time; the first run is slower. Changes nothing.
 
         Raises:
             ValueError: `kind` is SCORE, and the policy has no critic.
@@ -155,10 +170,25 @@ class Engine:
         # The probes were computed with this precision. An accelerator's default rounds the factors of a product.
         with jax.default_matmul_precision("highest"):
             call = jax.jit(function).lower(arrays, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
-        self._executables[kind, bucket] = _Executable(call, arrays)
+        batch, took_s = aligned_zeros(*shape), 0.0
         for _ in range(2):
-            self._seconds.pop((kind, bucket), None)  # forget the first run
-            self._run(kind, np.zeros(shape, np.float32))
+            began_s = time.perf_counter()
+            np.asarray(call(arrays, batch))
+            took_s = time.perf_counter() - began_s
+        return Executable(kind, bucket, call, arrays, took_s)
+
+    def add(self, built: Executable) -> None:
+        """Use an executable from now on. Call it from one thread only: that of the event loop, while serving."""
+        kind, bucket = built.kind, built.bucket
+        self._executables[kind, bucket] = built
+        self._seconds[kind, bucket] = built.seconds
+        self._bucket_of_rows[kind] = _bucket_of_rows(self._compiled(kind))
+        if kind is Kind.SAMPLE:
+            self._bucket_of_rows[Kind.BEST_OF] = self._bucket_of_rows[kind]
+        largest = [max(self._compiled(kind), default=0) for kind in self.buckets]
+        if all(largest):
+            self.max_rows = min(largest)
+            self.full_rows = min(self._most_full_rows, self.max_rows)
 
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         """Return the results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` rows.
@@ -166,7 +196,7 @@ class Engine:
         ACT and SAMPLE give [rows, chunk_dim], BEST_OF [rows, chunk_dim + 1] with the energy last, SCORE [rows, 1].
 
         Raises:
-            KeyError: the bucket that the rows need has not been compiled.
+            KeyError: no bucket of the kind has been compiled.
             ValueError: `kind` needs a critic, and the policy has none.
         """
         self._require(kind)
@@ -204,6 +234,10 @@ class Engine:
     def _bucket(self, kind: Kind, rows: int) -> int:
         """Return the smallest bucket that holds `rows` rows."""
         return self._bucket_of_rows[kind][rows]
+
+    def _compiled(self, kind: Kind) -> list[int]:
+        """Return the buckets of `kind` that are compiled, smallest first."""
+        return [bucket for bucket in self.buckets[kind] if (kind, bucket) in self._executables]
 
     def _require(self, kind: Kind) -> None:
         if kind.needs_critic and not self._spec.has_critic:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.monitoring
@@ -18,30 +18,71 @@ _LOGGER = logging.getLogger(__name__)
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # JAX records it at every compilation
 
 
-async def compile_policy(bundle: Bundle, *, max_batch_rows: int, clock: Callable[[], float] = time.monotonic) -> Engine:
-    """Compile every batch size of a policy and check its probes.
+class PolicyCompiler:
+    """Compiles the batch sizes of one policy: `compile_first`, then `compile_largest`, then `compile_rest`.
 
-    Compilation runs in another thread, so that the event loop answers health checks and signals meanwhile.
+    Compilation runs in another thread, so that the event loop answers health checks and signals meanwhile. After each
+    of the three, `engine` computes every kind of work, in batches of the sizes that are compiled.
 
-    Raises:
-        StartupError: the compiled policy does not give the actions that were stored with it.
+    Args:
+        bundle: the policy.
+        max_batch_rows: the largest batch size, a power of two.
+        clock: monotonic seconds.
     """
-    engine = Engine(bundle.params, bundle.spec, max_rows=max_batch_rows)
-    started_s = clock()
-    for kind, buckets in engine.buckets.items():
-        for bucket in buckets:
-            await asyncio.to_thread(engine.compile, kind, bucket)
-    await asyncio.to_thread(_check_probes, engine, bundle)
-    _LOGGER.info(
-        "compiled %s@%d in %.1f s: %d executables; maximum rows in a batch: %d; maximum batches at a time: %d",
-        bundle.spec.name,
-        bundle.version,
-        clock() - started_s,
-        engine.compilations,
-        engine.max_rows,
-        engine.max_concurrency,
-    )
-    return engine
+
+    def __init__(self, bundle: Bundle, *, max_batch_rows: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine = Engine(bundle.params, bundle.spec, max_rows=max_batch_rows)
+        """What is compiled so far."""
+        self._bundle = bundle
+        self._clock = clock
+        self._first, self._largest, self._rest = stages(self.engine.buckets)
+        self._took_s = 0.0
+
+    async def compile_first(self) -> None:
+        """Compile the smallest batch size of every kind of work, one row, and check the policy's probes.
+
+        Raises:
+            StartupError: the compiled policy does not give the actions that were stored with it.
+        """
+        await self._compile(self._first)
+        await asyncio.to_thread(_check_probes, self.engine, self._bundle)
+
+    async def compile_largest(self) -> None:
+        """Compile the largest batch size of every kind of work."""
+        await self._compile(self._largest)
+
+    async def compile_rest(self) -> None:
+        """Compile the other batch sizes, check the probes once more, and log the total time.
+
+        Raises:
+            StartupError: the compiled policy does not give the actions that were stored with it.
+        """
+        await self._compile(self._rest)
+        await asyncio.to_thread(_check_probes, self.engine, self._bundle)
+        engine, spec = self.engine, self._bundle.spec
+        _LOGGER.info(
+            "compiled %s@%d in %.1f s: %d executables; maximum rows in a batch: %d; maximum batches at a time: %d",
+            spec.name,
+            self._bundle.version,
+            self._took_s,
+            engine.compilations,
+            engine.max_rows,
+            engine.max_concurrency,
+        )
+
+    async def _compile(self, stage: Sequence[tuple[Kind, int]]) -> None:
+        started_s = self._clock()
+        for kind, bucket in stage:
+            self.engine.add(await asyncio.to_thread(self.engine.build, kind, bucket))
+        self._took_s += self._clock() - started_s
+
+
+def stages(buckets: Mapping[Kind, Sequence[int]]) -> tuple[list[tuple[Kind, int]], ...]:
+    """Return what is compiled first, second and third: the smallest bucket of every kind, the largest, the others."""
+    first = [(kind, sizes[0]) for kind, sizes in buckets.items()]
+    largest = [(kind, sizes[-1]) for kind, sizes in buckets.items() if len(sizes) > 1]
+    rest = [(kind, size) for kind, sizes in buckets.items() for size in sizes[1:-1]]
+    return first, largest, rest
 
 
 def _check_probes(engine: Engine, bundle: Bundle) -> None:

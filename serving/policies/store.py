@@ -5,12 +5,13 @@ This module writes and removes nothing.
 """
 
 import logging
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policy import bundle
 from policy.bundle import Bundle, BundleError
-from serving.errors import StartupError
+from serving.errors import StartupError, shortage
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -18,7 +19,11 @@ UNREADABLE = "unreadable"  # reason for a version whose files cannot be read
 
 
 def load_all(
-    folders: Sequence[Path], *, on_rejected: Callable[[str], None], versions: Sequence[int] | None = None
+    folders: Sequence[Path],
+    *,
+    on_rejected: Callable[[str], None],
+    versions: Sequence[int] | None = None,
+    strict: bool = False,
 ) -> dict[str, Bundle]:
     """Load the newest valid version from each of `folders`, by the policy's name, in the order of the folders.
 
@@ -26,13 +31,15 @@ def load_all(
         folders: each holds the versions of one policy.
         on_rejected: called with the reason, one word, for every version that fails a check.
         versions: the version to load from each folder; None: the newest valid one.
+        strict: whether a newest version that fails a check is an error.
 
     Raises:
-        StartupError: a folder has no valid version, or two folders hold policies of the same name.
+        StartupError: a folder has no valid version, two folders hold policies of the same name, or the machine lacks
+            a resource that loading needs.
     """
     loaded: dict[str, Bundle] = {}
     for folder, version in zip(folders, versions or [None] * len(folders), strict=True):
-        found = _load(folder, version, on_rejected=on_rejected)
+        found = _load(folder, version, on_rejected=on_rejected, strict=strict)
         if found.spec.name in loaded:
             first = loaded[found.spec.name].path.parent
             raise StartupError(
@@ -43,17 +50,22 @@ def load_all(
     return loaded
 
 
-def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None]) -> Bundle:
+def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None], strict: bool) -> Bundle:
     versions = _versions(folder) if only is None else [only]
     for version in reversed(versions):
+        path = folder / str(version)
         try:
-            return bundle.read(folder / str(version))
-        except BundleError as error:
-            _LOGGER.warning("skipping version %d: %s", version, error)
-            on_rejected(error.reason)
-        except OSError as error:
-            _LOGGER.warning("skipping version %d: cannot read %s: %s", version, folder / str(version), error)
-            on_rejected(UNREADABLE)
+            return bundle.read(path)
+        except Exception as error:
+            if lacking := shortage(error):  # which has nothing to do with the policy
+                raise StartupError(f"cannot load {path}: {lacking}") from error
+            if not isinstance(error, BundleError | OSError):
+                raise
+            problem = str(error) if isinstance(error, BundleError) else f"cannot read {path}: {error}"
+            on_rejected(error.reason if isinstance(error, BundleError) else UNREADABLE)
+            if strict and only is None:
+                raise StartupError(f"--strict: the newest version cannot be served: {problem}") from error
+            _LOGGER.warning("skipping version %d: %s", version, problem)
     if only is not None:
         raise StartupError(
             f"version {only} in {folder}, which the other workers serve, fails a check now; restart the server"
@@ -66,19 +78,22 @@ def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None])
 
 def _versions(folder: Path) -> list[int]:
     """Return the versions in `folder`, oldest first, at least one."""
-    if not folder.exists():
-        raise StartupError(f"{folder} does not exist; train a policy first, or choose another folder with --policies")
-    if not folder.is_dir():
-        raise StartupError(f"{folder} is not a folder; choose the folder that holds the published versions")
     try:
-        versions = bundle.versions(folder)
+        status = folder.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise StartupError(f"{folder} is not a folder; choose the folder that holds the published versions")
+        if versions := bundle.versions(folder):
+            return versions
+        likely = next(filter(bundle.versions, (folder / "policies", folder.parent)), None)
+    except FileNotFoundError as error:
+        raise StartupError(
+            f"{folder} does not exist; train a policy first, or choose another folder with --policies"
+        ) from error
     except OSError as error:
-        raise StartupError(f"cannot read {folder} ({error.strerror}); check its permissions") from error
-    if versions:
-        return versions
-    for likely in (folder / "policies", folder.parent):
-        if bundle.versions(likely):
-            raise StartupError(f"{folder} holds no published version, but {likely} does; use --policies {likely}")
+        hint = shortage(error) or "check its permissions"
+        raise StartupError(f"cannot read {folder} ({error.strerror}); {hint}") from error
+    if likely:
+        raise StartupError(f"{folder} holds no published version, but {likely} does; use --policies {likely}")
     raise StartupError(
         f"{folder} holds no published version; train a policy first, or choose another folder with --policies"
     )

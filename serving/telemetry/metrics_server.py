@@ -1,4 +1,4 @@
-"""MetricsServer: the HTTP port from which Prometheus scrapes the metrics.
+"""MetricsServer: the HTTP port for probes, at /healthz, and for Prometheus, at /metrics.
 
 Any program that can reach the port may connect and send nothing, or disconnect early. Slow or aborted scrapes hold a
 thread for at most 5 s and are not logged.
@@ -8,12 +8,18 @@ import logging
 import socket
 import sys
 import time
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from serving.sockets import bind_error, join_address
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _LOGGER = logging.getLogger(__name__)
 _RETRY_S = 0.5  # after a connection could not be accepted
@@ -28,23 +34,57 @@ class ScrapeHandler(WSGIRequestHandler):
         """Do nothing: the library would write lines to stderr that are not in the log's format."""
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers each connection in a thread of its own."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  the library's names
+        """Replace the library's method, which writes a traceback of many lines to stderr."""
+        if isinstance(sys.exception(), OSError):
+            _LOGGER.debug("a scrape from %s was aborted", client_address, exc_info=True)
+        else:
+            _LOGGER.exception("a scrape from %s failed", client_address)
+
+
 class MetricsServer:
-    """Answers scrapes of `collectors` at `host:port` (0: any free one), each in its own thread, until `close`.
+    """Answers at `host:port` (0: any free one), each connection in its own thread, until `close`.
+
+        /healthz    200 while `is_ready()`, 503 otherwise
+        /metrics    the metrics of `collectors`; 404 if there are none
+        others      404
+
+    Args:
+        collectors: what /metrics shows; None: nothing.
+        host: address to listen on.
+        port: port to listen on.
+        is_ready: whether the server's health is SERVING; called from other threads.
 
     Raises:
         StartupError: the port cannot be bound.
     """
 
-    def __init__(self, collectors: CollectorRegistry, host: str, *, port: int) -> None:
+    def __init__(
+        self, collectors: CollectorRegistry | None, host: str, *, port: int, is_ready: Callable[[], bool]
+    ) -> None:
         try:
-            self._server, self._thread = start_http_server(port, host, collectors)
-        except OSError as error:
+            address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            server_class = type("_Server", (_Server,), {"address_family": address_family})
+            app = _app(collectors, is_ready)
+            self._server = make_server(host, port, app, server_class=server_class, handler_class=ScrapeHandler)
+        except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
             raise bind_error("--metrics-port", host, port=port) from error
-        self._server.RequestHandlerClass = ScrapeHandler
-        self._server.handle_error = _log_error
         self._server.get_request = self._accept
+        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
         self.port = self._server.server_port
-        self.url = f"http://{join_address(host, self.port)}/metrics"
+        self._url = f"http://{join_address(host, self.port)}"
+        self._has_metrics = collectors is not None
+
+    def addresses(self) -> dict[str, str]:
+        """Return the addresses by name: `health`, and `metrics` unless off."""
+        metrics = {"metrics": f"{self._url}/metrics"} if self._has_metrics else {}
+        return {"health": f"{self._url}/healthz"} | metrics
 
     def _accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection. If that fails, wait a moment, because the library tries again immediately."""
@@ -61,9 +101,17 @@ class MetricsServer:
         self._thread.join()
 
 
-def _log_error(request: object, client_address: object) -> None:  # noqa: ARG001  the library's names
-    """Replaces the library's function, which writes a traceback of many lines to stderr."""
-    if isinstance(sys.exception(), OSError):
-        _LOGGER.debug("a scrape from %s was aborted", client_address, exc_info=True)
-    else:
-        _LOGGER.exception("a scrape from %s failed", client_address)
+def _app(collectors: CollectorRegistry | None, is_ready: Callable[[], bool]) -> "WSGIApplication":
+    metrics = None if collectors is None else make_wsgi_app(collectors)
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics" and metrics:
+            return metrics(environ, start_response)
+        status = "404 Not Found"
+        if path == "/healthz":
+            status = "200 OK" if is_ready() else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
+        return [f"{status}\n".encode()]
+
+    return answer

@@ -1,5 +1,6 @@
 """A worker process, as the supervisor starts it: `python -m serving.workers`."""
 
+import gc
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ if __name__ == "__main__":
     from_supervisor = os.fdopen(os.dup(0), "rb", buffering=0)
     to_supervisor = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    gc.disable()  # until everything is compiled: collections would take about 15 % of the start
     from serving.workers.worker import run_worker  # it imports JAX, which takes seconds
 
     sys.exit(run_worker(from_supervisor, to_supervisor))

@@ -1,11 +1,14 @@
 """Supervisor: starts several workers on one port, serves their metrics, replaces one that dies, and stops them.
 
+All worker processes are started at the same time, so that they import their libraries together. A worker that is killed
+before it serves is started again, a few times. One that ends by itself has logged why it cannot serve, and ends all.
+
 Several processes can listen on one port that each binds with SO_REUSEPORT; the kernel distributes new connections among
 them. The supervisor holds the port, bound and not listening, so that no other program takes it while no worker listens.
 Each worker answers health checks itself. The answers agree, because the workers open the port together once all have
-compiled, and a replacement opens it when it is ready. Each worker writes its metrics into files (Prometheus's
-multiprocess mode), and the supervisor serves the sums. The first worker reports which versions it found; the others,
-and replacements, serve exactly those versions.
+compiled, and a replacement opens it when it is ready. The supervisor answers HTTP probes for all workers. Each worker
+writes its metrics into files (Prometheus's multiprocess mode), and the supervisor serves the sums. The first worker
+reports which versions it found; the others, and replacements, serve exactly those versions.
 """
 
 import asyncio
@@ -13,7 +16,6 @@ import dataclasses
 import logging
 import os
 import signal
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,16 +24,21 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.config import ServeConfig
-from serving.errors import StartupError
+from serving.errors import StartupError, shortage
 from serving.sockets import hold_port, join_address
 from serving.telemetry.descriptors import ConnectionsCollector
+from serving.telemetry.logs import ready_line
 from serving.telemetry.metrics import ProcessesCollector
 from serving.telemetry.metrics_server import MetricsServer
+from serving.workers.messages import Serving
+from serving.workers.metrics_folder import metrics_folder
 from serving.workers.shutdown import finished_before, stop_event
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
 
+_MAX_STARTS = 5  # of one worker, until it serves for the first time
+_RETRY_S = 5.0  # until a process that could not be started is tried again
 _MAX_DEATHS, _WITHIN_S = 5, 60.0  # after this many deaths in this time, the supervisor gives up
 _EXIT_S = 5.0  # time for a worker to exit by itself after the grace period
 
@@ -39,27 +46,17 @@ _EXIT_S = 5.0  # time for a worker to exit by itself after the grace period
 def supervise(config: ServeConfig) -> int:
     """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code."""
     try:
-        with _folder() as folder, hold_port(config.host, config.port) as port:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # for the workers' metrics
+        with metrics_folder() as folder, hold_port(config.host, config.port) as port:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
             return asyncio.run(Supervisor(dataclasses.replace(config, port=port)).run())
     except StartupError as error:
         _LOGGER.error("%s", error)
-        return 1
-
-
-def _folder() -> "tempfile.TemporaryDirectory[str]":
-    """Make a folder for the workers' metrics, which is removed at the end of its context.
-
-    Raises:
-        StartupError: it cannot be made.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="kilolayer-")
-    except OSError as error:
-        raise StartupError(
-            f"cannot make a temporary folder for the workers' metrics ({error}); set TMPDIR to a writable folder with"
-            " free space"
-        ) from error
+    except Exception as error:
+        if lacking := shortage(error):
+            _LOGGER.error("the supervisor cannot go on: %s", lacking)
+        else:
+            _LOGGER.exception("the supervisor fails: %s", error)
+    return 1
 
 
 class Supervisor:
@@ -74,8 +71,10 @@ class Supervisor:
         self._config = config
         self._clock = clock
         self._versions: tuple[int, ...] | None = None
+        self._found_versions = asyncio.Event()
         self._workers: dict[int, WorkerProcess] = {}  # by number, 0 to --workers - 1
         self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
+        self._stopping = False
 
     async def run(self) -> int:
         """Start the workers, replace those that die, and stop them after SIGTERM or SIGINT. Return the exit code.
@@ -99,14 +98,44 @@ class Supervisor:
         return await self._stop()
 
     async def _start(self, addresses: dict[str, str]) -> None:
-        """Start all workers; they open the port together."""
-        first = await self._start_worker(0)
-        self._versions = (await first.loaded()).versions
-        workers = [first, *[await self._start_worker(number) for number in range(1, self._config.workers)]]
-        await asyncio.gather(*(worker.compiled() for worker in workers))
-        policies = (await asyncio.gather(*(worker.open() for worker in workers)))[0].policies
-        line = f"ready: grpc={addresses['grpc']} metrics={addresses.get('metrics', 'off')} policies={policies}"
-        _LOGGER.info("%s workers=%d", line, len(workers), extra=addresses)
+        """Start all workers; they open the port together. One that has died meanwhile is replaced later."""
+        starting = [asyncio.ensure_future(self._start_compiled(number)) for number in range(self._config.workers)]
+        try:
+            workers = await asyncio.gather(*starting)
+        finally:
+            for task in starting:  # after a failure
+                task.cancel()
+        outcomes = await asyncio.gather(*(worker.open() for worker in workers), return_exceptions=True)
+        serving = [outcome for outcome in outcomes if isinstance(outcome, Serving)]
+        if not serving:
+            raise next(outcome for outcome in outcomes if isinstance(outcome, BaseException))
+        line = ready_line(addresses, policies=serving[0].policies)
+        _LOGGER.info("%s workers=%d", line, len(serving), extra=addresses)
+
+    async def _start_compiled(self, number: int) -> WorkerProcess:
+        """Start the worker `number` until it has compiled; if it is killed, start it again."""
+        for left in reversed(range(_MAX_STARTS)):
+            worker = await self._start_worker(number)
+            try:
+                await self._load(number, worker)
+            except WorkerEndedError as death:
+                if death.exit_code > 0 or not left:
+                    raise
+                _LOGGER.error("%s before it could serve; starting another", death)
+            else:
+                return worker
+        raise AssertionError("the last try returns or raises")
+
+    async def _load(self, number: int, worker: WorkerProcess) -> None:
+        """Let the worker `number` load and compile. The first one finds the versions; the others wait for them."""
+        if number > 0:
+            await self._found_versions.wait()
+        cores, workers = sorted(os.sched_getaffinity(0)), self._config.workers
+        share = cores[number::workers] if len(cores) >= workers else []
+        worker.load(self._config, versions=self._versions, cores=share)
+        self._versions = (await worker.loaded()).versions
+        self._found_versions.set()
+        await worker.compiled()
 
     async def _replace_dead(self) -> None:
         """Replace every worker that dies. Does not return."""
@@ -128,16 +157,26 @@ class Supervisor:
                     f"{death}; {_MAX_DEATHS} workers ended within {_WITHIN_S:g} s, and the log has their last lines"
                 )
             _LOGGER.error("%s; starting another", death)
+            worker = await self._start_patiently(number)
             try:
-                worker = await self._start_worker(number)
-                await worker.compiled()
+                await self._load(number, worker)
                 await worker.open()
             except WorkerEndedError:
                 continue  # the replacement died
             _LOGGER.info("worker %d serves in place of worker %d", worker.pid, pid)
 
+    async def _start_patiently(self, number: int) -> WorkerProcess:
+        """Start a worker; while the machine lacks what a process needs, try again: the other workers go on."""
+        while True:
+            try:
+                return await self._start_worker(number)
+            except OSError as error:
+                _LOGGER.error("cannot start a worker: %s; trying again in %g s", shortage(error) or error, _RETRY_S)
+                await asyncio.sleep(_RETRY_S)
+
     async def _stop(self) -> int:
         """Stop the workers, and return the exit code: 0 if each stopped cleanly."""
+        self._stopping = True
         workers = self._workers.values()
         for worker in workers:
             worker.terminate()
@@ -152,22 +191,25 @@ class Supervisor:
         return 0 if codes <= {0, -signal.SIGTERM} else 1  # -SIGTERM: it did not handle signals yet
 
     async def _start_worker(self, number: int) -> WorkerProcess:
-        """Start the worker `number`, on its share of the cores if there are enough."""
-        cores, workers = sorted(os.sched_getaffinity(0)), self._config.workers
-        share = cores[number::workers] if len(cores) >= workers else []
-        config = dataclasses.replace(self._config, metrics=False)
-        self._workers[number] = await WorkerProcess.start(config, versions=self._versions, cores=share)
+        self._workers[number] = await WorkerProcess.start()
         return self._workers[number]
 
     def _serve_metrics(self) -> dict[str, str]:
-        """Serve the sums of the workers' metrics, unless they are off. Return the address, for the ready line."""
+        """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return the addresses."""
         config = self._config
-        if not config.metrics:
-            return {}
+        collectors = self._collectors() if config.metrics else None
+        server = MetricsServer(collectors, config.host, port=config.metrics_port, is_ready=self._is_ready)
+        return server.addresses()
+
+    def _collectors(self) -> CollectorRegistry:
         collectors = CollectorRegistry()
         MultiProcessCollector(collectors)
         collectors.register(ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in self._workers.values())]))
-        collectors.register(ConnectionsCollector(config.port))
+        collectors.register(ConnectionsCollector(self._config.port))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
         gauge.set_function(lambda: sum(worker.serves for worker in self._workers.values()))
-        return {"metrics": MetricsServer(collectors, config.host, port=config.metrics_port).url}
+        return collectors
+
+    def _is_ready(self) -> bool:
+        """Return whether a worker serves and none is told to stop."""
+        return not self._stopping and any(worker.serves for worker in tuple(self._workers.values()))

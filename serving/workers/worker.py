@@ -3,13 +3,14 @@
 Alone, it opens its ports with health NOT_SERVING, compiles, and serves until SIGTERM or SIGINT. A worker, started by
 `serving.workers.supervisor`, loads and compiles first and opens the shared port when the supervisor sends `Open`. All
 workers open it together, so every connection to the port reaches a worker that is ready. A worker also stops when its
-supervisor has ended.
+supervisor has ended. A process that cannot compute any more ends with exit code 1, so that another one replaces it.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
 from threading import Thread
 from typing import Any, BinaryIO
 
@@ -17,10 +18,11 @@ import jax
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from policy import compilation_cache
 from serving.config import ServeConfig
 from serving.engine.thread_priority import start_at_lower_priority
-from serving.errors import StartupError
-from serving.server import load
+from serving.errors import BrokenError, StartupError, shortage
+from serving.server import Server, load
 from serving.telemetry.logs import log_to_stderr
 from serving.workers.messages import Compiled, Loaded, Message, Serving, Start, from_line, to_line
 from serving.workers.shutdown import finished_before, stop_event
@@ -31,7 +33,7 @@ _SUPERVISOR_GONE = "the supervisor process is gone; stopping"
 
 def run_alone(config: ServeConfig) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code."""
-    return _run(_serve_alone(config), config)
+    return _run(_serve_alone(config))
 
 
 def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
@@ -46,44 +48,51 @@ def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
     log_to_stderr(start.config.log_format, worker=os.getpid())
     if start.cores:
         os.sched_setaffinity(0, start.cores)  # before JAX counts them
-    return _run(_serve_shared(start, from_supervisor, to_supervisor), start.config)
+    return _run(_serve_shared(start, from_supervisor, to_supervisor))
 
 
-def _run(serving: Coroutine[Any, Any, bool], config: ServeConfig) -> int:
+def _run(serving: Coroutine[Any, Any, None]) -> int:
     # The executor's threads wait for every result anyway, so a second thread of JAX would only cost time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    start_at_lower_priority(jax.devices)
+    # A restart compiles the same programs again, so each is kept, however short its compilation is.
+    if warning := compilation_cache.enable(worth_saving_s=0.0):
+        _LOGGER.warning("%s", warning)
     try:
-        answered = uvloop.run(serving)
-    except StartupError as error:
+        start_at_lower_priority(jax.devices)
+        uvloop.run(serving)
+    except (StartupError, BrokenError, _UnansweredError) as error:
         _LOGGER.error("%s", error)
-        return 1
-    if answered:
+    except Exception as error:
+        if lacking := shortage(error):
+            _LOGGER.error("the server cannot go on: %s", lacking)
+        else:
+            _LOGGER.exception("the server fails: %s", error)
+    else:
         _LOGGER.info("stopped; every accepted call was answered")
         return 0
-    _LOGGER.error("stopped after %g s of grace with calls unanswered; allow more time with --grace-s", config.grace_s)
     logging.shutdown()
     # A computation that never returns would prevent its thread and the process from ending.
     os._exit(1)
 
 
-async def _serve_alone(config: ServeConfig) -> bool:
+class _UnansweredError(Exception):
+    """The server stopped before every accepted call was answered."""
+
+
+async def _serve_alone(config: ServeConfig) -> None:
     stop = stop_event()
     server = await load(config)
     await server.start()
-    try:
+    async with _draining(server, config):
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
         if await finished_before(stop, server.prepare()):
             server.open()
             _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
-            await stop.wait()
+            await finished_before(stop, server.serve())
         _LOGGER.info("stopping: refusing new calls, answering accepted ones")
-    finally:
-        answered = await server.drain()
-    return answered
 
 
-async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> bool:
+async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> None:
     stop, may_open = stop_event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     Thread(target=listen, args=(from_supervisor, loop, may_open, stop), daemon=True).start()
@@ -92,18 +101,33 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
     server = await load(start.config, versions=start.versions, collectors=CollectorRegistry())
     send(to_supervisor, Loaded(server.versions()), stop)
     if not await finished_before(stop, server.prepare()):
-        return True
+        return
     send(to_supervisor, Compiled(), stop)
     if not await finished_before(stop, may_open.wait()):
-        return True
+        return
     await server.start()
-    try:
+    async with _draining(server, start.config):
         server.open()
         send(to_supervisor, Serving(server.policies_line()), stop)
-        await stop.wait()
+        await finished_before(stop, server.serve())
+
+
+@asynccontextmanager
+async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]:
+    """Drain `server` at the end of the context.
+
+    Raises:
+        _UnansweredError: the context ended normally, and not every accepted call was answered.
+    """
+    answered = False
+    try:
+        yield
     finally:
         answered = await server.drain()
-    return answered
+    if not answered:
+        raise _UnansweredError(
+            f"stopped after {config.grace_s:g} s of grace with calls unanswered; allow more time with --grace-s"
+        )
 
 
 def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:

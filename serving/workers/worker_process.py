@@ -46,28 +46,29 @@ class WorkerProcess:
         self._ended = asyncio.create_task(self._receive())
 
     @classmethod
-    async def start(
-        cls,
-        config: ServeConfig,
-        *,
-        versions: Sequence[int] | None,
-        cores: Sequence[int],
-        command: Sequence[str] = WORKER_COMMAND,
-    ) -> "WorkerProcess":
-        """Start a worker.
+    async def start(cls, *, command: Sequence[str] = WORKER_COMMAND) -> "WorkerProcess":
+        """Start a worker, which imports its libraries and waits for `load`.
+
+        Args:
+            command: its command line.
+
+        Raises:
+            OSError: the machine lacks what a process needs.
+        """
+        pipe = asyncio.subprocess.PIPE
+        # The worker imports from the same folders as this process.
+        environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
+        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
+
+    def load(self, config: ServeConfig, *, versions: Sequence[int] | None, cores: Sequence[int]) -> None:
+        """Let it load and compile its policies.
 
         Args:
             config: what it serves.
             versions: of the policies, in the order of their folders; None: the newest valid ones.
             cores: that it may run on; empty: any.
-            command: its command line.
         """
-        pipe = asyncio.subprocess.PIPE
-        # The worker imports from the same folders as this process.
-        environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-        worker = cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
-        worker._send(Start(config, None if versions is None else tuple(versions), tuple(cores)))
-        return worker
+        self._send(Start(config, None if versions is None else tuple(versions), tuple(cores)))
 
     async def loaded(self) -> Loaded:
         """Wait until it has loaded its policies. Raises WorkerEndedError if it ends first, as do the next two."""

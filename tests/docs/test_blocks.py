@@ -82,7 +82,17 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe_goal=random.normal(size=(5, spec.goal_dim)),
         provenance={},
     )
-    command = [sys.executable, "serving/run.py", "--policies", str(root), "--port", "0", "--no-metrics"]
+    command = [
+        sys.executable,
+        "serving/run.py",
+        "--policies",
+        str(root),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--no-metrics",
+    ]
     with subprocess.Popen([*command, "--max-batch-rows", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         ready = next((found for line in server.stderr if (found := re.search(r"ready: grpc=(\S+)", line))), None)

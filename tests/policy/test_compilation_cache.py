@@ -45,6 +45,11 @@ def test_jax_keeps_programs_there(settings: dict[str, object], tmp_path: Path) -
     }
 
 
+def test_a_server_keeps_programs_that_compile_quickly_too(settings: dict[str, object], tmp_path: Path) -> None:
+    compilation_cache.enable({"XDG_CACHE_HOME": str(tmp_path)}, worth_saving_s=0.0)
+    assert settings["jax_persistent_cache_min_compile_time_secs"] == 0.0
+
+
 def test_jaxs_own_variables_win(settings: dict[str, object], tmp_path: Path) -> None:
     own = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "elsewhere")}
     assert compilation_cache.enable(own) == ""

@@ -26,14 +26,14 @@ class Running:
 
 @contextlib.contextmanager
 def served(config: ServeConfig) -> Generator[Running]:
-    """Serve what `config` names, on a port of 127.0.0.1, until the context ends."""
+    """Serve what `config` names, with any free port for HTTP, until the context ends."""
     registry = CollectorRegistry()
     ready: list[Server] = []
     started, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
         try:
-            server = await load(config, collectors=registry)
+            server = await load(dataclasses.replace(config, metrics_port=0), collectors=registry)
             await server.start()
             await server.prepare()
             server.open()

@@ -122,6 +122,26 @@ def test_what_a_batch_is_expected_to_take_follows_what_it_took(engine: Engine, m
     assert engine.expected_s(Kind.BEST_OF, 3) == engine.expected_s(Kind.SAMPLE, 3) + engine.expected_s(Kind.SCORE, 3)
 
 
+def test_batches_have_the_sizes_that_are_compiled_so_far(served_bundle: Bundle) -> None:
+    engine = Engine(served_bundle.params, served_bundle.spec, max_rows=4)
+    rows = np.concatenate(pairs(1, 3), axis=1)
+    engine.compile(Kind.ACT, 1)
+    engine.compile(Kind.SAMPLE, 1)
+    engine.compile(Kind.SCORE, 1)
+    assert (engine.max_rows, engine.full_rows) == (1, 1)
+    one_by_one = np.concatenate([engine.compute(Kind.ACT, row[None]) for row in rows])
+    engine.compile(Kind.ACT, 4)
+    engine.compile(Kind.SAMPLE, 4)
+    assert engine.max_rows == 1  # SCORE has no larger one
+    engine.compile(Kind.SCORE, 4)
+    assert (engine.max_rows, engine.full_rows) == (4, 4)
+    assert engine.padding(Kind.ACT, 2) == 2
+    np.testing.assert_allclose(engine.compute(Kind.ACT, rows), one_by_one, atol=1e-6)
+    assert engine.expected_s(Kind.ACT, 2) == engine.expected_s(Kind.ACT, 4)
+    engine.compile(Kind.ACT, 2)
+    assert (engine.padding(Kind.ACT, 2), engine.padding(Kind.ACT, 3)) == (0, 1)
+
+
 def test_nothing_is_compiled_on_the_way(served_bundle: Bundle) -> None:
     engine = Engine(served_bundle.params, served_bundle.spec, max_rows=2)
     with pytest.raises(KeyError):

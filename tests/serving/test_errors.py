@@ -1,5 +1,7 @@
 """Errors: what a client receives of each, by status and by the reason for programs."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import grpc
 import pytest
 
 from serving import errors
-from serving.errors import REJECTION_REASONS, OverloadedError, Reason, ServingError, Status, echo
+from serving.errors import REJECTION_REASONS, OverloadedError, Reason, ServingError, Status, echo, shortage
 
 TABLE = {
     errors.InvalidRequestError("x"): (Status.INVALID_ARGUMENT, "invalid_request"),
@@ -25,6 +27,7 @@ TABLE = {
     errors.DrainingError(): (Status.UNAVAILABLE, "draining"),
     errors.NotReadyError("x"): (Status.UNAVAILABLE, "not_ready"),
     errors.ComputationError("x"): (Status.INTERNAL, "computation_failed"),
+    errors.ComputationTimeoutError("x"): (Status.INTERNAL, "computation_timeout"),
     errors.NonFiniteActionError("x"): (Status.INTERNAL, "non_finite_action"),
     errors.UnexpectedError(): (Status.INTERNAL, "internal"),
 }
@@ -64,3 +67,34 @@ def test_statuses_have_the_names_and_numbers_of_grpc() -> None:
 def test_echoed_text_is_short_plain_and_on_one_line() -> None:
     assert echo("a\n\x1b[0mé") == r"'a\n\x1b[0m\xe9'"
     assert echo("x" * 65) == repr("x" * 64 + "...")
+
+
+MEMORY, THREADS, DESCRIPTORS = "too little memory (", "too little memory or too few processes", "too few file desc"
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (MemoryError(), MEMORY),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), MEMORY),
+        (ImportError("libx.so: failed to map segment from shared object"), MEMORY),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 64 bytes."), MEMORY),
+        (RuntimeError("can't start new thread"), THREADS),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), THREADS),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), DESCRIPTORS),
+        (OSError(errno.ENFILE, os.strerror(errno.ENFILE)), DESCRIPTORS),
+        (ValueError('NOT_FOUND: Error opening "x": [OS error 24: EMFILE Too many open files]'), DESCRIPTORS),
+    ],
+)
+def test_a_shortage_is_named_also_as_the_cause_of_another_error(error: Exception, lacking: str) -> None:
+    assert shortage(error).startswith(lacking)
+    outer = ValueError("version 1 is damaged")
+    outer.__cause__ = error
+    assert shortage(outer).startswith(lacking)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.EACCES, os.strerror(errno.EACCES)), KeyError(24)])
+def test_other_errors_are_no_shortage(error: Exception) -> None:
+    error.__context__ = ValueError("y")
+    error.__context__.__context__ = error  # a circle, as a library may make
+    assert shortage(error) == ""

@@ -165,7 +165,7 @@ async def test_a_request_beyond_the_byte_limit_is_refused_before_a_method_sees_i
 async def test_a_taken_port_is_named_and_stopping_what_did_not_start_is_harmless() -> None:
     first, second = GrpcTransport([], max_request_bytes=1), GrpcTransport([], max_request_bytes=1)
     port = await first.start("127.0.0.1", 0)
-    with pytest.raises(StartupError, match=f"cannot bind --port {port} on 127.0.0.1: address in use or not permitted"):
+    with pytest.raises(StartupError, match=f"cannot bind --port {port} on 127.0.0.1: address in use; choose"):
         await second.start("127.0.0.1", port)
     await second.stop(0)
     await first.stop(0)

@@ -1,9 +1,17 @@
 """The lines of the log, whatever is in them."""
 
+import asyncio
+import errno
+import gc
+import io
 import json
 import logging
+import os
 import re
-from collections.abc import Generator
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Generator
 
 import pytest
 
@@ -41,11 +49,16 @@ def test_a_worker_is_named_in_its_lines() -> None:
 
 
 @pytest.fixture
-def bare_root() -> Generator[None]:
+def bare_root(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """The handlers and hooks of the test runner come back."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()  # those of the test runner are closed by nobody but itself
     yield
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -63,3 +76,106 @@ def test_a_traceback_is_in_its_line_and_a_later_format_replaces_the_earlier(
     logging.getLogger("jax").warning("chatter")
     (line,) = capsys.readouterr().err.splitlines()
     assert "Traceback" in json.loads(line)["exc_info"]
+
+
+def fail() -> None:
+    raise ValueError(NASTY)
+
+
+def fail_uncaught() -> None:
+    try:
+        fail()
+    except ValueError as error:
+        sys.excepthook(type(error), error, error.__traceback__)  # as the interpreter does at the end
+
+
+def fail_in_thread() -> None:
+    thread = threading.Thread(target=fail, name="compute")
+    thread.start()
+    thread.join()
+
+
+def fail_unraisable() -> None:
+    class Bad:
+        def __del__(self) -> None:
+            fail()
+
+    Bad()
+    gc.collect()
+
+
+def fail_on_the_loop() -> None:
+    async def run() -> None:
+        asyncio.get_running_loop().call_soon(fail)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def fail_to_format() -> None:
+    logging.getLogger("serving.x").info("%d rows", "many")
+
+
+def warn() -> None:
+    warnings.warn("deprecated\nfor ever", DeprecationWarning, stacklevel=1)
+
+
+@pytest.mark.usefixtures("bare_root")
+@pytest.mark.parametrize(
+    ("fault", "level", "text", "cause"),
+    [
+        (fail_uncaught, "CRITICAL", f"uncaught error: ValueError: {NASTY}", "in fail"),
+        (fail_in_thread, "ERROR", f"uncaught error in thread compute: ValueError: {NASTY}", "in fail"),
+        (fail_unraisable, "ERROR", f"ignored: ValueError: {NASTY}", "in fail"),
+        (fail_on_the_loop, "ERROR", "Exception in callback fail()", "in fail"),
+        (fail_to_format, "ERROR", "a log record of test_logs, line ", ""),
+        (warn, "WARNING", "deprecated\nfor ever", ""),
+    ],
+)
+def test_nothing_that_fails_writes_a_line_that_is_not_json(
+    capsys: pytest.CaptureFixture[str], fault: Callable[[], None], level: str, text: str, cause: str
+) -> None:
+    log_to_stderr("json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        fault()
+    (line,) = capsys.readouterr().err.splitlines()
+    fields = json.loads(line)
+    assert fields["level"] == level
+    assert text in fields["message"]
+    assert cause in fields.get("exc_info", "")
+
+
+@pytest.mark.usefixtures("bare_root")
+def test_a_shortage_is_named_in_the_message(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr("json")
+    sys.excepthook(MemoryError, MemoryError(), None)
+    assert "uncaught error: too little memory" in json.loads(capsys.readouterr().err)["message"]
+
+
+@pytest.mark.usefixtures("bare_root")
+def test_without_stderr_records_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    log_to_stderr("auto")
+    assert sys.stderr.name == os.devnull
+    logging.getLogger("serving.x").error("lost")
+    sys.stderr.close()
+
+
+class Full(io.StringIO):
+    """A stream to a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.usefixtures("bare_root")
+def test_a_stderr_that_cannot_be_written_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Full())
+    log_to_stderr("json")
+    logging.getLogger("serving.x").error("lost")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    log_to_stderr("json")
+    logging.getLogger("serving.x").error("kept")
+    assert json.loads(sys.stderr.getvalue())["message"] == "kept"  # pyright: ignore[reportAttributeAccessIssue]

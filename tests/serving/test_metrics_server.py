@@ -1,11 +1,18 @@
 """The metrics port, and peers that misbehave."""
 
+import http.client
+import json
+import os
+import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
@@ -19,10 +26,21 @@ def port() -> Generator[int]:
     """Of a server that shows a gauge `answer` of 42."""
     collectors = CollectorRegistry()
     Gauge("answer", "Of everything.", registry=collectors).set(42)
-    server = MetricsServer(collectors, "127.0.0.1", port=0)
-    assert server.url == f"http://127.0.0.1:{server.port}/metrics"
+    server = MetricsServer(collectors, "127.0.0.1", port=0, is_ready=lambda: True)
+    url = f"http://127.0.0.1:{server.port}"
+    assert server.addresses() == {"health": f"{url}/healthz", "metrics": f"{url}/metrics"}
     yield server.port
     server.close()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Return the status and the body of a page."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    return response.status, body
 
 
 def scrape(port: int) -> str:
@@ -60,5 +78,55 @@ def test_a_peer_that_says_nothing_is_let_go(port: int, monkeypatch: pytest.Monke
 
 
 def test_a_port_that_is_taken_is_named(port: int) -> None:
-    with pytest.raises(StartupError, match=f"cannot bind --metrics-port {port} on 127.0.0.1: address in"):
-        MetricsServer(CollectorRegistry(), "127.0.0.1", port=port)
+    with pytest.raises(StartupError, match=f"cannot bind --metrics-port {port} on 127.0.0.1: address in use; choose"):
+        MetricsServer(CollectorRegistry(), "127.0.0.1", port=port, is_ready=lambda: True)
+
+
+def test_health_follows_the_server_and_other_paths_are_not_found() -> None:
+    ready: list[bool] = []
+    server = MetricsServer(CollectorRegistry(), "127.0.0.1", port=0, is_ready=lambda: bool(ready))
+    assert get(server.port, "/healthz") == (503, "503 Service Unavailable\n")
+    ready.append(True)
+    assert get(server.port, "/healthz") == (200, "200 OK\n")
+    assert get(server.port, "/healthz?verbose=1")[0] == 200
+    assert get(server.port, "/metrics") == (200, "")
+    for path in ("/", "/metric", "/metrics/x", "/healthz/", "/livez", "/../metrics"):
+        assert get(server.port, path) == (404, "404 Not Found\n")
+    server.close()
+
+
+def test_without_metrics_there_is_only_health() -> None:
+    server = MetricsServer(None, "127.0.0.1", port=0, is_ready=lambda: True)
+    assert server.addresses() == {"health": f"http://127.0.0.1:{server.port}/healthz"}
+    assert get(server.port, "/healthz")[0] == 200
+    assert get(server.port, "/metrics")[0] == 404
+    server.close()
+
+
+def test_an_ipv6_host_is_served() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    server = MetricsServer(None, "::1", port=0, is_ready=lambda: True)
+    url = server.addresses()["health"]
+    assert url == f"http://[::1]:{server.port}/healthz"
+    with urllib.request.urlopen(url, timeout=5) as page:
+        assert page.status == 200
+    server.close()
+
+
+def test_the_health_check_of_the_image_asks_it() -> None:
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    (words,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    python, *arguments = json.loads(words)
+    assert python == "python"
+    ready: list[bool] = []
+    server = MetricsServer(None, "127.0.0.1", port=0, is_ready=lambda: bool(ready))
+    environ = os.environ | {"KILOLAYER_METRICS_PORT": str(server.port)}
+
+    def check() -> int:
+        return subprocess.run([sys.executable, *arguments], env=environ, timeout=30, check=False).returncode
+
+    assert check() == 1
+    ready.append(True)
+    assert check() == 0
+    server.close()

@@ -291,7 +291,7 @@ async def test_every_client_raises_the_refusal(refusing: Running) -> None:
 async def test_a_policy_without_statistics_of_which_nothing_can_be_refused_is_named(
     policies: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = await load(ServeConfig(policies=(policies,), port=0, metrics=False, out_of_range="refuse"))
+    server = await load(ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False, out_of_range="refuse"))
     await server.start()
     server.open()
     assert caplog.messages == ["point_u_maze has no statistics of states, so --out-of-range refuse refuses none of it"]

@@ -3,16 +3,12 @@
 import asyncio
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +20,8 @@ from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.config import ConfigError, ServeConfig
 from serving.run import parse
+from tests.serving.server_process import fail, flip_a_bit, launch, ready
 
-RUN = Path(__file__).parents[2] / "serving" / "run.py"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
@@ -117,6 +113,7 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
             "--max-queue-rows must be at least --max-call-rows, which is 4096, got 4095; try 8192",
         ),
         ({"max_queue_age_s": 0.0}, "--max-queue-age-s must be a positive number of seconds, got 0.0; try 1"),
+        ({"max_compute_s": 0.0}, "--max-compute-s must be a positive number of seconds, got 0.0; try 30"),
         ({"max_batch_delay_s": -0.1}, "--max-batch-delay-s must be from 0 to 1 second, got -0.1; try 0.002"),
         ({"log_rows": (0.0, Path("a"))}, "--log-rows must begin with a share above 0, at most 1, got 0.0; try 0.01"),
         ({"log_rows": (1.5, Path("a"))}, "--log-rows must begin with a share above 0, at most 1, got 1.5; try 0.01"),
@@ -135,10 +132,11 @@ def test_an_impossible_configuration_names_the_flag_the_value_and_one_that_works
         dataclasses.replace(ServeConfig(policies=(Path("a"),)), **fields)
 
 
-def test_equal_ports_are_fine_where_they_do_not_meet() -> None:
+def test_both_ports_may_be_any_free_one() -> None:
     free = ServeConfig(policies=(Path("a"),), port=0, metrics_port=0)
-    off = dataclasses.replace(free, port=1, metrics_port=1, metrics=False)
-    assert (free.port, off.port) == (0, 1)
+    assert (free.port, free.metrics_port) == (0, 0)
+    with pytest.raises(ConfigError, match="--metrics-port must differ from --port, got 1 for both"):
+        dataclasses.replace(free, port=1, metrics_port=1, metrics=False)  # health is there nevertheless
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,92 +149,6 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "KILOLAYER_MAX_BATCH_ROWS=64" in text
     assert "--policies PATH [PATH ...]" in text
     assert "as training writes them. (required)" in " ".join(text.replace("│", " ").split())
-
-
-@contextmanager
-def launch(*arguments: str) -> Generator["subprocess.Popen[str]"]:
-    """A server process, which ends with the block at the latest."""
-    settings = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2", "--log-format", "text"]
-    command = [sys.executable, str(RUN), *settings, *arguments]
-    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nowhere"}  # of a program that counts for itself
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def fail(*arguments: str) -> tuple[int, list[str]]:
-    """The exit code of a server that cannot start, and its lines."""
-    with launch(*arguments) as process:
-        _, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
-    return process.returncode, errors.splitlines()
-
-
-@contextmanager
-def ready(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", str, list[str]]]:
-    """A server process, its address, and the lines it wrote until it was ready."""
-    with launch(*arguments) as process:
-        assert process.stderr is not None
-        lines: list[str] = []
-        for line in process.stderr:
-            lines.append(line)
-            if found := re.search(r"ready: grpc=(\S+)", line):
-                yield process, found[1], lines
-                return
-        raise AssertionError(f"it ended before it was ready: {lines}")
-
-
-def flip_a_bit(version: Path) -> None:
-    victim = max(
-        (path for path in (version / "params").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-    )
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
-
-
-@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
-def test_a_taken_port_is_one_line_and_exit_code_1(policies: Path, flag: str) -> None:
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as a server would that is willing to share
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        code, lines = fail("--policies", str(policies), flag, str(port))
-    assert code == 1
-    assert len(lines) == 1
-    assert f"ERROR cannot bind {flag} {port} on 127.0.0.1: address in use or not permitted; choose another" in lines[0]
-
-
-def test_a_missing_folder_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
-    code, lines = fail("--policies", str(tmp_path / "nowhere"))
-    assert code == 1
-    assert len(lines) == 1
-    assert f"ERROR {tmp_path / 'nowhere'} does not exist; train a policy first" in lines[0]
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_folder_for_rows_that_cannot_be_written_is_one_line_and_exit_code_1(
-    policies: Path, tmp_path: Path, workers: str
-) -> None:
-    (tmp_path / "file").touch()
-    folder = str(tmp_path / "file" / "rows")
-    code, lines = fail("--policies", str(policies), "--log-rows", "0.01", folder, "--workers", workers)
-    assert code == 1
-    assert len(lines) == 1
-    assert f"ERROR cannot write sampled rows to {folder} (Not a directory); choose a folder that" in lines[0]
-
-
-def test_a_damaged_bundle_is_named_and_exit_code_1(policies: Path, tmp_path: Path) -> None:
-    shutil.copytree(policies / "1000", tmp_path / "1000")
-    flip_a_bit(tmp_path / "1000")
-    code, lines = fail("--policies", str(tmp_path))
-    assert code == 1
-    assert len(lines) == 2
-    assert f"WARNING skipping version 1000: {tmp_path / '1000'} is not a usable policy (hash)" in lines[0]
-    assert f"ERROR no version in {tmp_path} is valid, of 1" in lines[1]
 
 
 def test_wrong_usage_is_exit_code_2() -> None:

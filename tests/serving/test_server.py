@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,9 +22,9 @@ from serving import server as server_module
 from serving.batching.batcher import Batcher
 from serving.batching.queue import QueuedRequest
 from serving.config import ServeConfig
-from serving.engine.engine import Engine, Kind
-from serving.errors import StartupError
-from serving.server import load
+from serving.engine.engine import Engine, Executable, Kind
+from serving.errors import BrokenError, StartupError
+from serving.server import Server, load
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -35,9 +36,24 @@ def config_of(policies: Path, **fields: Any) -> ServeConfig:
     return ServeConfig(**settings)
 
 
+async def http_status(server: Server, path: str = "/healthz") -> int:
+    url = server.addresses()["health"].replace("/healthz", path)
+
+    def get() -> int:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as page:
+                return page.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    return await asyncio.to_thread(get)
+
+
 async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> None:
     server = await load(config_of(policies, metrics=False))
     await server.start()
+    assert await http_status(server) == 503
+    assert await http_status(server, "/metrics") == 404
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         stub: Any = PolicyStub(channel)
@@ -54,6 +70,7 @@ async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> 
         await server.prepare()
         server.open()
         assert [await status(""), await status("point_u_maze")] == [SERVING, SERVING]
+        assert await http_status(server) == 200
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
             await status("ant")
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
@@ -61,6 +78,7 @@ async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> 
         assert (await watch.read()).status == SERVING
         draining = asyncio.create_task(server.drain())
         assert (await watch.read()).status == NOT_SERVING
+        assert await http_status(server) == 503  # while it drains
         assert await watch.read() is grpc.aio.EOF
         assert await asyncio.wait_for(draining, timeout=5) is True  # an open watch does not use up the grace of 10 s
 
@@ -122,6 +140,7 @@ async def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
     metrics_port = int(url.removeprefix("http://127.0.0.1:").removesuffix("/metrics"))
     assert 0 != metrics_port != server.port
     assert f"grpc=127.0.0.1:{server.port} metrics={url} policies=point_u_maze@1000" in server.ready_line()
+    assert server.addresses()["health"] == url.replace("/metrics", "/healthz")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub: Any = PolicyStub(channel)
         await stub.Act(GOOD, timeout=10)
@@ -141,11 +160,76 @@ def read(url: str) -> str:
         return response.read().decode()
 
 
+async def test_with_first_batch_rows_are_answered_one_by_one_until_larger_batches_are_compiled(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], bool]], Awaitable[None]]
+) -> None:
+    build, may_build = Engine.build, threading.Event()
+    built: list[tuple[Kind, int]] = []
+
+    def held(engine: Engine, kind: Kind, bucket: int) -> Executable:
+        assert bucket == 1 or may_build.wait(timeout=30)
+        built.append((kind, bucket))
+        return build(engine, kind, bucket)
+
+    monkeypatch.setattr(Engine, "build", held)
+    registry = CollectorRegistry()
+    server = await load(config_of(policies, max_batch_rows=4, serve_when="first-batch"), collectors=registry)
+    await server.start()
+    await server.prepare()
+    server.open()
+    serving = asyncio.create_task(server.serve())
+
+    def batches() -> float | None:
+        return registry.get_sample_value("kilolayer_batches_total", {"policy": "point_u_maze"})
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = PolicyStub(channel)
+        three = pb.ActRequest(state=[0.5] * 12, goal=[1] * 2, rows=3)
+        early = await stub.Act(three, timeout=10)
+        assert batches() == 3
+        assert await http_status(server) == 200
+        may_build.set()
+        await wait_until(lambda: len(built) == 7)
+        assert built[:3] == [(Kind.ACT, 1), (Kind.SAMPLE, 1), (Kind.SCORE, 1)]
+        assert built[3:] == [(Kind.ACT, 4), (Kind.SAMPLE, 4), (Kind.SCORE, 4), (Kind.ACT, 2)]
+        late = await stub.Act(three, timeout=10)
+        np.testing.assert_allclose(late.action, early.action, atol=1e-6)
+    serving.cancel()
+    assert await server.drain()
+
+
+async def test_a_policy_that_cannot_be_computed_any_more_ends_the_server(
+    policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each of the calls before fails by itself."""
+
+    def refuse(*_: object) -> np.ndarray:
+        raise RuntimeError("the device says no")
+
+    server = await load(config_of(policies))
+    await server.start()
+    await server.prepare()
+    server.open()
+    serving = asyncio.create_task(server.serve())
+    monkeypatch.setattr(Engine, "compute", refuse)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = PolicyStub(channel)
+        for before in range(5):
+            assert await http_status(server) == 200, before
+            with pytest.raises(grpc.aio.AioRpcError, match="the policy could not be computed") as failed:
+                await stub.Act(GOOD, timeout=10)
+            assert failed.value.trailing_metadata().get("kilolayer-reason") == "computation_failed"
+        with pytest.raises(BrokenError, match="policy point_u_maze cannot be computed any more: 5 batches in a row"):
+            await serving
+        assert await http_status(server) == 503
+    assert await server.drain()
+
+
 async def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tmp_path: Path) -> None:
     publish(tmp_path / "z", 1, name="zebra")
     publish(tmp_path / "a", 2, name="ant")
     folders = (tmp_path / "z", tmp_path / "a")
-    server = await load(ServeConfig(policies=folders, port=0, metrics=False, max_batch_rows=1))
+    server = await load(ServeConfig(policies=folders, port=0, metrics_port=0, metrics=False, max_batch_rows=1))
     await server.start()
     await server.prepare()
     server.open()

@@ -1,8 +1,10 @@
+import errno
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import orbax.checkpoint
 import pytest
 
 from policy.bundle import Bundle
@@ -24,9 +26,9 @@ def unwanted(reason: str) -> None:
     raise AssertionError(f"a version was rejected: {reason}")
 
 
-def load(folder: Path, *, on_rejected: Callable[[str], None]) -> Bundle:
+def load(folder: Path, *, on_rejected: Callable[[str], None], strict: bool = False) -> Bundle:
     """The policy of the only folder."""
-    (loaded,) = load_all([folder], on_rejected=on_rejected).values()
+    (loaded,) = load_all([folder], on_rejected=on_rejected, strict=strict).values()
     return loaded
 
 
@@ -53,6 +55,49 @@ def test_a_damaged_version_is_named_counted_left_alone_and_the_next_older_taken(
     assert messages[0].startswith(f"skipping version 3: {tmp_path / '3'}")
     assert "probes.npz is missing" in messages[1]
     assert (tmp_path / "3").is_dir()
+
+
+def test_strict_refuses_what_would_be_an_older_version(publish: Publish, tmp_path: Path) -> None:
+    for version in (1, 2):
+        publish(tmp_path, version)
+    damage(tmp_path / "1")
+    assert load(tmp_path, on_rejected=unwanted, strict=True).version == 2
+    damage(tmp_path / "2")
+    shutil.rmtree(tmp_path / "1")
+    publish(tmp_path, 1)
+    reasons: list[str] = []
+    expected = f"--strict: the newest version cannot be served: {tmp_path / '2'} is not a usable policy .hash."
+    with pytest.raises(StartupError, match=expected):
+        load(tmp_path, on_rejected=reasons.append, strict=True)
+    assert reasons == ["hash"]
+    assert load(tmp_path, on_rejected=reasons.append).version == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (MemoryError(), "too little memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "too few file descriptors"),
+        (RuntimeError("can't start new thread"), "to start a thread"),
+    ],
+)
+def test_what_the_machine_lacks_is_not_blamed_on_a_version(
+    publish: Publish,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    lacking: str,
+) -> None:
+    """Orbax's own errors are BundleErrors by then; the cause is what counts."""
+    for version in (1, 2):
+        publish(tmp_path, version)
+
+    def refuse(*_: object, **__: object) -> object:
+        raise error
+
+    monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "restore", refuse)
+    with pytest.raises(StartupError, match=rf"cannot load {tmp_path / '2'}: .*{lacking}"):
+        load(tmp_path, on_rejected=unwanted)
 
 
 def test_policies_come_in_the_order_of_their_folders(publish: Publish, tmp_path: Path) -> None:
@@ -84,6 +129,15 @@ def test_a_folder_without_policies_is_an_error_that_says_what_to_do(
     make(folder)
     with pytest.raises(StartupError, match=message):
         load(folder, on_rejected=unwanted)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(StartupError, match=rf"cannot read {tmp_path / 'x'} .Permission denied.; check its permissions"):
+        load(tmp_path / "x", on_rejected=unwanted)
 
 
 @pytest.mark.parametrize("given", ["run", "run/policies/7"])

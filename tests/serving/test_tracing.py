@@ -29,7 +29,7 @@ async def spans_of_calls(policies: Path) -> tuple[dict[str, ReadableSpan], pb.Ac
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     replies: list[pb.ActResponse] = []
 
-    config = ServeConfig(policies=(policies,), port=0, metrics=False, max_batch_rows=1)
+    config = ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False, max_batch_rows=1)
     server = await load(config, collectors=CollectorRegistry(), tracing=Tracing(provider))
     await server.start()
     await server.prepare()

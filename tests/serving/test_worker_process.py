@@ -2,11 +2,12 @@
 
 import asyncio
 import dataclasses
+import errno
 import io
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import pytest
 
 from serving.config import ServeConfig
 from serving.errors import StartupError
+from serving.workers import supervisor as supervisor_module
 from serving.workers import worker, worker_process
 from serving.workers.messages import Compiled, Loaded, Message, Open, Serving, Start, from_line, to_line
 from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
+from tests.serving.batcher_bench import WaitUntil
 
 CONFIG = ServeConfig(policies=(Path("a"), Path("b c")), workers=2)
 PROGRAM = (
@@ -39,6 +42,23 @@ os._exit(3)
 """
 
 
+SERVE = """
+from_line(sys.stdin.buffer.readline())
+say(Loaded((1,)))
+say(Compiled())
+assert from_line(sys.stdin.buffer.readline()) == Open()
+say(Serving("ant@1"))
+signal.pause()
+"""
+DIE_LOADED = """
+from_line(sys.stdin.buffer.readline())
+say(Loaded((1,)))
+os.kill(os.getpid(), 9)
+"""
+DIE_UNLOADED = "os.kill(os.getpid(), 9)"
+CANNOT_SERVE = "sys.stdin.buffer.readline(); os._exit(1)"
+
+
 def command(program: str) -> list[str]:
     return [sys.executable, "-c", PROGRAM + program]
 
@@ -54,7 +74,9 @@ async def watched_loop() -> AsyncGenerator[None]:
 
 
 async def start(program: str) -> WorkerProcess:
-    return await WorkerProcess.start(CONFIG, versions=None, cores=(), command=command(program))
+    each = await WorkerProcess.start(command=command(program))
+    each.load(CONFIG, versions=None, cores=())
+    return each
 
 
 @pytest.mark.parametrize(
@@ -85,7 +107,8 @@ say(Serving("ant@7"))
 signal.pause()
 """
     async with watched_loop():
-        each = await WorkerProcess.start(CONFIG, versions=(7,), cores=(1, 4), command=command(program))
+        each = await WorkerProcess.start(command=command(program))
+        each.load(CONFIG, versions=(7,), cores=(1, 4))
         assert await each.loaded() == Loaded((7, 1, 4, 2, 2))
         assert not each.serves
         assert await each.open() == Serving("ant@7")
@@ -178,14 +201,125 @@ def test_after_five_deaths_the_supervisor_gives_up_and_replaces_none_of_those_th
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     start_worker = WorkerProcess.start
 
-    async def start_fake(config: ServeConfig, **options: Any) -> WorkerProcess:
-        return await start_worker(config, **options, command=command(SERVE_ON_ONLY_AS_THE_FIRST))
+    async def start_fake() -> WorkerProcess:
+        return await start_worker(command=command(SERVE_ON_ONLY_AS_THE_FIRST))
 
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
-    config = dataclasses.replace(CONFIG, metrics=False)
+    config = dataclasses.replace(CONFIG, metrics_port=0)
     clock = iter([0.0, 1.0, 2.0, 3.0, 4.0, 100.0]).__next__  # the last: one that takes long to stop
     with pytest.raises(StartupError, match=r"worker \d+ ended with exit code 3; 5 workers ended within 60 s"):
         asyncio.run(Supervisor(config, clock=clock).run())
     replaced = [line for line in caplog.messages if "starting another" in line]
     assert len(replaced) == 4
     assert all("ended with exit code 3" in line for line in replaced)
+
+
+def health(supervisor: Supervisor) -> int:
+    return 200 if supervisor._is_ready() else 503  # pyright: ignore[reportPrivateUsage]
+
+
+def supervise(
+    programs: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path, *, until: Callable[[list[int]], bool]
+) -> tuple[int, list[int]]:
+    """Supervise two workers, which run these programs in the order of their starts.
+
+    Args:
+        programs: of the workers; the last one is used again and again.
+        monkeypatch: of the test.
+        folder: for metrics.
+        until: is given the statuses of /healthz so far; when it says so, the supervisor is stopped.
+
+    Returns:
+        The exit code and the statuses of /healthz.
+    """
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    start_worker, left, statuses = WorkerProcess.start, list(programs), list[int]()
+
+    async def start_fake() -> WorkerProcess:
+        return await start_worker(command=command(left.pop(0) if len(left) > 1 else left[0]))
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
+    supervisor = Supervisor(dataclasses.replace(CONFIG, metrics_port=0))
+
+    async def run() -> int:
+        running = asyncio.create_task(supervisor.run())
+        while not running.done() and not until(statuses):
+            statuses.append(health(supervisor))
+            await asyncio.sleep(0.01)
+        if not running.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        code = await running
+        statuses.append(health(supervisor))
+        return code
+
+    return asyncio.run(run()), statuses
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [
+        [DIE_UNLOADED, SERVE],
+        [SERVE, DIE_UNLOADED, SERVE],
+        [DIE_LOADED, DIE_UNLOADED, DIE_LOADED, SERVE],
+    ],
+)
+def test_a_worker_that_is_killed_before_it_serves_is_started_again(
+    programs: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    code, statuses = supervise(programs, monkeypatch, tmp_path, until=lambda statuses: 200 in statuses)
+    assert code == 0
+    assert sorted(set(statuses)) == [200, 503]
+    assert (statuses[0], statuses[-1]) == (503, 503)  # before it serves, and after it was stopped
+    again = [
+        line for line in caplog.messages if line.endswith("ended by signal 9 before it could serve; starting another")
+    ]
+    assert len(again) == len(programs) - programs.count(SERVE)
+    (ready,) = [line for line in caplog.messages if line.startswith("ready: ")]
+    assert ready.endswith("policies=ant@1 workers=2")
+
+
+def test_a_worker_that_is_killed_five_times_before_it_serves_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, statuses = supervise([DIE_UNLOADED], monkeypatch, tmp_path, until=lambda _: False)
+    assert code == 1
+    assert set(statuses) == {503}
+    assert caplog.messages[-1].endswith("ended by signal 9 before it could serve; see its last line in the log")
+
+
+def test_a_worker_that_says_that_it_cannot_serve_ends_the_server_at_the_first_try(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, _ = supervise([CANNOT_SERVE], monkeypatch, tmp_path, until=lambda _: False)
+    assert code == 1
+    assert not any("starting another" in line for line in caplog.messages)
+
+
+def test_while_no_process_can_be_started_the_other_workers_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_RETRY_S", 0.01)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    start_worker, started, refused = WorkerProcess.start, list[WorkerProcess](), list[int]()
+
+    async def start_fake() -> WorkerProcess:
+        if len(started) == 2 and len(refused) < 3:
+            refused.append(1)
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(await start_worker(command=command(SERVE)))
+        return started[-1]
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
+
+    async def run() -> int:
+        running = asyncio.create_task(Supervisor(dataclasses.replace(CONFIG, metrics_port=0)).run())
+        await wait_until(lambda: [each.serves for each in started] == [True, True])
+        started[0].kill()
+        await wait_until(lambda: [each.serves for each in started] == [False, True, True])
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await running
+
+    assert asyncio.run(run()) == 0
+    lines = [line for line in caplog.messages if line.startswith("cannot start a worker: too little memory or too few")]
+    assert len(lines) == 3

@@ -1,0 +1,55 @@
+"""A server as a process of its own, as users start it."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+RUN = Path(__file__).parents[2] / "serving" / "run.py"
+
+
+@contextmanager
+def launch(*arguments: str, prefix: Sequence[str] = ()) -> Generator["subprocess.Popen[str]"]:
+    """A server process, which ends with the block at the latest."""
+    settings = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2", "--log-format", "text"]
+    command = [*prefix, sys.executable, str(RUN), *settings, *arguments]
+    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nowhere"}  # of a program that counts for itself
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def fail(*arguments: str, prefix: Sequence[str] = ()) -> tuple[int, list[str]]:
+    """The exit code of a server that cannot start, and its lines. `prefix` is the command that starts the server."""
+    with launch(*arguments, prefix=prefix) as process:
+        _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    return process.returncode, errors.splitlines()
+
+
+@contextmanager
+def ready(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", str, list[str]]]:
+    """A server process, its address, and the lines it wrote until it was ready."""
+    with launch(*arguments) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"ready: grpc=(\S+)", line):
+                yield process, found[1], lines
+                return
+        raise AssertionError(f"it ended before it was ready: {lines}")
+
+
+def flip_a_bit(version: Path) -> None:
+    victim = max(
+        (path for path in (version / "params").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)

@@ -1,0 +1,90 @@
+"""The workers' temporary folder: made, removed, and swept if its supervisor was killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from serving.errors import StartupError
+from serving.workers import metrics_folder as module
+from serving.workers.metrics_folder import metrics_folder
+
+HOLD = (
+    "from serving.workers.metrics_folder import *\nwith metrics_folder() as folder: print(folder, flush=True); input()"
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_folder_is_removed_at_its_end_with_what_it_holds(root: Path) -> None:
+    with metrics_folder() as folder:
+        assert folder.parent == root
+        (folder / "counter_7.db").write_text("x")
+    assert list(root.iterdir()) == []
+
+
+def test_only_what_a_dead_supervisor_left_is_swept(root: Path) -> None:
+    environ = os.environ | {"TMPDIR": str(root), "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", HOLD]
+    with (
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ) as alive,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ) as dead,
+    ):
+        assert alive.stdout
+        assert dead.stdout
+        kept, left = Path(alive.stdout.readline().strip()), Path(dead.stdout.readline().strip())
+        (left / "counter_7.db").write_text("x")
+        dead.send_signal(signal.SIGKILL)
+        dead.wait()
+        foreign = root / "kilolayer-serve-1"
+        foreign.mkdir()
+        (root / "kilolayer-workers-link").symlink_to(foreign)
+        (root / "kilolayer-workers-file").write_text("x")
+        with metrics_folder() as own:
+            assert set(root.iterdir()) == {
+                kept,
+                foreign,
+                own,
+                root / "kilolayer-workers-link",
+                root / "kilolayer-workers-file",
+            }
+        alive.communicate("\n")
+    assert not kept.exists()
+
+
+def test_a_folder_of_another_user_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = root / "kilolayer-workers-x"
+    left.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: left.stat().st_uid + 1)
+    with metrics_folder():
+        assert left.exists()
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, swept = tempfile.mkdtemp, list[Path]()
+
+    def make_and_sweep(**options: object) -> str:
+        folder = make(**options)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        if not swept:
+            swept.append(Path(folder))
+            swept[0].rmdir()
+        return folder
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", make_and_sweep)
+    with metrics_folder() as folder:
+        assert folder.is_dir()
+        assert swept != [folder]
+
+
+def test_without_room_there_is_one_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StartupError, match="; set TMPDIR to a writable folder with free space"), metrics_folder():
+        pass

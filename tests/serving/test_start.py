@@ -1,0 +1,157 @@
+"""Starts of a real server: what fails is one line and exit code 1; what is not needed is not missed."""
+
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kilolayer.v1 import policy_pb2 as pb
+from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from tests.serving.server_process import fail, flip_a_bit, launch, ready
+
+SETPRIV = shutil.which("setpriv")
+GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
+
+
+@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
+def test_a_taken_port_is_one_line_and_exit_code_1(policies: Path, flag: str) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as a server would that is willing to share
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, lines = fail("--policies", str(policies), flag, str(port))
+    assert code == 1
+    assert len(lines) == 1
+    assert f"ERROR cannot bind {flag} {port} on 127.0.0.1: address in use; choose another" in lines[0]
+
+
+def test_a_missing_folder_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    code, lines = fail("--policies", str(tmp_path / "nowhere"))
+    assert code == 1
+    assert len(lines) == 1
+    assert f"ERROR {tmp_path / 'nowhere'} does not exist; train a policy first" in lines[0]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_folder_for_rows_that_cannot_be_written_is_one_line_and_exit_code_1(
+    policies: Path, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "rows")
+    code, lines = fail("--policies", str(policies), "--log-rows", "0.01", folder, "--workers", workers)
+    assert code == 1
+    assert len(lines) == 1
+    assert f"ERROR cannot write sampled rows to {folder} (Not a directory); choose a folder that" in lines[0]
+
+
+def test_a_damaged_bundle_is_named_and_exit_code_1(policies: Path, tmp_path: Path) -> None:
+    shutil.copytree(policies / "1000", tmp_path / "1000")
+    flip_a_bit(tmp_path / "1000")
+    code, lines = fail("--policies", str(tmp_path))
+    assert code == 1
+    assert len(lines) == 2
+    assert f"WARNING skipping version 1000: {tmp_path / '1000'} is not a usable policy (hash)" in lines[0]
+    assert f"ERROR no version in {tmp_path} is valid, of 1" in lines[1]
+
+
+def test_strict_refuses_an_older_version(publish: Callable[..., Path], policies: Path, tmp_path: Path) -> None:
+    shutil.copytree(policies / "1000", tmp_path / "1000")
+    flip_a_bit(publish(tmp_path, 2000))
+    code, lines = fail("--policies", str(tmp_path), "--strict")
+    assert code == 1
+    assert len(lines) == 1
+    assert f"ERROR --strict: the newest version cannot be served: {tmp_path / '2000'} is not a usable" in lines[0]
+
+
+@pytest.mark.slow
+def test_a_host_of_another_machine_is_one_line_and_exit_code_1(policies: Path) -> None:
+    for workers in ("1", "2"):
+        code, lines = fail("--policies", str(policies), "--host", "192.0.2.1", "--workers", workers)
+        assert code == 1
+        assert len(lines) == 1
+        assert "ERROR --host 192.0.2.1 is not an address of this machine; use 127.0.0.1 for" in lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SETPRIV and os.geteuid() == 0), reason="needs root and setpriv")
+def test_what_is_not_permitted_is_one_line_and_exit_code_1(policies: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0)
+    for arguments, message in (
+        (["--policies", str(tmp_path / "locked")], f"cannot read {tmp_path / 'locked'} (Permission denied); check its"),
+        (["--policies", str(tmp_path / "locked" / "x")], "/locked/x (Permission denied); check its permissions"),
+        (["--policies", str(policies), "--port", "80"], "cannot bind --port 80 on 127.0.0.1: not permitted; ports"),
+        (["--policies", str(policies), "--metrics-port", "80"], "cannot bind --metrics-port 80 on 127.0.0.1: not per"),
+    ):
+        code, lines = fail(*arguments, prefix=[str(SETPRIV), "--bounding-set=-all", "--inh-caps=-all"])
+        assert code == 1
+        assert len(lines) == 1
+        assert message in lines[0]
+
+
+@pytest.mark.slow
+def test_too_little_address_space_is_named_and_no_policy_is_blamed(policies: Path) -> None:
+    code, lines = fail("--policies", str(policies), prefix=["bash", "-c", 'ulimit -v 150000; exec "$@"', "bash"])
+    assert code == 1
+    limited, failed = lines
+    assert "WARNING the address space is limited to 0.1 GiB (ulimit -v); the server may abort below 4 GiB" in limited
+    assert "ERROR cannot import the libraries that serving needs: too little memory" in failed
+
+
+def first_answer(address: str) -> pb.ActResponse:
+    """Call until the server answers, at most 120 s."""
+    ends = time.monotonic() + 120
+    with grpc.insecure_channel(address) as channel:
+        while True:
+            try:
+                return PolicyStub(channel).Act(GOOD, timeout=10)
+            except grpc.RpcError:
+                assert time.monotonic() < ends
+                time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_without_stderr_serves(policies: Path, workers: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    closed = ["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash"]
+    with launch("--policies", str(policies), "--port", str(port), "--workers", str(workers), prefix=closed) as process:
+        assert first_answer(f"127.0.0.1:{port}").version == "1000"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing_anew(policies: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def programs() -> set[str]:
+        return {path.name for path in (tmp_path / "kilolayer" / "jax").iterdir() if path.name.endswith("-cache")}
+
+    with ready("--policies", str(policies)):
+        first = programs()
+    assert len(first) >= 6  # ACT, SAMPLE and SCORE, for one row and for two
+    with ready("--policies", str(policies)):
+        assert programs() == first
+
+
+@pytest.mark.slow
+def test_a_cache_folder_that_cannot_be_written_is_a_warning_and_the_server_serves(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with ready("--policies", str(policies)) as (_, _, lines):
+        assert "WARNING compiled programs are not kept for the next start: " in lines[0]
+        assert sum("compiled programs" in line for line in lines) == 1
