@@ -108,6 +108,19 @@ def sample_action(distribution: ActionDistribution, noise: jax.Array) -> tuple[j
     return jnp.tanh(raw), jnp.sum(log_gaussian - log_derivative, axis=-1)
 
 
+def seeded_noise(integers: jax.Array, size: int) -> jax.Array:
+    """Return standard normal noise [size] that only four integers determine, on every machine.
+
+    The generator is fixed (Threefry), so that a seed gives the same noise if JAX's default changes.
+
+    Args:
+        integers: [4] uint32: the low and the high half of a seed, the number of a row, the number of a candidate.
+    """
+    key = jax.random.wrap_key_data(integers[1::-1], impl="threefry2x32")
+    key = jax.random.fold_in(jax.random.fold_in(key, integers[2]), integers[3])
+    return jax.random.normal(key, (size,))
+
+
 def _prepared_state(params: PolicyParams, state: jax.Array) -> jax.Array:
     """Return `state` as the networks take it. The signs of quaternions come first, because a mean depends on them."""
     return normalize(params.normalization, canonical_signs(state, params.quaternions.state))

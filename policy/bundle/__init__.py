@@ -2,16 +2,28 @@
 
     <root>/<version>/policy.json     specification, format version, provenance
                      params/         Orbax arrays: the actor, and the encoders of a policy with a critic
-                     probes.npz      (state, goal) rows and the actions they must give
+                     probes.npz      (state, goal) rows, and the actions and energies that the policy must give
                      manifest.json   size and SHA-256 of every file above
 
 `write` publishes a version: a reader sees the complete folder or none. `read` checks everything before it returns a
-policy: the manifest, the hashes, the specification, the shapes, and the actions for the probes.
+policy: the manifest, the hashes, the specification, the shapes, that every value is finite, and the probes.
 """
 
 from policy.bundle.manifest import FORMAT_VERSION, BundleError, versions
-from policy.bundle.probes import PROBE_TOLERANCE, Probes
+from policy.bundle.probes import ENERGY_TOLERANCE, PROBE_SEED, PROBE_TOLERANCE, SAMPLE_TOLERANCE, Probes
 from policy.bundle.reader import Bundle, read
 from policy.bundle.writer import write
 
-__all__ = ["FORMAT_VERSION", "PROBE_TOLERANCE", "Bundle", "BundleError", "Probes", "read", "versions", "write"]
+__all__ = [
+    "ENERGY_TOLERANCE",
+    "FORMAT_VERSION",
+    "PROBE_SEED",
+    "PROBE_TOLERANCE",
+    "SAMPLE_TOLERANCE",
+    "Bundle",
+    "BundleError",
+    "Probes",
+    "read",
+    "versions",
+    "write",
+]

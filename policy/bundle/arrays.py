@@ -25,7 +25,7 @@ def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
     """Refuse parameters that are not those of `spec`: other shapes, dtypes, statistics or indices of quaternions.
 
     Raises:
-        ValueError: naming the first difference.
+        ValueError: naming the first difference, or the first array with NaN or infinity.
     """
     expected = _expected_params(spec)
     difference = _first_difference(to_tree(params), to_tree(expected))
@@ -36,6 +36,8 @@ def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
         difference = f"normalization is {ours} where the specification has {theirs}"
     if difference:
         raise ValueError(f"the parameters do not fit the specification: {difference}")
+    if name := _first_non_finite(to_tree(params)):
+        raise ValueError(f"array {name} contains NaN or infinity, so the policy is not published; check the losses")
 
 
 def save(folder: Path, params: PolicyParams) -> None:
@@ -60,7 +62,7 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
     call leaks about 170 KiB in tensorstore 0.1.86 (TensorStore.Spec.to_json, called by Orbax).
 
     Raises:
-        BundleError: the arrays cannot be read, or do not fit `spec`.
+        BundleError: the arrays cannot be read, do not fit `spec`, or contain NaN or infinity.
     """
     try:
         expected = _expected_params(spec)
@@ -83,6 +85,8 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
         tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:
         raise BundleError(path, "arrays", f"params/ cannot be read: {first_line(error)}") from error
+    if name := _first_non_finite(tree):
+        raise BundleError(path, "arrays", f"array {name} contains NaN or infinity")
     return _from_tree(tree, spec, like=expected)
 
 
@@ -113,6 +117,12 @@ def _first_difference(tree: Any, template: Any) -> str:
         if found.get(name) != expected.get(name):
             return f"array {name} is {found.get(name)} where the specification has {expected.get(name)}"
     return ""
+
+
+def _first_non_finite(tree: Any) -> str:
+    """Return the name of the first array of `tree` with NaN or infinity; empty if there is none."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return next((_dotted(path) for path, leaf in leaves if not np.isfinite(leaf).all()), "")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-FORMAT_VERSION = 2  # 1, of version 0.1, had neither actuator kinds nor statistics
+# 1 had neither actuator kinds nor statistics; the probes of 2 had neither sampled actions nor energies
+FORMAT_VERSION = 3
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 _NAME = "manifest.json"
 
@@ -54,11 +56,13 @@ def verify(path: Path) -> str:
     """Compare the files of the bundle at `path` with its manifest; return the manifest's own SHA-256.
 
     Raises:
-        BundleError: the manifest cannot be read, or a file is missing, foreign, a link, or changed.
+        BundleError: the manifest cannot be read, or a file is missing, foreign, changed, a link, or a hard link.
     """
     manifest_path = path / _NAME
-    if not _is_plain_file(manifest_path):
-        raise BundleError(path, "manifest", f"{_NAME} is missing, or not a plain file")
+    if not manifest_path.is_symlink() and not manifest_path.exists():
+        raise BundleError(path, "manifest", f"{_NAME} is missing")
+    if problem := _link_problem(manifest_path):
+        raise BundleError(path, "manifest", f"{_NAME} {problem}")
     raw = manifest_path.read_bytes()
     try:
         manifest = json.loads(raw)
@@ -70,8 +74,8 @@ def verify(path: Path) -> str:
         detail = f"{_NAME} has format {stated_format!r:.80}, but this version reads format {FORMAT_VERSION}"
         raise BundleError(path, "manifest", detail)
     present = {name: file for name, file in files(path) if name != _NAME}
-    if links := sorted(name for name, file in present.items() if not _is_plain_file(file)):
-        raise BundleError(path, "files", f"{links[0]} is a link or not a plain file")
+    if problems := sorted((name, problem) for name, file in present.items() if (problem := _link_problem(file))):
+        raise BundleError(path, "files", " ".join(problems[0]))
     if missing := sorted(expected.keys() - present.keys()):
         raise BundleError(path, "files", f"{missing[0]:.200} is missing")
     if foreign := sorted(name for name in present if name not in expected or not _is_of_a_bundle(name)):
@@ -102,8 +106,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+def _link_problem(path: Path) -> str:
+    """Describe why the content of `path` is not only in its bundle; empty if it is."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        return "is a link or not a plain file"
+    if status.st_nlink > 1:  # a write to the other name would change a policy that was checked
+        return f"has {status.st_nlink} hard links, so it can change elsewhere; copy the folder without hard links"
+    return ""
 
 
 def _is_of_a_bundle(name: str) -> bool:

@@ -30,7 +30,7 @@ def read(path: Path) -> Bundle:
     """Verify the bundle at `path` and load it.
 
     Raises:
-        BundleError: it is missing, damaged, or does not give its probes' actions; `reason` says which.
+        BundleError: it is missing, damaged, or does not give its probes' actions and energies; `reason` says which.
         OSError: a file cannot be read.
     """
     if not path.is_dir() or not manifest.is_version(path.name):
@@ -41,7 +41,7 @@ def read(path: Path) -> Bundle:
     spec, provenance = _read_description(path)
     params = arrays.read(path, spec)
     stored = probes.read(path, spec)
-    probes.verify(path, params, stored)
+    probes.verify(path, params, stored, spec=spec)
     return Bundle(
         path=path,
         version=int(path.name),

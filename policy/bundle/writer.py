@@ -41,14 +41,14 @@ def write(
 
     Args:
         version: the training step, 0 or more; it names the folder.
-        probe_state: [rows, state_dim], inputs whose actions are stored for verification.
+        probe_state: [rows, state_dim], inputs whose actions and energies are stored for verification.
         probe_goal: [rows, goal_dim].
         provenance: JSON-compatible facts about the origin of the policy.
 
     Raises:
         FileExistsError: the version is already published.
-        ValueError: the version is negative, the parameters or probes do not fit `spec`, or a probe's action is NaN or
-            infinity; such a policy could not be read, or not be used.
+        ValueError: the version is negative, the parameters or probes do not fit `spec`, or a parameter, action or
+            energy is NaN or infinity; such a policy could not be read, or not be used.
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     if version < 0:

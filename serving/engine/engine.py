@@ -249,7 +249,7 @@ class Engine:
 
     def _sample(self, params: PolicyParams, rows: jax.Array) -> jax.Array:
         integers = jax.lax.bitcast_convert_type(rows[:, -_NOISE_COLUMNS:], jnp.uint32)
-        noise = jax.vmap(self._noise)(integers)
+        noise = jax.vmap(lambda row: acting.seeded_noise(row, self._spec.chunk_dim))(integers)
         state, goal = self._split(rows)
         return acting.sample_action(acting.action_distribution(params, state, goal), noise)[0]
 
@@ -261,15 +261,6 @@ class Engine:
     def _split(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         state_dim = self._spec.state_dim
         return rows[:, :state_dim], rows[:, state_dim : state_dim + self._spec.goal_dim]
-
-    def _noise(self, integers: jax.Array) -> jax.Array:
-        """Return standard normal noise [chunk_dim] for the integers [4] of one row.
-
-        The generator is fixed (Threefry), so that a seed gives the same noise if JAX's default changes.
-        """
-        key = jax.random.wrap_key_data(integers[1::-1], impl="threefry2x32")
-        key = jax.random.fold_in(jax.random.fold_in(key, integers[2]), integers[3])
-        return jax.random.normal(key, (self._spec.chunk_dim,))
 
 
 def _bucket_of_rows(buckets: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Compile policies, check that the compiled functions give the stored actions, and count later compilations."""
+"""Compile policies, check that the compiled functions give the probes' results, and count later compilations."""
 
 import asyncio
 import logging
@@ -10,8 +10,8 @@ import jax.monitoring
 import numpy as np
 from prometheus_client import Counter
 
-from policy.bundle import PROBE_TOLERANCE, Bundle
-from serving.engine.engine import Engine, Kind
+from policy.bundle import PROBE_SEED, Bundle
+from serving.engine.engine import Engine, Kind, noise_columns
 from serving.errors import StartupError
 
 _LOGGER = logging.getLogger(__name__)
@@ -86,15 +86,25 @@ def stages(buckets: Mapping[Kind, Sequence[int]]) -> tuple[list[tuple[Kind, int]
 
 
 def _check_probes(engine: Engine, bundle: Bundle) -> None:
-    rows = np.concatenate([bundle.probes.state, bundle.probes.goal], axis=1)
-    for start in range(0, len(rows), engine.max_rows):
-        part = slice(start, start + engine.max_rows)
-        error = np.max(np.abs(engine.compute(Kind.ACT, rows[part]) - bundle.probes.action[part]))
-        if not error <= PROBE_TOLERANCE:  # also true for NaN
-            raise StartupError(
-                f"{bundle.path}, compiled for this machine, differs from its stored actions by {error:.2g}; publish it"
-                " again on this machine, or serve it on another"
-            )
+    """Compare everything that the compiled policy computes with its probes: actions, sampled actions, energies."""
+    probes = bundle.probes
+    noise = noise_columns(PROBE_SEED, rows=len(probes.state), candidates=1)
+    action = _compute_in_batches(engine, Kind.ACT, probes.state, probes.goal)
+    sampled = _compute_in_batches(engine, Kind.SAMPLE, probes.state, probes.goal, noise)
+    energy = probes.energy
+    if bundle.spec.has_critic:
+        energy = _compute_in_batches(engine, Kind.SCORE, probes.state, probes.action, probes.goal)
+    if difference := probes.difference(action, sampled, energy=energy):
+        raise StartupError(
+            f"{bundle.path}, compiled for this machine: {difference}; publish it again on this machine, or serve it on"
+            " another"
+        )
+
+
+def _compute_in_batches(engine: Engine, kind: Kind, *columns: np.ndarray) -> np.ndarray:
+    rows = np.concatenate(columns, axis=1)
+    starts = range(0, len(rows), engine.max_rows)
+    return np.concatenate([engine.compute(kind, rows[start : start + engine.max_rows]) for start in starts])
 
 
 class CompilationCounter:

@@ -88,6 +88,16 @@ def test_a_linked_folder_is_refused(damaged: Path, tmp_path: Path) -> None:
     assert refusal(damaged).reason == "files"
 
 
+@pytest.mark.parametrize("name", ["policy.json", "probes.npz", "manifest.json", "params/_METADATA"])
+def test_a_hard_link_is_refused_since_a_write_to_its_other_name_changes_it(
+    damaged: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "elsewhere").hardlink_to(damaged / name)
+    error = refusal(damaged)
+    assert error.reason == ("manifest" if name == "manifest.json" else "files")
+    assert f"{name} has 2 hard links" in str(error)
+
+
 @pytest.mark.parametrize("name", ["policy.json", "manifest.json"])
 def test_a_pipe_is_refused_without_waiting_for_a_writer(damaged: Path, name: str) -> None:
     (damaged / name).unlink()
@@ -101,10 +111,10 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(damaged: Path, name: str
         "",
         "[]",
         "{}",
-        '{"format": 2}',
-        '{"format": 2, "files": []}',
-        '{"format": 2, "files": {"policy.json": 5}}',
-        '{"format": 2, "files": {"policy.json": {"size": 5}}}',
+        '{"format": 3}',
+        '{"format": 3, "files": []}',
+        '{"format": 3, "files": {"policy.json": 5}}',
+        '{"format": 3, "files": {"policy.json": {"size": 5}}}',
         '{"format": 1, "files": {}}',
         pytest.param("[" * 100_000, id="nested too deep"),
     ],

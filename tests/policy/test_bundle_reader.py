@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tensorstore
 
 from policy import bundle
-from policy.acting import act
+from policy.acting import act, action_distribution, encode_goal, encode_state_action
 from policy.bundle import arrays
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
 from tests.policy.bundles import PROBE_GOAL, PROBE_STATE, change_json, publish, recompute_manifest, refusal
+from tests.samples import WITHOUT_CRITIC, policy_spec
 
 
 def test_a_published_policy_is_read_back_bit_for_bit(published: Path, spec: PolicySpec, params: PolicyParams) -> None:
@@ -32,6 +34,42 @@ def test_a_published_policy_is_read_back_bit_for_bit(published: Path, spec: Poli
     np.testing.assert_array_equal(read.probes.state, PROBE_STATE)
     np.testing.assert_array_equal(read.probes.goal, PROBE_GOAL)
     np.testing.assert_allclose(read.probes.action, jax.jit(act)(params, PROBE_STATE, PROBE_GOAL), atol=1e-6)
+
+
+def test_probes_hold_sampled_actions_with_the_noise_of_seed_0_and_energies(
+    published: Path, params: PolicyParams
+) -> None:
+    probes = bundle.read(published / "200").probes
+    state, goal, action = map(jnp.asarray, (PROBE_STATE, PROBE_GOAL, probes.action))
+    mean, log_std = action_distribution(params, state, goal)
+    key = jax.random.key(0, impl="threefry2x32")
+    noise = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, row), 0), (2,)) for row in range(4)]
+    np.testing.assert_allclose(probes.sampled_action, np.tanh(mean + np.exp(log_std) * np.array(noise)), atol=1e-5)
+    pairs, goals = encode_state_action(params, state, action), encode_goal(params, goal)
+    np.testing.assert_allclose(probes.energy[:, 0], -np.linalg.norm(pairs - goals, axis=1), atol=1e-5)
+    assert probes.energy.shape == (4, 1)
+
+
+def test_a_policy_without_a_critic_has_no_energies(tmp_path: Path) -> None:
+    spec = policy_spec(**WITHOUT_CRITIC)
+    params = jax.jit(init_policy, static_argnums=1)(jax.random.key(2), spec)
+    inputs = {"probe_state": np.ones((3, 4)), "probe_goal": np.ones((3, 2))}
+    assert bundle.read(publish(tmp_path, 1, spec=spec, params=params, **inputs)).probes.energy.shape == (3, 0)
+
+
+@pytest.mark.parametrize("network", ["actor", "state_action_encoder", "goal_encoder"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_array_that_is_not_finite_is_refused(
+    damaged: Path, params: PolicyParams, *, network: str, value: float
+) -> None:
+    tree = jax.tree.map(np.array, arrays.to_tree(params))
+    tree[network]["output"]["kernel"][-1, -1] = value
+    shutil.rmtree(damaged / "params")
+    ocp.PyTreeCheckpointer().save(damaged / "params", tree)
+    recompute_manifest(damaged)
+    error = refusal(damaged)
+    assert error.reason == "arrays"
+    assert f"array {network}.output.kernel contains NaN or infinity" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +131,7 @@ def test_an_absent_version_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda stored: stored.update(format=1), "format 1, but this version reads format 2"),
+        (lambda stored: stored.update(format=1), "format 1, but this version reads format 3"),
         (lambda stored: stored.pop("spec"), "spec"),
         (lambda stored: stored.pop("provenance"), "provenance"),
         (lambda stored: stored.update(spec=[]), "policy.json"),
@@ -185,6 +223,10 @@ def test_the_arrays_of_another_policy_miss_the_probes(damaged: Path, spec: Polic
     "change",
     [
         pytest.param({"action": np.full((4, 2), np.nan, np.float32)}, id="not a number"),
+        pytest.param({"energy": np.full((4, 1), -np.inf, np.float32)}, id="an infinite energy"),
+        pytest.param({"energy": np.zeros((4, 0), np.float32)}, id="no energies"),
+        pytest.param({"energy": np.full((4, 1), -1.5, np.float32)}, id="other energies"),
+        pytest.param({"sampled_action": np.zeros((4, 2), np.float32)}, id="other sampled actions"),
         pytest.param({"state": PROBE_STATE + 1}, id="another state"),
         pytest.param({"goal": PROBE_GOAL[:, :1]}, id="too narrow"),
         pytest.param({"goal": PROBE_GOAL[:2]}, id="too few"),
@@ -195,7 +237,7 @@ def test_the_arrays_of_another_policy_miss_the_probes(damaged: Path, spec: Polic
         pytest.param(
             {
                 name: np.zeros((0, width), np.float32)
-                for name, width in zip(("state", "goal", "action"), (3, 2, 2), strict=True)
+                for name, width in zip(bundle.Probes._fields, (3, 2, 2, 2, 1), strict=True)
             },
             id="no row",
         ),

@@ -33,11 +33,21 @@ def test_a_published_version_never_changes(damaged: Path, spec: PolicySpec, para
     assert [entry.name for entry in damaged.parent.iterdir()] == ["200"]
 
 
-def test_actions_that_are_not_finite_are_not_published(tmp_path: Path, spec: PolicySpec, params: PolicyParams) -> None:
-    arrays = dict(params.actor.params)
-    arrays["output"] = arrays["output"] | {"bias": np.array([np.nan, 0, 0, 0], np.float32)}
-    spoiled = params._replace(actor=dataclasses.replace(params.actor, params=arrays))
-    with pytest.raises(ValueError, match="NaN or infinity for its probes, so it is not published; check the losses"):
+@pytest.mark.parametrize(
+    ("network", "bias", "message"),
+    [
+        ("actor", [np.nan, 0, 0, 0], r"array actor\.output\.bias contains NaN or infinity, so the policy is not publ"),
+        ("goal_encoder", [0, 0, -np.inf, 0, 0], r"array goal_encoder\.output\.bias contains NaN or infinity, so the"),
+        ("goal_encoder", [0, 0, 3e38, 0, 0], "gives actions or energies that are NaN or infinity, so it is not publ"),
+    ],
+)
+def test_what_is_not_finite_is_not_published(
+    tmp_path: Path, spec: PolicySpec, params: PolicyParams, *, network: str, bias: list[float], message: str
+) -> None:
+    sound = getattr(params, network)
+    output = sound.params["output"] | {"bias": np.array(bias, np.float32)}
+    spoiled = params._replace(**{network: dataclasses.replace(sound, params=sound.params | {"output": output})})
+    with pytest.raises(ValueError, match=message):
         publish(tmp_path / "root", 1, spec=spec, params=spoiled)
     assert not (tmp_path / "root").exists()
 

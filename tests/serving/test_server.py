@@ -1,6 +1,7 @@
 """One server in this process, from closed ports to closed ports."""
 
 import asyncio
+import re
 import socket
 import threading
 import urllib.error
@@ -253,13 +254,25 @@ async def test_a_default_that_is_not_served_is_an_error(policies: Path) -> None:
         await load(config_of(policies, default_policy="ant"))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Kind.ACT, "1000, compiled for this machine: actions differ from the published ones by 0.05, more than 0.0001"),
+        (Kind.SAMPLE, "sampled actions differ from the published ones by 0.05, more than 0.001; publish it again"),
+        (Kind.SCORE, "energies differ from the published ones by 0.05, more than "),
+    ],
+)
 async def test_a_policy_that_misses_its_probes_once_compiled_is_not_served(
-    policies: Path, monkeypatch: pytest.MonkeyPatch
+    policies: Path, monkeypatch: pytest.MonkeyPatch, *, wrong: Kind, message: str
 ) -> None:
     compute = Engine.compute
-    monkeypatch.setattr(Engine, "compute", lambda *arguments: compute(*arguments) + np.float32(0.01))
+
+    def wrong_by_little(engine: Engine, kind: Kind, rows: np.ndarray) -> np.ndarray:
+        return compute(engine, kind, rows) + np.float32(0.05 if kind is wrong else 0)
+
+    monkeypatch.setattr(Engine, "compute", wrong_by_little)
     server = await load(config_of(policies, metrics=False), collectors=CollectorRegistry())
     await server.start()
-    with pytest.raises(StartupError, match=r"differs from its stored actions by 0.01; publish it again"):
+    with pytest.raises(StartupError, match=re.escape(message)):
         await server.prepare()
     await server.drain()
