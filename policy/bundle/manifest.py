@@ -64,6 +64,8 @@ def verify(path: Path) -> str:
     if problem := _link_problem(manifest_path):
         raise BundleError(path, "manifest", f"{_NAME} {problem}")
     raw = manifest_path.read_bytes()
+    if not raw.endswith(b"\n"):
+        raise BundleError(path, "manifest", f"{_NAME} is truncated: it does not end with a newline")
     try:
         manifest = json.loads(raw)
         stated_format = manifest["format"]

@@ -48,7 +48,7 @@ def require_one_sentence(error: BundleError) -> None:
 def recompute_manifest(path: Path) -> None:
     """What someone would do who changes a bundle on purpose."""
     files = {name: manifest.fingerprint(file) for name, file in manifest.files(path) if name != "manifest.json"}
-    (path / "manifest.json").write_text(json.dumps({"format": manifest.FORMAT_VERSION, "files": files}))
+    (path / "manifest.json").write_text(json.dumps({"format": manifest.FORMAT_VERSION, "files": files}) + "\n")
 
 
 def change_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

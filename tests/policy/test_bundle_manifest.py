@@ -52,6 +52,8 @@ def test_truncated_grown_and_missing_files_are_noticed(damaged: Path) -> None:
         own = file.name == "manifest.json" and file.parent == damaged
         file.write_bytes(original[: len(original) // 2])
         assert refusal(damaged).reason == ("manifest" if own else "hash")
+        file.write_bytes(original[:-1])  # of the manifest, the last byte is only a newline
+        assert refusal(damaged).reason == ("manifest" if own else "hash")
         if not own:
             file.write_bytes(original + b"\0")
             assert refusal(damaged).reason == "hash"
@@ -120,7 +122,7 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(damaged: Path, name: str
     ],
 )
 def test_a_manifest_of_another_shape_is_refused(damaged: Path, text: str) -> None:
-    (damaged / "manifest.json").write_text(text)
+    (damaged / "manifest.json").write_text(text + "\n")
     assert refusal(damaged).reason == "manifest"
 
 
@@ -128,5 +130,5 @@ def test_a_manifest_of_another_shape_is_refused(damaged: Path, text: str) -> Non
 def test_a_manifest_with_an_impossible_size_is_refused(damaged: Path, size: str) -> None:
     manifest = json.loads((damaged / "manifest.json").read_text())
     manifest["files"]["policy.json"]["size"] = "SIZE"
-    (damaged / "manifest.json").write_text(json.dumps(manifest).replace('"SIZE"', size))
+    (damaged / "manifest.json").write_text(json.dumps(manifest).replace('"SIZE"', size) + "\n")
     assert refusal(damaged).reason == "hash"

@@ -1,0 +1,51 @@
+"""Faults: what a server must survive, with real processes, and the harness that makes the faults.
+
+The harness, each module with a test of its own:
+
+* `tcp_proxy`: delays, slows, cuts and silences connections.
+* `supervised`: starts a process again when it ends, as systemd and Kubernetes do.
+* `resources`: memory, descriptors, threads and log bytes of a tree of processes.
+* `bundle_mutator`: damages a published policy in every way.
+* `retrying_caller`: a caller with several servers that tries again, and counts what was lost.
+* `hostile_messages`: malformed and hostile messages for every method.
+
+`make soak` runs the long form of the tests (see `soak`).
+
+Where each fault of one server with its present policies is tested:
+
+| fault | test |
+|---|---|
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from policy import bundle
+from policy.networks import init_policy
+from tests.samples import policy_spec
+
+
+def publish(root: Path, version: int) -> Path:
+    """Publish a policy with random parameters and a critic, named point_u_maze, and return its folder."""
+    spec, rng = policy_spec(), np.random.default_rng(version)
+    return bundle.write(
+        root,
+        version,
+        spec=spec,
+        params=jax.jit(init_policy, static_argnums=1)(jax.random.key(version), spec),
+        probe_state=rng.normal(size=(5, spec.state_dim)),
+        probe_goal=rng.normal(size=(5, spec.goal_dim)),
+        provenance={},
+    )
+
+
+@pytest.fixture(scope="session")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one published version, 1000, which no test changes."""
+    root = tmp_path_factory.mktemp("published") / "policies"
+    publish(root, 1000)
+    return root

@@ -1,0 +1,96 @@
+"""Every damaged policy is refused by name, with its reason, and the sound version next to it is served."""
+
+import logging
+import re
+import shutil
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kilolayer import PolicyClient
+from policy import bundle
+from serving.errors import StartupError
+from serving.policies.store import load_all
+from tests.faults.bundle_mutator import Mutant, array_mutants, array_names, file_mutants, match_hashes
+from tests.faults.supervised import Supervised, serve_command
+
+REASONS = {"manifest", "files", "hash", "spec", "arrays", "probes"}
+
+
+def test_the_mutator_names_every_file_and_every_array(policies: Path) -> None:
+    version = policies / "1000"
+    names = [mutant.name for mutant in file_mutants(version)]
+    assert len(set(names)) == len(names)
+    for file in (path.relative_to(version).as_posix() for path in version.rglob("*") if path.is_file()):
+        for damage in ("flip a bit of byte 0 of {}", "truncate {} to 0 bytes", "delete {}", "hard link {} to a file"):
+            assert any(name.startswith(damage.format(file)) for name in names)
+    assert "swap policy.json and probes.npz" in names
+    arrays = array_names(version)
+    assert len(arrays) == 3 * 10  # of the actor and two encoders: kernels, biases and layer norms
+    assert {"actor.input.kernel", "goal_encoder.output.bias"} <= set(arrays)
+    assert len(list(array_mutants(version))) == 5 * len(arrays) + 2 * 5  # five arrays of probes
+
+
+def test_matching_hashes_alone_are_no_damage(policies: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(policies / "1000", tmp_path / "1000"))
+    match_hashes(copy)
+    assert bundle.read(copy).version == 1000
+
+
+def sample(policies: Path) -> list[Mutant]:
+    """One mutant of each kind of damage, by the first two words of its name."""
+    version = policies / "1000"
+    of_kind: dict[str, Mutant] = {}
+    for mutant in (*file_mutants(version), *array_mutants(version)):
+        if re.search(r"probes\.npz|in array goal_encoder\.output\.bias|in probe (energy|sampled_action)", mutant.name):
+            of_kind[" ".join(mutant.name.split()[:2])] = mutant
+    return list(of_kind.values())
+
+
+def test_one_mutant_of_each_kind_is_refused_by_name(
+    policies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mutants = sample(policies)
+    assert len(mutants) >= 12
+    for number, mutant in enumerate(mutants):
+        folder = tmp_path / str(number) / "policies"
+        shutil.copytree(policies / "1000", folder / "1000")
+        mutant.apply(folder / "1000")
+        caplog.clear()
+        reasons: list[str] = []
+        with caplog.at_level(logging.WARNING), pytest.raises(StartupError, match="no version in .* is valid, of 1"):
+            load_all([folder], on_rejected=reasons.append)
+        assert len(reasons) == 1, mutant
+        assert reasons[0] in REASONS, mutant
+        assert caplog.messages[0].startswith(f"skipping version 1000: {folder / '1000'}"), mutant
+
+
+@pytest.mark.slow
+def test_a_server_refuses_every_mutant_once_by_name_and_serves_the_sound_version(
+    policies: Path, tmp_path: Path
+) -> None:
+    version, folder = policies / "1000", tmp_path / "policies"
+    shutil.copytree(version, folder / "1000")
+    mutants = dict(enumerate((*file_mutants(version), *array_mutants(version)), start=1001))
+    for number, mutant in mutants.items():
+        mutant.apply(Path(shutil.copytree(version, folder / str(number))))
+    # Alone, the sound version gives the same action.
+    expected = bundle.read(version).probes
+    with Supervised(serve_command(folder, max_batch_rows=8), log=tmp_path / "log") as server:
+        address, metrics = server.wait_for(r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000")
+        with PolicyClient(address, timeout_s=30) as client:
+            answer = client.act(expected.state, expected.goal)
+        with urllib.request.urlopen(metrics, timeout=30) as page:
+            text = page.read().decode()
+    np.testing.assert_allclose(answer.action, expected.action, atol=1e-5)
+    assert answer.version == "1000"
+    skipped = re.findall(r"WARNING skipping version (\d+): \S+ is not a usable policy \((\w+)\)", server.logged())
+    named = Counter(int(number) for number, _ in skipped)
+    assert not [mutant for number, mutant in mutants.items() if named[number] != 1]
+    assert set(named) == set(mutants)
+    counted = re.findall(r'^kilolayer_bundles_rejected_total{reason="(\w+)"} (\S+)$', text, re.MULTILINE)
+    assert {reason: float(count) for reason, count in counted} == Counter(reason for _, reason in skipped)
+    assert set(Counter(reason for _, reason in skipped)) == {"manifest", "files", "hash", "arrays", "probes"}
