@@ -8,6 +8,8 @@ The harness, each module with a test of its own:
 * `bundle_mutator`: damages a published policy in every way.
 * `retrying_caller`: a caller with several servers that tries again, and counts what was lost.
 * `hostile_messages`: malformed and hostile messages for every method.
+* `stream_calls`: very many calls, every answer compared.
+* `scenarios`: whole courses of events with real servers, as functions of how often.
 
 `make soak` runs the long form of the tests (see `soak`).
 
@@ -17,7 +19,7 @@ Where each fault of one server with its present policies is tested:
 |---|---|
 """
 
-import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -26,7 +28,10 @@ import pytest
 
 from policy import bundle
 from policy.networks import init_policy
+from serving.config import ServeConfig
 from tests.samples import policy_spec
+from tests.serving import in_process
+from tests.serving.in_process import Running
 
 
 def publish(root: Path, version: int) -> Path:
@@ -49,3 +54,13 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("published") / "policies"
     publish(root, 1000)
     return root
+
+
+@pytest.fixture(scope="session")
+def running(policies: Path) -> Iterator[Running]:
+    """A server in this process, for tests that only call it: batches and calls of at most 8 rows, which may wait."""
+    config = ServeConfig(
+        policies=(policies,), port=0, metrics=False, max_batch_rows=8, max_call_rows=8, max_queue_age_s=60.0
+    )
+    with in_process.served(config) as running:
+        yield running

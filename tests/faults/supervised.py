@@ -31,7 +31,10 @@ class Exit:
 
 
 def serve_command(*policies: Path, port: int = 0, **settings: object) -> list[str]:
-    """Return the command of a server with small batches and a log as text; `settings` are flags, such as workers=2."""
+    """Return the command of a server with batches of at most 2 rows; `settings` are flags, such as workers=2.
+
+    A row has the same bits in every batch of the same compiled size, so use max_batch_rows=1 to compare answers.
+    """
     flags = {"port": port, "metrics_port": 0, "max_batch_rows": 2, "log_format": "text"} | settings
     words = [word for name, value in flags.items() for word in _flag(name, value)]
     return [sys.executable, str(RUN), "--policies", *map(str, policies), *words]
@@ -57,7 +60,7 @@ class Supervised:
         max_backoff_s: float = 5.0,
     ) -> None:
         self._command = list(command)
-        self._log = log
+        self.log = log
         self._restart = restart
         self._backoff_s, self._max_backoff_s = backoff_s, max_backoff_s
         self.starts_s: list[float] = []
@@ -70,7 +73,7 @@ class Supervised:
         self._thread = threading.Thread(target=self._supervise)
 
     def __enter__(self) -> Self:
-        self._log.touch()
+        self.log.touch()
         self._thread.start()
         self.wait_for_start(1)
         return self
@@ -86,7 +89,7 @@ class Supervised:
 
     def logged(self) -> str:
         """Return what all starts have written so far."""
-        return self._log.read_text()
+        return self.log.read_text()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the present process."""
@@ -124,7 +127,7 @@ class Supervised:
     def _supervise(self) -> None:
         pause_s = self._backoff_s
         while True:
-            with self._changed, self._log.open("ab") as file:
+            with self._changed, self.log.open("ab") as file:
                 if self._stopping.is_set():
                     return
                 self._process = subprocess.Popen(self._command, stderr=file, stdout=file)

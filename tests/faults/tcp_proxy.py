@@ -158,7 +158,7 @@ class TcpProxy:
     async def _close(self) -> None:
         self._server.close()
         for connection in self.connections:
-            connection._reset()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            connection._reset()  # pyright: ignore[reportPrivateUsage]
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

@@ -106,8 +106,7 @@ def test_a_connection_is_cut_in_the_middle_of_a_message(echo: EchoServer) -> Non
     with TcpProxy(echo.address, faults=lambda _: Faults(cut_after_bytes=3)) as proxy, connect(proxy) as peer:
         peer.sendall(b"abcdef")
         with pytest.raises(ConnectionResetError):
-            while peer.recv(1):
-                pass
+            receive(peer, 6)
         assert proxy.connections[0].ended.wait(timeout=10)
         assert proxy.connections[0].sent_bytes == 3
 

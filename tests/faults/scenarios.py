@@ -1,0 +1,206 @@
+"""What servers must survive, as functions of how often: the slow tests run them short, `make soak` long.
+
+Each starts real server processes, checks what must hold, and returns what it measured.
+"""
+
+import asyncio
+import dataclasses
+import json
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from kilolayer import DeadlineExceeded, PolicyClient, Unavailable
+from kilolayer.v1 import policy_pb2 as pb
+from tests.faults import hostile_messages, resources, stream_calls
+from tests.faults.resources import Resources
+from tests.faults.retrying_caller import Outcome, RetryingCallers
+from tests.faults.supervised import Supervised, serve_command
+
+KNOWN = pb.ActRequest(state=[0.5, -1, 2, 0], goal=[1, 1])
+GROWTH_BYTES = 20_000_000
+"""Most growth of a server's memory, after it has warmed up."""
+_RELEASE_S = 30.0  # for descriptors of ended connections to be closed
+_KILL_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """A server before and after its calls."""
+
+    before: Resources
+    after: Resources
+
+    @property
+    def megabytes(self) -> float:
+        """Growth of the memory."""
+        return (self.after.resident_bytes - self.before.resident_bytes) / 1e6
+
+
+def restart_in_turn(policies: Path, folder: Path, *, restarts: int) -> Outcome:
+    """Stop two servers in turn with SIGTERM while callers call; a supervisor starts them again.
+
+    No accepted call may be lost, every answer has the same bytes, and every server ends with exit code 0.
+    """
+    ports = free_port(), free_port()
+    # One compiled size, so that every answer has the same bits.
+    commands = [serve_command(policies, port=port, max_batch_rows=1) for port in ports]
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(Supervised(command, log=folder / f"log-{number}", backoff_s=0))
+            for number, command in enumerate(commands)
+        ]
+        for server in servers:
+            server.wait_for("ready: grpc=")
+        outcome = asyncio.run(_call_while_restarting(servers, [f"127.0.0.1:{port}" for port in ports], restarts))
+        codes = [each.code for server in servers for each in server.exits]
+    assert codes == [0] * restarts
+    logged = "".join(server.logged() for server in servers)
+    assert logged.count("stopped; every accepted call was answered") == restarts + len(servers)
+    assert "Traceback" not in logged
+    assert not outcome.lost
+    assert outcome.wrong == 0
+    return outcome
+
+
+async def _call_while_restarting(servers: list[Supervised], addresses: list[str], restarts: int) -> Outcome:
+    async with RetryingCallers(addresses, request=KNOWN) as callers:
+        await callers.until_answered(100)
+        for restart in range(restarts):
+            server = servers[restart % len(servers)]
+            known = len(server.logged())
+            server.send(signal.SIGTERM)
+            await asyncio.to_thread(server.wait_for, "ready: grpc=", after=known)
+            await callers.until_answered(callers.outcome.answered + 100)
+        return await callers.stop()
+
+
+def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[float]:
+    """Kill a supervised server with SIGKILL; return the seconds from each kill to the next answer.
+
+    The server compiles all default batch sizes, with a warm cache. The caller tries again every 10 ms.
+    """
+    command = serve_command(policies, port=free_port(), max_batch_rows=256)
+    with Supervised(command, log=folder / "log") as server:
+        (address,) = server.wait_for(r"ready: grpc=(\S+)")
+        with PolicyClient(address, timeout_s=1.0) as client:
+            taken_s = [_kill_to_answer_s(server, client) for _ in range(kills)]
+        codes = [each.code for each in server.exits]
+    assert codes == [-signal.SIGKILL] * kills
+    return taken_s
+
+
+def _kill_to_answer_s(server: Supervised, client: PolicyClient) -> float:
+    state, goal = list(KNOWN.state), list(KNOWN.goal)
+    expected = client.act(state, goal).action.tobytes()
+    server.send(signal.SIGKILL)
+    killed_s = time.monotonic()
+    while time.monotonic() - killed_s < _KILL_S:
+        try:
+            answer = client.act(state, goal)
+        except (Unavailable, DeadlineExceeded):
+            time.sleep(0.01)
+            continue
+        assert answer.action.tobytes() == expected
+        return time.monotonic() - killed_s
+    raise AssertionError(f"no answer within {_KILL_S:g} s of the kill:\n{server.logged()}")
+
+
+def send_hostile_messages(
+    policies: Path, folder: Path, *, count: int, warm_up: int
+) -> tuple[Counter[grpc.StatusCode], Growth]:
+    """Send hostile messages, and connections that speak no HTTP/2; return the statuses, and how the server grew.
+
+    The server goes on with the same known answer, returns its descriptors, and logs no line for a hostile call.
+    """
+    with _running(policies, folder, max_batch_rows=2) as (server, address):
+        expected = _known_answer(address)
+        with grpc.insecure_channel(address) as channel:
+            hostile_messages.send_many(channel, warm_up, seed=1)
+        hostile_messages.speak_no_http(address, count=20)
+        before = _settled(server, limit=None)
+        with grpc.insecure_channel(address) as channel:
+            statuses = hostile_messages.send_many(channel, count, seed=2)
+        hostile_messages.speak_no_http(address, count=20)
+        after = _settled(server, limit=before)
+        assert _known_answer(address) == expected
+    assert set(statuses) <= hostile_messages.EXPECTED, statuses
+    assert after.log_bytes == before.log_bytes, server.logged()
+    assert after.threads <= before.threads + 4  # gRPC's and the allocator's own pools may still be filling
+    growth = Growth(before, after)
+    assert growth.megabytes < GROWTH_BYTES / 1e6, growth
+    return statuses, growth
+
+
+def call_many_times(policies: Path, folder: Path, *, count: int, warm_up: int) -> tuple[float, Growth]:
+    """Call over streams; return the calls per second, and how the server grew. Every answer is checked."""
+    with _running(policies, folder, max_batch_rows=64) as (server, address):
+        expected = np.array(_known_answer(address), np.float32)
+        stream_calls.call(address, KNOWN, count=warm_up, expected=expected)
+        before = _settled(server, limit=None)
+        began_s = time.monotonic()
+        stream_calls.call(address, KNOWN, count=count, expected=expected)
+        taken_s = time.monotonic() - began_s
+        after = _settled(server, limit=before)
+    assert after.log_bytes == before.log_bytes, server.logged()
+    growth = Growth(before, after)
+    assert growth.megabytes < GROWTH_BYTES / 1e6, growth
+    return count / taken_s, growth
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def log_objects(server: Supervised) -> Iterator[dict[str, object]]:
+    """Yield the lines of a server's log, each of which must be a JSON object."""
+    for line in server.logged().splitlines():
+        read = json.loads(line)
+        assert isinstance(read, dict)
+        yield read
+
+
+@contextmanager
+def _running(policies: Path, folder: Path, *, max_batch_rows: int) -> Generator[tuple[Supervised, str]]:
+    """A server that must stay the same process, with a log of JSON lines, and its address."""
+    command = serve_command(policies, max_batch_rows=max_batch_rows, log_format="json")
+    with Supervised(command, log=folder / "log") as server:
+        (address,) = server.wait_for(r'"grpc": "(\S+?)"')
+        yield server, address
+        assert server.exits == []
+    assert [each.code for each in server.exits] == [0]
+    assert {each["level"] for each in log_objects(server)} == {"INFO"}
+
+
+def _known_answer(address: str) -> list[float]:
+    with PolicyClient(address, timeout_s=30) as client:
+        return client.act(list(KNOWN.state), list(KNOWN.goal)).action.tolist()
+
+
+def _settled(server: Supervised, *, limit: Resources | None) -> Resources:
+    """Read the server's resources, once no connection is left, as its descriptors show."""
+    ends_s = time.monotonic() + _RELEASE_S
+    while True:
+        reading = resources.read(server.pid, log=server.log)
+        connections = _open_connections(server.pid)
+        if not connections and (limit is None or reading.descriptors <= limit.descriptors + 2):
+            return reading
+        assert time.monotonic() < ends_s, f"{connections} connections and {reading} after {_RELEASE_S:g} s"
+        time.sleep(0.05)
+
+
+def _open_connections(pid: int) -> int:
+    """Return how many TCP connections, without listening sockets, the process has open."""
+    inodes = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()]
+    listening = "0A"
+    return sum(f"socket:[{row[9]}]" in inodes and row[3] != listening for row in rows)

