@@ -11,7 +11,8 @@ UNIT += $(addprefix --ignore=tests/,policy/test_layers.py serving/test_cpu_devic
 	clients/test_sim_files.py scripts/test_demo.py)
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help install demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix bench
+.PHONY: help install demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix
+.PHONY: soak bench
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +62,9 @@ protos: $(READY)  ## generate descriptors and type stubs of every message from p
 
 client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with old and new dependencies; about 5 minutes
 	$(BIN)/python scripts/client_matrix.py
+
+soak: $(READY)  ## servers under restarts, kills, hostile messages and a million calls; about 15 minutes on two cores
+	PYTHONPATH=. $(BIN)/python -m tests.faults.soak
 
 bench: $(READY)  ## every benchmark, recorded under runs/bench; about two hours on two cores
 	@mkdir -p runs/bench

@@ -15,8 +15,27 @@ The harness, each module with a test of its own:
 
 Where each fault of one server with its present policies is tested:
 
-| fault | test |
-|---|---|
+| fault | expected | test |
+|---|---|---|
+| malformed bytes, wrong sizes or shapes | refused by name | `test_hostile_messages`; `serving/test_codec_fuzz` |
+| NaN or infinity in one row | refused; rows of others keep their bytes | `test_one_server` |
+| 100,000 hostile messages; bytes that are no HTTP/2 | same answers, memory, descriptors and log | `test_scenarios` |
+| a million calls | memory does not grow | `test_scenarios` |
+| more rows or bytes than allowed | refused before they are read | `serving/test_policy_service` |
+| half-open and silent connections | closed in seconds | `serving/test_grpc_transport` |
+| client gone during a call, deadline passed | no computation, free queue | `test_one_server`; `serving/test_batcher` |
+| overload | explicit rejections | `serving/test_overload`, `test_overload_check`; `benchmarks/serve.py` |
+| SIGTERM under load | every accepted call is answered, exit code 0 | `test_scenarios`; `serving/test_run` |
+| SIGKILL | restarted; a caller is answered within seconds | `test_scenarios`; `serving/test_workers` |
+| a file that is flipped, truncated, swapped, deleted, linked, foreign | refused by name | `test_bundle_mutants` |
+| arrays with other values, NaN, infinity, huge shapes, matching hashes | refused by name | `test_bundle_mutants` |
+| other sizes, another format, a pickle | refused by name | `policy/test_bundle_reader`, `test_bundle_manifest` |
+| a policy that gives NaN while serving | an error for that call, counted | `serving/test_batcher` |
+| a computation that fails | that batch fails, not the server | `serving/test_batcher` |
+| clock jumps | nothing: monotonic clocks only | `test_clocks` |
+| scrapes during load, names that clients choose | same answers; no new series | `test_one_server` |
+| newlines, ANSI codes, megabytes in names | short refusals, no log line | `test_one_server`; `serving/test_logs` |
+| disk full while publishing | clear error, nothing left behind | `policy/test_bundle_writer` |
 """
 
 from collections.abc import Iterator

@@ -1,13 +1,16 @@
 """The long form of the fault tests, and their record: `make soak`.
 
-Real servers with a small policy: restarts, kills, hostile messages, very many calls, and every damaged policy. It takes
-about a quarter of an hour on two cores. A check that fails ends it, and nothing is recorded.
+Real servers with a small policy: restarts, kills, hostile messages, and very many calls. It takes about a quarter of an
+hour on two cores. A check that fails ends it, and nothing is recorded.
 """
 
 import argparse
 import datetime
+import importlib.util
 import os
 import platform
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,21 +32,25 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("record", nargs="?", type=Path, default=RECORD, help="the Markdown file to write")
     parser.add_argument("--share", type=float, default=1.0, help="of the number of events, such as 0.01 to try it out")
     given = parser.parse_args(arguments)
+    cores = len(os.sched_getaffinity(0))
     lines = [
         "# Servers under faults, for long",
         "",
-        f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {platform.system()} on {platform.machine()}, two shared"
-        " cores, by `make soak`: real server processes with a policy of depth 4 and",
-        "width 16. Every row is checked by the program that wrote this page; `tests/faults/scenarios.py` has the checks.",
+        f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {platform.system()} on {platform.machine()},"
+        f" {cores} shared cores, by `make soak`: real server processes with a policy of depth 4",
+        "and width 16. The program checks every row before it writes this page; its checks are in",
+        "`tests/faults/scenarios.py`. Times depend on what else the cores did.",
         "There is no record beside this page.",
         "",
         "| events | result | processor time in all [s] |",
         "|---|---|---|",
     ]
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     print(lines[-2], lines[-1], sep="\n")
-    for part in (restarts, kills, hostile_messages, many_calls):
+    for part in (restarts, kills, hostile_messages, coverage_guided, many_calls):
         with tempfile.TemporaryDirectory(prefix="kilolayer-soak-") as name:
             folder = Path(name)
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")  # for the servers; warm from the second on
             publish(folder / "policies", 1000)
             began_s = _cpu_s()
             row = part(folder / "policies", folder, lambda count: max(1, round(count * given.share)))
@@ -58,8 +65,9 @@ def restarts(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
     outcome = scenarios.restart_in_turn(policies, folder, restarts=count)
     refused = ", ".join(f"{number:,} {reason}" for reason, number in sorted(outcome.refused.items()))
     return (
-        f"{count} restarts of two servers in turn with SIGTERM, four callers that try again | {outcome.answered:,} calls"
-        f" answered with the same bytes, {sum(outcome.lost.values())} lost; refused and sent to the other server:"
+        f"{count} restarts of two servers in turn with SIGTERM, four callers that try again |"
+        f" {outcome.answered:,} calls answered with the same bytes, {sum(outcome.lost.values())} lost; refused and sent"
+        " to the other server:"
         f" {refused or 'none'}; longest time without an answer: {outcome.longest_gap_s:.2f} s; every exit code 0"
     )
 
@@ -82,6 +90,21 @@ def hostile_messages(policies: Path, folder: Path, scaled: Callable[[int], int])
         f"{statuses.total():,} malformed or hostile messages | {by_code}; memory grew by {growth.megabytes:.1f} MB,"
         f" descriptors by {growth.after.descriptors - growth.before.descriptors}, log by"
         f" {growth.after.log_bytes - growth.before.log_bytes} bytes"
+    )
+
+
+def coverage_guided(_policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Let atheris search for bytes that reach new lines of the decoders, if it is installed."""
+    count = scaled(1_000_000)
+    if importlib.util.find_spec("atheris") is None:
+        return f"{count:,} messages found by coverage, in one process | left out: atheris is not installed"
+    command = [sys.executable, "-m", "tests.faults.fuzz_decoders", str(folder / "corpus"), f"-runs={count}", "-seed=1"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    covered = re.findall(r"cov: (\d+)", done.stderr)[-1]
+    return (
+        f"{count:,} messages found by coverage (atheris), in one process | every one is rows or a named error;"
+        f" {covered} branches covered"
     )
 
 
