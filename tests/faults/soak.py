@@ -1,7 +1,8 @@
 """The long form of the fault tests, and their record: `make soak`.
 
 Real servers with a small policy: restarts, kills, hostile messages, and very many calls. It takes about a quarter of an
-hour on two cores. A check that fails ends it, and nothing is recorded.
+hour on two cores. A check that fails ends it; the
+record then has the parts before it.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
             row = part(folder / "policies", folder, lambda count: max(1, round(count * given.share)))
             lines.append(f"| {row} | {_cpu_s() - began_s:.0f} |")
             print(lines[-1], flush=True)
-    given.record.write_text("\n".join(lines) + "\n")
+            given.record.write_text("\n".join(lines) + "\n")
 
 
 def restarts(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
