@@ -52,7 +52,7 @@ class RetryingCallers:
     """
 
     def __init__(
-        self, addresses: Sequence[str], *, request: pb.ActRequest, count: int = 4, timeout_s: float = 5.0
+        self, addresses: Sequence[str], *, request: pb.ActRequest, count: int = 4, timeout_s: float = 20.0
     ) -> None:
         self._addresses = addresses
         self._request = request
@@ -80,7 +80,7 @@ class RetryingCallers:
             await channel.close()
         return self.outcome
 
-    async def until_answered(self, count: int, *, limit_s: float = 60.0) -> None:
+    async def until_answered(self, count: int, *, limit_s: float = 120.0) -> None:
         """Wait until `count` calls were answered, of all since the start."""
         async with asyncio.timeout(limit_s), self._changed:
             await self._changed.wait_for(lambda: self.outcome.answered >= count)

@@ -1,8 +1,7 @@
 """The long form of the fault tests, and their record: `make soak`.
 
 Real servers with a small policy: restarts, kills, hostile messages, and very many calls. It takes about a quarter of an
-hour on two cores. A check that fails ends it; the
-record then has the parts before it.
+hour on two cores. A check that fails ends it; the record then has the parts before it.
 """
 
 import argparse
