@@ -63,8 +63,8 @@ protos: $(READY)  ## generate descriptors and type stubs of every message from p
 client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with old and new dependencies; about 5 minutes
 	$(BIN)/python scripts/client_matrix.py
 
-soak: $(READY)  ## servers under restarts, kills, hostile messages and a million calls; about 15 minutes on two cores
-	PYTHONPATH=. $(BIN)/python -m tests.faults.soak
+soak: $(READY)  ## servers under restarts, kills, hostile messages and a million calls; PARTS chooses
+	PYTHONPATH=. $(BIN)/python -m tests.faults.soak $(PARTS)
 
 bench: $(READY)  ## every benchmark, recorded under runs/bench; about two hours on two cores
 	@mkdir -p runs/bench

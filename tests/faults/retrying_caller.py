@@ -17,7 +17,7 @@ import grpc.aio
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 
-REFUSALS = frozenset({"draining", "not_ready"})
+REFUSALS = frozenset({"draining", "not_ready", "queue_full", "queue_age", "deadline_too_short"})
 """Reasons of a server that did not accept the call."""
 _NOT_SENT = ("failed to connect", "connection refused", "connections to all backends failing")
 _OPTIONS = (
@@ -80,7 +80,7 @@ class RetryingCallers:
             await channel.close()
         return self.outcome
 
-    async def until_answered(self, count: int, *, limit_s: float = 120.0) -> None:
+    async def until_answered(self, count: int, *, limit_s: float = 600.0) -> None:
         """Wait until `count` calls were answered, of all since the start."""
         async with asyncio.timeout(limit_s), self._changed:
             await self._changed.wait_for(lambda: self.outcome.answered >= count)
@@ -109,11 +109,9 @@ class RetryingCallers:
     def _count_failure(self, error: grpc.aio.AioRpcError) -> None:
         code, details = error.code(), error.details() or ""
         reason = str((error.trailing_metadata() or grpc.aio.Metadata()).get("kilolayer-reason", ""))
-        if code is grpc.StatusCode.UNAVAILABLE:
-            if reason in REFUSALS:
-                self.outcome.refused[reason] += 1
-                return
-            if any(text in details.lower() for text in _NOT_SENT):
-                self.outcome.refused["not sent"] += 1
-                return
-        self.outcome.lost[f"{code.name} {reason} {details[:200]}"] += 1
+        if reason in REFUSALS:
+            self.outcome.refused[reason] += 1
+        elif code is grpc.StatusCode.UNAVAILABLE and any(text in details.lower() for text in _NOT_SENT):
+            self.outcome.refused["not sent"] += 1
+        else:
+            self.outcome.lost[f"{code.name} {reason} {details[:200]}"] += 1

@@ -22,41 +22,55 @@ from tests.faults.conftest import publish
 
 REPOSITORY = Path(__file__).parents[2]
 RECORD = REPOSITORY / "benchmarks/results/soak.md"
+HEADER = (
+    "# Servers under faults, for long",
+    "",
+    f"{platform.system()} on {platform.machine()}, {os.cpu_count()} shared cores, by `make soak`: real server processes"
+    " with a policy of depth 4 and",
+    "width 16. A row is written only if every check of its part holds; `tests/faults/scenarios.py` has the checks.",
+    "Times depend on what else the cores did. There is no record beside this page.",
+    "",
+    "| part | date | events | result | processor time in all [s] | time [s] |",
+    "|---|---|---|---|---|---|",
+)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run every part, print its result, and write the record."""
+    """Run the parts, print the result of each, and write it into the record; rows of other parts stay."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("record", nargs="?", type=Path, default=RECORD, help="the Markdown file to write")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--record", type=Path, default=RECORD, help="the Markdown file to write")
     parser.add_argument("--share", type=float, default=1.0, help="of the number of events, such as 0.01 to try it out")
     given = parser.parse_args(arguments)
-    cores = len(os.sched_getaffinity(0))
-    lines = [
-        "# Servers under faults, for long",
-        "",
-        f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {platform.system()} on {platform.machine()},"
-        f" {cores} shared cores, by `make soak`: real server processes with a policy of depth 4",
-        "and width 16. The program checks every row before it writes this page; its checks are in",
-        "`tests/faults/scenarios.py`. Times depend on what else the cores did.",
-        "There is no record beside this page.",
-        "",
-        "| events | result | processor time in all [s] |",
-        "|---|---|---|",
-    ]
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; choose from: {', '.join(PARTS)}")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    print(lines[-2], lines[-1], sep="\n")
-    for part in (restarts, kills, hostile_messages, coverage_guided, many_calls):
-        with tempfile.TemporaryDirectory(prefix="kilolayer-soak-") as name:
-            folder = Path(name)
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")  # for the servers; warm from the second on
-            publish(folder / "policies", 1000)
-            began_s = _cpu_s()
-            row = part(folder / "policies", folder, lambda count: max(1, round(count * given.share)))
-            lines.append(f"| {row} | {_cpu_s() - began_s:.0f} |")
-            print(lines[-1], flush=True)
-            given.record.write_text("\n".join(lines) + "\n")
+    for name in given.parts or PARTS:
+        row = _run(name, given.share)
+        print(row, flush=True)
+        rows = _recorded(given.record) | {name: row}
+        given.record.write_text("\n".join([*HEADER, *(rows[each] for each in PARTS if each in rows)]) + "\n")
+
+
+def _run(name: str, share: float) -> str:
+    """Run a part in a folder of its own, and return its row of the record."""
+    with tempfile.TemporaryDirectory(prefix="kilolayer-soak-") as scratch:
+        folder = Path(scratch)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")  # for the servers; warm from the second on
+        publish(folder / "policies", 1000)
+        began_s, cpu_s = time.monotonic(), _cpu_s()
+        result = PARTS[name](folder / "policies", folder, lambda count: max(1, round(count * share)))
+        taken = f"{_cpu_s() - cpu_s:.0f} | {time.monotonic() - began_s:.0f}"
+    return f"| {name} | {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d} | {result} | {taken} |"
+
+
+def _recorded(record: Path) -> dict[str, str]:
+    """Return the rows of an earlier record, by their part."""
+    lines = record.read_text().splitlines() if record.exists() else []
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    return {name: row for name, row in rows.items() if name in PARTS}
 
 
 def restarts(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
@@ -124,7 +138,13 @@ def _cpu_s() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+PARTS: dict[str, Callable[[Path, Path, Callable[[int], int]], str]] = {
+    "restarts": restarts,
+    "kills": kills,
+    "messages": hostile_messages,
+    "coverage": coverage_guided,
+    "calls": many_calls,
+}
+
 if __name__ == "__main__":
-    began_s = time.monotonic()
     main(sys.argv[1:])
-    print(f"took {(time.monotonic() - began_s) / 60:.0f} minutes")

@@ -27,7 +27,7 @@ from tests.faults.tcp_proxy import TcpProxy
 from tests.serving.in_process import Running
 
 GOAL = [1.0, 1.0]
-NASTY = ["a\nb", '"}\n{"level": "INFO"}', "\x1b[31mred\x1b[0m", "\x00\x9b\u2028", "n" * 60_000]
+NASTY = ["a\nb", '"}\n{"level": "INFO"}', "\x1b[31mred\x1b[0m", "\x00\x9b\u2028", "\xfc\u202e", "n" * 60_000]
 
 
 class HeldEngine:
