@@ -32,6 +32,14 @@ _KILL_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
+class Kill:
+    """A kill of a server under a supervisor."""
+
+    taken_s: float  # from the kill to the next answer
+    cpu_s: float  # processor time of the new server until then; on an idle machine it takes about as long
+
+
+@dataclasses.dataclass(frozen=True)
 class Growth:
     """A server before and after its calls."""
 
@@ -82,8 +90,8 @@ async def _call_while_restarting(servers: list[Supervised], addresses: list[str]
         return await callers.stop()
 
 
-def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[float]:
-    """Kill a supervised server with SIGKILL; return the seconds from each kill to the next answer.
+def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[Kill]:
+    """Kill a supervised server with SIGKILL, several times.
 
     The server compiles all default batch sizes, with a warm cache. The caller tries again every 10 ms.
     """
@@ -91,13 +99,13 @@ def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[float]:
     with Supervised(command, log=folder / "log") as server:
         (address,) = server.wait_for(r"ready: grpc=(\S+)")
         with PolicyClient(address, timeout_s=1.0) as client:
-            taken_s = [_kill_to_answer_s(server, client) for _ in range(kills)]
+            measured = [_kill(server, client) for _ in range(kills)]
         codes = [each.code for each in server.exits]
     assert codes == [-signal.SIGKILL] * kills
-    return taken_s
+    return measured
 
 
-def _kill_to_answer_s(server: Supervised, client: PolicyClient) -> float:
+def _kill(server: Supervised, client: PolicyClient) -> Kill:
     state, goal = list(KNOWN.state), list(KNOWN.goal)
     expected = client.act(state, goal).action.tobytes()
     server.send(signal.SIGKILL)
@@ -109,7 +117,7 @@ def _kill_to_answer_s(server: Supervised, client: PolicyClient) -> float:
             time.sleep(0.01)
             continue
         assert answer.action.tobytes() == expected
-        return time.monotonic() - killed_s
+        return Kill(time.monotonic() - killed_s, resources.read(server.pid).cpu_s)
     raise AssertionError(f"no answer within {_KILL_S:g} s of the kill:\n{server.logged()}")
 
 

@@ -88,11 +88,13 @@ def restarts(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
 
 def kills(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
     """Kill a supervised server with SIGKILL."""
-    taken_s = sorted(scenarios.kill_and_wait(policies, folder, kills=scaled(10)))
-    middle = taken_s[len(taken_s) // 2]
+    measured = scenarios.kill_and_wait(policies, folder, kills=scaled(10))
+    taken_s, cpu_s = (sorted(getattr(kill, name) for kill in measured) for name in ("taken_s", "cpu_s"))
+    middle = len(taken_s) // 2
     return (
         f"{len(taken_s)} kills with SIGKILL under a supervisor, warm cache, default batch sizes | answered again after"
-        f" {taken_s[0]:.1f} to {taken_s[-1]:.1f} s, median {middle:.1f} s"
+        f" {taken_s[0]:.1f} to {taken_s[-1]:.1f} s, median {taken_s[middle]:.1f} s, of which the new server used"
+        f" {cpu_s[middle]:.1f} s of processor time"
     )
 
 
