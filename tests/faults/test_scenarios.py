@@ -31,6 +31,12 @@ def test_hostile_messages_leave_the_server_as_it_was(policies: Path, tmp_path: P
     assert statuses[grpc.StatusCode.INVALID_ARGUMENT] > 500
 
 
+def test_calls_that_are_cancelled_as_soon_as_they_are_open_leave_nothing_behind(policies: Path, tmp_path: Path) -> None:
+    statuses, _ = scenarios.open_and_cancel(policies, tmp_path, count=4_000)
+    assert statuses.total() == 2_000
+    assert statuses[grpc.StatusCode.OK] > 0
+
+
 def test_twenty_thousand_calls_leave_the_memory_as_it_was(policies: Path, tmp_path: Path) -> None:
     rate_per_s, growth = scenarios.call_many_times(policies, tmp_path, count=20_000, warm_up=5_000)
     assert rate_per_s > 0
