@@ -212,7 +212,7 @@ def log_objects(server: Supervised) -> Iterator[dict[str, object]]:
 @contextmanager
 def _running(policies: Path, folder: Path, **settings: object) -> Generator[tuple[Supervised, str]]:
     """A server that must stay the same process, with a log of JSON lines, and its address; `settings` are flags."""
-    command = serve_command(policies, log_format="json", **settings)
+    command = serve_command(policies, port=0, log_format="json", **settings)
     with Supervised(command, log=folder / "log") as server:
         (address,) = server.wait_for(r'"grpc": "(\S+?)"')
         yield server, address
