@@ -135,7 +135,9 @@ def test_an_abandoned_server_keeps_its_connection_while_the_client_is_gone(echo:
 
 
 def test_without_a_server_the_client_is_reset() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with TcpProxy(f"127.0.0.1:{port}") as proxy, connect(proxy) as peer, pytest.raises(ConnectionResetError):
-        peer.recv(1)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, so that nobody else gets the port, and not listening
+        target = f"127.0.0.1:{reserved.getsockname()[1]}"
+        # the reset may come before the client knows that it is connected
+        with TcpProxy(target) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as peer:
+            peer.recv(1)
