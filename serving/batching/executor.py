@@ -2,7 +2,7 @@
 
 A batch whose computation raises an error fails, and the next one is computed as usual. A computation that does not end
 within a limit fails too, and its thread is lost. After that, or after several failed batches in a row, the executor
-reports that it is broken: then only another process, with the device opened anew, can help.
+reports that it is broken: only a new process, which opens the device again, can help.
 """
 
 import asyncio
