@@ -111,7 +111,7 @@ class Executor:
         task.on_done(BatchResult(None, all_finite=False, started_s=task.submitted_s, compute_s=took_s, is_hung=True))
         rows = sum(map(len, task.blocks))
         self._on_broken(
-            f"the computation of {rows} rows has not ended within {self._max_compute_s:g} s (--max-compute-s)"
+            f"the computation of {rows} row(s) has not ended within {self._max_compute_s:g} s (--max-compute-s)"
         )
 
     def _finish(self, task: _Task, result: BatchResult) -> None:
