@@ -51,7 +51,7 @@ class Executor:
         engine: computes the batches; may raise any exception.
         clock: monotonic seconds.
         max_compute_s: a computation that takes longer is given up.
-        on_broken: called on the event loop, with the cause, if batches cannot be computed any more; perhaps repeatedly.
+        on_broken: called on the event loop with the cause, once or several times, if batches can no longer be computed.
     """
 
     def __init__(

@@ -211,5 +211,5 @@ class Supervisor:
         return collectors
 
     def _is_ready(self) -> bool:
-        """Return whether a worker serves and none is told to stop."""
+        """Return whether a worker serves and the supervisor is not stopping."""
         return not self._stopping and any(worker.serves for worker in tuple(self._workers.values()))

@@ -127,7 +127,7 @@ def send_hostile_messages(
 ) -> tuple[Counter[grpc.StatusCode], Growth]:
     """Send hostile messages, and connections that speak no HTTP/2; return the statuses, and how the server grew.
 
-    The server goes on with the same known answer, returns its descriptors, and logs no line for a hostile call.
+    The server still gives the same known answer, closes its descriptors, and logs no line for a hostile call.
     """
     with _running(policies, folder, max_batch_rows=2) as (server, address):
         expected = _known_answer(address)
