@@ -3,7 +3,7 @@
     python benchmarks/start.py --json start.json
 
 Each start is a new process, as after a crash. A caller sends one request after another until one is answered. Wall time
-depends on what else the machine does, so the record has the processor time of all processes of the server beside it.
+depends on other programs, so the record also has the processor time of all processes of the server.
 `--checkout` measures another checkout of this repository, whose server may not have a cache.
 """
 

@@ -52,7 +52,7 @@ def enable(environ: Mapping[str, str] = os.environ, *, worth_saving_s: float = W
 
 
 def _prepare(environ: Mapping[str, str]) -> Path | None:
-    """Return the folder that JAX has to be told, ready for new programs; None if a variable tells it.
+    """Return the folder to set in JAX, ready for new programs; None if JAX reads it from a variable.
 
     Raises:
         OSError: the folder cannot be created or written, or its disk is full.
@@ -72,7 +72,7 @@ def _prepare(environ: Mapping[str, str]) -> Path | None:
 def _require_writable(folder: Path) -> None:
     """Create `folder`, and raise OSError unless a file of `_ROOM_BYTES` can be written there.
 
-    Only a file that is written tells of read-only disks, of quotas and of full disks.
+    Only writing a file shows that a disk is read-only or full, or that a quota is used up.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".room-") as file:

@@ -74,8 +74,9 @@ class ServingError(Exception):
 
     @property
     def trailers(self) -> tuple[tuple[str, str], ...]:
-        """Trailing metadata for the client."""
-        return (("kilolayer-reason", self.reason.value),)
+        """Trailing metadata for the client: the reason, and a request not to try again if the server is overloaded."""
+        retry = (_NO_RETRY,) if self.status is Status.RESOURCE_EXHAUSTED else ()
+        return (("kilolayer-reason", self.reason.value), *retry)
 
 
 class InvalidRequestError(ServingError):
@@ -138,22 +139,12 @@ class OverloadedError(ServingError):
         super().__init__(message)
         self.reason = reason
 
-    @property
-    def trailers(self) -> tuple[tuple[str, str], ...]:
-        """As for every error, and a request not to try again."""
-        return (*super().trailers, _NO_RETRY)
-
 
 class MemoryLimitError(ServingError):
     """The server holds too many bytes for the connection: requests under way, and replies that are not sent yet."""
 
     status = Status.RESOURCE_EXHAUSTED
     reason = Reason.MEMORY_LIMIT
-
-    @property
-    def trailers(self) -> tuple[tuple[str, str], ...]:
-        """As for every error, and a request not to try again."""
-        return (*super().trailers, _NO_RETRY)
 
 
 class DeadlinePassedError(ServingError):
@@ -217,9 +208,9 @@ def echo(text: str) -> str:
 
 
 def shortage(error: BaseException) -> str:
-    """Return which resource the machine lacks if `error`, or what caused it, says so; empty otherwise.
+    """Return the resource that the machine lacks, if `error` or one of its causes says so; empty otherwise.
 
-    A shortage has nothing to do with the policy or the flag that was being handled when it was met.
+    Such an error says nothing about the policy or the flag that was being handled when it was raised.
     """
     chain: list[BaseException] = []
     while error not in chain:

@@ -2,7 +2,8 @@
 
     python serving/run.py --policies runs/first/policies --port 50051 --metrics-port 9464
 
-Exit codes: 0 after a clean stop; 1 if the server cannot start or a call was left unanswered; 2 for wrong usage.
+Exit codes: 0 after a clean stop; 1 if the server cannot start, can no longer compute, or left a call unanswered; 2 for
+wrong usage.
 """
 
 import dataclasses
@@ -129,7 +130,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def _warn_of_little_address_space() -> None:
-    """Warn of a limit with which native libraries may abort, because they cannot start threads; they say no more."""
+    """Warn if the address space is so limited that native libraries may abort, which they do without an explanation."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < _ENOUGH_ADDRESS_SPACE:
         _LOGGER.warning(

@@ -81,12 +81,16 @@ def require_few(divergence: Divergence, env: GoalEnv, config: TrainConfig) -> No
 
 
 def require_finite(metrics: dict[str, np.ndarray], *, first: int, iteration: int, config: TrainConfig) -> None:
-    """Raise FloatingPointError for the first metric that is not finite.
+    """Check that every metric is finite.
 
     Args:
         metrics: one value per gradient step.
         first: number of the first of these steps within its round, from 0.
         iteration: of the round, from 1.
+        config: the run's settings.
+
+    Raises:
+        FloatingPointError: a metric is not; the message names the first one.
     """
     worst = {name: int(np.argmin(np.isfinite(numbers))) for name, numbers in metrics.items()}
     broken = {name: step for name, step in worst.items() if not np.isfinite(metrics[name][step])}
@@ -99,7 +103,11 @@ def require_finite(metrics: dict[str, np.ndarray], *, first: int, iteration: int
 
 
 def require_finite_parameters(params: PolicyParams, *, iteration: int) -> None:
-    """Raise FloatingPointError for a parameter that is not finite: the last step's losses were computed before it."""
+    """Check that every parameter is finite. The losses of the last gradient step do not show it.
+
+    Raises:
+        FloatingPointError: a parameter is not; the message names it.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not np.isfinite(np.asarray(leaf)).all():
             raise FloatingPointError(

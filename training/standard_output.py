@@ -1,4 +1,4 @@
-"""The standard streams of a run: whatever becomes of them, the run goes on.
+"""The standard streams of a run: if they can no longer be written, the run goes on.
 
 The reader of a pipe may end (`| head`), the disk of a log file may be full, a terminal may disappear, and an encoding
 may lack a character. None of this is a reason to end hours of training, so no write of these streams raises an error.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 FORMAT_VERSION = 3
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 _NAME = "manifest.json"
+_NOT_PLAIN = "a symbolic link or not a plain file"
 
 Reason = Literal["missing", "manifest", "files", "hash", "spec", "arrays", "probes"]
 
@@ -56,13 +57,13 @@ def verify(path: Path) -> str:
     """Compare the files of the bundle at `path` with its manifest; return the manifest's own SHA-256.
 
     Raises:
-        BundleError: the manifest cannot be read, or a file is missing, foreign, changed, a link, or a hard link.
+        BundleError: the manifest cannot be read, or a file is missing, foreign, changed, or a symbolic link.
     """
     manifest_path = path / _NAME
     if not manifest_path.is_symlink() and not manifest_path.exists():
         raise BundleError(path, "manifest", f"{_NAME} is missing")
-    if problem := _link_problem(manifest_path):
-        raise BundleError(path, "manifest", f"{_NAME} {problem}")
+    if not _is_plain_file(manifest_path):
+        raise BundleError(path, "manifest", f"{_NAME} is {_NOT_PLAIN}")
     raw = manifest_path.read_bytes()
     if not raw.endswith(b"\n"):
         raise BundleError(path, "manifest", f"{_NAME} is truncated: it does not end with a newline")
@@ -76,8 +77,8 @@ def verify(path: Path) -> str:
         detail = f"{_NAME} has format {stated_format!r:.80}, but this version reads format {FORMAT_VERSION}"
         raise BundleError(path, "manifest", detail)
     present = {name: file for name, file in files(path) if name != _NAME}
-    if problems := sorted((name, problem) for name, file in present.items() if (problem := _link_problem(file))):
-        raise BundleError(path, "files", " ".join(problems[0]))
+    if not_plain := sorted(name for name, file in present.items() if not _is_plain_file(file)):
+        raise BundleError(path, "files", f"{not_plain[0]} is {_NOT_PLAIN}")
     if missing := sorted(expected.keys() - present.keys()):
         raise BundleError(path, "files", f"{missing[0]:.200} is missing")
     if foreign := sorted(name for name in present if name not in expected or not _is_of_a_bundle(name)):
@@ -108,14 +109,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _link_problem(path: Path) -> str:
-    """Describe why the content of `path` is not only in its bundle; empty if it is."""
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        return "is a link or not a plain file"
-    if status.st_nlink > 1:  # a write to the other name would change a policy that was checked
-        return f"has {status.st_nlink} hard links, so it can change elsewhere; copy the folder without hard links"
-    return ""
+def _is_plain_file(path: Path) -> bool:
+    """Return whether `path` is a file and no symbolic link. It may have other hard links, as those of a backup."""
+    return stat.S_ISREG(path.lstat().st_mode)
 
 
 def _is_of_a_bundle(name: str) -> bool:

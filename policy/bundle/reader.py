@@ -36,7 +36,7 @@ def read(path: Path) -> Bundle:
     if not path.is_dir() or not manifest.is_version(path.name):
         raise BundleError(path, "missing", "there is no published version of that name")
     if path.is_symlink():  # its number may be that of another version
-        raise BundleError(path, "files", "the folder is a link")
+        raise BundleError(path, "files", "the folder is a symbolic link")
     manifest_sha256 = manifest.verify(path)
     spec, provenance = _read_description(path)
     params = arrays.read(path, spec)

@@ -21,7 +21,7 @@ from serving.sockets import bind_error, join_address
 _PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
 _SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as dead
 _CLOSE_S = 0.8  # for living peers to close their connections when the server stops
-_STALLED_S = 10.0  # after this time, calls of a peer that reads no replies and has no room are ended
+_STALLED_S = 10.0  # after which the calls of a connection that has no room and reads no replies are ended
 _MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb and --max-streams
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -66,11 +66,11 @@ class GrpcTransport:
             ("grpc.so_reuseport", int(share_port)),
             ("grpc.max_receive_message_length", max_request_bytes),
             ("grpc.max_concurrent_streams", max_streams),
-            # Otherwise gRPC receives up to several megabytes ahead for each stream, instead of 64 KiB.
+            # Otherwise gRPC receives up to several megabytes of each stream in advance, instead of 64 KiB.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.server.max_pending_requests", _PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
-            # A silent peer is dropped: within 5 s if it never says hello, else within 15 s.
+            # A silent peer is dropped: within 5 s if it never speaks HTTP/2, else within 20 s.
             ("grpc.server_handshake_timeout_ms", _SILENCE_MS),
             ("grpc.keepalive_time_ms", 2 * _SILENCE_MS),
             ("grpc.keepalive_timeout_ms", _SILENCE_MS),

@@ -8,16 +8,16 @@ from serving.api.held_bytes import Connection
 from serving.api.read_gate import ReadGate
 from serving.errors import MemoryLimitError
 
-CALL_BYTES = 16 << 10  # what gRPC and the event loop need for a call, measured with 10,000 open calls
-STREAM_BYTES = 64 << 10  # that gRPC receives ahead for a stream which is not read from
+CALL_BYTES = 16 << 10  # an estimate, not measured, of what gRPC and the event loop need for a call
+STREAM_BYTES = 64 << 10  # that gRPC may receive in advance for a stream that is not read from
 
 
 class OpenCall:
-    """A call from its arrival until gRPC has sent its status. Construct it in the task that runs the call.
+    """A call from its arrival until gRPC has sent its status. Constructed in the task that runs the call.
 
     Args:
         connection: of its peer.
-        gate: where the calls of a connection without room wait.
+        gate: makes the calls of a connection without room wait.
         size: bytes that are held while it is open.
         on_limit: called when the call is ended because its connection holds too many bytes.
     """
@@ -76,7 +76,7 @@ class OpenCall:
         self._read_s = self._gate.clock()
 
     def end(self, _context: object) -> None:
-        """The call has ended."""
+        """Release what is held for the call, which has ended. gRPC passes its context."""
         self._gate.release(self._connection, self._held)
         self._held, self._task, self.reading = 0, None, None
 

@@ -49,10 +49,10 @@ class Batcher:
         policy: limits of the queue and constants of the scheduler.
         metrics: of the policy that is served.
         clock: monotonic seconds.
-        explains: given a kind and rows of it whose results are not finite: whether the rows are to blame rather than
-            the policy.
+        explains: given a kind and rows of it whose results are not finite: whether the rows are the cause, not the
+            policy.
         max_compute_s: a computation that takes longer is given up, and its requests fail.
-        on_broken: called with the cause if batches cannot be computed any more; perhaps repeatedly.
+        on_broken: called with the cause, once or several times, if batches can no longer be computed.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Batcher:
             DeadlinePassedError: the deadline passed before the rows were computed.
             OverloadedError: the queue is full, too slow, or too long for the caller's deadline.
             ComputationError: the computation failed, or a result is NaN or infinite.
-            ExtremeInputError: a result is NaN or infinite, and the rows are to blame.
+            ExtremeInputError: a result is NaN or infinite, and the rows are the cause.
         """
         request = self.admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
         try:

@@ -32,8 +32,8 @@ class Completion:
         queue: failed requests are removed from it.
         engine: gives the padding of a batch.
         metrics: of the policy that is served.
-        explains: given a kind and rows of it whose results are not finite: whether the rows are to blame rather than
-            the policy.
+        explains: given a kind and rows of it whose results are not finite: whether the rows are the cause, not the
+            policy.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 A batch whose computation raises an error fails, and the next one is computed as usual. A computation that does not end
 within a limit fails too, and its thread is lost. After that, or after several failed batches in a row, the executor
-reports that it is broken: then only another process, with the device opened anew, can help.
+reports that it is broken: only a new process, which opens the device again, can help.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Executor:
         engine: computes the batches; may raise any exception.
         clock: monotonic seconds.
         max_compute_s: a computation that takes longer is given up.
-        on_broken: called on the event loop, with the cause, if batches cannot be computed any more; perhaps repeatedly.
+        on_broken: called on the event loop with the cause, once or several times, if batches can no longer be computed.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Executor:
         task.on_done(BatchResult(None, all_finite=False, started_s=task.submitted_s, compute_s=took_s, is_hung=True))
         rows = sum(map(len, task.blocks))
         self._on_broken(
-            f"the computation of {rows} rows has not ended within {self._max_compute_s:g} s (--max-compute-s)"
+            f"the computation of {rows} row(s) has not ended within {self._max_compute_s:g} s (--max-compute-s)"
         )
 
     def _finish(self, task: _Task, result: BatchResult) -> None:

@@ -50,7 +50,7 @@ class SeenRange:
         )
 
     def explains(self, kind: Kind, rows: np.ndarray) -> bool:
-        """Return whether `rows`, whose results are not finite, are to blame rather than the policy.
+        """Return whether `rows`, whose results are not finite, are the cause of that, not the policy.
 
         They are if each has a state out of range, or a value beyond every plausible one.
 
@@ -61,13 +61,13 @@ class SeenRange:
         state = rows[:, : spec.state_dim]
         goal_start = spec.state_dim + (spec.chunk_dim if kind is Kind.SCORE else 0)
         goal = rows[:, goal_start : goal_start + spec.goal_dim]
-        to_blame = (np.abs(goal) > _PLAUSIBLE).any(axis=1)
+        is_extreme = (np.abs(goal) > _PLAUSIBLE).any(axis=1)
         if self._low is None:
-            to_blame |= (np.abs(state) > _PLAUSIBLE).any(axis=1)
+            is_extreme |= (np.abs(state) > _PLAUSIBLE).any(axis=1)
         else:
             state = _canonical(state, self._quaternions)
-            to_blame |= ((state < self._low) | (state > self._high)).any(axis=1)
-        return bool(to_blame.all())
+            is_extreme |= ((state < self._low) | (state > self._high)).any(axis=1)
+        return bool(is_extreme.all())
 
 
 def _bounds(spec: PolicySpec) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """Connections to the server's port, and the file descriptors that they need: limit, warning and metric.
 
-Some descriptors are kept back, so that a server with too many connections still answers scrapes of its metrics and
-reads files.
+Some descriptors are reserved, so that a server with too many connections can still answer scrapes and read files.
 """
 
 import logging
@@ -14,7 +13,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _LOGGER = logging.getLogger(__name__)
-_KEPT_BACK = 48  # descriptors that connections may not use
+_RESERVED = 48  # descriptors that connections may not use
 _WARN_EVERY_S = 60.0
 _UNLIMITED = 2**31 - 1  # the largest number of connections that gRPC takes
 _ESTABLISHED = "01"  # in the kernel's table
@@ -22,7 +21,7 @@ _ESTABLISHED = "01"  # in the kernel's table
 
 def max_connections() -> int:
     """Return how many connections the process may accept, by its limit of descriptors and those in use; at least 1."""
-    return max(_limit() - _used() - _KEPT_BACK, 1)
+    return max(_limit() - _used() - _RESERVED, 1)
 
 
 class DescriptorWatch:
@@ -46,7 +45,7 @@ class DescriptorWatch:
         used = _used() if used is None else used
         limit = _limit() if limit is None else limit
         now_s = self._clock()
-        if used < limit - _KEPT_BACK or (self._warned_s is not None and now_s - self._warned_s < _WARN_EVERY_S):
+        if used < limit - _RESERVED or (self._warned_s is not None and now_s - self._warned_s < _WARN_EVERY_S):
             return
         self._warned_s = now_s
         _LOGGER.warning(

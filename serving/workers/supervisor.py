@@ -1,7 +1,7 @@
 """Supervisor: starts several workers on one port, serves their metrics, replaces one that dies, and stops them.
 
 All worker processes are started at the same time, so that they import their libraries together. A worker that is killed
-before it serves is started again, a few times. One that ends by itself has logged why it cannot serve, and ends all.
+before it serves is started again, a few times. If one exits by itself, it has logged why, and the server ends.
 
 Several processes can listen on one port that each binds with SO_REUSEPORT; the kernel distributes new connections among
 them. The supervisor holds the port, bound and not listening, so that no other program takes it while no worker listens.
@@ -157,7 +157,7 @@ class Supervisor:
                     f"{death}; {_MAX_DEATHS} workers ended within {_WITHIN_S:g} s, and the log has their last lines"
                 )
             _LOGGER.error("%s; starting another", death)
-            worker = await self._start_patiently(number)
+            worker = await self._start_until_possible(number)
             try:
                 await self._load(number, worker)
                 await worker.open()
@@ -165,8 +165,8 @@ class Supervisor:
                 continue  # the replacement died
             _LOGGER.info("worker %d serves in place of worker %d", worker.pid, pid)
 
-    async def _start_patiently(self, number: int) -> WorkerProcess:
-        """Start a worker; while the machine lacks what a process needs, try again: the other workers go on."""
+    async def _start_until_possible(self, number: int) -> WorkerProcess:
+        """Start a worker; while the machine lacks a resource for it, try again. The other workers go on."""
         while True:
             try:
                 return await self._start_worker(number)
@@ -211,5 +211,5 @@ class Supervisor:
         return collectors
 
     def _is_ready(self) -> bool:
-        """Return whether a worker serves and none is told to stop."""
+        """Return whether a worker serves and the supervisor is not stopping."""
         return not self._stopping and any(worker.serves for worker in tuple(self._workers.values()))

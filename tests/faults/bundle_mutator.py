@@ -48,7 +48,7 @@ def file_mutants(version: Path) -> Iterator[Mutant]:
         yield Mutant(f"link {name} to the same content outside", _on_file(name, _symlink, None))
         yield Mutant(f"link {name} to other content outside", _on_file(name, _symlink, _PICKLE))
         yield Mutant(f"link {name} to nothing", _on_file(name, _dangle))
-        yield Mutant(f"hard link {name} to a file outside", _on_file(name, _hard_link))
+        yield Mutant(f"hard link {name} to other content outside", _on_file(name, _hard_link))
         yield Mutant(f"replace {name} by a folder", _on_file(name, _replace_by_folder))
         if (version / name).read_bytes() != (version / following).read_bytes():
             yield Mutant(f"swap {name} and {following}", _swap(name, following))
@@ -130,7 +130,10 @@ def _dangle(file: Path) -> None:
 
 
 def _hard_link(file: Path) -> None:
-    _outside(file).hardlink_to(file)
+    """Make the file a hard link to a file outside with other content of the same size."""
+    outside = file.rename(_outside(file))
+    _flip(outside, outside.stat().st_size // 2)
+    file.hardlink_to(outside)
 
 
 def _replace_by_folder(file: Path) -> None:

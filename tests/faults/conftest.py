@@ -24,7 +24,7 @@ Where each fault of one server with its present policies is tested:
 | more rows or bytes than allowed | refused before they are read | `serving/test_policy_service` |
 | half-open and silent connections | closed in seconds | `serving/test_grpc_transport` |
 | client gone during a call, deadline passed | no computation, free queue | `test_one_server`; `serving/test_batcher` |
-| calls that are opened and cancelled at once | no silent end of others, bounded memory | `test_scenarios` |
+| calls that are opened and cancelled immediately | no silent end of others, bounded memory | `test_scenarios` |
 | overload | explicit rejections | `serving/test_overload`, `test_overload_check`; `benchmarks/serve.py` |
 | SIGTERM under load | every accepted call is answered, exit code 0 | `test_scenarios`; `serving/test_run` |
 | SIGKILL | restarted; a caller is answered within seconds | `test_scenarios`; `serving/test_workers` |

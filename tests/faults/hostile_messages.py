@@ -36,8 +36,9 @@ EXPECTED = frozenset(
 """How a server may end a hostile call; UNKNOWN, INTERNAL and CANCELLED would be a fault of the server."""
 ALL_CHECKS: Sequence[Any] = list(hypothesis.HealthCheck)
 """Hypothesis's checks of how fast and how large examples are."""
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client sends first, here without any setting."""
 _TIMEOUT_S = 20.0
-_PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _LONG = 60_000  # characters of a long name; larger messages are refused by their size
 _STREAM_LENGTH = 8
 
@@ -179,7 +180,7 @@ def speak_no_http(address: str, *, count: int, seed: int = 0) -> None:
     rng = random.Random(seed)
     host, _, port = address.rpartition(":")
     for number in range(count):
-        start = (b"", _PREFACE, _PREFACE + _SETTINGS, b"GET /metrics HTTP/1.1\r\n\r\n")[number % 4]
+        start = (b"", HTTP2_HELLO[:-9], HTTP2_HELLO, b"GET /metrics HTTP/1.1\r\n\r\n")[number % 4]
         peer = socket.create_connection((host, int(port)), timeout=_TIMEOUT_S)
         # The server may reset the connection before it has read everything: that is a refusal too.
         with peer, contextlib.suppress(ConnectionError):

@@ -7,10 +7,9 @@ import asyncio
 import dataclasses
 import json
 import signal
-import socket
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from kilolayer import DeadlineExceeded, PolicyClient, Unavailable
 from kilolayer.v1 import policy_pb2 as pb
+from tests.clients.fakes import free_port
 from tests.faults import hostile_messages, resources, stream_calls
 from tests.faults.resources import Resources
 from tests.faults.retrying_caller import Outcome, RetryingCallers
@@ -127,7 +127,7 @@ def send_hostile_messages(
 ) -> tuple[Counter[grpc.StatusCode], Growth]:
     """Send hostile messages, and connections that speak no HTTP/2; return the statuses, and how the server grew.
 
-    The server goes on with the same known answer, returns its descriptors, and logs no line for a hostile call.
+    The server still gives the same known answer, closes its descriptors, and logs no line for a hostile call.
     """
     with _running(policies, folder, max_batch_rows=2) as (server, address):
         expected = _known_answer(address)
@@ -166,7 +166,7 @@ def call_many_times(policies: Path, folder: Path, *, count: int, warm_up: int) -
 
 
 def open_and_cancel(policies: Path, folder: Path, *, count: int) -> tuple[Counter[grpc.StatusCode], Growth]:
-    """Open calls in groups on new connections and cancel every second one at once; return the statuses of the others.
+    """Open calls in groups on new connections, cancel half of them immediately; return the statuses of the others.
 
     The others are answered or rejected by name, and the server returns what the calls held.
     """
@@ -195,20 +195,6 @@ def _open_and_cancel(address: str, count: int) -> Counter[grpc.StatusCode]:
         return Counter(call.code() for call in calls[1::2])
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def log_objects(server: Supervised) -> Iterator[dict[str, object]]:
-    """Yield the lines of a server's log, each of which must be a JSON object."""
-    for line in server.logged().splitlines():
-        read = json.loads(line)
-        assert isinstance(read, dict)
-        yield read
-
-
 @contextmanager
 def _running(policies: Path, folder: Path, **settings: object) -> Generator[tuple[Supervised, str]]:
     """A server that must stay the same process, with a log of JSON lines, and its address; `settings` are flags."""
@@ -218,7 +204,7 @@ def _running(policies: Path, folder: Path, **settings: object) -> Generator[tupl
         yield server, address
         assert server.exits == []
     assert [each.code for each in server.exits] == [0]
-    assert {each["level"] for each in log_objects(server)} == {"INFO"}
+    assert {json.loads(line)["level"] for line in server.logged().splitlines()} == {"INFO"}
 
 
 def _known_answer(address: str) -> list[float]:

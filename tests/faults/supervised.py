@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-RUN = Path(__file__).parents[2] / "serving" / "run.py"
+from tests.serving.server_process import RUN
+
 _WAIT_S = 600.0  # a machine may be busy with other programs; pytest ends a test that takes longer
 _POLL_S = 0.02
+_MAX_EXITS = 3  # while a test waits for a line of the log: the process does not start, or does not stay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +99,23 @@ class Supervised:
         self._process.send_signal(number)
 
     def wait_for(self, pattern: str, *, after: int = 0) -> tuple[str, ...]:
-        """Wait until the log, from character `after` on, has `pattern`; return its groups."""
-        ends_s = time.monotonic() + _WAIT_S
-        while not (found := re.search(pattern, self.logged()[after:])):
+        """Wait until the log, from character `after` on, has `pattern`; return its groups.
+
+        Raises:
+            AssertionError: the process ended several times meanwhile, it is not started again, or 600 s have passed.
+        """
+        ends_s, earlier = time.monotonic() + _WAIT_S, len(self.exits)
+        while True:
+            exits, is_alive = (
+                len(self.exits) - earlier,
+                self._thread.is_alive(),
+            )  # read before the log
+            if found := re.search(pattern, self.logged()[after:]):
+                return found.groups()
             assert time.monotonic() < ends_s, f"no {pattern!r} within {_WAIT_S:g} s in:\n{self.logged()}"
-            assert self._thread.is_alive(), f"ended before {pattern!r}:\n{self.logged()}"
+            assert is_alive, f"ended before {pattern!r}:\n{self.logged()}"
+            assert exits < _MAX_EXITS, f"ended {exits} times before {pattern!r}:\n{self.logged()}"
             time.sleep(_POLL_S)
-        return found.groups()
 
     def wait_for_start(self, count: int) -> None:
         """Wait until the process was started `count` times."""

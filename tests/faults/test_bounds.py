@@ -17,30 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import jax
-import numpy as np
 import pytest
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
-from policy import bundle
-from policy.networks import init_policy
-from tests.samples import policy_spec
+from tests.faults import resources
+from tests.faults.hostile_messages import HTTP2_HELLO
+from tests.serving.server_process import launch
 
 pytestmark = pytest.mark.slow
 
-RUN = Path(__file__).parents[2] / "serving" / "run.py"
 GREEDY = Path(__file__).parent / "greedy_client.py"
-HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # and no setting
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
-
-
-@pytest.fixture(scope="module")
-def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, spec, rng = tmp_path_factory.mktemp("policies"), policy_spec(), np.random.default_rng(0)
-    probes = {"probe_state": rng.normal(size=(5, spec.state_dim)), "probe_goal": rng.normal(size=(5, spec.goal_dim))}
-    bundle.write(root, 1000, spec=spec, params=init_policy(jax.random.key(0), spec), provenance={}, **probes)
-    return root
 
 
 @dataclasses.dataclass
@@ -57,12 +45,10 @@ class ServerProcess:
         return int(self.address.rpartition(":")[2])
 
     def memory_mb(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
+        return resources.read(self.process.pid).resident_bytes >> 20
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return resources.read(self.process.pid).cpu_s
 
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(self.metrics_url, timeout=10) as page:
@@ -80,30 +66,18 @@ class ServerProcess:
 def serving(
     policies: Path, *arguments: str, prefix: Sequence[str] = (), pass_fds: Sequence[int] = ()
 ) -> Generator[ServerProcess]:
-    """A server process in a session of its own; killed at the end of the context, if it still runs.
-
-    Args:
-        arguments: of the server.
-        prefix: a command that executes its arguments.
-        pass_fds: descriptors for `prefix`.
-    """
-    settings = ["--policies", str(policies), "--port", "0", "--metrics-port", "0", "--log-format", "text"]
-    command = [*prefix, sys.executable, str(RUN), *settings, "--max-batch-rows", "1", *arguments]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, pass_fds=pass_fds
-    ) as process:
-        try:
-            assert process.stderr
-            lines: list[str] = []
-            for line in process.stderr:
-                lines.append(line)
-                if ready := re.search(r"ready: grpc=(\S+) metrics=(\S+)", line):
-                    threading.Thread(target=lines.extend, args=(iter(process.stderr),), daemon=True).start()
-                    yield ServerProcess(process, ready[1], ready[2], lines)
-                    return
-            raise AssertionError(f"it ended before it was ready: {lines}")
-        finally:
-            process.kill()
+    """A server process that is ready, in a session of its own. Arguments as of `launch`."""
+    settings = ["--policies", str(policies), "--max-batch-rows", "1"]
+    with launch(*settings, *arguments, prefix=prefix, own_session=True, pass_fds=pass_fds) as process:
+        assert process.stderr
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            if ready := re.search(r"ready: grpc=(\S+) metrics=(\S+)", line):
+                threading.Thread(target=lines.extend, args=(iter(process.stderr),), daemon=True).start()
+                yield ServerProcess(process, ready[1], ready[2], lines)
+                return
+        raise AssertionError(f"it ended before it was ready: {lines}")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +107,7 @@ def closed(peer: socket.socket) -> bool:
 
 
 def test_a_client_that_never_reads_is_bounded_and_its_memory_returns(policies: Path) -> None:
-    """1,000 streams send up to 75 requests of 4,096 rows each: 7 GB in all. It used to take 6 GB in 45 s."""
+    """1,000 streams send up to 75 requests of 4,096 rows each: 7 GB in all."""
     with serving(policies, "--max-batch-rows", "64", "--max-held-mb", "256") as server:
         channel = grpc.insecure_channel(server.address)
         stub: Any = PolicyStub(channel)

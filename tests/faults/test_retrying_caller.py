@@ -8,8 +8,8 @@ import grpc
 import grpc.aio
 
 from kilolayer.v1 import policy_pb2 as pb
+from tests.clients.fakes import free_port
 from tests.faults.retrying_caller import RetryingCallers
-from tests.faults.scenarios import free_port
 
 REQUEST = pb.ActRequest(state=[1], goal=[2])
 Answer = Callable[[int, Any], Any]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.supervised import RUN, Supervised, serve_command
+from tests.faults.supervised import Supervised, serve_command
+from tests.serving.server_process import RUN
 
 WAITS = "import signal, sys; print('up', flush=True); signal.signal(15, lambda *_: sys.exit(3)); signal.pause()"
 
@@ -34,6 +35,14 @@ def test_pauses_between_restarts_double(tmp_path: Path) -> None:
     gaps_s = [later - start - end.uptime_s for start, later, end in zip(starts_s, starts_s[1:], exits, strict=False)]
     for gap_s, pause_s in zip(gaps_s, (0.02, 0.04, 0.08), strict=False):
         assert gap_s >= pause_s - 0.001
+
+
+def test_waiting_for_a_line_gives_up_if_the_process_ends_again_and_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such flag')"]
+    with Supervised(command, log=tmp_path / "log", backoff_s=0.001) as program:
+        with pytest.raises(AssertionError, match=r"ended [3-9] times before 'ready':\nno such flag"):
+            program.wait_for("ready")
+        program.stop()
 
 
 @pytest.mark.parametrize(("code", "starts"), [(0, 1), (1, 2)])

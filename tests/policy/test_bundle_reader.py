@@ -116,7 +116,7 @@ def test_a_version_that_is_a_link_is_refused_since_its_number_may_be_that_of_ano
     linked.symlink_to(damaged)
     error = refusal(linked)
     assert error.reason == "files"
-    assert "the folder is a link" in str(error)
+    assert "the folder is a symbolic link" in str(error)
 
 
 @pytest.mark.parametrize("name", ["007", "latest", "-1", "200.bak"])

@@ -12,12 +12,23 @@ RUN = Path(__file__).parents[2] / "serving" / "run.py"
 
 
 @contextmanager
-def launch(*arguments: str, prefix: Sequence[str] = ()) -> Generator["subprocess.Popen[str]"]:
-    """A server process, which ends with the block at the latest."""
+def launch(
+    *arguments: str, prefix: Sequence[str] = (), own_session: bool = False, pass_fds: Sequence[int] = ()
+) -> Generator["subprocess.Popen[str]"]:
+    """A server process, which ends with the block at the latest.
+
+    Args:
+        arguments: of the server.
+        prefix: a command that executes its arguments.
+        own_session: whether it is in a session of its own, without a terminal.
+        pass_fds: descriptors for `prefix`.
+    """
     settings = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2", "--log-format", "text"]
     command = [*prefix, sys.executable, str(RUN), *settings, *arguments]
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nowhere"}  # of a program that counts for itself
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environ, start_new_session=own_session, pass_fds=pass_fds
+    ) as process:
         try:
             yield process
         finally:

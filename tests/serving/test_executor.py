@@ -58,7 +58,7 @@ async def test_a_computation_that_does_not_end_is_given_up_after_both_halves_of_
     assert (results, broken) == ([], [])
     assert timers.fire() == 15
     assert results == [BatchResult(None, all_finite=False, started_s=100.0, compute_s=60.0, is_hung=True)]
-    assert broken == ["the computation of 1 rows has not ended within 30 s (--max-compute-s)"]
+    assert broken == ["the computation of 1 row(s) has not ended within 30 s (--max-compute-s)"]
     engine.release()
     executor.submit(Kind.ACT, ROWS, results.append)
     await wait_until(lambda: len(results) == 2)

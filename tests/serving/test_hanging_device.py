@@ -34,7 +34,7 @@ def test_a_computation_that_hangs_fails_its_caller_and_ends_the_process_with_exi
         _, rest = process.communicate(timeout=60)
     assert process.returncode == 1
     assert rest.splitlines()[-1].endswith(
-        "ERROR policy point_u_maze cannot be computed any more: the computation of 1 rows has not ended within 1 s"
+        "ERROR policy point_u_maze cannot be computed any more: the computation of 1 row(s) has not ended within 1 s"
         " (--max-compute-s)"
     )
     assert "Traceback" not in rest

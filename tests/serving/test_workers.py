@@ -24,8 +24,8 @@ from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.sockets import hold_port
 from serving.workers.supervisor import supervise
+from tests.serving.server_process import RUN
 
-RUN = Path(__file__).parents[2] / "serving" / "run.py"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 

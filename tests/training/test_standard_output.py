@@ -1,4 +1,4 @@
-"""A run goes on whatever becomes of its standard output: a reader that ended, a full disk, a narrow encoding."""
+"""A run goes on if its standard output can no longer be written: no reader, a full disk, a narrow encoding."""
 
 import io
 import os

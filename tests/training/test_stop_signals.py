@@ -1,4 +1,4 @@
-"""One signal asks a run to end and is told at once; a second Ctrl-C ends it."""
+"""One signal asks a run to end and is reported immediately; a second Ctrl-C ends it."""
 
 import io
 import signal
