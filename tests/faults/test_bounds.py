@@ -224,7 +224,9 @@ def test_the_soft_limit_of_descriptors_is_raised(policies: Path) -> None:
 
 
 def test_sighup_without_a_terminal_is_one_line_and_nothing_else(policies: Path) -> None:
-    with serving(policies) as server:
+    # These tests may run under nohup, whose programs start with SIGHUP ignored.
+    program = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL);os.execv(sys.argv[1], sys.argv[1:])"
+    with serving(policies, prefix=[sys.executable, "-c", program]) as server:
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "SIGHUP has no effect on a server without a terminal" in server.lines[-1], within_s=10)
         with grpc.insecure_channel(server.address) as channel:
@@ -237,8 +239,8 @@ def test_sighup_without_a_terminal_is_one_line_and_nothing_else(policies: Path) 
 def test_sighup_in_a_terminal_drains_the_server(policies: Path, workers: int) -> None:
     master, slave = pty.openpty()
     program = (
-        "import fcntl, os, sys, termios; fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0);"
-        "os.execv(sys.argv[2], sys.argv[2:])"
+        "import fcntl, os, signal, sys, termios; fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0);"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[2], sys.argv[2:])"
     )
     prefix = [sys.executable, "-c", program, str(slave)]
     with serving(policies, "--workers", str(workers), prefix=prefix, pass_fds=[slave]) as server:
