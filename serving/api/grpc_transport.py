@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
@@ -15,7 +16,7 @@ from serving.api.held_bytes import HeldBytes
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
-from serving.errors import ServingError
+from serving.errors import InvalidRequestError, ServingError
 from serving.sockets import bind_error, join_address
 
 _PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
@@ -23,6 +24,7 @@ _SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as d
 _CLOSE_S = 0.8  # for living peers to close their connections when the server stops
 _STALLED_S = 10.0  # after which the calls of a connection that has no room and reads no replies are ended
 _MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb and --max-streams
+_GRPC_LOGGER = "grpc._cython.cygrpc"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 _GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -97,6 +99,7 @@ class GrpcTransport:
         except RuntimeError as error:
             raise bind_error("--port", host, port=port) from error
         await server.start()
+        logging.getLogger(_GRPC_LOGGER).addFilter(_is_worth_a_line)
         self._server = server
         return bound
 
@@ -181,7 +184,7 @@ class GrpcTransport:
                 async with aclosing(method(_Requests(context, call), self._context(name, context))) as replies:
                     async for reply in replies:
                         call.hold(len(reply))
-                        await context.write(reply)
+                        await _write(context, reply)
                         call.sent(len(reply))
             except ServingError as error:
                 await _abort(context, error)
@@ -219,7 +222,10 @@ class _Requests(AsyncIterator[bytes]):
     async def __anext__(self) -> bytes:
         await self._call.may_read()
         self._call.reading = reading = _Read(cast("Any", self._context.read()))
-        raw = await reading
+        try:
+            raw = await reading
+        except grpc.aio.InternalError as error:
+            raise InvalidRequestError("a message of the stream cannot be read, for example decompressed") from error
         if raw is grpc.aio.EOF:
             raise StopAsyncIteration
         self._call.receive(len(raw))
@@ -278,6 +284,23 @@ class _Handlers(grpc.GenericRpcHandler):
 def _metadata(context: _GrpcContext) -> Mapping[str, str]:
     """Return the metadata of a call without binary values, whose keys end with "-bin"."""
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+async def _write(context: _GrpcContext, reply: bytes) -> None:
+    """Send one reply of a stream.
+
+    Raises:
+        asyncio.CancelledError: it could not be sent: the caller is gone.
+    """
+    try:
+        await context.write(reply)
+    except grpc.aio.InternalError as failed:
+        raise asyncio.CancelledError from failed
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Return whether a log record of gRPC says more than that a reply could not be sent, which any caller can cause."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
 
 
 async def _abort(context: _GrpcContext, error: ServingError) -> NoReturn:

@@ -38,7 +38,7 @@ from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 _LOGGER = logging.getLogger(__name__)
 
 _MAX_STARTS = 5  # of one worker, until it serves for the first time
-_RETRY_S = 5.0  # until a process that could not be started is tried again
+_RETRY_S = 5.0  # until a worker that could not be started, or that ended before it served, is tried again
 _MAX_DEATHS, _WITHIN_S = 5, 60.0  # after this many deaths in this time, the supervisor gives up
 _EXIT_S = 5.0  # time for a worker to exit by itself after the grace period
 
@@ -151,19 +151,38 @@ class Supervisor:
             pid, code = self._workers[number].pid, await self._workers[number].ended()
             mark_process_dead(pid)
             death = WorkerEndedError(pid, code)
-            self._deaths.append(self._clock())
-            if len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN_S:
-                raise StartupError(
-                    f"{death}; {_MAX_DEATHS} workers ended within {_WITHIN_S:g} s, and the log has their last lines"
-                )
+            self._count(death)
             _LOGGER.error("%s; starting another", death)
+            worker = await self._replacement(number)
+            _LOGGER.info("worker %d serves in place of worker %d", worker.pid, pid)
+
+    async def _replacement(self, number: int) -> WorkerProcess:
+        """Start a worker, again and again until it serves. While other workers serve, no failure ends them.
+
+        Raises:
+            StartupError: no worker serves, and workers keep dying.
+        """
+        while True:
             worker = await self._start_until_possible(number)
             try:
                 await self._load(number, worker)
                 await worker.open()
-            except WorkerEndedError:
-                continue  # the replacement died
-            _LOGGER.info("worker %d serves in place of worker %d", worker.pid, pid)
+            except WorkerEndedError as death:
+                mark_process_dead(worker.pid)
+                if not any(each.serves for each in self._workers.values()):
+                    self._count(death)
+                _LOGGER.error("%s before it could serve; starting another in %g s", death, _RETRY_S)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return worker
+
+    def _count(self, death: WorkerEndedError) -> None:
+        """Count a death. Raises StartupError if there were too many of late."""
+        self._deaths.append(self._clock())
+        if len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN_S:
+            raise StartupError(
+                f"{death}; {_MAX_DEATHS} workers ended within {_WITHIN_S:g} s, and the log has their last lines"
+            )
 
     async def _start_until_possible(self, number: int) -> WorkerProcess:
         """Start a worker; while the machine lacks a resource for it, try again. The other workers go on."""

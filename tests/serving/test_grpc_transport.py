@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -409,3 +410,28 @@ async def test_streams_beyond_the_limit_of_a_connection_wait_at_the_client() -> 
 
 async def answer_now(_raw: bytes, _context: RpcContext) -> bytes:
     return b""
+
+
+async def test_a_message_that_cannot_be_read_is_the_fault_of_its_sender() -> None:
+    async def read() -> bytes:
+        raise grpc.aio.InternalError("decompression failed")
+
+    async def may_read() -> None:
+        pass
+
+    context, call = SimpleNamespace(read=read), SimpleNamespace(may_read=may_read, reading=None)
+    requests = grpc_transport._Requests(cast("Any", context), cast("Any", call))  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(InvalidRequestError, match="a message of the stream cannot be read"):
+        await anext(requests)
+
+
+@pytest.mark.parametrize(("error", "lines"), [(grpc.aio.InternalError("cannot send"), 0), (ValueError("a bug"), 1)])
+async def test_grpc_writes_no_line_about_a_reply_that_cannot_be_sent(
+    error: Exception, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def echo(raw: bytes, _context: RpcContext) -> bytes:
+        return raw
+
+    async with served(echo):
+        logging.getLogger("grpc._cython.cygrpc").error("raised in core by servicer method", exc_info=error)
+    assert len(caplog.records) == lines

@@ -130,6 +130,27 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
 
 
 @pytest.mark.slow
+def test_a_replacement_that_cannot_start_is_tried_again_and_leaves_the_other_worker_alone(
+    policies: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "policies"
+    shutil.copytree(policies, folder)
+    with serving(folder, tmp_path / "log") as served:
+        (folder / "1000").rename(tmp_path / "elsewhere")
+        (victim, other) = sorted(served.workers())
+        os.kill(victim, signal.SIGKILL)
+        pattern = "worker ([0-9]+) ended with exit code 1 before it could serve; starting another in 5 s"
+        (failed,) = served.wait_for(pattern)
+        assert served.call(4) == {"1000"}
+        assert not gone(other)
+        (tmp_path / "elsewhere").rename(folder / "1000")
+        served.wait_for(f"worker [0-9]+ serves in place of worker {victim}")
+        assert other in served.workers()
+        assert int(failed) not in served.workers()
+        assert served.call(10) == {"1000"}
+
+
+@pytest.mark.slow
 def test_workers_end_with_their_supervisor(policies: Path, tmp_path: Path) -> None:
     with serving(policies, tmp_path / "log") as served:
         workers = served.workers()
