@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+_GRPC_MAX_BYTES = 2**31 - 1  # of a message
 _MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fields of later versions
 # A float32 is 4 bytes packed and 5 unpacked. With 8, calls with slightly too many rows get our own, clearer error.
 _MAX_VALUE_BYTES = 8
@@ -119,6 +120,11 @@ class Server:
             row_log=self._row_log,
         )
         max_request_bytes = _max_request_bytes([bundle.spec for bundle in bundles.values()], config)
+        if max_request_bytes > _GRPC_MAX_BYTES:
+            raise StartupError(
+                f"requests of {config.max_call_rows} rows can have {max_request_bytes} bytes, and gRPC takes at most"
+                f" {_GRPC_MAX_BYTES}; use a smaller --max-call-rows"
+            )
         if config.max_held_mb << 20 < _MIN_HELD_REQUESTS * max_request_bytes:
             needed = math.ceil(_MIN_HELD_REQUESTS * max_request_bytes / 2**20)
             raise StartupError(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 FORMAT_VERSION = 3
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 _NAME = "manifest.json"
+_MAX_BYTES = 1 << 20  # a manifest has a few kilobytes; a damaged one must not fill the memory
 _NOT_PLAIN = "a symbolic link or not a plain file"
 
 Reason = Literal["missing", "manifest", "files", "hash", "spec", "arrays", "probes"]
@@ -64,6 +65,8 @@ def verify(path: Path) -> str:
         raise BundleError(path, "manifest", f"{_NAME} is missing")
     if not _is_plain_file(manifest_path):
         raise BundleError(path, "manifest", f"{_NAME} is {_NOT_PLAIN}")
+    if (size := manifest_path.stat().st_size) > _MAX_BYTES:
+        raise BundleError(path, "manifest", f"{_NAME} has {size} bytes; a manifest has at most {_MAX_BYTES}")
     raw = manifest_path.read_bytes()
     if not raw.endswith(b"\n"):
         raise BundleError(path, "manifest", f"{_NAME} is truncated: it does not end with a newline")

@@ -34,7 +34,7 @@ _MAX_FILE_BYTES = 2**20
 _HEADER_BYTES = 4096  # of a file with a single row, about 2,600 of them used
 _CHARACTER_BYTES = 4  # of a numpy string
 _TIME_BYTES = 8
-_NAME = re.compile(r"rows-\d{19}-(\d+)-\d{6,}\.npz(\.tmp)?")
+_NAME = re.compile(r"rows-\d{19}-(\d{1,9})-\d{6,}\.npz(\.tmp)?")
 
 
 class AnsweredRows(NamedTuple):
@@ -145,7 +145,7 @@ class RowFolder:
         found = []
         with os.scandir(self.path) as entries:
             for entry in entries:
-                if (name := _NAME.fullmatch(entry.name)) and not name[2]:
+                if (name := _NAME.fullmatch(entry.name)) and not name[2] and entry.is_file(follow_symlinks=False):
                     with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
                         found.append((entry.name, entry.stat().st_size))
         return found

@@ -102,6 +102,13 @@ def test_a_bundle_of_hard_links_is_read_while_the_content_is_right(damaged: Path
     assert "policy.json has changed" in str(error)
 
 
+def test_a_huge_manifest_is_refused_without_reading_it(damaged: Path) -> None:
+    os.truncate(damaged / "manifest.json", 50 << 30)  # more than any memory here; on disk it takes nothing
+    error = refusal(damaged)
+    assert error.reason == "manifest"
+    assert f"manifest.json has {50 << 30} bytes" in str(error)
+
+
 @pytest.mark.parametrize("name", ["policy.json", "manifest.json"])
 def test_a_pipe_is_refused_without_waiting_for_a_writer(damaged: Path, name: str) -> None:
     (damaged / name).unlink()

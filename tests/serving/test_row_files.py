@@ -70,6 +70,16 @@ def test_the_oldest_files_make_room_for_new_ones(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").exists()
 
 
+def test_a_folder_with_the_name_of_an_old_file_is_left_alone(tmp_path: Path) -> None:
+    oldest = tmp_path / f"rows-{1:019d}-1-{1:06d}.npz"
+    oldest.mkdir()
+    folder = RowFolder(tmp_path, max_bytes=MIB)
+    for number in range(40):
+        folder.write([answered(1000, value=number)])
+    assert oldest.is_dir()
+    assert sum(path.stat().st_size for path in files(tmp_path) if path.is_file()) <= MIB
+
+
 def test_several_processes_share_the_limit(tmp_path: Path) -> None:
     folders = [RowFolder(tmp_path, max_bytes=2 * MIB, writers=2) for _ in range(2)]
     for number in range(80):
@@ -103,7 +113,7 @@ def test_incomplete_files_of_processes_that_ended_are_swept(tmp_path: Path) -> N
         return f"rows-{5:019d}-{pid}-{1:06d}.npz{ending}"
 
     swept = [name(NOBODY, ".tmp"), name(os.getpid(), ".tmp")]  # in a container, each process has the same number
-    kept = [name(NOBODY, ""), name(os.getppid(), ".tmp"), "mine.npz.tmp"]
+    kept = [name(NOBODY, ""), name(os.getppid(), ".tmp"), name(10**20, ".tmp"), "mine.npz.tmp"]
     for each in swept + kept:
         (tmp_path / each).touch()
     RowFolder(tmp_path, max_bytes=MIB)
