@@ -70,7 +70,7 @@ def decode_score(request: blocks_pb2.ScoreRequestBlocks, spec: PolicySpec, *, ma
     action = _matching("action", request.action, spec.chunk_dim, rows=rows, spec=spec, broadcasts=False)
     goal = _matching("goal", request.goal, spec.goal_dim, rows=rows, spec=spec, broadcasts=True)
     if np.abs(action).max() > 1:
-        raise InvalidRequestError(f"action must be within [-1, 1], got a value of magnitude {np.abs(action).max():g}")
+        raise InvalidRequestError(f"action must be within [-1, 1], got a value of magnitude {np.abs(action).max():.9g}")
     return ComputeRequest(Kind.SCORE, join(state=state, action=action, goal=goal))
 
 

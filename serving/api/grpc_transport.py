@@ -165,7 +165,7 @@ class GrpcTransport:
                 rpc_context = self._context(name, context)
                 overload.check(rpc_context)
                 call = self._open(context)
-                raw = await context.read()
+                raw = await _read(context, call)
                 raw = b"" if raw is grpc.aio.EOF else raw
                 call.hold(len(raw))
                 reply = await method(raw, rpc_context)
@@ -221,11 +221,7 @@ class _Requests(AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         await self._call.may_read()
-        self._call.reading = reading = _Read(cast("Any", self._context.read()))
-        try:
-            raw = await reading
-        except grpc.aio.InternalError as error:
-            raise InvalidRequestError("a message of the stream cannot be read, for example decompressed") from error
+        raw = await _read(self._context, self._call)
         if raw is grpc.aio.EOF:
             raise StopAsyncIteration
         self._call.receive(len(raw))
@@ -251,6 +247,19 @@ class _Read:
                 yield self._read.send(None)
         except StopIteration as end:
             return end.value
+
+
+async def _read(context: _GrpcContext, call: OpenCall) -> Any:
+    """Receive the next message of a call; EOF: there is none.
+
+    Raises:
+        InvalidRequestError: gRPC cannot read it.
+    """
+    call.reading = reading = _Read(cast("Any", context.read()))
+    try:
+        return await reading
+    except grpc.aio.InternalError as error:
+        raise InvalidRequestError("the message cannot be read, for example decompressed") from error
 
 
 class _Handlers(grpc.GenericRpcHandler):

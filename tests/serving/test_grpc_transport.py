@@ -421,7 +421,7 @@ async def test_a_message_that_cannot_be_read_is_the_fault_of_its_sender() -> Non
 
     context, call = SimpleNamespace(read=read), SimpleNamespace(may_read=may_read, reading=None)
     requests = grpc_transport._Requests(cast("Any", context), cast("Any", call))  # pyright: ignore[reportPrivateUsage]
-    with pytest.raises(InvalidRequestError, match="a message of the stream cannot be read"):
+    with pytest.raises(InvalidRequestError, match="the message cannot be read"):
         await anext(requests)
 
 

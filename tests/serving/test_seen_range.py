@@ -166,3 +166,10 @@ def test_the_check_of_one_row_costs_little() -> None:
         return (time.thread_time() - started_s) / 1000
 
     assert min(cpu_s() for _ in range(5)) < 40e-6
+
+
+def test_the_complaint_tells_a_value_just_beyond_a_bound_from_the_bound() -> None:
+    beyond = 1.4 + 2**-23  # the float32 after the one nearest to 1.4, of which the bound is 1.4 to six digits
+    complaint = SeenRange(SPEC).complaint(rows([0, beyond, 7, 99]))
+    assert complaint.startswith("y [m] of row 0 (the first is 0) is 1.4000001; the range")
+    assert complaint.endswith("-0.4 to 1.4")
