@@ -45,8 +45,8 @@ class SeenRange:
         row, column = np.argwhere((state < self._low) | (state > self._high))[0]
         low, high = self._low[0, column], self._high[0, column]
         return (
-            f"{self._spec.state_names[column]} of row {row} (the first is 0) is {state[row, column]:.9g}; the range that"
-            f" training saw, with 5 standard deviations on each side, is {low:g} to {high:g}"
+            f"{self._spec.state_names[column]} of row {row} (the first is 0) is {state[row, column]:.9g}; the range"
+            f" that training saw, with 5 standard deviations on each side, is {low:g} to {high:g}"
         )
 
     def explains(self, kind: Kind, rows: np.ndarray) -> bool:
