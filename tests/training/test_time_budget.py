@@ -33,23 +33,24 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
 
 
 def test_evaluations_take_a_fifth_of_the_time_with_the_last_one(tiny, clock) -> None:
-    """After an evaluation of 10 s, three take a fifth of 150 s, the third of them still to come."""
+    """After two evaluations of 10 s, four take a fifth of 200 s, the last two of them still to come."""
     budget = budget_of(tiny, clock, max_eval_share=0.2)
-    budget.record("evaluate", 8.0)
-    budget.record("keep", 2.0)
+    for _ in range(2):
+        budget.record("evaluate", 8.0)
+        budget.record("keep", 2.0)
     clock.now = 100.0
-    assert budget.eval_share == pytest.approx(0.1)
-    clock.now = 139.0
+    assert budget.eval_share == pytest.approx(0.2)
+    clock.now = 189.0
     assert not budget.may_evaluate
-    clock.now = 140.0  # 30 of 150 s
+    clock.now = 190.0  # 40 of 200 s
     assert budget.may_evaluate
     unlimited = budget_of(tiny, clock, max_eval_share=1.0)
     clock.now = 0.0
     assert unlimited.may_evaluate
 
 
-def test_the_first_evaluation_is_never_left_out(tiny, clock) -> None:
-    """Steps of few environments cost more than those of many, so unrolls say nothing of an evaluation's time."""
+def test_the_first_two_evaluations_are_never_left_out(tiny, clock) -> None:
+    """Unrolls say nothing of an evaluation's time, and the first publication takes longer than the others."""
     for earlier_eval_s in (0.0, 100.0):
         budget = TimeBudget(
             tiny(Path("run"), max_eval_share=0.01), clock=clock, began=0.0, earlier_eval_s=earlier_eval_s
@@ -57,6 +58,8 @@ def test_the_first_evaluation_is_never_left_out(tiny, clock) -> None:
         budget.record("collect", 4.0)
         clock.now = 20.0
         assert budget.evaluation_s == 8 + 2  # 4 x 20 steps instead of 40, and a guess for snapshot and publication
+        assert budget.may_evaluate
+        budget.record("evaluate", 1.0)
         assert budget.may_evaluate
         budget.record("evaluate", 1.0)
         assert not budget.may_evaluate

@@ -79,11 +79,12 @@ class TimeBudget:
     def may_evaluate(self) -> bool:
         """Whether an evaluation now, and the last one, take at most `max_eval_share` of the run's time.
 
-        The first evaluation of a process is always allowed. What it takes cannot be derived from unrolls: a step of few
-        environments costs several times as much as one of many.
+        The first two evaluations of a process are always allowed. What they take cannot be derived from unrolls: a step
+        of few environments costs several times as much as one of many. The first snapshot and publication take seconds
+        longer than all others.
         """
         share = self._config.max_eval_share
-        if share >= 1 or not self._records["evaluate"]:
+        if share >= 1 or self._records["evaluate"] < 2:
             return True
         return self._eval_s + 2 * self.evaluation_s <= share * (self.total_s + self.evaluation_s)
 
