@@ -83,7 +83,7 @@ def test_evaluations_that_take_too_long_are_left_out_and_change_nothing(
     told = rich.console.Console(file=io.StringIO(), width=10_000)
     config = tiny(tmp_path / "run", max_eval_share=0.2, num_evals=6)
     trainer.train(config, clock=clock, progress=ConsoleProgress(told, clock=clock))
-    assert [row["env_steps"] for row in read_metrics(tmp_path / "run")] == [40, 240]
+    assert [row["env_steps"] for row in read_metrics(tmp_path / "run")] == [40, 80, 240]
     require_same_policy(finished, tmp_path / "run", 240)
     assert told.file.getvalue().count("there are fewer than --num-evals 6, so that they take at most 20% of the") == 1
 
