@@ -195,6 +195,7 @@ class Server:
         )
         for name, bundle in self._bundles.items():
             metrics, engine = self._metrics.for_policy(name), self._compilers[name].engine
+            seen_range = SeenRange(bundle.spec)
             batcher = Batcher(
                 engine,
                 policy=batching,
@@ -202,9 +203,9 @@ class Server:
                 clock=self._clock,
                 max_compute_s=config.max_compute_s,
                 on_broken=functools.partial(self._break, name),
-                explains=SeenRange(bundle.spec).explains,
+                explains=seen_range.explains,
             )
-            self._served[name] = ServedPolicy(bundle, batcher)
+            self._served[name] = ServedPolicy(bundle, batcher, seen_range)
         gc.enable()  # `serving.run` disables it for the start
 
     def open(self) -> None:

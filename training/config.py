@@ -145,7 +145,7 @@ class TrainConfig:
     eval_episodes: int = 128
     """Episodes per evaluation."""
     max_eval_share: float = 0.2
-    """Largest fraction of the run's time for evaluations. To keep it, some are left out, but not the first or last."""
+    """Largest fraction of the run's time for evaluations. It leaves some out, but not the first two or the last."""
 
     init_from: Path | None = None
     """Start with the actor and critic of a published policy: its folder, or a policies/ folder for the best one."""

@@ -31,9 +31,6 @@ class HeldBytes:
             connection = self._connections[peer] = Connection(self, peer)
         return connection
 
-    def __len__(self) -> int:
-        return len(self._connections)
-
     def forget(self, peer: str) -> None:
         """Drop a connection for which nothing is held."""
         del self._connections[peer]

@@ -1,7 +1,6 @@
 """PolicyRegistry: the policies that are served, by name and version."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
 from policy.bundle import Bundle
@@ -18,16 +17,12 @@ class ServedPolicy:
 
     bundle: Bundle
     batcher: Batcher
+    seen_range: SeenRange  # of the states that it saw in training
 
     @property
     def version(self) -> str:
         """The version as clients name it."""
         return str(self.bundle.version)
-
-    @functools.cached_property
-    def seen_range(self) -> SeenRange:
-        """The range of the states that it saw in training."""
-        return SeenRange(self.bundle.spec)
 
 
 class PolicyRegistry:

@@ -169,6 +169,7 @@ class Supervisor:
                 await worker.open()
             except WorkerEndedError as death:
                 mark_process_dead(worker.pid)
+                del self._workers[number]  # it never served, so its exit code says nothing about the server's end
                 if not any(each.serves for each in self._workers.values()):
                     self._count(death)
                 _LOGGER.error("%s before it could serve; starting another in %g s", death, _RETRY_S)

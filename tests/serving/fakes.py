@@ -13,6 +13,7 @@ from serving.batching.batcher import Batcher
 from serving.batching.queue import InferenceResult, QueuedRequest
 from serving.engine.engine import Kind
 from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.policies.seen_range import SeenRange
 from tests.samples import policy_spec
 
 SPEC = policy_spec()
@@ -74,7 +75,7 @@ def policies_of(batcher: FakeBatcher, spec: PolicySpec = SPEC) -> PolicyRegistry
     """The policy MODEL, with the specification `spec`, served with `batcher`."""
     policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
     bundle = dataclasses.replace(BUNDLE, spec=spec)
-    policies.open({MODEL: ServedPolicy(bundle, cast("Batcher", batcher))})
+    policies.open({MODEL: ServedPolicy(bundle, cast("Batcher", batcher), SeenRange(spec))})
     return policies
 
 

@@ -10,6 +10,7 @@ from serving.batching.scheduler import Arrival, BatchingPolicy, Rejection
 from serving.engine.engine import Kind
 from serving.errors import OverloadedError, Reason
 from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.policies.seen_range import SeenRange
 from tests.serving.batcher_bench import Bench, MakeEngine, WaitUntil, busy
 from tests.serving.fakes import BUNDLE
 
@@ -99,7 +100,9 @@ def registry(*rejections: Rejection | None) -> PolicyRegistry:
     names = [f"p{number}" for number in range(len(rejections))]
     policies = PolicyRegistry(frozenset(names), default=names[0] if names else "p")
     served = zip(names, rejections, strict=True)
-    policies.open({name: ServedPolicy(BUNDLE, batcher(rejection)) for name, rejection in served})
+    policies.open(
+        {name: ServedPolicy(BUNDLE, batcher(rejection), SeenRange(BUNDLE.spec)) for name, rejection in served}
+    )
     return policies
 
 

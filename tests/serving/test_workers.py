@@ -29,16 +29,21 @@ from tests.serving.server_process import RUN
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
+def command_of(policies: Path, *flags: str) -> list[str]:
+    """The command of a server with two workers on free ports."""
+    ports = ["--port", "0", "--metrics-port", "0"]
+    return [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", *ports, *flags]
+
+
 class Served:
     """A supervisor with two workers, and what it has logged."""
 
     def __init__(self, policies: Path, log: Path) -> None:
-        command = [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", "--log-format", "text"]
-        sizes = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2"]
+        command = command_of(policies, "--log-format", "text", "--max-batch-rows", "2")
         environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(log.parent)}  # of a program that counts for itself
         self._log = log
         with log.open("w") as file:
-            self.process = subprocess.Popen([*command, *sizes], stderr=file, env=environ)
+            self.process = subprocess.Popen(command, stderr=file, env=environ)
         self.address, self.metrics = self.wait_for(
             r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000 workers=2"
         )
@@ -148,6 +153,11 @@ def test_a_replacement_that_cannot_start_is_tried_again_and_leaves_the_other_wor
         assert other in served.workers()
         assert int(failed) not in served.workers()
         assert served.call(10) == {"1000"}
+        (folder / "1000").rename(tmp_path / "elsewhere")
+        os.kill(max(served.workers() - {other}), signal.SIGKILL)
+        served.wait_for(rf"worker (?!{failed} )[0-9]+ ended with exit code 1 before it could serve")
+        served.process.send_signal(signal.SIGTERM)  # during the pause
+        assert served.process.wait(timeout=30) == 0  # the exit codes of those that never served do not count
 
 
 @pytest.mark.slow
@@ -164,19 +174,7 @@ def test_workers_end_with_their_supervisor(policies: Path, tmp_path: Path) -> No
 
 
 def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(RUN),
-        "--policies",
-        str(tmp_path),
-        "--workers",
-        "2",
-        "--port",
-        "0",
-        "--metrics-port",
-        "0",
-        "--no-metrics",
-    ]
+    command = command_of(tmp_path, "--no-metrics")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not any("numpy" in Path(f"/proc/{pid}/maps").read_text() for pid in children.read_text().split()):
@@ -191,19 +189,7 @@ def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(RUN),
-        "--policies",
-        str(tmp_path),
-        "--workers",
-        "2",
-        "--port",
-        "0",
-        "--metrics-port",
-        "0",
-        "--no-metrics",
-    ]
+    command = command_of(tmp_path, "--no-metrics")
     done = subprocess.run([*command, "--log-format", "text"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     first, second = done.stderr.splitlines()
