@@ -97,7 +97,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(
     original = getattr(owner, name)
 
     def fail(*arguments: Any, **options: Any) -> Any:
-        if step == "rename" and not arguments[0].name.startswith(".publishing-"):
+        if step == "rename" and not arguments[0].name.startswith(".writing-"):
             return original(*arguments, **options)  # one of Orbax's own
         raise error
 
