@@ -69,19 +69,19 @@ def create(
         fsync(parent)
     except BaseException as error:
         _remove_scratch(scratch)
-        _bring_back(replaced)
+        _settle(replaced)
         if isinstance(error, OSError):
             raise _named(error, f"{what} {target} cannot be written") from error
         raise
-    shutil.rmtree(replaced, ignore_errors=True)  # what is left of it is swept
+    _settle(replaced)
 
 
 def sweep(parent: Path) -> None:
     """Remove what killed processes left in `parent`; bring back a folder whose replacement was never completed."""
     for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
         if entry.name.startswith(_REPLACED):
-            _bring_back(entry)
-        if entry.name.startswith((_WRITING, _DELETING, _REPLACED)):
+            _settle(entry)
+        elif entry.name.startswith((_WRITING, _DELETING)):
             shutil.rmtree(entry, ignore_errors=True)  # what is left of it is swept the next time
 
 
@@ -182,10 +182,12 @@ def _remove_scratch(scratch: Path) -> None:
         time.sleep(_REMOVAL_PAUSE_S)
 
 
-def _bring_back(replaced: Path) -> None:
-    """Give a folder that was to be replaced its name again, if there is nothing of that name."""
+def _settle(replaced: Path) -> None:
+    """Remove a folder that was replaced. If the new one did not get its name, give the name back instead."""
     target = replaced.with_name(replaced.name.removeprefix(_REPLACED))
-    if replaced.exists() and not target.exists():
+    if target.exists():
+        shutil.rmtree(replaced, ignore_errors=True)  # what is left of it is swept the next time
+    elif replaced.exists():
         replaced.rename(target)
 
 
