@@ -185,8 +185,8 @@ def _remove_scratch(scratch: Path) -> None:
 def _settle(replaced: Path) -> None:
     """Remove a folder that was replaced. If the new one did not get its name, give the name back instead."""
     target = replaced.with_name(replaced.name.removeprefix(_REPLACED))
-    if target.exists():
-        shutil.rmtree(replaced, ignore_errors=True)  # what is left of it is swept the next time
+    if replaced.exists() and target.exists():
+        remove(replaced)
     elif replaced.exists():
         replaced.rename(target)
 
