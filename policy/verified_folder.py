@@ -67,13 +67,13 @@ def create(
             target.rename(replaced)
         scratch.rename(target)
         fsync(parent)
+        _settle(replaced)
     except BaseException as error:
         _remove_scratch(scratch)
         _settle(replaced)
         if isinstance(error, OSError):
             raise _named(error, f"{what} {target} cannot be written") from error
         raise
-    _settle(replaced)
 
 
 def sweep(parent: Path) -> None:
