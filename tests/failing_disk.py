@@ -1,4 +1,7 @@
-"""A disk that fails once, at a chosen operation: making a folder, opening or writing a file, fsync, or rename."""
+"""A disk that fails at a chosen operation: making a folder, opening or writing a file, fsync, or rename.
+
+From then on all operations of that kind fail, but renames: a failed attempt may have to give a folder its name back.
+"""
 
 import errno
 import io
@@ -13,7 +16,7 @@ class FailingDisk:
     """Counts the operations that change the disk, and lets one of them fail.
 
     Args:
-        fail_at: number of the operation that fails, from 0; None: none does.
+        fail_at: number of the first operation that fails, from 0; None: none does.
         code: of the error, such as `errno.ENOSPC`.
     """
 
@@ -21,7 +24,7 @@ class FailingDisk:
         self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None, code: int = errno.ENOSPC
     ) -> None:
         self.operations: list[str] = []
-        self._fail_at, self._code = fail_at, code
+        self._fail_at, self._code, self._failing = fail_at, code, ""
         for name in ("mkdir", "rename", "fsync"):
             monkeypatch.setattr(os, name, self._counted(name, getattr(os, name)))
         monkeypatch.setattr(io, "open", self._opened(io.open))
@@ -29,6 +32,10 @@ class FailingDisk:
     def count(self, operation: str) -> None:
         self.operations.append(operation)
         if len(self.operations) - 1 == self._fail_at:
+            self._failing = operation
+        elif self._failing == "rename":
+            return
+        if operation == self._failing:
             raise OSError(self._code, os.strerror(self._code))
 
     def _counted(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ specification.
 
 import contextlib
 import dataclasses
+import re
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -22,7 +23,10 @@ from policy.normalization import Normalization
 from policy.spec import PolicySpec
 
 _NAME = "params"
-_PATTERN = frozenset("*?[")
+# What Orbax 0.12 does not accept in a path: backslashes, bytes that are not UTF-8 (surrogates in Python), and when it
+# saves, also the characters of patterns.
+_ODD_TO_READ = re.compile(r"[\\\ud800-\udfff]")
+_ODD_TO_SAVE = re.compile(r"[\\\ud800-\udfff*?\[]")
 
 
 def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
@@ -51,7 +55,7 @@ def save(folder: Path, params: PolicyParams) -> None:
         OSError: they cannot be written.
     """
     try:
-        with _plain_path(folder) as path:
+        with _plain_path(folder, odd=_ODD_TO_SAVE) as path:
             ocp.PyTreeCheckpointer().save(path / _NAME, to_tree(params))
     except OSError:
         raise
@@ -74,7 +78,7 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
         raise BundleError(
             path, "arrays", f"no arrays of the specification's sizes exist: {first_line(error)}"
         ) from error
-    with _plain_path(path) as plain:
+    with _plain_path(path, odd=_ODD_TO_READ) as plain:
         tree = _read_tree(path, plain / _NAME, template=to_tree(expected))
     if name := _first_non_finite(tree):
         raise BundleError(path, "arrays", f"array {name} contains NaN or infinity")
@@ -99,10 +103,10 @@ def _read_tree(path: Path, folder: Path, *, template: dict[str, Any]) -> dict[st
 
 
 @contextlib.contextmanager
-def _plain_path(folder: Path) -> Generator[Path]:
-    """Yield an absolute path of `folder` that Orbax 0.12 does not take for a pattern: a link if its own has `*?[`."""
+def _plain_path(folder: Path, *, odd: re.Pattern[str]) -> Generator[Path]:
+    """Yield an absolute path of `folder`: its own, or if that has anything `odd`, a link in a temporary folder."""
     path = folder.absolute()
-    if _PATTERN.isdisjoint(str(path)):
+    if not odd.search(str(path)):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="kilolayer-") as scratch:
