@@ -1,6 +1,6 @@
 """The long form of the tests of killed runs, and its record: `make soak-training`.
 
-Real processes of a small run, killed and stopped at random instants, with damaged snapshots: four parts of 50 rounds
+Real processes of a small run, killed and stopped at random instants, with damaged snapshots: 20 parts of 10 rounds
 each. A check that fails ends it; the record then has the parts before it.
 """
 
@@ -17,8 +17,8 @@ from tests.faults import interrupted_training
 
 REPOSITORY = Path(__file__).parents[2]
 RECORD = REPOSITORY / "benchmarks/results/soak_training.md"
-PARTS = ("0", "1", "2", "3")  # seeds
-ROUNDS = 50
+PARTS = tuple(map(str, range(20)))  # seeds
+ROUNDS = 10
 HEADER = (
     "# Training under faults, for long",
     "",
