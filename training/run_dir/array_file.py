@@ -38,7 +38,10 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    np.savez(path, **arrays)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 class ArrayFile:
@@ -100,7 +103,7 @@ class ArrayFile:
 
 
 def _read_into(file: IO[bytes], array: np.ndarray) -> None:
-    content = memoryview(array.reshape(-1).view(np.uint8))
+    content = array.reshape(-1).view(np.uint8).data
     while content:
         count = file.readinto(content)  # pyright: ignore[reportAttributeAccessIssue]
         if not count:
