@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)  # of damaged files
+_BLOCK_BYTES = 1 << 20  # zipfile copies what it reads
 
 
 class ArrayFileError(Exception):
@@ -105,7 +106,7 @@ class ArrayFile:
 def _read_into(file: IO[bytes], array: np.ndarray) -> None:
     content = array.reshape(-1).view(np.uint8).data
     while content:
-        count = file.readinto(content)  # pyright: ignore[reportAttributeAccessIssue]
+        count = file.readinto(content[:_BLOCK_BYTES])  # pyright: ignore[reportAttributeAccessIssue]
         if not count:
             raise EOFError("an array is cut short")
         content = content[count:]
