@@ -67,10 +67,10 @@ def create(
             target.rename(replaced)
         scratch.rename(target)
         fsync(parent)
-        _settle(replaced)
+        _finish_replacement(replaced)
     except BaseException as error:
         _remove_scratch(scratch)
-        _settle(replaced)
+        _finish_replacement(replaced)
         if isinstance(error, OSError):
             raise _named(error, f"{what} {target} cannot be written") from error
         raise
@@ -80,7 +80,7 @@ def sweep(parent: Path) -> None:
     """Remove what killed processes left in `parent`; bring back a folder whose replacement was never completed."""
     for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
         if entry.name.startswith(_REPLACED):
-            _settle(entry)
+            _finish_replacement(entry)
         elif entry.name.startswith((_WRITING, _DELETING)):
             shutil.rmtree(entry, ignore_errors=True)  # what is left of it is swept the next time
 
@@ -182,7 +182,7 @@ def _remove_scratch(scratch: Path) -> None:
         time.sleep(_REMOVAL_PAUSE_S)
 
 
-def _settle(replaced: Path) -> None:
+def _finish_replacement(replaced: Path) -> None:
     """Remove a folder that was replaced. If the new one did not get its name, give the name back instead."""
     target = replaced.with_name(replaced.name.removeprefix(_REPLACED))
     if replaced.exists() and target.exists():
