@@ -202,15 +202,16 @@ def _train(out: Path, flags: list[str], kill_at: int) -> None:
     from training.envs import registry
     from training.run import main
 
-    with (out.parent / f"{out.name}.log").open("a", buffering=1) as log:
-        sys.stdout = sys.stderr = log
-        line = probes.Line()
-        registry.make = lambda *_, **__: line
-        if kill_at:
-            _kill_at(kill_at, str(out))
-        code = main(flags)
-        log.flush()
-        os._exit(code)
+    with (out.parent / f"{out.name}.log").open("ab") as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+    line = probes.Line()
+    registry.make = lambda *_, **__: line
+    if kill_at:
+        _kill_at(kill_at, str(out))
+    code = main(flags)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _kill_at(number: int, fragment: str) -> None:
