@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy import bundle
+from policy.jax_runtime import in_32_bits
 from training import divergence, evaluation, warm_start
 from training.budgets import memory_budget, run_cost
 from training.budgets.time_budget import TimeBudget, in_words
@@ -37,6 +38,7 @@ class Outcome(NamedTuple):
     stopped: bool  # by a signal, before its end
 
 
+@in_32_bits
 def train(
     config: TrainConfig,
     *,

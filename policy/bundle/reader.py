@@ -9,6 +9,7 @@ from typing import Any
 from policy.bundle import arrays, manifest, probes
 from policy.bundle.manifest import MALFORMED, BundleError
 from policy.bundle.probes import Probes
+from policy.jax_runtime import in_32_bits
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec, SpecError
 
@@ -26,6 +27,7 @@ class Bundle:
     manifest_sha256: str
 
 
+@in_32_bits
 def read(path: Path) -> Bundle:
     """Verify the bundle at `path` and load it.
 

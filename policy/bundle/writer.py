@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from policy.bundle import arrays, manifest, probes
+from policy.jax_runtime import in_32_bits
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
 
@@ -25,6 +26,7 @@ _SCRATCH = ".publishing-"
 _REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
 
 
+@in_32_bits
 def write(
     root: Path,
     version: int,
