@@ -12,7 +12,8 @@ _REMEMBERED = 3  # measurements of each part
 _DISK_BYTES_PER_S = 1e8  # for a snapshot, until one was timed
 _FIRST_PUBLICATION_S = 2.0
 
-Part = Literal["collect", "update", "evaluate", "keep"]  # keep: a snapshot and a publication
+# keep: a snapshot and a publication; references: an evaluation of the reference policies
+Part = Literal["collect", "update", "evaluate", "keep", "references"]
 
 
 class TimeBudget:
@@ -50,7 +51,7 @@ class TimeBudget:
             measured.clear()
         measured.append((seconds, count))
         self._records[part] += 1
-        if part in {"evaluate", "keep"}:
+        if part in {"evaluate", "keep", "references"}:
             self._eval_s += seconds
 
     @property
@@ -87,6 +88,13 @@ class TimeBudget:
         if share >= 1 or self._records["evaluate"] < 2:
             return True
         return self._eval_s + 2 * self.evaluation_s <= share * (self.total_s + self.evaluation_s)
+
+    @property
+    def may_measure_references(self) -> bool:
+        """Whether one more evaluation now, without a snapshot, fits into `max_eval_share` and before the last one."""
+        share, seconds = self._config.max_eval_share, self._longest("evaluate")
+        affordable = share >= 1 or self._eval_s + seconds <= share * (self.total_s + seconds)
+        return affordable and seconds <= self._left_to_train_s
 
     def time_is_up(self, *, pending_updates: int) -> bool:
         """Return whether `max_minutes` would pass during the next unroll and gradient step, and the last evaluation."""
