@@ -24,7 +24,7 @@ def load(config: TrainConfig, env: GoalEnv) -> np.ndarray | None:
     try:
         goals = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(list(_rows(path)))
         goals = np.asarray(goals, np.float32)
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # numpy raises different exceptions for damaged files
         raise ConfigError(f"eval_goals {path} cannot be read: {error}") from error
     names = env.spec.goal_names
     if goals.ndim != 2 or goals.shape[1] != len(names) or not len(goals):

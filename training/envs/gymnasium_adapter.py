@@ -237,10 +237,10 @@ class _Given(NamedTuple):
         if start is not None and not isinstance(start, Mapping):
             raise ValueError(f'start must be a dictionary such as {{"qpos": [...]}}, got {start!r:.80}')
         _require_known("start", start or {}, known=("qpos", "qvel"))
-        if start and "qpos" not in start:
+        if start is not None and "qpos" not in start:
             raise ValueError("start needs qpos, the positions of the joints")
         goal = _vector("goal", options.get("goal"), size=env.goal_size)
-        if not start:
+        if start is None:
             return cls(None, None, goal)
         at_rest = np.zeros(env.model.nv)
         qpos = _vector("start qpos", start["qpos"], size=env.model.nq)
@@ -260,7 +260,10 @@ def _vector(what: str, values: Any, *, size: int) -> np.ndarray | None:
     """
     if values is None:
         return None
-    vector = np.asarray(values, np.float32)
+    try:
+        vector = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros(0)
     if vector.shape != (size,) or not np.isfinite(vector).all():
         raise ValueError(f"{what} of a reset must be {size} finite numbers, got {values!r:.200}")
     return vector
