@@ -17,8 +17,6 @@ import rich.console
 import rich.table
 import tyro
 
-from policy import jax_runtime
-from policy.jax_runtime import DeviceError
 from policy.spec import SpecError
 from training import standard_output
 from training.config import ConfigError, TrainConfig
@@ -53,15 +51,13 @@ def command() -> NoReturn:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for line in jax_runtime.set_up():  # before a module with environments is imported, which may compute
-        print(line, file=sys.stderr)
     try:
         if "--list-envs" in arguments:
             return _list(arguments)
         if _DRY_RUN in arguments:
             return _describe(arguments)
         config = parse(arguments)
-    except (ConfigError, DeviceError, EnvError, SpecError, UnknownNameError) as error:
+    except (ConfigError, EnvError, SpecError, UnknownNameError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     with standard_output.tolerant():
@@ -72,9 +68,7 @@ def _describe(arguments: list[str]) -> int:
     """Print what the command would do; return the exit code."""
     from training import dry_run  # imported here, as in `_train`
 
-    config = parse(arguments)
-    jax_runtime.require_devices()
-    print("\n".join(dry_run.describe(config)))
+    print("\n".join(dry_run.describe(parse(arguments))))
     return 0
 
 
@@ -102,7 +96,6 @@ def _train(config: TrainConfig) -> int:
 
     try:
         with progress, stop_signals.watched(stopping=lambda: progress.say(_STOPPING), end=end_now):
-            jax_runtime.require_devices()
             if warning := compilation_cache.enable():
                 progress.say(f"warning: {warning}")
             trainer.train(config, progress=progress, began=BEGAN)
@@ -119,7 +112,6 @@ def _train(config: TrainConfig) -> int:
         return 1
     except (
         ConfigError,
-        DeviceError,
         DivergedError,
         EnvError,
         FloatingPointError,
@@ -147,7 +139,6 @@ def _say_interrupted(config: TrainConfig) -> None:
 
 def _list(arguments: list[str]) -> int:
     """List the environments, then the errors of custom ones; return the exit code."""
-    jax_runtime.require_devices()
     failed: list[str] = []
     try:
         registry.import_module_of(_early_flags(arguments).env or "")

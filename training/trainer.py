@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy import bundle
-from policy.jax_runtime import in_32_bits
+from policy.bits import in_32_bits
 from training import divergence, evaluation, warm_start
 from training.budgets import memory_budget, run_cost
 from training.budgets.time_budget import TimeBudget, in_words

@@ -9,7 +9,7 @@ from typing import Any
 from policy.bundle import arrays, manifest, probes
 from policy.bundle.manifest import MALFORMED, BundleError
 from policy.bundle.probes import Probes
-from policy.jax_runtime import in_32_bits
+from policy.bits import in_32_bits
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec, SpecError
 

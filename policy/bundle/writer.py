@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from policy.bundle import arrays, manifest, probes
-from policy.jax_runtime import in_32_bits
+from policy.bits import in_32_bits
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
 
