@@ -1,4 +1,4 @@
-"""Compute with 32 bits in a program that has enabled 64: policies are float32, and JAX follows the program around us."""
+"""Compute with 32 bits in a program that has enabled 64: policies are float32, but JAX follows the program."""
 
 import functools
 from collections.abc import Callable

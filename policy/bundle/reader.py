@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from policy.bits import in_32_bits
 from policy.bundle import arrays, manifest, probes
 from policy.bundle.manifest import MALFORMED, BundleError
 from policy.bundle.probes import Probes
-from policy.bits import in_32_bits
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec, SpecError
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from policy.bundle import arrays, manifest, probes
 from policy.bits import in_32_bits
+from policy.bundle import arrays, manifest, probes
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
 

@@ -105,11 +105,18 @@ def _files(name: str, env: GoalEnv) -> Iterator[Path]:
     """Yield the files of a robot, resolved; some may not exist."""
     source = env.spec.source
     if source and Path(source).is_file():
-        found: list[str] = mujoco.mju_getXMLDependencies(source)  # pyright: ignore[reportAttributeAccessIssue]
-        yield from (Path(file).resolve() for file in (source, *found))
+        yield from (Path(file).resolve() for file in (source, *_dependencies(source)))
     module = sys.modules.get(name.rpartition(":")[0])
     if module is not None and module.__file__:
         yield Path(module.__file__).resolve()
+
+
+def _dependencies(file: str) -> list[str]:
+    """Return the files that an MJCF file uses; none if it has changed since it was loaded and is not valid now."""
+    try:
+        return mujoco.mju_getXMLDependencies(file)  # pyright: ignore[reportAttributeAccessIssue]
+    except (ValueError, mujoco.FatalError):  # pyright: ignore[reportAttributeAccessIssue]
+        return []
 
 
 def describe(provenance: Mapping[str, Any]) -> str:
