@@ -259,14 +259,9 @@ def _save(run: _Run, state: RunState) -> Path:
 
 def _publish(run: _Run, state: RunState, metrics: dict[str, float]) -> Path:
     """Publish the current policy; return its folder."""
+    version, params, origin = _env_steps(run.config, state), state.train_state.params, run.origin.facts
     return publish.publish(
-        run.config,
-        run.env,
-        state.train_state.params,
-        statistics=state.statistics,
-        env_steps=_env_steps(run.config, state),
-        metrics=metrics,
-        origin=run.origin.facts,
+        run.config, run.env, params, statistics=state.statistics, env_steps=version, metrics=metrics, origin=origin
     )
 
 

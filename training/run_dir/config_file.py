@@ -35,6 +35,8 @@ _OLDER: dict[int, dict[str, Any]] = {
         "max_eval_share": 1.0,
         "init_from": None,
         "eval_goals": None,
+        "keep_policies": 0,  # all
+        "snapshot_minutes": None,  # only after evaluations
     },
 }
 _IN_EVERY_RUN = frozenset({"env", "seed", "num_envs", "batch_size", "actor_depth"})  # fields of every run's file
