@@ -144,6 +144,8 @@ class TrainConfig:
     """Maximum number of evaluations, evenly spaced. After each, training saves a snapshot and publishes the policy."""
     eval_episodes: int = 128
     """Episodes per evaluation."""
+    eval_goals: Path | None = None
+    """File with the goals to evaluate on, CSV or .npy, one goal a row. Results by goal go to eval_goals/ in the run."""
     max_eval_share: float = 0.2
     """Largest fraction of the run's time for evaluations. It leaves some out, but not the first two or the last."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from policy.bits import in_32_bits
 from policy.bundle import arrays, manifest, probes
 from policy.bundle.manifest import BundleError
 from policy.bundle.probes import Probes
@@ -27,6 +28,7 @@ class Bundle:
     manifest_sha256: str
 
 
+@in_32_bits
 def read(path: Path) -> Bundle:
     """Verify the bundle at `path` and load it.
 

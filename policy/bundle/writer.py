@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from policy import verified_folder
+from policy.bits import in_32_bits
 from policy.bundle import arrays, manifest, probes, reader
 from policy.bundle.manifest import BundleError
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
 
 
+@in_32_bits
 def write(
     root: Path,
     version: int,

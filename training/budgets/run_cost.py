@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from training.budgets.time_budget import TimeBudget, in_words
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.envs.registry import bare_name
 from training.presets.settings import PRESETS
 
@@ -39,6 +39,19 @@ def device() -> str:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"CPU, {cores} cores"
     return f"{devices[0].device_kind} ({devices[0].platform})"
+
+
+def require_device(config: TrainConfig) -> None:
+    """Refuse a precision that is slow on this device, unless `config` allows it.
+
+    Raises:
+        ConfigError: bf16 on a CPU.
+    """
+    if config.precision == "bf16" and jax.default_backend() == "cpu" and not config.allow_bf16_on_cpu:
+        raise ConfigError(
+            "precision bf16 is slower than f32 on a CPU, which has no bf16 arithmetic; use --precision f32, or add "
+            "--allow-bf16-on-cpu to try it"
+        )
 
 
 def preset_advice(config: TrainConfig) -> str:

@@ -13,8 +13,8 @@ _DISK_BYTES_PER_S = 1e8  # for a snapshot, until one was timed
 _FIRST_PUBLICATION_S = 2.0
 _SNAPSHOT_SHARE = 0.1  # of the time, at most, for the snapshots between evaluations
 
-# snapshot: one alone; keep: one with a publication
-Part = Literal["collect", "update", "evaluate", "snapshot", "keep"]
+# snapshot: one alone; keep: one with a publication; references: an evaluation of the reference policies
+Part = Literal["collect", "update", "evaluate", "snapshot", "keep", "references"]
 
 
 class TimeBudget:
@@ -53,7 +53,7 @@ class TimeBudget:
             measured.clear()
         measured.append((seconds, count))
         self._records[part] += 1
-        if part in {"evaluate", "keep"}:
+        if part in {"evaluate", "keep", "references"}:
             self._eval_s += seconds
         if part == "snapshot":
             self._saved = self._clock()
@@ -103,6 +103,13 @@ class TimeBudget:
         took_s = self._longest("snapshot", otherwise=self._snapshot_bytes / _DISK_BYTES_PER_S)
         interval_s = max(self._config.snapshot_minutes * 60, took_s / _SNAPSHOT_SHARE)
         return self._clock() - self._saved >= interval_s and self._left_to_train_s > took_s
+
+    @property
+    def may_measure_references(self) -> bool:
+        """Whether one more evaluation now, without a snapshot, fits into `max_eval_share` and before the last one."""
+        share, seconds = self._config.max_eval_share, self._longest("evaluate")
+        affordable = share >= 1 or self._eval_s + seconds <= share * (self.total_s + seconds)
+        return affordable and seconds <= self._left_to_train_s
 
     def time_is_up(self, *, pending_updates: int) -> bool:
         """Return whether `max_minutes` would pass during the next unroll and gradient step, and the last evaluation."""

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from training.config import TrainConfig
 from training.run_dir import config_file
+from training.run_dir.provenance import DIFFS, Origin
 
 _ENTRIES = frozenset(
     {config_file.NAME, config_file.DRAFT_NAME, "metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
+    | {DIFFS, "eval_goals", "references.json"}
     | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
 _MAX_PATH_BYTES = 3_800  # the system allows 4,095; the deepest file of a policy needs up to 200 more
@@ -27,11 +29,12 @@ class RunDirError(Exception):
 
 
 @contextlib.contextmanager
-def claimed(config: TrainConfig) -> Generator[Callable[[], None]]:
+def claimed(config: TrainConfig) -> Generator[Callable[[Origin], None]]:
     """Hold the lock on the run's folder for as long as the context lasts.
 
     The context's value is a function that takes the folder over: it deletes an earlier run if `config.overwrite`, and
-    writes config.json. Until it is called, nothing in the folder is written or deleted.
+    writes config.json, with the provenance that it is given. Until it is called, nothing in the folder is written or
+    deleted.
 
     Raises:
         RunDirError: another process trains in it, it is not empty, or there is nothing to resume.
@@ -95,8 +98,8 @@ def _read_config(folder: Path) -> dict[str, object]:
         raise RunDirError(str(error)) from error
 
 
-def _take_over(config: TrainConfig, locks: contextlib.ExitStack) -> None:
-    """Delete the earlier run if `config.overwrite`, and write config.json."""
+def _take_over(config: TrainConfig, locks: contextlib.ExitStack, origin: Origin) -> None:
+    """Delete the earlier run if `config.overwrite`, and write config.json and the changes of a checkout."""
     if config.overwrite and any(config.out.iterdir()):
         folder = config.out.resolve()  # if it is a symbolic link, the folder that it points to
         name = os.fsdecode(os.fsencode(folder.name)[:200])  # a name has at most 255 bytes
@@ -105,4 +108,5 @@ def _take_over(config: TrainConfig, locks: contextlib.ExitStack) -> None:
         folder.mkdir()
         locks.enter_context(_lock(folder))
         shutil.rmtree(doomed)
-    config_file.write(config.out, config)
+    origin.store_diff(config.out)
+    config_file.write(config.out, config, provenance=origin.facts)

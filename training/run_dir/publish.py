@@ -5,10 +5,9 @@ The order in which a policy's files reach the disk is in `policy/bundle/writer.p
 
 import dataclasses
 import functools
-import platform
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from policy import bundle
 from policy.networks import PolicyParams
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv, State
-from training.run_dir import best
+from training.run_dir import best, provenance
 from training.state_statistics import Statistics, spec_fields
 
 _PROBES = 32
@@ -32,6 +31,7 @@ def publish(
     statistics: Statistics,
     env_steps: int,
     metrics: dict[str, Any],
+    origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Publish the policy as version `env_steps`, unless it is there already, and return its folder.
 
@@ -40,13 +40,14 @@ def publish(
     Args:
         statistics: of the states seen so far, for the specification.
         metrics: of its evaluation, for the policy's provenance.
+        origin: of the process that trains it, for its provenance, see `provenance.Origin.facts`.
 
     Raises:
         OSError: the folder cannot be written; policies published earlier are intact.
     """
     root = config.out / "policies"
     if env_steps not in bundle.versions(root):
-        _write(config, env, params, statistics=statistics, env_steps=env_steps, metrics=metrics)
+        _write(config, env, params, statistics=statistics, env_steps=env_steps, metrics=metrics, origin=origin)
     _delete_old(root, keep=config.keep_policies)
     return root / str(env_steps)
 
@@ -72,6 +73,7 @@ def _write(
     statistics: Statistics,
     env_steps: int,
     metrics: dict[str, Any],
+    origin: Mapping[str, Any],
 ) -> None:
     probe_key = jax.random.fold_in(jax.random.key(config.seed), env_steps % 2**32)
     probes = _reset_all(env)(jax.random.split(probe_key, _PROBES))
@@ -82,7 +84,7 @@ def _write(
         params=jax.tree.map(np.asarray, params),
         probe_state=np.asarray(probes.info["state"]),
         probe_goal=np.asarray(probes.info["goal"]),
-        provenance={"config": config.to_json(), "metrics": metrics, "versions": library_versions()},
+        provenance={"config": config.to_json(), "metrics": metrics, **origin, "date": provenance.date()},
     )
 
 
@@ -90,12 +92,6 @@ def _write(
 def _reset_all(env: GoalEnv) -> Callable[[jax.Array], State]:
     """Return the compiled reset of many environments, compiled once for all publications of a run."""
     return jax.jit(jax.vmap(env.reset))
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the software that a result depends on."""
-    libraries = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "optax", "kilolayer-stack")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}
 
 
 def last_policy(config: TrainConfig) -> Path | None:
