@@ -18,7 +18,7 @@ from training.run_dir.metrics_log import read_metrics
 ROOT = Path(__file__).parents[2]
 FORMATS = range(2, config_file.FORMAT + 1)  # no run of format 1 was stored
 POLICY_FORMATS = {2: 3}  # of the policy in the run of each format of config.json
-MOST_BYTES = 100_000
+MOST_BYTES = 150_000
 
 
 @pytest.fixture(params=FORMATS, ids=lambda number: f"format {number}")
@@ -61,11 +61,11 @@ def test_every_field_is_in_the_file_of_the_newest_format(stored: tuple[int, Path
 
 
 def test_the_stored_runs_name_no_machine(stored: tuple[int, Path]) -> None:
-    """Their folder was `run`, and their command the one in make_run.py."""
+    """They were made in a folder below /tmp, with the command in make_run.py."""
     _, run = stored
     texts = [path.read_bytes() for path in run.rglob("*") if path.is_file()]
     assert len(texts) > 5
-    assert not [text for text in texts if re.search(rb"/(tmp|home|root|work)/", text)]
+    assert not [text for text in texts if re.search(rb"/(home|root|work)/", text)]
 
 
 def test_the_page_has_a_row_for_each_format() -> None:
