@@ -61,7 +61,7 @@ def train(
     Raises:
         ConfigError: the device does not support the configuration, or `init_from` does not fit it.
         RunDirError: another process trains in the folder, or it is not empty and neither resumed nor overwritten.
-        SnapshotError: the last snapshot cannot be read, or belongs to another run.
+        SnapshotError: no snapshot is intact, or the last one belongs to another run.
         FloatingPointError: a loss or a parameter is NaN or infinity; the snapshot before it is intact.
         DivergedError: the physics of more than `config.max_diverged_share` of the worlds diverged; the snapshot before
             it is intact.
@@ -95,7 +95,8 @@ def train(
     memory_budget.require_fit(config, env)
     with lock.claimed(config) as take_over:
         state, origin = _first_state(config, env, progress), provenance.collect(config, env)
-        take_over(origin)  # nothing was written or deleted before this line
+        take_over(origin)  # nothing of an earlier run was deleted before this line
+        publish.sweep(config)
         env_steps = _env_steps(config, state)
         target = config.target_entropy_per_action * env.action_size
         with MetricsLog(config, keep_until=env_steps, target_entropy=target) as log:
@@ -121,7 +122,7 @@ def train(
 def _first_state(config: TrainConfig, env: GoalEnv, progress: Progress) -> RunState:
     """Return the state that this process starts from: a snapshot, another run's policy, or a new one."""
     fresh = initial_state(config, env)
-    state = _restore(config, fresh) if config.resume else fresh
+    state = _restore(config, fresh, progress) if config.resume else fresh
     if config.init_from and state is fresh:
         return warm_start.with_params_from(config, env, state, progress=progress)
     return state
@@ -253,7 +254,9 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
 def _save(run: _Run, state: RunState) -> Path:
     """Save a snapshot; return its folder."""
     done, folder = int(state.iteration), run.config.out / "snapshots"
+    started = run.clock()
     checkpoint.save(folder, done, state=saved_part(run.config, state))
+    run.budget.record("snapshot", run.clock() - started)
     return folder / str(done)
 
 
@@ -281,6 +284,9 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
             state = _collect(run, state)
         _report(run, state)
         ended = _epoch_ends(run, state)
+        if run.budget.snapshot_due and not (ended or run.stop.is_set()):
+            _save(run, state)
+            ended = _epoch_ends(run, state)  # saving takes time
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
     divergence.require_finite_parameters(state.train_state.params, iteration=int(state.iteration))
     if line := divergence.describe(state.divergence, run.env):
@@ -365,12 +371,12 @@ def _report(run: _Run, state: RunState, *, what: str = "training") -> None:
         run.progress.say(line)
 
 
-def _restore(config: TrainConfig, fresh: RunState) -> RunState:
+def _restore(config: TrainConfig, fresh: RunState, progress: Progress) -> RunState:
     """Return the last snapshot, or `fresh` if none was saved yet. A replay buffer that was not saved is empty."""
     folder, published = config.out / "snapshots", bundle.versions(config.out / "policies")
     if not published and not checkpoint.any_saved(folder):
         return fresh
-    restored = checkpoint.restore_latest(folder, like=saved_part(config, fresh))
+    restored = checkpoint.restore_latest(folder, like=saved_part(config, fresh), say=progress.say)
     reached = _env_steps(config, restored)
     if not config.snapshot_replay and any(version > reached for version in published):
         raise checkpoint.SnapshotError(

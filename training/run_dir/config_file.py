@@ -53,6 +53,8 @@ _MAY_CHANGE = _LEARNING_RATES | frozenset(  # a run may need lower learning rate
         "eval_goals",
         "max_diverged_share",
         "max_eval_share",
+        "keep_policies",
+        "snapshot_minutes",
         "allow_bf16_on_cpu",
         "resume",
         "overwrite",

@@ -21,6 +21,7 @@ _ENTRIES = frozenset(
     | {DIFFS, "eval_goals", "references.json"}
     | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
+_MAX_PATH_BYTES = 3_800  # the system allows 4,095; the deepest file of a policy needs up to 200 more
 
 
 class RunDirError(Exception):
@@ -64,6 +65,10 @@ def _lock(folder: Path) -> Generator[None]:
 
 def _check(config: TrainConfig) -> None:
     """Refuse a folder that is not empty, unless it has a run and `config` says what to do with it."""
+    if (size := len(os.fsencode(config.out.absolute()))) > _MAX_PATH_BYTES:
+        raise RunDirError(
+            f"the path of --out has {size} bytes, at most {_MAX_PATH_BYTES} are possible; use a shorter one"
+        )
     entries = {entry.name for entry in config.out.iterdir()} if config.out.exists() else set[str]()
     entries -= {config_file.DRAFT_NAME}
     if config.resume:
@@ -97,7 +102,8 @@ def _take_over(config: TrainConfig, locks: contextlib.ExitStack, origin: Origin)
     """Delete the earlier run if `config.overwrite`, and write config.json and the changes of a checkout."""
     if config.overwrite and any(config.out.iterdir()):
         folder = config.out.resolve()  # if it is a symbolic link, the folder that it points to
-        doomed = folder.with_name(f".{folder.name}.deleting-{uuid.uuid4().hex[:8]}")
+        name = os.fsdecode(os.fsencode(folder.name)[:200])  # a name has at most 255 bytes
+        doomed = folder.with_name(f".{name}.deleting-{uuid.uuid4().hex[:8]}")
         folder.rename(doomed)  # first, so that a partly deleted run is not mistaken for a run after a kill
         folder.mkdir()
         locks.enter_context(_lock(folder))

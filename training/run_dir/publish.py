@@ -1,4 +1,4 @@
-"""Publish a run's policy: decide its version, compute its probes, and hand it to `policy.bundle.write`.
+"""Publish a run's policy: compute its probes, hand it to `policy.bundle.write`, and delete policies not to be kept.
 
 The order in which a policy's files reach the disk is in `policy/bundle/writer.py`.
 """
@@ -33,7 +33,9 @@ def publish(
     metrics: dict[str, Any],
     origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Publish the policy as version `env_steps` and return its folder. If it was published already, do nothing.
+    """Publish the policy as version `env_steps`, unless it is there already, and return its folder.
+
+    Then delete older versions: `config.keep_policies` and the best one stay.
 
     Args:
         statistics: of the states seen so far, for the specification.
@@ -44,12 +46,39 @@ def publish(
         OSError: the folder cannot be written; policies published earlier are intact.
     """
     root = config.out / "policies"
-    if env_steps in bundle.versions(root):
-        return root / str(env_steps)
+    if env_steps not in bundle.versions(root):
+        _write(config, env, params, statistics=statistics, env_steps=env_steps, metrics=metrics, origin=origin)
+    _delete_old(root, keep=config.keep_policies)
+    return root / str(env_steps)
+
+
+def sweep(config: TrainConfig) -> None:
+    """Remove the unfinished folders that killed processes left among the run's policies."""
+    bundle.sweep(config.out / "policies")
+
+
+def _delete_old(root: Path, *, keep: int) -> None:
+    """Delete all versions but the `keep` newest ones, 0 for all, and the best one."""
+    stay = {*bundle.versions(root)[-keep:], best.best_version(root)}
+    for version in bundle.versions(root):
+        if version not in stay:
+            bundle.remove(root, version)
+
+
+def _write(
+    config: TrainConfig,
+    env: GoalEnv,
+    params: PolicyParams,
+    *,
+    statistics: Statistics,
+    env_steps: int,
+    metrics: dict[str, Any],
+    origin: Mapping[str, Any],
+) -> None:
     probe_key = jax.random.fold_in(jax.random.key(config.seed), env_steps % 2**32)
     probes = _reset_all(env)(jax.random.split(probe_key, _PROBES))
-    return bundle.write(
-        root,
+    bundle.write(
+        config.out / "policies",
         env_steps,
         spec=dataclasses.replace(config.policy_spec(env), **spec_fields(statistics, params.normalization)),
         params=jax.tree.map(np.asarray, params),
