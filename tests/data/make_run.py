@@ -30,9 +30,9 @@ def main() -> None:
     line = probes.Line()
     registry.make = lambda *_, **__: line
     sys.argv = shlex.split(COMMAND)  # stored with the run
-    file = HERE / f"run_format_{getattr(config_file, 'FORMAT', 1)}.tar.gz"
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        trainer.train(tiny_config(Path("run"), total_env_steps=120, num_evals=1, max_replay_size=15))
+    file = HERE / f"run_format_{config_file.FORMAT}.tar.gz"
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, contextlib.chdir(folder):
+        trainer.train(tiny_config(Path("run"), total_env_steps=120, num_evals=1))
         with tarfile.open(file, "w:gz") as archive:
             for name in STORED:
                 archive.add(Path("run") / name, filter=_without_owner)

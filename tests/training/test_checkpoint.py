@@ -134,6 +134,15 @@ def test_a_snapshot_of_a_later_format_is_not_taken_for_a_damaged_one(snapshots: 
     assert checkpoint.latest(snapshots) == 5
 
 
+def test_a_snapshot_of_the_first_format_is_refused_by_name(tmp_path: Path) -> None:
+    """It was an Orbax checkpoint without a manifest, which is no damage."""
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "_CHECKPOINT_METADATA").write_text("{}")
+    with pytest.raises(SnapshotError, match=r"5 has format 1, and this version reads format 2; .*--init-from"):
+        checkpoint.restore_latest(tmp_path, like=state_of(0))
+    assert checkpoint.latest(tmp_path) == 5
+
+
 def test_an_unreadable_sector_is_damage_and_a_missing_permission_is_not(
     snapshots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

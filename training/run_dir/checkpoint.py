@@ -28,6 +28,7 @@ from training.run_dir import array_file
 from training.run_dir.array_file import ArrayFile, ArrayFileError, Header
 
 _FORMAT = 2  # 1 was an Orbax checkpoint without a manifest
+_MARK_OF_FORMAT_1 = "_CHECKPOINT_METADATA"
 _STATE = "state.npz"
 _MAX_TO_KEEP = 2
 _ASIDE = ".damaged"  # suffix of a damaged snapshot that was passed over
@@ -111,7 +112,16 @@ def _newest_intact(folder: Path, *, say: Callable[[str], None]) -> Path:
 
 
 def _problem(path: Path) -> str:
-    """Return what is damaged in the snapshot at `path`; empty if nothing is."""
+    """Return what is damaged in the snapshot at `path`; empty if nothing is.
+
+    Raises:
+        SnapshotError: the snapshot has a format that this version does not read.
+    """
+    if (path / _MARK_OF_FORMAT_1).exists():
+        raise SnapshotError(
+            f"the snapshot {path} has format 1, and this version reads format {_FORMAT}; resume with the version that "
+            "saved it, or start a new run with --init-from and the run's policies/ (docs/upgrading.md)"
+        )
     try:
         verified_folder.verify(path, format_version=_FORMAT, belongs=lambda name: name == _STATE)
     except DamageError as error:
