@@ -70,7 +70,7 @@ class TrainConfig:
     total_env_steps: int = 100_000_000
     """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
-    """Time limit in minutes from the start of the command. The last evaluation and publication are within it."""
+    """Minutes from the start of the command, with --resume auto of all its commands, to the last publication."""
     target_stay_rate: float = math.inf
     """Training ends after two evaluations in a row with at least this eval/stay, up to 1; inf: never."""
     num_envs: int = 512
@@ -151,8 +151,8 @@ class TrainConfig:
     """Start with the actor and critic of a published policy: its folder, or a policies/ folder for the best one."""
     snapshot_replay: bool = True
     """Save the replay buffer in snapshots. If not, snapshots are small, but a resumed run refills the buffer first."""
-    resume: bool = False
-    """Continue the run in the output folder from its last snapshot."""
+    resume: Annotated[bool | Literal["auto"], tyro.conf.arg(metavar="[auto] | --no-resume")] = False
+    """Continue the run in the output folder from its last snapshot. With auto: begin it if there is none."""
     overwrite: bool = False
     """Delete an earlier run in the output folder first."""
 

@@ -5,9 +5,9 @@ is a compiled program. The round runs in slices of a few seconds; between two sl
 signals. An epoch is several iterations, an evaluation, a snapshot and a published policy.
 """
 
-import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.programs import Programs, RunState, compile_programs, initial_state, saved_part
 from training.progress_display import NoProgress, Progress, Status
-from training.run_dir import checkpoint, finished, lock, publish
+from training.run_dir import checkpoint, elapsed, finished, lock, publish
 from training.run_dir.metrics_log import MetricsLog, read_metrics
-from training.stop_signals import stop_requested
+from training.stop_signals import StopRequest, stop_requested
 
 
 class Outcome(NamedTuple):
@@ -43,18 +43,20 @@ def train(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
     began: float | None = None,
+    stop_requested: Callable[[], AbstractContextManager[StopRequest]] = stop_requested,
 ) -> Outcome:
     """Train as `config` says, from the start or from the last snapshot, and publish policies along the way.
 
     A run to resume that is finished is left as it is, before anything is compiled.
 
-    In the main thread, SIGTERM and SIGINT end the run after the current unroll, slice of gradient steps or evaluation,
-    with a snapshot. Until the programs are compiled there is nothing to save, and signals act as usual.
+    In the main thread, the signals of `stop_signals` end the run after the current unroll, slice of gradient steps or
+    evaluation, with a snapshot. Until the programs are compiled there is nothing to save, and signals act as usual.
 
     Args:
         progress: receives lines of text, the state of the run and the metrics of every evaluation; None shows nothing.
         clock: seconds that never go back, for the time limit and the timings.
         began: when the command started, by `clock`; None: now.
+        stop_requested: returns a context whose value says whether a signal asked the run to stop.
 
     Raises:
         ConfigError: the device does not support the configuration, or `init_from` does not fit it.
@@ -101,13 +103,13 @@ def train(
             programs = compile_programs(config, env, state, eval_env=eval_env)
             progress.say(f"compiled; {in_words(clock() - began)} since the start")
             earlier = log.rows[-1] if log.rows else {}
-            earlier_s = earlier.get("time/total_s", 0.0)
+            earlier_eval_s = earlier.get("time/total_s", 0.0) * earlier.get("time/eval_share", 0.0)
             budget = TimeBudget(
                 config,
                 clock=clock,
                 began=began,
-                earlier_s=earlier_s,
-                earlier_eval_s=earlier_s * earlier.get("time/eval_share", 0.0),
+                earlier_s=max(earlier.get("time/total_s", 0.0), elapsed.read(config.out).total_s),
+                earlier_eval_s=earlier_eval_s,
                 snapshot_bytes=run_cost.bytes_of(saved_part(config, state)),
             )
             with stop_requested() as stop:
@@ -163,7 +165,7 @@ class _Run(NamedTuple):
     programs: Programs
     log: MetricsLog
     progress: Progress
-    stop: threading.Event  # set when a signal asks the run to stop
+    stop: StopRequest
     clock: Callable[[], float]
     budget: TimeBudget
     cost: run_cost.CostReport
@@ -178,6 +180,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         # may not have been evaluated either.
         if metrics.get("env_steps") != _env_steps(config, state):
             metrics = _evaluate(run, state, {})
+        run.log.draw_curves()
         policy = _publish(run, state, metrics)
     while not _complete(config, state) and not _target_met(run):
         started = run.clock()
@@ -189,6 +192,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         state = state._replace(divergence=divergence.nothing(config.num_envs))
         started = run.clock()
+        run.log.draw_curves()
         _save(run, state)
         policy = _publish(run, state, metrics)
         run.budget.record("keep", run.clock() - started)
@@ -197,6 +201,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
                 f"ending early: the time limit has passed (max_minutes {config.max_minutes:g}); --resume --out "
                 f"{config.out} continues"
             )
+            elapsed.write(config, run.budget.total_s, time_is_up=True)
             break
     if "loss/critic" not in metrics:
         progress.say(
@@ -204,7 +209,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
             "--min-replay-size"
         )
     progress.say(f"{in_words(run.budget.total_s)} in all, {run.budget.eval_share:.0%} of it for evaluations")
-    progress.say(f"curves in {run.log.draw_curves()}")
+    progress.say(f"curves in {run.log.curves}")
     progress.say(publish.describe_policies(config))
     return Outcome(policy, metrics, stopped=False)
 
@@ -240,6 +245,7 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
 
 def _save(run: _Run, state: RunState) -> Path:
     """Save a snapshot; return its folder."""
+    elapsed.write(run.config, run.budget.total_s)
     done, folder = int(state.iteration), run.config.out / "snapshots"
     checkpoint.save(folder, done, state=saved_part(run.config, state))
     return folder / str(done)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from training.config import TrainConfig
-from training.run_dir import config_file
+from training.run_dir import config_file, elapsed, metrics_log
 
 _ENTRIES = frozenset(
-    {config_file.NAME, config_file.DRAFT_NAME, "metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
+    {config_file.NAME, config_file.DRAFT_NAME, elapsed.NAME, elapsed.DRAFT_NAME, metrics_log.CURVES_DRAFT_NAME}
+    | {"metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
     | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
 
@@ -63,7 +64,7 @@ def _check(config: TrainConfig) -> None:
     """Refuse a folder that is not empty, unless it has a run and `config` says what to do with it."""
     entries = {entry.name for entry in config.out.iterdir()} if config.out.exists() else set[str]()
     entries -= {config_file.DRAFT_NAME}
-    if config.resume:
+    if config.resume and (entries or config.resume != "auto"):
         if config_file.NAME not in entries:
             raise RunDirError(f"{config.out} has no run to resume; use another --out, or leave out --resume")
         earlier = _read_config(config.out)

@@ -10,6 +10,8 @@ from tensorboardX import SummaryWriter
 
 from training.run_dir import curves
 
+CURVES_DRAFT_NAME = ".curves.png"  # of the picture while it is being written
+
 
 class MetricsError(Exception):
     """A metrics.jsonl that cannot be read."""
@@ -29,7 +31,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, *, title: str, keep_until: int, target_entropy: float | None = None) -> None:
-        self.folder = folder
+        self.folder, self.curves = folder, folder / "curves.png"
         self._title, self._target_entropy = title, target_entropy
         self.rows = [row for row in read_metrics(folder) if row["env_steps"] <= keep_until]
         lines = [json.dumps(row) + "\n" for row in self.rows]
@@ -57,9 +59,11 @@ class MetricsLog:
         self._events.flush()
 
     def draw_curves(self) -> Path:
-        """Draw the metrics over environment steps into curves.png; return its path."""
-        path = self.folder / "curves.png"
-        return curves.draw([self.rows], path, title=self._title, target_entropy=self._target_entropy)
+        """Draw the metrics over environment steps into curves.png, whole or not at all; return its path."""
+        draft = curves.draw(
+            [self.rows], self.folder / CURVES_DRAFT_NAME, title=self._title, target_entropy=self._target_entropy
+        )
+        return draft.rename(self.curves)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
