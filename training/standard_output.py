@@ -58,7 +58,7 @@ class TolerantStream(io.TextIOBase):
         warn: gets one line if a write fails; None: no line.
     """
 
-    def __init__(self, stream: TextIO, *, warn: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO, *, warn: io.TextIOBase | None = None) -> None:
         self._stream, self._warn = stream, warn
         self._descriptor = _descriptor(stream)
         self._texts = collections.deque[str]()

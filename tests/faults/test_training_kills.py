@@ -53,7 +53,9 @@ def test_the_comparison_notices_another_evaluation_other_parameters_and_a_missin
         (Kill(), 7),
     ],
 )
-def test_a_process_is_killed_at_a_time_or_at_a_line(tmp_path: Path, monkeypatch, kill: Kill, code: int) -> None:
+def test_a_process_is_killed_at_a_time_or_at_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: Kill, code: int
+) -> None:
     script = tmp_path / "tests/training/killed_run.py"
     script.parent.mkdir(parents=True)
     pause = "import time; time.sleep(60)" if kill.line or kill.after_s is not None else ""

@@ -29,7 +29,7 @@ def test_a_command_that_is_killed_and_repeated_until_it_exits_0_ends_as_one_left
     anew = KilledRun(tmp_path / "anew", cache=False)
     compiled_anew = anew.start()
     run = KilledRun(tmp_path / "run")
-    run.kill(Kill(event="import", fragment="mujoco.mjx"))  # before anything is written
+    run.kill(Kill(event="import", fragment="training.trainer"))  # before anything is written
     run.kill(Kill(event="os.rename", fragment="orbax-checkpoint-tmp"))  # the snapshot is written, not yet in its place
     run.kill(Kill(event="open", fragment="policy.json"))  # the snapshot is there, its policy is not
     run.kill(Kill(number=signal.SIGTERM, line="  stay "))  # after an evaluation
