@@ -80,6 +80,7 @@ class Listener:
         """Called before that line."""
         self._exit_process = exit_process
         self._request, self._saves = StopRequest(), False
+        self._taken: frozenset[int] = frozenset()
         self._lock = threading.Lock()
         self._open = contextlib.ExitStack()
 
@@ -92,8 +93,8 @@ class Listener:
             self._open.callback(watcher.join)
             self._open.callback(os.close, writing)  # ends the thread
             self._open.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False))
+            self._taken = self._open.enter_context(_handled(lambda *_: None))
             watcher.start()
-            self._open.enter_context(_handled(lambda *_: None))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,7 +114,7 @@ class Listener:
 
     def _watch(self, reading: int) -> None:
         while received := os.read(reading, 1):
-            if received[0] in STOPPING:
+            if received[0] in self._taken:  # the pipe also gets signals that others handle
                 self._receive(signal.Signals(received[0]))
 
     def _receive(self, number: signal.Signals) -> None:
@@ -161,15 +162,18 @@ def take_exit_code(arguments: list[str]) -> tuple[int, list[str]]:
 
 
 @contextlib.contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
-    """Give the signals `STOPPING` this handler, but leave what was ignored, such as SIGHUP under nohup."""
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Generator[frozenset[int]]:
+    """Give the signals `STOPPING` this handler, but leave what was ignored, such as SIGHUP under nohup.
+
+    The context's value are the signals that have got it.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield frozenset()
         return
     taken = [number for number in STOPPING if number in _ALWAYS or signal.getsignal(number) is signal.SIG_DFL]
     earlier = {number: signal.signal(number, handler) for number in taken}
     try:
-        yield
+        yield frozenset(taken)
     finally:
         for number, before in earlier.items():
             signal.signal(number, before)

@@ -180,7 +180,6 @@ def _run(run: _Run, state: RunState) -> Outcome:
         # may not have been evaluated either.
         if metrics.get("env_steps") != _env_steps(config, state):
             metrics = _evaluate(run, state, {})
-        run.log.draw_curves()
         policy = _publish(run, state, metrics)
     while not _complete(config, state) and not _target_met(run):
         started = run.clock()
@@ -192,7 +191,6 @@ def _run(run: _Run, state: RunState) -> Outcome:
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         state = state._replace(divergence=divergence.nothing(config.num_envs))
         started = run.clock()
-        run.log.draw_curves()
         _save(run, state)
         policy = _publish(run, state, metrics)
         run.budget.record("keep", run.clock() - started)
@@ -209,7 +207,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
             "--min-replay-size"
         )
     progress.say(f"{in_words(run.budget.total_s)} in all, {run.budget.eval_share:.0%} of it for evaluations")
-    progress.say(f"curves in {run.log.curves}")
+    progress.say(f"curves in {run.log.draw_curves()}")
     progress.say(publish.describe_policies(config))
     return Outcome(policy, metrics, stopped=False)
 

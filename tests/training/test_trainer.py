@@ -24,7 +24,7 @@ from training.envs import registry
 from training.programs import initial_state
 from training.progress_display import ConsoleProgress, NoProgress, Status
 from training.run import main
-from training.run_dir import checkpoint, curves
+from training.run_dir import checkpoint
 from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -183,30 +183,6 @@ def test_progress_receives_every_evaluation_and_iteration(tiny, tmp_path) -> Non
         "if one server offers policies of several runs"
     )
     assert expected in recorder.lines
-
-
-def test_curves_are_drawn_after_each_evaluation_before_its_snapshot(tiny, tmp_path, monkeypatch) -> None:
-    """So a run has them however it ends."""
-    drawn: list[list[int]] = []
-    out = tmp_path / "run"
-    draw, save = curves.draw, checkpoint.save
-
-    def noted(runs, path: Path, **options):
-        drawn.append([row["env_steps"] for row in runs[0]])
-        return draw(runs, path, **options)
-
-    def no_second(folder: Path, iteration: int, **options):
-        if iteration == 6:
-            raise OSError("the disk is full")
-        save(folder, iteration, **options)
-
-    monkeypatch.setattr(curves, "draw", noted)
-    monkeypatch.setattr(checkpoint, "save", no_second)
-    with pytest.raises(OSError, match="the disk is full"):
-        trainer.train(tiny(out))
-    assert drawn == [[120], [120, 240]]
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert not (out / ".curves.png").exists()
 
 
 @pytest.fixture

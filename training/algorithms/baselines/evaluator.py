@@ -68,7 +68,6 @@ class Evaluator:
         elapsed["time/eval_share"] = self._eval_s / max(self._since - self._began, 1e-9)
         row = {"env_steps": env_steps, **losses, **summary, **elapsed}
         self._log.write(row)
-        self._log.draw_curves()
         status = Status(f"training with {config.algorithm}", of=config.iterations)
         self._progress.advance(status._replace(done=env_steps // config.steps_per_iteration))
         self._progress.evaluated(row)

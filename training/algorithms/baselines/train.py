@@ -55,7 +55,7 @@ def train(
         evaluator = Evaluator(config, env, eval_env, log=log, progress=progress, clock=clock, began=began)
         with contextlib.suppress(StopTraining), _device_put_replicated():
             _ALGORITHMS[config.algorithm](config, env, evaluator)
-        progress.say(f"curves in {log.curves}; a baseline publishes no policy")
+        progress.say(f"curves in {log.draw_curves()}; a baseline publishes no policy")
         return log.rows[-1]
 
 
