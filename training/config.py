@@ -201,6 +201,11 @@ class TrainConfig:
         return self.name or bare_name(self.env)
 
     @property
+    def continuation(self) -> str:
+        """What continues the run after it was stopped."""
+        return "the same command" if self.resume == "auto" else f"--resume --out {self.out}"
+
+    @property
     def commanded_rows(self) -> int:
         """Rows of a batch in which the actor's goal is a commanded one."""
         return round(self.commanded_goals * self.batch_size)

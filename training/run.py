@@ -147,13 +147,10 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
 def _without_saving(config: TrainConfig) -> str:
     """Say how to go on after a signal that ended the process without saving."""
     saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
-    if config.resume == "auto":
-        return (
-            f"ended without saving; the same command {'continues from the last snapshot' if saved else 'begins again'}"
-        )
     if saved:
-        return f"ended without saving; continue from the last snapshot with --resume --out {config.out}"
-    return "ended; nothing was saved yet. Run the same command with --overwrite to start again"
+        return f"ended without saving; continue from the last snapshot with {config.continuation}"
+    again = config.continuation if config.resume == "auto" else "the same command with --overwrite"
+    return f"ended; nothing was saved yet. Start again with {again}"
 
 
 def _list(arguments: list[str]) -> int:

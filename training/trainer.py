@@ -150,7 +150,7 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
         )
     progress.say(run_cost.disk(config, state.train_state.params, snapshot=saved_part(config, state)))
     progress.say(
-        f"Ctrl-C or SIGTERM saves the state and ends; --resume --out {config.out} continues. A second Ctrl-C ends "
+        f"Ctrl-C or SIGTERM saves the state and ends; {config.continuation} continues. A second Ctrl-C ends "
         "immediately, without saving"
     )
     progress.advance(Status("compiling", done=done, of=config.iterations))
@@ -186,7 +186,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         state, averages = _run_epoch(run, state)
         if run.stop.is_set():
             saved = _save(run, state)
-            progress.say(f"stopped; saved {saved}, continue with --resume --out {config.out}")
+            progress.say(f"stopped; saved {saved}, continue with {config.continuation}")
             return Outcome(policy, metrics, stopped=True)
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         state = state._replace(divergence=divergence.nothing(config.num_envs))

@@ -1,15 +1,17 @@
 """The command line of training: its flags, its help, its list of environments."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from training import run
 from training.config import TrainConfig
 from training.envs import registry
-from training.run import main, parse
+from training.run import _without_saving, main, parse
 from training.run_dir import config_file
 
 
@@ -92,6 +94,19 @@ def test_auto_needs_an_environment_to_begin_and_refuses_other_settings_as_resume
     assert capsys.readouterr().err.startswith("error: seed was 0 in the run to resume and is 1 now; use 0, or start")
 
 
+def test_a_run_that_ends_without_saving_says_what_starts_it_again(tmp_path: Path) -> None:
+    plain = parse(["--env", "ant", "--out", str(tmp_path)])
+    auto = dataclasses.replace(plain, resume="auto")
+    nothing = "ended; nothing was saved yet. Start again with the same command"
+    assert [_without_saving(plain), _without_saving(auto)] == [f"{nothing} with --overwrite", nothing]
+    (tmp_path / "snapshots" / "3").mkdir(parents=True)
+    saved = "ended without saving; continue from the last snapshot with"
+    assert [_without_saving(plain), _without_saving(auto)] == [
+        f"{saved} --resume --out {tmp_path}",
+        f"{saved} the same command",
+    ]
+
+
 @pytest.mark.parametrize("flags", [["--resume", "maybe"], ["--resume=maybe"], ["auto"]])
 def test_another_value_of_resume_is_refused(tmp_path: Path, flags: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -155,18 +170,26 @@ def test_the_command_ends_without_waiting_for_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("main", "code", "told"),
+    ("error", "code", "told"),
     [
-        ("raise SystemExit(2)", 2, ""),
-        ("raise SystemExit", 0, ""),
-        ("raise SystemExit('a reason')", 1, ""),
-        ("raise RuntimeError('a fault')", 1, "RuntimeError: a fault\n"),
+        (SystemExit(2), 2, ""),
+        (SystemExit(), 0, ""),
+        (SystemExit("a reason"), 1, ""),
+        (RuntimeError("a fault"), 1, "RuntimeError: a fault\n"),
     ],
 )
-def test_an_error_ends_the_command_as_it_would_end_the_interpreter(main: str, code: int, told: str) -> None:
-    code_ = f"from training import run\ndef main():\n    {main}\nrun.main = main\nrun.command()"
-    ran = subprocess.run([sys.executable, "-c", code_], capture_output=True, text=True, timeout=200)  # noqa: PLW1510
-    assert (ran.returncode, ran.stderr[-len(told) :] if told else ran.stderr) == (code, told)
+def test_an_error_ends_the_command_as_it_would_end_the_interpreter(
+    error: BaseException, code: int, told: str, monkeypatch, capsys
+) -> None:
+    def fail() -> int:
+        raise error
+
+    codes: list[int] = []
+    monkeypatch.setattr(run, "main", fail)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    run.command()
+    assert codes == [code]
+    assert capsys.readouterr().err.rpartition("    raise error\n")[2] == told
 
 
 def test_the_environments_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

@@ -45,7 +45,7 @@ def test_a_signal_during_the_imports_ends_the_process_with_its_code(
 def test_a_signal_during_compilation_ends_the_process_and_leaves_what_auto_begins_again(tmp_path: Path) -> None:
     run = KilledRun(tmp_path / "run", cache=False)
     assert run.kill(Kill(number=signal.SIGUSR2, line="Ctrl-C or SIGTERM saves")) == 75
-    assert "\nSIGUSR2: ended without saving; the same command begins again\n" in run.logged()
+    assert "\nSIGUSR2: ended; nothing was saved yet. Start again with the same command\n" in run.logged()
     assert "Traceback" not in run.logged()
     assert not (run.out / "snapshots").exists()
 
