@@ -174,7 +174,6 @@ def test_the_command_ends_without_waiting_for_the_interpreter() -> None:
     [
         (SystemExit(2), 2, ""),
         (SystemExit(), 0, ""),
-        (SystemExit("a reason"), 1, ""),
         (RuntimeError("a fault"), 1, "RuntimeError: a fault\n"),
     ],
 )
