@@ -197,3 +197,20 @@ def test_the_exit_code_says_how_training_ended_and_not_what_became_of_the_output
         run.stdout.close()
         assert run.wait(300) == code
     assert (bundle.versions(tmp_path / "run" / "policies") == [120, 240]) == (code == 0)
+
+
+@pytest.mark.slow  # a process that imports everything and compiles three programs
+def test_a_process_whose_output_nobody_reads_trains_to_its_end(tmp_path: Path) -> None:
+    """Also what libraries write to standard error without Python does not hold it up."""
+    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", *TINY_RUN]
+    reading, errors = full_pipe()
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    with (
+        errors,
+        subprocess.Popen(
+            [*command, f"--out={tmp_path / 'run'}"], stdout=errors, stderr=errors, env=environ, cwd=ROOT
+        ) as run,
+    ):
+        assert run.wait(300) == 0
+    os.close(reading)
+    assert bundle.versions(tmp_path / "run" / "policies") == [120, 240]
