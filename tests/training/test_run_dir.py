@@ -1,7 +1,11 @@
 """A run's folder: refused while something else is in it or happens to it, and otherwise left as it is."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
+import stat
 import sys
 import time
 from pathlib import Path
@@ -81,6 +85,35 @@ def test_a_link_is_overwritten_where_it_points_to(finished: Path, tiny, tmp_path
     assert (tmp_path / "link").is_symlink()
     assert bundle.versions(tmp_path / "real" / "policies") == [120]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_where_a_folder_cannot_be_locked_a_file_in_it_is(tiny, tmp_path, monkeypatch) -> None:
+    """As on NFS, which says EBADF."""
+    flock, out = fcntl.flock, tmp_path / "run"
+
+    def files_only(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", files_only)
+    for _ in range(2):  # what the first one leaves is no obstacle
+        with lock.claimed(tiny(out, resume="auto")):
+            assert [path.name for path in out.iterdir()] == [".lock"]
+            with (
+                pytest.raises(lock.RunDirError, match="another process is training in"),
+                lock.claimed(tiny(out, resume="auto")),
+            ):
+                pass
+
+
+def test_a_file_system_without_locks_is_an_error(tiny, tmp_path, monkeypatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(OSError, match="Function not implemented"), lock.claimed(tiny(tmp_path / "run")):
+        pass
 
 
 def test_auto_claims_an_empty_folder_a_new_one_or_one_with_a_run(finished: Path, tiny, tmp_path) -> None:
