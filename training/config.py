@@ -70,7 +70,7 @@ class TrainConfig:
     total_env_steps: int = 100_000_000
     """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
-    """Time limit in minutes from the start of the command. The last evaluation and publication are within it."""
+    """Minutes from the start of the command, with --resume auto of all its commands, to the last publication."""
     target_stay_rate: float = math.inf
     """Training ends after two evaluations in a row with at least this eval/stay, up to 1; inf: never."""
     num_envs: int = 512
@@ -157,8 +157,8 @@ class TrainConfig:
     """Minutes between two snapshots, apart from those after evaluations. inf: only after evaluations."""
     snapshot_replay: bool = True
     """Save the replay buffer in snapshots. If not, snapshots are small, but a resumed run refills the buffer first."""
-    resume: bool = False
-    """Continue the run in the output folder from its last snapshot."""
+    resume: Annotated[bool | Literal["auto"], tyro.conf.arg(metavar="[auto] | --no-resume")] = False
+    """Continue the run in the output folder from its last snapshot. With auto: begin it if there is none."""
     overwrite: bool = False
     """Delete an earlier run in the output folder first."""
 
@@ -205,6 +205,11 @@ class TrainConfig:
     def published_name(self) -> str:
         """The name of the published policies: `name`, or the environment's if it is empty."""
         return self.name or bare_name(self.env)
+
+    @property
+    def continuation(self) -> str:
+        """What continues the run after it was stopped."""
+        return "the same command" if self.resume == "auto" else f"--resume --out {self.out}"
 
     @property
     def commanded_rows(self) -> int:

@@ -5,12 +5,20 @@ import time
 BEGAN = time.monotonic()  # before the other imports, which take seconds: --max-minutes counts from here
 
 # ruff: noqa: E402
+import contextlib
+import sys
+from pathlib import Path
+
+from training import stop_signals
+
+_SCRIPT = "kilolayer-train"
+# Signals are handled before the other imports, but not in a program that imports this module.
+_LISTENER = stop_signals.started(sys.argv[1:]) if __name__ == "__main__" or Path(sys.argv[0]).name == _SCRIPT else None
+
 import argparse
 import os
-import sys
-import threading
-from collections.abc import Sequence
-from pathlib import Path
+import traceback
+from collections.abc import Generator, Sequence
 from typing import Any, NoReturn
 
 import rich.console
@@ -28,11 +36,8 @@ from training.presets.settings import PRESETS
 from training.run_dir import config_file
 
 _FALLBACK_ENV = "point_u_maze"
-_SCRIPT = "kilolayer-train"
-_STOPPING = (
-    "stopping after the current unroll, slice of gradient steps (about 5 s) or evaluation; a second Ctrl-C stops "
-    "immediately, without saving"
-)
+_DESCRIBING = frozenset({"--help", "-h", "--list-envs", "--dry-run"})  # flags that train nothing
+_RESUME_VALUES = ("auto", "True", "False")
 _DRY_RUN = "--dry-run"  # no setting of a run, so config.json does not have it
 
 
@@ -40,28 +45,45 @@ def command() -> NoReturn:
     """Run the command line and end the process.
 
     When a run ends, all its files are complete. The end of the interpreter would only take time: 10 to 15 s on two busy
-    cores, where this takes 0.3 s.
+    cores, where this takes 0.3 s. It could also wait for a terminal that takes no output.
     """
-    code = main()
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.flush()
+    with standard_output.tolerant(announce=_DESCRIBING.isdisjoint(sys.argv)):
+        try:
+            code = main()
+        except SystemExit as ended:  # --help, or an unknown flag
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except Exception:  # the interpreter would print it, too
+            traceback.print_exc()
+            code = 1
     os._exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if "--list-envs" in arguments:
-            return _list(arguments)
-        if _DRY_RUN in arguments:
-            return _describe(arguments)
-        config = parse(arguments)
-    except (ConfigError, EnvError, SpecError, UnknownNameError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    with standard_output.tolerant():
-        return _train(config)
+    announce = _DESCRIBING.isdisjoint(arguments)
+    with standard_output.tolerant(announce=announce), _listening() as listener:
+        try:
+            listener.exit_code, arguments = stop_signals.take_exit_code(arguments)
+            if "--list-envs" in arguments:
+                return _list(arguments)
+            if _DRY_RUN in arguments:
+                return _describe(arguments)
+            config = parse(arguments)
+        except (ConfigError, EnvError, SpecError, UnknownNameError, stop_signals.ExitCodeError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return _train(config, listener)
+
+
+@contextlib.contextmanager
+def _listening() -> Generator[stop_signals.Listener]:
+    """Listen to signals, unless the command does so already."""
+    if _LISTENER:
+        yield _LISTENER
+        return
+    with stop_signals.Listener() as listener:
+        yield listener
 
 
 def _describe(arguments: list[str]) -> int:
@@ -72,12 +94,13 @@ def _describe(arguments: list[str]) -> int:
     return 0
 
 
-def _train(config: TrainConfig) -> int:
+def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
     """Train, and turn expected errors into one line and an exit code."""
+    listener.last_words = lambda: _without_saving(config)
     import jax
 
     from policy import compilation_cache
-    from training import stop_signals, trainer  # imported here, because it takes seconds
+    from training import trainer  # imported here, because it takes seconds
     from training.budgets import memory_budget
     from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
@@ -85,22 +108,14 @@ def _train(config: TrainConfig) -> int:
     from training.run_dir.lock import RunDirError
     from training.run_dir.metrics_log import MetricsError
 
-    console, ending = rich.console.Console(), threading.Lock()
+    console = rich.console.Console()
     progress = ConsoleProgress(console, began=BEGAN)
-
-    def end_now() -> None:
-        ending.acquire()  # for ever: only one thread ends the process
-        console.show_cursor()
-        _say_interrupted(config)
-        os._exit(130)  # does not wait for compiled programs and the compiler's threads, which cannot be interrupted
-
+    listener.say, listener.before_end = progress.say, console.show_cursor
     try:
-        with progress, stop_signals.watched(stopping=lambda: progress.say(_STOPPING), end=end_now):
+        with progress:
             if warning := compilation_cache.enable():
                 progress.say(f"warning: {warning}")
-            trainer.train(config, progress=progress, began=BEGAN)
-    except KeyboardInterrupt:
-        end_now()
+            outcome = trainer.train(config, progress=progress, began=BEGAN, stop_requested=listener.saving)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -126,15 +141,16 @@ def _train(config: TrainConfig) -> int:
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return listener.code_of(None) if outcome.stopped else 0
 
 
-def _say_interrupted(config: TrainConfig) -> None:
-    """Say how to go on after an interrupt that saved nothing."""
+def _without_saving(config: TrainConfig) -> str:
+    """Say how to go on after a signal that ended the process without saving."""
     saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
-    again = "nothing was saved yet; run the same command with --overwrite to start again"
-    advice = f"continue from the last snapshot with --resume --out {config.out}" if saved else again
-    print(f"\ninterrupted; {advice}", file=sys.stderr, flush=True)
+    if saved:
+        return f"ended without saving; continue from the last snapshot with {config.continuation}"
+    again = config.continuation if config.resume == "auto" else "the same command with --overwrite"
+    return f"ended; nothing was saved yet. Start again with {again}"
 
 
 def _list(arguments: list[str]) -> int:
@@ -183,7 +199,7 @@ def parse(arguments: list[str]) -> TrainConfig:
         SystemExit: an unknown flag, or --help.
     """
     dry = _DRY_RUN in arguments
-    arguments = [argument for argument in arguments if argument != _DRY_RUN]
+    arguments = _with_value_of_resume([argument for argument in arguments if argument != _DRY_RUN])
     early = _early_flags(arguments)
     program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
     needed = () if "--help" in arguments or "-h" in arguments else ("--env",) if dry else ("--env", "--out")
@@ -194,9 +210,21 @@ def parse(arguments: list[str]) -> TrainConfig:
     return config
 
 
+def _with_value_of_resume(arguments: list[str]) -> list[str]:
+    """Write --resume as --resume=True and --no-resume as --resume=False, because tyro's choices need a value."""
+    values = {"--resume": "--resume=True", "--no-resume": "--resume=False", "--no_resume": "--resume=False"}
+    given: list[str] = []
+    for argument in arguments:
+        if argument in _RESUME_VALUES and given[-1:] == ["--resume=True"]:
+            given[-1] = f"--resume={argument}"
+        else:
+            given.append(values.get(argument, argument))
+    return given
+
+
 def _require_same_run(config: TrainConfig) -> None:
     """Refuse flags that must not change on a resume, before the slow imports. The run itself checks again."""
-    try:
+    try:  # with auto there may be no run
         stored = config_file.read(config.out)
     except (OSError, config_file.ConfigFileError):
         return  # the run says what is wrong with its folder
@@ -205,7 +233,8 @@ def _require_same_run(config: TrainConfig) -> None:
 
 def _defaults(early: argparse.Namespace, *, needed: Sequence[str]) -> TrainConfig:
     """Return the values of all flags that are not on the command line, of which `needed` must be."""
-    if early.resume and early.out is not None and needed:
+    resumes = early.resume == "True" or (early.resume == "auto" and _has_run(early.out))
+    if resumes and early.out is not None and needed:
         try:
             stored = config_file.to_resume(early.out)
         except config_file.ConfigFileError as error:
@@ -219,6 +248,11 @@ def _defaults(early: argparse.Namespace, *, needed: Sequence[str]) -> TrainConfi
     env = early.env or _FALLBACK_ENV
     given: dict[str, Any] = {} if early.out is None else {"out": early.out}
     return TrainConfig(env=env, preset=early.preset or "", **given)
+
+
+def _has_run(out: Path | None) -> bool:
+    """Return whether there is a run in the folder that --resume auto must continue."""
+    return out is not None and (out / config_file.NAME).exists()
 
 
 def _require_flags(early: argparse.Namespace, needed: Sequence[str]) -> None:
@@ -242,7 +276,9 @@ def _description(program: str) -> str:
 
   {program} --env point_u_maze --out runs/first
 
---env and --out are required; with --resume, only --out. Environments: {", ".join(registry.names())}.
+--env and --out are required; with --resume, only --out. --resume auto begins the run or continues it, so that a cluster
+can start the same command again. A run that SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 stops exits with code
+{stop_signals.STOPPED_EXIT_CODE}, or with that of --stopped-exit-code. Environments: {", ".join(registry.names())}.
 --list-envs shows their sizes. For a robot of your own see docs/your-own-robot.md.
 --dry-run prints what the command would do and the published figure to compare it with. It trains nothing.
 
@@ -259,7 +295,7 @@ def _early_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--eval-env", "--eval_env")
     parser.add_argument("--preset")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--resume", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--resume")
     return parser.parse_known_args(arguments)[0]
 
 

@@ -5,9 +5,9 @@ is a compiled program. The round runs in slices of a few seconds; between two sl
 signals. An epoch is several iterations, an evaluation, a snapshot and a published policy.
 """
 
-import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +25,9 @@ from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.programs import Programs, RunState, compile_programs, initial_state, saved_part
 from training.progress_display import NoProgress, Progress, Status
-from training.run_dir import checkpoint, finished, goal_report, lock, provenance, publish, references
+from training.run_dir import checkpoint, elapsed, finished, goal_report, lock, provenance, publish, references
 from training.run_dir.metrics_log import MetricsLog, read_metrics
-from training.stop_signals import stop_requested
+from training.stop_signals import StopRequest, stop_requested
 
 
 class Outcome(NamedTuple):
@@ -45,18 +45,20 @@ def train(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
     began: float | None = None,
+    stop_requested: Callable[[], AbstractContextManager[StopRequest]] = stop_requested,
 ) -> Outcome:
     """Train as `config` says, from the start or from the last snapshot, and publish policies along the way.
 
     A run to resume that is finished is left as it is, before anything is compiled.
 
-    In the main thread, SIGTERM and SIGINT end the run after the current unroll, slice of gradient steps or evaluation,
-    with a snapshot. Until the programs are compiled there is nothing to save, and signals act as usual.
+    In the main thread, the signals of `stop_signals` end the run after the current unroll, slice of gradient steps or
+    evaluation, with a snapshot. Until the programs are compiled there is nothing to save, and signals act as usual.
 
     Args:
         progress: receives lines of text, the state of the run and the metrics of every evaluation; None shows nothing.
         clock: seconds that never go back, for the time limit and the timings.
         began: when the command started, by `clock`; None: now.
+        stop_requested: returns a context whose value says whether a signal asked the run to stop.
 
     Raises:
         ConfigError: the device does not support the configuration, or `init_from` does not fit it.
@@ -104,13 +106,13 @@ def train(
             programs = compile_programs(config, env, state, eval_env=eval_env)
             progress.say(f"compiled; {in_words(clock() - began)} since the start")
             earlier = log.rows[-1] if log.rows else {}
-            earlier_s = earlier.get("time/total_s", 0.0)
+            earlier_eval_s = earlier.get("time/total_s", 0.0) * earlier.get("time/eval_share", 0.0)
             budget = TimeBudget(
                 config,
                 clock=clock,
                 began=began,
-                earlier_s=earlier_s,
-                earlier_eval_s=earlier_s * earlier.get("time/eval_share", 0.0),
+                earlier_s=max(earlier.get("time/total_s", 0.0), elapsed.read(config.out).total_s),
+                earlier_eval_s=earlier_eval_s,
                 snapshot_bytes=run_cost.bytes_of(saved_part(config, state)),
             )
             with stop_requested() as stop:
@@ -154,7 +156,7 @@ def _announce(config: TrainConfig, state: RunState, progress: Progress, origin: 
         )
     progress.say(run_cost.disk(config, state.train_state.params, snapshot=saved_part(config, state)))
     progress.say(
-        f"Ctrl-C or SIGTERM saves the state and ends; --resume --out {config.out} continues. A second Ctrl-C ends "
+        f"Ctrl-C or SIGTERM saves the state and ends; {config.continuation} continues. A second Ctrl-C ends "
         "immediately, without saving"
     )
     progress.advance(Status("compiling", done=done, of=config.iterations))
@@ -169,7 +171,7 @@ class _Run(NamedTuple):
     programs: Programs
     log: MetricsLog
     progress: Progress
-    stop: threading.Event  # set when a signal asks the run to stop
+    stop: StopRequest
     clock: Callable[[], float]
     budget: TimeBudget
     cost: run_cost.CostReport
@@ -191,7 +193,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         state, averages = _run_epoch(run, state)
         if run.stop.is_set():
             saved = _save(run, state)
-            progress.say(f"stopped; saved {saved}, continue with --resume --out {config.out}")
+            progress.say(f"stopped; saved {saved}, continue with {config.continuation}")
             return Outcome(policy, metrics, stopped=True)
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         state = state._replace(divergence=divergence.nothing(config.num_envs))
@@ -204,6 +206,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
                 f"ending early: the time limit has passed (max_minutes {config.max_minutes:g}); --resume --out "
                 f"{config.out} continues"
             )
+            elapsed.write(config, run.budget.total_s, time_is_up=True)
             break
     if "loss/critic" not in metrics:
         progress.say(
@@ -253,6 +256,7 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
 
 def _save(run: _Run, state: RunState) -> Path:
     """Save a snapshot; return its folder."""
+    elapsed.write(run.config, run.budget.total_s)
     done, folder = int(state.iteration), run.config.out / "snapshots"
     started = run.clock()
     checkpoint.save(folder, done, state=saved_part(run.config, state))

@@ -23,10 +23,19 @@ CODE = ("policy", "training", "serving", "clients")
 METRICS = "| metric | meaning |"
 REASONS = "| reason | status | meaning |"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
-# Flags that no configuration has, and flags of other programs: pip, tensorboard, docker, perf_analyzer.
+# Flags that no configuration has, and flags of other programs: pip, tensorboard, docker, perf_analyzer, sbatch.
 OTHER_FLAGS = {
-    *("--dry-run", "--help", "--list-envs"),
-    *("--concurrency-range", "--gpus", "--logdir", "--no-deps", "--require-hashes", "--target"),
+    *("--dry-run", "--help", "--list-envs", "--stopped-exit-code"),
+    *(
+        "--concurrency-range",
+        "--gpus",
+        "--logdir",
+        "--no-deps",
+        "--requeue",
+        "--require-hashes",
+        "--signal",
+        "--target",
+    ),
 }
 
 

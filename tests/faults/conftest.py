@@ -9,6 +9,7 @@ The harness, each module with a test of its own:
 * `retrying_caller`: a caller with several servers that tries again, and counts what was lost.
 * `hostile_messages`: malformed and hostile messages for every method.
 * `stream_calls`: very many calls, every answer compared.
+* `training_kills`: kills a training run, starts its command again, and compares what it leaves.
 * `scenarios`: whole courses of events with real servers, as functions of how often.
 * `interrupted_training`: training runs that are killed, stopped and damaged at random.
 
@@ -37,6 +38,7 @@ Where each fault of one server with its present policies is tested:
 | clock jumps | nothing: monotonic clocks only | `test_clocks` |
 | scrapes during load, names that clients choose | same answers; no new series | `test_one_server` |
 | newlines, ANSI codes, megabytes in names | short refusals, no log line | `test_one_server`; `serving/test_logs` |
+| a training run that is killed and repeated | ends bit for bit as one left alone | `training/test_kills` |
 | disk full while publishing | clear error, nothing left behind | `policy/test_bundle_writer` |
 """
 

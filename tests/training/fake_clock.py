@@ -28,6 +28,7 @@ def set_times(
     update: float = 0.0,
     evaluate: float = 0.0,
     after_learn: Callable[[], None] = lambda: None,
+    while_evaluating: Callable[[], None] = lambda: None,
 ) -> None:
     """Let the parts of a run take these seconds; `after_learn` is called after each slice of gradient steps."""
     compile_programs = trainer.compile_programs
@@ -49,6 +50,7 @@ def set_times(
 
         def paced_evaluate(*arguments: Any, **options: Any) -> Any:
             clock.now += evaluate
+            while_evaluating()
             return programs.evaluate(*arguments, **options)
 
         return Programs(paced_collect, paced_learn, paced_evaluate)

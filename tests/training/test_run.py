@@ -1,15 +1,17 @@
 """The command line of training: its flags, its help, its list of environments."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from training import run
 from training.config import TrainConfig
 from training.envs import registry
-from training.run import main, parse
+from training.run import _without_saving, main, parse
 from training.run_dir import config_file
 
 
@@ -72,6 +74,46 @@ def test_resume_needs_no_other_flag_than_the_folder(tmp_path: Path) -> None:
     assert parse(["--env", "ant", "--out", str(tmp_path), "--no-resume"]).preset == "paper"
 
 
+def test_auto_begins_where_there_is_no_run_and_continues_where_there_is_one(tmp_path: Path) -> None:
+    command = ["--env", "ant", "--preset", "ant_on_two_cores", "--out", str(tmp_path / "run"), "--seed", "3"]
+    started = parse([*command, "--resume", "auto"])
+    assert started == dataclasses.replace(parse(command), resume="auto")
+    (tmp_path / "run").mkdir()
+    config_file.write(tmp_path / "run", started)
+    assert parse([*command, "--resume=auto"]) == started
+    assert parse(["--resume", "auto", "--out", str(tmp_path / "run")]) == started
+    assert parse(["--resume", "--out", str(tmp_path / "run")]) == dataclasses.replace(started, resume=True)
+    assert parse([*command, "--no-resume"]).resume is False
+
+
+def test_auto_needs_an_environment_to_begin_and_refuses_other_settings_as_resume_does(tmp_path: Path, capsys) -> None:
+    assert main(["--resume", "auto", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: --env is required")
+    config_file.write(tmp_path, parse(["--env", "ant", "--out", str(tmp_path)]))
+    assert main(["--resume", "auto", "--out", str(tmp_path), "--seed", "1"]) == 2
+    assert capsys.readouterr().err.startswith("error: seed was 0 in the run to resume and is 1 now; use 0, or start")
+
+
+def test_a_run_that_ends_without_saving_says_what_starts_it_again(tmp_path: Path) -> None:
+    plain = parse(["--env", "ant", "--out", str(tmp_path)])
+    auto = dataclasses.replace(plain, resume="auto")
+    nothing = "ended; nothing was saved yet. Start again with the same command"
+    assert [_without_saving(plain), _without_saving(auto)] == [f"{nothing} with --overwrite", nothing]
+    (tmp_path / "snapshots" / "3").mkdir(parents=True)
+    saved = "ended without saving; continue from the last snapshot with"
+    assert [_without_saving(plain), _without_saving(auto)] == [
+        f"{saved} --resume --out {tmp_path}",
+        f"{saved} the same command",
+    ]
+
+
+@pytest.mark.parametrize("flags", [["--resume", "maybe"], ["--resume=maybe"], ["auto"]])
+def test_another_value_of_resume_is_refused(tmp_path: Path, flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--env", "ant", "--out", str(tmp_path / "run"), *flags])
+    assert ended.value.code == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -125,6 +167,28 @@ def test_the_command_ends_without_waiting_for_the_interpreter() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", f"{code}; run.command()"], capture_output=True, text=True, timeout=200)  # noqa: PLW1510
     assert (ran.returncode, ran.stdout, ran.stderr) == (3, "end\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (SystemExit(2), 2, ""),
+        (SystemExit(), 0, ""),
+        (RuntimeError("a fault"), 1, "RuntimeError: a fault\n"),
+    ],
+)
+def test_an_error_ends_the_command_as_it_would_end_the_interpreter(
+    error: BaseException, code: int, told: str, monkeypatch, capsys
+) -> None:
+    def fail() -> int:
+        raise error
+
+    codes: list[int] = []
+    monkeypatch.setattr(run, "main", fail)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    run.command()
+    assert codes == [code]
+    assert capsys.readouterr().err.rpartition("    raise error\n")[2] == told
 
 
 def test_the_environments_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

@@ -1,7 +1,11 @@
 """A run's folder: refused while something else is in it or happens to it, and otherwise left as it is."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,7 @@ from policy import bundle
 from training import trainer
 from training.config import ConfigError
 from training.run import main
-from training.run_dir import checkpoint, config_file, lock
+from training.run_dir import checkpoint, config_file, elapsed, lock
 from training.run_dir.metrics_log import MetricsError, read_metrics
 
 pytestmark = pytest.mark.usefixtures("without_physics")
@@ -79,6 +83,63 @@ def test_a_link_is_overwritten_where_it_points_to(finished: Path, tiny, tmp_path
     assert (tmp_path / "link").is_symlink()
     assert bundle.versions(tmp_path / "real" / "policies") == [120]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_where_a_folder_cannot_be_locked_a_file_in_it_is(tiny, tmp_path, monkeypatch) -> None:
+    """As on NFS, which says EBADF."""
+    flock, out = fcntl.flock, tmp_path / "run"
+
+    def files_only(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", files_only)
+    for _ in range(2):  # what the first one leaves is no obstacle
+        with lock.claimed(tiny(out, resume="auto")):
+            assert [path.name for path in out.iterdir()] == [".lock"]
+            with (
+                pytest.raises(lock.RunDirError, match="another process is training in"),
+                lock.claimed(tiny(out, resume="auto")),
+            ):
+                pass
+
+
+def test_a_file_system_without_locks_is_an_error(tiny, tmp_path, monkeypatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(OSError, match="Function not implemented"), lock.claimed(tiny(tmp_path / "run")):
+        pass
+
+
+def test_auto_claims_an_empty_folder_a_new_one_or_one_with_a_run(finished: Path, tiny, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "empty", finished):
+        with lock.claimed(tiny(folder, resume="auto")):
+            pass
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(lock.RunDirError, match="empty has no run to resume; use another --out, or leave out --resume"):
+        trainer.train(tiny(tmp_path / "empty", resume="auto"))
+    with pytest.raises(ConfigError, match="batch_size was 16 in the run to resume and is 32 now"):
+        trainer.train(tiny(finished, resume="auto", batch_size=32))
+
+
+def test_the_time_of_a_run_is_zero_before_it_is_written_and_refused_if_it_cannot_be_read(tiny, tmp_path) -> None:
+    config = tiny(tmp_path, max_minutes=2)
+    assert elapsed.read(tmp_path) == (0, 0)
+    elapsed.write(config, 90.0)
+    assert elapsed.read(tmp_path) == (90, 0)
+    elapsed.write(config, 119.0, time_is_up=True)
+    assert elapsed.read(tmp_path) == (119, 2)
+    elapsed.write(config, 240.0, time_is_up=True)
+    assert elapsed.read(tmp_path) == (240, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["time.json"]
+    for text in ("", "[]", '{"total_s": 1}', '{"total_s": null, "ended_at_minutes": 1}'):
+        (tmp_path / "time.json").write_text(text)
+        with pytest.raises(MetricsError, match="time.json cannot be read: .*; repair or remove the file"):
+            elapsed.read(tmp_path)
 
 
 @pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}])

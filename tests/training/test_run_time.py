@@ -17,7 +17,7 @@ from training import programs, trainer
 from training.envs import registry
 from training.programs import initial_state
 from training.progress_display import ConsoleProgress
-from training.run_dir import checkpoint
+from training.run_dir import checkpoint, elapsed
 from training.run_dir.metrics_log import read_metrics
 
 pytestmark = pytest.mark.usefixtures("without_physics")
@@ -135,6 +135,52 @@ def test_a_run_whose_time_ends_within_a_round_publishes_and_goes_on(
     assert [row["env_steps"] for row in read_metrics(out)] == [93, 120, 240]
     assert bundle.versions(out / "policies") == [93, 120, 240]
     require_same_policy(finished, out, 240)
+
+
+def test_a_run_stopped_while_it_evaluates_saves_and_publishes_what_it_evaluated(
+    finished: Path, tiny, tmp_path, monkeypatch, clock
+) -> None:
+    out = tmp_path / "run"
+    set_times(monkeypatch, clock, evaluate=5, while_evaluating=interrupt_at(1))
+    outcome = trainer.train(tiny(out), clock=clock)
+    assert outcome == (out / "policies" / "120", read_metrics(out)[-1], True)
+    assert checkpoint.latest(out / "snapshots") == 3
+    assert (out / "curves.png").exists()
+    trainer.train(tiny(out, resume="auto"), clock=clock)
+    require_same_policy(finished, out, 240)
+
+
+def test_auto_counts_the_time_of_all_processes_and_leaves_alone_a_run_whose_time_is_up(
+    tiny, tmp_path, monkeypatch, clock
+) -> None:
+    """An iteration takes 1 + 3 x 2 s, and 1 minute is the limit. The first process is stopped after 14 s."""
+    out, told = tmp_path / "run", rich.console.Console(file=io.StringIO(), width=10_000)
+    set_times(monkeypatch, clock, collect=1, update=2, after_learn=interrupt_at(2))
+    endless = {"total_env_steps": 100_000, "num_evals": 1, "resume": "auto"}
+    limited = tiny(out, **endless, max_minutes=1)
+    assert trainer.train(limited, clock=clock).stopped
+    first_s = clock.now
+    assert elapsed.read(out) == (first_s, 0)
+    assert not trainer.train(limited, clock=clock).stopped
+    assert 50 < clock.now <= 60
+    assert read_metrics(out)[-1]["time/total_s"] == clock.now
+    ended_s = clock.now
+    assert elapsed.read(out) == (ended_s, 1)
+    progress = ConsoleProgress(told, clock=clock)
+    assert not trainer.train(limited, clock=clock, progress=progress).stopped
+    assert clock.now == ended_s
+    assert told.file.getvalue().splitlines()[0] == (
+        f"{out} is finished: it has trained for max_minutes 1; raise --max-minutes to go on, or use --resume without "
+        "auto for as many minutes again"
+    )
+    trainer.train(tiny(out, **endless, max_minutes=1.5), clock=clock)  # counts on
+    assert ended_s + 20 < clock.now <= 90
+    ended_s = clock.now
+    trainer.train(tiny(out, **endless | {"resume": True}, max_minutes=0.5), clock=clock)  # counts anew
+    assert ended_s + 20 < clock.now <= ended_s + 30
+    ended_s = clock.now
+    trainer.train(tiny(out, **endless, max_minutes=1.5), clock=clock)  # more than its 90 s have passed
+    assert clock.now == ended_s
 
 
 def test_without_its_replay_a_snapshot_within_a_round_does_not_go_on_with_the_round(

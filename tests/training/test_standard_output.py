@@ -1,5 +1,6 @@
-"""A run goes on if its standard output can no longer be written: no reader, a full disk, a narrow encoding."""
+"""A run goes on whatever becomes of its output: no reader, one that does not read, a full disk, a closed terminal."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import rich.console
 
 from policy import bundle
+from tests.training.fake_clock import FakeClock, set_times
 from tests.training.flags import TINY_RUN
 from training import standard_output
 from training.run import main
@@ -23,6 +25,69 @@ def closed_pipe() -> io.TextIOWrapper:
     reading, writing = os.pipe()
     os.close(reading)
     return os.fdopen(writing, "w")
+
+
+def full_pipe() -> tuple[int, io.TextIOWrapper]:
+    """A pipe whose reader does not read, and which takes no more."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"." * 4096)
+    os.set_blocking(writing, True)
+    return reading, os.fdopen(writing, "w")
+
+
+def test_a_stream_that_takes_nothing_keeps_nobody_waiting_and_says_what_is_missing(monkeypatch) -> None:
+    monkeypatch.setattr(standard_output, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(standard_output, "_MOST_HELD", 20)
+    reading, stream = full_pipe()
+    with stream:
+        output = standard_output.TolerantStream(stream)
+        for line in ("first", "second", "much more than fits", "four"):
+            print(line, file=output, flush=True)
+        got = b""
+        while not got.endswith(b"in time]\n"):  # the reader reads after all
+            got += os.read(reading, 65536)
+        note = "[19 characters of output are missing here: they could not be written in time]"
+        assert got.strip(b".").decode() == f"first\nsecond\n\nfour\n\n{note}\n"
+        monkeypatch.setattr(standard_output, "_PATIENCE_S", 10)
+        print("on", file=output)  # is written again, and the print waits until it is
+        os.set_blocking(reading, False)
+        assert os.read(reading, 65536) == b"on\n"
+    os.close(reading)
+
+
+def test_a_stream_that_another_process_made_non_blocking_is_written_whole(monkeypatch) -> None:
+    monkeypatch.setattr(standard_output, "_PATIENCE_S", 0)
+    reading, stream = full_pipe()
+    os.set_blocking(stream.fileno(), False)
+    with stream:
+        output = standard_output.TolerantStream(stream)
+        print("one", file=output)
+        got = b""
+        while not got.endswith(b"one\n"):
+            got += os.read(reading, 65536)
+        assert output.isatty() is False
+    os.close(reading)
+
+
+def test_within_a_tolerant_stream_nothing_is_replaced(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with standard_output.tolerant():
+        outer = sys.stdout
+        with standard_output.tolerant():
+            assert sys.stdout is outer
+        assert sys.stdout is outer
+
+
+def test_a_program_that_trains_nothing_does_not_say_that_a_run_goes_on(monkeypatch, capsys) -> None:
+    """`--list-envs | head -1`."""
+    stream = closed_pipe()
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["--dry-run", "--env", "point_u_maze"]) == 0
+    stream.close()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("broken", "reason"), [(closed_pipe, "Broken pipe"), (None, "No space left on device")])
@@ -83,6 +148,38 @@ def test_a_run_without_a_reader_leaves_what_it_would_leave_with_one(
     assert (tmp_path / "run" / "curves.png").exists()
 
 
+@pytest.mark.usefixtures("without_physics")
+def test_a_run_goes_on_when_its_terminal_is_closed_and_its_errors_are_not_read(
+    finished: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The terminal shows a progress bar when it disappears. Its encoding is ASCII, and the bar's characters are not."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(standard_output, "_PATIENCE_S", 0.1)
+    controlling, terminal = os.openpty()
+    reading, errors = full_pipe()
+    output = os.fdopen(terminal, "w", encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", errors)
+    shown: list[bytes] = []
+
+    def close() -> None:
+        if not shown:
+            shown.append(os.read(controlling, 65536))
+            os.close(controlling)
+
+    set_times(monkeypatch, FakeClock(), after_learn=close)
+    assert main([*TINY_RUN, f"--out={tmp_path / 'run'}"]) == 0
+    for closed in (output, errors):
+        with contextlib.suppress(OSError):
+            closed.close()
+    os.close(reading)
+    assert b"compiling" in shown[0]
+    assert b"\x1b[?25l" in shown[0]  # the cursor is hidden, so there was a progress bar
+    ours, theirs = ([row["loss/critic"] for row in read_metrics(run)] for run in (tmp_path / "run", finished))
+    assert ours == theirs
+    assert bundle.versions(tmp_path / "run" / "policies") == [120, 240]
+
+
 @pytest.mark.slow  # two processes, of which each imports everything and compiles three programs
 @pytest.mark.parametrize(
     ("flags", "code"), [([], 0), (["--max-diverged-share=2"], 2), (["--critic-learning-rate=1e30"], 1)]
@@ -100,3 +197,20 @@ def test_the_exit_code_says_how_training_ended_and_not_what_became_of_the_output
         run.stdout.close()
         assert run.wait(300) == code
     assert (bundle.versions(tmp_path / "run" / "policies") == [120, 240]) == (code == 0)
+
+
+@pytest.mark.slow  # a process that imports everything and compiles three programs
+def test_a_process_whose_output_nobody_reads_trains_to_its_end(tmp_path: Path) -> None:
+    """Also what libraries write to standard error without Python does not hold it up."""
+    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", *TINY_RUN]
+    reading, errors = full_pipe()
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    with (
+        errors,
+        subprocess.Popen(
+            [*command, f"--out={tmp_path / 'run'}"], stdout=errors, stderr=errors, env=environ, cwd=ROOT
+        ) as run,
+    ):
+        assert run.wait(300) == 0
+    os.close(reading)
+    assert bundle.versions(tmp_path / "run" / "policies") == [120, 240]

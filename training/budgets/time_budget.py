@@ -180,7 +180,9 @@ class TimeBudget:
 
     @property
     def _since_start_s(self) -> float:
-        return self._clock() - self._began
+        """Seconds that count towards `max_minutes`: of this process, with `resume` auto of all processes."""
+        earlier_s = self._earlier_s if self._config.resume == "auto" else 0.0
+        return earlier_s + self._clock() - self._began
 
     @property
     def _left_to_train_s(self) -> float:

@@ -3,18 +3,24 @@
 from policy import bundle
 from training import evaluation
 from training.config import TrainConfig
-from training.run_dir import checkpoint
+from training.run_dir import checkpoint, elapsed
 from training.run_dir.metrics_log import read_metrics
 
 
 def describe(config: TrainConfig) -> str:
     """Return why the run in `config.out` is finished and how to continue it; empty if it is not finished.
 
-    A run that ended because of its time limit is not finished: a resumed run starts to count again.
+    With `resume` auto, a run that ended because of its time limit is finished, too. With `resume` alone it is not: a
+    resumed run then starts to count again.
 
     Raises:
-        MetricsError: the metrics cannot be read.
+        MetricsError: the metrics or the time cannot be read.
     """
+    if config.resume == "auto" and config.max_minutes <= elapsed.read(config.out).ended_at_minutes:
+        return (
+            f"{config.out} is finished: it has trained for max_minutes {config.max_minutes:g}; raise --max-minutes to "
+            "go on, or use --resume without auto for as many minutes again"
+        )
     iteration = checkpoint.latest(config.out / "snapshots")
     if iteration is None:
         return ""

@@ -1,6 +1,7 @@
 """Claim the folder of a run for one process, and delete an earlier run in it only if asked to.
 
-The lock is an flock on the folder itself. The kernel releases it however the process ends.
+The lock is an flock on the folder itself. The kernel releases it however the process ends. Where a folder cannot be
+locked, the lock is on a file in it: NFS locks only what is open for writing, which a folder never is.
 """
 
 import contextlib
@@ -13,11 +14,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from training.config import TrainConfig
-from training.run_dir import config_file
+from training.run_dir import config_file, elapsed, metrics_log
 from training.run_dir.provenance import DIFFS, Origin
 
+_LOCK_NAME = ".lock"
 _ENTRIES = frozenset(
-    {config_file.NAME, config_file.DRAFT_NAME, "metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
+    {config_file.NAME, config_file.DRAFT_NAME, elapsed.NAME, elapsed.DRAFT_NAME, metrics_log.CURVES_DRAFT_NAME}
+    | {"metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
     | {DIFFS, "eval_goals", "references.json"}
     | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
@@ -51,16 +54,26 @@ def claimed(config: TrainConfig) -> Generator[Callable[[Origin], None]]:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Generator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.ExitStack() as opened:
+        try:
+            try:
+                _flock(opened, folder, os.O_RDONLY)
+            except BlockingIOError:
+                raise
+            except OSError:
+                _flock(opened, folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        except BlockingIOError as error:
+            raise RunDirError(
+                f"another process is training in {folder}; wait until it ends, stop it, or use another --out"
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise RunDirError(
-            f"another process is training in {folder}; wait until it ends, stop it, or use another --out"
-        ) from error
-    finally:
-        os.close(descriptor)
+
+
+def _flock(opened: contextlib.ExitStack, path: Path, flags: int) -> None:
+    """Lock `path` until `opened` is closed; raise OSError if it cannot be locked, BlockingIOError if another has it."""
+    descriptor = os.open(path, flags, 0o600)
+    opened.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _check(config: TrainConfig) -> None:
@@ -70,8 +83,8 @@ def _check(config: TrainConfig) -> None:
             f"the path of --out has {size} bytes, at most {_MAX_PATH_BYTES} are possible; use a shorter one"
         )
     entries = {entry.name for entry in config.out.iterdir()} if config.out.exists() else set[str]()
-    entries -= {config_file.DRAFT_NAME}
-    if config.resume:
+    entries -= {config_file.DRAFT_NAME, _LOCK_NAME}
+    if config.resume and (entries or config.resume != "auto"):
         if config_file.NAME not in entries:
             raise RunDirError(f"{config.out} has no run to resume; use another --out, or leave out --resume")
         earlier = _read_config(config.out)

@@ -1,7 +1,9 @@
 """The metrics of a run, one row per evaluation: metrics.jsonl, TensorBoard events, and curves.png drawn from them."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +16,9 @@ from training.run_dir import curves, references
 
 _COMPARED = ("eval/stay", "eval/touched", "eval/time_at_goal")  # in TensorBoard's table of hyperparameters
 
+_DRAW_EVERY_S = 30.0  # drawing takes about a second, which many quick evaluations would repeat
+CURVES_DRAFT_NAME = ".curves.png"  # of the picture while it is being written
+
 
 class MetricsError(Exception):
     """A metrics.jsonl that cannot be read."""
@@ -22,18 +27,29 @@ class MetricsError(Exception):
 class MetricsLog:
     """Writes the metrics of one run; a context manager that closes its files.
 
+    The curves are drawn after an evaluation, at most every 30 s, and at the end of the context, also after an error.
+
     Args:
         config: of the run, whose folder exists.
         keep_until: environment steps up to which an earlier log is continued; later rows are dropped.
         target_entropy: of the actor, in nats, for the curves; None: there is none.
+        clock: seconds that never go back.
 
     Raises:
         MetricsError: the earlier log cannot be read.
     """
 
-    def __init__(self, config: TrainConfig, *, keep_until: int, target_entropy: float | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        keep_until: int,
+        target_entropy: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = folder = config.out
-        self._title, self._target_entropy = config.title, target_entropy
+        self._title, self._target_entropy, self._clock = config.title, target_entropy, clock
+        self._drawn_s, self._is_drawn = clock(), True
         self.rows = [row for row in read_metrics(folder) if row["env_steps"] <= keep_until]
         lines = [json.dumps(row) + "\n" for row in self.rows]
         (folder / "metrics.jsonl").write_text("".join(lines))
@@ -52,9 +68,12 @@ class MetricsLog:
         self._file.close()
         self._add(self._end)
         self._events.close()
+        if not self._is_drawn:
+            with contextlib.suppress(*() if error is None else (OSError,)):  # a full disk is already being reported
+                self.draw_curves()
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Append one row of scalars, which must contain `env_steps`."""
+        """Append one row of scalars, which must contain `env_steps`. Draw the curves if it is time to."""
         self.rows.append(dict(row))
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -62,17 +81,21 @@ class MetricsLog:
             if name != "env_steps":
                 self._events.add_scalar(name, number, int(row["env_steps"]))
         self._events.flush()
+        self._is_drawn = False
+        if self._clock() - self._drawn_s >= _DRAW_EVERY_S:
+            self.draw_curves()
 
     def draw_curves(self) -> Path:
-        """Draw the metrics over environment steps into curves.png; return its path."""
-        path = self.folder / "curves.png"
-        return curves.draw(
+        """Draw the metrics over environment steps into curves.png, whole or not at all; return its path."""
+        draft = curves.draw(
             [self.rows],
-            path,
+            self.folder / CURVES_DRAFT_NAME,
             title=self._title,
             target_entropy=self._target_entropy,
             references=references.read(self.folder),
         )
+        self._drawn_s, self._is_drawn = self._clock(), True
+        return draft.rename(self.folder / "curves.png")
 
     def _add(self, *summaries: Any) -> None:
         """Add to the same event file, where the hyperparameters stand beside the metrics; `add_hparams` would not."""
