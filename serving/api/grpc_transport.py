@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from serving.api.held_bytes import HeldBytes
+from serving.api.incomplete_messages import IncompleteMessages
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
@@ -61,6 +62,7 @@ class GrpcTransport:
         self._clock = clock
         self._on_limit = on_limit
         self._gate = ReadGate(stalled_s=_STALLED_S, clock=clock)
+        self._incomplete = IncompleteMessages(max_bytes=max_request_bytes, clock=clock)
         self.held = HeldBytes(max_held_bytes)
         """The bytes that are held for the connections."""
         self._options = [
@@ -128,54 +130,59 @@ class GrpcTransport:
         return tuple(map(self._handlers, self._services))
 
     def _handlers(self, service: RpcService) -> grpc.GenericRpcHandler:
-        path = f"/{service.name}/"
-        handlers = {path + name: self._unary(path + name, method) for name, method in service.unary.items()}
-        handlers |= {path + name: self._stream(path + name, method) for name, method in service.streams.items()}
-        if (overload := service.overload) is None:
-            return _Handlers(handlers, checking={}, is_overloaded=lambda: False)
-        checking = {
-            path + name: self._checking(path + name, service.unary[name], overload) for name in overload.methods
+        path, overload = f"/{service.name}/", service.overload
+        checked = overload.methods if overload else ()
+        handlers = {
+            path + name: self._unary(path + name, method, overload if name in checked else None)
+            for name, method in service.unary.items()
         }
-        return _Handlers(handlers, checking=checking, is_overloaded=overload.is_active)
+        handlers |= {path + name: self._stream(path + name, method) for name, method in service.streams.items()}
+        return _Handlers(handlers)
 
-    def _unary(self, name: str, method: UnaryMethod) -> _GrpcHandler:
-        async def serve(raw: bytes, context: _GrpcContext) -> bytes:
+    def _unary(self, name: str, method: UnaryMethod, overload: OverloadCheck | None) -> _GrpcHandler:
+        """Return a handler that reads the request of a call itself.
+
+        gRPC itself reads the request of a unary method before it calls the handler. Then the request could not be
+        counted while it arrives, nor the call be rejected unread. Therefore this is the handler of a method with a
+        stream of requests. On the wire there is no difference.
+        """
+
+        async def serve(_requests: object, context: _GrpcContext) -> bytes:
+            call, raw = None, b""
             try:
+                rpc_context = self._context(name, context)
+                if overload is not None and overload.is_active():
+                    overload.check(rpc_context)
                 call = self._open(context)
-                call.hold(len(raw))
-                reply = await method(raw, self._context(name, context))
+                raw = await self._receive(context, call)
+                reply = await method(raw, rpc_context)
                 call.hold(len(reply))
                 return reply
             except ServingError as error:
                 del raw  # the exception that ends the call keeps this frame until a garbage collection
                 await _abort(context, error)
-
-        return grpc.unary_unary_rpc_method_handler(serve)
-
-    def _checking(self, name: str, method: UnaryMethod, overload: OverloadCheck) -> _GrpcHandler:
-        """Return a handler that checks a call before it reads it.
-
-        gRPC itself reads the request of a unary method before it calls the handler. Therefore this is the handler of a
-        method with a stream of requests, which reads them itself. On the wire there is no difference.
-        """
-
-        async def serve(_requests: object, context: _GrpcContext) -> bytes:
-            raw: Any = b""
-            try:
-                rpc_context = self._context(name, context)
-                overload.check(rpc_context)
-                call = self._open(context)
-                raw = await _read(context, call)
-                raw = b"" if raw is grpc.aio.EOF else raw
-                call.hold(len(raw))
-                reply = await method(raw, rpc_context)
-                call.hold(len(reply))
-                return reply
-            except ServingError as error:
-                del raw
-                await _abort(context, error)
+            except asyncio.CancelledError as cancelled:
+                await _end(context, call, cancelled)
 
         return grpc.stream_unary_rpc_method_handler(serve)
+
+    async def _receive(self, context: _GrpcContext, call: OpenCall) -> bytes:
+        """Receive the request of a unary call.
+
+        Raises:
+            InvalidRequestError: there is none, or gRPC cannot read it.
+            MemoryLimitError: the connection holds too many bytes.
+        """
+        await call.has_room()
+        self._incomplete.begin(call)
+        try:
+            raw = await _read(context, call)
+        finally:
+            self._incomplete.end(call)
+        if raw is grpc.aio.EOF:
+            raise InvalidRequestError("the call ended without a request")
+        call.hold(len(raw))
+        return raw
 
     def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
         async def serve(_requests: object, context: _GrpcContext) -> None:
@@ -188,13 +195,8 @@ class GrpcTransport:
                         call.sent(len(reply))
             except ServingError as error:
                 await _abort(context, error)
-            except asyncio.CancelledError:
-                if call.failure is None:
-                    raise  # the caller is gone
-                task = asyncio.current_task()
-                assert task
-                task.uncancel()
-                await _abort(context, call.failure)
+            except asyncio.CancelledError as cancelled:
+                await _end(context, call, cancelled)
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
@@ -209,7 +211,7 @@ class GrpcTransport:
         now_s = self._clock()
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
-        return RpcContext(name, deadline_s, metadata=functools.partial(_metadata, context))
+        return RpcContext(name, deadline_s, context.peer(), functools.partial(_metadata, context))
 
 
 class _Requests(AsyncIterator[bytes]):
@@ -267,27 +269,14 @@ class _Handlers(grpc.GenericRpcHandler):
 
     Args:
         handlers: by path, such as "/kilolayer.v1.Policy/Act".
-        checking: handlers that check a call before they read it.
-        is_overloaded: whether those of `checking` are used now.
     """
 
-    def __init__(
-        self,
-        handlers: Mapping[str, _GrpcHandler],
-        *,
-        checking: Mapping[str, _GrpcHandler],
-        is_overloaded: Callable[[], bool],
-    ) -> None:
+    def __init__(self, handlers: Mapping[str, _GrpcHandler]) -> None:
         self._handlers = handlers
-        self._checking = checking
-        self._is_overloaded = is_overloaded
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_GrpcHandler | None":
         """Return the handler of a call that arrives; None: there is no such method."""
-        path = handler_call_details.method
-        if path in self._checking and self._is_overloaded():
-            return self._checking[path]
-        return self._handlers.get(path)
+        return self._handlers.get(handler_call_details.method)
 
 
 def _metadata(context: _GrpcContext) -> Mapping[str, str]:
@@ -324,3 +313,18 @@ async def _abort(context: _GrpcContext, error: ServingError) -> NoReturn:
         await context.abort(_CODES[error.status], str(error), error.trailers)
     except grpc.aio.InternalError as failed:  # the reply could not be sent
         raise asyncio.CancelledError from failed
+
+
+async def _end(context: _GrpcContext, call: OpenCall | None, cancelled: asyncio.CancelledError) -> NoReturn:
+    """End a call whose task was cancelled: with its failure, if it has one.
+
+    Raises:
+        asyncio.CancelledError: `cancelled`; the caller is gone.
+        grpc.aio.AbortError: the call has failed.
+    """
+    if call is None or call.failure is None:
+        raise cancelled
+    task = asyncio.current_task()
+    assert task
+    task.uncancel()
+    await _abort(context, call.failure)

@@ -1,6 +1,6 @@
-"""ReadGate: makes the streams of a connection wait before they read another request.
+"""ReadGate: makes the calls and streams of a connection wait before they read another request.
 
-A stream waits for two reasons:
+A stream, or a call, waits for two reasons:
 
 * Its connection has no room. It continues when the connection releases bytes, one stream for each release, in the order
   of arrival. Room can also arise because another connection releases bytes; a timer checks that while streams wait. A
@@ -47,7 +47,8 @@ class ReadGate:
 
     def is_open(self, connection: Connection) -> bool:
         """Return whether a stream of `connection` may read without waiting."""
-        return connection.slice_bytes < SLICE_BYTES and connection.has_room and connection not in self._waiting
+        is_slow = connection.slice_bytes < SLICE_BYTES or self.clock() - connection.slice_s > SLICE_S
+        return is_slow and connection.has_room and connection not in self._waiting
 
     async def wait(self, connection: Connection) -> None:
         """Wait until a stream of `connection` may read.
@@ -115,8 +116,8 @@ class ReadGate:
             if not waiter.done():
                 waiter.set_exception(
                     MemoryLimitError(
-                        f"this connection read no replies for {self._stalled_s:g} s while the server held"
-                        f" {connection.held >> 20} MB for it; read replies while sending requests"
+                        f"this connection completed no requests and read no replies for {self._stalled_s:g} s while the"
+                        f" server held {connection.held >> 20} MB for it; read replies while sending requests"
                     )
                 )
         self._forget(connection)

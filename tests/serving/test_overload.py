@@ -95,7 +95,10 @@ def registry(*rejections: Rejection | None) -> PolicyRegistry:
     """Policies whose batchers are overloaded and reject unread calls so."""
 
     def batcher(rejection: Rejection | None) -> Any:
-        return SimpleNamespace(is_overloaded=rejection is not None, reject_unread=lambda _deadline_s: rejection)
+        def reject_unread(_deadline_s: float, *, connection: str) -> Rejection | None:
+            return rejection
+
+        return SimpleNamespace(is_overloaded=rejection is not None, reject_unread=reject_unread)
 
     names = [f"p{number}" for number in range(len(rejections))]
     policies = PolicyRegistry(frozenset(names), default=names[0] if names else "p")

@@ -85,7 +85,9 @@ async def test_the_streams_of_a_peer_that_reads_nothing_end_and_those_of_a_slow_
     await turn_loop()
     assert (done(ended), done(kept)) == ([True, True], [False, False])
     for task in ended:
-        with pytest.raises(MemoryLimitError, match="this connection read no replies for 10 s while the server held"):
+        with pytest.raises(
+            MemoryLimitError, match="completed no requests and read no replies for 10 s while the server"
+        ):
             task.result()
     clock.now_s += 9
     gate.check()
