@@ -18,7 +18,7 @@ import dataclasses
 import math
 import operator
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -100,7 +100,8 @@ class _Level:
         self.requests: list[QueuedRequest] = []  # by turn, then by arrival
         self.untaken: OrderedDict[QueuedRequest, None] = OrderedDict()  # those without a taken row, by arrival
         self.shares: dict[str, _Share] = {}  # of the connections that have rows here
-        self.rows = dict.fromkeys(Kind, 0)
+        self.rows = 0
+        self.by_kind = dict.fromkeys(Kind, 0)
         self.turn = 0  # of the rows that were taken last
         self.passes = 0  # batches in a row that took no row of it while it waited
 
@@ -127,6 +128,7 @@ class RequestQueue:
         self._queued: set[QueuedRequest] = set()
         self._levels = [_Level(priority) for priority in range(PRIORITIES)]
         self._order = self._levels[::-1]
+        self._has_passed_over = False
         self.rows = 0
         """Rows of all requests that no batch has taken yet."""
 
@@ -176,6 +178,7 @@ class RequestQueue:
         """Note of which priorities a batch has taken rows. A priority that was passed over too often is next."""
         for level in self._levels:
             level.passes = level.passes + 1 if level.requests and level.priority not in priorities else 0
+        self._has_passed_over = any(level.passes >= self._max_passes for level in self._levels)
         self._order = sorted(self._levels, key=lambda level: (level.passes < self._max_passes, -level.priority))
 
     def peek(self) -> QueuedRequest:
@@ -189,12 +192,17 @@ class RequestQueue:
     @property
     def is_passed_over(self) -> bool:
         """Whether a priority is next because it was passed over, although more urgent requests wait."""
-        return bool(self) and self.peek().priority < max(level.priority for level in self._levels if level.requests)
+        if not self._has_passed_over or not self:
+            return False
+        return self.peek().priority < max(level.priority for level in self._levels if level.requests)
 
     def age_s(self, now_s: float) -> float:
         """Return the seconds that the oldest request without a taken row has waited; 0 if there is none."""
-        firsts = [next(iter(level.untaken)) for level in self._levels if level.untaken]
-        return now_s - min((request.queued_s for request in firsts), default=now_s)
+        queued_s = now_s
+        for level in self._levels:
+            if level.untaken:
+                queued_s = min(queued_s, next(iter(level.untaken)).queued_s)
+        return now_s - queued_s
 
     def age_for_s(self, now_s: float, connection: str, rows: int) -> float:
         """Return `age_s` without the requests of connections that have more rows waiting than `connection` would have.
@@ -219,11 +227,11 @@ class RequestQueue:
 
     def rows_by_kind(self) -> dict[Kind, int]:
         """Return the rows of each kind that wait."""
-        return _sum(self._levels)
+        return _sum([level for level in self._levels if level.rows])
 
     def rows_ahead(
         self, priority: int, connection: str, *, rows: int, full_rows: int, max_rows: int
-    ) -> dict[Kind, int]:
+    ) -> Mapping[Kind, int]:
         """Estimate the rows, by kind, that are computed before a request that is pushed now.
 
         Args:
@@ -235,12 +243,15 @@ class RequestQueue:
         """
         level = self._levels[priority]
         share = level.shares.get(connection)
-        own = rows + (share.rows if share else 0)
-        others = own * (len(level.shares) - (share is not None))
-        beside = _scale(level.rows, own - rows + others)
-        batches = math.ceil((sum(beside.values()) + rows) / full_rows)
-        ahead = _scale(_sum(self._levels[priority + 1 :]), self._max_passes * batches * max_rows)
-        return {kind: ahead[kind] + beside[kind] for kind in Kind}
+        own = share.rows if share else 0
+        others = (len(level.shares) - (share is not None)) * (own + rows)
+        beside = min(level.rows, own + others)
+        urgent = [level for level in self._levels[priority + 1 :] if level.rows]
+        if not urgent:
+            return _scale(level.by_kind, beside)
+        batches = math.ceil((beside + rows) / full_rows)
+        ahead, same = _scale(_sum(urgent), self._max_passes * batches * max_rows), _scale(level.by_kind, beside)
+        return {kind: ahead[kind] + same[kind] for kind in Kind}
 
     def _delete(self, request: QueuedRequest, rows: int) -> None:
         """Remove `request`, and count `rows` fewer rows."""
@@ -253,16 +264,19 @@ class RequestQueue:
     def _count(self, request: QueuedRequest, change: int) -> None:
         level = self._levels[request.priority]
         self.rows += change
-        level.rows[request.kind] += change
+        level.rows += change
+        level.by_kind[request.kind] += change
         share = level.shares[request.connection]
         share.rows += change
         if not share.rows:
             del level.shares[request.connection]
 
 
-def _sum(levels: Iterable[_Level]) -> dict[Kind, int]:
+def _sum(levels: Sequence[_Level]) -> dict[Kind, int]:
     """Return the rows of `levels` by kind."""
-    return {kind: sum(level.rows[kind] for level in levels) for kind in Kind}
+    if len(levels) == 1:
+        return dict(levels[0].by_kind)
+    return {kind: sum(level.by_kind[kind] for level in levels) for kind in Kind}
 
 
 def _scale(rows: Mapping[Kind, int], most: int) -> Mapping[Kind, int]:
