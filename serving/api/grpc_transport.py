@@ -96,6 +96,10 @@ class GrpcTransport:
         """
         server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers(self.handlers())
+        # gRPC accepts the calls of one kind in the order of arrival, each after several turns of the event loop. Methods
+        # that are registered have a kind of their own: a thousand new streams do not delay the calls of other clients.
+        for service in self._services:
+            server.add_registered_method_handlers(service.name, self._streams(service))
         try:
             bound = server.add_insecure_port(join_address(host, port))
         except RuntimeError as error:
@@ -136,8 +140,10 @@ class GrpcTransport:
             path + name: self._unary(path + name, method, overload if name in checked else None)
             for name, method in service.unary.items()
         }
-        handlers |= {path + name: self._stream(path + name, method) for name, method in service.streams.items()}
-        return _Handlers(handlers)
+        return _Handlers(handlers | {path + name: stream for name, stream in self._streams(service).items()})
+
+    def _streams(self, service: RpcService) -> dict[str, _GrpcHandler]:
+        return {name: self._stream(f"/{service.name}/{name}", method) for name, method in service.streams.items()}
 
     def _unary(self, name: str, method: UnaryMethod, overload: OverloadCheck | None) -> _GrpcHandler:
         """Return a handler that reads the request of a call itself.
@@ -153,8 +159,17 @@ class GrpcTransport:
                 rpc_context = self._context(name, context)
                 if overload is not None and overload.is_active():
                     overload.check(rpc_context)
-                call = self._open(context)
-                raw = await self._receive(context, call)
+                call = self._open(context, rpc_context)
+                if not call.has_room:
+                    await call.wait_for_room()
+                self._incomplete.begin(call)
+                try:
+                    raw = await _read(context, call)
+                finally:
+                    self._incomplete.end(call)
+                if raw is grpc.aio.EOF:
+                    raise InvalidRequestError("the call ended without a request")
+                call.hold(len(raw))
                 reply = await method(raw, rpc_context)
                 call.hold(len(reply))
                 return reply
@@ -166,29 +181,12 @@ class GrpcTransport:
 
         return grpc.stream_unary_rpc_method_handler(serve)
 
-    async def _receive(self, context: _GrpcContext, call: OpenCall) -> bytes:
-        """Receive the request of a unary call.
-
-        Raises:
-            InvalidRequestError: there is none, or gRPC cannot read it.
-            MemoryLimitError: the connection holds too many bytes.
-        """
-        await call.has_room()
-        self._incomplete.begin(call)
-        try:
-            raw = await _read(context, call)
-        finally:
-            self._incomplete.end(call)
-        if raw is grpc.aio.EOF:
-            raise InvalidRequestError("the call ended without a request")
-        call.hold(len(raw))
-        return raw
-
     def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
         async def serve(_requests: object, context: _GrpcContext) -> None:
-            call = self._open(context, STREAM_BYTES)
+            rpc_context = self._context(name, context)
+            call = self._open(context, rpc_context, STREAM_BYTES)
             try:
-                async with aclosing(method(_Requests(context, call), self._context(name, context))) as replies:
+                async with aclosing(method(_Requests(context, call), rpc_context)) as replies:
                     async for reply in replies:
                         call.hold(len(reply))
                         await _write(context, reply)
@@ -200,9 +198,9 @@ class GrpcTransport:
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
-    def _open(self, context: _GrpcContext, size: int = 0) -> OpenCall:
+    def _open(self, context: _GrpcContext, rpc_context: RpcContext, size: int = 0) -> OpenCall:
         """Return the call of `context`, for which `size` bytes are held in addition to those of every call."""
-        connection = self.held.connection(context.peer())
+        connection = self.held.connection(rpc_context.connection)
         call = OpenCall(connection, self._gate, size=CALL_BYTES + size, on_limit=self._on_limit)
         context.add_done_callback(cast("Any", call.end))
         return call

@@ -84,15 +84,16 @@ class OpenCall:
             MemoryLimitError: the peer reads no replies.
         """
         if not self._gate.is_open(self._connection):
-            await self._wait()
+            await self.wait_for_room()
         self._read_s = self._gate.clock()
 
-    async def has_room(self) -> None:
-        """Wait until the connection has room for the request of a unary call. Errors as of `may_read`."""
-        if not self._connection.has_room:
-            await self._wait()
+    @property
+    def has_room(self) -> bool:
+        """Whether a unary call may read its request."""
+        return self._connection.has_room
 
-    async def _wait(self) -> None:
+    async def wait_for_room(self) -> None:
+        """Wait until a unary call may read its request. Errors as of `may_read`."""
         try:
             await self._gate.wait(self._connection)
         except MemoryLimitError as error:

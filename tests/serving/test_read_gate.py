@@ -122,7 +122,18 @@ async def test_a_connection_that_sends_much_reads_as_fast_as_its_requests_are_pr
     gate.received(one, 1, read_s=clock.now_s - 2 * SLICE_S)  # it was slow: none
     await turn_loop()
     assert done(tasks) == [True] + [False] * 11
-    gate.check()  # as the timer does: 8 more
+    gate.check()  # as the timer does: one more
     await turn_loop()
-    assert done(tasks) == [True] * 9 + [False] * 3
+    assert done(tasks) == [True] * 2 + [False] * 10
     await cancel(tasks)
+
+
+async def test_a_connection_that_has_sent_much_may_read_again_when_its_slice_is_over() -> None:
+    clock = Clock()
+    gate, held = ReadGate(stalled_s=10, clock=clock), HeldBytes(SLICE_BYTES * 100)
+    one = full(held, "one", 1)
+    gate.received(one, SLICE_BYTES, read_s=clock.now_s)
+    clock.now_s += SLICE_S / 2
+    assert not gate.is_open(one)
+    clock.now_s += SLICE_S
+    assert gate.is_open(one)
