@@ -96,8 +96,8 @@ class GrpcTransport:
         """
         server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers(self.handlers())
-        # gRPC accepts calls in the order of arrival, each after several turns of the event loop, but those of a registered
-        # method apart from the others. A thousand new streams therefore do not delay the calls of other clients.
+        # gRPC accepts calls in the order of arrival, each after several turns of the event loop, but those of a
+        # registered method apart from the others. A thousand new streams therefore do not delay calls of other clients.
         for service in self._services:
             server.add_registered_method_handlers(service.name, self._streams(service))
         try:

@@ -6,9 +6,18 @@ import pytest
 
 from serving.api import read_gate
 from serving.api.held_bytes import Connection, HeldBytes
-from serving.api.read_gate import SLICE_BYTES, SLICE_S, ReadGate
+from serving.api.read_gate import SLICE_BYTES, ReadGate
 from serving.errors import MemoryLimitError
 from tests.serving.fakes import turn_loop
+
+
+SLICE_S = 1000.0
+
+
+@pytest.fixture(autouse=True)
+def long_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer does not fire during a test."""
+    monkeypatch.setattr(read_gate, "SLICE_S", SLICE_S)
 
 
 class Clock:
@@ -65,7 +74,8 @@ async def test_a_release_that_makes_room_lets_the_first_stream_read_and_later_on
     await cancel(tasks)
 
 
-async def test_room_that_another_connection_makes_is_found_by_the_timer() -> None:
+async def test_room_that_another_connection_makes_is_found_by_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_gate, "SLICE_S", 0.001)
     gate, held = ReadGate(stalled_s=10, clock=Clock()), HeldBytes(120)
     one, two = full(held, "one", 30), full(held, "two", 50)  # 40 are free
     tasks = await waiting(gate, one, 1)
@@ -108,10 +118,7 @@ async def test_a_cancelled_stream_does_not_take_the_place_of_another() -> None:
     assert tasks[1].done()
 
 
-async def test_a_connection_that_sends_much_reads_as_fast_as_its_requests_are_processed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(read_gate, "SLICE_S", 1000.0)  # the timer does not fire during the test
+async def test_a_connection_that_sends_much_reads_as_fast_as_its_requests_are_processed() -> None:
     clock = Clock()
     gate, held = ReadGate(stalled_s=10, clock=clock), HeldBytes(SLICE_BYTES * 100)
     one = full(held, "one", 1)
@@ -121,9 +128,9 @@ async def test_a_connection_that_sends_much_reads_as_fast_as_its_requests_are_pr
     assert not gate.is_open(one)
     assert gate.is_open(full(held, "two", 1))
     tasks = await waiting(gate, one, 12)
-    clock.now_s += 500
+    clock.now_s += SLICE_S / 2
     gate.received(one, 1, read_s=clock.now_s)  # fast: another stream may read
-    gate.received(one, 1, read_s=clock.now_s - 2000)  # it was slow: none
+    gate.received(one, 1, read_s=clock.now_s - 2 * SLICE_S)  # it was slow: none
     await turn_loop()
     assert done(tasks) == [True] + [False] * 11
     gate.check()  # as the timer does: one more
