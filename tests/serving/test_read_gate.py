@@ -10,7 +10,6 @@ from serving.api.read_gate import SLICE_BYTES, ReadGate
 from serving.errors import MemoryLimitError
 from tests.serving.fakes import turn_loop
 
-
 SLICE_S = 1000.0
 
 
