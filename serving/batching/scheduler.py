@@ -290,7 +290,8 @@ class Scheduler:
                 ahead = taken if kind is first.kind else 0
                 # A request that is alone is computed even if it will probably be late: no other needs the batch.
                 is_alone = not takes and sum(waiting.values()) == rows
-                batch_rows = 0 if is_alone else ahead + min(max_rows - taken, waiting[kind])
+                beside = max(self._most(request, queue) - taken, rows)  # with its own
+                batch_rows = 0 if is_alone else ahead + min(beside, max_rows - taken, waiting[kind])
                 is_late = request.deadline_s <= now_s + self._batch_s(kind, batch_rows)
             if is_late or request.result.done():
                 expired.append(request)
@@ -305,6 +306,10 @@ class Scheduler:
             if room < rows:
                 break  # no room for those behind it, so this batch does not make them late
         return Dispatch(takes, expired)
+
+    def _most(self, request: QueuedRequest, queue: RequestQueue) -> int:
+        """Return the most rows of a batch with `request`: other connections' large requests only fill a full batch."""
+        return max(self.engine.full_rows, queue.rows_of(request.connection))
 
     def _batch_s(self, kind: Kind, rows: int) -> float:
         """Return how long a batch is expected to take; 0 for no rows."""

@@ -19,7 +19,7 @@ import numpy as np
 from kilolayer import DeadlineExceeded, PolicyClient, Unavailable
 from kilolayer.v1 import policy_pb2 as pb
 from tests.clients.fakes import free_port
-from tests.faults import hostile_messages, resources, stream_calls
+from tests.faults import hostile_messages, other_clients, resources, stream_calls
 from tests.faults.resources import Resources
 from tests.faults.retrying_caller import Outcome, RetryingCallers
 from tests.faults.supervised import Supervised, serve_command
@@ -183,6 +183,15 @@ def open_and_cancel(policies: Path, folder: Path, *, count: int) -> tuple[Counte
     growth = Growth(before, after)
     assert growth.megabytes < GROWTH_BYTES / 1e6, growth
     return statuses, growth
+
+
+def call_beside_a_flood(policies: Path, folder: Path, *, seconds: float) -> other_clients.Flood:
+    """Call while one client floods the server with rows and never reads. Most calls are answered within a second."""
+    with _running(policies, folder, max_batch_rows=64) as (server, address):
+        flood = other_clients.measure(address, server.pid, seconds=seconds)
+    assert flood.late < len(flood.during) / 2, f"{flood.late} of {len(flood.during)}"
+    assert flood.growth_mb < 600, flood.growth_mb
+    return flood
 
 
 def _open_and_cancel(address: str, count: int) -> Counter[grpc.StatusCode]:

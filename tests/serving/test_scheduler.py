@@ -290,6 +290,14 @@ def test_a_request_expires_if_its_batch_would_be_late_for_it() -> None:
     assert taken(decide(request(left_s=0.45), others)) == [1, 3]
 
 
+def test_rows_of_another_connection_beyond_a_full_batch_make_no_request_late() -> None:
+    engine = TimedEngine(full_rows=4, max_rows=16)  # a full batch takes 0.4 s
+    robot, flood = request(left_s=0.5, connection="robot"), request(30, connection="flood")
+    decision = decide(robot, flood, engine=engine)
+    assert (taken(decision), expired(decision)) == ([1, 3], [])
+    assert expired(decide(request(left_s=0.4, connection="robot"), flood, engine=engine))
+
+
 def test_a_request_behind_one_that_is_split_is_not_expired_by_a_batch_that_has_no_room_for_it() -> None:
     engine = TimedEngine(max_concurrency=2, full_rows=4)  # the other core can compute the last one immediately
     decision = decide(request(2, priority=1), request(30), request(left_s=0.5), engine=engine)
