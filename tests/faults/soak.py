@@ -144,9 +144,9 @@ def flood(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
     )
     return (
         f"{other_clients.STREAMS:,} streams of one client send requests of {other_clients.ROWS:,} rows and read"
-        f" nothing, for {seconds} s; three others call every 50 ms | median and 99th percentile of the others: {before} before,"
-        f" {during} during it; {flood.late} of {len(flood.during)} had no answer within 1 s; memory grew by"
-        f" {flood.growth_mb:.0f} MB at most"
+        f" nothing, for {seconds} s; three others call every 50 ms | median and 99th percentile of the others:"
+        f" {before} before, {during} during it; {flood.late} of {len(flood.during)} had no answer within 1 s; memory"
+        f" grew by {flood.growth_mb:.0f} MB at most"
     )
 
 
