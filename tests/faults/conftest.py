@@ -25,7 +25,7 @@ Where each fault of one server with its present policies is tested:
 | a million calls | memory does not grow | `test_scenarios` |
 | more rows or bytes than allowed | refused before they are read | `serving/test_policy_service` |
 | one client that floods the server | others are answered | `test_scenarios`; `serving/test_queue` |
-| requests that never become complete | memory bounded, calls ended | `test_bounds`; `serving/test_grpc_handlers` |
+| requests that never become complete | memory bounded, calls ended | `test_scenarios`; `serving/test_grpc_handlers` |
 | half-open and silent connections | closed in seconds | `serving/test_grpc_transport` |
 | client gone during a call, deadline passed | no computation, free queue | `test_one_server`; `serving/test_batcher` |
 | calls that are opened and cancelled immediately | no silent end of others, bounded memory | `test_scenarios` |

@@ -11,8 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from tests.faults.hostile_messages import HTTP2_HELLO
-
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_HEADERS, END_STREAM, ACK = 4, 1, 1
 INITIAL_WINDOW_SIZE = 4  # a setting
@@ -40,7 +39,7 @@ class IncompleteCalls:
         self._begun: set[int] = set()
         self._length = struct.pack(">BI", 0, size + 1)
         self.ended: set[int] = set()
-        self._socket.sendall(HTTP2_HELLO)
+        self._socket.sendall(HELLO)
         headers = b"\x83\x86" + literal(b"\x04", path) + literal(b"\x01", address)
         headers += literal(b"\x0f\x10", "application/grpc") + b"\0" + text("te") + text("trailers")
         self._socket.sendall(b"".join(frame(HEADERS, END_HEADERS, stream, headers) for stream in streams))

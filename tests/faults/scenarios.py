@@ -194,6 +194,22 @@ def call_beside_a_flood(policies: Path, folder: Path, *, seconds: float) -> othe
     return flood
 
 
+def leave_calls_incomplete(policies: Path, folder: Path, *, calls: int, size: int) -> float:
+    """Leave the requests of calls incomplete; return by how many MB the server's memory grew at most.
+
+    Another client is answered meanwhile, and the server returns what the calls held.
+    """
+    with _running(policies, folder, max_batch_rows=2, max_held_mb=64) as (server, address):
+        expected = _known_answer(address)
+        before = _settled(server, limit=None)
+        growth_mb, answered = other_clients.leave_incomplete(address, server.pid, calls=calls, size=size)
+        _settled(server, limit=before)
+        assert _known_answer(address) == expected
+    assert answered == 20
+    assert growth_mb < 250, growth_mb  # half of the limit, and what arrives in 0.1 s
+    return growth_mb
+
+
 def _open_and_cancel(address: str, count: int) -> Counter[grpc.StatusCode]:
     options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
     with grpc.insecure_channel(address, options=options) as channel:

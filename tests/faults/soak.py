@@ -150,6 +150,16 @@ def flood(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
     )
 
 
+def incomplete(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Leave the requests of calls incomplete."""
+    calls, size = scaled(4000), 300_000
+    growth_mb = scenarios.leave_calls_incomplete(policies, folder, calls=calls, size=size)
+    return (
+        f"{calls:,} calls on one connection send {size / 1000:.0f} KB each of a request that is longer,"
+        f" --max-held-mb 64 | memory grew by {growth_mb:.0f} MB at most; all calls of another client were answered"
+    )
+
+
 def _cpu_s() -> float:
     """Return the processor time of this process and of its children that have ended."""
     times = os.times()
@@ -163,6 +173,7 @@ PARTS: dict[str, Callable[[Path, Path, Callable[[int], int]], str]] = {
     "coverage": coverage_guided,
     "calls": many_calls,
     "flood": flood,
+    "incomplete": incomplete,
 }
 
 if __name__ == "__main__":
