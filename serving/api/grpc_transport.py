@@ -30,6 +30,7 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 _GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+_Serve: TypeAlias = "Callable[[bytes, _GrpcContext], Coroutine[Any, Any, bytes]]"
 
 
 class GrpcTransport:
@@ -62,7 +63,7 @@ class GrpcTransport:
         self._clock = clock
         self._on_limit = on_limit
         self._gate = ReadGate(stalled_s=_STALLED_S, clock=clock)
-        self._incomplete = IncompleteMessages(max_bytes=max_request_bytes, clock=clock)
+        self._incomplete = IncompleteMessages(max_bytes=max_request_bytes, max_held_bytes=max_held_bytes, clock=clock)
         self.held = HeldBytes(max_held_bytes)
         """The bytes that are held for the connections."""
         self._options = [
@@ -136,21 +137,43 @@ class GrpcTransport:
     def _handlers(self, service: RpcService) -> grpc.GenericRpcHandler:
         path, overload = f"/{service.name}/", service.overload
         checked = overload.methods if overload else ()
-        handlers = {
-            path + name: self._unary(path + name, method, overload if name in checked else None)
-            for name, method in service.unary.items()
-        }
-        return _Handlers(handlers | {path + name: stream for name, stream in self._streams(service).items()})
+        return _Handlers(
+            {path + name: self._serve(path + name, method) for name, method in service.unary.items()},
+            reading={
+                path + name: self._reading(path + name, method, overload if name in checked else None)
+                for name, method in service.unary.items()
+            },
+            streams={path + name: stream for name, stream in self._streams(service).items()},
+            is_overloaded=overload.is_active if overload else lambda: False,
+            incomplete=self._incomplete,
+        )
 
     def _streams(self, service: RpcService) -> dict[str, _GrpcHandler]:
         return {name: self._stream(f"/{service.name}/{name}", method) for name, method in service.streams.items()}
 
-    def _unary(self, name: str, method: UnaryMethod, overload: OverloadCheck | None) -> _GrpcHandler:
-        """Return a handler that reads the request of a call itself.
+    def _serve(self, name: str, method: UnaryMethod) -> _Serve:
+        """Return what serves a unary call whose request gRPC has read."""
 
-        gRPC itself reads the request of a unary method before it calls the handler. Then the request could not be
-        counted while it arrives, nor the call be rejected unread. Therefore this is the handler of a method with a
-        stream of requests. On the wire there is no difference.
+        async def serve(raw: bytes, context: _GrpcContext) -> bytes:
+            try:
+                rpc_context = self._context(name, context)
+                call = self._open(context, rpc_context)
+                call.hold(len(raw))
+                reply = await method(raw, rpc_context)
+                call.hold(len(reply))
+                return reply
+            except ServingError as error:
+                del raw  # the exception that ends the call keeps this frame until a garbage collection
+                await _abort(context, error)
+
+        return serve
+
+    def _reading(self, name: str, method: UnaryMethod, overload: OverloadCheck | None) -> _GrpcHandler:
+        """Return a handler of unary calls that reads the request itself.
+
+        gRPC itself reads the request of a unary method before it calls the handler. Therefore this is the handler of a
+        method with a stream of requests. On the wire there is no difference. Under overload it checks a call before it
+        reads it.
         """
 
         async def serve(_requests: object, context: _GrpcContext) -> bytes:
@@ -174,7 +197,7 @@ class GrpcTransport:
                 call.hold(len(reply))
                 return reply
             except ServingError as error:
-                del raw  # the exception that ends the call keeps this frame until a garbage collection
+                del raw
                 await _abort(context, error)
             except asyncio.CancelledError as cancelled:
                 await _end(context, call, cancelled)
@@ -262,19 +285,68 @@ async def _read(context: _GrpcContext, call: OpenCall) -> Any:
         raise InvalidRequestError("the message cannot be read, for example decompressed") from error
 
 
+class _UnaryHandler(grpc.RpcMethodHandler):
+    """gRPC's handler of one unary call. It counts the request until that has arrived or the call has ended."""
+
+    request_streaming = response_streaming = False
+    request_deserializer = response_serializer = None
+
+    def __init__(self, serve: _Serve, incomplete: IncompleteMessages) -> None:
+        self._serve = serve
+        self._incomplete: IncompleteMessages | None = incomplete
+        incomplete.read_by_grpc += 1
+
+    async def unary_unary(self, raw: bytes, context: _GrpcContext) -> bytes:
+        """Serve the call, whose request has arrived."""
+        self._release()
+        serving = self._serve(raw, context)
+        del raw
+        return await serving
+
+    def __del__(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._incomplete:
+            self._incomplete.read_by_grpc -= 1
+            self._incomplete = None
+
+
 class _Handlers(grpc.GenericRpcHandler):
     """Gives gRPC the handler of each call.
 
     Args:
-        handlers: by path, such as "/kilolayer.v1.Policy/Act".
+        unary: what serves unary calls, by path, such as "/kilolayer.v1.Policy/Act".
+        reading: handlers of unary calls that read the requests themselves, by path.
+        streams: handlers of streams, by path.
+        is_overloaded: whether those of `reading` are used, to check calls before they are read.
+        incomplete: if it is full, they are used, too.
     """
 
-    def __init__(self, handlers: Mapping[str, _GrpcHandler]) -> None:
-        self._handlers = handlers
+    def __init__(
+        self,
+        unary: Mapping[str, _Serve],
+        *,
+        reading: Mapping[str, _GrpcHandler],
+        streams: Mapping[str, _GrpcHandler],
+        is_overloaded: Callable[[], bool],
+        incomplete: IncompleteMessages,
+    ) -> None:
+        self._unary = unary
+        self._reading = reading
+        self._streams = streams
+        self._is_overloaded = is_overloaded
+        self._incomplete = incomplete
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_GrpcHandler | None":
         """Return the handler of a call that arrives; None: there is no such method."""
-        return self._handlers.get(handler_call_details.method)
+        path = handler_call_details.method
+        serve = self._unary.get(path)
+        if serve is None:
+            return self._streams.get(path)
+        if self._incomplete.is_full or self._is_overloaded():
+            return self._reading[path]
+        return _UnaryHandler(serve, self._incomplete)
 
 
 def _metadata(context: _GrpcContext) -> Mapping[str, str]:

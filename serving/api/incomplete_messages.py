@@ -1,8 +1,10 @@
-"""IncompleteMessages: counts the requests of unary calls that take long to arrive.
+"""IncompleteMessages: bounds the bytes of unary calls' requests that have not arrived completely.
 
 gRPC keeps what it has received of a request that is being read, and does not tell how much that is. Nearly every
-request is complete within milliseconds. One that is not complete after `SLOW_S` counts with the size of the largest
-request until it is. A peer that leaves many requests incomplete therefore reaches the limit of its connection.
+request is complete within milliseconds, and gRPC's own handlers of unary calls read it fastest. Therefore gRPC reads
+some requests: as many as can have an eighth of the server's limit. While that many are incomplete, our handlers read
+the others. They know the connection: a request that is not complete after `SLOW_S` counts for it with the size of the
+largest request until it is. A peer that leaves many requests incomplete reaches the limit of its connection.
 
 Requests of streams are not counted: a stream of a robot waits most of its time for a request that has not begun.
 """
@@ -21,15 +23,24 @@ class IncompleteMessages:
 
     Args:
         max_bytes: size of the largest request.
+        max_held_bytes: limit of the bytes that the server holds.
         clock: monotonic seconds.
     """
 
-    def __init__(self, *, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, max_bytes: int, max_held_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.read_by_grpc = 0
+        """Requests that gRPC reads."""
+        self._max_by_grpc = max_held_bytes // 8 // max_bytes
         self._max_bytes = max_bytes
         self._clock = clock
         self._reading: dict[OpenCall, float] = {}  # since when; the oldest first
         self._slow: set[OpenCall] = set()  # those that are counted
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether gRPC reads as many requests as it may."""
+        return self.read_by_grpc >= self._max_by_grpc
 
     def begin(self, call: OpenCall) -> None:
         """The request of `call` is read from now on."""

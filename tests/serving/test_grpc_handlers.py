@@ -111,10 +111,10 @@ async def test_a_caller_that_leaves_while_it_is_refused_makes_no_error() -> None
     async def refuse(_raw: bytes, _context: RpcContext) -> bytes:
         raise InvalidRequestError("bad")
 
-    context = FakeGrpcContext(b"1", abort_raises=grpc.aio.InternalError("execute_batch"))
+    context = FakeGrpcContext(abort_raises=grpc.aio.InternalError("execute_batch"))
     handler = grpc_handler(RpcService("test.Service", {"Echo": refuse}, {}), ECHO)
     with pytest.raises(asyncio.CancelledError):
-        await handler.stream_unary(None, context)
+        await handler.unary_unary(b"", context)
     assert context.aborted == (grpc.StatusCode.INVALID_ARGUMENT, "bad", (("kilolayer-reason", "invalid_request"),))
 
 
@@ -207,9 +207,9 @@ async def test_a_request_that_stays_incomplete_counts_with_the_largest_size_unti
         return b""
 
     service = RpcService("test.Service", {"Echo": wait}, {})
-    transport = GrpcTransport([service], max_request_bytes=1000)
+    transport = GrpcTransport([service], max_request_bytes=CALL_BYTES, max_held_bytes=7 * CALL_BYTES)
     serving = asyncio.create_task(grpc_handler(service, ECHO, transport).stream_unary(None, Slow()))
-    await wait_until(lambda: transport.held.total == CALL_BYTES + 1000)
+    await wait_until(lambda: transport.held.total == CALL_BYTES + CALL_BYTES)
     may_end.set()
     await turn_loop()
     assert transport.held.total == CALL_BYTES + 5
@@ -242,13 +242,32 @@ async def test_incomplete_requests_beyond_the_limit_end_and_those_of_another_con
     await asyncio.gather(*serving, return_exceptions=True)
 
 
+async def test_grpc_reads_as_many_requests_as_can_have_an_eighth_of_the_limit_and_our_handlers_the_others() -> None:
+    async def echo(raw: bytes, _context: RpcContext) -> bytes:
+        return raw
+
+    service = RpcService("test.Service", {"Echo": echo}, {})
+    transport = GrpcTransport([service], max_request_bytes=100, max_held_bytes=16 * 100 + 7 * CALL_BYTES)
+    by_grpc = (16 * 100 + 7 * CALL_BYTES) // 800
+    handlers = [grpc_handler(service, ECHO, transport) for _ in range(by_grpc + 1)]
+    assert [handler.request_streaming for handler in handlers] == [False] * by_grpc + [True]
+    assert await handlers[0].unary_unary(b"x", FakeGrpcContext()) == b"x"  # its request has arrived
+    more = [grpc_handler(service, ECHO, transport) for _ in range(2)]
+    assert [handler.request_streaming for handler in more] == [False, True]
+    del handlers[:]  # all the others have ended
+    again = [grpc_handler(service, ECHO, transport) for _ in range(by_grpc)]
+    assert [handler.request_streaming for handler in again] == [False] * (by_grpc - 1) + [True]
+
+
 async def test_a_call_without_a_request_is_the_fault_of_its_caller() -> None:
     async def never(_raw: bytes, _context: RpcContext) -> bytes:
         raise AssertionError("it was served")
 
     context = FakeGrpcContext(abort_raises=grpc.aio.AbortError())
+    service = RpcService("test.Service", {"Echo": never}, {})
+    transport = GrpcTransport([service], max_request_bytes=CALL_BYTES, max_held_bytes=7 * CALL_BYTES)
     with pytest.raises(grpc.aio.AbortError):
-        await grpc_handler(RpcService("test.Service", {"Echo": never}, {}), ECHO).stream_unary(None, context)
+        await grpc_handler(service, ECHO, transport).stream_unary(None, context)
     assert context.aborted[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request")
 
 
