@@ -285,7 +285,7 @@ async def _read(context: _GrpcContext, call: OpenCall) -> Any:
         raise InvalidRequestError("the message cannot be read, for example decompressed") from error
 
 
-class _UnaryHandler(grpc.RpcMethodHandler):
+class _UnaryHandler:
     """gRPC's handler of one unary call. It counts the request until that has arrived or the call has ended."""
 
     request_streaming = response_streaming = False
@@ -346,7 +346,7 @@ class _Handlers(grpc.GenericRpcHandler):
             return self._streams.get(path)
         if self._incomplete.is_full or self._is_overloaded():
             return self._reading[path]
-        return _UnaryHandler(serve, self._incomplete)
+        return cast("_GrpcHandler", _UnaryHandler(serve, self._incomplete))
 
 
 def _metadata(context: _GrpcContext) -> Mapping[str, str]:
