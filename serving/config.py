@@ -77,7 +77,8 @@ class ServeConfig:
     A request with more rows than a batch is split into several batches."""
 
     max_queue_rows: int = 8192
-    """Maximum rows in the queue of each policy; further requests are rejected with RESOURCE_EXHAUSTED."""
+    """Maximum rows in the queue of each policy; further requests are rejected with RESOURCE_EXHAUSTED.
+    Connections with at most an eighth of it in the queue may exceed it by an eighth."""
 
     max_queue_age_s: float = 1.0
     """Maximum time that a request may be queued, in seconds.

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from serving.api.held_bytes import HeldBytes
+from serving.api.incomplete_messages import IncompleteMessages
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
@@ -29,6 +30,7 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 _GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 _GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+_Serve: TypeAlias = "Callable[[bytes, _GrpcContext], Coroutine[Any, Any, bytes]]"
 
 
 class GrpcTransport:
@@ -61,6 +63,7 @@ class GrpcTransport:
         self._clock = clock
         self._on_limit = on_limit
         self._gate = ReadGate(stalled_s=_STALLED_S, clock=clock)
+        self._incomplete = IncompleteMessages(max_bytes=max_request_bytes, max_held_bytes=max_held_bytes, clock=clock)
         self.held = HeldBytes(max_held_bytes)
         """The bytes that are held for the connections."""
         self._options = [
@@ -94,6 +97,10 @@ class GrpcTransport:
         """
         server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers(self.handlers())
+        # gRPC accepts calls in the order of arrival, each after several turns of the event loop, but those of a
+        # registered method apart from the others. A thousand new streams therefore do not delay calls of other clients.
+        for service in self._services:
+            server.add_registered_method_handlers(service.name, self._streams(service))
         try:
             bound = server.add_insecure_port(join_address(host, port))
         except RuntimeError as error:
@@ -128,45 +135,63 @@ class GrpcTransport:
         return tuple(map(self._handlers, self._services))
 
     def _handlers(self, service: RpcService) -> grpc.GenericRpcHandler:
-        path = f"/{service.name}/"
-        handlers = {path + name: self._unary(path + name, method) for name, method in service.unary.items()}
-        handlers |= {path + name: self._stream(path + name, method) for name, method in service.streams.items()}
-        if (overload := service.overload) is None:
-            return _Handlers(handlers, checking={}, is_overloaded=lambda: False)
-        checking = {
-            path + name: self._checking(path + name, service.unary[name], overload) for name in overload.methods
-        }
-        return _Handlers(handlers, checking=checking, is_overloaded=overload.is_active)
+        path, overload = f"/{service.name}/", service.overload
+        checked = overload.methods if overload else ()
+        return _Handlers(
+            {path + name: self._serve(path + name, method) for name, method in service.unary.items()},
+            reading={
+                path + name: self._reading(path + name, method, overload if name in checked else None)
+                for name, method in service.unary.items()
+            },
+            streams={path + name: stream for name, stream in self._streams(service).items()},
+            is_overloaded=overload.is_active if overload else lambda: False,
+            incomplete=self._incomplete,
+        )
 
-    def _unary(self, name: str, method: UnaryMethod) -> _GrpcHandler:
+    def _streams(self, service: RpcService) -> dict[str, _GrpcHandler]:
+        return {name: self._stream(f"/{service.name}/{name}", method) for name, method in service.streams.items()}
+
+    def _serve(self, name: str, method: UnaryMethod) -> _Serve:
+        """Return what serves a unary call whose request gRPC has read."""
+
         async def serve(raw: bytes, context: _GrpcContext) -> bytes:
             try:
-                call = self._open(context)
+                rpc_context = self._context(name, context)
+                call = self._open(context, rpc_context)
                 call.hold(len(raw))
-                reply = await method(raw, self._context(name, context))
+                reply = await method(raw, rpc_context)
                 call.hold(len(reply))
                 return reply
             except ServingError as error:
                 del raw  # the exception that ends the call keeps this frame until a garbage collection
                 await _abort(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(serve)
+        return serve
 
-    def _checking(self, name: str, method: UnaryMethod, overload: OverloadCheck) -> _GrpcHandler:
-        """Return a handler that checks a call before it reads it.
+    def _reading(self, name: str, method: UnaryMethod, overload: OverloadCheck | None) -> _GrpcHandler:
+        """Return a handler of unary calls that reads the request itself.
 
         gRPC itself reads the request of a unary method before it calls the handler. Therefore this is the handler of a
-        method with a stream of requests, which reads them itself. On the wire there is no difference.
+        method with a stream of requests. On the wire there is no difference. Under overload it checks a call before it
+        reads it.
         """
 
         async def serve(_requests: object, context: _GrpcContext) -> bytes:
-            raw: Any = b""
+            call, raw = None, b""
             try:
                 rpc_context = self._context(name, context)
-                overload.check(rpc_context)
-                call = self._open(context)
-                raw = await _read(context, call)
-                raw = b"" if raw is grpc.aio.EOF else raw
+                if overload is not None and overload.is_active():
+                    overload.check(rpc_context)
+                call = self._open(context, rpc_context)
+                if not call.has_room:
+                    await call.wait_for_room()
+                self._incomplete.begin(call)
+                try:
+                    raw = await _read(context, call)
+                finally:
+                    self._incomplete.end(call)
+                if raw is grpc.aio.EOF:
+                    raise InvalidRequestError("the call ended without a request")
                 call.hold(len(raw))
                 reply = await method(raw, rpc_context)
                 call.hold(len(reply))
@@ -174,33 +199,31 @@ class GrpcTransport:
             except ServingError as error:
                 del raw
                 await _abort(context, error)
+            except asyncio.CancelledError as cancelled:
+                await _end(context, call, cancelled)
 
         return grpc.stream_unary_rpc_method_handler(serve)
 
     def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
         async def serve(_requests: object, context: _GrpcContext) -> None:
-            call = self._open(context, STREAM_BYTES)
+            rpc_context = self._context(name, context)
+            call = self._open(context, rpc_context, STREAM_BYTES)
             try:
-                async with aclosing(method(_Requests(context, call), self._context(name, context))) as replies:
+                async with aclosing(method(_Requests(context, call), rpc_context)) as replies:
                     async for reply in replies:
                         call.hold(len(reply))
                         await _write(context, reply)
                         call.sent(len(reply))
             except ServingError as error:
                 await _abort(context, error)
-            except asyncio.CancelledError:
-                if call.failure is None:
-                    raise  # the caller is gone
-                task = asyncio.current_task()
-                assert task
-                task.uncancel()
-                await _abort(context, call.failure)
+            except asyncio.CancelledError as cancelled:
+                await _end(context, call, cancelled)
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
-    def _open(self, context: _GrpcContext, size: int = 0) -> OpenCall:
+    def _open(self, context: _GrpcContext, rpc_context: RpcContext, size: int = 0) -> OpenCall:
         """Return the call of `context`, for which `size` bytes are held in addition to those of every call."""
-        connection = self.held.connection(context.peer())
+        connection = self.held.connection(rpc_context.connection)
         call = OpenCall(connection, self._gate, size=CALL_BYTES + size, on_limit=self._on_limit)
         context.add_done_callback(cast("Any", call.end))
         return call
@@ -209,7 +232,7 @@ class GrpcTransport:
         now_s = self._clock()
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
-        return RpcContext(name, deadline_s, metadata=functools.partial(_metadata, context))
+        return RpcContext(name, deadline_s, context.peer(), functools.partial(_metadata, context))
 
 
 class _Requests(AsyncIterator[bytes]):
@@ -262,32 +285,68 @@ async def _read(context: _GrpcContext, call: OpenCall) -> Any:
         raise InvalidRequestError("the message cannot be read, for example decompressed") from error
 
 
+class _UnaryHandler:
+    """gRPC's handler of one unary call. It counts the request until that has arrived or the call has ended."""
+
+    request_streaming = response_streaming = False
+    request_deserializer = response_serializer = None
+
+    def __init__(self, serve: _Serve, incomplete: IncompleteMessages) -> None:
+        self._serve = serve
+        self._incomplete: IncompleteMessages | None = incomplete
+        incomplete.read_by_grpc += 1
+
+    async def unary_unary(self, raw: bytes, context: _GrpcContext) -> bytes:
+        """Serve the call, whose request has arrived."""
+        self._release()
+        serving = self._serve(raw, context)
+        del raw
+        return await serving
+
+    def __del__(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._incomplete:
+            self._incomplete.read_by_grpc -= 1
+            self._incomplete = None
+
+
 class _Handlers(grpc.GenericRpcHandler):
     """Gives gRPC the handler of each call.
 
     Args:
-        handlers: by path, such as "/kilolayer.v1.Policy/Act".
-        checking: handlers that check a call before they read it.
-        is_overloaded: whether those of `checking` are used now.
+        unary: what serves unary calls, by path, such as "/kilolayer.v1.Policy/Act".
+        reading: handlers of unary calls that read the requests themselves, by path.
+        streams: handlers of streams, by path.
+        is_overloaded: whether those of `reading` are used, to check calls before they are read.
+        incomplete: if it is full, they are used, too.
     """
 
     def __init__(
         self,
-        handlers: Mapping[str, _GrpcHandler],
+        unary: Mapping[str, _Serve],
         *,
-        checking: Mapping[str, _GrpcHandler],
+        reading: Mapping[str, _GrpcHandler],
+        streams: Mapping[str, _GrpcHandler],
         is_overloaded: Callable[[], bool],
+        incomplete: IncompleteMessages,
     ) -> None:
-        self._handlers = handlers
-        self._checking = checking
+        self._unary = unary
+        self._reading = reading
+        self._streams = streams
         self._is_overloaded = is_overloaded
+        self._incomplete = incomplete
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_GrpcHandler | None":
         """Return the handler of a call that arrives; None: there is no such method."""
         path = handler_call_details.method
-        if path in self._checking and self._is_overloaded():
-            return self._checking[path]
-        return self._handlers.get(path)
+        serve = self._unary.get(path)
+        if serve is None:
+            return self._streams.get(path)
+        if self._incomplete.is_full or self._is_overloaded():
+            return self._reading[path]
+        return cast("_GrpcHandler", _UnaryHandler(serve, self._incomplete))
 
 
 def _metadata(context: _GrpcContext) -> Mapping[str, str]:
@@ -324,3 +383,18 @@ async def _abort(context: _GrpcContext, error: ServingError) -> NoReturn:
         await context.abort(_CODES[error.status], str(error), error.trailers)
     except grpc.aio.InternalError as failed:  # the reply could not be sent
         raise asyncio.CancelledError from failed
+
+
+async def _end(context: _GrpcContext, call: OpenCall | None, cancelled: asyncio.CancelledError) -> NoReturn:
+    """End a call whose task was cancelled: with its failure, if it has one.
+
+    Raises:
+        asyncio.CancelledError: `cancelled`; the caller is gone.
+        grpc.aio.AbortError: the call has failed.
+    """
+    if call is None or call.failure is None:
+        raise cancelled
+    task = asyncio.current_task()
+    assert task
+    task.uncancel()
+    await _abort(context, call.failure)

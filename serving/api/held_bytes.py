@@ -70,6 +70,10 @@ class Connection:
         """Whether its streams are read from."""
         return 2 * self.held <= self._server.max_bytes - self._server.total
 
+    def fits(self, size: int) -> bool:
+        """Return whether its calls go on if `size` more bytes are held."""
+        return self.held + size <= self._server.max_bytes - self._server.total - size
+
     @property
     def is_over(self) -> bool:
         """Whether its calls are ended."""

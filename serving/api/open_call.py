@@ -48,6 +48,23 @@ class OpenCall:
         self._connection.hold(size)
         self._check()
 
+    def hold_incomplete(self, size: int) -> bool:
+        """Count `size` bytes for a request that is incomplete. If the connection may not hold them, end the call.
+
+        Return whether they are counted.
+        """
+        if not self._connection.fits(size):
+            self._fail(self._limit_error(size))
+            return False
+        self._held += size
+        self._connection.hold(size)
+        return True
+
+    def release(self, size: int) -> None:
+        """Count `size` fewer bytes."""
+        self._held -= size
+        self._gate.release(self._connection, size)
+
     def receive(self, size: int) -> None:
         """Count a request of a stream; it is held until its reply is sent. Errors as of `hold`."""
         self._requests.append(size)
@@ -58,22 +75,30 @@ class OpenCall:
         """Count that a reply of a stream, which was held, is sent, and that its request is no longer needed."""
         if self._requests:
             size += self._requests.popleft()
-        self._held -= size
-        self._gate.release(self._connection, size)
+        self.release(size)
 
     async def may_read(self) -> None:
-        """Wait until the call may read another request.
+        """Wait until a stream may read another request.
 
         Raises:
             MemoryLimitError: the peer reads no replies.
         """
         if not self._gate.is_open(self._connection):
-            try:
-                await self._gate.wait(self._connection)
-            except MemoryLimitError as error:
-                self._fail(error)
-                raise
+            await self.wait_for_room()
         self._read_s = self._gate.clock()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a unary call may read its request."""
+        return self._connection.has_room
+
+    async def wait_for_room(self) -> None:
+        """Wait until a unary call may read its request. Errors as of `may_read`."""
+        try:
+            await self._gate.wait(self._connection)
+        except MemoryLimitError as error:
+            self._fail(error)
+            raise
 
     def end(self, _context: object) -> None:
         """Release what is held for the call, which has ended. gRPC passes its context."""
@@ -82,12 +107,16 @@ class OpenCall:
 
     def _check(self) -> None:
         if self._connection.is_over:
-            error = MemoryLimitError(
-                f"the server holds {self._connection.held >> 20} MB of requests and replies for this connection, which"
-                " is too much; read replies while sending requests, and send fewer rows at a time"
-            )
+            error = self._limit_error()
             self._fail(error)
             raise error
+
+    def _limit_error(self, more: int = 0) -> MemoryLimitError:
+        held_mb = self._connection.held + more >> 20
+        return MemoryLimitError(
+            f"the server holds {held_mb} MB of requests and replies for this connection, which is too much; complete"
+            " requests and read replies before sending more, and send fewer rows at a time"
+        )
 
     def _fail(self, error: MemoryLimitError) -> None:
         """End the call for `error`, even while a reply waits to be sent."""

@@ -31,6 +31,6 @@ class UnreadCallCheck:
         Raises:
             OverloadedError: the call is rejected.
         """
-        if rejection := self._policies.reject_unread(context.deadline_s):
+        if rejection := self._policies.reject_unread(context.deadline_s, connection=context.connection):
             self._handlers.count_unread(rejection.reason, context)
             raise rejection.error()

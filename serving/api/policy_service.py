@@ -182,7 +182,9 @@ class _Requests(ABC, Generic[Blocks]):
             served, inputs[:, : spec.state_dim]
         )
         timeout_s = context.timeout_s(self._clock(), limit_us=request.timeout_us)
-        queued = served.batcher.admit(work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s)
+        queued = served.batcher.admit(
+            work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s, connection=context.connection
+        )
         sample = self._sample(request, served, inputs) if self._row_log else None
         return _Pending(served, request.sequence, work.candidates, queued, is_out_of_range, sample)
 

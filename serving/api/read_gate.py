@@ -1,6 +1,6 @@
-"""ReadGate: makes the streams of a connection wait before they read another request.
+"""ReadGate: makes the streams and calls of a connection wait before they read a request.
 
-A stream waits for two reasons:
+A stream waits for two reasons, a call only for the first:
 
 * Its connection has no room. It continues when the connection releases bytes, one stream for each release, in the order
   of arrival. Room can also arise because another connection releases bytes; a timer checks that while streams wait. A
@@ -20,9 +20,8 @@ from typing import NamedTuple
 from serving.api.held_bytes import Connection
 from serving.errors import MemoryLimitError
 
-SLICE_S = 0.01
-SLICE_BYTES = 256 << 10
-_READS_PER_SLICE = 8  # that the timer allows each connection
+SLICE_S = 0.002
+SLICE_BYTES = 64 << 10
 
 
 class _Progress(NamedTuple):
@@ -47,7 +46,8 @@ class ReadGate:
 
     def is_open(self, connection: Connection) -> bool:
         """Return whether a stream of `connection` may read without waiting."""
-        return connection.slice_bytes < SLICE_BYTES and connection.has_room and connection not in self._waiting
+        is_slow = connection.slice_bytes < SLICE_BYTES or self.clock() - connection.slice_s > SLICE_S
+        return is_slow and connection.has_room and connection not in self._waiting
 
     async def wait(self, connection: Connection) -> None:
         """Wait until a stream of `connection` may read.
@@ -72,22 +72,22 @@ class ReadGate:
             connection.slice_s, connection.slice_bytes = now_s, 0
         connection.slice_bytes += size
         if now_s - read_s < SLICE_S and connection in self._waiting and connection.has_room:
-            self._wake(connection, 1)
+            self._wake(connection)
 
     def release(self, connection: Connection, size: int) -> None:
         """Release bytes of `connection`. If this makes room, let one of its waiting streams read."""
         had_room = connection.has_room
         connection.release(size)
         if not had_room and connection in self._waiting and connection.has_room:
-            self._wake(connection, 1)
+            self._wake(connection)
 
     def check(self) -> None:
-        """Let a few streams of each connection with room read, and end the waiting streams of stalled connections."""
+        """Let a stream of each connection with room read, and end the waiting streams of stalled connections."""
         now_s = self.clock()
         for connection in list(self._waiting):
             released, since_s = self._progress[connection]
             if connection.has_room:
-                self._wake(connection, _READS_PER_SLICE)
+                self._wake(connection)
             elif connection.released != released:
                 self._progress[connection] = _Progress(connection.released, now_s)
             elif now_s - since_s >= self._stalled_s:
@@ -99,14 +99,14 @@ class ReadGate:
         if self._waiting:
             self._timer = asyncio.get_running_loop().call_later(SLICE_S, self._check_later)
 
-    def _wake(self, connection: Connection, count: int) -> None:
-        """Let the first `count` waiting streams of `connection` read."""
+    def _wake(self, connection: Connection) -> None:
+        """Let the first waiting stream of `connection` read."""
         waiters = self._waiting[connection]
-        while waiters and count:
+        while waiters:
             waiter = waiters.popleft()
             if not waiter.done():  # else its call has ended
                 waiter.set_result(None)
-                count -= 1
+                break
         if not waiters:
             self._forget(connection)
 
@@ -115,8 +115,8 @@ class ReadGate:
             if not waiter.done():
                 waiter.set_exception(
                     MemoryLimitError(
-                        f"this connection read no replies for {self._stalled_s:g} s while the server held"
-                        f" {connection.held >> 20} MB for it; read replies while sending requests"
+                        f"this connection completed no requests and read no replies for {self._stalled_s:g} s while the"
+                        f" server held {connection.held >> 20} MB for it; read replies while sending requests"
                     )
                 )
         self._forget(connection)

@@ -27,6 +27,9 @@ class RpcContext(NamedTuple):
     deadline_s: float = math.inf
     """When the reply is too late, on the server's monotonic clock."""
 
+    connection: str = ""
+    """Names the connection that the call came over. Connections take turns in the queue."""
+
     metadata: Callable[[], Mapping[str, str]] = dict
     """Returns the caller's metadata. A function, because reading it takes microseconds and few calls need it."""
 

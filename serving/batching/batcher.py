@@ -70,7 +70,7 @@ class Batcher:
         self._metrics = metrics
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._queue = RequestQueue()
+        self._queue = RequestQueue(max_passes=policy.max_passes)
         self._in_flight = InFlightBatches()
         self._load = LoadMeter(memory_s=policy.load_memory_s, window_s=policy.loop_window_s)
         self._overload = Overload(policy)
@@ -88,13 +88,20 @@ class Batcher:
         return self._queue.rows
 
     async def submit(
-        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+        self,
+        rows: np.ndarray,
+        *,
+        kind: Kind = Kind.ACT,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        connection: str = "",
     ) -> InferenceResult:
         """Compute the results for `rows: [rows, columns of the kind]`, at least one row.
 
         Args:
             priority: 0 to 3; requests of a higher priority are computed first.
             timeout_s: seconds until the caller has no use for the results; None: no limit.
+            connection: over which the request came. Those of one priority take turns.
 
         Raises:
             DrainingError: the batcher is draining.
@@ -103,14 +110,20 @@ class Batcher:
             ComputationError: the computation failed, or a result is NaN or infinite.
             ExtremeInputError: a result is NaN or infinite, and the rows are the cause.
         """
-        request = self.admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
+        request = self.admit(rows, kind=kind, priority=priority, timeout_s=timeout_s, connection=connection)
         try:
             return await request.result
         finally:
             self.withdraw(request)  # still queued only if the caller gave up
 
     def admit(
-        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+        self,
+        rows: np.ndarray,
+        *,
+        kind: Kind = Kind.ACT,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        connection: str = "",
     ) -> QueuedRequest:
         """Queue a request and return it immediately; its `result` is set later. Arguments and errors as `submit`.
 
@@ -124,10 +137,10 @@ class Batcher:
         deadline_s = math.inf if timeout_s is None else now_s + timeout_s
         if priority:
             self._overload.record_priority(priority, now_s)
-        if rejection := self._reject(Arrival(now_s, deadline_s, len(rows), kind, priority)):
+        if rejection := self._reject(Arrival(now_s, deadline_s, len(rows), kind, priority, connection)):
             self._metrics.count_rejected(rejection.reason)
             raise rejection.error()
-        request = QueuedRequest(rows, kind, now_s, deadline_s, priority, self._loop.create_future())
+        request = QueuedRequest(rows, kind, now_s, deadline_s, priority, self._loop.create_future(), connection)
         self._queue.push(request)
         self._metrics.queue_rows.set(self._queue.rows)
         if self._cannot_wait(request):
@@ -139,15 +152,16 @@ class Batcher:
         """Whether a request was rejected so recently that calls are checked before they are read."""
         return self._overload.is_present(self._clock())
 
-    def reject_unread(self, deadline_s: float) -> Rejection | None:
+    def reject_unread(self, deadline_s: float, *, connection: str = "") -> Rejection | None:
         """Return why a call that arrives now is rejected, regardless of its content; None: read it.
 
         Args:
             deadline_s: on the batcher's clock; infinite: none.
+            connection: over which it comes.
         """
         if self._drained:
             return None
-        arriving = self._overload.least_arrival(self._clock(), deadline_s)
+        arriving = self._overload.least_arrival(self._clock(), deadline_s, connection)
         return arriving and self._reject(arriving)
 
     def withdraw(self, request: QueuedRequest) -> None:
@@ -244,6 +258,7 @@ class Batcher:
             ends_s = now_s + self._engine.expected_s(kind, rows)
             # Nothing may raise from here on: a request that has left the queue and is not in flight would be lost.
             slices = [self._queue.take(request, rows) for request, rows in decision.takes]
+            self._queue.record_batch({request.priority for request, _ in decision.takes})
             batch = InFlightBatch(kind, rows, now_s, ends_s, slices)
             self._in_flight.add(batch)
             self._executor.submit(kind, [part.rows for part in slices], functools.partial(self._complete, batch))

@@ -36,7 +36,7 @@ class Overload:
         """Return whether a rejection is so recent that calls are checked before they are read."""
         return now_s - self._rejected_s < self._policy.overload_memory_s
 
-    def least_arrival(self, now_s: float, deadline_s: float) -> Arrival | None:
+    def least_arrival(self, now_s: float, deadline_s: float, connection: str = "") -> Arrival | None:
         """Return the smallest request that a call of unknown content can be; None: read it in any case."""
         self._checked += 1
         if self._checked % self._policy.read_every == 0:
@@ -44,4 +44,4 @@ class Overload:
         priority = PRIORITIES - 1
         while priority and now_s - self._seen_s[priority] >= self._policy.priority_memory_s:
             priority -= 1
-        return Arrival(now_s, deadline_s, priority=priority)
+        return Arrival(now_s, deadline_s, priority=priority, connection=connection)

@@ -14,8 +14,8 @@ The rules, in the order in which `decide` applies them:
 4. Otherwise a batch may be delayed while it fills. Below 50 % load the delay is 0; it grows to `max_batch_delay_s` at
    90 %. Fuller batches lower the load, which shortens the delay again. Every wait ends early enough for a full batch to
    meet every deadline in the queue.
-5. A batch takes rows of one kind, by priority, then by arrival. A request that could not be answered in time is not
-   computed.
+5. A batch takes rows of one kind, in the order of the queue (`serving.batching.queue`): by priority, then in turns of
+   the connections. A request that could not be answered in time is not computed.
 
 `reject` compares the time to a request's deadline with the estimated time to its answer. On an idle server the estimate
 may be too high, and only a batch corrects it. Therefore an idle server rejects only hopeless requests, and admits any
@@ -47,10 +47,18 @@ class BatchingPolicy:
     """Most rows that may wait."""
 
     max_queue_age_s: float
-    """New requests are rejected while one has waited longer than this."""
+    """New requests are rejected while one has waited longer than this. Requests of connections that have more rows
+    waiting than the new request's do not count."""
 
     max_batch_delay_s: float
     """Longest that a batch waits for more rows, at full load."""
+
+    reserve_share: float = 0.125
+    """Share of `max_queue_rows` by which a full queue exceeds it, for requests of connections that have at most that
+    share waiting. One connection that fills the queue thus does not lock out the others."""
+
+    max_passes: int = 8
+    """Batches in a row that may take no row of a priority that waits. Its rows are in the next batch."""
 
     delay_from_load: float = 0.5
     """Load from which on batches are delayed. Below it, waiting would not fill them."""
@@ -132,6 +140,7 @@ class Arrival(NamedTuple):
     rows: int = 1
     kind: Kind = Kind.ACT
     priority: int = 0
+    connection: str = ""
 
 
 class Rejection(NamedTuple):
@@ -171,7 +180,10 @@ class Scheduler:
         is_urgent = is_draining or queue.rows >= self.engine.full_rows or queue.peek().taken > 0
         if not is_urgent and (wait := self._wait(now_s, queue, in_flight, load)):
             return wait
-        return self._dispatch(now_s, queue, max_rows=self._max_rows(queue.rows, free))
+        max_rows = self._max_rows(queue.rows, free)
+        if queue.is_passed_over:
+            max_rows = min(max_rows, self.engine.full_rows)  # more urgent requests wait
+        return self._dispatch(now_s, queue, max_rows=max_rows)
 
     def reject(
         self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, *, event_loop_load: float
@@ -184,10 +196,10 @@ class Scheduler:
             in_flight: the batches that are being computed.
             event_loop_load: `Load.event_loop`, used only if the request has a deadline.
         """
-        policy, rows = self.policy, arriving.rows
-        if queue.rows + rows > policy.max_queue_rows:
+        policy = self.policy
+        if self._is_full(arriving, queue):
             return Rejection(Reason.QUEUE_FULL, f"the queue is full: {queue.rows} of {policy.max_queue_rows} rows wait")
-        if (age_s := queue.age_s(arriving.now_s)) > policy.max_queue_age_s:
+        if (age_s := self._age_s(arriving, queue)) > policy.max_queue_age_s:
             return Rejection(Reason.QUEUE_AGE, f"the queue is too slow: a request has waited for {age_s:.3f} s")
         if arriving.deadline_s == math.inf:
             return None
@@ -201,6 +213,21 @@ class Scheduler:
             problem = f"the deadline is in {left_s:.4f} s, and the answer would take up to {up_to_s:.4f} s"
             return Rejection(Reason.DEADLINE_TOO_SHORT, problem)
         return None
+
+    def _is_full(self, arriving: Arrival, queue: RequestQueue) -> bool:
+        """Return whether the queue has no room for a request."""
+        policy, total = self.policy, queue.rows + arriving.rows
+        if total <= policy.max_queue_rows:
+            return False
+        reserve = int(policy.reserve_share * policy.max_queue_rows)
+        return total > policy.max_queue_rows + reserve or queue.rows_of(arriving.connection) + arriving.rows > reserve
+
+    def _age_s(self, arriving: Arrival, queue: RequestQueue) -> float:
+        """Return the age of the queue as far as it concerns a request."""
+        age_s = queue.age_s(arriving.now_s)
+        if age_s <= self.policy.max_queue_age_s:
+            return age_s
+        return queue.age_for_s(arriving.now_s, arriving.connection, arriving.rows)
 
     def start_by_s(self, deadline_s: float, kind: Kind) -> float:
         """Return the latest time at which a full batch of `kind` can start and still meet a deadline."""
@@ -251,7 +278,7 @@ class Scheduler:
         """Fill a batch of up to `max_rows` from the front of the queue."""
         takes: list[tuple[QueuedRequest, int]] = []
         expired: list[QueuedRequest] = []
-        waiting = dict(queue.rows_ahead(0))  # rows of each kind, without those in `takes` and `expired`
+        waiting = queue.rows_by_kind()  # rows of each kind, without those in `takes` and `expired`
         taken = 0
         for request in queue:
             if taken >= max_rows:
@@ -263,7 +290,8 @@ class Scheduler:
                 ahead = taken if kind is first.kind else 0
                 # A request that is alone is computed even if it will probably be late: no other needs the batch.
                 is_alone = not takes and sum(waiting.values()) == rows
-                batch_rows = 0 if is_alone else ahead + min(max_rows - taken, waiting[kind])
+                beside = max(self._most(request, queue) - taken, rows)  # with its own
+                batch_rows = 0 if is_alone else ahead + min(beside, max_rows - taken, waiting[kind])
                 is_late = request.deadline_s <= now_s + self._batch_s(kind, batch_rows)
             if is_late or request.result.done():
                 expired.append(request)
@@ -279,6 +307,10 @@ class Scheduler:
                 break  # no room for those behind it, so this batch does not make them late
         return Dispatch(takes, expired)
 
+    def _most(self, request: QueuedRequest, queue: RequestQueue) -> int:
+        """Return the most rows of a batch with `request`: other connections' large requests only fill a full batch."""
+        return max(self.engine.full_rows, queue.rows_of(request.connection))
+
     def _batch_s(self, kind: Kind, rows: int) -> float:
         """Return how long a batch is expected to take; 0 for no rows."""
         return self.engine.expected_s(kind, rows) if rows else 0.0
@@ -287,9 +319,14 @@ class Scheduler:
         """Return how many rows of `request` fit into a batch of `taken` rows whose first request is `first`."""
         if request.kind is not first.kind:
             return 0
-        # Less urgent rows fill the batch of a more urgent request, but never beyond a full one: that would delay it.
-        limit = max_rows if request.priority == first.priority else min(max_rows, self.engine.full_rows)
-        return limit - taken
+        # Less urgent rows fill the batch of a more urgent request, but never beyond a full one: that would delay it. So
+        # do large requests of another connection.
+        full_rows = min(max_rows, self.engine.full_rows)
+        if request.priority != first.priority:
+            return full_rows - taken
+        if request.connection != first.connection and request.waiting_rows > self.engine.full_rows:
+            return full_rows - taken
+        return max_rows - taken
 
     def _answer_s(self, arriving: Arrival, queue: RequestQueue, in_flight: InFlightBatches, concurrency: int) -> float:
         """Estimate the seconds until a request that arrives now is computed."""
@@ -297,7 +334,10 @@ class Scheduler:
         if (waiting := queue.rows + rows) <= engine.max_rows and len(in_flight) < concurrency:
             return engine.expected_s(arriving.kind, waiting)  # the next batch holds all rows and can start now
         ahead_s, own_s = in_flight.remaining_s(arriving.now_s), 0.0
-        for kind, ahead in queue.rows_ahead(arriving.priority).items():
+        rows_ahead = queue.rows_ahead(
+            arriving.priority, arriving.connection, rows=rows, full_rows=engine.full_rows, max_rows=engine.max_rows
+        )
+        for kind, ahead in rows_ahead.items():
             total = ahead + rows if kind is arriving.kind else ahead
             if not total:
                 continue

@@ -72,15 +72,16 @@ class PolicyRegistry:
         """Return whether every policy is overloaded, so that calls are checked before they are read."""
         return bool(self._served) and all(served.batcher.is_overloaded for served in self._served.values())
 
-    def reject_unread(self, deadline_s: float) -> Rejection | None:
+    def reject_unread(self, deadline_s: float, *, connection: str = "") -> Rejection | None:
         """Return why a call that arrives now is rejected, regardless of its content; None: read it.
 
         Args:
             deadline_s: on the server's clock; infinite: none.
+            connection: over which it comes.
         """
         rejection = None
         for served in self._served.values():
-            rejection = served.batcher.reject_unread(deadline_s)
+            rejection = served.batcher.reject_unread(deadline_s, connection=connection)
             if rejection is None:
                 return None
         return rejection

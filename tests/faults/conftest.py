@@ -7,6 +7,8 @@ The harness, each module with a test of its own:
 * `resources`: memory, descriptors, threads and log bytes of a tree of processes.
 * `bundle_mutator`: damages a published policy in every way.
 * `retrying_caller`: a caller with several servers that tries again, and counts what was lost.
+* `greedy_client`, `incomplete_calls`: clients that never read, and that leave requests incomplete.
+* `other_clients`: the calls of others during a flood.
 * `hostile_messages`: malformed and hostile messages for every method.
 * `stream_calls`: very many calls, every answer compared.
 * `training_kills`: kills a training run, starts its command again, and compares what it leaves.
@@ -24,6 +26,8 @@ Where each fault of one server with its present policies is tested:
 | 100,000 hostile messages; bytes that are no HTTP/2 | same answers, memory, descriptors and log | `test_scenarios` |
 | a million calls | memory does not grow | `test_scenarios` |
 | more rows or bytes than allowed | refused before they are read | `serving/test_policy_service` |
+| one client that floods the server | others are answered | `test_scenarios`; `serving/test_queue` |
+| requests that never become complete | memory bounded, calls ended | `test_scenarios`; `serving/test_grpc_handlers` |
 | half-open and silent connections | closed in seconds | `serving/test_grpc_transport` |
 | client gone during a call, deadline passed | no computation, free queue | `test_one_server`; `serving/test_batcher` |
 | calls that are opened and cancelled immediately | no silent end of others, bounded memory | `test_scenarios` |

@@ -19,7 +19,7 @@ import numpy as np
 from kilolayer import DeadlineExceeded, PolicyClient, Unavailable
 from kilolayer.v1 import policy_pb2 as pb
 from tests.clients.fakes import free_port
-from tests.faults import hostile_messages, resources, stream_calls
+from tests.faults import hostile_messages, other_clients, resources, stream_calls
 from tests.faults.resources import Resources
 from tests.faults.retrying_caller import Outcome, RetryingCallers
 from tests.faults.supervised import Supervised, serve_command
@@ -183,6 +183,31 @@ def open_and_cancel(policies: Path, folder: Path, *, count: int) -> tuple[Counte
     growth = Growth(before, after)
     assert growth.megabytes < GROWTH_BYTES / 1e6, growth
     return statuses, growth
+
+
+def call_beside_a_flood(policies: Path, folder: Path, *, seconds: float) -> other_clients.Flood:
+    """Call while one client floods the server with rows and never reads. Most calls are answered within a second."""
+    with _running(policies, folder, max_batch_rows=64) as (server, address):
+        flood = other_clients.measure(address, server.pid, seconds=seconds)
+    assert flood.late < len(flood.during) / 2, f"{flood.late} of {len(flood.during)}"
+    assert flood.growth_mb < 600, flood.growth_mb
+    return flood
+
+
+def leave_calls_incomplete(policies: Path, folder: Path, *, calls: int, size: int) -> float:
+    """Leave the requests of calls incomplete; return by how many MB the server's memory grew at most.
+
+    Another client is answered meanwhile, and the server returns what the calls held.
+    """
+    with _running(policies, folder, max_batch_rows=2, max_held_mb=64) as (server, address):
+        expected = _known_answer(address)
+        before = _settled(server, limit=None)
+        growth_mb, answered = other_clients.leave_incomplete(address, server.pid, calls=calls, size=size)
+        _settled(server, limit=before)
+        assert _known_answer(address) == expected
+    assert answered == 20
+    assert growth_mb < 250, growth_mb  # half of the limit, and what arrives in 0.1 s
+    return growth_mb
 
 
 def _open_and_cancel(address: str, count: int) -> Counter[grpc.StatusCode]:

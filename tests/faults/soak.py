@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults import scenarios
+from tests.faults import other_clients, scenarios
 from tests.faults.conftest import publish
 
 REPOSITORY = Path(__file__).parents[2]
@@ -134,6 +134,32 @@ def many_calls(policies: Path, folder: Path, scaled: Callable[[int], int]) -> st
     )
 
 
+def flood(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Call while one client floods the server."""
+    seconds = scaled(20)
+    flood = scenarios.call_beside_a_flood(policies, folder, seconds=seconds)
+    before, during = (
+        f"{other_clients.percentile_ms(calls, 0.5):.0f} and {other_clients.percentile_ms(calls, 0.99):.0f} ms"
+        for calls in (flood.before, flood.during)
+    )
+    return (
+        f"{other_clients.STREAMS:,} streams of one client send requests of {other_clients.ROWS:,} rows and read"
+        f" nothing, for {seconds} s; three others call every 50 ms | median and 99th percentile of the others:"
+        f" {before} before, {during} during it; {flood.late} of {len(flood.during)} had no answer within 1 s; memory"
+        f" grew by {flood.growth_mb:.0f} MB at most"
+    )
+
+
+def incomplete(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Leave the requests of calls incomplete."""
+    calls, size = scaled(4000), 300_000
+    growth_mb = scenarios.leave_calls_incomplete(policies, folder, calls=calls, size=size)
+    return (
+        f"{calls:,} calls on one connection send {size / 1000:.0f} KB each of a request that is longer,"
+        f" --max-held-mb 64 | memory grew by {growth_mb:.0f} MB at most; all calls of another client were answered"
+    )
+
+
 def _cpu_s() -> float:
     """Return the processor time of this process and of its children that have ended."""
     times = os.times()
@@ -146,6 +172,8 @@ PARTS: dict[str, Callable[[Path, Path, Callable[[int], int]], str]] = {
     "messages": hostile_messages,
     "coverage": coverage_guided,
     "calls": many_calls,
+    "flood": flood,
+    "incomplete": incomplete,
 }
 
 if __name__ == "__main__":

@@ -40,3 +40,13 @@ def test_calls_that_are_cancelled_as_soon_as_they_are_open_leave_nothing_behind(
 def test_twenty_thousand_calls_leave_the_memory_as_it_was(policies: Path, tmp_path: Path) -> None:
     _, growth = scenarios.call_many_times(policies, tmp_path, count=20_000, warm_up=5_000)
     assert growth.after.threads <= growth.before.threads + 4  # pools of gRPC and the allocator may still be filling
+
+
+def test_most_calls_are_answered_beside_a_client_that_floods_the_server(policies: Path, tmp_path: Path) -> None:
+    flood = scenarios.call_beside_a_flood(policies, tmp_path, seconds=6)
+    assert len(flood.before) > 20
+
+
+def test_requests_that_stay_incomplete_are_bounded_and_return_their_memory(policies: Path, tmp_path: Path) -> None:
+    """600 MB in all. Without a limit the memory grows by as much."""
+    assert scenarios.leave_calls_incomplete(policies, tmp_path, calls=2000, size=300_000) > 10

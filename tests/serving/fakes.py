@@ -34,12 +34,20 @@ class FakeBatcher:
         self._arrival = asyncio.Event()
 
     def admit(
-        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+        self,
+        rows: np.ndarray,
+        *,
+        kind: Kind = Kind.ACT,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        connection: str = "",
     ) -> QueuedRequest:
         if self.failure is not None:
             raise self.failure
         result = asyncio.get_running_loop().create_future()
-        queued = QueuedRequest(rows, kind=kind, queued_s=0, deadline_s=0, priority=priority, result=result)
+        queued = QueuedRequest(
+            rows, kind=kind, queued_s=0, deadline_s=0, priority=priority, result=result, connection=connection
+        )
         self.admitted.append(queued)
         self.timeouts_s.append(timeout_s)
         self._arrival.set()
@@ -64,9 +72,15 @@ class AnsweringBatcher(FakeBatcher):
     """Answers each request immediately with zeros."""
 
     def admit(
-        self, rows: np.ndarray, *, kind: Kind = Kind.ACT, priority: int = 0, timeout_s: float | None = None
+        self,
+        rows: np.ndarray,
+        *,
+        kind: Kind = Kind.ACT,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        connection: str = "",
     ) -> QueuedRequest:
-        queued = super().admit(rows, kind=kind, priority=priority, timeout_s=timeout_s)
+        queued = super().admit(rows, kind=kind, priority=priority, timeout_s=timeout_s, connection=connection)
         self.answer(np.zeros((len(rows), 2), np.float32))
         return queued
 

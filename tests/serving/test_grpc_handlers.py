@@ -10,11 +10,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from serving.api import grpc_transport
+from serving.api import grpc_transport, incomplete_messages
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES
 from serving.api.rpc import RpcContext, RpcService
 from serving.errors import InvalidRequestError, MemoryLimitError
+from tests.serving.batcher_bench import WaitUntil
 from tests.serving.fakes import turn_loop
 
 ECHO, STREAM = "/test.Service/Echo", "/test.Service/Stream"
@@ -177,14 +178,97 @@ async def test_a_unary_call_beyond_the_limit_is_refused_and_counts_until_grpc_ha
         raise AssertionError("it was served")
 
     service = RpcService("test.Service", {"Echo": never}, {})
-    transport = GrpcTransport([service], max_request_bytes=1, max_held_bytes=2 * CALL_BYTES)
-    context = FakeGrpcContext(abort_raises=grpc.aio.AbortError())
+    size = (
+        CALL_BYTES // 2 + 1
+    )  # with three times a call's bytes, a call has room, and a request of half of them is over
+    transport = GrpcTransport([service], max_request_bytes=size, max_held_bytes=3 * CALL_BYTES)
+    context = FakeGrpcContext(b"x" * size, abort_raises=grpc.aio.AbortError())
     with pytest.raises(grpc.aio.AbortError):
-        await grpc_handler(service, ECHO, transport).unary_unary(b"x", context)
+        await grpc_handler(service, ECHO, transport).stream_unary(None, context)
     assert context.aborted[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert transport.held.total == CALL_BYTES + 1
+    assert transport.held.total == CALL_BYTES + size
     context.ended[0](context)
     assert transport.held.total == 0
+
+
+async def test_a_request_that_stays_incomplete_counts_with_the_largest_size_until_it_is_complete(
+    monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr(incomplete_messages, "SLOW_S", 0.0)
+    may_end = asyncio.Event()
+
+    class Slow(FakeGrpcContext):
+        async def read(self) -> object:
+            await may_end.wait()
+            return b"12345"
+
+    async def wait(_raw: bytes, _context: RpcContext) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    service = RpcService("test.Service", {"Echo": wait}, {})
+    transport = GrpcTransport([service], max_request_bytes=CALL_BYTES, max_held_bytes=7 * CALL_BYTES)
+    serving = asyncio.create_task(grpc_handler(service, ECHO, transport).stream_unary(None, Slow()))
+    await wait_until(lambda: transport.held.total == CALL_BYTES + CALL_BYTES)
+    may_end.set()
+    await turn_loop()
+    assert transport.held.total == CALL_BYTES + 5
+    serving.cancel()
+    await asyncio.wait({serving})
+
+
+async def test_incomplete_requests_beyond_the_limit_end_and_those_of_another_connection_do_not(
+    monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr(incomplete_messages, "SLOW_S", 0.0)
+
+    async def never(_raw: bytes, _context: RpcContext) -> bytes:
+        raise AssertionError("it was served")
+
+    service, size = RpcService("test.Service", {"Echo": never}, {}), 10 * CALL_BYTES
+    # One connection may hold half of 60. Five calls count as 5 * 11, of which two fit, the other as 11.
+    transport = GrpcTransport([service], max_request_bytes=size, max_held_bytes=60 * CALL_BYTES)
+    contexts = [FakeGrpcContext(abort_raises=grpc.aio.AbortError(), endless=True) for _ in range(6)]
+    contexts[5].peer = lambda: "ipv4:127.0.0.1:2"
+    serving = [
+        asyncio.create_task(grpc_handler(service, ECHO, transport).stream_unary(None, context)) for context in contexts
+    ]
+    await wait_until(serving[4].done)
+    await turn_loop()
+    assert [task.done() for task in serving] == [False, False, True, True, True, False]
+    assert contexts[2].aborted[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def test_grpc_reads_as_many_requests_as_can_have_an_eighth_of_the_limit_and_our_handlers_the_others() -> None:
+    async def echo(raw: bytes, _context: RpcContext) -> bytes:
+        return raw
+
+    service = RpcService("test.Service", {"Echo": echo}, {})
+    transport = GrpcTransport([service], max_request_bytes=100, max_held_bytes=16 * 100 + 7 * CALL_BYTES)
+    by_grpc = (16 * 100 + 7 * CALL_BYTES) // 800
+    handlers = [grpc_handler(service, ECHO, transport) for _ in range(by_grpc + 1)]
+    assert [handler.request_streaming for handler in handlers] == [False] * by_grpc + [True]
+    assert await handlers[0].unary_unary(b"x", FakeGrpcContext()) == b"x"  # its request has arrived
+    more = [grpc_handler(service, ECHO, transport) for _ in range(2)]
+    assert [handler.request_streaming for handler in more] == [False, True]
+    del handlers[:]  # all the others have ended
+    again = [grpc_handler(service, ECHO, transport) for _ in range(by_grpc)]
+    assert [handler.request_streaming for handler in again] == [False] * (by_grpc - 1) + [True]
+
+
+async def test_a_call_without_a_request_is_the_fault_of_its_caller() -> None:
+    async def never(_raw: bytes, _context: RpcContext) -> bytes:
+        raise AssertionError("it was served")
+
+    context = FakeGrpcContext(abort_raises=grpc.aio.AbortError())
+    service = RpcService("test.Service", {"Echo": never}, {})
+    transport = GrpcTransport([service], max_request_bytes=CALL_BYTES, max_held_bytes=7 * CALL_BYTES)
+    with pytest.raises(grpc.aio.AbortError):
+        await grpc_handler(service, ECHO, transport).stream_unary(None, context)
+    assert context.aborted[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request")
 
 
 async def test_a_cancelled_read_keeps_the_memory_that_grpc_writes_to_until_the_call_ends() -> None:

@@ -66,6 +66,33 @@ async def test_a_method_gets_the_bytes_the_name_the_deadline_and_the_metadata() 
     assert untimed.deadline_s == float("inf")
 
 
+async def test_calls_and_streams_of_one_connection_have_its_name_and_others_another() -> None:
+    names: list[str] = []
+
+    async def unary(raw: bytes, context: RpcContext) -> bytes:
+        names.append(context.connection)
+        return raw
+
+    async def stream(requests: AsyncIterator[bytes], context: RpcContext) -> AsyncGenerator[bytes]:
+        names.append(context.connection)
+        async for request in requests:
+            yield request
+
+    transport = GrpcTransport([RpcService("test.Service", {"Echo": unary}, {"Stream": stream})], max_request_bytes=1)
+    port = await transport.start("127.0.0.1", 0)
+    for _ in range(2):
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
+            await channel.unary_unary(ECHO)(b"")
+            call: Any = channel.stream_stream(STREAM)(iter([b"a"]))
+            assert await call.read() == b"a"
+    await transport.stop(1)
+    first, second = names[0], names[2]
+    assert names == [first, first, second, second]
+    assert first != second
+
+
 async def fail_unary(_raw: bytes, _context: RpcContext) -> bytes:
     raise OverloadedError("full", reason=Reason.QUEUE_AGE)
 

@@ -47,7 +47,7 @@ class Service:
         self._act = service.unary["Act"]
 
     async def act(self, raw: bytes = GOOD, *, timeout_s: float = 10) -> bytes:
-        return await self._act(raw, RpcContext(ACT, self.clock.now_s + timeout_s))
+        return await self._act(raw, RpcContext(ACT, self.clock.now_s + timeout_s, "ipv4:10.0.0.7:1"))
 
     def count(self, code: str, policy: str = MODEL) -> float | None:
         labels = {"method": "Act", "policy": policy, "code": code}
@@ -66,6 +66,7 @@ async def test_an_answer_is_counted_with_the_time_it_took() -> None:
     reply = pb.ActResponse.FromString(await answering)
     assert (list(reply.action), reply.queue_us, reply.compute_us, reply.batch_rows) == ([0.5, -1], 125000, 500000, 8)
     assert (service.count("OK"), service.total_s()) == (1, 0.25)
+    assert service.batcher.admitted[0].connection == "ipv4:10.0.0.7:1"
 
 
 async def test_of_the_candidates_of_each_row_the_one_with_the_highest_energy_is_the_answer() -> None:

@@ -83,7 +83,7 @@ async def test_durations_add_up_by_request() -> None:
         clock=lambda: next(moments),
         serialize=pb.ModelInferResponse.SerializeToString,
     )
-    context = RpcContext("/any")
+    context = RpcContext("/any", connection="ipv4:10.0.0.7:1")
     pending = requests.admit(requests.parse(infer_request(STATE, GOAL, id="b").SerializeToString()), context)
     batcher.answer(np.array([[1, 2], [3, 4]], np.float32))
     reply = pb.ModelInferResponse.FromString(await pending.reply())
@@ -91,6 +91,7 @@ async def test_durations_add_up_by_request() -> None:
     with pytest.raises(InvalidRequestError):
         requests.admit(bad, context)
     assert (actions(reply).tolist(), reply.id) == ([[1, 2], [3, 4]], "b")
+    assert batcher.admitted[0].connection == "ipv4:10.0.0.7:1"
     statistics = by_version.encode(policies.find(MODEL, version=""))
     assert (statistics.inference_count, statistics.execution_count) == (7, 3)
     assert statistics.last_inference == 1700000000125

@@ -70,6 +70,20 @@ async def test_the_batcher_rejects_unread_calls_while_its_queue_is_full(
     assert batcher.reject_unread(float("inf")) is None
 
 
+async def test_an_unread_call_of_a_connection_with_few_rows_is_read_although_another_fills_the_queue(
+    make_engine: MakeEngine, wait_until: WaitUntil
+) -> None:
+    bench = Bench(make_engine(max_rows=8), max_queue_rows=16)
+    await busy(bench, wait_until)
+    bench.submit(*range(16), connection="flood")
+    await wait_until(lambda: bench.batcher.queue_rows == 16)
+    rejection = bench.batcher.reject_unread(float("inf"), connection="flood")
+    assert rejection == (Reason.QUEUE_FULL, "the queue is full: 16 of 16 rows wait")
+    assert bench.batcher.reject_unread(float("inf"), connection="robot") is None
+    bench.engine.release()
+    assert await bench.batcher.drain(grace_s=5)
+
+
 async def test_a_call_with_too_little_time_is_rejected_unread_unless_it_may_be_urgent(
     make_engine: MakeEngine, wait_until: WaitUntil
 ) -> None:
@@ -95,7 +109,10 @@ def registry(*rejections: Rejection | None) -> PolicyRegistry:
     """Policies whose batchers are overloaded and reject unread calls so."""
 
     def batcher(rejection: Rejection | None) -> Any:
-        return SimpleNamespace(is_overloaded=rejection is not None, reject_unread=lambda _deadline_s: rejection)
+        def reject_unread(_deadline_s: float, *, connection: str) -> Rejection | None:
+            return rejection
+
+        return SimpleNamespace(is_overloaded=rejection is not None, reject_unread=reject_unread)
 
     names = [f"p{number}" for number in range(len(rejections))]
     policies = PolicyRegistry(frozenset(names), default=names[0] if names else "p")

@@ -234,6 +234,35 @@ def test_an_urgent_batch_is_filled_with_less_urgent_rows_only_until_it_is_full()
     assert taken(decide(request(7), request(6, priority=2), engine=engine)) == [6]
 
 
+def test_large_requests_of_another_connection_fill_a_batch_only_until_it_is_full() -> None:
+    engine = TimedEngine(full_rows=4, max_rows=16)
+    flood, robot = request(30, connection="flood"), request(1, connection="robot")
+    assert taken(decide(robot, flood, engine=engine)) == [1, 3]
+    assert taken(decide(flood, robot, engine=engine)) == [16]
+    small = [request(2, connection=str(number)) for number in range(8)]
+    assert taken(decide(*small, engine=engine)) == [2] * 8
+
+
+def test_a_priority_that_was_passed_over_gets_one_full_batch() -> None:
+    engine, queue = TimedEngine(full_rows=4, max_rows=16), RequestQueue()
+    low, high = request(30), request(30, priority=1)
+    for each in (low, high):
+        queue.push(each)
+    policy = BatchingPolicy(max_queue_rows=1000, max_queue_age_s=math.inf, max_batch_delay_s=0.0)
+    batches = []
+    for _ in range(2):
+        for _ in range(8):
+            queue.record_batch({1})
+        decision = Scheduler(engine, policy).decide(NOW_S, queue, InFlightBatches(), IDLE)
+        assert isinstance(decision, Dispatch)
+        batches.append(decision.takes)
+        queue.record_batch({0})
+    assert batches == [[(low, 4)]] * 2
+    decision = Scheduler(engine, policy).decide(NOW_S, queue, InFlightBatches(), IDLE)
+    assert isinstance(decision, Dispatch)
+    assert decision.takes == [(high, 16)]
+
+
 def test_a_batch_holds_one_kind() -> None:
     assert taken(decide(request(2), request(3, kind=Kind.SCORE), request(1))) == [2]
 
@@ -259,6 +288,14 @@ def test_a_request_expires_if_its_batch_would_be_late_for_it() -> None:
     decision = decide(hurried, others)  # four rows take 0.4 s
     assert (expired(decision), taken(decision)) == ([hurried], [3])
     assert taken(decide(request(left_s=0.45), others)) == [1, 3]
+
+
+def test_rows_of_another_connection_beyond_a_full_batch_make_no_request_late() -> None:
+    engine = TimedEngine(full_rows=4, max_rows=16)  # a full batch takes 0.4 s
+    robot, flood = request(left_s=0.5, connection="robot"), request(30, connection="flood")
+    decision = decide(robot, flood, engine=engine)
+    assert (taken(decision), expired(decision)) == ([1, 3], [])
+    assert expired(decide(request(left_s=0.4, connection="robot"), flood, engine=engine))
 
 
 def test_a_request_behind_one_that_is_split_is_not_expired_by_a_batch_that_has_no_room_for_it() -> None:

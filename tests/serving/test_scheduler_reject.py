@@ -30,7 +30,14 @@ def reject(
     policy = BatchingPolicy(max_queue_rows=24, max_queue_age_s=max_queue_age_s, max_batch_delay_s=0.0)
     scheduler = Scheduler(engine, policy)
     flying = InFlightBatches() if flying is None else flying
-    arrival = Arrival(arriving.queued_s, arriving.deadline_s, len(arriving.rows), arriving.kind, arriving.priority)
+    arrival = Arrival(
+        arriving.queued_s,
+        arriving.deadline_s,
+        len(arriving.rows),
+        arriving.kind,
+        arriving.priority,
+        arriving.connection,
+    )
     rejection = scheduler.reject(arrival, queue, flying, event_loop_load=load.event_loop)
     return rejection and f"{rejection.reason}: {rejection.problem}"
 
@@ -63,6 +70,36 @@ def test_an_idle_server_that_has_just_computed_rejects_only_what_has_less_than_h
 def test_the_queue_holds_so_many_rows_and_no_more() -> None:
     assert reject(request(15), request(9)) is None
     assert reject(request(16), request(9)) == "queue_full: the queue is full: 9 of 24 rows wait"
+
+
+def test_a_full_queue_has_an_eighth_more_for_connections_with_at_most_an_eighth() -> None:
+    flood = request(24, connection="flood")
+    full = "queue_full: the queue is full: 24 of 24 rows wait"
+    assert reject(request(3, connection="robot"), flood) is None
+    assert reject(request(4, connection="robot"), flood) == full
+    assert reject(request(1, connection="flood"), flood) == full
+    one = request(1, connection="robot")
+    assert reject(request(2, connection="robot"), flood, one) is None
+    fuller = "queue_full: the queue is full: 25 of 24 rows wait"
+    assert reject(request(3, connection="robot"), flood, one) == fuller
+    assert reject(request(3, connection="other"), flood, one) == fuller
+
+
+def test_the_age_of_requests_of_larger_connections_does_not_count() -> None:
+    flood = request(8, connection="flood", queued_s=NOW_S - 0.6)
+    problem = "queue_age: the queue is too slow: a request has waited for 0.600 s"
+    assert reject(request(7, connection="robot"), flood, max_queue_age_s=0.5) is None
+    assert reject(request(8, connection="robot"), flood, max_queue_age_s=0.5) == problem
+    assert reject(request(1, connection="flood"), flood, max_queue_age_s=0.5) == problem
+
+
+def test_of_another_connection_only_as_many_rows_are_ahead_as_its_own_has() -> None:
+    flood, overdue = request(20, connection="flood"), in_flight((Kind.ACT, 1), engine=ONE, dispatched_s=NOW_S - 9)
+    # One row of the flood is ahead, so its own row is in the first batch, with two rows: 0.2 s, and a quarter more.
+    assert reject(request(left_s=0.24, connection="robot"), flood, flying=overdue) == too_short(0.24, 0.25)
+    assert reject(request(left_s=0.26, connection="robot"), flood, flying=overdue) is None
+    # Of its own connection, 20 rows are ahead: two full batches and one of five rows.
+    assert reject(request(left_s=2.6, connection="flood"), flood, flying=overdue) == too_short(2.6, 2.625)
 
 
 def test_no_request_joins_a_queue_in_which_one_has_waited_too_long() -> None:

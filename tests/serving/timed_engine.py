@@ -51,11 +51,12 @@ def request(
     queued_s: float = NOW_S,
     left_s: float = math.inf,
     done: bool = False,
+    connection: str = "",
 ) -> QueuedRequest:
     """A request that is queued at `queued_s`; `left_s` from NOW_S to its deadline."""
     columns = np.zeros((rows, 1), np.float32)
     result = cast("asyncio.Future[InferenceResult]", _Result(done=done))
-    return QueuedRequest(columns, kind, queued_s, NOW_S + left_s, priority, result)
+    return QueuedRequest(columns, kind, queued_s, NOW_S + left_s, priority, result, connection)
 
 
 def in_flight(*batches: tuple[Kind, int], engine: TimedEngine, dispatched_s: float = NOW_S) -> InFlightBatches:

@@ -87,7 +87,7 @@ class InferRequests:
             )
             decoded_s = self._clock()
             timeout_s = context.timeout_s(decoded_s, limit_us=limit_us)
-            queued = served.batcher.admit(rows, priority=priority, timeout_s=timeout_s)
+            queued = served.batcher.admit(rows, priority=priority, timeout_s=timeout_s, connection=context.connection)
         except BaseException:
             statistics.failed(self._clock() - started_s)
             raise
