@@ -1,7 +1,9 @@
 """GrpcTransport: serves RPC services over gRPC. This is the only file that imports gRPC."""
 
 import asyncio
+import dataclasses
 import functools
+import itertools
 import logging
 import math
 import time
@@ -16,8 +18,8 @@ from serving.api.held_bytes import HeldBytes
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
-from serving.errors import InvalidRequestError, ServingError
-from serving.sockets import bind_error, join_address
+from serving.errors import InvalidRequestError, ServingError, StartupError
+from serving.sockets import Address, TcpAddress, UnixAddress, bind_error, may_bind
 
 _PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
 _SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as dead
@@ -25,6 +27,7 @@ _CLOSE_S = 0.8  # for living peers to close their connections when the server st
 _STALLED_S = 10.0  # after which the calls of a connection that has no room and reads no replies are ended
 _MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb and --max-streams
 _GRPC_LOGGER = "grpc._cython.cygrpc"
+_UNIX_PEER = "unix:"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 _GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -32,7 +35,7 @@ _GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class GrpcTransport:
-    """A gRPC server on one port.
+    """A gRPC server on one port or Unix socket.
 
     Args:
         services: what it serves.
@@ -61,6 +64,7 @@ class GrpcTransport:
         self._clock = clock
         self._on_limit = on_limit
         self._gate = ReadGate(stalled_s=_STALLED_S, clock=clock)
+        self._calls = itertools.count()
         self.held = HeldBytes(max_held_bytes)
         """The bytes that are held for the connections."""
         self._options = [
@@ -86,18 +90,17 @@ class GrpcTransport:
             self._options.append(("grpc.max_allowed_incoming_connections", max_connections))
         self._server: grpc.aio.Server | None = None  # a server that is made and never started warns when Python exits
 
-    async def start(self, host: str, port: int) -> int:
-        """Open `port` (0: any free one) and return its number.
+    async def start(self, address: Address) -> Address:
+        """Listen on `address`, and return it with the number of its port.
+
+        gRPC removes the file of a Unix socket when `stop` begins.
 
         Raises:
-            StartupError: the port cannot be bound.
+            StartupError: the address cannot be bound.
         """
         server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers(self.handlers())
-        try:
-            bound = server.add_insecure_port(join_address(host, port))
-        except RuntimeError as error:
-            raise bind_error("--port", host, port=port) from error
+        bound = _bind_tcp(server, address) if isinstance(address, TcpAddress) else _bind_unix(server, address)
         await server.start()
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_worth_a_line)
         self._server = server
@@ -200,7 +203,10 @@ class GrpcTransport:
 
     def _open(self, context: _GrpcContext, size: int = 0) -> OpenCall:
         """Return the call of `context`, for which `size` bytes are held in addition to those of every call."""
-        connection = self.held.connection(context.peer())
+        peer = context.peer()
+        if peer == _UNIX_PEER:  # the same for every connection: count each call as a connection of its own
+            peer += str(next(self._calls))
+        connection = self.held.connection(peer)
         call = OpenCall(connection, self._gate, size=CALL_BYTES + size, on_limit=self._on_limit)
         context.add_done_callback(cast("Any", call.end))
         return call
@@ -210,6 +216,22 @@ class GrpcTransport:
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
         return RpcContext(name, deadline_s, metadata=functools.partial(_metadata, context))
+
+
+def _bind_tcp(server: grpc.aio.Server, address: TcpAddress) -> TcpAddress:
+    try:
+        return dataclasses.replace(address, port=server.add_insecure_port(str(address)))
+    except RuntimeError as error:
+        raise bind_error("--listen", address) from error
+
+
+def _bind_unix(server: grpc.aio.Server, address: UnixAddress) -> UnixAddress:
+    with may_bind(address):
+        try:
+            server.add_insecure_port(address.uri)
+        except RuntimeError as error:
+            raise StartupError(f"cannot listen on {address}: gRPC cannot bind it; choose another path") from error
+    return address
 
 
 class _Requests(AsyncIterator[bytes]):

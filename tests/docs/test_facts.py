@@ -129,8 +129,8 @@ def test_the_places_to_change_things_exist() -> None:
 
 
 def test_a_missing_name_is_noticed() -> None:
-    assert missing_names("`serving/config.py`: `ServeConfig.max_batch_delay_s`, `--port`, `ServeConfig.prot`") == [
-        "ServeConfig.prot"
+    assert missing_names("`serving/config.py`: `ServeConfig.max_batch_delay_s`, `--listen`, `ServeConfig.lisen`") == [
+        "ServeConfig.lisen"
     ]
     assert missing_names("`serving/config.py`: `ServeConfig`; `policy/spec.py`: `ServeConfig`") == ["ServeConfig"]
 
