@@ -34,8 +34,8 @@ async def echo(raw: bytes, _context: RpcContext) -> bytes:
     return raw
 
 
-def transport_of(**limits: int) -> GrpcTransport:
-    return GrpcTransport([RpcService("test.Service", {"Echo": echo}, {})], max_request_bytes=1000, **limits)
+def transport_of() -> GrpcTransport:
+    return GrpcTransport([RpcService("test.Service", {"Echo": echo}, {})], max_request_bytes=1000)
 
 
 async def call(path: Path) -> bytes:
