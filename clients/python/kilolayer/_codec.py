@@ -173,22 +173,23 @@ def check_robot_id(robot_id: object) -> str:
     return robot_id
 
 
-def require_unmasked(values: object) -> None:
-    """Raise ValueError if `values` is a masked array or a sequence that has one: numpy would drop the mask."""
+def is_masked(values: object) -> bool:
+    """Return whether `values` is a masked array, or a sequence that has one: `np.asarray` would drop the mask."""
     if isinstance(values, np.ma.MaskedArray):
-        raise ValueError("it is a masked array, and a mask cannot be sent; pass array.filled(value), or measure again")
+        return True
     if not isinstance(values, _SEQUENCES):
-        return
+        return False
     kinds = set(map(type, values))  # a look at the types is several times as fast as one at each value
-    if not kinds <= _SCALARS and any(issubclass(kind, (*_SEQUENCES, np.ma.MaskedArray)) for kind in kinds):
-        for value in values:
-            require_unmasked(value)
+    if kinds <= _SCALARS or not any(issubclass(kind, (*_SEQUENCES, np.ma.MaskedArray)) for kind in kinds):
+        return False
+    return any(map(is_masked, values))
 
 
 def _array(name: str, values: ArrayLike) -> NDArray[np.float32]:
     """Return `values` as a little-endian float32 array."""
+    if is_masked(values):
+        raise _invalid(f"{name} must not be a masked array, because a mask cannot be sent; pass {name}.filled(value)")
     try:
-        require_unmasked(values)
         with np.errstate(over="ignore"):  # too large values become infinite; the server reports their row
             return np.asarray(values).astype("<f4", casting="same_kind", copy=False)
     except (TypeError, ValueError) as error:
@@ -208,9 +209,8 @@ def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
 def _integer(name: str, value: int, *, most: int, least: int = 0) -> int:
     """Return `value`, an int or a numpy integer, as an int in [least, most]."""
     try:
-        require_unmasked(value)
-        number = operator.index(value)
-    except (TypeError, ValueError):
+        number = least - 1 if is_masked(value) else operator.index(value)
+    except TypeError:
         number = least - 1
     if not least <= number <= most:
         raise _invalid(f"{name} must be an integer from {least} to {most}, got {value!r}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kilolayer._codec import Axes, decode_chunk, decode_energy, require_unmasked
+from kilolayer._codec import Axes, decode_chunk, decode_energy, is_masked
 from kilolayer.v1 import policy_pb2
 
 
@@ -127,7 +127,8 @@ class PolicyDescription:
 
         -1 becomes `action_low`, and 1 becomes `action_high`. ValueError if `action` is a masked array.
         """
-        require_unmasked(action)
+        if is_masked(action):
+            raise ValueError("action must not be a masked array; pass action.filled(value)")
         low, high = np.array(self.action_low), np.array(self.action_high)
         return low + (np.asarray(action) + 1) / 2 * (high - low)
 
