@@ -42,6 +42,6 @@ async def test_an_async_client_takes_the_home_folder(path: Path, monkeypatch: py
 
 def test_a_socket_that_is_not_there_is_unavailable_immediately(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/act.sock"
-    with kilolayer.PolicyClient(address, timeout_s=30) as client:
-        with pytest.raises(kilolayer.Unavailable, match=f"Act at {address} failed .*No such file or directory"):
-            client.act([0, 0, 0], [0, 0])
+    missing = pytest.raises(kilolayer.Unavailable, match=f"Act at {address} failed .*No such file or directory")
+    with kilolayer.PolicyClient(address, timeout_s=30) as client, missing:
+        client.act([0, 0, 0], [0, 0])
