@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from serving.errors import StartupError, shortage
 
-LISTEN_FORMS = "use HOST:PORT, such as 127.0.0.1:50051, [::1]:50051 or 0.0.0.0:50051, or unix:PATH"
+_FORMS = "use HOST:PORT, such as 127.0.0.1:50051, [::1]:50051 or 0.0.0.0:50051, or unix:PATH"
 
 _UNIX = "unix:"
 _MAX_PORT = 65535
@@ -81,7 +81,7 @@ def parse_address(text: str) -> Address:
     elif ":" in host:
         raise AddressError(f"needs brackets around an IPv6 host, such as [::1]:50051, got {text!r}")
     if not (colon and port.isascii() and port.isdigit()):
-        raise AddressError(f"must end with a port, got {text!r}; {LISTEN_FORMS}")
+        raise AddressError(f"must end with a port, got {text!r}; {_FORMS}")
     if not host:
         raise AddressError(
             f"must name a host, got {text!r}; use 127.0.0.1 for this machine only, 0.0.0.0 for every network"
