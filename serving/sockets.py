@@ -112,6 +112,7 @@ def bind_error(flag: str, address: TcpAddress) -> StartupError:
     gRPC does not tell the cause, so it is read from an attempt of our own.
     """
     host, port = address.host, address.port
+    what = f"{flag} {address}" if flag == "--listen" else f"{flag} {port} on {host}"
     try:
         family, _, _, _, numeric = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
@@ -127,15 +128,14 @@ def bind_error(flag: str, address: TcpAddress) -> StartupError:
         )
     except OSError as error:
         if lacking := shortage(error):
-            return StartupError(f"cannot bind {flag} {port} on {host}: {lacking}")
+            return StartupError(f"cannot bind {what}: {lacking}")
         if error.errno == errno.EADDRNOTAVAIL:
             return StartupError(
                 f"the host {host} of --listen is not an address of this machine; use 127.0.0.1 for this machine only,"
                 " 0.0.0.0 for every network"
             )
         problem = _PROBLEMS.get(error.errno or 0, str(error.strerror))
-    what = address if flag == "--listen" else f"{port} on {host}"
-    return StartupError(f"cannot bind {flag} {what}: {problem}; choose another port with {flag}, or 0 for any free one")
+    return StartupError(f"cannot bind {what}: {problem}; choose another port with {flag}, or 0 for any free one")
 
 
 @contextmanager
