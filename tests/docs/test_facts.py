@@ -25,7 +25,8 @@ REASONS = "| reason | status | meaning |"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # Flags that no configuration has, and flags of other programs: pip, tensorboard, docker, perf_analyzer.
 OTHER_FLAGS = {
-    *("--dry-run", "--help", "--list-envs"),
+    *("--check", "--dry-run", "--help", "--list-envs"),
+    *("--find-links", "--no-index", "--only-binary"),
     *("--concurrency-range", "--gpus", "--logdir", "--no-deps", "--require-hashes", "--target"),
 }
 
