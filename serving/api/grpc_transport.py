@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -89,11 +90,12 @@ class GrpcTransport:
         if max_connections is not None:
             self._options.append(("grpc.max_allowed_incoming_connections", max_connections))
         self._server: grpc.aio.Server | None = None  # a server that is made and never started warns when Python exits
+        self._socket: Path | None = None
 
     async def start(self, address: Address) -> Address:
         """Listen on `address`, and return it with the number of its port.
 
-        gRPC removes the file of a Unix socket when `stop` begins.
+        gRPC removes the file of a Unix socket during `stop`.
 
         Raises:
             StartupError: the address cannot be bound.
@@ -104,6 +106,7 @@ class GrpcTransport:
         await server.start()
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_worth_a_line)
         self._server = server
+        self._socket = bound.path if isinstance(bound, UnixAddress) else None
         return bound
 
     async def stop(self, grace_s: float) -> None:
@@ -119,6 +122,10 @@ class GrpcTransport:
             await self._server.stop(grace_s)
         finally:
             closing.cancel()
+        ends_s = self._clock() + _CLOSE_S
+        # gRPC removes the file from another thread, a moment later.
+        while self._socket and self._socket.exists() and self._clock() < ends_s:  # noqa: ASYNC110  no event says so
+            await asyncio.sleep(_CLOSE_S / 100)
 
     async def _close_without_calls(self, server: grpc.aio.Server) -> None:
         await asyncio.sleep(_CLOSE_S)
