@@ -6,8 +6,8 @@
 # Add `-v kilolayer-cache:/cache` to keep compiled programs when the container is replaced: the next start is faster.
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
-# KILOLAYER_ variables. Change the ports with KILOLAYER_PORT and KILOLAYER_METRICS_PORT: the health check reads the
-# second.
+# KILOLAYER_ variables. Change the ports with KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the health check reads the
+# second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
 
 # ---- the packages, installed without pip in the image ----------------------------------------------------------------
 FROM python:3.12-slim AS builder
@@ -48,9 +48,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     XDG_CACHE_HOME=/cache \
-    KILOLAYER_HOST=0.0.0.0 \
+    KILOLAYER_LISTEN=0.0.0.0:50051 \
     KILOLAYER_POLICIES=/policies \
-    KILOLAYER_PORT=50051 \
     KILOLAYER_METRICS_PORT=9464
 EXPOSE 50051 9464
 # A number, because Kubernetes cannot tell from a name that the user is not root.

@@ -12,7 +12,7 @@ UNIT += $(addprefix --ignore=tests/,policy/test_layers.py serving/test_cpu_devic
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help install demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix
-.PHONY: soak soak-training bench
+.PHONY: soak soak-training bench wheelhouse
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,9 @@ protos: $(READY)  ## generate descriptors and type stubs of every message from p
 
 client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with old and new dependencies; about 5 minutes
 	$(BIN)/python scripts/client_matrix.py
+
+wheelhouse: $(READY)  ## collect the wheels of an installation without a network, in wheelhouse/
+	$(BIN)/python scripts/wheelhouse.py
 
 soak: $(READY)  ## servers under restarts, kills, hostile messages and a million calls; PARTS chooses
 	PYTHONPATH=. $(BIN)/python -m tests.faults.soak $(PARTS)

@@ -84,7 +84,7 @@ def server_command(policies: Path, settings: ServerSettings, *, profile: Path | 
     """
     flags = {
         "--policies": policies,
-        "--port": 0,
+        "--listen": "127.0.0.1:0",
         "--metrics-port": 0,
         "--max-batch-rows": settings.max_batch_rows,
         "--max-call-rows": settings.max_call_rows,

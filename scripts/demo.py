@@ -39,7 +39,10 @@ class StageFailed(Exception):  # noqa: N818 - named for what happened
     """A stage exited with an error. The stage itself has printed the reason."""
 
     def __init__(self, stage: str, code: int) -> None:
-        super().__init__(f"{stage} failed with exit code {code}")
+        super().__init__(stage, code)
+
+    def __str__(self) -> str:
+        return "{} failed with exit code {}".format(*self.args)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,8 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         run_stage("training", ["training/run.py", "--env", ENV, "--out", str(OUT), "--overwrite"], stop=stop)
         policies = best_policies()
         say(f"2 of 3: serve {policies} on {address}")
-        port = address.rpartition(":")[2]
-        serve = ["serving/run.py", "--policies", str(policies), "--port", port]
+        serve = ["serving/run.py", "--policies", str(policies), "--listen", address]
         with running("the server", [*serve, "--metrics-port", str(metrics_port)], log=OUT / "server.log") as server:
             say("3 of 3: 32 simulated robots drive 128 episodes, every action fetched with Act")
             drive = ["clients/sim/run.py", "--env", ENV, "--address", address, "--robots", "32", "--episodes", "128"]

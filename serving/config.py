@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from serving.sockets import Address, AddressError, TcpAddress, UnixAddress, parse_address
+
 LogFormat = Literal["auto", "json", "text"]
 OutOfRange = Literal["flag", "refuse"]
 ServeWhen = Literal["first-batch", "all"]
+_LOCALHOST = "127.0.0.1"
 _MAX_PORT = 65535
 _MAX_WORKERS = 256
 _MAX_HELD_MB = 2**20
@@ -49,20 +52,18 @@ class ServeConfig:
     default_policy: str = ""
     """Policy for requests that name none; empty: the policy of the first folder."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on, for gRPC and for metrics.
-    127.0.0.1 accepts connections from this machine only, 0.0.0.0 from every network.
-    Connections are neither encrypted nor authenticated."""
-
-    port: int = 50051
-    """Port for gRPC; 0 picks a free one, which the ready line in the log shows."""
+    listen: str = "127.0.0.1:50051"
+    """Address for gRPC: HOST:PORT, or unix:PATH for a Unix socket.
+    The host 127.0.0.1 accepts connections from this machine only, 0.0.0.0 from every network. Connections to a port are
+    neither encrypted nor authenticated. The port 0 picks a free one, which the ready line in the log shows.
+    Only the user that runs the server can connect to a Unix socket: its mode is 0600."""
 
     metrics: bool = True
     """Serve Prometheus metrics over HTTP, at /metrics of the metrics port."""
 
     metrics_port: int = 9464
     """Port for /healthz and /metrics over HTTP; 0 picks a free one, which the ready line in the log shows.
-    /healthz is there with --no-metrics, too."""
+    It is on the host of --listen, or on 127.0.0.1 beside a Unix socket. /healthz is there with --no-metrics, too."""
 
     max_batch_rows: int = 256
     """Maximum rows in a batch, a power of two; 1 disables batching.
@@ -127,6 +128,16 @@ class ServeConfig:
     log_format: LogFormat = "auto"
     """Format of the log on stderr: text, json (one object per line), or auto (text on a terminal, json otherwise)."""
 
+    @property
+    def address(self) -> Address:
+        """The address for gRPC."""
+        return parse_address(self.listen)
+
+    @property
+    def metrics_host(self) -> str:
+        """The host of the metrics port."""
+        return self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
+
     def __post_init__(self) -> None:
         self._check_addresses()
         self._check_sizes()
@@ -134,19 +145,27 @@ class ServeConfig:
     def _check_addresses(self) -> None:
         if not self.policies:
             raise ConfigError("--policies is missing; name at least one folder, such as --policies runs/first/policies")
-        if not self.host:
+        try:
+            address = self.address
+        except AddressError as error:
+            raise ConfigError(f"--listen {error}") from error
+        if not 0 <= self.metrics_port <= _MAX_PORT:
             raise ConfigError(
-                "--host must not be empty; use 127.0.0.1 for this machine only, 0.0.0.0 for every network"
+                f"--metrics-port must be from 0 to {_MAX_PORT}, got {self.metrics_port}; 0 picks a free port"
             )
-        for name in ("port", "metrics_port"):
-            port = getattr(self, name)
-            if not 0 <= port <= _MAX_PORT:
-                raise ConfigError(f"{flag(name)} must be from 0 to {_MAX_PORT}, got {port}; 0 picks a free port")
-        if self.port == self.metrics_port != 0:
-            raise ConfigError(f"--metrics-port must differ from --port, got {self.port} for both; 0 picks a free port")
+        if isinstance(address, TcpAddress) and address.port == self.metrics_port != 0:
+            raise ConfigError(
+                f"--metrics-port must differ from the port of --listen, got {address.port} for both; 0 picks a free"
+                " port"
+            )
         if not 1 <= self.workers <= _MAX_WORKERS:
             raise ConfigError(
                 f"--workers must be from 1 to {_MAX_WORKERS}, got {self.workers}; use at most one for each core"
+            )
+        if self.workers > 1 and isinstance(address, UnixAddress):
+            raise ConfigError(
+                f"--workers {self.workers} needs a port, because gRPC cannot share a Unix socket between processes, got"
+                f" --listen {self.listen}; use --listen 127.0.0.1:50051, or leave out --workers"
             )
 
     def _check_sizes(self) -> None:

@@ -7,7 +7,7 @@ of a `ServingError`. The message reaches a client, so it is always our own text,
 import enum
 import errno
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # In messages of libraries: the system's own, the dynamic linker's, XLA's.
 _NO_MEMORY = (os.strerror(errno.ENOMEM), "failed to map segment from shared object", "RESOURCE_EXHAUSTED")
@@ -77,6 +77,15 @@ class ServingError(Exception):
         """Trailing metadata for the client: the reason, and a request not to try again if the server is overloaded."""
         retry = (_NO_RETRY,) if self.status is Status.RESOURCE_EXHAUSTED else ()
         return (("kilolayer-reason", self.reason.value), *retry)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own way calls the class with the message alone, and some classes take other arguments.
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[ServingError], arguments: tuple[Any, ...]) -> ServingError:
+    """Return an exception without calling its constructor; copy and pickle set its fields."""
+    return kind.__new__(kind, *arguments)
 
 
 class InvalidRequestError(ServingError):

@@ -1,6 +1,6 @@
 """The command line of the server: flags and environment variables become a ServeConfig; the result is an exit code.
 
-    python serving/run.py --policies runs/first/policies --port 50051 --metrics-port 9464
+    python serving/run.py --policies runs/first/policies --listen 127.0.0.1:50051 --metrics-port 9464
 
 Exit codes: 0 after a clean stop; 1 if the server cannot start, can no longer compute, or left a call unanswered; 2 for
 wrong usage.

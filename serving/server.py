@@ -35,7 +35,7 @@ from serving.policies import store
 from serving.policies.compilation import CompilationCounter, PolicyCompiler
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
-from serving.sockets import join_address
+from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.logs import ready_line
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
@@ -145,24 +145,24 @@ class Server:
         )
         self._metrics_server: MetricsServer | None = None
         self._watching: asyncio.Task[None] | None = None
-        self.port = 0
-        """The gRPC port; 0 before `start`."""
+        self.address: Address = config.address
+        """The address for gRPC; its port is known after `start`."""
 
     async def start(self) -> None:
         """Open the ports; health is NOT_SERVING.
 
         Raises:
-            StartupError: a port cannot be bound.
+            StartupError: a port or the socket cannot be bound.
         """
         config = self._config
         if config.workers == 1:  # otherwise the supervisor has one for all
             collectors = self._collectors if config.metrics else None
             self._metrics_server = MetricsServer(
-                collectors, config.host, port=config.metrics_port, is_ready=lambda: self._health.is_serving
+                collectors, config.metrics_host, port=config.metrics_port, is_ready=lambda: self._health.is_serving
             )
-        self.port = await self._transport.start(config.host, config.port)
+        self.address = await self._transport.start(config.address)
         if config.metrics:
-            self._collectors.register(ConnectionsCollector(self.port))
+            self._collectors.register(ConnectionsCollector(self.address))
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -283,7 +283,7 @@ class Server:
 
         They are `grpc`, `health`, and `metrics` unless off. A worker has only the first.
         """
-        addresses = {"grpc": join_address(self._config.host, self.port)}
+        addresses = {"grpc": str(self.address)}
         if self._metrics_server:
             addresses |= self._metrics_server.addresses()
         return addresses

@@ -40,7 +40,7 @@ class DriveConfig:
     env: str
     """Environment to run, the one that the policy was trained on. MODULE:NAME selects one of your own."""
     address: str = "127.0.0.1:50051"
-    """Address of the server, HOST:PORT."""
+    """Address of the server, HOST:PORT or unix:PATH."""
     policy: str = ""
     """Name of the policy. Default: the server's default policy."""
     robots: int = 32

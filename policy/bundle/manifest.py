@@ -27,7 +27,10 @@ class BundleError(Exception):
         self.reason: Reason = reason
         self.problem = f"{path} is not a usable policy ({reason}): {detail.rstrip('.')}"
         self.advice = _ADVICE.get(reason, "publish it again, or remove the folder")
-        super().__init__(f"{self.problem}; {self.advice}")
+        super().__init__(path, reason, detail)
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.advice}"
 
 
 def versions(root: Path) -> list[int]:

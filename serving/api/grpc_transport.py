@@ -1,12 +1,15 @@
 """GrpcTransport: serves RPC services over gRPC. This is the only file that imports gRPC."""
 
 import asyncio
+import dataclasses
 import functools
+import itertools
 import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -17,8 +20,8 @@ from serving.api.incomplete_messages import IncompleteMessages
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
-from serving.errors import InvalidRequestError, ServingError
-from serving.sockets import bind_error, join_address
+from serving.errors import InvalidRequestError, ServingError, StartupError
+from serving.sockets import Address, TcpAddress, UnixAddress, bind_error, may_bind
 
 _PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
 _SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as dead
@@ -26,6 +29,7 @@ _CLOSE_S = 0.8  # for living peers to close their connections when the server st
 _STALLED_S = 10.0  # after which the calls of a connection that has no room and reads no replies are ended
 _MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb and --max-streams
 _GRPC_LOGGER = "grpc._cython.cygrpc"
+_UNIX_PEER = "unix:"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 _GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -34,7 +38,7 @@ _Serve: TypeAlias = "Callable[[bytes, _GrpcContext], Coroutine[Any, Any, bytes]]
 
 
 class GrpcTransport:
-    """A gRPC server on one port.
+    """A gRPC server on one port or Unix socket.
 
     Args:
         services: what it serves.
@@ -64,6 +68,7 @@ class GrpcTransport:
         self._on_limit = on_limit
         self._gate = ReadGate(stalled_s=_STALLED_S, clock=clock)
         self._incomplete = IncompleteMessages(max_bytes=max_request_bytes, max_held_bytes=max_held_bytes, clock=clock)
+        self._calls = itertools.count()
         self.held = HeldBytes(max_held_bytes)
         """The bytes that are held for the connections."""
         self._options = [
@@ -88,12 +93,15 @@ class GrpcTransport:
         if max_connections is not None:
             self._options.append(("grpc.max_allowed_incoming_connections", max_connections))
         self._server: grpc.aio.Server | None = None  # a server that is made and never started warns when Python exits
+        self._socket: Path | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Open `port` (0: any free one) and return its number.
+    async def start(self, address: Address) -> Address:
+        """Listen on `address`, and return it with the number of its port.
+
+        gRPC removes the file of a Unix socket during `stop`.
 
         Raises:
-            StartupError: the port cannot be bound.
+            StartupError: the address cannot be bound.
         """
         server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers(self.handlers())
@@ -101,13 +109,11 @@ class GrpcTransport:
         # registered method apart from the others. A thousand new streams therefore do not delay calls of other clients.
         for service in self._services:
             server.add_registered_method_handlers(service.name, self._streams(service))
-        try:
-            bound = server.add_insecure_port(join_address(host, port))
-        except RuntimeError as error:
-            raise bind_error("--port", host, port=port) from error
+        bound = _bind_tcp(server, address) if isinstance(address, TcpAddress) else _bind_unix(server, address)
         await server.start()
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_worth_a_line)
         self._server = server
+        self._socket = bound.path if isinstance(bound, UnixAddress) else None
         return bound
 
     async def stop(self, grace_s: float) -> None:
@@ -123,6 +129,10 @@ class GrpcTransport:
             await self._server.stop(grace_s)
         finally:
             closing.cancel()
+        ends_s = self._clock() + _CLOSE_S
+        # gRPC removes the file from another thread, a moment later.
+        while self._socket and self._socket.exists() and self._clock() < ends_s:  # noqa: ASYNC110  no event says so
+            await asyncio.sleep(_CLOSE_S / 100)
 
     async def _close_without_calls(self, server: grpc.aio.Server) -> None:
         await asyncio.sleep(_CLOSE_S)
@@ -232,7 +242,26 @@ class GrpcTransport:
         now_s = self._clock()
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
-        return RpcContext(name, deadline_s, context.peer(), functools.partial(_metadata, context))
+        peer = context.peer()
+        if peer == _UNIX_PEER:  # the same for every connection: each call counts as a connection of its own
+            peer += str(next(self._calls))
+        return RpcContext(name, deadline_s, peer, functools.partial(_metadata, context))
+
+
+def _bind_tcp(server: grpc.aio.Server, address: TcpAddress) -> TcpAddress:
+    try:
+        return dataclasses.replace(address, port=server.add_insecure_port(str(address)))
+    except RuntimeError as error:
+        raise bind_error("--listen", address) from error
+
+
+def _bind_unix(server: grpc.aio.Server, address: UnixAddress) -> UnixAddress:
+    with may_bind(address):
+        try:
+            server.add_insecure_port(address.uri)
+        except RuntimeError as error:
+            raise StartupError(f"cannot listen on {address}: gRPC cannot bind it; choose another path") from error
+    return address
 
 
 class _Requests(AsyncIterator[bytes]):

@@ -1,4 +1,4 @@
-"""Connections to the server's port, and the file descriptors that they need: limit, warning and metric.
+"""Connections to the server, and the file descriptors that they need: limit, warning and metric.
 
 Some descriptors are reserved, so that a server with too many connections can still answer scrapes and read files.
 """
@@ -12,11 +12,13 @@ from pathlib import Path
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.sockets import Address, TcpAddress
+
 _LOGGER = logging.getLogger(__name__)
 _RESERVED = 48  # descriptors that connections may not use
 _WARN_EVERY_S = 60.0
 _UNLIMITED = 2**31 - 1  # the largest number of connections that gRPC takes
-_ESTABLISHED = "01"  # in the kernel's table
+_ESTABLISHED, _CONNECTED = "01", "03"  # in the kernel's tables of TCP and of Unix sockets
 
 
 def max_connections() -> int:
@@ -57,26 +59,30 @@ class DescriptorWatch:
 
 
 class ConnectionsCollector(Collector):
-    """The number of open connections to a port, from the kernel's table.
+    """The number of open connections to an address, from the kernel's tables.
 
     Args:
-        port: the local port.
-        tables: the kernel's tables, as /proc/net/tcp; one that does not exist counts as empty.
+        address: of the server.
+        folder: of the kernel's tables; one that does not exist counts as empty.
     """
 
-    def __init__(self, port: int, *, tables: Iterable[Path] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> None:
-        self._line = re.compile(rf"\s*\d+: [0-9A-F]+:{port:04X} [0-9A-F]+:[0-9A-F]+ {_ESTABLISHED} ")
-        self._tables = tuple(tables)
+    def __init__(self, address: Address, *, folder: Path = Path("/proc/net")) -> None:
+        if isinstance(address, TcpAddress):
+            self._line = re.compile(rf"\s*\d+: [0-9A-F]+:{address.port:04X} [0-9A-F]+:[0-9A-F]+ {_ESTABLISHED} ")
+            self._tables = (folder / "tcp", folder / "tcp6")
+        else:  # columns: address, references, protocol, flags, type, state, inode, path
+            self._line = re.compile(rf"\w+: \w+ \w+ \w+ \w+ {_CONNECTED} +\d+ {re.escape(str(address.path))}$")
+            self._tables = (folder / "unix",)
 
     def collect(self) -> Iterable[Metric]:
         """Return one sample."""
         found = sum(self._count(table) for table in self._tables)
-        return (GaugeMetricFamily("kilolayer_connections", "Open connections to the gRPC port.", value=found),)
+        return (GaugeMetricFamily("kilolayer_connections", "Open connections to the gRPC address.", value=found),)
 
     def _count(self, table: Path) -> int:
         if not table.exists():
             return 0
-        with table.open() as lines:
+        with table.open(errors="surrogateescape") as lines:  # as names of files are read
             return sum(self._line.match(line) is not None for line in lines)
 
 

@@ -16,7 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from serving.sockets import bind_error, join_address
+from serving.sockets import TcpAddress, bind_error
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -73,12 +73,12 @@ class MetricsServer:
             app = _app(collectors, is_ready)
             self._server = make_server(host, port, app, server_class=server_class, handler_class=ScrapeHandler)
         except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
-            raise bind_error("--metrics-port", host, port=port) from error
+            raise bind_error("--metrics-port", TcpAddress(host, port)) from error
         self._server.get_request = self._accept
         self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
         self.port = self._server.server_port
-        self._url = f"http://{join_address(host, self.port)}"
+        self._url = f"http://{TcpAddress(host, self.port)}"
         self._has_metrics = collectors is not None
 
     def addresses(self) -> dict[str, str]:

@@ -25,7 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from serving.config import ServeConfig
 from serving.errors import StartupError, shortage
-from serving.sockets import hold_port, join_address
+from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.logs import ready_line
 from serving.telemetry.metrics import ProcessesCollector
@@ -46,9 +46,10 @@ _EXIT_S = 5.0  # time for a worker to exit by itself after the grace period
 def supervise(config: ServeConfig) -> int:
     """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code."""
     try:
-        with metrics_folder() as folder, hold_port(config.host, config.port) as port:
+        assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
+        with metrics_folder() as folder, hold_port(config.address) as address:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
-            return asyncio.run(Supervisor(dataclasses.replace(config, port=port)).run())
+            return asyncio.run(Supervisor(dataclasses.replace(config, listen=str(address))).run())
     except StartupError as error:
         _LOGGER.error("%s", error)
     except Exception as error:
@@ -83,7 +84,7 @@ class Supervisor:
             StartupError: the metrics port cannot be bound, or workers keep dying.
         """
         stop = stop_event()
-        addresses = {"grpc": join_address(self._config.host, self._config.port)} | self._serve_metrics()
+        addresses = {"grpc": str(self._config.address)} | self._serve_metrics()
         try:
             if await finished_before(stop, self._start(addresses)):
                 await finished_before(stop, self._replace_dead())
@@ -218,14 +219,14 @@ class Supervisor:
         """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return the addresses."""
         config = self._config
         collectors = self._collectors() if config.metrics else None
-        server = MetricsServer(collectors, config.host, port=config.metrics_port, is_ready=self._is_ready)
+        server = MetricsServer(collectors, config.metrics_host, port=config.metrics_port, is_ready=self._is_ready)
         return server.addresses()
 
     def _collectors(self) -> CollectorRegistry:
         collectors = CollectorRegistry()
         MultiProcessCollector(collectors)
         collectors.register(ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in self._workers.values())]))
-        collectors.register(ConnectionsCollector(self._config.port))
+        collectors.register(ConnectionsCollector(self._config.address))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
         gauge.set_function(lambda: sum(worker.serves for worker in self._workers.values()))
         return collectors

@@ -28,9 +28,13 @@ class WorkerEndedError(Exception):
     """A worker ended; `exit_code` is negative for a signal."""
 
     def __init__(self, pid: int, exit_code: int) -> None:
-        how = f"by signal {-exit_code}" if exit_code < 0 else f"with exit code {exit_code}"
-        super().__init__(f"worker {pid} ended {how}")
+        super().__init__(pid, exit_code)
+        self.pid = pid
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        code = self.exit_code
+        return f"worker {self.pid} ended " + (f"by signal {-code}" if code < 0 else f"with exit code {code}")
 
 
 class WorkerProcess:

@@ -312,7 +312,7 @@ def test_the_servers_command_line_is_one_that_it_takes(module: Callable[[str], A
         config(max_call_rows=1, max_batch_rows=1),
         config(max_call_rows=4096, max_batch_rows=4096, max_queue_rows=8192),
     )
-    assert (usual.policies, usual.port, usual.max_queue_rows) == ((Path("there"),), 0, 1024)
+    assert (usual.policies, usual.listen, usual.max_queue_rows) == ((Path("there"),), "127.0.0.1:0", 1024)
     limits = [(config.max_call_rows, config.max_batch_rows) for config in (usual, alone, large)]
     assert limits == [(256, 256), (1, 1), (4096, 4096)]
     assert large.max_queue_rows == 8192

@@ -202,6 +202,40 @@ async def test_wait_until_ready_ends_at_its_deadline() -> None:
             await client.wait_until_ready(0.05)
 
 
+def test_a_client_may_be_made_before_its_event_loop_and_used_in_one_only(address: str, fake: FakePolicy) -> None:
+    client = Client(address, timeout_s=30)
+
+    async def act() -> list[float]:
+        return (await client.act([0.5, 0, 0], [0, 0])).action.tolist()
+
+    async def act_in_another_loop() -> None:
+        other = r"this AsyncPolicyClient of \S+ belongs to another event loop, .*; make a client in each event loop"
+        for call in (act, lambda: client.describe(timeout_s=30), lambda: client.wait_until_ready(30)):
+            with pytest.raises(RuntimeError, match=other):
+                await call()
+
+    assert asyncio.run(act()) == [1, 0]
+    asyncio.run(act_in_another_loop())
+    assert len(fake.acts) == 1
+    asyncio.run(client.close())  # its own loop is closed, so any may do it
+    with pytest.raises(kilolayer.ClientClosed):
+        asyncio.run(act())
+
+
+async def test_only_its_own_event_loop_may_close_a_client_while_that_runs(client: Client) -> None:
+    await client.describe()
+    with pytest.raises(RuntimeError, match="belongs to another event loop"):
+        await asyncio.to_thread(asyncio.run, client.close())
+    assert (await client.describe()).name == "maze"
+
+
+async def test_a_client_that_made_no_call_is_closed_in_any_event_loop(address: str) -> None:
+    client = Client(address)
+    await asyncio.to_thread(asyncio.run, client.close())
+    with pytest.raises(kilolayer.ClientClosed):
+        await client.describe()
+
+
 async def test_an_address_without_a_port_is_refused() -> None:
     with pytest.raises(ValueError, match="must name a port"):
         Client("localhost")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # for Python 3.9
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,13 @@ import pytest
 import kilolayer
 from kilolayer.v1 import policy_pb2
 from tests.clients.fakes import FakePolicy
+
+
+class Reading(np.ndarray):
+    """A subclass, such as that of a library for units."""
+
+
+MASKED = np.ma.array([0.5, 0.25, 9.0], mask=[False, True, False])
 
 
 def test_one_state_gives_one_action_and_its_metadata(client: kilolayer.PolicyClient) -> None:
@@ -67,6 +75,8 @@ def test_actions_and_chunks_are_converted_to_the_units_of_the_robot(client: kilo
     described = client.describe()  # limits of -2 to 2 N and of -3 to 3 N
     assert described.to_robot_units([0.5, -1]).tolist() == [1, -3]
     assert described.to_robot_units([[[0.5, -1], [0, 1]]]).tolist() == [[[1, -3], [0, 3]]]
+    with pytest.raises(ValueError, match="action must not be a masked array; pass action.filled"):
+        described.to_robot_units(np.ma.array([0.5, -1], mask=[False, True]))
     uneven = dataclasses.replace(described, action_low=(0, -1), action_high=(10, 3))
     assert uneven.to_robot_units([[-1, 0], [1, 0.5]]).tolist() == [[0, 1], [10, 2]]
 
@@ -153,6 +163,13 @@ def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) 
         (["a", "b", "c"], [0, 0], "state must be an array of numbers"),
         ([1j, 0, 0], [0, 0], "state must be an array of numbers"),
         ([0, 0, 0], [None, 0], "goal must be an array of numbers"),
+        (np.array([0, 0, 0], object), [0, 0], "state must be an array of numbers"),
+        (np.array([0, 0, 0], "m8[s]"), [0, 0], "state must be an array of numbers"),
+        (MASKED, [0, 0], "state must not be a masked array, because a mask cannot be sent; pass state.filled"),
+        (np.ma.array([0, 0, 0]), [0, 0], "state must not be a masked array"),  # the next one may have a gap
+        ([0, np.ma.masked, 0], [0, 0], "state must not be a masked array"),
+        (collections.deque([[0, 0, 0], MASKED]), [0, 0], "state must not be a masked array"),
+        ([0, 0, 0], MASKED[:2], "goal must not be a masked array, because a mask cannot be sent; pass goal.filled"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_before_sending(
@@ -164,10 +181,34 @@ def test_arrays_that_do_not_fit_are_refused_before_sending(
     assert fake.acts == []
 
 
+@pytest.mark.parametrize(
+    ("state", "sent"),
+    [
+        ([True, False, True], [1, 0, 1]),  # a contact sensor
+        (np.array([1, 0, 3], np.int64), [1, 0, 3]),
+        (np.array([0.5, 1, 2]).view(Reading), [0.5, 1, 2]),
+        (np.array([0.5, 1, 2], np.float16), [0.5, 1, 2]),
+        ((0.5, np.float64(1), np.array(2.0)), [0.5, 1, 2]),
+    ],
+)
+def test_numbers_of_every_kind_are_sent_as_float32(
+    client: kilolayer.PolicyClient, fake: FakePolicy, state: Any, sent: list[float]
+) -> None:
+    client.act(state, [1, 1])
+    assert list(fake.acts[0].state) == sent
+
+
 @pytest.mark.parametrize("sequence", [-1, 2**64])
 def test_a_sequence_number_has_64_bits(client: kilolayer.PolicyClient, sequence: int) -> None:
     with pytest.raises(kilolayer.InvalidRequest, match=f"18446744073709551615, got {sequence}"):
         client.act([0, 0, 0], [0, 0], sequence=sequence)
+
+
+@pytest.mark.parametrize("name", ["seed", "best_of", "priority", "sequence"])
+def test_a_masked_number_is_refused(client: kilolayer.PolicyClient, name: str) -> None:
+    arguments: dict[str, Any] = {"seed": 1, name: np.ma.array(2, mask=True)}
+    with pytest.raises(kilolayer.InvalidRequest, match=rf"{name} must be an integer from [01] to \d+, got masked"):
+        client.act([0, 0, 0], [0, 0], **arguments)
 
 
 def test_sequence_numbers_reach_both_ends_of_their_range_and_count_by_themselves(

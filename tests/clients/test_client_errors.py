@@ -158,6 +158,9 @@ def test_the_round_trip_includes_the_time_of_the_server(
     [
         ("localhost", "must name a port"),
         ("", "must name a port"),
+        ("unix:", "must name a Unix socket with a path of at most 107 bytes, such as unix:/run/kilolayer.sock, got"),
+        ("unix:/" + 107 * "x", "must name a Unix socket with a path of at most 107 bytes"),
+        ("unix:/" + 54 * "é", "must name a Unix socket with a path of at most 107 bytes"),
         ("http://localhost:50051", "without a scheme"),
         ("grpc://localhost:50051", "without a scheme"),
     ],

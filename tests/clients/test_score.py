@@ -78,6 +78,12 @@ def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) 
         ([[0, 0, 0]] * 3, [[[0, 0]] * 3] * 2, [0, 0], r"action \[2, 3, 2\] does not fit state \[3, 3\]"),
         ([0, 0, 0], [], [0, 0], r"action must not be empty, got shape \[0\]"),
         ([0, 0, 0], ["a"], [0, 0], "action must be an array of numbers"),
+        (
+            [0, 0, 0],
+            np.ma.array([0, 0], mask=[False, True]),
+            [0, 0],
+            "action must not be a masked array, because a mask can",
+        ),
         ([0, 0, 0], [0, 0], [[0, 0]], r"goal \[1, 2\] does not fit state \[3\]"),
     ],
 )

@@ -25,17 +25,9 @@ REASONS = "| reason | status | meaning |"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # Flags that no configuration has, and flags of other programs: pip, tensorboard, docker, perf_analyzer, sbatch.
 OTHER_FLAGS = {
-    *("--dry-run", "--help", "--list-envs", "--stopped-exit-code"),
-    *(
-        "--concurrency-range",
-        "--gpus",
-        "--logdir",
-        "--no-deps",
-        "--requeue",
-        "--require-hashes",
-        "--signal",
-        "--target",
-    ),
+    *("--check", "--dry-run", "--help", "--list-envs", "--stopped-exit-code"),
+    *("--find-links", "--no-index", "--only-binary", "--requeue", "--signal"),
+    *("--concurrency-range", "--gpus", "--logdir", "--no-deps", "--require-hashes", "--target"),
 }
 
 
@@ -138,8 +130,8 @@ def test_the_places_to_change_things_exist() -> None:
 
 
 def test_a_missing_name_is_noticed() -> None:
-    assert missing_names("`serving/config.py`: `ServeConfig.max_batch_delay_s`, `--port`, `ServeConfig.prot`") == [
-        "ServeConfig.prot"
+    assert missing_names("`serving/config.py`: `ServeConfig.max_batch_delay_s`, `--listen`, `ServeConfig.lisen`") == [
+        "ServeConfig.lisen"
     ]
     assert missing_names("`serving/config.py`: `ServeConfig`; `policy/spec.py`: `ServeConfig`") == ["ServeConfig"]
 

@@ -87,7 +87,12 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(policies: Path) -> Iterator[Running]:
     """A server in this process, for tests that only call it: batches and calls of at most 8 rows, which may wait."""
     config = ServeConfig(
-        policies=(policies,), port=0, metrics=False, max_batch_rows=8, max_call_rows=8, max_queue_age_s=60.0
+        policies=(policies,),
+        listen="127.0.0.1:0",
+        metrics=False,
+        max_batch_rows=8,
+        max_call_rows=8,
+        max_queue_age_s=60.0,
     )
     with in_process.served(config) as running:
         yield running

@@ -58,9 +58,9 @@ def restart_in_turn(policies: Path, folder: Path, *, restarts: int) -> Outcome:
 
     No accepted call may be lost, every answer has the same bytes, and every server ends with exit code 0.
     """
-    ports = free_port(), free_port()
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     # One compiled size, so that every answer has the same bits.
-    commands = [serve_command(policies, port=port, max_batch_rows=1) for port in ports]
+    commands = [serve_command(policies, listen=address, max_batch_rows=1) for address in addresses]
     with ExitStack() as stack:
         servers = [
             stack.enter_context(Supervised(command, log=folder / f"log-{number}", backoff_s=0))
@@ -68,7 +68,7 @@ def restart_in_turn(policies: Path, folder: Path, *, restarts: int) -> Outcome:
         ]
         for server in servers:
             server.wait_for("ready: grpc=")
-        outcome = asyncio.run(_call_while_restarting(servers, [f"127.0.0.1:{port}" for port in ports], restarts))
+        outcome = asyncio.run(_call_while_restarting(servers, addresses, restarts))
         codes = [each.code for server in servers for each in server.exits]
     assert codes == [0] * restarts
     logged = "".join(server.logged() for server in servers)
@@ -96,7 +96,7 @@ def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[Kill]:
 
     The server compiles all default batch sizes, with a warm cache. The caller tries again every 10 ms.
     """
-    command = serve_command(policies, port=free_port(), max_batch_rows=256)
+    command = serve_command(policies, listen=f"127.0.0.1:{free_port()}", max_batch_rows=256)
     with Supervised(command, log=folder / "log") as server:
         (address,) = server.wait_for(r"ready: grpc=(\S+)")
         with PolicyClient(address, timeout_s=1.0) as client:
@@ -223,7 +223,7 @@ def _open_and_cancel(address: str, count: int) -> Counter[grpc.StatusCode]:
 @contextmanager
 def _running(policies: Path, folder: Path, **settings: object) -> Generator[tuple[Supervised, str]]:
     """A server that must stay the same process, with a log of JSON lines, and its address; `settings` are flags."""
-    command = serve_command(policies, port=0, log_format="json", **settings)
+    command = serve_command(policies, log_format="json", **settings)
     with Supervised(command, log=folder / "log") as server:
         (address,) = server.wait_for(r'"grpc": "(\S+?)"')
         yield server, address

@@ -32,12 +32,12 @@ class Exit:
     uptime_s: float
 
 
-def serve_command(*policies: Path, port: int = 0, **settings: object) -> list[str]:
+def serve_command(*policies: Path, listen: object = "127.0.0.1:0", **settings: object) -> list[str]:
     """Return the command of a server with batches of at most 2 rows; `settings` are flags, such as workers=2.
 
     A row has the same bits in every batch of the same compiled size, so use max_batch_rows=1 to compare answers.
     """
-    flags = {"port": port, "metrics_port": 0, "max_batch_rows": 2, "log_format": "text"} | settings
+    flags = {"listen": listen, "metrics_port": 0, "max_batch_rows": 2, "log_format": "text"} | settings
     words = [word for name, value in flags.items() for word in _flag(name, value)]
     return [sys.executable, str(RUN), "--policies", *map(str, policies), *words]
 

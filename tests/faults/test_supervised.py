@@ -58,7 +58,9 @@ def test_systemd_restarts_only_after_a_failure(tmp_path: Path, code: int, starts
 
 
 def test_a_command_has_the_flags_that_were_given() -> None:
-    command = serve_command(Path("a"), Path("b"), port=7, metrics=False, workers=2)
+    command = serve_command(Path("a"), Path("b"), listen="127.0.0.1:7", metrics=False, workers=2)
     assert command[1:5] == [str(RUN), "--policies", "a", "b"]
     words = " ".join(command[5:])
-    assert words == "--port 7 --metrics-port 0 --max-batch-rows 2 --log-format text --no-metrics --workers 2"
+    assert (
+        words == "--listen 127.0.0.1:7 --metrics-port 0 --max-batch-rows 2 --log-format text --no-metrics --workers 2"
+    )

@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 
 from docs import gallery
-from scripts import check_names, client_matrix, generate_stubs
+from scripts import check_names, client_matrix, generate_stubs, wheelhouse
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = (check_names, client_matrix, generate_stubs, gallery)
+SCRIPTS = (check_names, client_matrix, generate_stubs, wheelhouse, gallery)
 
 Main = Callable[[Sequence[str]], object]
 
@@ -29,6 +29,7 @@ def main(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mai
         (check_names, "_files"),
         (client_matrix, "find_pythons"),
         (generate_stubs, "generate"),
+        (wheelhouse, "collect"),
         (gallery, "draw"),
     ):
         monkeypatch.setattr(script, name, work)

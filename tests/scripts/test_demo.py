@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "scripts" / "demo.py"
-PORTS = {"--port", "--metrics-port", "--address"}  # the demonstration uses free ones
+PORTS = {"--listen", "--metrics-port", "--address"}  # the demonstration uses free ones
 RUN = "runs/first"  # the folder that the README shows; the demonstration has one of its own, which it replaces
 
 # Each stand-in notes that it began, then does as the test says for its stage: "work" or "wait" or an exit code.
@@ -105,8 +105,8 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
     assert "stay 0.910, 0.970 of the goals touched" in said
     train, serve, drive = (json.loads((checkout / f"{stage}.json").read_text()) for stage in STAGES)
     assert train == ["--env", "point_u_maze", "--out", "runs/demo", "--overwrite"]
-    assert serve[:3] == ["--policies", "runs/demo/policies", "--port"]
-    assert drive[:4] == ["--env", "point_u_maze", "--address", f"127.0.0.1:{serve[3]}"]
+    assert serve[:3] == ["--policies", "runs/demo/policies", "--listen"]
+    assert drive[:4] == ["--env", "point_u_maze", "--address", serve[3]]
     assert drive[4:8] == ["--robots", "32", "--episodes", "128"]
     assert drive[-2:] == ["--min-stay-rate", "0.9"]
     for stage, arguments in (("train", train), ("serve", serve), ("drive", drive)):

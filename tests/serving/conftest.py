@@ -62,7 +62,9 @@ def served_bundle(policies: Path) -> Bundle:
 @pytest.fixture(scope="session")
 def running(policies: Path) -> Iterator[Running]:
     """One server for all tests that only call it: batches and calls of at most 8 rows, metrics without a port."""
-    config = ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False, max_batch_rows=8, max_call_rows=8)
+    config = ServeConfig(
+        policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=8, max_call_rows=8
+    )
     with in_process.served(config) as running:
         yield running
 

@@ -48,7 +48,7 @@ def served(config: ServeConfig) -> Generator[Running]:
     started.wait()
     assert ready, "the server did not start; the thread's traceback is above"
     try:
-        yield Running(f"127.0.0.1:{ready[0].port}", registry)
+        yield Running(str(ready[0].address), registry)
     finally:
         stop.set()
         thread.join()

@@ -23,7 +23,7 @@ def launch(
         own_session: whether it is in a session of its own, without a terminal.
         pass_fds: descriptors for `prefix`.
     """
-    settings = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "2", "--log-format", "text"]
+    settings = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--max-batch-rows", "2", "--log-format", "text"]
     command = [*prefix, sys.executable, str(RUN), *settings, *arguments]
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nowhere"}  # of a program that counts for itself
     with subprocess.Popen(

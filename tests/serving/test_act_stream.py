@@ -78,11 +78,13 @@ def test_bytes_that_are_no_request_end_the_stream_after_the_answers_before_them(
 
 
 async def test_draining_answers_what_was_read_and_ends_open_streams(policies: Path) -> None:
-    server = await load(ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False, max_batch_rows=1))
+    server = await load(
+        ServeConfig(policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=1)
+    )
     await server.start()
     await server.prepare()
     server.open()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         stream = stub.ActStream()
         await stream.write(pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=5))

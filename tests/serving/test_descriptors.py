@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.sockets import Address, TcpAddress, UnixAddress
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch
 
 # Port 50051 is C383. A listening socket (0A), two established ones (01), one that is being closed (06), and one of
@@ -24,9 +25,33 @@ TCP6 = """  sl  local_address                         remote_address            
 def test_established_connections_of_the_port_are_counted(tmp_path: Path) -> None:
     (tmp_path / "tcp").write_text(TCP)
     (tmp_path / "tcp6").write_text(TCP6)
-    collector = ConnectionsCollector(50051, tables=(tmp_path / "tcp", tmp_path / "tcp6", tmp_path / "missing"))
-    (metric,) = collector.collect()
-    assert [(sample.name, sample.value) for sample in metric.samples] == [("kilolayer_connections", 3)]
+    assert connections(TcpAddress("0.0.0.0", 50051), tmp_path) == 3
+    (tmp_path / "tcp6").unlink()  # as without IPv6
+    assert connections(TcpAddress("0.0.0.0", 50051), tmp_path) == 2
+
+
+# Two connections that the server has accepted, its listening socket, a peer, and sockets of other paths.
+UNIX = """Num       RefCount Protocol Flags    Type St Inode Path
+00000000427258f4: 00000003 00000000 00000000 0001 03 10835 /run/k/a.sock
+0000000051edf6d4: 00000003 00000000 00000000 0001 03 10838 /run/k/a.sock
+0000000084399e0b: 00000002 00000000 00010000 0001 01 10831 /run/k/a.sock
+00000000c05f7078: 00000003 00000000 00000000 0001 03 10845
+00000000c05f7079: 00000003 00000000 00000000 0001 03 10846 /run/k/a_sock
+00000000c05f7080: 00000003 00000000 00000000 0001 03 10847 /run/k/a.sock.1
+00000000c05f7081: 00000003 00000000 00000000 0001 03 10848 @\xff
+"""
+
+
+def test_connections_of_a_unix_socket_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "unix").write_bytes(UNIX.encode("latin-1"))  # a name of another program need not be text
+    assert connections(UnixAddress(Path("/run/k/a.sock")), tmp_path) == 2
+
+
+def connections(address: Address, folder: Path) -> float:
+    (metric,) = ConnectionsCollector(address, folder=folder).collect()
+    ((name, value),) = [(sample.name, sample.value) for sample in metric.samples]
+    assert name == "kilolayer_connections"
+    return value
 
 
 def test_used_up_descriptors_are_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,8 +18,10 @@ from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES
 from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
 from serving.errors import OverloadedError, Reason, StartupError
+from serving.sockets import TcpAddress
 
 HTTP2_HELLO = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\0\0\0\4\0\0\0\0\0"  # and no setting
+FREE = TcpAddress("127.0.0.1", 0)
 ECHO, STREAM = "/test.Service/Echo", "/test.Service/Stream"
 
 
@@ -30,8 +32,8 @@ async def served(
     """A channel to a service with the methods Echo, which is `unary`, and Stream."""
     service = RpcService("test.Service", {"Echo": unary}, {"Stream": stream} if stream else {})
     transport = GrpcTransport([service], max_request_bytes=max_request_bytes)
-    port = await transport.start("127.0.0.1", 0)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    address = await transport.start(FREE)
+    async with grpc.aio.insecure_channel(str(address)) as channel:
         yield channel
     await transport.stop(1)
 
@@ -169,8 +171,9 @@ async def test_a_passed_deadline_cancels_its_method() -> None:
 async def test_a_peer_that_connects_and_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch, sent: str) -> None:
     monkeypatch.setattr(grpc_transport, "_SILENCE_MS", 100)
     transport = GrpcTransport([], max_request_bytes=1)
-    port = await transport.start("127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    address = await transport.start(FREE)
+    assert isinstance(address, TcpAddress)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(sent.encode())
     await asyncio.wait_for(reader.read(), timeout=10)  # to its end; by gRPC's defaults it would last for minutes
     writer.close()
@@ -189,9 +192,9 @@ async def test_a_request_beyond_the_byte_limit_is_refused_before_a_method_sees_i
 
 async def test_a_taken_port_is_named_and_stopping_what_did_not_start_is_harmless() -> None:
     first, second = GrpcTransport([], max_request_bytes=1), GrpcTransport([], max_request_bytes=1)
-    port = await first.start("127.0.0.1", 0)
-    with pytest.raises(StartupError, match=f"cannot bind --port {port} on 127.0.0.1: address in use; choose"):
-        await second.start("127.0.0.1", port)
+    address = await first.start(FREE)
+    with pytest.raises(StartupError, match=f"cannot bind --listen {address}: address in use; choose"):
+        await second.start(address)
     await second.stop(0)
     await first.stop(0)
 
@@ -207,8 +210,8 @@ async def test_a_peer_whose_stream_is_ended_gets_status_and_reason(monkeypatch: 
 
     service = RpcService("test.Service", {}, {"Stream": wait})
     transport = GrpcTransport([service], max_request_bytes=1000, max_held_bytes=3 * (CALL_BYTES + STREAM_BYTES))
-    port = await transport.start("127.0.0.1", 0)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(10):
+    address = await transport.start(FREE)
+    async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(10):
         call: Any = channel.stream_stream(STREAM)()
         await call.write(b"x")
         assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -229,8 +232,8 @@ async def test_streams_beyond_the_limit_of_a_connection_wait_at_the_client() -> 
 
     service = RpcService("test.Service", {"Echo": wait, "Now": answer_now}, {})
     transport = GrpcTransport([service], max_request_bytes=1, max_streams=2)
-    port = await transport.start("127.0.0.1", 0)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(10):
+    address = await transport.start(FREE)
+    async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(10):
         await channel.unary_unary("/test.Service/Now")(b"")  # from now on the client knows the limit
         calls = [asyncio.ensure_future(channel.unary_unary(ECHO)(b"")) for _ in range(3)]
         await began.acquire()

@@ -17,7 +17,7 @@ PROGRAM = Path(__file__).parent / "hanging_server.py"
 
 @pytest.mark.slow
 def test_a_computation_that_hangs_fails_its_caller_and_ends_the_process_with_exit_code_1(policies: Path) -> None:
-    flags = ["--port", "0", "--metrics-port", "0", "--max-batch-rows", "1", "--log-format", "text"]
+    flags = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--max-batch-rows", "1", "--log-format", "text"]
     limit = ["--max-compute-s", "1"]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(PROGRAM), "--policies", str(policies), *flags, *limit]

@@ -63,7 +63,8 @@ def test_health_lists_the_server_and_its_policies(running: Running) -> None:
 
 async def test_the_tables_hold_every_method_of_the_server(policies: Path) -> None:
     server = await load(
-        ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False), collectors=CollectorRegistry()
+        ServeConfig(policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False),
+        collectors=CollectorRegistry(),
     )
     services = server.services
     assert {f"/{service.name}/{name}" for service in services for name in service.unary} == set(UNARY)

@@ -233,9 +233,11 @@ def test_bytes_that_are_no_request_end_the_stream_after_the_answers_before_them(
 
 
 async def test_a_server_that_compiles_is_live_and_not_ready(policies: Path) -> None:
-    server = await load(ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False, max_batch_rows=1))
+    server = await load(
+        ServeConfig(policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=1)
+    )
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         live = await method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=10)
         ready = await method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=10)
         model = await method(channel, "ModelReady")(pb.ModelReadyRequest(name=MODEL), timeout=10)

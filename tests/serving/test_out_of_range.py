@@ -264,7 +264,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("refusing")
     probes: dict[str, Any] = {"probe_state": np.zeros((1, 4)), "probe_goal": np.zeros((1, 2))}
     bundle.write(root, 1, spec=SPEC, params=init_policy(jax.random.key(0), SPEC), provenance={}, **probes)
-    settings: dict[str, Any] = {"port": 0, "metrics": False, "max_batch_rows": 1, "max_call_rows": 8}
+    settings: dict[str, Any] = {"listen": "127.0.0.1:0", "metrics": False, "max_batch_rows": 1, "max_call_rows": 8}
     with served(ServeConfig(policies=(root,), out_of_range="refuse", **settings)) as running:
         yield running
 
@@ -291,7 +291,9 @@ async def test_every_client_raises_the_refusal(refusing: Running) -> None:
 async def test_a_policy_without_statistics_of_which_nothing_can_be_refused_is_named(
     policies: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = await load(ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False, out_of_range="refuse"))
+    server = await load(
+        ServeConfig(policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False, out_of_range="refuse")
+    )
     await server.start()
     server.open()
     assert caplog.messages == ["point_u_maze has no statistics of states, so --out-of-range refuse refuses none of it"]

@@ -21,6 +21,7 @@ from serving.batching.batcher import Batcher
 from serving.batching.scheduler import BatchingPolicy
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
+from serving.sockets import TcpAddress
 from serving.telemetry.metrics import Metrics
 from tests.serving.batcher_bench import Engine, MakeEngine, WaitUntil
 from tests.serving.fakes import BUNDLE, MODEL
@@ -64,9 +65,9 @@ async def overloaded(
     """A server that has just rejected a call, and the three calls that it computes or queues."""
     server = Server(engine, tracing)
     engine.hold()
-    port = await server.transport.start("127.0.0.1", 0)
+    address = await server.transport.start(TcpAddress("127.0.0.1", 0))
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as server.channel:
+        async with grpc.aio.insecure_channel(str(address)) as server.channel:
             admitted = [asyncio.create_task(server.answer(GOOD))]
             await wait_until(lambda: len(engine.batches) == 1)
             assert await server.answer(NO_REQUEST) == ("INVALID_ARGUMENT", "invalid_request")  # no overload yet

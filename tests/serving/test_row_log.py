@@ -214,7 +214,7 @@ def test_a_log_whose_folder_fails_still_closes(tmp_path: Path, caplog: pytest.Lo
 
 def test_the_rows_of_a_server_are_those_of_its_replies(policies: Path, tmp_path: Path) -> None:
     """Of every method that gives actions; neither scores nor refused requests leave a row."""
-    settings: dict[str, Any] = {"port": 0, "metrics": False, "max_batch_rows": 1, "max_call_rows": 8}
+    settings: dict[str, Any] = {"listen": "127.0.0.1:0", "metrics": False, "max_batch_rows": 1, "max_call_rows": 8}
     random = np.random.default_rng(0)
     state, goal = random.normal(size=(2, 4)).astype(np.float32), random.normal(size=(2, 2)).astype(np.float32)
     with (

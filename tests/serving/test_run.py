@@ -20,36 +20,37 @@ from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.config import ConfigError, ServeConfig
 from serving.run import parse
+from serving.sockets import TcpAddress
 from tests.serving.server_process import fail, flip_a_bit, launch, ready
 
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
 def test_flags_become_the_configuration() -> None:
-    numbers = ["--port", "1", "--metrics-port", "2", "--max-batch-rows", "4", "--grace-s", "0.5"]
-    arguments = ["--policies", "a", "b", *numbers, "--no-metrics", "--host", "::1"]
+    numbers = ["--metrics-port", "2", "--max-batch-rows", "4", "--grace-s", "0.5"]
+    arguments = ["--policies", "a", "b", *numbers, "--no-metrics", "--listen", "[::1]:1"]
     assert parse(arguments, {}) == ServeConfig(
         policies=(Path("a"), Path("b")),
-        port=1,
+        listen="[::1]:1",
         metrics_port=2,
         metrics=False,
         max_batch_rows=4,
         grace_s=0.5,
-        host="::1",
     )
 
 
 def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
     environ = {
         "KILOLAYER_POLICIES": "a:b",
-        "KILOLAYER_PORT": "1",
+        "KILOLAYER_LISTEN": "127.0.0.1:1",
         "KILOLAYER_METRICS": "No",
         "KILOLAYER_MAX_QUEUE_ROWS": "",  # as unset
         "OTHER_PORT": "x",
     }
-    config = parse(["--port", "2"], environ)
-    assert config == ServeConfig(policies=(Path("a"), Path("b")), port=2, metrics=False)
-    assert parse(["--policies", "c", "--metrics"], environ).policies == (Path("c"),)
+    config = parse(["--listen", "unix:/run/a.sock"], environ)
+    assert config == ServeConfig(policies=(Path("a"), Path("b")), listen="unix:/run/a.sock", metrics=False)
+    other = parse(["--policies", "c", "--metrics"], environ)
+    assert (other.policies, other.address) == ((Path("c"),), TcpAddress("127.0.0.1", 1))
 
 
 def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable() -> None:
@@ -67,8 +68,8 @@ def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable(
     ("environ", "message"),
     [
         (
-            {"KILOLAYER_PORT": "tcp://10.0.0.1"},
-            "KILOLAYER_PORT must be an integer, such as 50051, got 'tcp://10.0.0.1'",
+            {"KILOLAYER_METRICS_PORT": "tcp://10.0.0.1"},
+            "KILOLAYER_METRICS_PORT must be an integer, such as 9464, got 'tcp://10.0.0.1'",
         ),
         ({"KILOLAYER_GRACE_S": "1 min"}, "KILOLAYER_GRACE_S must be a number, such as 10.0, got '1 min'"),
         ({"KILOLAYER_METRICS": "maybe"}, "KILOLAYER_METRICS must be true or false, got 'maybe'"),
@@ -92,7 +93,6 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
     values = {"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "80", "SERVICE_PORT_GRPC": "80", "PORT": "tcp://10.0.0.1:80"}
     values |= {"PORT_80_TCP": "tcp://10.0.0.1:80", "PORT_80_TCP_ADDR": "10.0.0.1", "PORT_80_TCP_PROTO": "tcp"}
     environ = {f"KILOLAYER_WEB_{name}": value for name, value in values.items()}
-    del values["PORT"]  # of a Service named kilolayer, that would be the server's own setting
     environ |= {f"KILOLAYER_{name}": value for name, value in values.items()}
     assert parse(["--policies", "a"], environ) == ServeConfig(policies=(Path("a"),))
 
@@ -100,10 +100,26 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"host": ""}, "--host must not be empty; use 127.0.0.1"),
-        ({"port": -1}, "--port must be from 0 to 65535, got -1; 0 picks a free port"),
+        ({"listen": ":1"}, "--listen must name a host, got ':1'; use 127.0.0.1 for this machine only, 0.0.0.0 for"),
+        ({"listen": "127.0.0.1"}, "--listen must end with a port, got '127.0.0.1'; use HOST:PORT, such as 127.0.0.1:"),
+        ({"listen": "50051"}, "--listen must end with a port, got '50051'; use HOST:PORT, such as 127.0.0.1:50051"),
+        ({"listen": "a:-1"}, "--listen must end with a port, got 'a:-1'; use HOST:PORT, such as 127.0.0.1:50051"),
+        ({"listen": "a:65536"}, "--listen must have a port from 0 to 65535, got 65536; 0 picks a free port"),
+        ({"listen": "::1:50051"}, "--listen needs brackets around an IPv6 host, such as [::1]:50051, got '::1:50051'"),
+        ({"listen": "unix:"}, "--listen must name a path after unix:, such as unix:/run/kilolayer/act.sock"),
+        (
+            {"listen": "unix:/" + 107 * "x"},
+            "--listen must name a path of at most 107 bytes, got 108: /xxx",
+        ),
+        (
+            {"listen": "unix:/a", "workers": 2},
+            "--workers 2 needs a port, because gRPC cannot share a Unix socket between processes, got --listen unix:",
+        ),
         ({"metrics_port": 65536}, "--metrics-port must be from 0 to 65535, got 65536; 0 picks a free port"),
-        ({"port": 9464}, "--metrics-port must differ from --port, got 9464 for both; 0 picks a free port"),
+        (
+            {"metrics_port": 50051},
+            "--metrics-port must differ from the port of --listen, got 50051 for both; 0 picks a free port",
+        ),
         ({"workers": 0}, "--workers must be from 1 to 256, got 0; use at most one for each core"),
         ({"max_batch_rows": 0}, "--max-batch-rows must be a power of two from 1 to 65536, got 0; try 256"),
         ({"max_batch_rows": 100}, "--max-batch-rows must be a power of two from 1 to 65536, got 100; try 256"),
@@ -133,10 +149,10 @@ def test_an_impossible_configuration_names_the_flag_the_value_and_one_that_works
 
 
 def test_both_ports_may_be_any_free_one() -> None:
-    free = ServeConfig(policies=(Path("a"),), port=0, metrics_port=0)
-    assert (free.port, free.metrics_port) == (0, 0)
-    with pytest.raises(ConfigError, match="--metrics-port must differ from --port, got 1 for both"):
-        dataclasses.replace(free, port=1, metrics_port=1, metrics=False)  # health is there nevertheless
+    free = ServeConfig(policies=(Path("a"),), listen="127.0.0.1:0", metrics_port=0)
+    assert (free.address, free.metrics_port) == (TcpAddress("127.0.0.1", 0), 0)
+    with pytest.raises(ConfigError, match="--metrics-port must differ from the port of --listen, got 1 for both"):
+        dataclasses.replace(free, listen="127.0.0.1:1", metrics_port=1, metrics=False)  # health is there nevertheless
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

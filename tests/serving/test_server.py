@@ -26,6 +26,7 @@ from serving.config import ServeConfig
 from serving.engine.engine import Engine, Executable, Kind
 from serving.errors import BrokenError, StartupError
 from serving.server import Server, load
+from serving.sockets import TcpAddress
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -33,8 +34,19 @@ GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
 def config_of(policies: Path, **fields: Any) -> ServeConfig:
-    settings: dict[str, Any] = {"policies": (policies,), "port": 0, "metrics_port": 0, "max_batch_rows": 1, **fields}
+    settings: dict[str, Any] = {
+        "policies": (policies,),
+        "listen": "127.0.0.1:0",
+        "metrics_port": 0,
+        "max_batch_rows": 1,
+        **fields,
+    }
     return ServeConfig(**settings)
+
+
+def port_of(server: Server) -> int:
+    assert isinstance(server.address, TcpAddress)
+    return server.address.port
 
 
 async def http_status(server: Server, path: str = "/healthz") -> int:
@@ -55,7 +67,7 @@ async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> 
     await server.start()
     assert await http_status(server) == 503
     assert await http_status(server, "/metrics") == 404
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         stub: Any = PolicyStub(channel)
 
@@ -90,7 +102,7 @@ async def test_a_connection_that_says_nothing_does_not_use_up_the_grace(
     monkeypatch.setattr(server_module, "_MAX_SEND_S", 0.1)
     server = await load(config_of(policies, metrics=False, grace_s=60.0))
     await server.start()
-    with socket.create_connection(("127.0.0.1", server.port)) as silent:
+    with socket.create_connection(("127.0.0.1", port_of(server))) as silent:
         assert await asyncio.to_thread(silent.recv, 1)  # the server has accepted it
         assert await asyncio.wait_for(server.drain(), timeout=10) is True
 
@@ -115,7 +127,7 @@ async def test_drain_answers_accepted_calls_and_refuses_new_ones(
     server.open()
     monkeypatch.setattr(Engine, "compute", held)
     monkeypatch.setattr(Batcher, "admit", remembered)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         accepted = [asyncio.ensure_future(stub.Act(GOOD, timeout=20)) for _ in range(5)]
         await wait_until(lambda: len(admitted) == 5)
@@ -139,10 +151,10 @@ async def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
     server.open()
     url = server.addresses()["metrics"]
     metrics_port = int(url.removeprefix("http://127.0.0.1:").removesuffix("/metrics"))
-    assert 0 != metrics_port != server.port
-    assert f"grpc=127.0.0.1:{server.port} metrics={url} policies=point_u_maze@1000" in server.ready_line()
+    assert 0 != metrics_port != port_of(server)
+    assert f"grpc={server.address} metrics={url} policies=point_u_maze@1000" in server.ready_line()
     assert server.addresses()["health"] == url.replace("/metrics", "/healthz")
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         await stub.Act(GOOD, timeout=10)
     text = await asyncio.to_thread(read, url)
@@ -183,7 +195,7 @@ async def test_with_first_batch_rows_are_answered_one_by_one_until_larger_batche
     def batches() -> float | None:
         return registry.get_sample_value("kilolayer_batches_total", {"policy": "point_u_maze"})
 
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         three = pb.ActRequest(state=[0.5] * 12, goal=[1] * 2, rows=3)
         early = await stub.Act(three, timeout=10)
@@ -213,7 +225,7 @@ async def test_a_policy_that_cannot_be_computed_any_more_ends_the_server(
     server.open()
     serving = asyncio.create_task(server.serve())
     monkeypatch.setattr(Engine, "compute", refuse)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         for before in range(5):
             assert await http_status(server) == 200, before
@@ -230,11 +242,13 @@ async def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tm
     publish(tmp_path / "z", 1, name="zebra")
     publish(tmp_path / "a", 2, name="ant")
     folders = (tmp_path / "z", tmp_path / "a")
-    server = await load(ServeConfig(policies=folders, port=0, metrics_port=0, metrics=False, max_batch_rows=1))
+    server = await load(
+        ServeConfig(policies=folders, listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=1)
+    )
     await server.start()
     await server.prepare()
     server.open()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         state, goal = [0.5, -1, 2, 0], [1, 1]
         answers = {
@@ -285,4 +299,4 @@ async def test_requests_larger_than_grpc_takes_are_refused_at_the_start(
     # 100 rows of 4 + 2 + 2 values of at most 8 bytes, and 65,536 bytes besides
     problem = "requests of 100 rows can have 71936 bytes, and gRPC takes at most 70000; use a smaller --max-call-rows"
     with pytest.raises(StartupError, match=problem):
-        await load(ServeConfig(policies=(policies,), port=0, metrics_port=0, max_call_rows=100))
+        await load(ServeConfig(policies=(policies,), listen="127.0.0.1:0", metrics_port=0, max_call_rows=100))

@@ -19,17 +19,19 @@ SETPRIV = shutil.which("setpriv")
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
-@pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-port"])
 def test_a_taken_port_is_one_line_and_exit_code_1(policies: Path, flag: str) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as a server would that is willing to share
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, lines = fail("--policies", str(policies), flag, str(port))
+        value = f"127.0.0.1:{port}" if flag == "--listen" else str(port)
+        code, lines = fail("--policies", str(policies), flag, value)
     assert code == 1
     assert len(lines) == 1
-    assert f"ERROR cannot bind {flag} {port} on 127.0.0.1: address in use; choose another" in lines[0]
+    address = value if flag == "--listen" else f"{port} on 127.0.0.1"
+    assert f"ERROR cannot bind {flag} {address}: address in use; choose another" in lines[0]
 
 
 def test_a_missing_folder_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -73,10 +75,10 @@ def test_strict_refuses_an_older_version(publish: Callable[..., Path], policies:
 @pytest.mark.slow
 def test_a_host_of_another_machine_is_one_line_and_exit_code_1(policies: Path) -> None:
     for workers in ("1", "2"):
-        code, lines = fail("--policies", str(policies), "--host", "192.0.2.1", "--workers", workers)
+        code, lines = fail("--policies", str(policies), "--listen", "192.0.2.1:0", "--workers", workers)
         assert code == 1
         assert len(lines) == 1
-        assert "ERROR --host 192.0.2.1 is not an address of this machine; use 127.0.0.1 for" in lines[0]
+        assert "ERROR the host 192.0.2.1 of --listen is not an address of this machine; use 127.0.0.1 for" in lines[0]
 
 
 @pytest.mark.slow
@@ -86,7 +88,10 @@ def test_what_is_not_permitted_is_one_line_and_exit_code_1(policies: Path, tmp_p
     for arguments, message in (
         (["--policies", str(tmp_path / "locked")], f"cannot read {tmp_path / 'locked'} (Permission denied); check its"),
         (["--policies", str(tmp_path / "locked" / "x")], "/locked/x (Permission denied); check its permissions"),
-        (["--policies", str(policies), "--port", "80"], "cannot bind --port 80 on 127.0.0.1: not permitted; ports"),
+        (
+            ["--policies", str(policies), "--listen", "127.0.0.1:80"],
+            "cannot bind --listen 127.0.0.1:80: not permitted; ports",
+        ),
         (["--policies", str(policies), "--metrics-port", "80"], "cannot bind --metrics-port 80 on 127.0.0.1: not per"),
     ):
         code, lines = fail(*arguments, prefix=[str(SETPRIV), "--bounding-set=-all", "--inh-caps=-all"])
@@ -123,7 +128,9 @@ def test_a_server_without_stderr_serves(policies: Path, workers: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     closed = ["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash"]
-    with launch("--policies", str(policies), "--port", str(port), "--workers", str(workers), prefix=closed) as process:
+    with launch(
+        "--policies", str(policies), "--listen", f"127.0.0.1:{port}", "--workers", str(workers), prefix=closed
+    ) as process:
         assert first_answer(f"127.0.0.1:{port}").version == "1000"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0

@@ -29,12 +29,12 @@ async def spans_of_calls(policies: Path) -> tuple[dict[str, ReadableSpan], pb.Ac
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     replies: list[pb.ActResponse] = []
 
-    config = ServeConfig(policies=(policies,), port=0, metrics_port=0, metrics=False, max_batch_rows=1)
+    config = ServeConfig(policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=1)
     server = await load(config, collectors=CollectorRegistry(), tracing=Tracing(provider))
     await server.start()
     await server.prepare()
     server.open()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         request = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
         replies.append(await stub.Act(request, metadata=(("traceparent", PARENT), ("x-bin", b"\x00")), timeout=10))

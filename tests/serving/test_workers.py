@@ -22,7 +22,7 @@ from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.config import ServeConfig
 from serving.errors import StartupError
-from serving.sockets import hold_port
+from serving.sockets import TcpAddress, hold_port
 from serving.workers.supervisor import supervise
 from tests.serving.server_process import RUN
 
@@ -31,7 +31,7 @@ GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 def command_of(policies: Path, *flags: str) -> list[str]:
     """The command of a server with two workers on free ports."""
-    ports = ["--port", "0", "--metrics-port", "0"]
+    ports = ["--listen", "127.0.0.1:0", "--metrics-port", "0"]
     return [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", *ports, *flags]
 
 
@@ -201,20 +201,23 @@ def test_without_room_for_temporary_files_there_is_one_line_and_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    assert supervise(ServeConfig(policies=(tmp_path,), workers=2, port=0, metrics_port=0, metrics=False)) == 1
+    assert (
+        supervise(ServeConfig(policies=(tmp_path,), workers=2, listen="127.0.0.1:0", metrics_port=0, metrics=False))
+        == 1
+    )
     (line,) = caplog.messages
     assert line.endswith("; set TMPDIR to a writable folder with free space")
 
 
 def test_a_held_port_is_refused_to_a_second_holder_and_free_afterwards() -> None:
     with (
-        hold_port("127.0.0.1", 0) as port,
-        pytest.raises(StartupError, match=f"cannot bind --port {port} on 127.0.0.1"),
-        hold_port("127.0.0.1", port),
+        hold_port(TcpAddress("127.0.0.1", 0)) as address,
+        pytest.raises(StartupError, match=f"cannot bind --listen {address}: "),
+        hold_port(address),
     ):
         pass
-    with hold_port("127.0.0.1", port) as again:
-        assert again == port
+    with hold_port(address) as again:
+        assert again == address
 
 
 def test_a_port_is_held_after_recent_connections_and_against_reuseaddr() -> None:
@@ -226,7 +229,7 @@ def test_a_port_is_held_after_recent_connections_and_against_reuseaddr() -> None
         with socket.create_connection(("127.0.0.1", port)) as client:
             lone.accept()[0].close()  # whoever closes first remembers the connection for a minute
             assert client.recv(1) == b""
-    with hold_port("127.0.0.1", port), socket.socket() as other:
+    with hold_port(TcpAddress("127.0.0.1", port)), socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))

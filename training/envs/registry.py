@@ -83,7 +83,7 @@ class EnvRegistry:
         module = name.rpartition(":")[0]
         usage = "for one of your own use MODULE:NAME, see docs/your-own-robot.md"
         hint = f"{module} does not register this name" if module else usage
-        raise UnknownNameError("environment", bare, self._entries, hint=hint)
+        raise UnknownNameError.of("environment", bare, self._entries, hint=hint)
 
     def make(self, name: str, *, impl: str = "jax") -> GoalEnv:
         """Build the environment `name` on the MJX implementation `impl`. A custom one is also reset once, as a check.

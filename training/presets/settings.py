@@ -119,7 +119,7 @@ def preset_fields(preset: str, *, env: str, episode_length: int) -> dict[str, An
         UnknownNameError: no such preset.
     """
     if preset not in PRESETS:
-        raise UnknownNameError("preset", preset, PRESETS)
+        raise UnknownNameError.of("preset", preset, PRESETS)
     fields = {"episode_length": episode_length, **PRESETS[preset]}
     if preset != "paper":
         return fields

@@ -1,6 +1,7 @@
 """AsyncPolicyClient: `PolicyClient` for programs that run on asyncio.
 
-Any number of tasks of one event loop may share a client. Canceling a task that awaits a call cancels the call.
+Any number of tasks of one event loop may share a client. Canceling a task that awaits a call cancels the call. A client
+belongs to the event loop of its first call, which opens the connection: gRPC never answers calls from another loop.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import grpc
 import grpc.aio
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 
 class AsyncPolicyClient:
-    """A client with the arguments and methods of `PolicyClient`, without `stream`. Make it in its event loop.
+    """A client with the arguments and methods of `PolicyClient`, without `stream`.
 
-    Close it when done, or use it in an `async with` statement.
+    It belongs to the event loop of its first call. In another event loop, its methods raise RuntimeError: make a client
+    in each loop. Close it when done, in its loop, or use it in an `async with` statement.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class AsyncPolicyClient:
     ) -> None:
         self._endpoint = Endpoint(address, timeout_s=timeout_s)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._methods = unary_methods(self._channel)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Callable[..., Any]] = {}
 
     async def act(
         self,
@@ -93,9 +96,15 @@ class AsyncPolicyClient:
         raise self._endpoint.not_ready(timeout_s) from last_error
 
     async def close(self) -> None:
-        """As `PolicyClient.close`."""
+        """As `PolicyClient.close`. RuntimeError in another event loop than its own, unless that loop is closed."""
+        loop, channel = self._loop, self._channel
+        if loop is not None and not loop.is_closed():
+            self._require_own_loop()
         self._endpoint.closed.set()
-        await self._channel.close()
+        if loop is not None and loop.is_closed():
+            self._channel, self._methods = None, {}  # collecting the channel closes its connection
+        elif channel is not None:
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,6 +121,7 @@ class AsyncPolicyClient:
         endpoint, method = self._endpoint, request.method
         limit_s = endpoint.timeout_s(timeout_s)
         endpoint.require_open(method)
+        self._open()
         sent_s = time.perf_counter()
         call = self._methods[method](request.message, timeout=limit_s, wait_for_ready=wait_for_connection)
         await _done(call)
@@ -122,6 +132,23 @@ class AsyncPolicyClient:
         except grpc.RpcError as error:
             raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
         return request.read(reply, time.perf_counter() - sent_s)
+
+    def _open(self) -> None:
+        """Open the channel if this is the first call. RuntimeError if that was in another event loop."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._channel = grpc.aio.insecure_channel(self._endpoint.target, options=CHANNEL_OPTIONS)
+            self._methods = unary_methods(self._channel)
+        else:
+            self._require_own_loop()
+
+    def _require_own_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                f"this AsyncPolicyClient of {self._endpoint.address} belongs to another event loop, that of its first"
+                " call; make a client in each event loop, with `async with AsyncPolicyClient(...)` in the coroutine"
+                " that uses it"
+            )
 
 
 async def _done(call: Any) -> None:

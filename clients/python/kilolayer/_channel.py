@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import urllib.parse
 from typing import Any, Callable
 
 import grpc
@@ -45,6 +47,8 @@ _UNARY: dict[str, tuple[type[Any], type[Any]]] = {
     "List": (policy_pb2.ListRequest, policy_pb2.ListResponse),
 }
 _MAX_TIMEOUT_S = 1e9
+_UNIX = "unix:"
+_MAX_SOCKET_PATH_BYTES = 107  # of the kernel
 _REASON_KEY = "kilolayer-reason"  # in the trailing metadata of a call that fails
 _ALWAYS_ACCEPTED_BYTES = 65536  # every server accepts messages of this size, whatever its row limit
 
@@ -91,11 +95,12 @@ class Endpoint:
     """The server that a client calls, the default timeout, and whether the client was closed.
 
     Raises:
-        ValueError: the address has no port, or the timeout is not a positive number.
+        ValueError: the address has no port and no path, or the timeout is not a positive number.
     """
 
     def __init__(self, address: str, *, timeout_s: float) -> None:
         self.address: str = _check_address(address)
+        self.target: str = _target(address)
         self.closed: threading.Event = threading.Event()
         self._timeout_s = _check_timeout(timeout_s)
 
@@ -173,8 +178,26 @@ def _check_address(address: str) -> str:
     if "://" in address and address.startswith(("http:", "https:", "grpc:")):
         raise ValueError(f"address must be host:port without a scheme, such as localhost:50051, got {address!r}")
     if ":" not in address:  # gRPC would use port 443 and report a refused connection
-        raise ValueError(f"address must name a port, such as localhost:50051, got {address!r}")
+        raise ValueError(
+            f"address must name a port, such as localhost:50051, or a Unix socket, such as unix:/run/kilolayer.sock,"
+            f" got {address!r}"
+        )
+    if address.startswith(_UNIX) and not 0 < len(_socket_path(address)) <= _MAX_SOCKET_PATH_BYTES:
+        raise ValueError(
+            f"address must name a Unix socket with a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, such as"
+            f" unix:/run/kilolayer.sock, got {address!r}"
+        )
     return address
+
+
+def _target(address: str) -> str:
+    """Return `address` as gRPC takes it, which reads a Unix socket as a URI: with `%`, `#` and `?` quoted."""
+    return _UNIX + urllib.parse.quote(_socket_path(address)) if address.startswith(_UNIX) else address
+
+
+def _socket_path(address: str) -> bytes:
+    path = address[len(_UNIX) :]
+    return os.fsencode(os.path.expanduser(path))  # noqa: PTH111  a Path would make `.` of an empty path
 
 
 def _check_timeout(timeout_s: float) -> float:

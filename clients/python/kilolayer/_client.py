@@ -32,7 +32,7 @@ class PolicyClient:
     one server, make two clients.
 
     Args:
-        address: `"host:port"`, or another gRPC target such as `"dns:///host:port"` or `"unix:/path"`.
+        address: `"host:port"`, `"unix:/path"` for a Unix socket, or another gRPC target such as `"dns:///host:port"`.
         policy: name of the policy, one of `list_policies()`; empty means the server's default.
         version: a training step as a string, such as `"2000"`; an int is converted. Replies give it as a string.
             Empty means the version that is live at each call.
@@ -40,8 +40,8 @@ class PolicyClient:
         robot_id: a name of the robot, sent with every `act`; at most 128 bytes in UTF-8. Empty means none.
 
     Raises:
-        ValueError: the address has no port, the timeout is not a positive number, or `robot_id` is not a string or is
-            too long.
+        ValueError: the address has neither a port nor a path of a socket, the timeout is not a positive number, or
+            `robot_id` is not a string or is too long.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PolicyClient:
     ) -> None:
         self._endpoint = Endpoint(address, timeout_s=timeout_s)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(self._endpoint.target, options=CHANNEL_OPTIONS)
         self._methods = unary_methods(self._channel)
         self._act_stream = stream_method(self._channel)
 

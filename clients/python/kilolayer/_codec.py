@@ -8,6 +8,7 @@ encoding.
 
 from __future__ import annotations
 
+import collections
 import operator
 
 import numpy as np
@@ -22,6 +23,9 @@ _MAX_UINT32 = 2**32 - 1
 _MAX_PRIORITY = 3
 _MAX_ROBOT_ID_BYTES = 128  # in UTF-8
 _ROUNDING = 1e-6  # tolerance around [-1, 1]: a few units in the last place of a float32
+
+_SEQUENCES = (list, tuple, collections.deque)  # that numpy makes an array of
+_SCALARS = frozenset({float, int, np.float32, np.float64})
 
 Axes = tuple[int, ...]  # the axes that a response shares with its states: () for one state, (rows,) for a block
 
@@ -42,8 +46,8 @@ def encode_act(
     """Return the request for `state: [S]` or `[rows, S]` and `goal: [G]` or `[rows, G]`, and its action's leading axes.
 
     Raises:
-        InvalidRequest: an array is not numeric, is empty, or has more than two axes; the number of goals is neither one
-            nor that of the states; a number is out of range; or `best_of` has no seed.
+        InvalidRequest: an array is not numeric, is masked, is empty, or has more than two axes; the number of goals is
+            neither one nor that of the states; a number is out of range; or `best_of` has no seed.
     """
     states, goals = _states_and_goals(state, goal)
     request = blocks_pb2.ActRequestBlocks(
@@ -169,8 +173,22 @@ def check_robot_id(robot_id: object) -> str:
     return robot_id
 
 
+def is_masked(values: object) -> bool:
+    """Return whether `values` is a masked array, or a sequence that has one: `np.asarray` would drop the mask."""
+    if isinstance(values, np.ma.MaskedArray):
+        return True
+    if not isinstance(values, _SEQUENCES):
+        return False
+    kinds = set(map(type, values))  # a look at the types is several times as fast as one at each value
+    if kinds <= _SCALARS or not any(issubclass(kind, (*_SEQUENCES, np.ma.MaskedArray)) for kind in kinds):
+        return False
+    return any(map(is_masked, values))
+
+
 def _array(name: str, values: ArrayLike) -> NDArray[np.float32]:
     """Return `values` as a little-endian float32 array."""
+    if is_masked(values):
+        raise _invalid(f"{name} must not be a masked array, because a mask cannot be sent; pass {name}.filled(value)")
     try:
         with np.errstate(over="ignore"):  # too large values become infinite; the server reports their row
             return np.asarray(values).astype("<f4", casting="same_kind", copy=False)
@@ -191,7 +209,7 @@ def _block(name: str, values: ArrayLike) -> NDArray[np.float32]:
 def _integer(name: str, value: int, *, most: int, least: int = 0) -> int:
     """Return `value`, an int or a numpy integer, as an int in [least, most]."""
     try:
-        number = operator.index(value)
+        number = least - 1 if is_masked(value) else operator.index(value)
     except TypeError:
         number = least - 1
     if not least <= number <= most:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kilolayer._codec import Axes, decode_chunk, decode_energy
+from kilolayer._codec import Axes, decode_chunk, decode_energy, is_masked
 from kilolayer.v1 import policy_pb2
 
 
@@ -125,8 +125,10 @@ class PolicyDescription:
     def to_robot_units(self, action: ArrayLike) -> NDArray[np.float64]:
         """Return `action: [..., action_dim]` in the units of `action_names`: `Action.action` or `Action.chunk`.
 
-        -1 becomes `action_low`, and 1 becomes `action_high`.
+        -1 becomes `action_low`, and 1 becomes `action_high`. ValueError if `action` is a masked array.
         """
+        if is_masked(action):
+            raise ValueError("action must not be a masked array; pass action.filled(value)")
         low, high = np.array(self.action_low), np.array(self.action_high)
         return low + (np.asarray(action) + 1) / 2 * (high - low)
 

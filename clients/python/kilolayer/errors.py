@@ -16,9 +16,13 @@ KilolayerError
 """
 # ruff: noqa: N818 - as in httpx, a name says what happened; the base class says that it is an error
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class KilolayerError(Exception):
-    """A call failed. The message says what happened and what to try.
+    """A call failed. The message says what happened and what to try. It can be copied and pickled.
 
     Attributes:
         status: name of the gRPC status, such as `"RESOURCE_EXHAUSTED"`.
@@ -30,6 +34,15 @@ class KilolayerError(Exception):
         super().__init__(message)
         self.status = status
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own way calls the class with the message alone, without the status that it requires.
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[KilolayerError], arguments: tuple[Any, ...]) -> KilolayerError:
+    """Return an exception without calling its constructor; copy and pickle set its fields."""
+    return kind.__new__(kind, *arguments)
 
 
 class RequestError(KilolayerError):

@@ -6,6 +6,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 _LISTED = 8  # names in an error message
 _LONGEST = 300  # characters of another library's message
@@ -17,11 +18,13 @@ _INSTALLED = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
 class UnknownNameError(ValueError):
     """A name that is not known. The message lists known names, the most similar first."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> Self:
+        """Return the error for `name`, which is none of the `known` names of a `kind`."""
         ordered = nearest_first(name, known)
         left_out = len(ordered) - _LISTED
         listed = ", ".join(ordered[:_LISTED]) + (f" and {left_out} more" if left_out > 0 else "")
-        super().__init__(f"unknown {kind} {name!r}; known, nearest first: {listed}{hint and f'; {hint}'}")
+        return cls(f"unknown {kind} {name!r}; known, nearest first: {listed}{hint and f'; {hint}'}")
 
 
 class EnvError(ValueError):

@@ -254,7 +254,7 @@ def require_known(impl: str) -> None:
         UnknownNameError: no such implementation.
     """
     if impl not in IMPLEMENTATIONS:
-        raise UnknownNameError("physics implementation", str(impl), IMPLEMENTATIONS)
+        raise UnknownNameError.of("physics implementation", str(impl), IMPLEMENTATIONS)
 
 
 def require_installed() -> None:
