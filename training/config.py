@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from policy.command_line import local_path
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs.core.goal_env import GoalEnv
 from training.envs.registry import bare_name, find
@@ -157,6 +158,7 @@ class TrainConfig:
     """Delete an earlier run in the output folder first."""
 
     def __post_init__(self) -> None:
+        self._expand_paths()
         find(self.env)
         if self.eval_env:
             find(self.eval_env)
@@ -270,6 +272,14 @@ class TrainConfig:
             normalization_mean=(0.0,) * env.state_size if self.normalize_observations else (),
             normalization_std=(1.0,) * env.state_size if self.normalize_observations else (),
         )
+
+    def _expand_paths(self) -> None:
+        try:
+            for field in ("out", "init_from"):
+                if path := getattr(self, field):
+                    object.__setattr__(self, field, local_path(path, name=field))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def _require_positive(self) -> None:
         for field in dataclasses.fields(self):

@@ -6,17 +6,19 @@ BEGAN = time.monotonic()  # before the other imports, which take seconds: --max-
 
 # ruff: noqa: E402
 import argparse
+import difflib
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import rich.console
 import rich.table
-import tyro
 
+from policy import command_line
+from policy.command_line import PREFIX, SERVER_VARIABLES, local_path
 from policy.spec import SpecError
 from training import standard_output
 from training.config import ConfigError, TrainConfig
@@ -33,7 +35,7 @@ _STOPPING = (
     "stopping after the current unroll, slice of gradient steps (about 5 s) or evaluation; a second Ctrl-C stops "
     "immediately, without saving"
 )
-_DRY_RUN = "--dry-run"  # no setting of a run, so config.json does not have it
+_DRY_RUN, _LIST = "--dry-run", "--list-envs"  # no settings of a run, so config.json does not have them
 
 
 def command() -> NoReturn:
@@ -52,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if "--list-envs" in arguments:
+        _require_usage(arguments, os.environ)
+        if _LIST in arguments:
             return _list(arguments)
         if _DRY_RUN in arguments:
             return _describe(arguments)
@@ -64,11 +67,50 @@ def main(arguments: list[str] | None = None) -> int:
         return _train(config)
 
 
+def _require_usage(arguments: list[str], environ: Mapping[str, str]) -> None:
+    """Refuse unknown flags, values of a wrong type, and variables that look like settings of training.
+
+    Raises:
+        ConfigError: naming the flag or the variable.
+    """
+    if command_line.asks_for_help(arguments):
+        return
+    if problem := command_line.usage_problem(arguments, TrainConfig, other_flags=(_DRY_RUN, _LIST)):
+        raise ConfigError(problem)
+    if name := command_line.unknown_variable(environ, SERVER_VARIABLES):
+        flags = {PREFIX + option.name.upper(): option.flag for option in command_line.options(TrainConfig).values()}
+        (nearest,) = difflib.get_close_matches(name, flags, n=1, cutoff=0)
+        raise ConfigError(
+            f"{name} is not a setting: training reads no variables; use a flag, did you mean {flags[nearest]}? If the "
+            "variable is of another program, unset it here"
+        )
+
+
+def ignored_variables(environ: Mapping[str, str]) -> str:
+    """Return a line that names the variables that training does not read; empty if there are none."""
+    names = [*sorted(SERVER_VARIABLES & environ.keys()), *command_line.foreign_variables(environ)]
+    of_whom = "variables of the server, or of a Service of Kubernetes"
+    return f"ignoring {', '.join(dict.fromkeys(names))}: {of_whom}" if names else ""
+
+
+def _jax_problem() -> str:
+    """Set what training relies on in JAX; return why JAX has no device, in one line; empty if it has one."""
+    from policy import jax_settings
+
+    if warning := jax_settings.apply():
+        print(f"warning: {warning}", file=sys.stderr)
+    return jax_settings.device_problem()
+
+
 def _describe(arguments: list[str]) -> int:
     """Print what the command would do; return the exit code."""
+    config = parse(arguments)
+    if problem := _jax_problem():
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     from training import dry_run  # imported here, as in `_train`
 
-    print("\n".join(dry_run.describe(parse(arguments))))
+    print("\n".join(dry_run.describe(config)))
     return 0
 
 
@@ -76,6 +118,9 @@ def _train(config: TrainConfig) -> int:
     """Train, and turn expected errors into one line and an exit code."""
     import jax
 
+    if problem := _jax_problem():
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     from policy import compilation_cache
     from training import stop_signals, trainer  # imported here, because it takes seconds
     from training.budgets import memory_budget
@@ -96,6 +141,8 @@ def _train(config: TrainConfig) -> int:
 
     try:
         with progress, stop_signals.watched(stopping=lambda: progress.say(_STOPPING), end=end_now):
+            if ignored := ignored_variables(os.environ):
+                progress.say(ignored)
             if warning := compilation_cache.enable():
                 progress.say(f"warning: {warning}")
             trainer.train(config, progress=progress, began=BEGAN)
@@ -180,7 +227,7 @@ def parse(arguments: list[str]) -> TrainConfig:
 
     Raises:
         ConfigError, EnvError, SpecError, UnknownNameError: a flag's value is not valid.
-        SystemExit: an unknown flag, or --help.
+        SystemExit: --help.
     """
     dry = _DRY_RUN in arguments
     arguments = [argument for argument in arguments if argument != _DRY_RUN]
@@ -188,7 +235,9 @@ def parse(arguments: list[str]) -> TrainConfig:
     program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
     needed = () if "--help" in arguments or "-h" in arguments else ("--env",) if dry else ("--env", "--out")
     defaults = _defaults(early, needed=needed)
-    config = tyro.cli(TrainConfig, default=defaults, args=arguments, prog=program, description=_description(program))
+    config = command_line.parse(
+        TrainConfig, arguments, fail=ConfigError, default=defaults, prog=program, description=_description(program)
+    )
     if config.resume:
         _require_same_run(config)
     return config
@@ -258,9 +307,16 @@ def _early_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--env")
     parser.add_argument("--eval-env", "--eval_env")
     parser.add_argument("--preset")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=_folder)
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction)
     return parser.parse_known_args(arguments)[0]
+
+
+def _folder(text: str) -> Path:
+    try:
+        return local_path(Path(text), name="--out")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 if __name__ == "__main__":
