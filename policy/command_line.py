@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import io
 import re
+import sys
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -197,9 +198,12 @@ def parse(config: type[Config], arguments: Sequence[str], *, fail: type[Exceptio
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(config, args=arguments, **settings)
+            parsed = tyro.cli(config, args=arguments, **settings)
     except SystemExit as error:
         raise fail(" ".join(_BOX.sub(" ", printed.getvalue()).split())) from error
+    if text := printed.getvalue():  # of a module that the configuration imports
+        print(text, end="", file=sys.stderr)
+    return parsed
 
 
 def foreign_variables(environ: Mapping[str, str]) -> list[str]:

@@ -114,13 +114,20 @@ class StderrHandler(logging.handlers.QueueHandler):
         super().close()
 
     def _write_lines(self) -> None:
-        while (line := self._lines.get()) is not None:
-            written = self._write(line)
-            if written and (dropped := self.dropped) > self._told and self._lines.empty():
-                text = "%d lines of the log were dropped, because stderr was not read, or could not be written"
-                counts = (dropped - self._told,)
-                self._told = dropped
-                self._write(self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, text, counts, None)))
+        written, line = True, ""
+        while line is not None:
+            line = self._lines.get()
+            if line is not None:
+                written = self._write(line)
+            if written and (line is None or self._lines.empty()):
+                self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        """Write how many lines were dropped since the last time, if any."""
+        dropped, self._told = self.dropped - self._told, self.dropped
+        if dropped:
+            text = "%d lines of the log were dropped, because stderr was not read, or could not be written"
+            self._write(self.format(logging.LogRecord(__name__, logging.WARNING, "", 0, text, (dropped,), None)))
 
     def _write(self, line: str) -> bool:
         """Write a line; return whether it is written.

@@ -101,7 +101,10 @@ def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
         (["--metrics=3"], "--metrics takes no value, got '3'; --help describes it"),
         (["--log-rows", "0.1"], "--log-rows needs 2 values, got '0.1'; --help describes it"),
         (["--policies", "~nobody-has-this-name/x"], "--policies is ~nobody-has-this-name/x, and this user has no such"),
-        (["--log-rows", "1", "gs://rows"], "--log-rows must be a path on this machine, got the URL gs://rows; use one"),
+        (
+            ["--log-rows", "1", "gs://rows"],
+            "--log-rows must be a path on this machine, got the URL gs://rows; use a folder",
+        ),
         (["x", "--port", "1"], "'x' belongs to no flag; --help lists all flags"),
     ],
 )

@@ -51,7 +51,7 @@ ROOT = Path(__file__).parents[2]
         ),
         (
             ["--env", "ant", "--out", "runs/x", "--init-from", "s3://bucket/x"],
-            "error: init_from must be a path on this machine, got the URL s3://bucket/x; use one such as runs/first",
+            "error: init_from must be a path on this machine, got the URL s3://bucket/x; use a folder such as",
         ),
     ],
 )
