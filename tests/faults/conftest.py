@@ -36,6 +36,11 @@ Where each fault of one server with its present policies is tested:
 | clock jumps | nothing: monotonic clocks only | `test_clocks` |
 | scrapes during load, names that clients choose | same answers; no new series | `test_one_server` |
 | newlines, ANSI codes, megabytes in names | short refusals, no log line | `test_one_server`; `serving/test_logs` |
+| a stderr that nobody reads | calls are answered; dropped lines are counted | `serving/test_logs`, `test_start` |
+| a blocked event loop, a worker after SIGSTOP | 503 with the reason | `serving/test_server`, `test_worker_process` |
+| slow and silent peers of the metrics port | bounded threads; scrapes are answered | `serving/test_metrics_server` |
+| too few descriptors, too little address space | one line, exit code 1 | `serving/test_start` |
+| a signal at any moment of the start | one line, exit code 0 | `serving/test_run` |
 | disk full while publishing | clear error, nothing left behind | `policy/test_bundle_writer` |
 """
 

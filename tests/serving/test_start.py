@@ -109,8 +109,8 @@ def test_what_is_not_permitted_is_one_line_and_exit_code_1(policies: Path, tmp_p
         ),
     ],
 )
-def test_a_limit_that_is_too_small_is_one_line_and_exit_code_1(policies: Path, limit: str, message: str) -> None:
-    code, lines = fail("--policies", str(policies), prefix=["bash", "-c", f'ulimit {limit}; exec "$@"', "bash"])
+def test_a_limit_that_is_too_small_is_one_line_and_exit_code_1(tmp_path: Path, limit: str, message: str) -> None:
+    code, lines = fail("--policies", str(tmp_path), prefix=["bash", "-c", f'ulimit {limit}; exec "$@"', "bash"])
     assert code == 1
     (line,) = lines
     assert line.endswith(f"ERROR {message}")
@@ -121,13 +121,14 @@ def test_variables_of_a_service_of_kubernetes_are_ignored_with_one_line(
 ) -> None:
     monkeypatch.setenv("KILOLAYER_PORT", "tcp://10.0.0.1:50051")
     monkeypatch.setenv("KILOLAYER_SERVICE_HOST", "10.0.0.1")
-    code, lines = fail("--policies", str(tmp_path / "nowhere"))
+    (tmp_path / "file").touch()
+    code, lines = fail("--policies", str(tmp_path), "--log-rows", "1", str(tmp_path / "file" / "rows"))
     assert code == 1
-    ignoring, missing = lines
+    ignoring, failed = lines
     assert ignoring.endswith(
         "INFO ignoring variables that Kubernetes sets for a Service: KILOLAYER_PORT, KILOLAYER_SERVICE_HOST"
     )
-    assert "nowhere does not exist" in missing
+    assert "cannot write sampled rows" in failed
 
 
 @pytest.mark.slow
