@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from serving.config import LogFormat, ServeConfig
 
 _LOGGER = logging.getLogger("kilolayer")
-_LEAST_DESCRIPTORS = 128  # a ready server without connections has about 40 open, and 48 are a reserve
+_LEAST_DESCRIPTORS = 128  # 48 are a reserve, and libraries and files need some dozens
 _LEAST_ADDRESS_SPACE = 3 * 2**29  # bytes; with less, libraries abort or crash on every machine
 _ENOUGH_ADDRESS_SPACE = 4 * 2**30  # bytes; about 1.8 GiB are needed on two cores, and more on more
 _CANNOT_IMPORT = (ImportError, MemoryError, OSError)
@@ -115,8 +115,8 @@ def too_small_limit() -> str:
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY and space < _LEAST_ADDRESS_SPACE:
         return (
-            f"the address space is limited to {space / 2**30:.1f} GiB (ulimit -v), and the server needs"
-            f" {_ENOUGH_ADDRESS_SPACE / 2**30:.0f} GiB; raise the limit"
+            f"the address space is limited to {space / 2**30:.1f} GiB (ulimit -v), which is too little for the"
+            f" libraries; allow {_ENOUGH_ADDRESS_SPACE / 2**30:.0f} GiB"
         )
     if space != resource.RLIM_INFINITY and space < _ENOUGH_ADDRESS_SPACE:
         _LOGGER.warning(

@@ -101,11 +101,11 @@ def test_what_is_not_permitted_is_one_line_and_exit_code_1(policies: Path, tmp_p
         ("-n 20", "only 20 file descriptors are allowed (ulimit -n), and the server needs 128; raise the limit"),
         (
             "-v 1300000",
-            "the address space is limited to 1.2 GiB (ulimit -v), and the server needs 4 GiB; raise the limit",
+            "the address space is limited to 1.2 GiB (ulimit -v), which is too little for the libraries; allow 4 GiB",
         ),
         (
             "-v 150000",
-            "the address space is limited to 0.1 GiB (ulimit -v), and the server needs 4 GiB; raise the limit",
+            "the address space is limited to 0.1 GiB (ulimit -v), which is too little for the libraries; allow 4 GiB",
         ),
     ],
 )
