@@ -12,7 +12,7 @@ UNIT += $(addprefix --ignore=tests/,policy/test_layers.py serving/test_cpu_devic
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help install demo check lint types imports spelling docs unit test test-slow coverage protos client-matrix
-.PHONY: soak bench
+.PHONY: soak soak-training bench
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with ol
 
 soak: $(READY)  ## servers under restarts, kills, hostile messages and a million calls; PARTS chooses
 	PYTHONPATH=. $(BIN)/python -m tests.faults.soak $(PARTS)
+
+soak-training: $(READY)  ## training runs killed, stopped and damaged in 200 rounds; PARTS chooses
+	PYTHONPATH=. $(BIN)/python -m tests.faults.soak_training $(PARTS)
 
 bench: $(READY)  ## every benchmark, recorded under runs/bench; about two hours on two cores
 	@mkdir -p runs/bench

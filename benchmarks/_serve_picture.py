@@ -4,15 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 
 def draw(overload: dict[str, Any], path: Path) -> None:
     """Draw the overload part of a record into the PNG file `path`."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (latency, accepted) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    latency, accepted = figure.subplots(1, 2)
     loads, capacity, rows = overload["loads"], overload["capacity_per_s"], overload["rows_per_call"]
     offered = [load["offered_per_s"] / capacity for load in loads]
     for rank, color in (("p50", "tab:blue"), ("p99", "tab:red")):
@@ -33,4 +33,3 @@ def draw(overload: dict[str, Any], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)

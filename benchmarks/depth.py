@@ -27,6 +27,8 @@ import matplotlib as mpl
 import numpy as np
 import train_step
 import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from training.run_dir.metrics_log import read_metrics
 
@@ -202,10 +204,9 @@ def train_one(options: Options, depth: int, seed: int, *, processors: Iterable[i
 
 def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
     """Draw time at goal over environment steps, and the final time at goal by depth, into the PNG file `path`."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (curves, finals) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, finals = figure.subplots(1, 2)
     depths = sorted({run.depth for run in runs})
     colors = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(depths)))
     means: list[float] = []
@@ -235,7 +236,6 @@ def draw(runs: Sequence[Run], path: Path, *, title: str) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,12 @@ def test_nothing_reads_or_writes_pickles() -> None:
     assert not {path: ways for path, ways in bad.items() if ways}
 
 
+def test_nothing_draws_with_pyplot() -> None:
+    """It chooses a backend, and keeps figures, for the whole process of whoever imports us."""
+    using = [path for path in every_module() if any("pyplot" in name for name in imports(ast.parse(path.read_text())))]
+    assert using == []
+
+
 @pytest.mark.parametrize(
     ("source", "way"),
     [

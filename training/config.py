@@ -145,11 +145,17 @@ class TrainConfig:
     """Maximum number of evaluations, evenly spaced. After each, training saves a snapshot and publishes the policy."""
     eval_episodes: int = 128
     """Episodes per evaluation."""
+    eval_goals: Path | None = None
+    """File with the goals to evaluate on, CSV or .npy, one goal a row. Results by goal go to eval_goals/ in the run."""
     max_eval_share: float = 0.2
     """Largest fraction of the run's time for evaluations. It leaves some out, but not the first two or the last."""
 
     init_from: Path | None = None
     """Start with the actor and critic of a published policy: its folder, or a policies/ folder for the best one."""
+    keep_policies: int = 10
+    """Newest policies to keep; the best one stays, too, and older ones are deleted. 0 keeps all."""
+    snapshot_minutes: float = 10.0
+    """Minutes between two snapshots, apart from those after evaluations. inf: only after evaluations."""
     snapshot_replay: bool = True
     """Save the replay buffer in snapshots. If not, snapshots are small, but a resumed run refills the buffer first."""
     resume: bool = False
@@ -284,7 +290,7 @@ class TrainConfig:
     def _require_positive(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _POSITIVE and not (value > 0 and (math.isfinite(value) or field.name == "max_minutes")):
+            if field.name in _POSITIVE and not (value > 0 and (math.isfinite(value) or field.name in _MAY_BE_INF)):
                 raise ConfigError(f"{field.name} must be a positive number, got {value}; try {field.default}")
             if isinstance(value, int) and value > _MAX_INT and field.name not in {"total_env_steps", "seed"}:
                 raise ConfigError(f"{field.name} must be {_MAX_INT} or less, got {value}; try {field.default}")
@@ -310,6 +316,8 @@ class TrainConfig:
         for field, usual in (("logsumexp_penalty", 0.1), ("target_entropy_per_action", -0.5)):
             if not math.isfinite(getattr(self, field)):
                 raise ConfigError(f"{field} must be a finite number, got {getattr(self, field)}; try {usual}")
+        if self.keep_policies < 0:
+            raise ConfigError(f"keep_policies must be 1 or more, or 0 to keep all, got {self.keep_policies}; try 10")
         if not 0 <= self.seed < _SEEDS:
             raise ConfigError(f"seed must be from 0 to {_SEEDS - 1}, got {self.seed}; try {abs(self.seed) % _SEEDS}")
 
@@ -354,10 +362,12 @@ _SEEDS = 2**31
 _MAX_INT = 2**31 - 1  # of all integers but environment steps, which stay on the host
 _MAX_DISCOUNT = 1 - 1e-6  # closer to 1, float32 loses the digits of a sum of its powers
 
+_MAY_BE_INF = frozenset({"max_minutes", "snapshot_minutes"})
 _POSITIVE = frozenset(
     {
         "total_env_steps",
         "max_minutes",
+        "snapshot_minutes",
         "num_envs",
         "unroll_length",
         "episode_length",

@@ -19,7 +19,7 @@ from training.programs import initial_state, saved_part
 _FREE = frozenset(
     {
         *("actor_depth", "critic_depth", "seed", "out", "name", "impl", "precision", "allow_bf16_on_cpu"),
-        *("remat", "snapshot_replay", "max_eval_share", "resume", "overwrite"),
+        *("remat", "snapshot_replay", "snapshot_minutes", "keep_policies", "max_eval_share", "resume", "overwrite"),
     }
 )
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from policy.networks import init_policy
 from policy.quaternions import canonical_signs
-from training import divergence, evaluation, rollout, state_statistics
+from training import divergence, eval_goals, evaluation, rollout, state_statistics
 from training.algorithms.algorithm import Algorithm, Metrics, TrainState
 from training.algorithms.crl.update import CRL
 from training.config import TrainConfig
@@ -38,7 +38,7 @@ class Programs(NamedTuple):
 
     collect: Callable[[RunState], RunState]  # one unroll into the replay buffer; begins a round of gradient steps
     learn: Callable[[RunState, jax.Array], tuple[RunState, Metrics]]  # the round's next gradient steps, see `learn`
-    evaluate: Callable[..., evaluation.Evaluation]  # (params, key=...)
+    evaluate: Callable[..., evaluation.Evaluation]  # (params, key=...), or with source=... for other actions
 
 
 def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
@@ -77,21 +77,25 @@ def compile_programs(
     Args:
         eval_env: the environment to evaluate on; None builds the one that `config` names.
     """
+    eval_env = eval_env or evaluation.make_env(config, env)
     evaluate = functools.partial(
         evaluation.evaluate,
-        eval_env or evaluation.make_env(config, env),
+        eval_env,
         episodes=config.eval_episodes,
         episode_length=config.episode_length,
+        goals=eval_goals.load(config, eval_env),
     )
+    source = evaluation.ActionSource.policy(config.eval_episodes)
     algorithm = CRL.from_config(config, env)
     lowered = (
         jax.jit(functools.partial(collect, config, env), donate_argnums=0).lower(state),
         jax.jit(functools.partial(learn, config, env, algorithm), donate_argnums=0).lower(state, jnp.int32(1)),
-        jax.jit(evaluate).lower(state.train_state.params, key=evaluation.evaluation_key(config.seed, 0)),
+        jax.jit(evaluate).lower(state.train_state.params, key=evaluation.evaluation_key(config.seed, 0), source=source),
     )
     pool = ThreadPoolExecutor(len(lowered))
     try:
-        return Programs(*pool.map(lambda program: program.compile(), lowered))
+        collect_program, learn_program, evaluate_program = pool.map(lambda program: program.compile(), lowered)
+        return Programs(collect_program, learn_program, functools.partial(evaluate_program, source=source))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # so that an interrupt does not wait for the compiler
 

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from policy import bundle
+from policy.bits import in_32_bits
 from training import divergence, evaluation, warm_start
 from training.budgets import memory_budget, run_cost
 from training.budgets.time_budget import TimeBudget, in_words
-from training.config import ConfigError, TrainConfig
+from training.config import TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.programs import Programs, RunState, compile_programs, initial_state, saved_part
 from training.progress_display import NoProgress, Progress, Status
-from training.run_dir import checkpoint, finished, lock, publish
+from training.run_dir import checkpoint, finished, goal_report, lock, provenance, publish, references
 from training.run_dir.metrics_log import MetricsLog, read_metrics
 from training.stop_signals import stop_requested
 
@@ -37,6 +38,7 @@ class Outcome(NamedTuple):
     stopped: bool  # by a signal, before its end
 
 
+@in_32_bits
 def train(
     config: TrainConfig,
     *,
@@ -59,7 +61,7 @@ def train(
     Raises:
         ConfigError: the device does not support the configuration, or `init_from` does not fit it.
         RunDirError: another process trains in the folder, or it is not empty and neither resumed nor overwritten.
-        SnapshotError: the last snapshot cannot be read, or belongs to another run.
+        SnapshotError: no snapshot is intact, or the last one belongs to another run.
         FloatingPointError: a loss or a parameter is NaN or infinity; the snapshot before it is intact.
         DivergedError: the physics of more than `config.max_diverged_share` of the worlds diverged; the snapshot before
             it is intact.
@@ -76,7 +78,7 @@ def train(
                 progress.say(publish.describe_policies(config))
                 metrics = (read_metrics(config.out) or [{}])[-1]
                 return Outcome(publish.last_policy(config), metrics, stopped=False)
-    require_device(config)
+    run_cost.require_device(config)
     for line in run_cost.before_start(config):
         progress.say(line)
     progress.advance(Status("preparing", of=config.iterations))
@@ -86,18 +88,19 @@ def train(
         from training.algorithms import baselines  # brax's trainers are slow to import
 
         with lock.claimed(config) as take_over:
-            take_over()
+            take_over(provenance.collect(config, env))
             metrics = baselines.train(config, env, eval_env, progress=progress, clock=clock, began=began)
         return Outcome(None, metrics, stopped=False)
     config.policy_spec(env)  # raises an error now, not after training
     memory_budget.require_fit(config, env)
     with lock.claimed(config) as take_over:
-        state = _first_state(config, env, progress)
-        take_over()  # nothing was written or deleted before this line
+        state, origin = _first_state(config, env, progress), provenance.collect(config, env)
+        take_over(origin)  # nothing of an earlier run was deleted before this line
+        publish.sweep(config)
         env_steps = _env_steps(config, state)
         target = config.target_entropy_per_action * env.action_size
-        with MetricsLog(config.out, title=config.title, keep_until=env_steps, target_entropy=target) as log:
-            _announce(config, state, progress)
+        with MetricsLog(config, keep_until=env_steps, target_entropy=target) as log:
+            _announce(config, state, progress, origin)
             programs = compile_programs(config, env, state, eval_env=eval_env)
             progress.say(f"compiled; {in_words(clock() - began)} since the start")
             earlier = log.rows[-1] if log.rows else {}
@@ -112,21 +115,24 @@ def train(
             )
             with stop_requested() as stop:
                 cost = run_cost.CostReport(config)
-                return _run(_Run(config, env, eval_env, programs, log, progress, stop, clock, budget, cost), state)
+                run = _Run(config, env, eval_env, programs, log, progress, stop, clock, budget, cost, origin)
+                return _run(run, state)
 
 
 def _first_state(config: TrainConfig, env: GoalEnv, progress: Progress) -> RunState:
     """Return the state that this process starts from: a snapshot, another run's policy, or a new one."""
     fresh = initial_state(config, env)
-    state = _restore(config, fresh) if config.resume else fresh
+    state = _restore(config, fresh, progress) if config.resume else fresh
     if config.init_from and state is fresh:
         return warm_start.with_params_from(config, env, state, progress=progress)
     return state
 
 
-def _announce(config: TrainConfig, state: RunState, progress: Progress) -> None:
+def _announce(config: TrainConfig, state: RunState, progress: Progress, origin: provenance.Origin) -> None:
     """Describe the run, before compilation, which can take minutes."""
     done = int(state.iteration)
+    for line in origin.lines:
+        progress.say(line)
     progress.say(
         f"{config.env}: {config.iterations} iterations, {config.steps_per_iteration:,} environment steps per iteration"
     )
@@ -167,6 +173,7 @@ class _Run(NamedTuple):
     clock: Callable[[], float]
     budget: TimeBudget
     cost: run_cost.CostReport
+    origin: provenance.Origin
 
 
 def _run(run: _Run, state: RunState) -> Outcome:
@@ -204,6 +211,8 @@ def _run(run: _Run, state: RunState) -> Outcome:
             "--min-replay-size"
         )
     progress.say(f"{in_words(run.budget.total_s)} in all, {run.budget.eval_share:.0%} of it for evaluations")
+    if line := references.describe(metrics, references.read(config.out)):
+        progress.say(line)
     progress.say(f"curves in {run.log.draw_curves()}")
     progress.say(publish.describe_policies(config))
     return Outcome(policy, metrics, stopped=False)
@@ -234,21 +243,29 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
             "last snapshot is from before. Try a lower learning rate"
         )
     run.log.write(row)
+    goal_report.write(run.config, evaluated, env_steps=row["env_steps"], goal_names=run.eval_env.spec.goal_names)
     run.progress.evaluated(row)
+    if run.budget.may_measure_references:
+        seconds = references.measure_once(run.config, run.programs.evaluate, state.train_state.params, clock=run.clock)
+        run.budget.record("references", seconds)
     return row
 
 
 def _save(run: _Run, state: RunState) -> Path:
     """Save a snapshot; return its folder."""
     done, folder = int(state.iteration), run.config.out / "snapshots"
+    started = run.clock()
     checkpoint.save(folder, done, state=saved_part(run.config, state))
+    run.budget.record("snapshot", run.clock() - started)
     return folder / str(done)
 
 
 def _publish(run: _Run, state: RunState, metrics: dict[str, float]) -> Path:
     """Publish the current policy; return its folder."""
-    version, params = _env_steps(run.config, state), state.train_state.params
-    return publish.publish(run.config, run.env, params, statistics=state.statistics, env_steps=version, metrics=metrics)
+    version, params, origin = _env_steps(run.config, state), state.train_state.params, run.origin.facts
+    return publish.publish(
+        run.config, run.env, params, statistics=state.statistics, env_steps=version, metrics=metrics, origin=origin
+    )
 
 
 def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
@@ -267,6 +284,9 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
             state = _collect(run, state)
         _report(run, state)
         ended = _epoch_ends(run, state)
+        if run.budget.snapshot_due and not (ended or run.stop.is_set()):
+            _save(run, state)
+            ended = _epoch_ends(run, state)  # saving takes time
     run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
     divergence.require_finite_parameters(state.train_state.params, iteration=int(state.iteration))
     if line := divergence.describe(state.divergence, run.env):
@@ -351,12 +371,12 @@ def _report(run: _Run, state: RunState, *, what: str = "training") -> None:
         run.progress.say(line)
 
 
-def _restore(config: TrainConfig, fresh: RunState) -> RunState:
+def _restore(config: TrainConfig, fresh: RunState, progress: Progress) -> RunState:
     """Return the last snapshot, or `fresh` if none was saved yet. A replay buffer that was not saved is empty."""
     folder, published = config.out / "snapshots", bundle.versions(config.out / "policies")
     if not published and not checkpoint.any_saved(folder):
         return fresh
-    restored = checkpoint.restore_latest(folder, like=saved_part(config, fresh))
+    restored = checkpoint.restore_latest(folder, like=saved_part(config, fresh), say=progress.say)
     reached = _env_steps(config, restored)
     if not config.snapshot_replay and any(version > reached for version in published):
         raise checkpoint.SnapshotError(
@@ -367,16 +387,3 @@ def _restore(config: TrainConfig, fresh: RunState) -> RunState:
     if config.snapshot_replay:
         return restored
     return restored._replace(replay=fresh.replay, pending_updates=fresh.pending_updates)  # nothing to learn from
-
-
-def require_device(config: TrainConfig) -> None:
-    """Refuse a precision that is slow on this device, unless `config` allows it.
-
-    Raises:
-        ConfigError: bf16 on a CPU.
-    """
-    if config.precision == "bf16" and jax.default_backend() == "cpu" and not config.allow_bf16_on_cpu:
-        raise ConfigError(
-            "precision bf16 is slower than f32 on a CPU, which has no bf16 arithmetic; use --precision f32, or add "
-            "--allow-bf16-on-cpu to try it"
-        )

@@ -12,7 +12,7 @@ policy: the manifest, the hashes, the specification, the shapes, that every valu
 from policy.bundle.manifest import FORMAT_VERSION, BundleError, versions
 from policy.bundle.probes import ENERGY_TOLERANCE, PROBE_SEED, PROBE_TOLERANCE, SAMPLE_TOLERANCE, Probes
 from policy.bundle.reader import Bundle, read
-from policy.bundle.writer import write
+from policy.bundle.writer import remove, sweep, write
 
 __all__ = [
     "ENERGY_TOLERANCE",
@@ -24,6 +24,8 @@ __all__ = [
     "BundleError",
     "Probes",
     "read",
+    "remove",
+    "sweep",
     "versions",
     "write",
 ]

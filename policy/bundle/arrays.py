@@ -4,7 +4,11 @@ Only networks have arrays. What else an action depends on, statistics and indice
 specification.
 """
 
+import contextlib
 import dataclasses
+import re
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,10 @@ from policy.normalization import Normalization
 from policy.spec import PolicySpec
 
 _NAME = "params"
+# What Orbax 0.12 does not accept in a path: backslashes, bytes that are not UTF-8 (surrogates in Python), and when it
+# saves, also the characters of patterns.
+_ODD_TO_READ = re.compile(r"[\\\ud800-\udfff]")
+_ODD_TO_SAVE = re.compile(r"[\\\ud800-\udfff*?\[]")
 
 
 def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
@@ -46,13 +54,13 @@ def save(folder: Path, params: PolicyParams) -> None:
     Raises:
         OSError: they cannot be written.
     """
-    target = folder.absolute() / _NAME
     try:
-        ocp.PyTreeCheckpointer().save(target, to_tree(params))
+        with _plain_path(folder, odd=_ODD_TO_SAVE) as path:
+            ocp.PyTreeCheckpointer().save(path / _NAME, to_tree(params))
     except OSError:
         raise
     except Exception as error:  # Orbax raises a ValueError if tensorstore cannot write
-        raise OSError(f"{target} cannot be written: {first_line(error)}") from error
+        raise OSError(f"{_NAME} cannot be written: {first_line(error)}") from error
 
 
 def read(path: Path, spec: PolicySpec) -> PolicyParams:
@@ -70,9 +78,16 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
         raise BundleError(
             path, "arrays", f"no arrays of the specification's sizes exist: {first_line(error)}"
         ) from error
-    template = to_tree(expected)
+    with _plain_path(path, odd=_ODD_TO_READ) as plain:
+        tree = _read_tree(path, plain / _NAME, template=to_tree(expected))
+    if name := _first_non_finite(tree):
+        raise BundleError(path, "arrays", f"array {name} contains NaN or infinity")
+    return _from_tree(tree, spec, like=expected)
+
+
+def _read_tree(path: Path, folder: Path, *, template: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays in `folder` of the bundle at `path`, with the shapes and dtypes of `template`."""
     checkpointer = ocp.PyTreeCheckpointer()
-    folder = path.absolute() / _NAME
     try:
         metadata: Any = checkpointer.metadata(folder).item_metadata
         declared = metadata.tree
@@ -82,12 +97,22 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
         raise BundleError(path, "arrays", difference)
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
     try:
-        tree = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+        return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
     except Exception as error:
         raise BundleError(path, "arrays", f"params/ cannot be read: {first_line(error)}") from error
-    if name := _first_non_finite(tree):
-        raise BundleError(path, "arrays", f"array {name} contains NaN or infinity")
-    return _from_tree(tree, spec, like=expected)
+
+
+@contextlib.contextmanager
+def _plain_path(folder: Path, *, odd: re.Pattern[str]) -> Generator[Path]:
+    """Yield an absolute path of `folder`: its own, or if that has anything `odd`, a link in a temporary folder."""
+    path = folder.absolute()
+    if not odd.search(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="kilolayer-") as scratch:
+        link = Path(scratch) / "folder"
+        link.symlink_to(path, target_is_directory=True)
+        yield link
 
 
 def to_tree(params: PolicyParams) -> dict[str, Any]:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from policy.bits import in_32_bits
 from policy.bundle import arrays, manifest, probes
-from policy.bundle.manifest import MALFORMED, BundleError
+from policy.bundle.manifest import BundleError
 from policy.bundle.probes import Probes
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec, SpecError
+from policy.verified_folder import MALFORMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Bundle:
     manifest_sha256: str
 
 
+@in_32_bits
 def read(path: Path) -> Bundle:
     """Verify the bundle at `path` and load it.
 
@@ -37,6 +40,15 @@ def read(path: Path) -> Bundle:
         raise BundleError(path, "missing", "there is no published version of that name")
     if path.is_symlink():  # its number may be that of another version
         raise BundleError(path, "files", "the folder is a symbolic link")
+    return load(path, int(path.name))
+
+
+def load(path: Path, version: int) -> Bundle:
+    """Verify and load the bundle of `version` in the folder `path`, which may have another name.
+
+    Raises:
+        BundleError, OSError: as `read`.
+    """
     manifest_sha256 = manifest.verify(path)
     spec, provenance = _read_description(path)
     params = arrays.read(path, spec)
@@ -44,7 +56,7 @@ def read(path: Path) -> Bundle:
     probes.verify(path, params, stored, spec=spec)
     return Bundle(
         path=path,
-        version=int(path.name),
+        version=version,
         spec=spec,
         params=params,
         probes=stored,

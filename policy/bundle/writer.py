@@ -1,30 +1,27 @@
-"""Publish a version of a policy: write it next to its final place, then rename it, so that readers see all or nothing.
+"""Publish a version of a policy, or remove one, so that readers see all of it or nothing.
 
 The order, in `write`: check the parameters and compute the probes; write policy.json, probes.npz and params/ into a
-scratch folder; write manifest.json, which has the hashes of these files; fsync every file and folder; rename the
-scratch folder to its version; fsync the parent folder.
+scratch folder, and their hashes into manifest.json; read the policy back as a server will; rename the scratch folder to
+its version. `policy/verified_folder.py` has the steps between.
 """
 
 import dataclasses
 import json
-import os
-import shutil
-import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from policy.bundle import arrays, manifest, probes
+from policy import verified_folder
+from policy.bits import in_32_bits
+from policy.bundle import arrays, manifest, probes, reader
+from policy.bundle.manifest import BundleError
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
 
-_SCRATCH = ".publishing-"
-_REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
 
-
+@in_32_bits
 def write(
     root: Path,
     version: int,
@@ -49,7 +46,7 @@ def write(
         FileExistsError: the version is already published.
         ValueError: the version is negative, the parameters or probes do not fit `spec`, or a parameter, action or
             energy is NaN or infinity; such a policy could not be read, or not be used.
-        OSError: the disk is full or the folder cannot be written; nothing is left behind.
+        OSError: the disk is full, or the folder cannot be written or read back; nothing is left behind.
     """
     if version < 0:
         raise ValueError(f"version must be a training step, 0 or more, got {version}")
@@ -58,54 +55,37 @@ def write(
         raise FileExistsError(f"{target} is already published; a published policy never changes")
     arrays.require_fit(params, spec)
     computed = probes.compute(params, spec, state=probe_state, goal=probe_goal)
-    root.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
-    scratch = root / f"{_SCRATCH}{version}-{uuid.uuid4().hex[:8]}"
-    try:
-        scratch.mkdir()
+    verified_folder.sweep(root)
+
+    def fill(scratch: Path) -> None:
         _write_description(scratch, spec, provenance)
         probes.save(scratch, computed)
         arrays.save(scratch, params)
-        manifest.write(scratch)
-        _fsync_tree(scratch)
-        scratch.rename(target)
-    except BaseException:
-        _remove(scratch)
-        raise
-    _fsync(root)
+
+    def check(scratch: Path) -> None:
+        try:
+            reader.load(scratch, version)
+        except BundleError as error:
+            raise verified_folder.unreadable(error.problem) from error
+
+    verified_folder.create(target, fill=fill, check=check, format_version=manifest.FORMAT_VERSION, what="the policy")
     return target
+
+
+def remove(root: Path, version: int) -> None:
+    """Remove a published version. Readers see all of it or nothing; one that is just reading it gets an error.
+
+    Raises:
+        OSError: it does not exist, or `root` cannot be written.
+    """
+    verified_folder.remove(root / str(version))
+
+
+def sweep(root: Path) -> None:
+    """Remove the unfinished folders that killed processes left in `root`."""
+    verified_folder.sweep(root)
 
 
 def _write_description(folder: Path, spec: PolicySpec, provenance: Mapping[str, Any]) -> None:
     description = {"format": manifest.FORMAT_VERSION, "spec": dataclasses.asdict(spec), "provenance": dict(provenance)}
     (folder / "policy.json").write_text(json.dumps(description, indent=2) + "\n")
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Remove the scratch folders of processes that were killed."""
-    for leftover in root.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(leftover)
-
-
-def _remove(scratch: Path) -> None:
-    """Remove the scratch folder of a failed publication. Repeat until it is gone: Orbax may still be writing to it."""
-    for _ in range(_REMOVALS):
-        shutil.rmtree(scratch, ignore_errors=True)
-        time.sleep(_REMOVAL_PAUSE_S)
-        if not scratch.exists():
-            return
-
-
-def _fsync_tree(root: Path) -> None:
-    """Force every file and folder below `root`, and `root` itself, to disk."""
-    for folder, _, names in os.walk(root):
-        for name in (*names, "."):
-            _fsync(Path(folder) / name)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from policy.bundle import manifest
+from policy import bundle, verified_folder
 
 _PICKLE = b"\x80\x04N."  # None
 _HUGE = 10**6
@@ -36,7 +36,7 @@ class Mutant:
 
 def file_mutants(version: Path) -> Iterator[Mutant]:
     """Yield every damage of every file of the bundle at `version`. The bundle itself is only read."""
-    names = sorted(name for name, _ in manifest.files(version))
+    names = sorted(name for name, _ in verified_folder.files(version))
     for name, following in zip(names, [*names[1:], names[0]], strict=True):
         size = (version / name).stat().st_size
         for position in sorted({0, size // 2, size - 1}):
@@ -87,7 +87,7 @@ def array_names(version: Path) -> list[str]:
 def match_hashes(version: Path) -> None:
     """Write a manifest that fits the files as they are now."""
     (version / "manifest.json").unlink(missing_ok=True)
-    manifest.write(version)
+    verified_folder.write_manifest(version, bundle.FORMAT_VERSION)
 
 
 def _on_file(name: str, damage: Callable[..., Any], *arguments: Any) -> Callable[[Path], None]:

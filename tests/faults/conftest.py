@@ -10,8 +10,9 @@ The harness, each module with a test of its own:
 * `hostile_messages`: malformed and hostile messages for every method.
 * `stream_calls`: very many calls, every answer compared.
 * `scenarios`: whole courses of events with real servers, as functions of how often.
+* `interrupted_training`: training runs that are killed, stopped and damaged at random.
 
-`make soak` runs the long form of the tests (see `soak`).
+`make soak` and `make soak-training` run the long form of the tests (see `soak` and `soak_training`).
 
 Where each fault of one server with its present policies is tested:
 

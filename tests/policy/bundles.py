@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy import bundle
-from policy.bundle import BundleError, manifest
+from policy import bundle, verified_folder
+from policy.bundle import BundleError
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
 
@@ -47,8 +47,10 @@ def require_one_sentence(error: BundleError) -> None:
 
 def recompute_manifest(path: Path) -> None:
     """What someone would do who changes a bundle on purpose."""
-    files = {name: manifest.fingerprint(file) for name, file in manifest.files(path) if name != "manifest.json"}
-    (path / "manifest.json").write_text(json.dumps({"format": manifest.FORMAT_VERSION, "files": files}) + "\n")
+    files = {
+        name: verified_folder.fingerprint(file) for name, file in verified_folder.files(path) if name != "manifest.json"
+    }
+    (path / "manifest.json").write_text(json.dumps({"format": bundle.FORMAT_VERSION, "files": files}) + "\n")
 
 
 def change_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -13,7 +13,7 @@ from tests.policy.bundles import recompute_manifest, refusal
 
 
 def test_versions_are_sorted_as_numbers_and_nothing_else_is_listed(tmp_path: Path) -> None:
-    for name in ("0", "9", "10", "007", "-1", "latest", "1e3", "٣", ".publishing-11-abcd"):
+    for name in ("0", "9", "10", "007", "-1", "latest", "1e3", "٣", ".writing-11-abcd"):
         (tmp_path / name).mkdir()
     (tmp_path / "12").write_text("a file")
     assert bundle.versions(tmp_path) == [0, 9, 10]

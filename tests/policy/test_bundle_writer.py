@@ -16,10 +16,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 from policy import bundle
+from policy.bundle import arrays
 from policy.networks import PolicyParams
 from policy.normalization import Normalization
 from policy.quaternions import Quaternions
 from policy.spec import PolicySpec
+from tests.odd_names import ODD_NAMES
 from tests.policy.bundles import PROBE_GOAL, PROBE_STATE, publish
 
 REPOSITORY = Path(__file__).parents[2]
@@ -97,7 +99,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(
     original = getattr(owner, name)
 
     def fail(*arguments: Any, **options: Any) -> Any:
-        if step == "rename" and not arguments[0].name.startswith(".publishing-"):
+        if step == "rename" and not arguments[0].name.startswith(".writing-"):
             return original(*arguments, **options)  # one of Orbax's own
         raise error
 
@@ -138,7 +140,7 @@ def test_arrays_that_cannot_be_written_are_an_os_error(tmp_path: Path, spec: Pol
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), wide.to_json()]
     output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
     assert "refused: " in output
-    assert "params cannot be written: " in output
+    assert f"the policy {tmp_path}/1 cannot be written: params cannot be written: " in output
     assert "left behind: []" in output
 
 
@@ -162,6 +164,44 @@ def test_every_file_is_on_disk_before_the_version_has_its_name(
     entries = {path.relative_to(version) for path in [version, *version.rglob("*")]}
     assert {path.relative_to(scratch) for path in early} == entries
     assert len(set(descriptors)) < len(descriptors), "each is closed, so that the next has the same number"
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_a_policy_in_a_folder_with_an_odd_name_is_readable(
+    tmp_path: Path, spec: PolicySpec, params: PolicyParams, name: str
+) -> None:
+    """Orbax takes its own path for a pattern; other names may confuse it in other ways."""
+    root = tmp_path / name / "policies"
+    assert bundle.read(publish(root, 7, spec=spec, params=params)).version == 7
+    moved = (tmp_path / "plain" / name).with_name("policies")
+    moved.parent.mkdir()
+    root.rename(moved)
+    assert bundle.read(moved / "7").version == 7, "it does not depend on the folder it was published in"
+
+
+def test_a_policy_that_cannot_be_read_back_is_not_published(
+    damaged: Path, spec: PolicySpec, params: PolicyParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = arrays.save
+
+    def lose_a_file(folder: Path, params: PolicyParams) -> None:
+        save(folder, params)
+        (folder / "params" / "manifest.ocdbt").unlink()
+
+    monkeypatch.setattr(arrays, "save", lose_a_file)
+    message = "the policy .*/201 cannot be written: it does not read back as it was written: .*params/ cannot be read"
+    with pytest.raises(OSError, match=message):
+        publish(damaged.parent, 201, spec=spec, params=params)
+    assert bundle.versions(damaged.parent) == [200]
+
+
+def test_a_removed_version_is_gone_and_the_others_stay(damaged: Path, spec: PolicySpec, params: PolicyParams) -> None:
+    publish(damaged.parent, 201, spec=spec, params=params)
+    bundle.remove(damaged.parent, 200)
+    assert [entry.name for entry in damaged.parent.iterdir()] == ["201"]
+    assert bundle.read(damaged.parent / "201").version == 201
+    with pytest.raises(FileNotFoundError):
+        bundle.remove(damaged.parent, 200)
 
 
 PUBLISHER = """

@@ -35,7 +35,7 @@ def load(folder: Path, *, on_rejected: Callable[[str], None], strict: bool = Fal
 def test_the_newest_version_is_loaded_and_leftovers_are_not_versions(publish: Publish, tmp_path: Path) -> None:
     publish(tmp_path, 900)
     publish(tmp_path, 1000)
-    (tmp_path / ".publishing-2000-0123abcd").mkdir()
+    (tmp_path / ".writing-2000-0123abcd").mkdir()
     assert load(tmp_path, on_rejected=unwanted).version == 1000
 
 

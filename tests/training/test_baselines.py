@@ -80,7 +80,9 @@ def test_a_baseline_learns_and_records_what_the_same_evaluation_finds(
     assert sorted(path.name for path in config.out.iterdir()) == [
         "config.json",
         "curves.png",
+        *(["diffs"] if (config.out / "diffs").exists() else []),  # of a checkout with changes
         "metrics.jsonl",
+        "references.json",
         "tensorboard",
     ]
 

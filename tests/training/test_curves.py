@@ -77,6 +77,25 @@ def test_a_run_has_a_panel_for_each_question_and_a_band_where_its_metrics_have_o
     assert thick(accuracy) == {"accuracy": ([40], [0.25])}
 
 
+def test_the_stay_stands_beside_that_of_random_and_zero_actions(drawn: list[Figure], tmp_path: Path) -> None:
+    references = {kind: {"eval/stay": stay} for kind, stay in (("random_actions", 0.125), ("zero_actions", 0.0625))}
+    curves.draw([ROWS], tmp_path / "curves.png", title="", references=references)
+    lines = thick(drawn[0].axes[0])
+    assert lines["stay with random actions: 0.12"][1] == [0.125, 0.125]
+    assert lines["stay with zero actions: 0.06"][1] == [0.0625, 0.0625]
+    assert not any("actions" in label for panel in drawn[0].axes[1:] for label in thick(panel))
+
+
+def test_drawing_leaves_the_callers_matplotlib_alone(tmp_path: Path) -> None:
+    """A script that shows its own windows goes on to do so."""
+    mpl.use("svg")
+    try:
+        curves.draw([ROWS], tmp_path / "curves.png", title="")
+        assert mpl.get_backend() == "svg"
+    finally:
+        mpl.use("agg")
+
+
 def test_a_panel_without_metrics_is_left_out(drawn: list[Figure], tmp_path: Path) -> None:
     baseline = [{"env_steps": 10, "eval/stay": 0.5, "eval/touched": 0.5, "loss/critic": 1.0}]
     curves.draw([baseline], tmp_path / "curves.png", title="")

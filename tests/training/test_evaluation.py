@@ -56,12 +56,14 @@ def test_an_evaluation_counts_the_steps_at_the_goal_until_the_first_termination(
     assert result.touched.tolist() == [True] * 3
     np.testing.assert_allclose(result.stay, [2 / 8] * 3)  # arrives in step 3 of 10
     np.testing.assert_allclose(result.final_distance, [6.5] * 3, atol=1e-5)
+    assert (result.steps.tolist(), result.terminated.tolist()) == ([10] * 3, [False] * 3)
 
     # 3.5 is still counted, on the step that ends the episode; 4.5 is not
     ended = evaluate(Fixed(limit=3.4), params)
     assert ended.time_at_goal.tolist() == [1, 1, 1]
     np.testing.assert_allclose(ended.stay, [1 / 8] * 3)
     np.testing.assert_allclose(ended.final_distance, [0.5] * 3, atol=1e-5)
+    assert (ended.steps.tolist(), ended.terminated.tolist()) == ([3] * 3, [True] * 3)
 
 
 def test_a_world_that_diverges_has_not_reached_its_goal_and_ends_at_its_last_finite_distance(
@@ -71,6 +73,7 @@ def test_a_world_that_diverges_has_not_reached_its_goal_and_ends_at_its_last_fin
     assert result.diverged.tolist() == [True] * 3
     assert (result.touched.tolist(), result.time_at_goal.tolist()) == ([False] * 3, [0] * 3)
     np.testing.assert_allclose(result.stay, [0] * 3)
+    assert (result.steps.tolist(), result.terminated.tolist()) == ([4] * 3, [False] * 3)
     np.testing.assert_allclose(result.final_distance, [0.5] * 3, atol=1e-5)
     summary = evaluation.summarize(result)
     assert summary["eval/diverged_count"] == 3
@@ -92,6 +95,45 @@ def test_an_evaluation_draws_fresh_goals(params: PolicyParams) -> None:
     assert len(np.unique(both)) == 10
 
 
+def test_an_episode_that_begins_at_its_goal_is_counted_as_such(params: PolicyParams) -> None:
+    """The starts lie between 0 and 1, the radius is 0.6: the goals 0.5 and 9 are always and never reached at once."""
+    goals = np.array([[0.5], [9.0]])
+    found = evaluation.evaluate(Counter(), params, key=jax.random.key(0), episodes=5, episode_length=9, goals=goals)
+    assert found.reached_at_reset.tolist() == [True, False, True, False, True]
+    np.testing.assert_array_equal(found.goal, [[0.5], [9.0], [0.5], [9.0], [0.5]])
+    # from there the count is 1 to 2 after the first step, and 9 to 10 after the ninth
+    near = np.asarray(found.final_distance)
+    assert (near[::2] > 8).all()
+    assert (near[1::2] < 1).all()
+    assert evaluation.summarize(found)["eval/reached_at_reset"] == pytest.approx(3 / 5)
+
+
+class Pushed(Counter):
+    """The count is the sum of the actions so far, which starts at 0; `start` is the last action."""
+
+    def reset(self, rng: jax.Array) -> State:
+        return self._observe(jnp.zeros(2), jnp.array([4.0]))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        count, _ = state.info["state"]
+        return self._observe(jnp.stack([count + action[0], action[0]]), state.info["goal"], before=state)
+
+
+def test_random_and_zero_actions_take_the_place_of_the_policys(params: PolicyParams) -> None:
+    """Zero actions leave the count at 0, 4 from the goal. The policy goes on as without them."""
+    kind = [evaluation.POLICY, evaluation.ZERO_ACTIONS, evaluation.RANDOM_ACTIONS] * 2
+    source = evaluation.ActionSource(jnp.array(kind), jax.random.key(7))
+    run = {"key": jax.random.key(0), "episodes": 6, "episode_length": 5}
+    mixed = np.asarray(evaluation.evaluate(Pushed(), params, source=source, **run).final_distance)
+    alone = np.asarray(evaluation.evaluate(Pushed(), params, **run).final_distance)
+    np.testing.assert_array_equal(mixed[::3], alone[::3])
+    assert mixed[1::3].tolist() == [4, 4]
+    random = mixed[2::3]
+    assert random[0] != random[1]
+    assert (np.abs(random - 4) < 5).all()  # five actions within [-1, 1]
+    assert not {4.0, *alone.tolist()} & set(random.tolist())
+
+
 def test_the_figures_over_all_episodes() -> None:
     summary = evaluation.summarize(
         Evaluation(
@@ -100,6 +142,10 @@ def test_the_figures_over_all_episodes() -> None:
             stay=jnp.array([0.5] * 8 + [0.0] * 2),
             final_distance=jnp.array([0.25] * 8 + [1.5] * 2),
             diverged=jnp.array([False] * 9 + [True]),
+            reached_at_reset=jnp.array([True] + [False] * 9),
+            terminated=jnp.array([True] * 3 + [False] * 7),
+            steps=jnp.array([50] * 3 + [100] * 7),
+            goal=jnp.zeros((10, 1)),
             overflow=jnp.zeros(10, jnp.int32),
         )
     )
@@ -117,6 +163,9 @@ def test_the_figures_over_all_episodes() -> None:
             "eval/time_at_goal": 40,
             "eval/final_distance": 0.5,
             "eval/diverged_count": 1,
+            "eval/reached_at_reset": 0.1,
+            "eval/terminated": 0.3,
+            "eval/episode_length": 85,
         },
         abs=5e-4,
     )

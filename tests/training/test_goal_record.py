@@ -42,12 +42,15 @@ def test_stay_is_the_share_of_the_time_since_the_first_arrival(
     assert found.touched.tolist() == [time_at_goal > 0]
     assert float(found.stay(LENGTH)[0]) == pytest.approx(stay)
     assert found.diverged.tolist() == [False]
+    assert found.terminated.tolist() == [falls > 0]
+    assert found.steps.tolist() == [falls or LENGTH]
 
 
 def test_an_episode_that_diverges_has_not_reached_its_goal() -> None:
     found = record({3, 4, 5}, diverges=6)
     assert (found.touched.tolist(), found.time_at_goal.tolist(), found.diverged.tolist()) == ([False], [0], [True])
     assert float(found.stay(LENGTH)[0]) == 0
+    assert (found.terminated.tolist(), found.steps.tolist()) == ([False], [5])
 
 
 def test_what_becomes_of_the_state_after_a_fall_does_not_count() -> None:

@@ -1,9 +1,12 @@
 """The environments as a user of Gymnasium meets them."""
 
+import copy
 import os
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 
 import gymnasium
+import jax
 import mujoco
 import numpy as np
 import pytest
@@ -103,6 +106,73 @@ def test_episodes_follow_from_the_seed(maze: gymnasium.Env) -> None:
 
     np.testing.assert_array_equal(episodes(1), episodes(1))
     assert len(np.unique(np.concatenate([episodes(1), episodes(2)]), axis=0)) == 6
+
+
+def test_a_goal_and_a_start_are_those_that_were_given(maze: gymnasium.Env) -> None:
+    drawn, _ = maze.reset(seed=4)
+    following, _ = maze.reset()
+    given, info = maze.reset(seed=4, options={"goal": [3.0, 1.5]})
+    np.testing.assert_array_equal(given["desired_goal"], np.float32([3.0, 1.5]))
+    np.testing.assert_array_equal(given["state"], drawn["state"])
+    distance = np.linalg.norm(drawn["achieved_goal"] - [3.0, 1.5])
+    assert info["distance"] == pytest.approx(distance, abs=1e-6)
+    given, _ = maze.reset(seed=4, options={"start": {"qpos": [1.25, 2.5]}})
+    np.testing.assert_array_equal(given["state"], np.float32([1.25, 2.5, 0, 0]))
+    np.testing.assert_array_equal(given["desired_goal"], drawn["desired_goal"])
+    start = {"qpos": np.array([1.25, 2.5]), "qvel": (0.5, -0.5)}
+    given, info = maze.reset(seed=4, options={"start": start, "goal": (1.25, 2.5)})
+    np.testing.assert_array_equal(given["state"], np.float32([1.25, 2.5, 0.5, -0.5]))
+    assert info["success"]
+    np.testing.assert_array_equal(maze.step(np.zeros(2))[0]["desired_goal"], np.float32([1.25, 2.5]))
+    np.testing.assert_array_equal(maze.reset()[0]["desired_goal"], following["desired_goal"])  # drawn as without them
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"goals": [1, 1]}, "options of a reset may have goal and start, got goals"),
+        ({"goal": [1, 1, 1]}, "goal of a reset must be 2 finite numbers"),
+        ({"goal": [1, np.nan]}, "goal of a reset must be 2 finite numbers"),
+        ({"goal": "here"}, "goal of a reset must be 2 finite numbers, got 'here'"),
+        ({"start": [1, 1]}, r"start must be a dictionary such as"),
+        ({"start": {"qvel": [0, 0]}}, "start needs qpos"),
+        ({"start": {}}, "start needs qpos"),
+        ({"start": {"qpos": [1, 1], "velocity": [0, 0]}}, "start of a reset may have qpos and qvel, got velocity"),
+        ({"start": {"qpos": [1]}}, "start qpos of a reset must be 2 finite numbers"),
+        ({"start": {"qpos": [1, 1], "qvel": [1]}}, "start qvel of a reset must be 2 finite numbers"),
+    ],
+)
+def test_options_that_cannot_be_honored_are_refused(
+    maze: gymnasium.Env, options: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        maze.reset(options=options)
+
+
+def pickled(env: gymnasium.Env) -> gymnasium.Env:
+    """As a pool of processes sends it to another process."""
+    return ForkingPickler.loads(ForkingPickler.dumps(env))
+
+
+@pytest.mark.parametrize("duplicate", [pickled, copy.deepcopy, copy.copy])
+def test_a_copy_goes_on_where_the_original_is(duplicate) -> None:
+    original = gymnasium.make("kilolayer/point_u_maze-v0")
+    original.reset(seed=3)
+    original.step(np.ones(2))
+    other = duplicate(original.unwrapped) if duplicate is copy.copy else duplicate(original)
+    for action in ([0.5, -1.0], [1.0, 1.0]):
+        ours, theirs = (env.step(np.array(action, np.float32)) for env in (original, other))
+        np.testing.assert_equal(ours[0], theirs[0])
+    if duplicate is not copy.copy:  # which shares the random numbers
+        np.testing.assert_equal(original.reset()[0], other.reset()[0])
+    assert other.unwrapped.env is original.unwrapped.env  # compiled once
+
+
+def test_an_environment_of_training_can_be_copied_and_pickled() -> None:
+    env = Cart("cart")
+    for other in (pickled(env), copy.deepcopy(env)):
+        state = jax.jit(other.step)(jax.jit(other.reset)(jax.random.key(0)), np.ones(1, np.float32))
+        np.testing.assert_allclose(state.info["state"], [0.01, 0.1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_run_killed_and_stopped_all_over_ends_as_one_left_alone(tmp_path: Path
     straight, out = tmp_path / "straight", tmp_path / "run"
     assert main([*FLAGS, f"--out={straight}"]) == 0
     compiled_anew = start(tmp_path / "anew", cache=False)
-    killed(out, "os.rename", "orbax-checkpoint-tmp")  # the snapshot is written, and not yet in its place
+    killed(out, "os.rename", "/snapshots/")  # the snapshot is written, and not yet in its place
     assert bundle.versions(out / "policies") == []
     killed(out, "open", "policy.json")  # the snapshot is there, its policy is not
     stopped(out, signal.SIGTERM)

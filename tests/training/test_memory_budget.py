@@ -23,6 +23,8 @@ def test_the_parts_by_hand(tiny, u_maze: GoalEnv, tmp_path) -> None:
     assert parts.activations == 5 * 3 * (8 * 10 + 3 * 4 * 20)  # 1.25 arrays of 4 bytes per layer
     assert parts.logits == 5 * 4 * 3 * 3
     assert parts.indices == 4 * 4 * 3 * 3  # three updates of three rows
+    assert parts.restored == parts.replay  # which is less than what is read at a time
+    assert memory_budget.estimate(tiny(tmp_path, max_replay_size=10**6), u_maze).restored == 2 * 2**24
     assert parts.total == sum(parts)
 
 

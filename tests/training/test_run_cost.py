@@ -40,13 +40,27 @@ def test_a_gpu_that_is_not_used_is_a_warning(tmp_path: Path, monkeypatch: pytest
     assert run_cost.unused_gpu("cpu", root=tmp_path / "elsewhere")
 
 
-def test_the_disk_holds_three_snapshots_and_a_policy_for_each_evaluation(tiny, tmp_path, monkeypatch) -> None:
-    usage = type(shutil.disk_usage(tmp_path))(10**12, 0, 10**11)
-    monkeypatch.setattr(run_cost.shutil, "disk_usage", lambda _: usage)
+@pytest.mark.parametrize(
+    ("changes", "policies"),
+    [
+        ({}, "4 MB for 2 policies"),
+        ({"num_evals": 6}, "12 MB for 6 policies"),
+        ({"num_evals": 6, "keep_policies": 0}, "12 MB for 6 policies"),
+        ({"num_evals": 6, "keep_policies": 1}, "6 MB for 3 policies"),  # the best, the newest, and the one before it
+    ],
+)
+def test_the_disk_holds_three_snapshots_and_the_policies_that_are_kept(
+    tiny, tmp_path, monkeypatch, changes: dict[str, int], policies: str
+) -> None:
+    free, usage = 10**11, type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(run_cost.shutil, "disk_usage", lambda _: usage(10**12, 0, free))
     params, snapshot = jnp.zeros(500_000), {"replay": jnp.zeros(1_000_000), "key": jax.random.key(0)}
     assert run_cost.bytes_of(snapshot) == 4_000_008
-    told = run_cost.disk(tiny(tmp_path / "run"), params, snapshot=snapshot)
-    assert told == "disk: up to 12 MB for snapshots and 4 MB for 2 policies; 100.0 GB are free"
+    told = run_cost.disk(tiny(tmp_path / "run", **changes), params, snapshot=snapshot)
+    assert told == f"disk: up to 12 MB for snapshots and {policies}; 100.0 GB are free"
+    free = 13_000_000
+    told = run_cost.disk(tiny(tmp_path / "run", **changes), params, snapshot=snapshot)
+    assert "; 13 MB are free. WARNING: that is less. Free some space, lower --keep-policies" in told
 
 
 def report_after(tiny, *, collect: float, update: float | None, steps: int, **changes) -> list[str]:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from policy import bundle
 from training import trainer
 from training.config import ConfigError
 from training.run import main
-from training.run_dir import checkpoint, lock
+from training.run_dir import checkpoint, config_file, lock
 from training.run_dir.metrics_log import MetricsError, read_metrics
 
 pytestmark = pytest.mark.usefixtures("without_physics")
@@ -98,7 +96,7 @@ def test_a_run_without_the_snapshots_of_its_policies_is_not_restarted(finished: 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "snapshots")
-    with pytest.raises(checkpoint.SnapshotError, match="no snapshot in"):
+    with pytest.raises(checkpoint.SnapshotError, match="no intact snapshot in"):
         trainer.train(tiny(run, resume=True))
     assert len(read_metrics(run)) == 2
 
@@ -120,10 +118,7 @@ def test_a_record_that_is_damaged_is_named(finished: Path, tiny, tmp_path, line:
         trainer.train(tiny(run, resume=True))
 
 
-def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path, tmp_path, capsys, monkeypatch) -> None:
-    # Orbax leaves reads behind that complain, for a while after the error it raised, of its event loop being closed.
-    heard = [time.monotonic()]
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: heard.append(time.monotonic()))
+def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path, tmp_path, capsys) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     settings = json.loads((run / "config.json").read_text()) | {"out": str(run), "total_env_steps": 400}
@@ -141,15 +136,34 @@ def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path,
         assert message in told
         assert "Traceback" not in told
 
-    for path in (run / "snapshots" / "6").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[:20])
-    refused("snapshots/6 cannot be read")
+    for path in run.glob("snapshots/*/state.npz"):
+        path.write_bytes(path.read_bytes()[:20])
+    refused(f"there is no intact snapshot in {run}/snapshots to resume from: 6 is damaged (state.npz has 20 bytes")
     (run / "config.json").write_text("garbage")
     refused("config.json cannot be read")
     assert bundle.versions(run / "policies") == [120, 240]
-    while time.monotonic() - heard[-1] < 1:
-        time.sleep(0.05)
+
+
+def test_a_folder_with_the_longest_possible_name_is_overwritten(tiny, tmp_path) -> None:
+    out = tmp_path / ("ü" * 127 + "x")
+    out.mkdir()
+    (out / "policies").mkdir()
+    config = tiny(out, overwrite=True)
+    config_file.write(out, config)
+    with lock.claimed(config) as take_over:
+        take_over()
+        assert [path.name for path in out.iterdir()] == ["config.json"]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_path_too_long_for_the_files_of_a_run_is_refused_at_the_start(tiny, tmp_path) -> None:
+    """The system would refuse the first policy, perhaps after hours."""
+    out = tmp_path
+    while len(str(out)) <= 3_800:
+        out /= "x" * 190
+    with pytest.raises(lock.RunDirError, match=r"the path of --out has 3\d\d\d bytes, at most 3800 are possible"):
+        trainer.train(tiny(out))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_bad_name_costs_nothing(finished: Path, capsys) -> None:

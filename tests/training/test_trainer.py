@@ -211,6 +211,7 @@ def test_a_finished_run_refuses_changes_as_any_other(finished: Path, tiny, nothi
 def evaluations_that_find(monkeypatch: pytest.MonkeyPatch, stays: list[float]) -> None:
     """Let the evaluations of a run, which cost next to nothing on the probe, find these figures, one after another."""
     found = iter(stays)
+    monkeypatch.setattr(trainer.references, "measure_once", lambda *_, **__: 0.0)
     monkeypatch.setattr(
         trainer.evaluation, "summarize", lambda _: {"eval/stay": next(found), "eval/final_distance": 1.0}
     )

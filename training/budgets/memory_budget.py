@@ -18,6 +18,7 @@ _INDICES = 4  # of a row: of its step and of the later one, age and environment 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _FLOAT = 4
 _INT = 4
+RESTORED_BYTES = 1 << 25  # of a snapshot, in memory at a time: a part of an array, on the host and on the device
 
 
 class MemoryEstimate(NamedTuple):
@@ -28,6 +29,7 @@ class MemoryEstimate(NamedTuple):
     activations: int  # batch_size x depth x width
     logits: int  # batch_size^2
     indices: int  # updates_per_unroll x batch_size, and the commanded goals
+    restored: int  # while the run is resumed: parts of the snapshot, which is read into the replay buffer itself
 
     @property
     def total(self) -> int:
@@ -45,13 +47,15 @@ def estimate(config: TrainConfig, env: GoalEnv) -> MemoryEstimate:
     layer_rows = config.actor_depth * config.actor_width + 3 * config.critic_depth * config.critic_width
     # products are stored in the chosen precision, a block's input always in float32
     item = _FLOAT if config.remat == "blocks" else PRECISIONS[config.precision].dtype.itemsize
+    replay = config.num_envs * config.max_replay_size * per_step
     return MemoryEstimate(
-        replay=config.num_envs * config.max_replay_size * per_step,
+        replay=replay,
         parameters=_OPTIMIZER_COPIES * _FLOAT * layers,
         activations=int(item * stored * config.batch_size * layer_rows),
         logits=_LOGITS * _FLOAT * config.batch_size**2,
         indices=config.updates_per_unroll
         * (_INDICES * _INT * config.batch_size + _FLOAT * env.goal_size * config.commanded_rows),
+        restored=min(RESTORED_BYTES, replay),
     )
 
 

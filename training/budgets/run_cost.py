@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from training.budgets.time_budget import TimeBudget, in_words
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.envs.registry import bare_name
 from training.presets.settings import PRESETS
 
 _SNAPSHOTS = 2  # that are kept; a third one is there while it is written
+_ALSO_KEPT = 2  # policies: the best one, and the newest one before an older one is deleted
 _LONG_S = 86_400
 _NOTABLE_S = 3600
 _WALKERS = ("ant", "humanoid", "cheetah")
@@ -38,6 +39,19 @@ def device() -> str:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"CPU, {cores} cores"
     return f"{devices[0].device_kind} ({devices[0].platform})"
+
+
+def require_device(config: TrainConfig) -> None:
+    """Refuse a precision that is slow on this device, unless `config` allows it.
+
+    Raises:
+        ConfigError: bf16 on a CPU.
+    """
+    if config.precision == "bf16" and jax.default_backend() == "cpu" and not config.allow_bf16_on_cpu:
+        raise ConfigError(
+            "precision bf16 is slower than f32 on a CPU, which has no bf16 arithmetic; use --precision f32, or add "
+            "--allow-bf16-on-cpu to try it"
+        )
 
 
 def preset_advice(config: TrainConfig) -> str:
@@ -72,7 +86,7 @@ def unused_gpu(platform: str, *, root: Path = Path("/")) -> str:
 
 
 def disk(config: TrainConfig, params: Any, *, snapshot: Any) -> str:
-    """Return how much disk a run needs at most, and how much is free.
+    """Return how much disk a run needs at most, how much is free, and a warning if that is less.
 
     Args:
         params: of the policy, arrays or their shapes.
@@ -80,11 +94,16 @@ def disk(config: TrainConfig, params: Any, *, snapshot: Any) -> str:
     """
     snapshots = (_SNAPSHOTS + 1) * bytes_of(snapshot)
     evaluations = math.ceil(config.iterations / config.iterations_per_epoch)
-    policies = evaluations * bytes_of(params)
+    kept = min(evaluations, config.keep_policies + _ALSO_KEPT) if config.keep_policies else evaluations
+    policies = kept * bytes_of(params)
     folder = next(folder for folder in (config.out.absolute(), *config.out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
-    needs = f"disk: up to {_size(snapshots)} for snapshots and {_size(policies)} for {evaluations} policies"
-    return f"{needs}; {_size(free)} are free"
+    needs = f"disk: up to {_size(snapshots)} for snapshots and {_size(policies)} for {kept} policies"
+    advice = (
+        ". WARNING: that is less. Free some space, lower --keep-policies or --max-replay-size, or leave the replay "
+        "buffer out of snapshots with --no-snapshot-replay"
+    )
+    return f"{needs}; {_size(free)} are free{advice if snapshots + policies > free else ''}"
 
 
 def bytes_of(tree: Any) -> int:

@@ -11,8 +11,10 @@ SLICE_S = 5.0  # gradient steps between two looks at the clock and at signals
 _REMEMBERED = 3  # measurements of each part
 _DISK_BYTES_PER_S = 1e8  # for a snapshot, until one was timed
 _FIRST_PUBLICATION_S = 2.0
+_SNAPSHOT_SHARE = 0.1  # of the time, at most, for the snapshots between evaluations
 
-Part = Literal["collect", "update", "evaluate", "keep"]  # keep: a snapshot and a publication
+# snapshot: one alone; keep: one with a publication; references: an evaluation of the reference policies
+Part = Literal["collect", "update", "evaluate", "snapshot", "keep", "references"]
 
 
 class TimeBudget:
@@ -42,6 +44,7 @@ class TimeBudget:
         self._earlier_s, self._eval_s, self._snapshot_bytes = earlier_s, earlier_eval_s, snapshot_bytes
         self._measured: dict[Part, collections.deque[tuple[float, int]]] = {}
         self._records: collections.Counter[Part] = collections.Counter()
+        self._saved = clock()  # when the last snapshot was complete
 
     def record(self, part: Part, seconds: float, *, count: int = 1) -> None:
         """Note that `count` occurrences of `part` took `seconds` together."""
@@ -50,8 +53,10 @@ class TimeBudget:
             measured.clear()
         measured.append((seconds, count))
         self._records[part] += 1
-        if part in {"evaluate", "keep"}:
+        if part in {"evaluate", "keep", "references"}:
             self._eval_s += seconds
+        if part == "snapshot":
+            self._saved = self._clock()
 
     @property
     def total_s(self) -> float:
@@ -87,6 +92,24 @@ class TimeBudget:
         if share >= 1 or self._records["evaluate"] < 2:
             return True
         return self._eval_s + 2 * self.evaluation_s <= share * (self.total_s + self.evaluation_s)
+
+    @property
+    def snapshot_due(self) -> bool:
+        """Whether `snapshot_minutes` have passed since the last snapshot, and another one fits before the last
+        evaluation.
+
+        If snapshots take long, they come less often: they take at most a tenth of the time.
+        """
+        took_s = self._longest("snapshot", otherwise=self._snapshot_bytes / _DISK_BYTES_PER_S)
+        interval_s = max(self._config.snapshot_minutes * 60, took_s / _SNAPSHOT_SHARE)
+        return self._clock() - self._saved >= interval_s and self._left_to_train_s > took_s
+
+    @property
+    def may_measure_references(self) -> bool:
+        """Whether one more evaluation now, without a snapshot, fits into `max_eval_share` and before the last one."""
+        share, seconds = self._config.max_eval_share, self._longest("evaluate")
+        affordable = share >= 1 or self._eval_s + seconds <= share * (self.total_s + seconds)
+        return affordable and seconds <= self._left_to_train_s
 
     def time_is_up(self, *, pending_updates: int) -> bool:
         """Return whether `max_minutes` would pass during the next unroll and gradient step, and the last evaluation."""

@@ -6,7 +6,7 @@ that of training, MJX, compiled at the first step. Environments of one name shar
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -43,11 +43,10 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     def __init__(
         self, name: str, *, impl: str = "jax", render_mode: str | None = None, width: int = 640, height: int = 480
     ) -> None:
-        _require_no_fork()
+        self._made_with = {"name": name, "impl": impl}
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f'render_mode must be "rgb_array" or None, got {render_mode!r}')
-        self._compiled = _compiled(name, impl)
-        self.env = self._compiled.env
+        self._compile()
         if render_mode is not None:
             require_size(self.env, width=width, height=height)
         self.metadata = {**self.metadata, "render_fps": 1 / self.env.control_period_s}
@@ -65,10 +64,51 @@ class GymnasiumEnv(gymnasium.Env[Observation, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Draw a new start and a new goal, as determined by the last `seed`. `options` are ignored."""
+        """Draw a new start and a new goal, as determined by the last `seed`.
+
+        Args:
+            seed: of all random numbers from now on.
+            options: `goal`: [goal_dim], the goal instead of a drawn one. `start`: the start instead of a drawn one, a
+                dictionary of `qpos`: [nq] and, unless the robot starts at rest, `qvel`: [nv]. What is drawn at later
+                resets does not depend on them.
+
+        Raises:
+            ValueError: another option, or a value with a wrong shape or numbers that are not finite.
+        """
+        given = _Given.from_options(self.env, options or {})
         super().reset(seed=seed, options=options)
         self._state = self._compiled.reset(jax.random.key(int(self.np_random.integers(2**31))))
+        if given.any:
+            physics: Any = self._state.pipeline_state
+            drawn = (physics.qpos, physics.qvel, self._state.info["goal"])
+            chosen = (old if new is None else jnp.asarray(new) for old, new in zip(drawn, given, strict=True))
+            self._state = self._compiled.start_at(*chosen)
         return self._observe(self._state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the compiled functions and the camera, for a copy or another process."""
+        kept = {name: value for name, value in vars(self).items() if name not in {"env", "_compiled"}}
+        return kept | {"_camera": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the environment again; the copy goes on where the original was.
+
+        Raises:
+            UnknownNameError: no module of this process registers the environment; use MODULE:NAME.
+            RuntimeError: this process was forked from one in which JAX runs.
+        """
+        vars(self).update(state)
+        self._compile()
+
+    def _compile(self) -> None:
+        """Take the environment and its functions from the cache of this process.
+
+        Raises:
+            RuntimeError: this process was forked from one in which JAX runs.
+        """
+        _require_no_fork()
+        self._compiled = _compiled(**self._made_with)
+        self.env = self._compiled.env
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Hold `action: [action_dim]` for one control period.
@@ -171,6 +211,62 @@ class _Compiled(NamedTuple):
     env: GoalEnv
     reset: Callable[[jax.Array], State]
     step: Callable[[State, jax.Array], State]
+    start_at: Callable[[jax.Array, jax.Array, jax.Array], State]
+
+
+class _Given(NamedTuple):
+    """What the options of a reset give; None is drawn."""
+
+    qpos: np.ndarray | None
+    qvel: np.ndarray | None
+    goal: np.ndarray | None
+
+    @property
+    def any(self) -> bool:
+        return any(part is not None for part in self)
+
+    @classmethod
+    def from_options(cls, env: GoalEnv, options: Mapping[str, Any]) -> "_Given":
+        """Check the options of a reset.
+
+        Raises:
+            ValueError: as `GymnasiumEnv.reset`.
+        """
+        _require_known("options", options, known=("goal", "start"))
+        start = options.get("start")
+        if start is not None and not isinstance(start, Mapping):
+            raise ValueError(f'start must be a dictionary such as {{"qpos": [...]}}, got {start!r:.80}')
+        _require_known("start", start or {}, known=("qpos", "qvel"))
+        if start is not None and "qpos" not in start:
+            raise ValueError("start needs qpos, the positions of the joints")
+        goal = _vector("goal", options.get("goal"), size=env.goal_size)
+        if start is None:
+            return cls(None, None, goal)
+        at_rest = np.zeros(env.model.nv)
+        qpos = _vector("start qpos", start["qpos"], size=env.model.nq)
+        return cls(qpos, _vector("start qvel", start.get("qvel", at_rest), size=env.model.nv), goal)
+
+
+def _require_known(what: str, given: Mapping[str, Any], *, known: tuple[str, ...]) -> None:
+    if unknown := sorted(str(key) for key in given if key not in known):
+        raise ValueError(f"{what} of a reset may have {' and '.join(known)}, got {', '.join(unknown)}")
+
+
+def _vector(what: str, values: Any, *, size: int) -> np.ndarray | None:
+    """Return `values` as float32 [size]; None if they are None.
+
+    Raises:
+        ValueError: another shape, or a number that is not finite.
+    """
+    if values is None:
+        return None
+    try:
+        vector = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros(0)
+    if vector.shape != (size,) or not np.isfinite(vector).all():
+        raise ValueError(f"{what} of a reset must be {size} finite numbers, got {values!r:.200}")
+    return vector
 
 
 @functools.cache
@@ -192,7 +288,7 @@ def _require_no_fork() -> None:
 def _compiled(name: str, impl: str) -> _Compiled:
     """Return the environment and its two functions, compiled at the first call; they are pure and can be shared."""
     env = registry.make(name, impl=impl)
-    return _Compiled(env, jax.jit(env.reset), jax.jit(env.step))
+    return _Compiled(env, jax.jit(env.reset), jax.jit(env.step), jax.jit(env.start_at))
 
 
 register()

@@ -84,8 +84,8 @@ _ANT_ON_TWO_CORES = {
     "actor_learning_rate": 6e-4,
     "critic_learning_rate": 6e-4,
     "temperature_learning_rate": 3e-3,
-    "total_env_steps": 12_000_000,
-    "num_evals": 60,
+    "total_env_steps": 25_000_000,
+    "num_evals": 62,
     "eval_episodes": 64,
 }
 

@@ -17,6 +17,9 @@ Rows = Sequence[Mapping[str, float]]  # of a run's metrics.jsonl
 _UNITS = ((1_000_000, "million"), (1_000, "thousand"), (1, ""))  # of environment steps, along the axis
 
 
+_REFERENCES = {"random_actions": "--", "zero_actions": ":"}  # kinds of reference policies, with the style of a line
+
+
 class Line(NamedTuple):
     """One metric in a panel."""
 
@@ -62,7 +65,14 @@ PANELS = (
 )
 
 
-def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float | None = None) -> Path:
+def draw(
+    runs: Sequence[Rows],
+    path: Path,
+    *,
+    title: str,
+    target_entropy: float | None = None,
+    references: Mapping[str, Mapping[str, float]] | None = None,
+) -> Path:
     """Draw `runs` over environment steps into the PNG file `path`; return `path`.
 
     A single run has bands where its metrics have intervals. Of several runs each is a thin line; their mean is a thick
@@ -71,6 +81,7 @@ def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float 
 
     Args:
         target_entropy: in nats, a dashed line beside the entropy.
+        references: figures of the reference policies, as `references.read` returns them, for lines beside the stay.
     """
     panels = [
         panel for panel in PANELS if any(line.metric in row for line in panel.lines for rows in runs for row in rows)
@@ -91,6 +102,11 @@ def draw(runs: Sequence[Rows], path: Path, *, title: str, target_entropy: float 
             _draw_line(axes, line, runs, unit=unit, with_last=panel.is_share)
         if target_entropy is not None and any(line.metric == "entropy" for line in panel.lines):
             axes.axhline(target_entropy, color="0.35", linestyle="--", linewidth=1.4, label="target")
+        if references and any(line.metric == "eval/stay" for line in panel.lines):
+            for kind, style in _REFERENCES.items():
+                stay = references[kind]["eval/stay"]
+                label = f"stay with {kind.replace('_', ' ')}: {stay:.2f}"
+                axes.axhline(stay, color="0.35", linestyle=style, linewidth=1.4, label=label)
         _finish(axes, panel)
     for axes in grid[-1]:
         axes.set_xlabel(f"environment steps [{unit_name}]" if unit_name else "environment steps", fontsize="large")

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from training.config import TrainConfig
 from training.run_dir import config_file
+from training.run_dir.provenance import DIFFS, Origin
 
 _ENTRIES = frozenset(
     {config_file.NAME, config_file.DRAFT_NAME, "metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
+    | {DIFFS, "eval_goals", "references.json"}
     | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
+_MAX_PATH_BYTES = 3_800  # the system allows 4,095; the deepest file of a policy needs up to 200 more
 
 
 class RunDirError(Exception):
@@ -26,11 +29,12 @@ class RunDirError(Exception):
 
 
 @contextlib.contextmanager
-def claimed(config: TrainConfig) -> Generator[Callable[[], None]]:
+def claimed(config: TrainConfig) -> Generator[Callable[[Origin], None]]:
     """Hold the lock on the run's folder for as long as the context lasts.
 
     The context's value is a function that takes the folder over: it deletes an earlier run if `config.overwrite`, and
-    writes config.json. Until it is called, nothing in the folder is written or deleted.
+    writes config.json, with the provenance that it is given. Until it is called, nothing in the folder is written or
+    deleted.
 
     Raises:
         RunDirError: another process trains in it, it is not empty, or there is nothing to resume.
@@ -61,6 +65,10 @@ def _lock(folder: Path) -> Generator[None]:
 
 def _check(config: TrainConfig) -> None:
     """Refuse a folder that is not empty, unless it has a run and `config` says what to do with it."""
+    if (size := len(os.fsencode(config.out.absolute()))) > _MAX_PATH_BYTES:
+        raise RunDirError(
+            f"the path of --out has {size} bytes, at most {_MAX_PATH_BYTES} are possible; use a shorter one"
+        )
     entries = {entry.name for entry in config.out.iterdir()} if config.out.exists() else set[str]()
     entries -= {config_file.DRAFT_NAME}
     if config.resume:
@@ -90,13 +98,15 @@ def _read_config(folder: Path) -> dict[str, object]:
         raise RunDirError(str(error)) from error
 
 
-def _take_over(config: TrainConfig, locks: contextlib.ExitStack) -> None:
-    """Delete the earlier run if `config.overwrite`, and write config.json."""
+def _take_over(config: TrainConfig, locks: contextlib.ExitStack, origin: Origin) -> None:
+    """Delete the earlier run if `config.overwrite`, and write config.json and the changes of a checkout."""
     if config.overwrite and any(config.out.iterdir()):
         folder = config.out.resolve()  # if it is a symbolic link, the folder that it points to
-        doomed = folder.with_name(f".{folder.name}.deleting-{uuid.uuid4().hex[:8]}")
+        name = os.fsdecode(os.fsencode(folder.name)[:200])  # a name has at most 255 bytes
+        doomed = folder.with_name(f".{name}.deleting-{uuid.uuid4().hex[:8]}")
         folder.rename(doomed)  # first, so that a partly deleted run is not mistaken for a run after a kill
         folder.mkdir()
         locks.enter_context(_lock(folder))
         shutil.rmtree(doomed)
-    config_file.write(config.out, config)
+    origin.store_diff(config.out)
+    config_file.write(config.out, config, provenance=origin.facts)

@@ -7,8 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
 
-from training.run_dir import curves
+from training.config import TrainConfig
+from training.run_dir import curves, references
+
+_COMPARED = ("eval/stay", "eval/touched", "eval/time_at_goal")  # in TensorBoard's table of hyperparameters
 
 
 class MetricsError(Exception):
@@ -19,8 +23,7 @@ class MetricsLog:
     """Writes the metrics of one run; a context manager that closes its files.
 
     Args:
-        folder: the run's folder, which exists.
-        title: title of the curves.
+        config: of the run, whose folder exists.
         keep_until: environment steps up to which an earlier log is continued; later rows are dropped.
         target_entropy: of the actor, in nats, for the curves; None: there is none.
 
@@ -28,14 +31,17 @@ class MetricsLog:
         MetricsError: the earlier log cannot be read.
     """
 
-    def __init__(self, folder: Path, *, title: str, keep_until: int, target_entropy: float | None = None) -> None:
-        self.folder = folder
-        self._title, self._target_entropy = title, target_entropy
+    def __init__(self, config: TrainConfig, *, keep_until: int, target_entropy: float | None = None) -> None:
+        self.folder = folder = config.out
+        self._title, self._target_entropy = config.title, target_entropy
         self.rows = [row for row in read_metrics(folder) if row["env_steps"] <= keep_until]
         lines = [json.dumps(row) + "\n" for row in self.rows]
         (folder / "metrics.jsonl").write_text("".join(lines))
         self._file = (folder / "metrics.jsonl").open("a")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_until + 1)
+        shown = {name: "not set" if value is None else value for name, value in config.to_json().items()}
+        experiment, begin, self._end = hparams(shown, dict.fromkeys(_COMPARED, 0.0))
+        self._add(experiment, begin)
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +50,7 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+        self._add(self._end)
         self._events.close()
 
     def write(self, row: Mapping[str, float]) -> None:
@@ -59,7 +66,19 @@ class MetricsLog:
     def draw_curves(self) -> Path:
         """Draw the metrics over environment steps into curves.png; return its path."""
         path = self.folder / "curves.png"
-        return curves.draw([self.rows], path, title=self._title, target_entropy=self._target_entropy)
+        return curves.draw(
+            [self.rows],
+            path,
+            title=self._title,
+            target_entropy=self._target_entropy,
+            references=references.read(self.folder),
+        )
+
+    def _add(self, *summaries: Any) -> None:
+        """Add to the same event file, where the hyperparameters stand beside the metrics; `add_hparams` would not."""
+        writer: Any = self._events.file_writer
+        for summary in summaries:
+            writer.add_summary(summary)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

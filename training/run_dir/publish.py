@@ -1,14 +1,13 @@
-"""Publish a run's policy: decide its version, compute its probes, and hand it to `policy.bundle.write`.
+"""Publish a run's policy: compute its probes, hand it to `policy.bundle.write`, and delete policies not to be kept.
 
 The order in which a policy's files reach the disk is in `policy/bundle/writer.py`.
 """
 
 import dataclasses
 import functools
-import platform
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from policy import bundle
 from policy.networks import PolicyParams
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv, State
-from training.run_dir import best
+from training.run_dir import best, provenance
 from training.state_statistics import Statistics, spec_fields
 
 _PROBES = 32
@@ -32,29 +31,60 @@ def publish(
     statistics: Statistics,
     env_steps: int,
     metrics: dict[str, Any],
+    origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Publish the policy as version `env_steps` and return its folder. If it was published already, do nothing.
+    """Publish the policy as version `env_steps`, unless it is there already, and return its folder.
+
+    Then delete older versions: `config.keep_policies` and the best one stay.
 
     Args:
         statistics: of the states seen so far, for the specification.
         metrics: of its evaluation, for the policy's provenance.
+        origin: of the process that trains it, for its provenance, see `provenance.Origin.facts`.
 
     Raises:
         OSError: the folder cannot be written; policies published earlier are intact.
     """
     root = config.out / "policies"
-    if env_steps in bundle.versions(root):
-        return root / str(env_steps)
+    if env_steps not in bundle.versions(root):
+        _write(config, env, params, statistics=statistics, env_steps=env_steps, metrics=metrics, origin=origin)
+    _delete_old(root, keep=config.keep_policies)
+    return root / str(env_steps)
+
+
+def sweep(config: TrainConfig) -> None:
+    """Remove the unfinished folders that killed processes left among the run's policies."""
+    bundle.sweep(config.out / "policies")
+
+
+def _delete_old(root: Path, *, keep: int) -> None:
+    """Delete all versions but the `keep` newest ones, 0 for all, and the best one."""
+    stay = {*bundle.versions(root)[-keep:], best.best_version(root)}
+    for version in bundle.versions(root):
+        if version not in stay:
+            bundle.remove(root, version)
+
+
+def _write(
+    config: TrainConfig,
+    env: GoalEnv,
+    params: PolicyParams,
+    *,
+    statistics: Statistics,
+    env_steps: int,
+    metrics: dict[str, Any],
+    origin: Mapping[str, Any],
+) -> None:
     probe_key = jax.random.fold_in(jax.random.key(config.seed), env_steps % 2**32)
     probes = _reset_all(env)(jax.random.split(probe_key, _PROBES))
-    return bundle.write(
-        root,
+    bundle.write(
+        config.out / "policies",
         env_steps,
         spec=dataclasses.replace(config.policy_spec(env), **spec_fields(statistics, params.normalization)),
         params=jax.tree.map(np.asarray, params),
         probe_state=np.asarray(probes.info["state"]),
         probe_goal=np.asarray(probes.info["goal"]),
-        provenance={"config": config.to_json(), "metrics": metrics, "versions": library_versions()},
+        provenance={"config": config.to_json(), "metrics": metrics, **origin, "date": provenance.date()},
     )
 
 
@@ -62,12 +92,6 @@ def publish(
 def _reset_all(env: GoalEnv) -> Callable[[jax.Array], State]:
     """Return the compiled reset of many environments, compiled once for all publications of a run."""
     return jax.jit(jax.vmap(env.reset))
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the software that a result depends on."""
-    libraries = ("jax", "jaxlib", "mujoco", "mujoco-mjx", "optax", "kilolayer-stack")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}
 
 
 def last_policy(config: TrainConfig) -> Path | None:

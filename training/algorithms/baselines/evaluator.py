@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from policy.networks import Network, PolicyParams
-from training import evaluation
+from training import eval_goals, evaluation
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
 from training.progress_display import Progress, Status
+from training.run_dir import goal_report, references
 from training.run_dir.metrics_log import MetricsLog
 
 
@@ -42,9 +43,14 @@ class Evaluator:
         self._began = self._since if began is None else began
         self._evaluate = jax.jit(
             functools.partial(
-                evaluation.evaluate, eval_env, episodes=config.eval_episodes, episode_length=config.episode_length
+                evaluation.evaluate,
+                eval_env,
+                episodes=config.eval_episodes,
+                episode_length=config.episode_length,
+                goals=eval_goals.load(config, eval_env),
             )
         )
+        self._source = evaluation.ActionSource.policy(config.eval_episodes)
 
     def note_overflow(self, flags: np.ndarray) -> None:
         """Remember overflow flags from training; the next evaluation raises an error for them."""
@@ -53,7 +59,9 @@ class Evaluator:
     def __call__(self, env_steps: int, actor: Network, losses: Mapping[str, float]) -> None:
         """Evaluate `actor` after `env_steps` and log the result together with `losses`."""
         config, now = self._config, self._clock()
-        evaluated = self._evaluate(PolicyParams(actor), key=evaluation.evaluation_key(config.seed, env_steps))
+        params, key = PolicyParams(actor), evaluation.evaluation_key(config.seed, env_steps)
+        evaluated = self._evaluate(params, key=key, source=self._source)
+        references.measure_once(config, self._evaluate, params, clock=self._clock)
         jax.effects_barrier()  # after it, every callback of training has run
         self._env.require_no_overflow(self._overflow)
         self._eval_env.require_no_overflow(evaluated.overflow)
@@ -68,6 +76,7 @@ class Evaluator:
         elapsed["time/eval_share"] = self._eval_s / max(self._since - self._began, 1e-9)
         row = {"env_steps": env_steps, **losses, **summary, **elapsed}
         self._log.write(row)
+        goal_report.write(config, evaluated, env_steps=env_steps, goal_names=self._eval_env.spec.goal_names)
         status = Status(f"training with {config.algorithm}", of=config.iterations)
         self._progress.advance(status._replace(done=env_steps // config.steps_per_iteration))
         self._progress.evaluated(row)

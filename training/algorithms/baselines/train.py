@@ -24,6 +24,7 @@ from training.algorithms.baselines.evaluator import Evaluator, StopTraining, eva
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
 from training.progress_display import Progress, Status
+from training.run_dir import references
 from training.run_dir.metrics_log import MetricsLog
 
 _ALGORITHMS = {"sac": sac.train, "ppo": ppo.train}
@@ -48,13 +49,15 @@ def train(
         PhysicsOverflowError: Warp's arrays are too small for the contacts.
         OSError: the folder cannot be written.
     """
-    with MetricsLog(config.out, title=config.title, keep_until=0) as log:
+    with MetricsLog(config, keep_until=0) as log:
         steps = config.iterations * config.steps_per_iteration
         progress.say(f"{config.env}: {config.algorithm}, {steps:,} steps or more, evaluations: {evaluations(config)}")
         progress.advance(Status(f"training with {config.algorithm}", of=config.iterations))
         evaluator = Evaluator(config, env, eval_env, log=log, progress=progress, clock=clock, began=began)
         with contextlib.suppress(StopTraining), _device_put_replicated():
             _ALGORITHMS[config.algorithm](config, env, evaluator)
+        if line := references.describe(log.rows[-1], references.read(config.out)):
+            progress.say(line)
         progress.say(f"curves in {log.draw_curves()}; a baseline publishes no policy")
         return log.rows[-1]
 

@@ -119,7 +119,10 @@ class GoalEnv(Env):
 
     def reset(self, rng: jax.Array) -> State:
         """Draw a new start and a new goal with the random key `rng`."""
-        qpos, qvel, goal = self.sample_task(rng)
+        return self.start_at(*self.sample_task(rng))
+
+    def start_at(self, qpos: jax.Array, qvel: jax.Array, goal: jax.Array) -> State:
+        """Return the start at positions [nq] and velocities [nv], with the commanded `goal: [goal_dim]`."""
         return self._observe(self._physics.start(qpos, qvel), goal)
 
     def step(self, state: State, action: jax.Array) -> State:

@@ -18,11 +18,13 @@ class GoalRecord(NamedTuple):
     steps_at_goal: Rows  # int32, counted control steps within the success radius
     first_arrival: Rows  # int32, the first of these steps, counted from 1; 0 if there was none
     diverged: Rows  # bool
+    terminated: Rows  # bool, whether a counted step ended the episode
+    steps: Rows  # int32, counted control steps
 
     @classmethod
     def begin(cls, zeros: Rows) -> "GoalRecord":
         """Return the record before the first step; `zeros: [episodes]` int32 gives its size and kind of array."""
-        return cls(zeros == 0, zeros, zeros, zeros != 0)
+        return cls(zeros == 0, zeros, zeros, zeros != 0, zeros != 0, zeros)
 
     def after(self, step: int | Rows, *, at_goal: Rows, done: Rows, finite: Rows) -> "GoalRecord":
         """Return the record after control step `step`, counted from 1.
@@ -40,6 +42,8 @@ class GoalRecord(NamedTuple):
             steps_at_goal=self.steps_at_goal + arrived,
             first_arrival=self.first_arrival + step * (arrived & (self.first_arrival == 0)),
             diverged=self.diverged | (self.alive & ~finite),
+            terminated=self.terminated | (counted & done),
+            steps=self.steps + counted,
         )
 
     @property

@@ -1,0 +1,27 @@
+"""A few rounds of `make soak-training`, and what its comparison notices."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.faults import interrupted_training
+
+pytestmark = pytest.mark.slow  # eight processes of a run
+
+
+@pytest.mark.timeout(900)
+def test_a_run_that_is_killed_stopped_and_damaged_at_random_ends_as_one_left_alone(tmp_path: Path) -> None:
+    reference = interrupted_training.run_to_the_end(tmp_path / "straight")
+    ended = interrupted_training.interrupt(tmp_path, rounds=6, seed=1, reference=reference)
+    assert ended.counts.total() >= 6
+    assert ended.counts["flipped bit"] + ended.counts["cut file"] >= 1
+    assert ended.counts["passed over"] >= 1
+    assert len(ended.runs) >= 1
+    snapshot = ended.runs[0] / "snapshots" / str(2 * interrupted_training.EPOCHS) / "state.npz"
+    with np.load(snapshot) as stored:
+        arrays = dict(stored)
+    name = next(name for name in arrays if name.endswith("cursor"))
+    np.savez(snapshot, **(arrays | {name: arrays[name] + 1}))
+    with pytest.raises(AssertionError, match="cursor"):
+        interrupted_training.require_same_end(reference, ended.runs[0])
