@@ -281,9 +281,9 @@ class TrainConfig:
 
     def _expand_paths(self) -> None:
         try:
-            for field in ("out", "init_from"):
-                if path := getattr(self, field):
-                    object.__setattr__(self, field, local_path(path, name=field))
+            for field in dataclasses.fields(self):
+                if isinstance(path := getattr(self, field.name), Path):
+                    object.__setattr__(self, field.name, local_path(path, name=field.name))
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

@@ -89,8 +89,9 @@ def test_variables_of_the_server_and_of_kubernetes_are_ignored_with_one_line() -
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = parse(["--env", "ant", "--out=~/runs/x", "--init-from=~/first"])
+    config = parse(["--env", "ant", "--out=~/runs/x", "--init-from=~/first", "--eval-goals=~/goals"])
     assert (config.out, config.init_from) == (tmp_path / "runs" / "x", tmp_path / "first")
+    assert config.eval_goals == tmp_path / "goals"
     config_file.write(tmp_path, parse(["--env", "ant", "--out", str(tmp_path)]))
     assert parse(["--resume", "--out=~"]).out == tmp_path
 
