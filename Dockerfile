@@ -6,8 +6,9 @@
 # Add `-v kilolayer-cache:/cache` to keep compiled programs when the container is replaced: the next start is faster.
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
-# KILOLAYER_ variables. Change the ports with KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the health check reads the
-# second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
+# KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line. With `--build-arg COMMIT="$(git rev-parse HEAD)"`, the
+# metric kilolayer_build_info names the commit. Change the ports with KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the
+# health check reads the second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
 
 # ---- the packages, installed without pip in the image ----------------------------------------------------------------
 FROM python:3.12-slim AS builder
@@ -41,6 +42,9 @@ FROM python:3.12-slim AS runtime
 RUN useradd --system --uid 10001 --no-create-home kilolayer \
     && install --directory --owner=10001 --mode=700 /cache
 WORKDIR /app
+ARG COMMIT=""
+RUN echo "$COMMIT" > commit.txt
+COPY pyproject.toml ./
 COPY policy/ policy/
 COPY serving/ serving/
 COPY clients/python/kilolayer/ kilolayer/

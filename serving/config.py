@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from policy.command_line import flag, local_path
 from serving.sockets import Address, AddressError, TcpAddress, UnixAddress, parse_address
 
 LogFormat = Literal["auto", "json", "text"]
@@ -35,8 +36,8 @@ class ServeConfig:
     SERVING. On SIGTERM or SIGINT it refuses new calls, answers the accepted ones, and exits with code 0.
 
     Every flag can also be set as an environment variable: KILOLAYER_ followed by the flag's name in capitals, for
-    example KILOLAYER_MAX_BATCH_ROWS=64 or KILOLAYER_METRICS=false. Folders in KILOLAYER_POLICIES are separated by
-    colons. A flag overrides its variable.
+    example KILOLAYER_MAX_BATCH_ROWS=64 or KILOLAYER_METRICS=false. KILOLAYER_POLICIES has one folder a line. A flag
+    overrides its variable. A leading ~ in a folder stands for the home folder.
 
     Raises:
         ConfigError: a setting is out of range, or contradicts another one.
@@ -139,8 +140,18 @@ class ServeConfig:
         return self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
 
     def __post_init__(self) -> None:
+        self._expand_paths()
         self._check_addresses()
         self._check_sizes()
+
+    def _expand_paths(self) -> None:
+        try:
+            policies = tuple(local_path(path, name="--policies") for path in self.policies)
+            log_rows = self.log_rows and (self.log_rows[0], local_path(self.log_rows[1], name="--log-rows"))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        object.__setattr__(self, "policies", policies)
+        object.__setattr__(self, "log_rows", log_rows)
 
     def _check_addresses(self) -> None:
         if not self.policies:
@@ -203,8 +214,3 @@ class ServeConfig:
                 f"--log-rows-mb must be at least 1 for each worker, which is {self.workers}, got {self.log_rows_mb};"
                 " try 1024"
             )
-
-
-def flag(name: str) -> str:
-    """Return the flag of the field `name`."""
-    return "--" + name.replace("_", "-")

@@ -37,7 +37,8 @@ from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
-from serving.telemetry.logs import ready_line
+from serving.telemetry.heartbeat import BEAT_S, Heartbeat
+from serving.telemetry.logs import dropped_lines, ready_line
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
@@ -57,7 +58,6 @@ _BROKEN_GRACE_S = 1.0  # at most, for what other threads compute, if a device fa
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
 _MIN_SEND_S = 1.0  # at least, to send computed answers, even after the grace period
 _MAX_SEND_S = 3.0  # at most, for peers that are slow to receive the last answers
-_WATCH_S = 1.0  # between two looks at what the server holds
 
 
 class Server:
@@ -145,6 +145,7 @@ class Server:
         )
         self._metrics_server: MetricsServer | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._heartbeat = Heartbeat(clock=clock)
         self.address: Address = config.address
         """The address for gRPC; its port is known after `start`."""
 
@@ -158,7 +159,7 @@ class Server:
         if config.workers == 1:  # otherwise the supervisor has one for all
             collectors = self._collectors if config.metrics else None
             self._metrics_server = MetricsServer(
-                collectors, config.metrics_host, port=config.metrics_port, is_ready=lambda: self._health.is_serving
+                collectors, config.metrics_host, port=config.metrics_port, problem=self._problem
             )
         self.address = await self._transport.start(config.address)
         if config.metrics:
@@ -166,12 +167,21 @@ class Server:
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Every second, update the metric of the bytes that are held, and check the descriptors."""
-        descriptors = DescriptorWatch(clock=self._clock)
+        """Every second, update the metrics of what is held and dropped, and check the descriptors."""
+        descriptors, dropped = DescriptorWatch(clock=self._clock), 0
         while True:
+            self._heartbeat.beat()
             self._metrics.held_bytes.set(self._transport.held.total)
+            earlier, dropped = dropped, dropped_lines()
+            self._metrics.dropped_log_lines.inc(dropped - earlier)
             descriptors.check()
-            await asyncio.sleep(_WATCH_S)
+            await asyncio.sleep(BEAT_S)
+
+    def _problem(self) -> str:
+        """Return why the server does not serve now; empty if it does. Called from other threads."""
+        if not self._health.is_serving:
+            return "health is NOT_SERVING: the server is starting or stopping"
+        return self._heartbeat.problem()
 
     async def prepare(self) -> None:
         """Compile the batch sizes that `--serve-when` names, for every policy, and check the policies' probes.
@@ -212,6 +222,7 @@ class Server:
         """Answer calls; health is SERVING."""
         for name, bundle in self._bundles.items():
             self._metrics.live_version.labels(name).set(bundle.version)
+            self._metrics.describe_policy(bundle.spec, version=bundle.version)
             if self._config.out_of_range == "refuse" and not bundle.spec.seen_low:
                 _LOGGER.warning("%s has no statistics of states, so --out-of-range refuse refuses none of it", name)
         self._policies.open(self._served)
@@ -323,6 +334,7 @@ async def load(
         ProcessCollector(registry=collectors)
         collectors.register(DeviceMemoryCollector(jax.local_devices()))
     metrics = Metrics(collectors)
+    metrics.describe_build(device=jax.default_backend())
     if config.tracing and tracing is None:
         tracing = _tracing()
     # In a thread, because Orbax runs an event loop of its own.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from policy.command_line import local_path
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs.core.goal_env import GoalEnv
 from training.envs.registry import bare_name, find
@@ -163,6 +164,7 @@ class TrainConfig:
     """Delete an earlier run in the output folder first."""
 
     def __post_init__(self) -> None:
+        self._expand_paths()
         find(self.env)
         if self.eval_env:
             find(self.eval_env)
@@ -190,16 +192,11 @@ class TrainConfig:
                 f"resume needs algorithm crl, got {self.algorithm}: a baseline saves no snapshots; start again with "
                 "--overwrite"
             )
-        if self.init_from is not None and self.algorithm != "crl":
-            raise ConfigError(f"init_from needs algorithm crl, got {self.algorithm}; leave out one of the two")
-        if self.normalize_observations and self.algorithm != "crl":
-            raise ConfigError(
-                f"normalize_observations needs algorithm crl, got {self.algorithm}; leave out one of the two"
-            )
+        for name in ("init_from", "normalize_observations"):
+            if getattr(self, name) and self.algorithm != "crl":
+                raise ConfigError(f"{name} needs algorithm crl, got {self.algorithm}; leave out one of the two")
         if self.resume and self.overwrite:
-            raise ConfigError(
-                "resume and overwrite exclude each other; use --resume to continue, --overwrite to delete"
-            )
+            raise ConfigError("resume and overwrite exclude each other; --resume continues, --overwrite deletes")
 
     @property
     def published_name(self) -> str:
@@ -281,6 +278,14 @@ class TrainConfig:
             normalization_mean=(0.0,) * env.state_size if self.normalize_observations else (),
             normalization_std=(1.0,) * env.state_size if self.normalize_observations else (),
         )
+
+    def _expand_paths(self) -> None:
+        try:
+            for field in dataclasses.fields(self):
+                if isinstance(path := getattr(self, field.name), Path):
+                    object.__setattr__(self, field.name, local_path(path, name=field.name))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def _require_positive(self) -> None:
         for field in dataclasses.fields(self):

@@ -16,15 +16,17 @@ _SCRIPT = "kilolayer-train"
 _LISTENER = stop_signals.started(sys.argv[1:]) if __name__ == "__main__" or Path(sys.argv[0]).name == _SCRIPT else None
 
 import argparse
+import difflib
 import os
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import rich.console
 import rich.table
-import tyro
 
+from policy import command_line
+from policy.command_line import PREFIX, SERVER_VARIABLES, local_path
 from policy.spec import SpecError
 from training import standard_output
 from training.config import ConfigError, TrainConfig
@@ -36,9 +38,9 @@ from training.presets.settings import PRESETS
 from training.run_dir import config_file
 
 _FALLBACK_ENV = "point_u_maze"
-_DESCRIBING = frozenset({"--help", "-h", "--list-envs", "--dry-run"})  # flags that train nothing
+_DRY_RUN, _LIST = "--dry-run", "--list-envs"  # no settings of a run, so config.json does not have them
+_DESCRIBING = frozenset({"--help", "-h", _LIST, _DRY_RUN})  # flags that train nothing
 _RESUME_VALUES = ("auto", "True", "False")
-_DRY_RUN = "--dry-run"  # no setting of a run, so config.json does not have it
 
 
 def command() -> NoReturn:
@@ -65,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     with standard_output.tolerant(announce=announce), _listening() as listener:
         try:
             listener.exit_code, arguments = stop_signals.take_exit_code(arguments)
-            if "--list-envs" in arguments:
+            _require_usage(arguments, os.environ)
+            if _LIST in arguments:
                 return _list(arguments)
             if _DRY_RUN in arguments:
                 return _describe(arguments)
@@ -86,11 +89,51 @@ def _listening() -> Generator[stop_signals.Listener]:
         yield listener
 
 
+def _require_usage(arguments: list[str], environ: Mapping[str, str]) -> None:
+    """Refuse unknown flags, values of a wrong type, and variables that look like settings of training.
+
+    Raises:
+        ConfigError: naming the flag or the variable.
+    """
+    if command_line.asks_for_help(arguments):
+        return
+    words = _with_value_of_resume(arguments)
+    if problem := command_line.usage_problem(words, TrainConfig, other_flags=(_DRY_RUN, _LIST)):
+        raise ConfigError(problem)
+    if name := command_line.unknown_variable(environ, SERVER_VARIABLES):
+        flags = {PREFIX + option.name.upper(): option.flag for option in command_line.options(TrainConfig).values()}
+        (nearest,) = difflib.get_close_matches(name, flags, n=1, cutoff=0)
+        raise ConfigError(
+            f"{name} is not a setting: training reads no variables; use a flag, did you mean {flags[nearest]}? If the "
+            "variable is of another program, unset it here"
+        )
+
+
+def ignored_variables(environ: Mapping[str, str]) -> str:
+    """Return a line that names the variables that training does not read; empty if there are none."""
+    names = [*sorted(SERVER_VARIABLES & environ.keys()), *command_line.foreign_variables(environ)]
+    of_whom = "variables of the server, or of a Service of Kubernetes"
+    return f"ignoring {', '.join(dict.fromkeys(names))}: {of_whom}" if names else ""
+
+
+def _jax_problem() -> str:
+    """Set what training relies on in JAX; return why JAX has no device, in one line; empty if it has one."""
+    from policy import jax_settings
+
+    if warning := jax_settings.apply():
+        print(f"warning: {warning}", file=sys.stderr)
+    return jax_settings.device_problem()
+
+
 def _describe(arguments: list[str]) -> int:
     """Print what the command would do; return the exit code."""
+    config = parse(arguments)
+    if problem := _jax_problem():
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     from training import dry_run  # imported here, as in `_train`
 
-    print("\n".join(dry_run.describe(parse(arguments))))
+    print("\n".join(dry_run.describe(config)))
     return 0
 
 
@@ -99,6 +142,9 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
     listener.last_words = lambda: _without_saving(config)
     import jax
 
+    if problem := _jax_problem():
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     from policy import compilation_cache
     from training import trainer  # imported here, because it takes seconds
     from training.budgets import memory_budget
@@ -113,6 +159,8 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
     listener.say, listener.before_end = progress.say, console.show_cursor
     try:
         with progress:
+            if ignored := ignored_variables(os.environ):
+                progress.say(ignored)
             if warning := compilation_cache.enable():
                 progress.say(f"warning: {warning}")
             outcome = trainer.train(config, progress=progress, began=BEGAN, stop_requested=listener.saving)
@@ -196,7 +244,7 @@ def parse(arguments: list[str]) -> TrainConfig:
 
     Raises:
         ConfigError, EnvError, SpecError, UnknownNameError: a flag's value is not valid.
-        SystemExit: an unknown flag, or --help.
+        SystemExit: --help.
     """
     dry = _DRY_RUN in arguments
     arguments = _with_value_of_resume([argument for argument in arguments if argument != _DRY_RUN])
@@ -204,7 +252,9 @@ def parse(arguments: list[str]) -> TrainConfig:
     program = _SCRIPT if Path(sys.argv[0]).name == _SCRIPT else "python training/run.py"
     needed = () if "--help" in arguments or "-h" in arguments else ("--env",) if dry else ("--env", "--out")
     defaults = _defaults(early, needed=needed)
-    config = tyro.cli(TrainConfig, default=defaults, args=arguments, prog=program, description=_description(program))
+    config = command_line.parse(
+        TrainConfig, arguments, fail=ConfigError, default=defaults, prog=program, description=_description(program)
+    )
     if config.resume:
         _require_same_run(config)
     return config
@@ -294,9 +344,16 @@ def _early_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--env")
     parser.add_argument("--eval-env", "--eval_env")
     parser.add_argument("--preset")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=_folder)
     parser.add_argument("--resume")
     return parser.parse_known_args(arguments)[0]
+
+
+def _folder(text: str) -> Path:
+    try:
+        return local_path(Path(text), name="--out")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class BundleError(Exception):
         self.path = path
         self.reason: Reason = reason
         self.problem = f"{path} is not a usable policy ({reason}): {detail.rstrip('.')}"
-        self.advice = _ADVICE.get(reason, "publish it again, or remove the folder")
+        self.advice = _ADVICE.get(reason, "copy it again from where it was published, or use another version")
         super().__init__(path, reason, detail)
 
     def __str__(self) -> str:

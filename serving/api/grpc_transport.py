@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, cast
@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TypeAlias, cast
 import grpc
 import grpc.aio
 
+from serving.api.cancellable_read import CancellableRead
+from serving.api.grpc_options import server_options
 from serving.api.held_bytes import HeldBytes
 from serving.api.incomplete_messages import IncompleteMessages
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
@@ -23,8 +25,6 @@ from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod,
 from serving.errors import InvalidRequestError, ServingError, StartupError
 from serving.sockets import Address, TcpAddress, UnixAddress, bind_error, may_bind
 
-_PENDING_CALLS = 65536  # gRPC's default of 1000 silently cancels calls in a burst, before the queue can reject them
-_SILENCE_MS = 5_000  # a peer that does not answer for this long is treated as dead
 _CLOSE_S = 0.8  # for living peers to close their connections when the server stops
 _STALLED_S = 10.0  # after which the calls of a connection that has no room and reads no replies are ended
 _MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb and --max-streams
@@ -71,27 +71,12 @@ class GrpcTransport:
         self._calls = itertools.count()
         self.held = HeldBytes(max_held_bytes)
         """The bytes that are held for the connections."""
-        self._options = [
-            # Without workers, two servers must not share a port by accident: each would get some of the calls.
-            ("grpc.so_reuseport", int(share_port)),
-            ("grpc.max_receive_message_length", max_request_bytes),
-            ("grpc.max_concurrent_streams", max_streams),
-            # Otherwise gRPC receives up to several megabytes of each stream in advance, instead of 64 KiB.
-            ("grpc.http2.bdp_probe", 0),
-            ("grpc.server.max_pending_requests", _PENDING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
-            # A silent peer is dropped: within 5 s if it never speaks HTTP/2, else within 20 s.
-            ("grpc.server_handshake_timeout_ms", _SILENCE_MS),
-            ("grpc.keepalive_time_ms", 2 * _SILENCE_MS),
-            ("grpc.keepalive_timeout_ms", _SILENCE_MS),
-            ("grpc.http2.ping_timeout_ms", _SILENCE_MS),  # gRPC's default of a minute overrides the keepalive timeout
-            # Clients may ping every second, also between calls. gRPC's default is every 5 minutes.
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-        ]
-        if max_connections is not None:
-            self._options.append(("grpc.max_allowed_incoming_connections", max_connections))
+        self._options = server_options(
+            max_request_bytes=max_request_bytes,
+            max_streams=max_streams,
+            max_connections=max_connections,
+            share_port=share_port,
+        )
         self._server: grpc.aio.Server | None = None  # a server that is made and never started warns when Python exits
         self._socket: Path | None = None
 
@@ -280,34 +265,13 @@ class _Requests(AsyncIterator[bytes]):
         return raw
 
 
-class _Read:
-    """A read that can be cancelled.
-
-    gRPC stores the message at an address inside its own coroutine. If that ended because its task is cancelled, gRPC
-    would later write to memory that belongs to something else. Therefore a cancellation does not reach the coroutine,
-    which lives as long as this object: until the call has ended.
-    """
-
-    __slots__ = ("_read",)
-
-    def __init__(self, read: Coroutine[Any, Any, Any]) -> None:
-        self._read = read
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        try:
-            while True:
-                yield self._read.send(None)
-        except StopIteration as end:
-            return end.value
-
-
 async def _read(context: _GrpcContext, call: OpenCall) -> Any:
     """Receive the next message of a call; EOF: there is none.
 
     Raises:
         InvalidRequestError: gRPC cannot read it.
     """
-    call.reading = reading = _Read(cast("Any", context.read()))
+    call.reading = reading = CancellableRead(cast("Any", context.read()))
     try:
         return await reading
     except grpc.aio.InternalError as error:

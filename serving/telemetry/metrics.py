@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from policy.spec import PolicySpec
 from serving.errors import REJECTION_REASONS
+from serving.telemetry import info
 
 UNKNOWN_POLICY = "(unknown)"  # a policy's name has no brackets
 NO_POLICY = "(none)"  # for methods that are not about one policy
@@ -60,6 +62,13 @@ class Metrics:
         self.live_version = gauge(
             "live_version", "Version that is served, a training step.", "policy", of_workers="livemin"
         )
+        self.policy_info = gauge(
+            "policy_info", "What a policy is; always 1.", *info.POLICY_LABELS, of_workers="livemin"
+        )
+        self.build_info = gauge(
+            "build_info", "Which release serves; always 1.", *info.BUILD_LABELS, of_workers="livemin"
+        )
+        self.dropped_log_lines = counter("dropped_log_lines", "Lines of the log that were not written.")
         self.bundles_rejected = counter("bundles_rejected", "Versions on disk that failed a check.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
         self._rejected_unread: dict[str, Counter] = {
@@ -83,6 +92,14 @@ class Metrics:
     def count_rejected_bundle(self, reason: str) -> None:
         """Count one version on disk that failed a check."""
         self.bundles_rejected.labels(reason).inc()
+
+    def describe_build(self, *, device: str) -> None:
+        """Show which release serves, and on what, such as cpu."""
+        self.build_info.labels(**info.build_labels(device=device)).set(1)
+
+    def describe_policy(self, spec: PolicySpec, *, version: int) -> None:
+        """Show what a policy is."""
+        self.policy_info.labels(**info.policy_labels(spec, version)).set(1)
 
     def for_policy(self, policy: str) -> "PolicyMetrics":
         """Return the metrics of one served policy."""

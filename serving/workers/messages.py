@@ -44,8 +44,13 @@ class Serving:
     policies: str  # with their versions, as the ready line names them
 
 
-Message: TypeAlias = Start | Open | Loaded | Compiled | Serving
-_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in (Start, Open, Loaded, Compiled, Serving)}
+@dataclasses.dataclass(frozen=True)
+class Alive:
+    """From a worker that serves, every second: its event loop runs."""
+
+
+Message: TypeAlias = Start | Open | Loaded | Compiled | Serving | Alive
+_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in (Start, Open, Loaded, Compiled, Serving, Alive)}
 
 
 def to_line(message: Message) -> bytes:

@@ -27,6 +27,7 @@ from serving.config import ServeConfig
 from serving.errors import StartupError, shortage
 from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
+from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import ready_line
 from serving.telemetry.metrics import ProcessesCollector
 from serving.telemetry.metrics_server import MetricsServer
@@ -76,6 +77,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}  # by number, 0 to --workers - 1
         self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
         self._stopping = False
+        self._heartbeat = Heartbeat(clock=time.monotonic, whose="the supervisor's event loop")
 
     async def run(self) -> int:
         """Start the workers, replace those that die, and stop them after SIGTERM or SIGINT. Return the exit code.
@@ -84,6 +86,7 @@ class Supervisor:
             StartupError: the metrics port cannot be bound, or workers keep dying.
         """
         stop = stop_event()
+        beating = asyncio.create_task(self._beat())
         addresses = {"grpc": str(self._config.address)} | self._serve_metrics()
         try:
             if await finished_before(stop, self._start(addresses)):
@@ -95,8 +98,15 @@ class Supervisor:
         except BaseException:
             await self._stop()
             raise
+        finally:
+            beating.cancel()
         _LOGGER.info("stopping: refusing new calls, answering accepted ones")
         return await self._stop()
+
+    async def _beat(self) -> None:
+        while True:
+            self._heartbeat.beat()
+            await asyncio.sleep(BEAT_S)
 
     async def _start(self, addresses: dict[str, str]) -> None:
         """Start all workers; they open the port together. One that has died meanwhile is replaced later."""
@@ -219,7 +229,7 @@ class Supervisor:
         """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return the addresses."""
         config = self._config
         collectors = self._collectors() if config.metrics else None
-        server = MetricsServer(collectors, config.metrics_host, port=config.metrics_port, is_ready=self._is_ready)
+        server = MetricsServer(collectors, config.metrics_host, port=config.metrics_port, problem=self._problem)
         return server.addresses()
 
     def _collectors(self) -> CollectorRegistry:
@@ -231,6 +241,14 @@ class Supervisor:
         gauge.set_function(lambda: sum(worker.serves for worker in self._workers.values()))
         return collectors
 
-    def _is_ready(self) -> bool:
-        """Return whether a worker serves and the supervisor is not stopping."""
-        return not self._stopping and any(worker.serves for worker in tuple(self._workers.values()))
+    def _problem(self) -> str:
+        """Return why the server does not serve all its connections now; empty if it does. Called from other threads.
+
+        A worker that ended gets no connections. One that does not respond still gets its share of them.
+        """
+        workers = tuple(self._workers.values())
+        if self._stopping:
+            return "the server is stopping"
+        if not any(worker.serves for worker in workers):
+            return "no worker serves"
+        return self._heartbeat.problem() or "; ".join(filter(None, (worker.problem for worker in workers)))

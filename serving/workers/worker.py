@@ -7,10 +7,10 @@ supervisor has ended. A process that cannot compute any more ends with exit code
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
 from threading import Thread
 from typing import Any, BinaryIO
 
@@ -18,13 +18,14 @@ import jax
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from policy import compilation_cache
+from policy import compilation_cache, jax_settings
 from serving.config import ServeConfig
 from serving.engine.thread_priority import start_at_lower_priority
 from serving.errors import BrokenError, StartupError, shortage
 from serving.server import Server, load
+from serving.telemetry.heartbeat import BEAT_S
 from serving.telemetry.logs import log_to_stderr
-from serving.workers.messages import Compiled, Loaded, Message, Serving, Start, from_line, to_line
+from serving.workers.messages import Alive, Compiled, Loaded, Message, Serving, Start, from_line, to_line
 from serving.workers.shutdown import finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def run_alone(config: ServeConfig) -> int:
 def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
     """Serve until SIGTERM or until the supervisor ends, and return the exit code. Both pipes carry `messages`."""
     line = from_supervisor.readline()
-    if not line:
+    if not line.endswith(b"\n"):
         log_to_stderr("auto", worker=os.getpid())
         _LOGGER.warning(_SUPERVISOR_GONE)
         return 0
@@ -52,13 +53,19 @@ def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> int:
+    if warning := jax_settings.apply():
+        _LOGGER.warning("%s", warning)
     # The executor's threads wait for every result anyway, so a second thread of JAX would only cost time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # A restart compiles the same programs again, so each is kept, however short its compilation is.
     if warning := compilation_cache.enable(worth_saving_s=0.0):
         _LOGGER.warning("%s", warning)
     try:
-        start_at_lower_priority(jax.devices)
+        problems: list[str] = []
+        start_at_lower_priority(lambda: problems.append(jax_settings.device_problem()))
+        if any(problems):
+            serving.close()
+            raise StartupError(problems[0])
         uvloop.run(serving)
     except (StartupError, BrokenError, _UnansweredError) as error:
         _LOGGER.error("%s", error)
@@ -109,10 +116,14 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
     async with _draining(server, start.config):
         server.open()
         send(to_supervisor, Serving(server.policies_line()), stop)
+        # A supervisor that is stopped reads nothing. Without this, the event loop would wait when the pipe is full.
+        os.set_blocking(to_supervisor.fileno(), False)
+        beating = asyncio.create_task(beat(to_supervisor, stop))
         await finished_before(stop, server.serve())
+        beating.cancel()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]:
     """Drain `server` at the end of the context.
 
@@ -131,18 +142,26 @@ async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]
 
 
 def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
-    """Send a message to the supervisor; set `stop` if the supervisor has ended."""
+    """Send a message to the supervisor; set `stop` if the supervisor has ended. Dropped if its pipe is full."""
     try:
         to_supervisor.write(to_line(message))
     except OSError:  # `listen` notices it too
         stop.set()
 
 
+async def beat(to_supervisor: BinaryIO, stop: asyncio.Event) -> None:
+    """Tell the supervisor every second that the event loop runs. Does not return."""
+    while True:
+        send(to_supervisor, Alive(), stop)
+        await asyncio.sleep(BEAT_S)
+
+
 def listen(
     from_supervisor: BinaryIO, loop: asyncio.AbstractEventLoop, may_open: asyncio.Event, stop: asyncio.Event
 ) -> None:
     """Set `may_open` when the supervisor sends `Open`, and `stop` when it has ended. Runs in its own thread."""
-    while from_supervisor.readline():
-        loop.call_soon_threadsafe(may_open.set)  # after `Start`, the supervisor sends only `Open`
-    _LOGGER.warning(_SUPERVISOR_GONE)
-    loop.call_soon_threadsafe(stop.set)
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and this process ends too
+        while from_supervisor.readline():
+            loop.call_soon_threadsafe(may_open.set)  # after `Start`, the supervisor sends only `Open`
+        _LOGGER.warning(_SUPERVISOR_GONE)
+        loop.call_soon_threadsafe(stop.set)

@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from serving.config import ServeConfig
-from serving.workers.messages import Compiled, Loaded, Open, Serving, Start, from_line, to_line
+from serving.telemetry.heartbeat import Heartbeat
+from serving.workers.messages import Alive, Compiled, Loaded, Open, Serving, Start, from_line, to_line
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,10 +42,11 @@ class WorkerEndedError(Exception):
 class WorkerProcess:
     """One worker process. Use `start` to make one."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, *, clock: Callable[[], float] = time.monotonic) -> None:
         loop = asyncio.get_running_loop()
         self._process = process
         self.pid = process.pid
+        self._heartbeat = Heartbeat(clock=clock, whose=f"worker {process.pid}")
         self._received: dict[type, asyncio.Future[object]] = {
             kind: loop.create_future() for kind in (Loaded, Compiled, Serving)
         }
@@ -96,6 +99,11 @@ class WorkerProcess:
         """Whether it has opened the port and not ended."""
         return self._received[Serving].done() and not self._ended.done()
 
+    @property
+    def problem(self) -> str:
+        """Why a worker that serves does not respond, such as after SIGSTOP; empty if it does, or does not serve."""
+        return self._heartbeat.problem() if self.serves else ""
+
     def terminate(self) -> None:
         """Send SIGTERM. No effect if the worker has ended."""
         self._signal(signal.SIGTERM)
@@ -128,7 +136,9 @@ class WorkerProcess:
             try:
                 if line := await self._process.stdout.readline():
                     message = from_line(line)
-                    self._received[type(message)].set_result(message)
+                    self._heartbeat.beat()
+                    if not isinstance(message, Alive):
+                        self._received[type(message)].set_result(message)
             except _NOT_A_MESSAGE as error:  # a library printed it before the worker moved its standard output
                 _LOGGER.warning("worker %d wrote a line that is not a message (%.200r); skipped", self.pid, error)
         return await self._process.wait()

@@ -16,7 +16,7 @@ import grpc.aio
 import pytest
 
 from kilolayer.v1 import policy_pb2 as pb
-from serving.run import parse
+from serving.command_line import parse
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 REJECTED = grpc.StatusCode.RESOURCE_EXHAUSTED

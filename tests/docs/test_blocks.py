@@ -18,7 +18,7 @@ from clients.sim.run import DriveConfig
 from policy import bundle
 from policy.networks import init_policy
 from scripts.curves import parse as parse_curves
-from serving.run import parse as parse_serving
+from serving.command_line import parse as parse_serving
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
 from tests.samples import policy_spec
 from training.envs.core.errors import UnknownNameError

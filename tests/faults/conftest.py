@@ -43,6 +43,11 @@ Where each fault of one server with its present policies is tested:
 | scrapes during load, names that clients choose | same answers; no new series | `test_one_server` |
 | newlines, ANSI codes, megabytes in names | short refusals, no log line | `test_one_server`; `serving/test_logs` |
 | a training run that is killed and repeated | ends bit for bit as one left alone | `training/test_kills` |
+| a stderr that nobody reads | calls are answered; dropped lines are counted | `serving/test_logs`, `test_start` |
+| a blocked event loop, a worker after SIGSTOP | 503 with the reason | `serving/test_server`, `test_worker_process` |
+| slow and silent peers of the metrics port | bounded threads; scrapes are answered | `serving/test_metrics_server` |
+| too few descriptors, too little address space | one line, exit code 1 | `serving/test_start` |
+| a signal at any moment of the start | one line, exit code 0 | `serving/test_run` |
 | disk full while publishing | clear error, nothing left behind | `policy/test_bundle_writer` |
 """
 

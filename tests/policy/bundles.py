@@ -42,7 +42,7 @@ def require_one_sentence(error: BundleError) -> None:
         assert "\n" not in part
     assert error.advice == {
         "missing": "choose the folder of a published version, whose name is a number",
-    }.get(error.reason, "publish it again, or remove the folder")
+    }.get(error.reason, "copy it again from where it was published, or use another version")
 
 
 def recompute_manifest(path: Path) -> None:

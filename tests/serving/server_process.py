@@ -1,17 +1,17 @@
 """A server as a process of its own, as users start it."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 RUN = Path(__file__).parents[2] / "serving" / "run.py"
 
 
-@contextmanager
+@contextlib.contextmanager
 def launch(
     *arguments: str, prefix: Sequence[str] = (), own_session: bool = False, pass_fds: Sequence[int] = ()
 ) -> Generator["subprocess.Popen[str]"]:
@@ -43,7 +43,7 @@ def fail(*arguments: str, prefix: Sequence[str] = ()) -> tuple[int, list[str]]:
     return process.returncode, errors.splitlines()
 
 
-@contextmanager
+@contextlib.contextmanager
 def ready(*arguments: str) -> Generator[tuple["subprocess.Popen[str]", str, list[str]]]:
     """A server process, its address, and the lines it wrote until it was ready."""
     with launch(*arguments) as process:
@@ -64,3 +64,17 @@ def flip_a_bit(version: Path) -> None:
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
+
+
+def full_pipe() -> tuple[int, int]:
+    """Both ends of a pipe that takes no more bytes, as of a program that does not read its standard error."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(65536))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"\0")
+    os.set_blocking(writing, True)
+    return reading, writing

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from serving.api import grpc_transport
+from serving.api import grpc_options, grpc_transport
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES
 from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
@@ -81,11 +81,9 @@ async def test_calls_and_streams_of_one_connection_have_its_name_and_others_anot
             yield request
 
     transport = GrpcTransport([RpcService("test.Service", {"Echo": unary}, {"Stream": stream})], max_request_bytes=1)
-    port = await transport.start("127.0.0.1", 0)
+    address = await transport.start(TcpAddress("127.0.0.1", 0))
     for _ in range(2):
-        async with grpc.aio.insecure_channel(
-            f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
-        ) as channel:
+        async with grpc.aio.insecure_channel(str(address), options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             await channel.unary_unary(ECHO)(b"")
             call: Any = channel.stream_stream(STREAM)(iter([b"a"]))
             assert await call.read() == b"a"
@@ -169,7 +167,7 @@ async def test_a_passed_deadline_cancels_its_method() -> None:
 
 @pytest.mark.parametrize("sent", ["", HTTP2_HELLO], ids=["nothing", "settings"])
 async def test_a_peer_that_connects_and_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch, sent: str) -> None:
-    monkeypatch.setattr(grpc_transport, "_SILENCE_MS", 100)
+    monkeypatch.setattr(grpc_options, "_SILENCE_MS", 100)
     transport = GrpcTransport([], max_request_bytes=1)
     address = await transport.start(FREE)
     assert isinstance(address, TcpAddress)

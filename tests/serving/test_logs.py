@@ -1,22 +1,24 @@
 """The lines of the log, whatever is in them."""
 
 import asyncio
-import errno
 import gc
-import io
 import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 
 from serving.config import LogFormat
-from serving.telemetry.logs import formatter, log_to_stderr
+from serving.telemetry.logs import StderrHandler, dropped_lines, formatter, log_to_stderr
+from tests.serving.server_process import full_pipe
 
 NASTY = "a\nb\x1b[31m\x00\x9b\u2028"
 
@@ -59,13 +61,21 @@ def bare_root(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     root.handlers.clear()  # those of the test runner are closed by nobody but itself
     yield
     logging.captureWarnings(False)
+    for handler in root.handlers:
+        handler.close()  # ends its thread
     root.handlers[:] = handlers
     root.setLevel(level)
 
 
+def written(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of the log, all of them: the handler is closed."""
+    logging.getLogger().handlers[0].close()
+    return capfd.readouterr().err.splitlines()
+
+
 @pytest.mark.usefixtures("bare_root")
 def test_a_traceback_is_in_its_line_and_a_later_format_replaces_the_earlier(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     log_to_stderr("text")
     log_to_stderr("json")
@@ -74,7 +84,7 @@ def test_a_traceback_is_in_its_line_and_a_later_format_replaces_the_earlier(
     except ValueError:
         logging.getLogger("serving.x").exception("failed")
     logging.getLogger("jax").warning("chatter")
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = written(capfd)
     assert "Traceback" in json.loads(line)["exc_info"]
 
 
@@ -134,13 +144,13 @@ def warn() -> None:
     ],
 )
 def test_nothing_that_fails_writes_a_line_that_is_not_json(
-    capsys: pytest.CaptureFixture[str], fault: Callable[[], None], level: str, text: str, cause: str
+    capfd: pytest.CaptureFixture[str], fault: Callable[[], None], level: str, text: str, cause: str
 ) -> None:
     log_to_stderr("json")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         fault()
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = written(capfd)
     fields = json.loads(line)
     assert fields["level"] == level
     assert text in fields["message"]
@@ -148,10 +158,11 @@ def test_nothing_that_fails_writes_a_line_that_is_not_json(
 
 
 @pytest.mark.usefixtures("bare_root")
-def test_a_shortage_is_named_in_the_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shortage_is_named_in_the_message(capfd: pytest.CaptureFixture[str]) -> None:
     log_to_stderr("json")
     sys.excepthook(MemoryError, MemoryError(), None)
-    assert "uncaught error: too little memory" in json.loads(capsys.readouterr().err)["message"]
+    (line,) = written(capfd)
+    assert "uncaught error: too little memory" in json.loads(line)["message"]
 
 
 @pytest.mark.usefixtures("bare_root")
@@ -163,19 +174,52 @@ def test_without_stderr_records_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> N
     sys.stderr.close()
 
 
-class Full(io.StringIO):
-    """A stream to a full disk."""
+@pytest.mark.usefixtures("bare_root")
+def test_a_stderr_that_cannot_be_written_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        log_to_stderr("json")
+        logging.getLogger("serving.x").error("lost")
+        logging.getLogger().handlers[0].close()
+        assert dropped_lines() == 1
 
-    def write(self, text: str) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+
+def test_a_pipe_that_nobody_reads_blocks_no_caller_and_what_was_dropped_is_counted_and_told() -> None:
+    reading, writing = full_pipe()
+    handler = StderrHandler(logging.Formatter(), descriptor=writing, encoding="utf-8", max_waiting=10)
+    for number in range(30):
+        handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "line %d", (number,), None))
+    # The thread has taken one line, or none yet. Ten more wait.
+    assert handler.dropped in {19, 20}
+    before_s = time.monotonic()
+    handler.close()
+    assert time.monotonic() - before_s < 5  # of the limit of 1 s
+    text = b""
+    while b"were dropped" not in text:
+        text += os.read(reading, 65536).strip(b"\0")
+    kept = 30 - handler.dropped
+    about = f"{handler.dropped} lines of the log were dropped, because stderr was not read, or could not be written"
+    assert text.decode().splitlines() == [*(f"line {number}" for number in range(kept)), about]
+    for end in (reading, writing):
+        os.close(end)
 
 
 @pytest.mark.usefixtures("bare_root")
-def test_a_stderr_that_cannot_be_written_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Full())
+def test_without_a_thread_the_caller_writes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def fail_to_start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail_to_start)
     log_to_stderr("json")
-    logging.getLogger("serving.x").error("lost")
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    log_to_stderr("json")
-    logging.getLogger("serving.x").error("kept")
-    assert json.loads(sys.stderr.getvalue())["message"] == "kept"  # pyright: ignore[reportAttributeAccessIssue]
+    logging.getLogger("serving.x").error("now")
+    assert json.loads(capfd.readouterr().err)["message"] == "now"
+
+
+def test_a_process_ends_although_nobody_reads_its_lines() -> None:
+    code = "import logging; from serving.telemetry.logs import log_to_stderr; log_to_stderr('text')\n"
+    code += "for _ in range(100): logging.error('x' * 1000)"
+    reading, writing = full_pipe()
+    with subprocess.Popen([sys.executable, "-c", code], stderr=writing) as process:
+        assert process.wait(timeout=60) == 0
+    for end in (reading, writing):
+        os.close(end)

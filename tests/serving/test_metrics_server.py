@@ -1,5 +1,6 @@
 """The metrics port, and peers that misbehave."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -13,12 +14,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from serving.errors import StartupError
-from serving.telemetry.metrics_server import MetricsServer, ScrapeHandler
+from serving.telemetry.metrics_server import MetricsServer, ScrapeServer
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def port() -> Generator[int]:
     """Of a server that shows a gauge `answer` of 42."""
     collectors = CollectorRegistry()
     Gauge("answer", "Of everything.", registry=collectors).set(42)
-    server = MetricsServer(collectors, "127.0.0.1", port=0, is_ready=lambda: True)
+    server = MetricsServer(collectors, "127.0.0.1", port=0, problem=lambda: "")
     url = f"http://127.0.0.1:{server.port}"
     assert server.addresses() == {"health": f"{url}/healthz", "metrics": f"{url}/metrics"}
     yield server.port
@@ -55,6 +57,16 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def is_closed_to(peer: socket.socket) -> bool:
+    """Send a byte, and return whether the server has closed the connection."""
+    try:
+        peer.send(b"G")
+    except OSError:
+        return True
+    time.sleep(0.05)
+    return False
+
+
 @pytest.mark.parametrize("said", [b"", b"GET /met"])
 def test_a_peer_that_resets_its_connection_leaves_no_line(
     port: int, said: bytes, capfd: pytest.CaptureFixture[str]
@@ -69,23 +81,61 @@ def test_a_peer_that_resets_its_connection_leaves_no_line(
     assert capfd.readouterr().err == ""
 
 
-def test_a_peer_that_says_nothing_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ScrapeHandler, "timeout", 0.2)
-    with socket.create_connection(("127.0.0.1", port)) as peer:
-        peer.settimeout(10)
-        assert peer.recv(1) == b""
+def test_a_peer_that_says_nothing_or_a_byte_now_and_then_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScrapeServer, "max_s", 0.4)
+    with (
+        socket.create_connection(("127.0.0.1", port)) as silent,
+        socket.create_connection(("127.0.0.1", port)) as slow,
+    ):
+        wait_for(lambda: is_closed_to(slow))
+        silent.settimeout(10)
+        assert silent.recv(1) == b""
     assert scrape(port) == "answer 42.0"
+
+
+def test_peers_that_say_nothing_hold_a_bounded_number_of_threads_and_block_no_scrape(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScrapeServer, "max_connections", 4)
+    before = threading.active_count()
+    with contextlib.ExitStack() as opened:
+        peers = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(40)]
+        assert scrape(port) == "answer 42.0"
+        wait_for(lambda: threading.active_count() <= before + 4)
+        for peer in peers[:36]:  # the oldest ones
+            peer.settimeout(10)
+            assert peer.recv(1) == b""
+        assert scrape(port) == "answer 42.0"
+
+
+def test_many_connections_may_wait_to_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's default of 5 leaves the seventh without an answer while the server is busy for a moment."""
+    go_on, accept = threading.Event(), ScrapeServer.get_request
+
+    def wait_and_accept(server: ScrapeServer) -> tuple[socket.socket, Any]:
+        go_on.wait(timeout=30)
+        return accept(server)
+
+    monkeypatch.setattr(ScrapeServer, "get_request", wait_and_accept)
+    server = MetricsServer(None, "127.0.0.1", port=0, problem=lambda: "")
+    with contextlib.ExitStack() as opened:
+        for _ in range(100):
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=2))
+        go_on.set()
+    server.close()
 
 
 def test_a_port_that_is_taken_is_named(port: int) -> None:
     with pytest.raises(StartupError, match=f"cannot bind --metrics-port {port} on 127.0.0.1: address in use; choose"):
-        MetricsServer(CollectorRegistry(), "127.0.0.1", port=port, is_ready=lambda: True)
+        MetricsServer(CollectorRegistry(), "127.0.0.1", port=port, problem=lambda: "")
 
 
 def test_health_follows_the_server_and_other_paths_are_not_found() -> None:
     ready: list[bool] = []
-    server = MetricsServer(CollectorRegistry(), "127.0.0.1", port=0, is_ready=lambda: bool(ready))
-    assert get(server.port, "/healthz") == (503, "503 Service Unavailable\n")
+    server = MetricsServer(
+        CollectorRegistry(), "127.0.0.1", port=0, problem=lambda: "" if ready else "nothing is ready"
+    )
+    assert get(server.port, "/healthz") == (503, "503 Service Unavailable\nnothing is ready\n")
     ready.append(True)
     assert get(server.port, "/healthz") == (200, "200 OK\n")
     assert get(server.port, "/healthz?verbose=1")[0] == 200
@@ -96,7 +146,7 @@ def test_health_follows_the_server_and_other_paths_are_not_found() -> None:
 
 
 def test_without_metrics_there_is_only_health() -> None:
-    server = MetricsServer(None, "127.0.0.1", port=0, is_ready=lambda: True)
+    server = MetricsServer(None, "127.0.0.1", port=0, problem=lambda: "")
     assert server.addresses() == {"health": f"http://127.0.0.1:{server.port}/healthz"}
     assert get(server.port, "/healthz")[0] == 200
     assert get(server.port, "/metrics")[0] == 404
@@ -106,7 +156,7 @@ def test_without_metrics_there_is_only_health() -> None:
 def test_an_ipv6_host_is_served() -> None:
     if not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
-    server = MetricsServer(None, "::1", port=0, is_ready=lambda: True)
+    server = MetricsServer(None, "::1", port=0, problem=lambda: "")
     url = server.addresses()["health"]
     assert url == f"http://[::1]:{server.port}/healthz"
     with urllib.request.urlopen(url, timeout=5) as page:
@@ -120,7 +170,7 @@ def test_the_health_check_of_the_image_asks_it() -> None:
     python, *arguments = json.loads(words)
     assert python == "python"
     ready: list[bool] = []
-    server = MetricsServer(None, "127.0.0.1", port=0, is_ready=lambda: bool(ready))
+    server = MetricsServer(None, "127.0.0.1", port=0, problem=lambda: "" if ready else "nothing is ready")
     environ = os.environ | {"KILOLAYER_METRICS_PORT": str(server.port)}
 
     def check() -> int:

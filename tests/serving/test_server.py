@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ from serving.engine.engine import Engine, Executable, Kind
 from serving.errors import BrokenError, StartupError
 from serving.server import Server, load
 from serving.sockets import TcpAddress
+from serving.telemetry import heartbeat
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -96,6 +98,23 @@ async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> 
         assert await asyncio.wait_for(draining, timeout=5) is True  # an open watch does not use up the grace of 10 s
 
 
+async def test_a_blocked_event_loop_is_unready_and_says_so(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "SILENT_S", 1.0)
+    monkeypatch.setattr(server_module, "BEAT_S", 0.02)
+    server = await load(config_of(policies, metrics=False))
+    await server.start()
+    await server.prepare()
+    server.open()
+    assert await http_status(server) == 200
+    time.sleep(1.2)  # noqa: ASYNC251  this thread is the event loop's
+    with pytest.raises(urllib.error.HTTPError) as unready:
+        urllib.request.urlopen(server.addresses()["health"], timeout=10)  # noqa: ASYNC210
+    assert unready.value.code == 503
+    assert unready.value.read().decode().splitlines()[1].startswith("the event loop has not responded for ")
+    unready.value.close()
+    assert await server.drain()
+
+
 async def test_a_connection_that_says_nothing_does_not_use_up_the_grace(
     policies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +179,8 @@ async def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
     text = await asyncio.to_thread(read, url)
     assert 'kilolayer_requests_total{code="OK",method="Act",policy="point_u_maze"} 1.0\n' in text
     assert 'kilolayer_live_version{policy="point_u_maze"} 1000.0\n' in text
+    assert 'device="cpu",' in re.findall(r"^kilolayer_build_info{(.*)} 1.0$", text, re.MULTILINE)[0]
+    assert 'actor_depth="4",' in re.findall(r"^kilolayer_policy_info{(.*)} 1.0$", text, re.MULTILINE)[0]
     assert 'kilolayer_total_seconds_bucket{le="0.0001",method="Act",policy="point_u_maze"}' in text
     assert 'kilolayer_total_seconds_bucket{le="1.0",method="Act",policy="point_u_maze"}' in text
     assert "process_resident_memory_bytes" in text

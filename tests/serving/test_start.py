@@ -13,7 +13,7 @@ import pytest
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
-from tests.serving.server_process import fail, flip_a_bit, launch, ready
+from tests.serving.server_process import fail, flip_a_bit, full_pipe, launch, ready
 
 SETPRIV = shutil.which("setpriv")
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
@@ -100,13 +100,60 @@ def test_what_is_not_permitted_is_one_line_and_exit_code_1(policies: Path, tmp_p
         assert message in lines[0]
 
 
-@pytest.mark.slow
-def test_too_little_address_space_is_named_and_no_policy_is_blamed(policies: Path) -> None:
-    code, lines = fail("--policies", str(policies), prefix=["bash", "-c", 'ulimit -v 150000; exec "$@"', "bash"])
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("-n 20", "only 20 file descriptors are allowed (ulimit -n), and the server needs 128; raise the limit"),
+        (
+            "-v 1300000",
+            "the address space is limited to 1.2 GiB (ulimit -v), which is too little for the libraries; allow 4 GiB",
+        ),
+        (
+            "-v 150000",
+            "the address space is limited to 0.1 GiB (ulimit -v), which is too little for the libraries; allow 4 GiB",
+        ),
+    ],
+)
+def test_a_limit_that_is_too_small_is_one_line_and_exit_code_1(tmp_path: Path, limit: str, message: str) -> None:
+    code, lines = fail("--policies", str(tmp_path), prefix=["bash", "-c", f'ulimit {limit}; exec "$@"', "bash"])
     assert code == 1
-    limited, failed = lines
-    assert "WARNING the address space is limited to 0.1 GiB (ulimit -v); the server may abort below 4 GiB" in limited
-    assert "ERROR cannot import the libraries that serving needs: too little memory" in failed
+    (line,) = lines
+    assert line.endswith(f"ERROR {message}")
+
+
+def test_variables_of_a_service_of_kubernetes_are_ignored_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KILOLAYER_PORT", "tcp://10.0.0.1:50051")
+    monkeypatch.setenv("KILOLAYER_SERVICE_HOST", "10.0.0.1")
+    (tmp_path / "file").touch()
+    code, lines = fail("--policies", str(tmp_path), "--log-rows", "1", str(tmp_path / "file" / "rows"))
+    assert code == 1
+    ignoring, failed = lines
+    assert ignoring.endswith(
+        "INFO ignoring variables that Kubernetes sets for a Service: KILOLAYER_PORT, KILOLAYER_SERVICE_HOST"
+    )
+    assert "cannot write sampled rows" in failed
+
+
+@pytest.mark.slow
+def test_64_bit_numbers_in_the_shell_change_nothing(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    with ready("--policies", str(policies)) as (_, _, lines):
+        assert "WARNING ignoring JAX_ENABLE_X64=1: this program sets it itself" in lines[0]
+        assert lines[-1].rstrip().endswith("policies=point_u_maze@1000")
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_asked_for_and_missing_is_one_line_and_exit_code_1(
+    policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine with a GPU
+    code, lines = fail("--policies", str(policies))
+    assert code == 1
+    (line,) = lines
+    assert "ERROR JAX_PLATFORMS=cuda asks for an NVIDIA GPU, and JAX cannot use one: " in line
 
 
 def first_answer(address: str) -> pb.ActResponse:
@@ -162,3 +209,20 @@ def test_a_cache_folder_that_cannot_be_written_is_a_warning_and_the_server_serve
     with ready("--policies", str(policies)) as (_, _, lines):
         assert "WARNING compiled programs are not kept for the next start: " in lines[0]
         assert sum("compiled programs" in line for line in lines) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_whose_stderr_nobody_reads_answers_and_stops(policies: Path, workers: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    reading, writing = full_pipe()
+    full = ["bash", "-c", f'exec "$@" 2>&{writing}', "bash"]
+    flags = ["--policies", str(policies), "--listen", f"127.0.0.1:{port}", "--workers", str(workers)]
+    with launch(*flags, prefix=full, pass_fds=[writing]) as process:
+        assert first_answer(f"127.0.0.1:{port}").version == "1000"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    os.close(reading)
+    os.close(writing)

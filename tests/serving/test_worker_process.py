@@ -5,8 +5,10 @@ import dataclasses
 import errno
 import io
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +18,10 @@ import pytest
 
 from serving.config import ServeConfig
 from serving.errors import StartupError
+from serving.telemetry import heartbeat
 from serving.workers import supervisor as supervisor_module
 from serving.workers import worker, worker_process
-from serving.workers.messages import Compiled, Loaded, Message, Open, Serving, Start, from_line, to_line
+from serving.workers.messages import Alive, Compiled, Loaded, Message, Open, Serving, Start, from_line, to_line
 from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 from tests.serving.batcher_bench import WaitUntil
@@ -50,6 +53,7 @@ assert from_line(sys.stdin.buffer.readline()) == Open()
 say(Serving("ant@1"))
 signal.pause()
 """
+SERVE_AND_BEAT = SERVE.replace("signal.pause()", "import time\nwhile True: say(Alive()); time.sleep(0.02)")
 DIE_LOADED = """
 from_line(sys.stdin.buffer.readline())
 say(Loaded((1,)))
@@ -89,6 +93,7 @@ async def start(program: str) -> WorkerProcess:
         Loaded((3, 5)),
         Compiled(),
         Serving("ant@3 \u00e9\n"),
+        Alive(),
     ],
 )
 def test_a_message_is_one_line_and_reads_back_as_it_was(message: Message) -> None:
@@ -174,12 +179,22 @@ async def test_a_worker_opens_when_told_and_stops_when_its_supervisor_is_gone() 
         await listening
 
 
+async def test_a_worker_that_ends_while_its_supervisor_does_logs_no_traceback() -> None:
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    ended = asyncio.new_event_loop()
+    ended.close()
+    with os.fdopen(read_end, "rb", buffering=0) as from_supervisor:
+        worker.listen(from_supervisor, ended, asyncio.Event(), asyncio.Event())  # in a thread, it would log an error
+
+
 def test_a_worker_whose_supervisor_died_before_it_said_what_to_serve_stops(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(worker, "log_to_stderr", lambda *_, **__: None)  # the test's own log stays as it is
-    assert worker.run_worker(io.BytesIO(b""), io.BytesIO()) == 0
-    assert caplog.messages == ["the supervisor process is gone; stopping"]
+    for received in (b"", to_line(Start(CONFIG, versions=None, cores=()))[:-5]):
+        assert worker.run_worker(io.BytesIO(received), io.BytesIO()) == 0
+    assert caplog.messages == ["the supervisor process is gone; stopping"] * 2
 
 
 def test_a_worker_that_cannot_reach_its_supervisor_stops() -> None:
@@ -193,6 +208,53 @@ def test_a_worker_that_cannot_reach_its_supervisor_stops() -> None:
     worker.send(pipe, Compiled(), alive)
     assert pipe.getvalue() == to_line(Compiled())
     assert not alive.is_set()
+
+
+async def test_a_supervisor_that_reads_nothing_does_not_block_its_worker() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    stop = asyncio.Event()
+    with os.fdopen(write_end, "wb", buffering=0) as to_supervisor, os.fdopen(read_end, "rb"):
+        while to_supervisor.write(bytes(4096)):
+            pass
+        beating = asyncio.create_task(worker.beat(to_supervisor, stop))
+        await asyncio.sleep(0.01)
+        assert not stop.is_set()
+        beating.cancel()
+
+
+def test_a_stopped_worker_makes_the_server_unready_until_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setattr(heartbeat, "SILENT_S", 1.0)
+    monkeypatch.setattr(supervisor_module, "BEAT_S", 0.02)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    start_worker, started = WorkerProcess.start, list[WorkerProcess]()
+
+    async def start_fake() -> WorkerProcess:
+        started.append(await start_worker(command=command(SERVE_AND_BEAT)))
+        return started[-1]
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
+    supervisor = Supervisor(dataclasses.replace(CONFIG, metrics_port=0))
+    problem = supervisor._problem  # pyright: ignore[reportPrivateUsage]
+
+    async def run() -> int:
+        running = asyncio.create_task(supervisor.run())
+        await wait_until(lambda: [each.serves for each in started] == [True, True])
+        assert problem() == ""
+        os.kill(started[1].pid, signal.SIGSTOP)
+        await wait_until(lambda: bool(problem()))
+        assert re.fullmatch(rf"worker {started[1].pid} has not responded for [0-9]+ s", problem())
+        os.kill(started[1].pid, signal.SIGCONT)
+        await wait_until(lambda: not problem())
+        time.sleep(1.1)  # noqa: ASYNC251  blocks the supervisor's event loop
+        assert problem().startswith("the supervisor's event loop has not responded for 1 s")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await running
+
+    assert asyncio.run(run()) == 0
+    assert problem() == "the server is stopping"
 
 
 def test_after_five_deaths_the_supervisor_gives_up_and_replaces_none_of_those_that_it_stops(
@@ -215,7 +277,7 @@ def test_after_five_deaths_the_supervisor_gives_up_and_replaces_none_of_those_th
 
 
 def health(supervisor: Supervisor) -> int:
-    return 200 if supervisor._is_ready() else 503  # pyright: ignore[reportPrivateUsage]
+    return 503 if supervisor._problem() else 200  # pyright: ignore[reportPrivateUsage]
 
 
 def supervise(

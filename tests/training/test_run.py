@@ -11,8 +11,10 @@ import pytest
 from training import run
 from training.config import TrainConfig
 from training.envs import registry
-from training.run import _without_saving, main, parse
+from training.run import _without_saving, ignored_variables, main, parse
 from training.run_dir import config_file
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,20 @@ from training.run_dir import config_file
         ),
         (["--env", "point_u_maze", "--out", "runs/x", "--preset", "pape"], "unknown preset 'pape'"),
         (["--env", "point_u_maze", "--out", "runs/x", "--actor-depth", "10"], "try 8 or 12"),
+        (["--env", "ant", "--out"], "error: --out needs a value; --help describes it"),
+        (["--sed", "3"], "error: --sed is not a flag; did you mean --seed? --help lists all flags"),
+        (["--seed", "x"], "error: --seed must be an integer, such as 0, got 'x'"),
+        (["--algorithm", "td3"], "error: --algorithm must be crl, sac or ppo, got 'td3'"),
+        (["--dry-run", "now"], "error: --dry-run takes no value, got 'now'"),
+        (["--list-envs", "--foo"], "error: --foo is not a flag; did you mean "),
+        (
+            ["--env", "ant", "--out", "gs://bucket/x"],
+            "error: --out must be a path on this machine, got the URL gs://buc",
+        ),
+        (
+            ["--env", "ant", "--out", "runs/x", "--init-from", "s3://bucket/x"],
+            "error: init_from must be a path on this machine, got the URL s3://bucket/x; use a folder such as",
+        ),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_2(
@@ -47,6 +63,51 @@ def test_bad_flags_are_one_line_and_exit_2(
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "flag"), [("KILOLAYER_SEED", "--seed"), ("KILOLAYER_MAX_MINUTE", "--max-minutes")]
+)
+def test_a_variable_that_nothing_reads_is_one_line_with_the_nearest_flag_and_exit_2(
+    variable: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv(variable, "3")
+    assert main(["--env", "ant", "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {variable} is not a setting: training reads no variables; use a flag, did you mean")
+    assert f" {flag}? " in told
+    assert told.count("\n") == 1
+
+
+def test_variables_of_the_server_and_of_kubernetes_are_ignored_with_one_line() -> None:
+    environ = {"KILOLAYER_PORT": "tcp://10.0.0.1:1", "KILOLAYER_LISTEN": "[::1]:1", "KILOLAYER_WEB_SERVICE_PORT": "1"}
+    assert ignored_variables(environ) == (
+        "ignoring KILOLAYER_LISTEN, KILOLAYER_PORT, KILOLAYER_WEB_SERVICE_PORT: variables of the server, or of a "
+        "Service of Kubernetes"
+    )
+    assert ignored_variables({"PATH": "/bin"}) == ""
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = parse(["--env", "ant", "--out=~/runs/x", "--init-from=~/first", "--eval-goals=~/goals"])
+    assert (config.out, config.init_from) == (tmp_path / "runs" / "x", tmp_path / "first")
+    assert config.eval_goals == tmp_path / "goals"
+    config_file.write(tmp_path, parse(["--env", "ant", "--out", str(tmp_path)]))
+    assert parse(["--resume", "--out=~"]).out == tmp_path
+
+
+@pytest.mark.slow  # two starts of JAX
+def test_a_gpu_that_is_asked_for_and_missing_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    environ = os.environ | {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": "", "JAX_ENABLE_X64": "1"}
+    for flags in (["--dry-run"], ["--out", str(tmp_path / "run")]):
+        command = [sys.executable, str(ROOT / "training" / "run.py"), "--env", "point_u_maze", *flags]
+        ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200, check=False)
+        assert ran.returncode == 1
+        ignoring, missing = ran.stderr.splitlines()
+        assert ignoring == "warning: ignoring JAX_ENABLE_X64=1: this program sets it itself"
+        assert missing.startswith("error: JAX_PLATFORMS=cuda asks for an NVIDIA GPU, and JAX cannot use one: ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_flags_change_the_preset_and_nothing_else() -> None:

@@ -119,8 +119,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         whole_lines = path.read_text().rpartition("\n")[0].splitlines()
         rows = [json.loads(line) for line in whole_lines]
     except (RecursionError, ValueError) as error:  # ValueError also for bytes that are not UTF-8
-        raise MetricsError(f"{path} has a line that is not JSON: {error}; repair or remove the file") from error
+        raise MetricsError(f"{path} has a line that is not JSON: {error}; repair it, or use another --out") from error
     for number, row in enumerate(rows, start=1):
         if not (isinstance(row, dict) and isinstance(row.get("env_steps"), int)):
-            raise MetricsError(f"{path}, line {number}, has no integer env_steps; repair or remove the file")
+            raise MetricsError(f"{path}, line {number}, has no integer env_steps; repair it, or use another --out")
     return rows

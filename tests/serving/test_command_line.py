@@ -1,0 +1,214 @@
+"""The command line: what it reads, and what it says of what it cannot read."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policy.command_line import SERVER_VARIABLES
+from serving.command_line import parse
+from serving.config import ConfigError, ServeConfig
+from serving.sockets import TcpAddress
+
+
+def test_flags_become_the_configuration() -> None:
+    numbers = ["--metrics-port", "2", "--max-batch-rows", "4", "--grace-s", "0.5"]
+    arguments = ["--policies", "a", "b", *numbers, "--no-metrics", "--listen", "[::1]:1"]
+    assert parse(arguments, {}) == ServeConfig(
+        policies=(Path("a"), Path("b")),
+        listen="[::1]:1",
+        metrics_port=2,
+        metrics=False,
+        max_batch_rows=4,
+        grace_s=0.5,
+    )
+
+
+def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
+    environ = {
+        "KILOLAYER_POLICIES": "a\nruns/12:30:00/policies\n",
+        "KILOLAYER_LISTEN": "127.0.0.1:1",
+        "KILOLAYER_METRICS": "No",
+        "KILOLAYER_MAX_QUEUE_ROWS": "",  # as unset
+        "OTHER_PORT": "x",
+    }
+    config = parse(["--listen", "unix:/run/a.sock"], environ)
+    assert config == ServeConfig(
+        policies=(Path("a"), Path("runs/12:30:00/policies")), listen="unix:/run/a.sock", metrics=False
+    )
+    other = parse(["--policies", "c", "--metrics"], environ)
+    assert (other.policies, other.address) == ((Path("c"),), TcpAddress("127.0.0.1", 1))
+
+
+def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable() -> None:
+    flags = ["--log-rows", "0.01", "runs/rows", "--policies", "a", "--out-of-range", "refuse"]
+    expected = ServeConfig(policies=(Path("a"),), log_rows=(0.01, Path("runs/rows")), out_of_range="refuse")
+    assert parse(flags, {}) == expected
+    environ = {"KILOLAYER_LOG_ROWS": "0.01:runs/rows", "KILOLAYER_OUT_OF_RANGE": "refuse"}
+    assert parse(["--policies", "a"], environ) == expected
+    with_colon = parse(["--policies", "a"], {"KILOLAYER_LOG_ROWS": "1:a:b"}).log_rows
+    assert with_colon == (1.0, Path("a:b"))
+    assert parse(["--log-rows", "0.5", "b", "--policies", "a"], environ).log_rows == (0.5, Path("b"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (
+            {"KILOLAYER_METRICS_PORT": "http://10.0.0.1"},
+            "KILOLAYER_METRICS_PORT must be an integer, such as 9464, got 'http://10.0.0.1'",
+        ),
+        ({"KILOLAYER_GRACE_S": "1 min"}, "KILOLAYER_GRACE_S must be a number, such as 10.0, got '1 min'"),
+        ({"KILOLAYER_METRICS": "maybe"}, "KILOLAYER_METRICS must be true or false, got 'maybe'"),
+        (
+            {"KILOLAYER_MAX_BATCH_ROW": "8"},
+            "MAX_BATCH_ROW is not a setting of the server; did you mean KILOLAYER_MAX_BATCH_ROWS?",
+        ),
+        (
+            {"KILOLAYER_QUEUE_AGE": ""},
+            "KILOLAYER_QUEUE_AGE is not a setting of the server; did you mean KILOLAYER_MAX_QUEUE_AGE_S?",
+        ),
+        ({}, "--policies is missing; name at least one folder, such as --policies runs/first/policies"),
+        ({"KILOLAYER_LOG_FORMAT": "xml"}, "KILOLAYER_LOG_FORMAT must be auto, json or text, got 'xml'"),
+        ({"KILOLAYER_LOG_ROWS": "0.01"}, "KILOLAYER_LOG_ROWS needs 2 values, got '0.01'; --help describes it"),
+        ({"KILOLAYER_LOG_ROWS": "a:b"}, "KILOLAYER_LOG_ROWS must be a number, got 'a'"),
+        (
+            {"KILOLAYER_POLICIES": "s3://bucket/x"},
+            "KILOLAYER_POLICIES must be a path on this machine, got the URL s3://",
+        ),
+        (
+            {"KILOLAYER_POLICIES": "a", "KILOLAYER_MAX_BATCH_ROWS": "3"},
+            "KILOLAYER_MAX_BATCH_ROWS must be a power of two from 1 to 65536, got 3; try 256",
+        ),
+        (
+            {"KILOLAYER_POLICIES": "a", "KILOLAYER_LISTEN": "127.0.0.1:9464"},
+            "--metrics-port must differ from the port of KILOLAYER_LISTEN, got 9464 for both",
+        ),
+    ],
+)
+def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse([], environ)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--worker", "3"], "--worker is not a flag; did you mean --workers? --help lists all flags"),
+        (["--workers", "x"], "--workers must be an integer, such as 1, got 'x'"),
+        (["--workers=0"], "--workers must be from 1 to 256, got 0"),
+        (["--workers"], "--workers needs a value, such as --workers 1; --help describes it"),
+        (["--listen", "--workers", "1"], "--listen needs a value; --help describes it"),
+        (["--metrics=3"], "--metrics takes no value, got '3'; --help describes it"),
+        (["--log-rows", "0.1"], "--log-rows needs 2 values, got '0.1'; --help describes it"),
+        (["--policies", "~nobody-has-this-name/x"], "--policies is ~nobody-has-this-name/x, and this user has no such"),
+        (
+            ["--log-rows", "1", "gs://rows"],
+            "--log-rows must be a path on this machine, got the URL gs://rows; use a folder",
+        ),
+        (["x", "--workers", "1"], "'x' belongs to no flag; --help lists all flags"),
+    ],
+)
+def test_a_bad_flag_is_named_and_not_the_variable_that_it_overrides(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(arguments, {"KILOLAYER_POLICIES": "a", "KILOLAYER_WORKERS": "y"} if "--workers" in arguments[0] else {})
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(message)
+
+
+def test_a_tilde_is_the_home_folder_in_flags_and_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/robot")
+    expected = ServeConfig(policies=(Path("/home/robot/a"), Path("b~/~")), log_rows=(1.0, Path("/home/robot")))
+    assert parse(["--policies", "~/a", "b~/~", "--log-rows", "1", "~"], {}) == expected
+    assert parse([], {"KILOLAYER_POLICIES": "~/a\nb~/~", "KILOLAYER_LOG_ROWS": "1:~"}) == expected
+
+
+def test_the_names_that_training_ignores_are_those_of_the_server() -> None:
+    assert {f"KILOLAYER_{field.name.upper()}" for field in dataclasses.fields(ServeConfig)} == SERVER_VARIABLES
+
+
+def test_help_is_printed_whatever_the_variables_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(["--worker", "--help"], {"KILOLAYER_BANANA": "1"})
+    assert left.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
+    values = {"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "80", "SERVICE_PORT_GRPC": "80", "PORT": "tcp://10.0.0.1:80"}
+    values |= {"PORT_80_TCP": "tcp://10.0.0.1:80", "PORT_80_TCP_ADDR": "10.0.0.1", "PORT_80_TCP_PROTO": "tcp"}
+    environ = {f"KILOLAYER_WEB_{name}": value for name, value in values.items()}
+    environ |= {f"KILOLAYER_{name}": value for name, value in values.items()}
+    assert parse(["--policies", "a"], environ) == ServeConfig(policies=(Path("a"),))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"listen": ":1"}, "--listen must name a host, got ':1'; use 127.0.0.1 for this machine only, 0.0.0.0 for"),
+        ({"listen": "127.0.0.1"}, "--listen must end with a port, got '127.0.0.1'; use HOST:PORT, such as 127.0.0.1:"),
+        ({"listen": "50051"}, "--listen must end with a port, got '50051'; use HOST:PORT, such as 127.0.0.1:50051"),
+        ({"listen": "a:-1"}, "--listen must end with a port, got 'a:-1'; use HOST:PORT, such as 127.0.0.1:50051"),
+        ({"listen": "a:65536"}, "--listen must have a port from 0 to 65535, got 65536; 0 picks a free port"),
+        ({"listen": "::1:50051"}, "--listen needs brackets around an IPv6 host, such as [::1]:50051, got '::1:50051'"),
+        ({"listen": "unix:"}, "--listen must name a path after unix:, such as unix:/run/kilolayer/act.sock"),
+        (
+            {"listen": "unix:/" + 107 * "x"},
+            "--listen must name a path of at most 107 bytes, got 108: /xxx",
+        ),
+        (
+            {"listen": "unix:/a", "workers": 2},
+            "--workers 2 needs a port, because gRPC cannot share a Unix socket between processes, got --listen unix:",
+        ),
+        ({"metrics_port": 65536}, "--metrics-port must be from 0 to 65535, got 65536; 0 picks a free port"),
+        (
+            {"metrics_port": 50051},
+            "--metrics-port must differ from the port of --listen, got 50051 for both; 0 picks a free port",
+        ),
+        ({"workers": 0}, "--workers must be from 1 to 256, got 0; use at most one for each core"),
+        ({"max_batch_rows": 0}, "--max-batch-rows must be a power of two from 1 to 65536, got 0; try 256"),
+        ({"max_batch_rows": 100}, "--max-batch-rows must be a power of two from 1 to 65536, got 100; try 256"),
+        ({"max_call_rows": 0}, "--max-call-rows must be from 1 to 65536, got 0; try 4096"),
+        (
+            {"max_queue_rows": 4095},
+            "--max-queue-rows must be at least --max-call-rows, which is 4096, got 4095; try 8192",
+        ),
+        ({"max_queue_age_s": 0.0}, "--max-queue-age-s must be a positive number of seconds, got 0.0; try 1"),
+        ({"max_compute_s": 0.0}, "--max-compute-s must be a positive number of seconds, got 0.0; try 30"),
+        ({"max_batch_delay_s": -0.1}, "--max-batch-delay-s must be from 0 to 1 second, got -0.1; try 0.002"),
+        ({"log_rows": (0.0, Path("a"))}, "--log-rows must begin with a share above 0, at most 1, got 0.0; try 0.01"),
+        ({"log_rows": (1.5, Path("a"))}, "--log-rows must begin with a share above 0, at most 1, got 1.5; try 0.01"),
+        (
+            {"workers": 3, "log_rows_mb": 2},
+            "--log-rows-mb must be at least 1 for each worker, which is 3, got 2; try 1024",
+        ),
+        ({"grace_s": float("inf")}, "--grace-s must be a positive number of seconds, got inf; try 10"),
+        ({"grace_s": 0.0}, "--grace-s must be a positive number of seconds, got 0.0; try 10"),
+    ],
+)
+def test_an_impossible_configuration_names_the_flag_the_value_and_one_that_works(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        dataclasses.replace(ServeConfig(policies=(Path("a"),)), **fields)
+
+
+def test_both_ports_may_be_any_free_one() -> None:
+    free = ServeConfig(policies=(Path("a"),), listen="127.0.0.1:0", metrics_port=0)
+    assert (free.address, free.metrics_port) == (TcpAddress("127.0.0.1", 0), 0)
+    with pytest.raises(ConfigError, match="--metrics-port must differ from the port of --listen, got 1 for both"):
+        dataclasses.replace(free, listen="127.0.0.1:1", metrics_port=1, metrics=False)  # health is there nevertheless
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(["--help"], {})
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(ServeConfig):
+        assert "--" + field.name.replace("_", "-") in text
+    assert "KILOLAYER_MAX_BATCH_ROWS=64" in text
+    assert "--policies PATH [PATH ...]" in text
+    assert "as training writes them. (required)" in " ".join(text.replace("│", " ").split())
