@@ -48,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"no seed {', '.join(sorted(unknown))}; choose from: {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory(prefix="kilolayer-soak-") as scratch:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(scratch) / "cache")  # of all processes
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(scratch) / "cache"))  # of all processes
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # compiles faster, as in the other tests
         reference = interrupted_training.run_to_the_end(Path(scratch) / "straight")
         for seed in given.parts or PARTS:
             row = _run(Path(scratch) / seed, int(seed), rounds=given.rounds, reference=reference)
