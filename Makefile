@@ -64,7 +64,7 @@ client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with ol
 	$(BIN)/python scripts/client_matrix.py
 
 wheelhouse: $(READY)  ## collect the wheels of an installation without a network, in wheelhouse/
-	$(BIN)/python scripts/wheelhouse.py
+	$(BIN)/python scripts/collect_wheels.py
 
 soak: $(READY)  ## servers under restarts, kills, hostile messages and a million calls; PARTS chooses
 	PYTHONPATH=. $(BIN)/python -m tests.faults.soak $(PARTS)

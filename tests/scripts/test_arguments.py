@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 
 from docs import gallery
-from scripts import check_names, client_matrix, generate_stubs, wheelhouse
+from scripts import check_names, client_matrix, collect_wheels, generate_stubs
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = (check_names, client_matrix, generate_stubs, wheelhouse, gallery)
+SCRIPTS = (check_names, client_matrix, generate_stubs, collect_wheels, gallery)
 
 Main = Callable[[Sequence[str]], object]
 
@@ -29,7 +29,7 @@ def main(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mai
         (check_names, "_files"),
         (client_matrix, "find_pythons"),
         (generate_stubs, "generate"),
-        (wheelhouse, "collect"),
+        (collect_wheels, "collect"),
         (gallery, "draw"),
     ):
         monkeypatch.setattr(script, name, work)

@@ -128,7 +128,7 @@ def record(found: str, taken_s: Mapping[str, float]) -> None:
         "# Installation without a network",
         "",
         f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {platform.system()} on {platform.machine()}, Python"
-        f" {platform.python_version()}, by `scripts/wheelhouse.py --check`: {found}.",
+        f" {platform.python_version()}, by `scripts/collect_wheels.py --check`: {found}.",
         "Each part was installed with `pip install --no-index` into a new virtual environment and run there.",
         "The client was also installed from its checkout, which needs the build backends.",
         "There is no record beside this page.",
