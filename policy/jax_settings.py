@@ -14,7 +14,6 @@ import jax
 
 _RELIED_ON: dict[str, Any] = {
     "jax_enable_x64": False,
-    "jax_default_matmul_precision": None,
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
     "jax_random_seed_offset": 0,

@@ -17,23 +17,19 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 
-from policy import bundle
-from training.run_dir.metrics_log import read_metrics
+from tests.faults.training_kills import EPOCHS, FLAGS, differences
+from training.stop_signals import STOPPED_EXIT_CODE
 
-EPOCHS = 10
 KEPT = 3
-STOPPED = (0, 75)  # exit codes of a run that a signal stopped
-FLAGS = (
-    "--env=point_u_maze --preset=paper --num-envs=8 --unroll-length=5 --episode-length=20 --updates-per-unroll=3 "
-    "--batch-size=16 --max-replay-size=23 --min-replay-size=10 --actor-width=16 --critic-width=16 "
-    "--representation-dim=8 --eval-episodes=4 --resample-goal-probability=0.1 --max-eval-share=1 "
-    f"--num-evals={EPOCHS} --keep-policies={KEPT} --total-env-steps={8 * 5 * 2 * EPOCHS}"
-).split()
+STOPPED = (0, STOPPED_EXIT_CODE)  # exit codes of a run that a signal may have stopped
+# of a process that saves after every slice of gradient steps
+SAVING_OFTEN = ("--snapshot-minutes=1e-9", "--resume", "auto")
 OPERATIONS = 400  # on files, about as many as a run has that saves after every gradient step
 _EVENTS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"})
 _LONGEST_S = 400.0
@@ -53,7 +49,7 @@ class Ending:
 
 def run_to_the_end(out: Path) -> Path:
     """Train without interruption, with the usual snapshots, and return the folder of the run."""
-    process = _start(out, [], kill_at=0)
+    process = _start(out, (), kill_at=0)
     process.join(_LONGEST_S)
     assert process.exitcode == 0, _log(out)
     return out
@@ -75,7 +71,7 @@ def interrupt(folder: Path, *, rounds: int, seed: int, reference: Path) -> Endin
         elif generator.random() < 0.5 and (damage := _damage_newest(out / "snapshots", generator)):
             counts[damage] += 1
     if out.exists():
-        process = _start(out, _saving_often(out), kill_at=0)
+        process = _start(out, SAVING_OFTEN, kill_at=0)
         process.join(_LONGEST_S)
         assert process.exitcode == 0, _log(out)
         require_same_end(reference, out)
@@ -86,13 +82,7 @@ def interrupt(folder: Path, *, rounds: int, seed: int, reference: Path) -> Endin
 
 def require_same_end(one: Path, other: Path) -> None:
     """Compare policies and the last snapshots of two runs bit for bit, and their evaluations."""
-    versions = bundle.versions(one / "policies")
-    assert bundle.versions(other / "policies") == versions
-    for version in map(str, versions):
-        ours, theirs = (bundle.read(run / "policies" / version) for run in (one, other))
-        assert ours.spec == theirs.spec
-        for name, array in _arrays(ours).items():
-            np.testing.assert_array_equal(array, _arrays(theirs)[name], err_msg=name)
+    assert differences(one, other) == []
     last = str(EPOCHS * 2)
     with (
         np.load(one / "snapshots" / last / "state.npz") as ours,
@@ -101,35 +91,19 @@ def require_same_end(one: Path, other: Path) -> None:
         assert ours.files == theirs.files
         for name in ours.files:
             assert ours[name].tobytes() == theirs[name].tobytes(), name
-    assert _evaluations(one) == _evaluations(other)
     for folder in (other / "policies", other / "snapshots"):
         assert not [entry.name for entry in folder.iterdir() if entry.name.startswith(".")]
-
-
-def _arrays(policy: bundle.Bundle) -> dict[str, np.ndarray]:
-    networks = {name: part.params for name, part in policy.params._asdict().items() if hasattr(part, "params")}
-    return {
-        f"{name}.{layer}.{kind}": array
-        for name, layers in networks.items()
-        for layer, arrays in layers.items()
-        for kind, array in arrays.items()
-    }
-
-
-def _evaluations(out: Path) -> list[dict[str, float]]:
-    rows = read_metrics(out)
-    return [{name: row[name] for name in row if name.startswith(("env_steps", "eval/"))} for row in rows]
 
 
 def _interrupt_once(out: Path, generator: random.Random) -> str:
     """Go on with the run, or begin it, and interrupt it; return how."""
     number = generator.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
     if number == signal.SIGKILL and generator.random() < 0.5:
-        process = _start(out, _saving_often(out), kill_at=generator.randint(1, OPERATIONS))
+        process = _start(out, SAVING_OFTEN, kill_at=generator.randint(1, OPERATIONS))
         process.join(_LONGEST_S)
         how = "SIGKILL at an operation on files"
     else:
-        process = _start(out, _saving_often(out), kill_at=0)
+        process = _start(out, SAVING_OFTEN, kill_at=0)
         if generator.random() < 0.2:
             process.join(generator.uniform(0, _STARTING_S))
         elif _wait_for_training(out, process):
@@ -142,11 +116,6 @@ def _interrupt_once(out: Path, generator: random.Random) -> str:
     assert process.exitcode in {*STOPPED, -number}, (process.exitcode, _log(out))
     assert "Traceback" not in _log(out)
     return "came to its end before" if _ended(out) else how
-
-
-def _saving_often(out: Path) -> list[str]:
-    """Return the flags of a process that saves after every slice of gradient steps."""
-    return ["--snapshot-minutes=1e-9", *(["--resume"] if (out / "config.json").exists() else [])]
 
 
 def _wait_for_training(out: Path, process: BaseProcess) -> bool:
@@ -189,10 +158,12 @@ def _damage_newest(snapshots: Path, generator: random.Random) -> str:
     return "cut file"
 
 
-def _start(out: Path, flags: list[str], *, kill_at: int) -> BaseProcess:
+def _start(out: Path, flags: Sequence[str], *, kill_at: int) -> BaseProcess:
     """Start a process of the run, which kills itself at that operation on the run's files, or never if it is 0."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    process = _PROCESSES.Process(target=_train, args=(out, [*FLAGS, *flags, f"--out={out}"], kill_at))
+    process = _PROCESSES.Process(
+        target=_train, args=(out, [*FLAGS, f"--keep-policies={KEPT}", *flags, f"--out={out}"], kill_at)
+    )
     process.start()
     return process
 

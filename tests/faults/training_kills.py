@@ -120,7 +120,7 @@ class KilledRun:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Return in what the results of two runs differ: published versions, last policy bit for bit, evaluations.
+    """Return in what the results of two runs differ: published policies bit for bit, and evaluations.
 
     The losses of an epoch that a signal interrupted are averaged over what was left of it, and times are times, so
     neither is compared.
@@ -129,12 +129,13 @@ def differences(one: Path, other: Path) -> list[str]:
     if versions != others or not versions:
         return [f"published {versions} and {others}"]
     found: list[str] = []
-    ours, theirs = (bundle.read(run / "policies" / str(versions[-1])) for run in (one, other))
-    if ours.spec != theirs.spec:
-        found.append("the specifications of the last policies differ")
-    pairs = zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params), strict=True)
-    if not all(np.array_equal(left, right) for left, right in pairs):
-        found.append(f"the parameters of policy {versions[-1]} differ")
+    for version in map(str, versions):
+        ours, theirs = (bundle.read(run / "policies" / version) for run in (one, other))
+        if ours.spec != theirs.spec:
+            found.append(f"the specifications of policy {version} differ")
+        pairs = zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params), strict=True)
+        if not all(np.array_equal(left, right) for left, right in pairs):
+            found.append(f"the parameters of policy {version} differ")
     rows = [
         [{name: value for name, value in row.items() if name.startswith(("env_steps", "eval/"))} for row in each]
         for each in map(read_metrics, (one, other))
