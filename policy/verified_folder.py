@@ -34,7 +34,10 @@ class DamageError(Exception):
     def __init__(self, reason: Reason, detail: str) -> None:
         self.reason: Reason = reason
         self.detail = detail
-        super().__init__(detail)
+        super().__init__(reason, detail)
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 def create(

@@ -19,8 +19,10 @@ from policy import bundle
 from policy.networks import init_policy
 from scripts.curves import parse as parse_curves
 from serving.command_line import parse as parse_serving
+from serving.config import ConfigError as ServeConfigError
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
 from tests.samples import policy_spec
+from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
 from training.run import parse as parse_training
 
@@ -39,10 +41,12 @@ FOREIGN = {
     "pip",
     "python3",
     "python3.12",
+    "sbatch",
     "source",
     "tensorboard",
     "uv",
 }
+INSTALLED = {"kilolayer-serve": "serving/run.py", "kilolayer-train": "training/run.py"}
 OURS_TO_READ = re.compile(r"(requirements|tests|clients/python)(/.*)?")
 
 PYTHON = every_block("python")
@@ -145,9 +149,9 @@ def test_flags_are_those_of_the_program(block: Block) -> None:
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("python training/run.py --env point_u_maze --out x --unrol 3", SystemExit),
+        ("python training/run.py --env point_u_maze --out x --unrol 3", TrainConfigError),
         ("python training/run.py --env point_maze --out x", UnknownNameError),
-        (".venv/bin/python serving/run.py --policies x --lisen 1", SystemExit),
+        (".venv/bin/python serving/run.py --policies x --lisen 1", ServeConfigError),
         ("python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3", SystemExit),
         ("python benchmarks/depth.py --dephts 4", SystemExit),
         ("python benchmarks/dept.py", AssertionError),
@@ -166,7 +170,9 @@ def test_a_wrong_flag_is_noticed(command: str, error: type[BaseException]) -> No
 def check(words: list[str]) -> None:
     """Let the program that a command calls parse the command's arguments. It is not run."""
     program, *arguments = words
-    if program.endswith("python") and arguments[0] != "-m":
+    if program in INSTALLED:
+        parser_of(INSTALLED[program])(arguments)
+    elif program.endswith("python") and arguments[0] != "-m":
         script, *arguments = arguments
         parser_of(script.removeprefix("$KILOLAYER/"))(arguments)
     elif program == "make":

@@ -27,11 +27,11 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert code == 2
     assert len(lines) == 1
     assert "ERROR --max-batch-rows must be a power of two" in lines[0]
-    code, lines = fail("--prt", "3", "--log-format=json")
+    code, lines = fail("--worker", "3", "--log-format=json")
     assert code == 2
     (record,) = map(json.loads, lines)
     assert record["level"] == "ERROR"
-    assert record["message"] == "--prt is not a flag; did you mean --port? --help lists all flags"
+    assert record["message"] == "--worker is not a flag; did you mean --workers? --help lists all flags"
 
 
 def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
@@ -94,7 +94,7 @@ def test_a_signal_before_the_first_library_is_imported_is_one_line_and_exits_0(
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert "_asyncio" not in maps  # which logging does not need
-    assert process.returncode == 0
+    assert process.returncode == 0, errors
     (line,) = errors.splitlines()
     assert line.endswith("INFO stopped before any policy was loaded")
 

@@ -51,7 +51,7 @@ def test_what_is_drawn_already_or_has_no_evaluation_is_not_drawn_again(tmp_path:
 def test_an_error_that_ends_a_run_leaves_curves_and_is_not_replaced_by_one_of_drawing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[int]
 ) -> None:
-    def fail(count: itertools.count[int]) -> None:
+    def fail(count: "itertools.count[int]") -> None:
         with MetricsLog(TrainConfig(env="point_u_maze", out=tmp_path), keep_until=0) as log:
             log.write({"env_steps": next(count)})
             raise FloatingPointError("the loss is NaN")

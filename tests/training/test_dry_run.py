@@ -43,7 +43,7 @@ def test_it_names_everything_that_a_published_figures_command_will_do(lines: Lin
     told = lines("--env", "ant_u5_maze", "--preset", "paper", "--actor-depth", "16", "--critic-depth", "16")
     disk = told.pop("disk")
     assert disk.startswith("up to ")
-    assert disk.endswith(" for 394 policies; 100.0 GB are free")
+    assert disk.endswith(" for 12 policies; 100.0 GB are free")
     assert told == {
         "environment": "ant_u5_maze: 2 state, 2 goal, 1 action values",  # of the test's environment
         "evaluated on": "ant_u5_maze_eval, 394 times, 128 episodes of 1,000 steps",
@@ -54,7 +54,7 @@ def test_it_names_everything_that_a_published_figures_command_will_do(lines: Lin
         "published": "time at goal 20 of 1000 steps at depth 16 (Ant U5-Maze, arXiv 2503.14858, figure 1)",
         "device": "CPU, 2 cores",
         # replay 82 MB, parameters 50, activations 42, logits 5, indices of batches 7
-        "memory": "0.19 GB of 8.00 GB",
+        "memory": "0.22 GB of 8.00 GB",
         "time": "printed by the run, once it has measured its first iterations",
         "advice": "ant_u5_maze has no preset of its own. Preset paper takes 400,000,000 environment steps and is made "
         "for a GPU; the time it takes here is printed once it is measured. A small preset to try first: --preset "

@@ -70,8 +70,8 @@ def test_a_large_batch_of_a_small_network_is_mostly_logits(tiny, tmp_path, u_maz
     ("changes", "advice"),
     [
         (
-            {"num_envs": 1000, "max_replay_size": 1000},
-            r"replay 0.03 GB.*lower max_replay_size from 1000 to \d+ \(and min_replay_size with it\), "
+            {"num_envs": 1000, "max_replay_size": 10_000},
+            r"replay 0.28 GB.*lower max_replay_size from 10000 to \d+ \(and min_replay_size with it\), "
             "or num_envs from 1000",
         ),
         ({"batch_size": 100_000}, r"logits 200.00 GB.*lower batch_size from 100000 to \d+$"),

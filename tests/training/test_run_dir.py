@@ -17,6 +17,7 @@ from training.config import ConfigError
 from training.run import main
 from training.run_dir import checkpoint, config_file, elapsed, lock
 from training.run_dir.metrics_log import MetricsError, read_metrics
+from training.run_dir.provenance import Origin
 
 pytestmark = pytest.mark.usefixtures("without_physics")
 TINY_FLAGS = frozenset(
@@ -212,7 +213,7 @@ def test_a_folder_with_the_longest_possible_name_is_overwritten(tiny, tmp_path) 
     config = tiny(out, overwrite=True)
     config_file.write(out, config)
     with lock.claimed(config) as take_over:
-        take_over()
+        take_over(Origin({}, diff=b"", lines=[]))
         assert [path.name for path in out.iterdir()] == ["config.json"]
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 

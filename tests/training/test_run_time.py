@@ -89,13 +89,13 @@ def test_evaluations_that_take_too_long_are_left_out_and_change_nothing(
 
 
 def test_evaluations_take_the_share_that_is_allowed(tiny, tmp_path, monkeypatch, clock) -> None:
-    """There are 12 iterations of 4 s each, and an evaluation of 1 s is due after each."""
+    """There are 12 iterations of 4 s each, and an evaluation of 1 s is due after each; one more is of other actions."""
     set_times(monkeypatch, clock, collect=1, update=1, evaluate=1)
     config = tiny(tmp_path / "run", max_eval_share=0.2, total_env_steps=40 * 12, num_evals=12)
     trainer.train(config, clock=clock)
     rows = read_metrics(tmp_path / "run")
     assert 1 < len(rows) < 12
-    assert rows[-1]["time/eval_share"] == pytest.approx(len(rows) / clock.now)
+    assert rows[-1]["time/eval_share"] == pytest.approx((len(rows) + 1) / clock.now)
     assert rows[-1]["time/eval_share"] <= 0.2
     assert rows[-1]["env_steps"] == 480
 
@@ -238,4 +238,6 @@ def test_a_log_file_says_what_a_terminal_says(tiny, tmp_path, monkeypatch, clock
     assert any(line == "about 10 environment steps/s; the remaining 40 steps take about 6 s" for line in lines)
     evaluation = next(line for line in lines if line.strip().startswith("120 steps "))
     assert evaluation.endswith("  12 s left")
-    assert lines[-3] == "42 s in all, 10% of it for evaluations"  # 20 + 6 x 1 + 4 x 3 x 1 + 2 x 2
+    # 20 + 6 x 1 + 4 x 3 x 1 + 3 x 2, of which one is of random and zero actions
+    assert lines[-4] == "44 s in all, 14% of it for evaluations"
+    assert lines[-3].startswith("stay: trained ")
