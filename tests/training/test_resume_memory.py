@@ -27,9 +27,11 @@ def peak_bytes(out: Path, *flags: str) -> int:
     return usage.ru_maxrss * 1024
 
 
-@pytest.mark.slow  # three processes
+@pytest.mark.slow  # five processes
 def test_a_resumed_run_takes_little_more_memory_than_one_that_begins(tiny, tmp_path: Path) -> None:
     steps, large = ENVS * UNROLL * 4, f"--max-replay-size={SLOTS}"
+    for size in ((), (large,)):  # compiling takes more memory than all else here; from now on nothing is compiled
+        peak_bytes(tmp_path / f"compiled{len(size)}", *size, f"--total-env-steps={steps}")
     small = peak_bytes(tmp_path / "small", f"--total-env-steps={steps}")
     began = peak_bytes(tmp_path / "run", large, f"--total-env-steps={steps}")
     resumed = peak_bytes(tmp_path / "run", large, f"--total-env-steps={2 * steps}", "--resume")
@@ -37,4 +39,4 @@ def test_a_resumed_run_takes_little_more_memory_than_one_that_begins(tiny, tmp_p
     assert parts.replay == ENVS * SLOTS * 16
     assert began - small > 0.9 * parts.replay, "the replay buffer is in the measured memory"
     assert resumed <= 1.3 * began
-    assert resumed - small <= parts.replay + parts.restored
+    assert resumed - began <= 2 * parts.restored
