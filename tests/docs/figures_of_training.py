@@ -145,12 +145,13 @@ def physics() -> Texts:
 
 
 def first_steps() -> Texts:
-    """What an ant learns in an hour on two cores."""
-    random, trained = record("first_steps.json")["rows"]
-    ours, others = (
-        f"{row['distance at the end']:{form}} ± {row['+-']:.2f} m" for row, form in ((trained, ".2f"), (random, ".1f"))
-    )
-    yield "docs/results.md", f"{ours}; {others}"
+    """What an ant learns on two cores."""
+    zero, random, trained = record("first_steps.json")["rows"]
+    end = "distance at the end"
+    figures = f"{trained['touched']:.2f} ± {trained['+-']:.2f}, {trained['stay']:.2f} ± {trained['+- ']:.2f}"
+    distance = f"{trained[end]:.2f} ± {trained['+-   ']:.2f} m"
+    assert zero["touched"] == random["touched"] == 0
+    yield "docs/results.md", f"{figures}, {distance}; {random[end]:.1f} / {zero[end]:.1f} m"
 
 
 def demo() -> Texts:
