@@ -258,3 +258,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys: pytest.Ca
     told = capsys.readouterr().err
     assert "Not a directory" in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("draft", [".config.json", ".time.json", ".curves.png", ".references.json"])
+def test_a_run_that_was_killed_while_it_wrote_a_file_can_be_overwritten(tiny, tmp_path, draft: str) -> None:
+    config = tiny(tmp_path / "run", overwrite=True)
+    config.out.mkdir()
+    config_file.write(config.out, config)
+    (config.out / draft).write_text("{")
+    with lock.claimed(config) as take_over:
+        take_over(Origin({}, diff=b"", lines=[]))
+    assert [path.name for path in config.out.iterdir()] == ["config.json"]

@@ -14,14 +14,14 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from training.config import TrainConfig
-from training.run_dir import config_file, elapsed, metrics_log
+from training.run_dir import config_file, elapsed, goal_report, metrics_log, references
 from training.run_dir.provenance import DIFFS, Origin
 
 _LOCK_NAME = ".lock"
 _ENTRIES = frozenset(
     {config_file.NAME, config_file.DRAFT_NAME, elapsed.NAME, elapsed.DRAFT_NAME, metrics_log.CURVES_DRAFT_NAME}
     | {"metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
-    | {DIFFS, "eval_goals", "references.json"}
+    | {DIFFS, goal_report.FOLDER, references.NAME, references.DRAFT_NAME}
     | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
 _MAX_PATH_BYTES = 3_800  # the system allows 4,095; the deepest file of a policy needs up to 200 more

@@ -149,7 +149,7 @@ def _flat(provenance: Mapping[str, Any]) -> dict[str, str]:
     for name in _COMPARED:
         value = provenance.get(name)
         if isinstance(value, dict):
-            flat |= {f"{key}": f"{each:.12}" for key, each in value.items()}
+            flat |= {key: f"{each:.12}" for key, each in value.items()}
         elif value is not None:
             flat[name] = f"{value[:12] if name == 'commit' else value}"
     return flat

@@ -47,7 +47,17 @@ def publish(
     """
     root = config.out / "policies"
     if env_steps not in bundle.versions(root):
-        _write(config, env, params, statistics=statistics, env_steps=env_steps, metrics=metrics, origin=origin)
+        probe_key = jax.random.fold_in(jax.random.key(config.seed), env_steps % 2**32)
+        probes = _reset_all(env)(jax.random.split(probe_key, _PROBES))
+        bundle.write(
+            root,
+            env_steps,
+            spec=dataclasses.replace(config.policy_spec(env), **spec_fields(statistics, params.normalization)),
+            params=jax.tree.map(np.asarray, params),
+            probe_state=np.asarray(probes.info["state"]),
+            probe_goal=np.asarray(probes.info["goal"]),
+            provenance={"config": config.to_json(), "metrics": metrics, **origin, "date": provenance.date()},
+        )
     _delete_old(root, keep=config.keep_policies)
     return root / str(env_steps)
 
@@ -63,29 +73,6 @@ def _delete_old(root: Path, *, keep: int) -> None:
     for version in bundle.versions(root):
         if version not in stay:
             bundle.remove(root, version)
-
-
-def _write(
-    config: TrainConfig,
-    env: GoalEnv,
-    params: PolicyParams,
-    *,
-    statistics: Statistics,
-    env_steps: int,
-    metrics: dict[str, Any],
-    origin: Mapping[str, Any],
-) -> None:
-    probe_key = jax.random.fold_in(jax.random.key(config.seed), env_steps % 2**32)
-    probes = _reset_all(env)(jax.random.split(probe_key, _PROBES))
-    bundle.write(
-        config.out / "policies",
-        env_steps,
-        spec=dataclasses.replace(config.policy_spec(env), **spec_fields(statistics, params.normalization)),
-        params=jax.tree.map(np.asarray, params),
-        probe_state=np.asarray(probes.info["state"]),
-        probe_goal=np.asarray(probes.info["goal"]),
-        provenance={"config": config.to_json(), "metrics": metrics, **origin, "date": provenance.date()},
-    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ from training import evaluation
 from training.config import TrainConfig
 
 NAME = "references.json"
+DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 _KINDS = {"random_actions": evaluation.RANDOM_ACTIONS, "zero_actions": evaluation.ZERO_ACTIONS}
 
 References = dict[str, dict[str, float]]  # figures of an evaluation by their name in metrics.jsonl, for each kind
@@ -56,7 +57,7 @@ def _measure(config: TrainConfig, evaluate: Callable[..., evaluation.Evaluation]
         name: evaluation.summarize(jax.tree.map(lambda rows, each=each: np.asarray(rows)[kind == each], found))
         for name, each in _KINDS.items()
     }
-    draft = config.out / f".{NAME}"
+    draft = config.out / DRAFT_NAME
     draft.write_text(json.dumps(figures, indent=2) + "\n")
     draft.rename(config.out / NAME)
 
