@@ -186,7 +186,7 @@ def test_a_policy_that_cannot_be_read_back_is_not_published(
 
     def lose_a_file(folder: Path, params: PolicyParams) -> None:
         save(folder, params)
-        (folder / "params" / "manifest.ocdbt").unlink()
+        (folder / "params" / "_METADATA").unlink()
 
     monkeypatch.setattr(arrays, "save", lose_a_file)
     message = "the policy .*/201 cannot be written: it does not read back as it was written: .*params/ cannot be read"
