@@ -62,6 +62,21 @@ class StartupError(Exception):
     """The server cannot start. The message is one line that says what to do."""
 
 
+class ProbeError(StartupError):
+    """A policy, compiled for this machine, does not give the results that were stored with it."""
+
+
+class RefusedVersionError(Exception):
+    """A version that must not be served. `reason` is one word for metrics; the message is one line."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
 class BrokenError(Exception):
     """The server cannot compute any more and must be replaced by a new process. The message is one line."""
 
