@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from policy.published import MANIFEST
-from serving.errors import DeploymentError, RefusedVersionError, StartupError
+from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
 from serving.policies.source import PolicySource, candidates
 from serving.policies.state_file import PolicyState, Rule, State, StateFile
 
@@ -142,7 +142,7 @@ class Deployment:
         async with found.changing:
             if version == found.live:
                 raise DeploymentError(
-                    "version_is_live", f"version {version} of {policy} is live; switch to another one"
+                    Reason.VERSION_IS_LIVE, f"version {version} of {policy} is live; switch to another one"
                 )
             if version not in found.loaded:
                 raise _unknown_version(found, version)
@@ -176,7 +176,7 @@ class Deployment:
         async with found.changing:
             if not found.previous:
                 raise DeploymentError(
-                    "no_previous", f"no former live version of {policy} is loaded; switch to a version"
+                    Reason.NO_PREVIOUS, f"no former live version of {policy} is loaded; switch to a version"
                 )
             left, version = found.live, found.previous[0]
             await self._host.switch(policy, version)
@@ -198,7 +198,7 @@ class Deployment:
         found = self._find(policy)
         if on and isinstance(found.source.wanted, int):
             raise DeploymentError(
-                "fixed_version",
+                Reason.FIXED_VERSION,
                 f"version {found.source.wanted} of {policy} is wanted by --versions, so there is none to follow",
             )
         found.following = on
@@ -282,9 +282,9 @@ class Deployment:
             await self._host.prepare(name, version)
         except RefusedVersionError as error:
             self._refuse(policy, version, files, error)
-            raise DeploymentError("version_refused", str(error)) from error
+            raise DeploymentError(Reason.VERSION_REFUSED, str(error)) from error
         except StartupError as error:
-            raise DeploymentError("busy", f"{error}; try again later") from error
+            raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
 
     async def _make_live(self, policy: _Policy, version: int, *, following: bool) -> None:
         """Make a loaded version live; the lock is held."""
@@ -330,7 +330,7 @@ class Deployment:
             return next(iter(self._policies.values()))
         if policy not in self._policies:
             known = ", ".join(self._policies)
-            raise DeploymentError("unknown_policy", f"there is no policy {policy!a:.80}; there are: {known}")
+            raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy!a:.80}; there are: {known}")
         return self._policies[policy]
 
 
@@ -380,7 +380,7 @@ def _status(policy: _Policy) -> PolicyStatus:
 def _unknown_version(policy: _Policy, version: int) -> DeploymentError:
     loaded = ", ".join(map(str, sorted(policy.loaded)))
     return DeploymentError(
-        "unknown_version",
+        Reason.UNKNOWN_VERSION,
         f"policy {policy.source.name} has no version {version} in {policy.source.folder}; loaded are: {loaded}",
     )
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import RefusedVersionError, StartupError
-from serving.policies.deployment import Deployment, DeploymentError, PolicyStatus
+from serving.errors import DeploymentError, RefusedVersionError, StartupError
+from serving.policies.deployment import Deployment, PolicyStatus
 from serving.policies.source import PolicySource
 from serving.policies.state_file import PolicyState, Rule, StateFile
 
