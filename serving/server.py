@@ -27,14 +27,12 @@ from serving.api.health import Health
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
-from serving.batching.batcher import Batcher
-from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
 from serving.errors import BrokenError, StartupError
 from serving.policies import store
-from serving.policies.compilation import CompilationCounter, PolicyCompiler
-from serving.policies.registry import PolicyRegistry, ServedPolicy
-from serving.policies.seen_range import SeenRange
+from serving.policies.compilation import CompilationCounter
+from serving.policies.host import PolicyHost
+from serving.policies.registry import PolicyRegistry
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
@@ -94,12 +92,13 @@ class Server:
         self._collectors = collectors
         self._tracing = tracing
         self._clock = clock
-        self._compilers: dict[str, PolicyCompiler] = {}
         self._compiled = False  # all batch sizes
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
-        self._served: dict[str, ServedPolicy] = {}
         self._compilations = CompilationCounter(metrics.compilations)
         self._policies = PolicyRegistry(frozenset(bundles), default=default)
+        self._host = PolicyHost(
+            bundles, self._policies, config=config, metrics=metrics, clock=clock, on_broken=self._break
+        )
         self._handlers = RpcHandlers(metrics, tracing=tracing, clock=clock)
         self._health = Health(bundles)
         self._row_log = _row_log(config, metrics)
@@ -189,43 +188,17 @@ class Server:
         Raises:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
-        config = self._config
-        self._compilers = {
-            name: PolicyCompiler(bundle, max_batch_rows=config.max_batch_rows, clock=self._clock)
-            for name, bundle in self._bundles.items()
-        }
-        for compiler in self._compilers.values():
-            await compiler.compile_first()
-        if config.serve_when == "all":
+        await self._host.compile_first()
+        if self._config.serve_when == "all":
             await self._compile_rest()
-        batching = BatchingPolicy(
-            max_queue_rows=config.max_queue_rows,
-            max_queue_age_s=config.max_queue_age_s,
-            max_batch_delay_s=config.max_batch_delay_s,
-        )
-        for name, bundle in self._bundles.items():
-            metrics, engine = self._metrics.for_policy(name), self._compilers[name].engine
-            seen_range = SeenRange(bundle.spec)
-            batcher = Batcher(
-                engine,
-                policy=batching,
-                metrics=metrics,
-                clock=self._clock,
-                max_compute_s=config.max_compute_s,
-                on_broken=functools.partial(self._break, name),
-                explains=seen_range.explains,
-            )
-            self._served[name] = ServedPolicy(bundle, batcher, seen_range)
         gc.enable()  # `serving.run` disables it for the start
 
     def open(self) -> None:
         """Answer calls; health is SERVING."""
         for name, bundle in self._bundles.items():
-            self._metrics.live_version.labels(name).set(bundle.version)
-            self._metrics.describe_policy(bundle.spec, version=bundle.version)
             if self._config.out_of_range == "refuse" and not bundle.spec.seen_low:
                 _LOGGER.warning("%s has no statistics of states, so --out-of-range refuse refuses none of it", name)
-        self._policies.open(self._served)
+        self._host.open()
         self._health.set_serving()
 
     async def serve(self) -> None:
@@ -245,13 +218,10 @@ class Server:
             compiling.cancel()
 
     async def _compile_rest(self) -> None:
-        """Compile the batch sizes that are left, the largest first; no effect if all are compiled."""
+        """Compile the batch sizes that are left; no effect if all are compiled."""
         if self._compiled:
             return
-        for compiler in self._compilers.values():
-            await compiler.compile_largest()
-        for compiler in self._compilers.values():
-            await compiler.compile_rest()
+        await self._host.compile_rest()
         self._compiled = True
         # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
@@ -264,8 +234,7 @@ class Server:
         ends_s = self._clock() + grace_s
         self._health.close()
         self._handlers.begin_draining()
-        batchers = [served.batcher for served in self._served.values()]
-        drained = await asyncio.gather(*(batcher.drain(grace_s=grace_s) for batcher in batchers))
+        drained = await self._host.drain(grace_s=grace_s)
         await asyncio.sleep(_ARRIVAL_S)
         send_s = min(max(ends_s - self._clock(), _MIN_SEND_S), _MAX_SEND_S)
         stopping = asyncio.create_task(self._transport.stop(send_s))
@@ -281,7 +250,7 @@ class Server:
             await asyncio.to_thread(self._tracing.close)
         if self._metrics_server:
             await asyncio.to_thread(self._metrics_server.close)
-        return all(drained)
+        return drained
 
     def _break(self, policy: str, cause: str) -> None:
         """Take no more calls, because `policy` cannot be computed any more."""

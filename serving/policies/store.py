@@ -4,6 +4,7 @@ A version that fails a check is logged, counted by its reason, and not changed; 
 This module writes and removes nothing.
 """
 
+import dataclasses
 import logging
 import stat
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from policy import bundle
 from policy.bundle import Bundle, BundleError
-from serving.errors import StartupError, shortage
+from serving.errors import RefusedVersionError, StartupError, shortage
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -48,6 +49,26 @@ def load_all(
             )
         loaded[found.spec.name] = found
     return loaded
+
+
+def read(path: Path, *, name: str) -> Bundle:
+    """Verify and load the version at `path`, and let its policy have the name `name`.
+
+    Raises:
+        RefusedVersionError: it fails a check.
+        StartupError: the machine lacks a resource that loading needs.
+    """
+    try:
+        found = bundle.read(path)
+    except Exception as error:
+        if lacking := shortage(error):  # which has nothing to do with the policy
+            raise StartupError(f"cannot load {path}: {lacking}") from error
+        if not isinstance(error, BundleError | OSError):
+            raise
+        problem = str(error) if isinstance(error, BundleError) else f"cannot read {path}: {error}"
+        reason = error.reason if isinstance(error, BundleError) else UNREADABLE
+        raise RefusedVersionError(reason, problem) from error
+    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=name))
 
 
 def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None], strict: bool) -> Bundle:
