@@ -27,7 +27,6 @@ class Status(enum.IntEnum):
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     ABORTED = 10
-    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -48,7 +47,6 @@ class Reason(enum.StrEnum):
     OUT_OF_RANGE = "out_of_range"
     EXTREME_INPUT = "extreme_input"
     NO_CRITIC = "no_critic"
-    NOT_IMPLEMENTED = "not_implemented"
     NON_FINITE_ACTION = "non_finite_action"
     COMPUTATION_FAILED = "computation_failed"
     COMPUTATION_TIMEOUT = "computation_timeout"
@@ -146,13 +144,6 @@ class NoCriticError(ServingError):
 
     status = Status.FAILED_PRECONDITION
     reason = Reason.NO_CRITIC
-
-
-class NotImplementedYetError(ServingError):
-    """The method is part of the contract, but not built yet."""
-
-    status = Status.UNIMPLEMENTED
-    reason = Reason.NOT_IMPLEMENTED
 
 
 class NotFoundError(ServingError):

@@ -24,6 +24,7 @@ from policy.spec import PolicySpec
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
+from serving.api.observers import Observers
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
@@ -31,8 +32,10 @@ from serving.config import ServeConfig
 from serving.errors import BrokenError, StartupError
 from serving.policies import store
 from serving.policies.compilation import CompilationCounter
+from serving.policies.episode_reports import EpisodeReports, ReportSink
 from serving.policies.host import PolicyHost
 from serving.policies.registry import PolicyRegistry
+from serving.policies.report_metrics import ReportsCollector
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
@@ -66,6 +69,7 @@ class Server:
         bundles: the verified policies, by name.
         metrics: registered with `collectors`.
         collectors: what the metrics port shows.
+        reports: takes the reports of robots.
         tracing: makes a span of every call; None: no spans.
         clock: monotonic seconds.
 
@@ -80,6 +84,7 @@ class Server:
         bundles: dict[str, Bundle],
         metrics: Metrics,
         collectors: CollectorRegistry,
+        reports: ReportSink,
         tracing: "Tracing | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,13 +107,14 @@ class Server:
         self._handlers = RpcHandlers(metrics, tracing=tracing, clock=clock)
         self._health = Health(bundles)
         self._row_log = _row_log(config, metrics)
+        observers = Observers(self._policies, reports=reports, row_log=self._row_log)
         range_check = RangeCheck(metrics, refuses=config.out_of_range == "refuse")
         policy_service = PolicyService(
             self._policies,
             handlers=self._handlers,
             max_rows=config.max_call_rows,
             range_check=range_check,
-            row_log=self._row_log,
+            observers=observers,
         )
         open_inference = OpenInferenceService(
             self._policies,
@@ -116,7 +122,7 @@ class Server:
             metrics=metrics,
             config=config,
             range_check=range_check,
-            row_log=self._row_log,
+            observers=observers,
         )
         max_request_bytes = _max_request_bytes([bundle.spec for bundle in bundles.values()], config)
         if max_request_bytes > _GRPC_MAX_BYTES:
@@ -286,6 +292,7 @@ async def load(
     *,
     collectors: CollectorRegistry | None = None,
     tracing: "Tracing | None" = None,
+    reports: ReportSink | None = None,
     versions: Sequence[int] | None = None,
 ) -> Server:
     """Load and verify the policies that `config` names.
@@ -293,6 +300,7 @@ async def load(
     Args:
         collectors: what the metrics are registered with; None: a new one, with the process's and its devices' metrics.
         tracing: makes a span of every call; None: as `config` says.
+        reports: takes the reports of robots; None: this process counts them.
         versions: of the policies, in the order of their folders; None: the newest valid ones.
 
     Raises:
@@ -304,12 +312,15 @@ async def load(
         collectors.register(DeviceMemoryCollector(jax.local_devices()))
     metrics = Metrics(collectors)
     metrics.describe_build(device=jax.default_backend())
+    if reports is None:
+        reports = EpisodeReports()
+        collectors.register(ReportsCollector(reports))
     if config.tracing and tracing is None:
         tracing = _tracing()
     # In a thread, because Orbax runs an event loop of its own.
     load_all = functools.partial(store.load_all, versions=versions, strict=config.strict)
     bundles = await asyncio.to_thread(load_all, config.policies, on_rejected=metrics.count_rejected_bundle)
-    return Server(config, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
+    return Server(config, bundles=bundles, metrics=metrics, collectors=collectors, reports=reports, tracing=tracing)
 
 
 def _tracing() -> "Tracing":

@@ -3,7 +3,8 @@
 Each robot sends its own `Act` request, executes all actions of the reply, one per control period, and then sends the
 next request. If the policy's action_chunk is 1, a robot sends a request in every control period. The physics advances
 when every request has its reply or has failed. A robot without a reply in time applies the middle of its action range
-for one control period and then sends a new request; the first one counts as missed and is not sent again.
+for one control period and then sends a new request; the first one counts as missed and is not sent again. After its
+episode, a robot reports to the server how it ended.
 """
 
 from collections import deque
@@ -18,6 +19,8 @@ import numpy as np
 from kilolayer import Action, DeadlineExceeded, Overloaded, PolicyClient
 from training.envs.core.goal_env import GoalEnv, State
 from training.envs.core.goal_record import GoalRecord
+
+_REPORT_S = 10.0  # timeout
 
 
 class Tick(NamedTuple):
@@ -38,6 +41,8 @@ class Episode(NamedTuple):
     missed: int  # number of requests without a reply in time
     diverged: bool = False  # whether its simulated world did; then the goal counts as not reached
     poses: np.ndarray | None = None  # [steps + 1, nq], joint positions in MuJoCo's order; only if kept
+    reached: bool = False  # whether it was within the success radius after the last step that counts
+    version: str = ""  # of the policy, that gave the last action; empty if every request was missed
 
     @property
     def touched(self) -> bool:
@@ -89,7 +94,7 @@ def drive(
             goals = np.asarray(current.info["goal"])
             paths = [np.asarray(achieved(current.info["state"]))]
             poses = [_pose(current)] if keep_poses and first == 0 else None
-            record = GoalRecord.begin(np.zeros(len(clients), np.int32))
+            record, reached = GoalRecord.begin(np.zeros(len(clients), np.int32)), np.zeros(len(clients), bool)
             robots = [_Robot(env.action_size) for _ in range(len(clients))]
             for number in range(1, episode_length + 1):
                 _ask(pool, clients[:active], robots, current=current)
@@ -102,6 +107,7 @@ def drive(
                     poses.append(_pose(current))
                 at_goal, done = np.asarray(current.metrics["success"]) > 0, np.asarray(current.done) > 0
                 record = record.after(number, at_goal=at_goal, done=done, finite=finite)
+                reached = np.where(counted, at_goal, reached)
                 on_step(active)
             env.require_no_overflow(env.overflow(current))
             path, stay = np.stack(paths, axis=1), np.asarray(record.stay(episode_length))
@@ -115,6 +121,8 @@ def drive(
                     missed=robots[robot].missed,
                     diverged=bool(record.diverged[robot]),
                     poses=None if poses is None or robot else np.stack(poses),
+                    reached=bool(reached[robot] and not record.diverged[robot]),
+                    version=robots[robot].version,
                 )
 
 
@@ -125,6 +133,25 @@ def connect(address: str, *, robots: int, policy: str, timeout_s: float) -> list
     ]
 
 
+def report(client: PolicyClient, episode: Episode, *, number: int) -> None:
+    """Tell the server how `episode` ended, unless none of its requests was answered.
+
+    Args:
+        number: the robot's number for the episode.
+
+    Raises:
+        KilolayerError: the server refused the report or is gone.
+    """
+    if episode.version:
+        client.report(
+            number,
+            version=episode.version,
+            reached=episode.reached,
+            time_at_goal=episode.time_at_goal,
+            timeout_s=_REPORT_S,
+        )
+
+
 class _Robot:
     """The actions that one robot still has to execute in its episode, and the record of its requests."""
 
@@ -133,6 +160,7 @@ class _Robot:
         self._actions: deque[np.ndarray] = deque()
         self.ticks: list[Tick] = []
         self.missed = 0
+        self.version = ""  # that gave the last action
 
     @property
     def has_action(self) -> bool:
@@ -145,6 +173,7 @@ class _Robot:
         else:
             self._actions.extend(reply.chunk)
             self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows))
+            self.version = reply.version
 
     def next_action(self) -> np.ndarray:
         """Return the action for this control period, [action_size]: the middle of the range if there is none."""

@@ -173,7 +173,13 @@ def _drive_with_progress(
             keep_poses=config.video is not None or config.picture is not None,
             on_step=lambda robots: progress.advance(task, robots),
         )
-        return list(drive)
+        episodes: list[fleet.Episode] = []
+        first = time.time_ns() // 10**6  # numbers above those of earlier runs
+        for number, episode in enumerate(drive):
+            round_number, robot = divmod(number, len(clients))
+            fleet.report(clients[robot], episode, number=first + round_number)
+            episodes.append(episode)
+        return episodes
 
 
 def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:

@@ -10,10 +10,11 @@ from kilolayer.v1 import policy_pb2
 from policy.spec import PolicySpec
 from serving.batching.queue import PRIORITIES
 from serving.engine.engine import Kind, noise_columns
-from serving.errors import InvalidRequestError, NoCriticError
+from serving.errors import InvalidRequestError, NoCriticError, echo
 
 _FLOAT = np.dtype("<f4")
 _MAX_ROBOT_ID_BYTES = 128  # in UTF-8: the id becomes part of logs and stored reports
+_MAX_VERSION_DIGITS = 18
 _SMALL = 4096  # values; for more, numpy's product may use several threads
 _BEST_OF = policy_pb2.ACT_MODE_BEST_OF
 _MODES = tuple(policy_pb2.ActMode.values())
@@ -65,6 +66,8 @@ def decode_act(request: blocks_pb2.ActRequestBlocks, spec: PolicySpec, *, max_ro
 def decode_score(request: blocks_pb2.ScoreRequestBlocks, spec: PolicySpec, *, max_rows: int) -> ComputeRequest:
     """Return what the engine has to compute for a Score. Arguments and errors as for `decode_act`."""
     _check_priority(request.priority)
+    if request.robot_id:
+        check_robot_id(request.robot_id)
     _require_critic(spec, "score actions; choose another policy")
     state, rows = _state(request.state, request.rows, spec=spec, max_rows=max_rows)
     action = _matching("action", request.action, spec.chunk_dim, rows=rows, spec=spec, broadcasts=False)
@@ -72,6 +75,22 @@ def decode_score(request: blocks_pb2.ScoreRequestBlocks, spec: PolicySpec, *, ma
     if np.abs(action).max() > 1:
         raise InvalidRequestError(f"action must be within [-1, 1], got a value of magnitude {np.abs(action).max():.9g}")
     return ComputeRequest(Kind.SCORE, join(state=state, action=action, goal=goal))
+
+
+def check_report(request: policy_pb2.ReportRequest) -> None:
+    """Refuse a report that cannot be counted, whatever the server has answered.
+
+    Raises:
+        InvalidRequestError: it names no robot, the robot's id is too long, or the version is not a number.
+    """
+    if not request.robot_id:
+        raise InvalidRequestError("robot_id must not be empty: reports count once for each robot and episode")
+    check_robot_id(request.robot_id)
+    version = request.version
+    if not (version.isascii() and version.isdecimal() and len(version) <= _MAX_VERSION_DIGITS):
+        raise InvalidRequestError(
+            f"version must be that of the replies, a training step such as 2000, got {echo(version)}"
+        )
 
 
 def check_robot_id(robot_id: str) -> None:

@@ -201,7 +201,7 @@ class GrpcTransport:
 
     def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
         async def serve(_requests: object, context: _GrpcContext) -> None:
-            rpc_context = self._context(name, context)
+            rpc_context = self._stream_context(name, context)
             call = self._open(context, rpc_context, STREAM_BYTES)
             try:
                 async with aclosing(method(_Requests(context, call), rpc_context)) as replies:
@@ -227,10 +227,14 @@ class GrpcTransport:
         now_s = self._clock()
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
-        peer = context.peer()
+        peer = caller = context.peer()
         if peer == _UNIX_PEER:  # the same for every connection: each call counts as a connection of its own
-            peer += str(next(self._calls))
-        return RpcContext(name, deadline_s, peer, functools.partial(_metadata, context))
+            peer, caller = f"{peer}{next(self._calls)}", ""
+        return RpcContext(name, deadline_s, peer, caller, functools.partial(_metadata, context))
+
+    def _stream_context(self, name: str, context: _GrpcContext) -> RpcContext:
+        rpc_context = self._context(name, context)
+        return rpc_context._replace(caller=f"{rpc_context.connection} {next(self._calls)}")
 
 
 def _bind_tcp(server: grpc.aio.Server, address: TcpAddress) -> TcpAddress:

@@ -18,29 +18,36 @@ from kilolayer.v1 import policy_pb2 as pb
 from policy.spec import PolicySpec
 from serving.api import codec
 from serving.api.handlers import RpcHandlers, parse, parse_blocks
+from serving.api.observers import Observation, Observers
 from serving.api.ordered_stream import ordered_stream
 from serving.api.overload_check import UnreadCallCheck
 from serving.api.range_check import RangeCheck
 from serving.api.rpc import RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
 from serving.engine.engine import Kind
-from serving.errors import NotImplementedYetError, ServingError
+from serving.errors import ServingError
+from serving.policies.episode_reports import EpisodeReport, PolicyVersion, ReportStatus
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY
-from serving.telemetry.row_log import RowLog, RowSample
 
 Blocks = TypeVar("Blocks", ActRequestBlocks, ScoreRequestBlocks)
 
+_REPORT_STATUSES = {
+    ReportStatus.ACCEPTED: pb.REPORT_STATUS_ACCEPTED,
+    ReportStatus.DUPLICATE: pb.REPORT_STATUS_DUPLICATE,
+    ReportStatus.UNKNOWN: pb.REPORT_STATUS_UNKNOWN,
+}
+
 
 class PolicyService:
-    """Answers Act, ActStream, Score, Describe and List. Report is not implemented yet.
+    """Answers Act, ActStream, Score, Describe, List and Report.
 
     Args:
         policies: the policies that are served.
         handlers: make the methods.
         max_rows: most rows in one call.
         range_check: finds states far from those of training; None: no state is.
-        row_log: receives a sample of the answered rows; None: there is none.
+        observers: learn of the requests that are answered, and take reports; None: new ones.
     """
 
     def __init__(
@@ -50,18 +57,18 @@ class PolicyService:
         handlers: RpcHandlers,
         max_rows: int,
         range_check: RangeCheck | None = None,
-        row_log: RowLog | None = None,
+        observers: Observers | None = None,
     ) -> None:
         self._policies = policies
         self._handlers = handlers
         self._max_rows = max_rows
         self._range_check = range_check
-        self._row_log = row_log
+        self._observers = observers or Observers(policies)
 
     def service(self) -> RpcService:
         """Return the methods, for a transport."""
         unary, inference = self._handlers.unary, self._handlers.inference
-        shared = _Shared(self._policies, self._handlers.clock, self._max_rows, self._range_check, self._row_log)
+        shared = _Shared(self._policies, self._handlers.clock, self._max_rows, self._range_check, self._observers)
         act, score = _ActRequests(shared), _ScoreRequests(shared)
         return RpcService(
             "kilolayer.v1.Policy",
@@ -84,7 +91,7 @@ class PolicyService:
                     "Report",
                     parse=lambda raw: parse(raw, pb.ReportRequest),
                     label=lambda request: self._policies.label(request.policy),
-                    answer=_report,
+                    answer=self._report,
                 ),
             },
             streams={"ActStream": ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)},
@@ -112,6 +119,19 @@ class PolicyService:
         ]
         return pb.ListResponse(policies=entries).SerializeToString()
 
+    async def _report(self, request: pb.ReportRequest, _context: RpcContext) -> bytes:
+        codec.check_report(request)
+        policy = self._policies.find(request.policy, version="").name
+        report = EpisodeReport(
+            PolicyVersion(policy, int(request.version)),
+            request.robot_id,
+            request.episode,
+            reached=request.reached,
+            time_at_goal=request.time_at_goal,
+        )
+        status = await self._observers.reports.report(report)
+        return pb.ReportResponse(status=_REPORT_STATUSES[status]).SerializeToString()
+
 
 class _Pending(NamedTuple):
     """An Act or a Score in the batcher."""
@@ -121,7 +141,7 @@ class _Pending(NamedTuple):
     candidates: int  # as those of a ComputeRequest
     queued: QueuedRequest
     out_of_range: bool  # whether a state is far from those of training
-    sample: RowSample | None  # the rows of an Act that are logged once it is answered
+    observation: Observation | None  # what else happens once an Act is answered
 
     async def reply(self) -> bytes:
         """Wait for the results and return the serialized reply. Raises ServingError if the request has failed."""
@@ -137,8 +157,8 @@ class _Pending(NamedTuple):
         if self.queued.kind is Kind.SCORE:
             return ScoreResponseBlocks(energy=result.results.tobytes(), **about).SerializeToString()
         action = _actions(result.results, self.queued.kind, candidates=self.candidates)
-        if self.sample:
-            self.sample.answered(action)
+        if self.observation:
+            self.observation.answered(action)
         chunk = self.served.bundle.spec.action_chunk
         return ActResponseBlocks(
             action=action.tobytes(),
@@ -159,14 +179,14 @@ class _Shared(NamedTuple):
     clock: Callable[[], float]
     max_rows: int
     range_check: RangeCheck | None
-    row_log: RowLog | None
+    observers: Observers
 
 
 class _Requests(ABC, Generic[Blocks]):
     """The common part of Act and Score."""
 
     def __init__(self, shared: _Shared) -> None:
-        self._policies, self._clock, self._max_rows, self._range_check, self._row_log = shared
+        self._policies, self._clock, self._max_rows, self._range_check, self._observers = shared
 
     def label(self, request: Blocks) -> str:
         """Return the policy that `request` names, as a metric label."""
@@ -174,7 +194,8 @@ class _Requests(ABC, Generic[Blocks]):
 
     def admit(self, request: Blocks, context: RpcContext) -> _Pending:
         """Put `request` into the batcher of its policy. Raises ServingError if the request is refused."""
-        served = self._policies.find(request.policy, version=request.version)
+        robot = request.robot_id or context.caller
+        served = self._policies.find(request.policy, version=request.version, robot=robot)
         spec = served.bundle.spec
         work = self._decode(request, spec)
         inputs = work.rows[:: work.candidates]
@@ -185,15 +206,15 @@ class _Requests(ABC, Generic[Blocks]):
         queued = served.batcher.admit(
             work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s, connection=context.connection
         )
-        sample = self._sample(request, served, inputs) if self._row_log else None
-        return _Pending(served, request.sequence, work.candidates, queued, is_out_of_range, sample)
+        observation = self._observe(request, served, work)
+        return _Pending(served, request.sequence, work.candidates, queued, is_out_of_range, observation)
 
     @abstractmethod
     def _decode(self, request: Blocks, spec: PolicySpec) -> codec.ComputeRequest:
         """Return what the engine has to compute. Raises ServingError if `request` does not fit the policy."""
 
-    def _sample(self, _request: Blocks, _served: ServedPolicy, _inputs: np.ndarray) -> RowSample | None:
-        """Return the rows that are logged once they are answered: none, unless the reply has actions."""
+    def _observe(self, _request: Blocks, _served: ServedPolicy, _work: codec.ComputeRequest) -> Observation | None:
+        """Return what else happens once the request is answered: nothing, unless the reply has actions."""
         return None
 
 
@@ -205,9 +226,11 @@ class _ActRequests(_Requests[ActRequestBlocks]):
     def _decode(self, request: ActRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_act(request, spec, max_rows=self._max_rows)
 
-    def _sample(self, request: ActRequestBlocks, served: ServedPolicy, inputs: np.ndarray) -> RowSample | None:
-        assert self._row_log
-        return self._row_log.sample(served.bundle.spec, served.version, inputs=inputs, robot_id=request.robot_id)
+    def _observe(
+        self, request: ActRequestBlocks, served: ServedPolicy, work: codec.ComputeRequest
+    ) -> Observation | None:
+        inputs = work.rows[:: work.candidates]
+        return self._observers.admitted(served, inputs, kind=work.kind, robot_id=request.robot_id)
 
     def tag(self, request: ActRequestBlocks) -> int:
         """Return the sequence of `request`, which its reply repeats."""
@@ -226,10 +249,6 @@ class _ScoreRequests(_Requests[ScoreRequestBlocks]):
 
     def _decode(self, request: ScoreRequestBlocks, spec: PolicySpec) -> codec.ComputeRequest:
         return codec.decode_score(request, spec, max_rows=self._max_rows)
-
-
-async def _report(_request: pb.ReportRequest, _context: RpcContext) -> bytes:
-    raise NotImplementedYetError("this server does not keep reports of episodes yet; do not send them")
 
 
 def _actions(results: np.ndarray, kind: Kind, *, candidates: int) -> np.ndarray:

@@ -30,6 +30,9 @@ class RpcContext(NamedTuple):
     connection: str = ""
     """Names the connection that the call came over. Connections take turns in the queue."""
 
+    caller: str = ""
+    """Names the stream that a request came on, or the connection of a unary call; empty: it cannot be told apart."""
+
     metadata: Callable[[], Mapping[str, str]] = dict
     """Returns the caller's metadata. A function, because reading it takes microseconds and few calls need it."""
 

@@ -7,9 +7,10 @@ replayed packets (RFC 4303, section 3.4.3). So a number never counts twice, what
 """
 
 import enum
-from collections import OrderedDict, deque
-from collections.abc import Mapping
-from typing import NamedTuple
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 _WINDOW = 64  # episode numbers, up to the highest, that may still be reported in any order
 _VERSIONS_OF_A_ROBOT = 8
@@ -58,19 +59,38 @@ class EpisodeCounts(NamedTuple):
     time_at_goal: int = 0  # control periods
 
 
+class ReportSink(Protocol):
+    """Takes reports, and what is needed to check them."""
+
+    def answered(self, robot_id: str, version: PolicyVersion) -> None:
+        """Remember that `version` has answered the robot `robot_id`, which is not empty."""
+        ...
+
+    async def report(self, report: EpisodeReport) -> ReportStatus:
+        """Count `report`, unless it is a duplicate or its robot is unknown."""
+        ...
+
+
 class EpisodeReports:
     """Counts the reports of episodes.
 
     Args:
         max_robots: robots that are remembered.
         max_versions: versions whose counts are kept.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, *, max_robots: int = 10_000, max_versions: int = 100) -> None:
+    def __init__(
+        self, *, max_robots: int = 10_000, max_versions: int = 100, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._max_robots = max_robots
         self._max_versions = max_versions
+        self._clock = clock
         self._robots: OrderedDict[str, _Robot] = OrderedDict()  # the least recently used first
-        self._counts: OrderedDict[PolicyVersion, EpisodeCounts] = OrderedDict()  # likewise
+        self._counts: dict[PolicyVersion, EpisodeCounts] = {}  # likewise
+        self._statuses: Counter[tuple[str, ReportStatus]] = Counter()
+        self.on_accepted: Callable[[EpisodeReport, Receipt], None] = lambda _report, _receipt: None
+        """Called with each report that counts."""
 
     def answered(self, robot_id: str, version: PolicyVersion) -> None:
         """Remember that `version` has answered the robot `robot_id`, which is not empty."""
@@ -83,8 +103,28 @@ class EpisodeReports:
             self._robots.move_to_end(robot_id)
         robot.answered(version)
 
-    def record(self, report: EpisodeReport, *, now_s: float) -> Receipt:
+    async def report(self, report: EpisodeReport) -> ReportStatus:
+        """As `record`, for a method of the server."""
+        return self.record(report).status
+
+    def record(self, report: EpisodeReport) -> Receipt:
         """Count `report`, unless it is a duplicate or its robot is unknown."""
+        receipt = self._receive(report)
+        self._statuses[report.answered_by.policy, receipt.status] += 1
+        if receipt.status is ReportStatus.ACCEPTED:
+            self._count(report)
+            self.on_accepted(report, receipt)
+        return receipt
+
+    def counts(self) -> Mapping[PolicyVersion, EpisodeCounts]:
+        """Return the counts of each version that has any."""
+        return self._counts.copy()  # in one step, since metrics are collected in another thread
+
+    def statuses(self) -> Mapping[tuple[str, ReportStatus], int]:
+        """Return the number of reports by policy and status."""
+        return self._statuses.copy()
+
+    def _receive(self, report: EpisodeReport) -> Receipt:
         robot = self._robots.get(report.robot_id)
         if robot is None or report.answered_by not in robot.versions:
             return Receipt(ReportStatus.UNKNOWN, None)
@@ -92,13 +132,8 @@ class EpisodeReports:
         previous_s = robot.reported_s
         if not robot.episodes.add(report.episode):
             return Receipt(ReportStatus.DUPLICATE, previous_s)
-        robot.reported_s = now_s
-        self._count(report)
+        robot.reported_s = self._clock()
         return Receipt(ReportStatus.ACCEPTED, previous_s)
-
-    def counts(self) -> Mapping[PolicyVersion, EpisodeCounts]:
-        """Return the counts of each version that has any."""
-        return dict(self._counts)
 
     def _count(self, report: EpisodeReport) -> None:
         before = self._counts.pop(report.answered_by, EpisodeCounts())
@@ -106,7 +141,7 @@ class EpisodeReports:
             before.episodes + 1, before.reached + report.reached, before.time_at_goal + report.time_at_goal
         )
         if len(self._counts) > self._max_versions:
-            self._counts.popitem(last=False)
+            del self._counts[next(iter(self._counts))]
 
 
 class _Robot:

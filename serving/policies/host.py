@@ -19,10 +19,12 @@ from serving.engine.engine import Engine
 from serving.engine.thread_priority import run_in_background
 from serving.errors import ProbeError, RefusedVersionError
 from serving.policies import store
+from serving.policies.canary import CanaryShare
 from serving.policies.compilation import PolicyCompiler
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
-from serving.telemetry.metrics import Metrics
+from serving.policies.shadow import Shadow
+from serving.telemetry.metrics import Metrics, ShadowMetrics
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -110,8 +112,19 @@ class PolicyHost:
         self._registry.switch(policy, str(version))
         self._metrics.show_live(self._registry.live()[policy].bundle.spec, version=version)
 
+    async def set_canary(self, policy: str, version: int, *, share: float) -> None:
+        """Answer a share of the robots with a loaded version; with a share of 0, all of them with the live one."""
+        canary = CanaryShare(policy=policy, candidate=version, share=share) if share else None
+        self._registry.set_canary(policy, canary)
+
+    async def set_shadow(self, policy: str, version: int, *, share: float) -> None:
+        """Compare a share of the live version's rows with a loaded version; with a share of 0, none of them."""
+        self._registry.set_shadow(policy, self._shadow(policy, version, share) if share else None)
+
     async def unload(self, policy: str, version: int) -> None:
-        """Answer no more requests that name this version, which must not be live, and free its memory.
+        """Answer no more requests that name this version, and free its memory.
+
+        It must be neither live nor the version of a canary or a shadow.
 
         Requests that it has admitted are answered first. No effect if it is not loaded.
         """
@@ -148,6 +161,15 @@ class PolicyHost:
         except ProbeError as error:
             raise RefusedVersionError("probes", str(error)) from error
         self._registry.add(self._serve(compiler))
+
+    def _shadow(self, policy: str, version: int, share: float) -> Shadow:
+        return Shadow(
+            self._engines[policy, version],
+            name=f"{policy}@{version}",
+            share=share,
+            is_busy=lambda: self._registry.live()[policy].batcher.queue_rows > 0,
+            metrics=ShadowMetrics(self._metrics, policy),
+        )
 
     def _serve(self, compiled: PolicyCompiler) -> ServedPolicy:
         """Return a version that can answer requests."""

@@ -8,7 +8,10 @@ from policy.bundle import Bundle
 from serving.batching.batcher import Batcher
 from serving.batching.scheduler import Rejection
 from serving.errors import NotReadyError, UnknownPolicyError, UnknownVersionError, echo
+from serving.policies.canary import CanaryShare
+from serving.policies.episode_reports import PolicyVersion
 from serving.policies.seen_range import SeenRange
+from serving.policies.shadow import Shadow
 from serving.telemetry.metrics import UNKNOWN_POLICY
 
 
@@ -30,12 +33,18 @@ class ServedPolicy:
         """The version as clients name it."""
         return str(self.bundle.version)
 
+    @functools.cached_property
+    def policy_version(self) -> PolicyVersion:
+        """The policy and the version."""
+        return PolicyVersion(self.name, self.bundle.version)
+
 
 class PolicyRegistry:
     """The policies that are served; none before `open`.
 
     One version of a policy is live: it answers requests that name no version. Others may be loaded besides, and answer
-    requests that name them. Everything here happens on the event loop, so a request finds one version or the other.
+    requests that name them. During a canary, one of these is the candidate: it answers a share of the robots that name
+    no version. Everything here happens on the event loop, so a request finds one version or the other.
 
     Args:
         names: of the policies that will be served.
@@ -47,6 +56,8 @@ class PolicyRegistry:
         self.default = default
         self._live: dict[str, ServedPolicy] = {}
         self._loaded: dict[str, dict[str, ServedPolicy]] = {}  # by policy and version; the live ones, too
+        self._canaries: dict[str, CanaryShare] = {}
+        self._shadows: dict[str, Shadow] = {}
 
     def open(self, served: Iterable[ServedPolicy]) -> None:
         """Serve these live versions, one of each policy, from now on."""
@@ -62,8 +73,27 @@ class PolicyRegistry:
         """Make a loaded version live. Requests that were admitted before keep theirs."""
         self._live[policy] = self._loaded[policy][version]
 
+    def set_canary(self, policy: str, share: CanaryShare | None) -> None:
+        """Answer a share of the robots with a candidate, which is loaded; None: answer all with the live version."""
+        if share:
+            self._canaries[policy] = share
+        else:
+            self._canaries.pop(policy, None)
+
+    def set_shadow(self, policy: str, shadow: Shadow | None) -> None:
+        """Compare the live version's answers with a shadow; None: with none."""
+        if shadow:
+            self._shadows[policy] = shadow
+        else:
+            self._shadows.pop(policy, None)
+
+    def shadow(self, served: ServedPolicy) -> Shadow | None:
+        """Return what the answers of this version are compared with; None: nothing."""
+        shadow = self._shadows.get(served.name)
+        return shadow if shadow and self._live[served.name] is served else None
+
     def remove(self, policy: str, version: str) -> ServedPolicy:
-        """Answer no more requests that name this version, which must not be live."""
+        """Answer no more requests that name this version, which must be neither live nor a candidate."""
         assert self._live[policy].version != version
         return self._loaded[policy].pop(version)
 
@@ -85,8 +115,13 @@ class PolicyRegistry:
         """Return every version of every policy."""
         return [served for versions in self._loaded.values() for served in versions.values()]
 
-    def find(self, policy: str, *, version: str) -> ServedPolicy:
-        """Return the policy that a request names. Empty names mean the default policy and its live version.
+    def find(self, policy: str, *, version: str, robot: str = "") -> ServedPolicy:
+        """Return the policy that a request names.
+
+        An empty policy means the default one. An empty version means the live one, or the candidate of a canary.
+
+        Args:
+            robot: what a canary goes by, the robot's id or a name of its stream or connection; empty: the live version.
 
         Raises:
             NotReadyError: `open` was not called yet.
@@ -96,7 +131,12 @@ class PolicyRegistry:
         served = live.get(policy or self.default)
         if served is None:
             raise UnknownPolicyError(f"there is no policy {echo(policy)}; there are: {', '.join(sorted(live))}")
-        if not version or version == served.version:
+        if not version:
+            canary = self._canaries.get(served.name)
+            if not canary or not robot or not canary.gets_candidate(robot):
+                return served
+            version = str(canary.candidate)
+        if version == served.version:
             return served
         other = self._loaded[served.name].get(version)
         if other is None:

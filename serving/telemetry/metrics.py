@@ -18,6 +18,8 @@ UNKNOWN_POLICY = "(unknown)"  # a policy's name has no brackets
 NO_POLICY = "(none)"  # for methods that are not about one policy
 UNREAD_POLICY = "(unread)"  # for calls that are rejected before they are read
 # Control loops run at 10 to 1000 Hz, so 0.1 ms to 1 s.
+# An action lies in [-1, 1], so two of them differ by at most 2.
+_DISTANCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -74,6 +76,16 @@ class Metrics:
         self.dropped_log_lines = counter("dropped_log_lines", "Lines of the log that were not written.")
         self.bundles_rejected = counter("bundles_rejected", "Versions on disk that failed a check.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
+        self.shadow_rows = counter(
+            "shadow_rows", "Rows that were sampled for a shadow, by what became of them.", "policy", "outcome"
+        )
+        self.shadow_distance = Histogram(
+            "kilolayer_shadow_distance",
+            "Largest difference between an action of the shadow and the live one, by row.",
+            ("policy",),
+            registry=collectors,
+            buckets=_DISTANCES,
+        )
         self._live_labels: dict[str, dict[str, str]] = {}  # of policy_info, by policy
         self._rejected_unread: dict[str, Counter] = {
             reason: self.rejected.labels(UNREAD_POLICY, reason) for reason in REJECTION_REASONS
@@ -153,6 +165,30 @@ class PolicyMetrics:
     def observe_queue(self, queue_s: float) -> None:
         """Record how long one request waited in the queue."""
         self._queue_seconds.observe(queue_s)
+
+
+class ShadowMetrics:
+    """The metrics of the shadows of one policy."""
+
+    def __init__(self, metrics: Metrics, policy: str) -> None:
+        self._compared, self._dropped, self._failed = (
+            metrics.shadow_rows.labels(policy, outcome) for outcome in ("compared", "dropped", "failed")
+        )
+        self._distance = metrics.shadow_distance.labels(policy)
+
+    def observe(self, distances: Iterable[float]) -> None:
+        """Record the largest difference between both actions of each row that was compared."""
+        for distance in distances:
+            self._distance.observe(distance)
+            self._compared.inc()
+
+    def count_dropped(self, rows: int) -> None:
+        """Count rows that were not compared, because there was no time."""
+        self._dropped.inc(rows)
+
+    def count_failed(self, rows: int) -> None:
+        """Count rows for which the shadow gave no finite action."""
+        self._failed.inc(rows)
 
 
 class ProcessesCollector(Collector):

@@ -28,6 +28,8 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
     def __init__(self) -> None:
         self.acts: list[policy_pb2.ActRequest] = []
         self.scores: list[policy_pb2.ScoreRequest] = []
+        self.reports: list[policy_pb2.ReportRequest] = []
+        self.report_status = policy_pb2.REPORT_STATUS_ACCEPTED
         self.streams = 0
         self.failure: tuple[grpc.StatusCode, str] | None = None
         self.reason = ""
@@ -66,6 +68,11 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
         )
         self.on_score(reply)
         return reply
+
+    def Report(self, request: policy_pb2.ReportRequest, context: grpc.ServicerContext) -> policy_pb2.ReportResponse:
+        self.reports.append(request)
+        self._maybe_fail(context)
+        return policy_pb2.ReportResponse(status=self.report_status)
 
     def Describe(
         self, request: policy_pb2.DescribeRequest, context: grpc.ServicerContext

@@ -35,10 +35,11 @@ async def client(address: str) -> AsyncIterator[Client]:
 
 
 async def test_it_gives_what_policy_client_gives(address: str, fake: FakePolicy) -> None:
-    async with Client(address, policy="ant", version=7, timeout_s=5) as client:
+    async with Client(address, policy="ant", version=7, timeout_s=5, robot_id="robot 7") as client:
         drawn = await client.act([0.5, 0.25, 9], [0.25, 0.75], seed=5, best_of=8, priority=2, sequence=41)
         block = await client.act([[0.5, 0, 0], [0.25, 0, 0]], [0, 0])
         score = await client.score([0, 0, 0], [0.75, 0], goal=[0.25, 0], priority=1)
+        status = await client.report(3, version="7", reached=True, time_at_goal=9)
         description = await client.describe()
         policies = await client.list_policies()
     assert drawn.action.tolist() == [0.75, -0.25]
@@ -51,6 +52,10 @@ async def test_it_gives_what_policy_client_gives(address: str, fake: FakePolicy)
     assert [listing.policy for listing in policies] == ["ant", "maze"]
     assert (fake.acts[0].seed, fake.acts[0].candidates, fake.acts[0].priority) == (5, 8, 2)
     assert fake.scores[0].priority == 1
+    assert status is kilolayer.ReportStatus.ACCEPTED
+    (report,) = fake.reports
+    assert (report.policy, report.version, report.robot_id) == ("ant", "7", "robot 7")
+    assert (report.episode, report.reached, report.time_at_goal) == (3, True, 9)
     assert [request.sequence for request in (*fake.acts, *fake.scores)] == [41, 1, 2]
 
 

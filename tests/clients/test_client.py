@@ -81,15 +81,55 @@ def test_actions_and_chunks_are_converted_to_the_units_of_the_robot(client: kilo
     assert uneven.to_robot_units([[-1, 0], [1, 0.5]]).tolist() == [[0, 1], [10, 2]]
 
 
-def test_every_act_names_the_robot(address: str, fake: FakePolicy) -> None:
+def test_every_request_for_actions_or_scores_names_the_robot(address: str, fake: FakePolicy) -> None:
     longest = "é" * 64  # 128 bytes in UTF-8
     with kilolayer.PolicyClient(address, robot_id=longest) as client:
         client.act([0, 0, 0], [0, 0])
+        client.score([0, 0, 0], [0, 0], goal=[0, 0])
         with client.stream() as stream:
             stream.act([0, 0, 0], [0, 0])
     with kilolayer.PolicyClient(address) as client:
         client.act([0, 0, 0], [0, 0])
     assert [request.robot_id for request in fake.acts] == [longest, longest, ""]
+    assert [request.robot_id for request in fake.scores] == [longest]
+
+
+def test_a_report_has_what_the_server_counts_and_returns_what_became_of_it(address: str, fake: FakePolicy) -> None:
+    with kilolayer.PolicyClient(address, policy="ant", robot_id="robot 7") as client:
+        assert client.report(2**64 - 1, version=200, reached=False, time_at_goal=2**32 - 1) == "accepted"
+        fake.report_status = policy_pb2.REPORT_STATUS_DUPLICATE
+        assert client.report(0, version="200", reached=True) is kilolayer.ReportStatus.DUPLICATE
+        fake.report_status = policy_pb2.REPORT_STATUS_UNKNOWN
+        assert client.report(np.int64(1), version="200", reached=bool(np.True_)) is kilolayer.ReportStatus.UNKNOWN
+        fake.report_status = policy_pb2.REPORT_STATUS_UNSPECIFIED
+        with pytest.raises(kilolayer.BadReply, match="Reply rejected: unknown status 0"):
+            client.report(2, version="200", reached=True)
+    about: dict[str, Any] = {"policy": "ant", "version": "200", "robot_id": "robot 7"}
+    assert fake.reports == [
+        policy_pb2.ReportRequest(**about, episode=2**64 - 1, time_at_goal=2**32 - 1),
+        policy_pb2.ReportRequest(**about, episode=0, reached=True),
+        policy_pb2.ReportRequest(**about, episode=1, reached=True),
+        policy_pb2.ReportRequest(**about, episode=2, reached=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("robot_id", "wrong", "message"),
+    [
+        ("", {}, "a report needs a robot_id; pass one to the client, which sends it with every act"),
+        ("robot 7", {"version": ""}, "a report needs the version that gave the actions; pass Action.version"),
+        ("robot 7", {"episode": -1}, r"episode must be an integer from 0 to 18446744073709551615, got -1"),
+        ("robot 7", {"time_at_goal": 0.5}, r"time_at_goal must be an integer from 0 to 4294967295, got 0.5"),
+    ],
+)
+def test_a_report_that_cannot_count_is_not_sent(
+    address: str, fake: FakePolicy, *, robot_id: str, wrong: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {"episode": 1, "version": "200", "reached": True, **wrong}
+    refused = pytest.raises(kilolayer.InvalidRequest, match=f"Not sent: {message}")
+    with kilolayer.PolicyClient(address, robot_id=robot_id) as client, refused:
+        client.report(given.pop("episode"), **given)
+    assert fake.reports == []
 
 
 @pytest.mark.parametrize("robot_id", ["é" * 64 + "a", 7, None])

@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
 
 from clients.sim import fleet, summary
-from kilolayer import Action, DeadlineExceeded, InvalidRequest
+from kilolayer import Action, DeadlineExceeded, InvalidRequest, PolicyClient
 from policy.networks import init_policy
 from tests.clients.fakes import Pusher, answer
 from tests.training.cart import Cart
@@ -129,10 +130,6 @@ def test_the_first_episode_keeps_its_poses_on_request(env: GoalEnv) -> None:
 def test_poses_end_where_the_episode_does() -> None:
     """Pushed with 1 N, the cart is 0.01 m times 1, 3, 6, 10, 15 from its start, and its episode ends beyond 0.12 m."""
 
-    class Push:
-        def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
-            return answer(np.ones(1, np.float32), batch_rows=1)
-
     (episode,) = fleet.drive(
         Cart("cart"), [Push()], key=jax.random.key(0), episodes=1, episode_length=9, keep_poses=True
     )
@@ -163,6 +160,47 @@ def test_a_robot_executes_every_action_of_a_chunk_and_then_asks_again() -> None:
     np.testing.assert_allclose(missing.path[:, 0], [0, 0.01, 0.02, 0.02, 0.02, 0.03, 0.04, 0.04], atol=1e-6)
     np.testing.assert_allclose(later.asked, [0, 0.02, 0.02], atol=1e-6)
     assert (len(missing.ticks), missing.missed) == (2, 1)
+
+
+class Push:
+    """Pushes with 1 N. The requests whose numbers are above `last` get no reply."""
+
+    def __init__(self, last: int = 99) -> None:
+        self.left = last
+
+    def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+        self.left -= 1
+        if self.left < 0:
+            raise DeadlineExceeded("too late", status="DEADLINE_EXCEEDED")
+        return dataclasses.replace(answer(np.ones(1, np.float32), batch_rows=1), version=f"{self.left}")
+
+
+@pytest.mark.parametrize(
+    ("length", "reached", "time_at_goal"), [(2, False, 0), (3, True, 1), (4, False, 1), (9, False, 1)]
+)
+def test_an_episode_is_reached_if_it_ends_at_the_goal(length: int, *, reached: bool, time_at_goal: int) -> None:
+    """Pushed with 1 N, the cart is at 0.01, 0.03, 0.06, 0.1 and 0.15 m; its goal is within 0.02 m of 0.07 m."""
+    (episode,) = fleet.drive(Cart("cart"), [Push()], key=jax.random.key(0), episodes=1, episode_length=length)
+    assert (episode.reached, episode.time_at_goal) == (reached, time_at_goal)
+
+
+class Reporting:
+    """Notes the reports of a robot."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[int, dict[str, Any]]] = []
+
+    def report(self, number: int, **about: Any) -> None:
+        self.reports.append((number, about))
+
+
+def test_a_robot_reports_its_episode_with_the_version_of_its_last_action() -> None:
+    drive = fleet.drive(Cart("cart"), [Push(1), Push(0)], key=jax.random.key(0), episodes=2, episode_length=3)
+    client = Reporting()
+    for number, episode in enumerate(drive):
+        fleet.report(cast("PolicyClient", client), episode, number=40 + number)
+    # after one push it rolls: 0.01, 0.02 and 0.03 m. The other robot got no action.
+    assert client.reports == [(40, {"version": "0", "reached": False, "time_at_goal": 0, "timeout_s": 10.0})]
 
 
 def test_every_simulated_robot_has_an_id() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,19 +129,27 @@ def test_the_results_are_written_before_the_video_is_rendered(
             names = {what: getattr(facts, what) for what in ("state_names", "goal_names", "action_names")}
             return SimpleNamespace(environment=facts.name, name="p", version="7", **names)
 
+        def report(self, number: int, **about: object) -> None:
+            reports.append((number, about["version"]))
+
         def close(self) -> None: ...
 
+    reports: list[tuple[int, object]] = []
+    began_ms = time.time_ns() // 10**6
     monkeypatch.setattr(registry, "make", lambda _: env)
     monkeypatch.setattr(fleet, "connect", lambda *_, **__: [Ready(), Ready(), Ready()])
     monkeypatch.setattr(film, "show", interrupted)
     config = sim.DriveConfig(
-        env="point_u_maze", robots=3, episodes=3, episode_length=8, out=tmp_path / "out", video=tmp_path / "film.mp4"
+        env="point_u_maze", robots=3, episodes=4, episode_length=8, out=tmp_path / "out", video=tmp_path / "film.mp4"
     )
     said = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
         sim.run(config, console=rich.console.Console(file=said, width=200))
     assert "p version 7 on point_u_maze" in said.getvalue()
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 24
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 32
+    first = reports[0][0]
+    assert began_ms <= first <= time.time_ns() // 10**6
+    assert [number - first for number, _ in reports] == [0, 0, 0, 1]  # the fourth episode is the first robot's second
     assert (tmp_path / "out" / "paths.png").read_bytes().startswith(b"\x89PNG")
 
 

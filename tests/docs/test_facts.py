@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 import kilolayer
 from clients.sim.run import DriveConfig
 from serving.config import ServeConfig
+from serving.policies.episode_reports import EpisodeReports
+from serving.policies.report_metrics import ReportsCollector
 from serving.telemetry.metrics import Metrics
 from tests.docs.blocks import PAGES, ROOT
 from training.config import TrainConfig
@@ -88,6 +90,7 @@ def test_the_table_of_environments_is_the_registrys() -> None:
 def test_the_metrics_are_those_of_the_server() -> None:
     metrics = CollectorRegistry()
     Metrics(metrics)
+    metrics.register(ReportsCollector(EpisodeReports()))
     actual = {f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.collect()}
     with_a_port_workers_or_devices = {"kilolayer_connections", "kilolayer_workers", "kilolayer_device_memory_bytes"}
     shown = re.findall(r"`(kilolayer_\w+)", " ".join(row[0] for row in cells("docs/serving.md", METRICS)))

@@ -248,14 +248,64 @@ def test_a_request_may_hold_the_chunks_of_every_row(running: Running) -> None:
         PolicyStub(channel).Score(pb.ScoreRequest(state=[0.0] * 20_000), timeout=10)
 
 
-def test_a_report_is_refused_with_its_reason(running: Running) -> None:
-    report = pb.ReportRequest(policy="blind", version="1000", robot_id="robot 7", episode=1, reached=True)
+def test_reports_of_a_robot_that_was_answered_count_once_by_version(running: Running) -> None:
+    accepted, duplicate, unknown = kilolayer.ReportStatus
+    with client_of(running, "blind") as client, kilolayer.PolicyClient(running.address, robot_id="robot 8") as other:
+        version = client.act(np.zeros(6), [0.3]).version
+        other.score(np.zeros(6), np.zeros((3, 2)), goal=[0.3])  # of the policy chunky; a score is not an action
+        reports = [
+            client.report(5, version=version, reached=True, time_at_goal=30),
+            client.report(5, version=version, reached=True, time_at_goal=30),
+            client.report(6, version=version, reached=False, time_at_goal=1),
+            client.report(7, version="2000", reached=True),
+            other.report(1, version=version, reached=True),
+        ]
+    assert reports == [accepted, duplicate, accepted, unknown, unknown]
+    about = {"policy": "blind", "version": "1000"}
+    names = ("episodes_total", "episodes_reached_total", "episodes_time_at_goal_total")
+    assert [running.sample(name, **about) for name in names] == [2, 1, 31]
+    counted = [
+        running.sample("reports_total", policy="blind", status=status.value)
+        for status in (accepted, duplicate, unknown)
+    ]
+    assert counted == [2, 1, 1]
+    assert running.sample("reports_total", policy="chunky", status="unknown") == 1
+    assert running.sample("requests_total", method="Report", policy="blind", code="OK") == 4
+
+
+def test_an_answer_of_a_stream_or_of_the_other_protocol_makes_reports_possible(running: Running) -> None:
+    with kilolayer.PolicyClient(running.address, policy="turner", robot_id="streamed", timeout_s=10) as client:
+        with client.stream() as stream:
+            stream.act(np.zeros(6), [0.3])
+        assert client.report(1, version="1000", reached=True) == "accepted"
+    with grpc.insecure_channel(running.address) as channel:
+        request = infer_request(np.zeros((1, 6), np.float32), np.zeros((1, 1), np.float32), model_name="turner")
+        request.parameters["robot_id"].string_param = "inferred"
+        method(channel, "ModelInfer")(request, timeout=10)
+        report = pb.ReportRequest(policy="turner", version="1000", robot_id="inferred", episode=1)
+        assert PolicyStub(channel).Report(report, timeout=10).status == pb.REPORT_STATUS_ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "status"),
+    [
+        ({"robot_id": ""}, "robot_id must not be empty: reports count once for each robot", "INVALID_ARGUMENT"),
+        ({"robot_id": "a" * 129}, "robot_id must have at most 128 bytes in UTF-8, got 129", "INVALID_ARGUMENT"),
+        ({"version": ""}, "version must be that of the replies, a training step such as 2000", "INVALID_ARGUMENT"),
+        ({"version": "1e3"}, "a training step such as 2000, got '1e3'", "INVALID_ARGUMENT"),
+        ({"version": "٣"}, "a training step such as 2000, got '\\u0663'", "INVALID_ARGUMENT"),
+        ({"version": "9" * 19}, "a training step such as 2000, got '9999999999999999999'", "INVALID_ARGUMENT"),
+        ({"policy": "other"}, "there is no policy 'other'; there are: blind, chunky, turner", "NOT_FOUND"),
+    ],
+)
+def test_a_report_about_nothing_is_refused(running: Running, wrong: dict[str, str], message: str, status: str) -> None:
+    fields: dict[str, Any] = {"policy": "blind", "version": "1000", "robot_id": "robot 7", **wrong}
+    report = pb.ReportRequest(**fields)
     with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as refused:
         PolicyStub(channel).Report(report, timeout=10)
     error: Any = refused.value
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert error.details() == "this server does not keep reports of episodes yet; do not send them"
-    assert dict(error.trailing_metadata())["kilolayer-reason"] == "not_implemented"
+    assert error.code().name == status
+    assert message in error.details()
 
 
 class Turntable(GoalEnv):

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -24,16 +25,20 @@ def report(
     return EpisodeReport(by, robot_id, episode, reached, time_at_goal)
 
 
-def reports_of(*robots: str, max_robots: int = 10_000) -> EpisodeReports:
+def reports_of(*robots: str, max_robots: int = 10_000, clock: Callable[[], float] = time.monotonic) -> EpisodeReports:
     """Reports of a server whose live version has answered `robots`."""
-    reports = EpisodeReports(max_robots=max_robots)
+    reports = EpisodeReports(max_robots=max_robots, clock=clock)
     for robot in robots:
         reports.answered(robot, LIVE)
     return reports
 
 
+def other() -> PolicyVersion:
+    return PolicyVersion("other", 1000)
+
+
 def statuses(reports: EpisodeReports, *each: EpisodeReport) -> list[ReportStatus]:
-    return [reports.record(one, now_s=0.0).status for one in each]
+    return [reports.record(one).status for one in each]
 
 
 def test_reports_are_summed_by_policy_and_version() -> None:
@@ -56,13 +61,11 @@ def test_a_report_counts_once_for_a_robot_and_an_episode() -> None:
     assert reports.counts() == {LIVE: EpisodeCounts(2, 2, 10)}
 
 
-@pytest.mark.parametrize(
-    "wrong", [report("r9"), report(by=CANDIDATE), report(by=PolicyVersion("other", 1000)), report("")]
-)
+@pytest.mark.parametrize("wrong", [report("r9"), report(by=CANDIDATE), report(by=other()), report("")])
 def test_a_version_that_has_not_answered_the_robot_gets_no_report(wrong: EpisodeReport) -> None:
     reports = reports_of("r1", "r2")
     reports.answered("r2", CANDIDATE)
-    assert reports.record(wrong, now_s=1.0) == Receipt(UNKNOWN, None)
+    assert reports.record(wrong) == Receipt(UNKNOWN, None)
     assert not reports.counts()
     assert statuses(reports, report()) == [ACCEPTED]  # an unknown report uses up no number
 
@@ -118,11 +121,34 @@ def test_the_counts_of_versions_are_bounded() -> None:
 
 
 def test_a_receipt_says_when_the_robots_report_before_was_accepted() -> None:
+    times_s = iter((10.0, 20.0, 30.0))  # duplicates take none
+    reports = reports_of("r1", clock=lambda: next(times_s))
+    receipts = [reports.record(report(episode=number)) for number in (0, 0, 1, 2)]
+    assert receipts == [
+        Receipt(ACCEPTED, None),
+        Receipt(DUPLICATE, 10.0),
+        Receipt(ACCEPTED, 10.0),
+        Receipt(ACCEPTED, 20.0),
+    ]
+
+
+async def test_reports_are_counted_by_policy_and_status() -> None:
     reports = reports_of("r1")
-    assert reports.record(report(episode=0), now_s=10.0) == Receipt(ACCEPTED, None)
-    assert reports.record(report(episode=0), now_s=20.0) == Receipt(DUPLICATE, 10.0)
-    assert reports.record(report(episode=1), now_s=30.0) == Receipt(ACCEPTED, 10.0)
-    assert reports.record(report(episode=2), now_s=40.0) == Receipt(ACCEPTED, 30.0)
+    for given in (report(episode=0), report(episode=0), report(episode=1), report("r2"), report(by=other())):
+        await reports.report(given)
+    assert reports.statuses() == {
+        ("maze", ACCEPTED): 2,
+        ("maze", DUPLICATE): 1,
+        ("maze", UNKNOWN): 1,
+        ("other", UNKNOWN): 1,
+    }
+
+
+def test_only_reports_that_count_are_passed_on() -> None:
+    reports, passed = reports_of("r1"), list[tuple[EpisodeReport, Receipt]]()
+    reports.on_accepted = lambda *both: passed.append(both)
+    receipts = [reports.record(each) for each in (report(), report(), report("r2"))]
+    assert passed == [(report(), receipts[0])]
 
 
 def test_counts_that_were_given_out_do_not_change() -> None:

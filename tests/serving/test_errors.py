@@ -26,7 +26,6 @@ TABLE = {
     errors.OutOfRangeError("x"): (Status.INVALID_ARGUMENT, "out_of_range"),
     errors.ExtremeInputError("x"): (Status.INVALID_ARGUMENT, "extreme_input"),
     errors.NoCriticError("x"): (Status.FAILED_PRECONDITION, "no_critic"),
-    errors.NotImplementedYetError("x"): (Status.UNIMPLEMENTED, "not_implemented"),
     errors.UnknownPolicyError("x"): (Status.NOT_FOUND, "unknown_policy"),
     errors.UnknownVersionError("x"): (Status.NOT_FOUND, "unknown_version"),
     OverloadedError("x", reason=Reason.QUEUE_FULL): (Status.RESOURCE_EXHAUSTED, "queue_full"),

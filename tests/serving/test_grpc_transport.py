@@ -18,7 +18,7 @@ from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES
 from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
 from serving.errors import OverloadedError, Reason, StartupError
-from serving.sockets import TcpAddress
+from serving.sockets import Address, TcpAddress, UnixAddress
 
 HTTP2_HELLO = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\0\0\0\4\0\0\0\0\0"  # and no setting
 FREE = TcpAddress("127.0.0.1", 0)
@@ -68,29 +68,52 @@ async def test_a_method_gets_the_bytes_the_name_the_deadline_and_the_metadata() 
     assert untimed.deadline_s == float("inf")
 
 
-async def test_calls_and_streams_of_one_connection_have_its_name_and_others_another() -> None:
-    names: list[str] = []
+async def contexts_of_two_connections(address: Address) -> list[RpcContext]:
+    """The contexts of two calls and then two streams over each of two connections."""
+    contexts: list[RpcContext] = []
 
     async def unary(raw: bytes, context: RpcContext) -> bytes:
-        names.append(context.connection)
+        contexts.append(context)
         return raw
 
     async def stream(requests: AsyncIterator[bytes], context: RpcContext) -> AsyncGenerator[bytes]:
-        names.append(context.connection)
+        contexts.append(context)
         async for request in requests:
             yield request
 
     transport = GrpcTransport([RpcService("test.Service", {"Echo": unary}, {"Stream": stream})], max_request_bytes=1)
-    address = await transport.start(TcpAddress("127.0.0.1", 0))
+    address = await transport.start(address)
+    target = address.uri if isinstance(address, UnixAddress) else str(address)
     for _ in range(2):
-        async with grpc.aio.insecure_channel(str(address), options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-            await channel.unary_unary(ECHO)(b"")
-            call: Any = channel.stream_stream(STREAM)(iter([b"a"]))
-            assert await call.read() == b"a"
+        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            for _ in range(2):
+                await channel.unary_unary(ECHO)(b"")
+            for _ in range(2):
+                call: Any = channel.stream_stream(STREAM)(iter([b"a"]))
+                assert await call.read() == b"a"
     await transport.stop(1)
-    first, second = names[0], names[2]
-    assert names == [first, first, second, second]
+    return contexts
+
+
+async def test_calls_and_streams_of_one_connection_have_its_name_and_others_another() -> None:
+    names = [context.connection for context in await contexts_of_two_connections(TcpAddress("127.0.0.1", 0))]
+    first, second = names[0], names[4]
+    assert names == [first] * 4 + [second] * 4
     assert first != second
+
+
+async def test_the_caller_is_the_stream_or_the_connection_of_a_call() -> None:
+    contexts = await contexts_of_two_connections(TcpAddress("127.0.0.1", 0))
+    callers = [context.caller for context in contexts]
+    assert [callers[call] for call in (0, 1, 4, 5)] == [contexts[call].connection for call in (0, 1, 4, 5)]
+    assert len(set(callers)) == 2 + 4  # connections and streams
+
+
+async def test_at_a_unix_socket_only_streams_can_be_told_apart(tmp_path: Path) -> None:
+    contexts = await contexts_of_two_connections(UnixAddress(tmp_path / "s"))
+    callers = [context.caller for context in contexts]
+    assert [callers[call] for call in (0, 1, 4, 5)] == [""] * 4
+    assert len(set(callers)) == 1 + 4
 
 
 async def fail_unary(_raw: bytes, _context: RpcContext) -> bytes:

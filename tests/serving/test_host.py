@@ -22,6 +22,7 @@ from serving.policies.host import PolicyHost
 from serving.policies.registry import PolicyRegistry
 from serving.telemetry.metrics import Metrics
 from tests.samples import policy_spec
+from tests.serving.conftest import wait_until
 
 SPEC = policy_spec()
 NAME = SPEC.name
@@ -84,6 +85,40 @@ def publish_other(root: Path, version: int, **changes: object) -> None:
         probe_goal=np.ones((5, spec.goal_dim)),
         provenance={},
     )
+
+
+async def test_a_canary_answers_a_share_of_the_robots_until_it_ends(hosted: Hosted, publish: Publish) -> None:
+    publish(hosted.root, 2)
+    await hosted.host.prepare(NAME, 2)
+    robots = [f"robot {number}" for number in range(100)]
+
+    def candidates() -> set[str]:
+        return {robot for robot in robots if hosted.policies.find("", version="", robot=robot).version == "2"}
+
+    await hosted.host.set_canary(NAME, 2, share=0.2)
+    few = candidates()
+    await hosted.host.set_canary(NAME, 2, share=0.6)
+    assert 5 < len(few) < 40 < len(candidates()) < 80  # binomial, with standard deviations of 4 and 5
+    assert few < candidates()
+    await hosted.host.set_canary(NAME, 2, share=0)
+    assert candidates() == set()
+
+
+async def test_a_shadow_is_compared_with_the_live_version(hosted: Hosted, publish: Publish) -> None:
+    publish(hosted.root, 2)
+    await hosted.host.prepare(NAME, 2)
+    await hosted.host.set_shadow(NAME, 2, share=1.0)
+    live, other = hosted.policies.find("", version=""), hosted.policies.find("", version="2")
+    assert hosted.policies.shadow(other) is None
+    shadow = hosted.policies.shadow(live)
+    assert shadow
+    shadow.compare(ROW, expected(1))
+    await wait_until(lambda: hosted.sample("shadow_distance_count", policy=NAME) == 1)
+    distance = np.abs(expected(2) - expected(1)).max()
+    assert distance > 0.01
+    assert hosted.sample("shadow_distance_sum", policy=NAME) == pytest.approx(distance, abs=1e-6)
+    await hosted.host.set_shadow(NAME, 2, share=0)
+    assert hosted.policies.shadow(live) is None
 
 
 async def test_a_loaded_version_answers_by_its_name_and_a_live_one_without(hosted: Hosted, publish: Publish) -> None:

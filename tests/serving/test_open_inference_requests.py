@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from policy.spec import PolicySpec
 from serving.api.handlers import RpcHandlers
+from serving.api.observers import Observers
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests
 from serving.api.open_inference.service import SERVICE_NAME, OpenInferenceService
@@ -82,6 +83,7 @@ async def test_durations_add_up_by_request() -> None:
         max_rows=8,
         clock=lambda: next(moments),
         serialize=pb.ModelInferResponse.SerializeToString,
+        observers=Observers(policies),
     )
     context = RpcContext("/any", connection="ipv4:10.0.0.7:1")
     pending = requests.admit(requests.parse(infer_request(STATE, GOAL, id="b").SerializeToString()), context)

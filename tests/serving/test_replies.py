@@ -16,7 +16,7 @@ from serving.api.handlers import RpcHandlers
 from serving.api.policy_service import PolicyService
 from serving.api.rpc import RpcContext, RpcService
 from serving.engine.engine import Kind
-from serving.errors import InvalidRequestError, NoCriticError, NotImplementedYetError, ServingError
+from serving.errors import InvalidRequestError, NoCriticError, ServingError
 from serving.telemetry.metrics import Metrics
 from tests.samples import WITHOUT_CRITIC, policy_spec
 from tests.serving.fakes import FakeBatcher, policies_of
@@ -155,14 +155,6 @@ async def test_a_description_says_where_goals_have_quaternions() -> None:
     described = service(FakeBatcher(), policy_spec(goal_names=names, goal_quaternions=(1,))).unary["Describe"]
     reply = pb.DescribeResponse.FromString(await described(b"", CONTEXT))
     assert PolicyDescription.from_proto(reply).goal_quaternions == (1,)
-
-
-async def test_reports_are_not_implemented_yet() -> None:
-    report = pb.ReportRequest(policy="point_u_maze", version="1000", robot_id="a", episode=1, reached=True)
-    report.time_at_goal = 9
-    refused = await refusal_of("Report", report)
-    assert isinstance(refused, NotImplementedYetError)
-    assert str(refused) == "this server does not keep reports of episodes yet; do not send them"
 
 
 async def test_bytes_that_are_no_report_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from kilolayer._async_client import AsyncPolicyClient
 from kilolayer._client import PolicyClient
-from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._stream import PendingAction, PolicyStream
 from kilolayer.errors import (
     AccessDenied,
@@ -37,6 +37,7 @@ __all__ = [
     "PolicyListing",
     "PolicyNotFound",
     "PolicyStream",
+    "ReportStatus",
     "RequestError",
     "Score",
     "ServerError",

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from kilolayer._channel import CHANNEL_OPTIONS, READY_POLL_S, Endpoint, unary_methods
 from kilolayer._requests import Request, RequestFactory, Response
-from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
 
 if TYPE_CHECKING:
@@ -73,6 +73,19 @@ class AsyncPolicyClient:
     ) -> Score:
         """As `PolicyClient.score`."""
         request = self._requests.score(state, action, goal=goal, priority=priority, sequence=sequence)
+        return await self._call(request, timeout_s)
+
+    async def report(
+        self,
+        episode: int,
+        *,
+        version: str | int,
+        reached: bool,
+        time_at_goal: int = 0,
+        timeout_s: float | None = None,
+    ) -> ReportStatus:
+        """As `PolicyClient.report`."""
+        request = self._requests.report(episode, version=version, reached=reached, time_at_goal=time_at_goal)
         return await self._call(request, timeout_s)
 
     async def describe(self, *, timeout_s: float | None = None) -> PolicyDescription:

@@ -45,6 +45,7 @@ _UNARY: dict[str, tuple[type[Any], type[Any]]] = {
     "Score": (blocks_pb2.ScoreRequestBlocks, policy_pb2.ScoreResponse),
     "Describe": (policy_pb2.DescribeRequest, policy_pb2.DescribeResponse),
     "List": (policy_pb2.ListRequest, policy_pb2.ListResponse),
+    "Report": (policy_pb2.ReportRequest, policy_pb2.ReportResponse),
 }
 _MAX_TIMEOUT_S = 1e9
 _UNIX = "unix:"

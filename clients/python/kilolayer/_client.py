@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from kilolayer._channel import CHANNEL_OPTIONS, READY_POLL_S, Endpoint, stream_method, unary_methods
 from kilolayer._requests import Request, RequestFactory, Response
-from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._stream import PolicyStream
 from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
 
@@ -37,7 +37,8 @@ class PolicyClient:
         version: a training step as a string, such as `"2000"`; an int is converted. Replies give it as a string.
             Empty means the version that is live at each call.
         timeout_s: timeout in seconds of a call that has none of its own.
-        robot_id: a name of the robot, sent with every `act`; at most 128 bytes in UTF-8. Empty means none.
+        robot_id: a name of the robot, sent with every request for actions; at most 128 bytes in UTF-8. Empty means
+            none. A canary gives a robot with an id the same version, whatever connection it uses.
 
     Raises:
         ValueError: the address has neither a port nor a path of a socket, the timeout is not a positive number, or
@@ -126,6 +127,35 @@ class PolicyClient:
             sequence: as for `act`.
         """
         request = self._requests.score(state, action, goal=goal, priority=priority, sequence=sequence)
+        return self._call(request, timeout_s)
+
+    def report(
+        self,
+        episode: int,
+        *,
+        version: str | int,
+        reached: bool,
+        time_at_goal: int = 0,
+        timeout_s: float | None = None,
+    ) -> ReportStatus:
+        """Tell the server how an episode of this client's robot ended, and return whether the report counts.
+
+        The server counts successes by version, and a canary may decide by them. A report may be sent again, for example
+        after DeadlineExceeded: it counts once.
+
+        Args:
+            episode: the robot's number for the episode, 0 to 2**64 - 1, above those of its earlier episodes. It must
+                not begin anew when the robot restarts: Unix time in seconds is a good one.
+            version: `Action.version` of the episode's last action.
+            reached: whether the robot was within the success radius at the end.
+            time_at_goal: number of control periods within the success radius.
+            timeout_s: as for `act`.
+
+        Raises:
+            InvalidRequest: the client has no `robot_id`, or a number is out of range.
+            KilolayerError: as `act`.
+        """
+        request = self._requests.report(episode, version=version, reached=reached, time_at_goal=time_at_goal)
         return self._call(request, timeout_s)
 
     def stream(self) -> PolicyStream:

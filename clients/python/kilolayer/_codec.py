@@ -83,6 +83,7 @@ def encode_score(
     version: str,
     sequence: int,
     priority: int = 0,
+    robot_id: str = "",
 ) -> tuple[blocks_pb2.ScoreRequestBlocks, Axes]:
     """Return the request for `state` and `goal` as in `encode_act` and one `action: [A]` or `[chunk, A]` per state.
 
@@ -110,8 +111,33 @@ def encode_score(
         sequence=_integer("sequence", sequence, most=_MAX_UINT64),
         rows=_rows(states),
         priority=_integer("priority", priority, most=_MAX_PRIORITY),
+        robot_id=robot_id,
     )
     return request, leading_axes
+
+
+def encode_report(
+    episode: int, *, policy: str, version: str | int, robot_id: str, reached: bool, time_at_goal: int
+) -> policy_pb2.ReportRequest:
+    """Return the report of an episode.
+
+    Raises:
+        InvalidRequest: there is no robot id or no version, or a number is out of range.
+    """
+    if not robot_id:
+        raise _invalid("a report needs a robot_id; pass one to the client, which sends it with every act")
+    if not str(version):
+        raise _invalid(
+            "a report needs the version that gave the actions; pass Action.version of the episode's last one"
+        )
+    return policy_pb2.ReportRequest(
+        policy=policy,
+        version=str(version),
+        robot_id=robot_id,
+        episode=_integer("episode", episode, most=_MAX_UINT64),
+        reached=bool(reached),
+        time_at_goal=_integer("time_at_goal", time_at_goal, most=_MAX_UINT32),
+    )
 
 
 def decode_chunk(reply: policy_pb2.ActResponse, sequence: int, *, leading_axes: Axes) -> NDArray[np.float32]:

@@ -8,8 +8,8 @@ from typing import Any, Callable, Generic, TypeVar
 
 from numpy.typing import ArrayLike
 
-from kilolayer._codec import check_robot_id, encode_act, encode_score
-from kilolayer._responses import Action, PolicyDescription, PolicyListing, Score
+from kilolayer._codec import check_robot_id, encode_act, encode_report, encode_score
+from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer.v1 import policy_pb2
 
 Response = TypeVar("Response")
@@ -86,12 +86,25 @@ class RequestFactory:
             version=self._version,
             sequence=number,
             priority=priority,
+            robot_id=self._robot_id,
         )
 
         def read(reply: policy_pb2.ScoreResponse, round_trip_s: float) -> Score:
             return Score.from_proto(reply, number, leading_axes=leading_axes, round_trip_s=round_trip_s)
 
         return Request("Score", message, read)
+
+    def report(self, episode: int, *, version: str | int, reached: bool, time_at_goal: int) -> Request[ReportStatus]:
+        """Build the request of `PolicyClient.report`."""
+        message = encode_report(
+            episode,
+            policy=self._policy,
+            version=version,
+            robot_id=self._robot_id,
+            reached=reached,
+            time_at_goal=time_at_goal,
+        )
+        return Request("Report", message, lambda reply, _: ReportStatus.from_proto(reply))
 
     def describe(self) -> Request[PolicyDescription]:
         """Build the request of `PolicyClient.describe`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kilolayer._codec import Axes, decode_chunk, decode_energy, is_masked
+from kilolayer.errors import BadReply
 from kilolayer.v1 import policy_pb2
 
 
@@ -64,6 +66,29 @@ class Score:
         return cls(
             energy=decode_energy(reply, sequence, leading_axes=leading_axes), **_shared_fields(reply, round_trip_s)
         )
+
+
+class ReportStatus(str, enum.Enum):
+    """What became of a report."""
+
+    ACCEPTED = "accepted"  # it counts
+    DUPLICATE = "duplicate"  # the episode was reported before, or its number is far below the robot's highest
+    UNKNOWN = "unknown"  # the version has not answered the robot, or so long ago that the server has forgotten it
+
+    @classmethod
+    def from_proto(cls, reply: policy_pb2.ReportResponse) -> ReportStatus:
+        """Return the status in `reply`. BadReply if it has none."""
+        try:
+            return _REPORT_STATUSES[reply.status]
+        except KeyError:
+            raise BadReply(f"Reply rejected: unknown status {reply.status}.", status="DATA_LOSS") from None
+
+
+_REPORT_STATUSES = {
+    policy_pb2.REPORT_STATUS_ACCEPTED: ReportStatus.ACCEPTED,
+    policy_pb2.REPORT_STATUS_DUPLICATE: ReportStatus.DUPLICATE,
+    policy_pb2.REPORT_STATUS_UNKNOWN: ReportStatus.UNKNOWN,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,15 +7,16 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from serving.api.handlers import parse
+from serving.api.observers import Observation, Observers
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference import tensors
 from serving.api.open_inference.statistics import StatisticsByVersion, VersionStatistics
 from serving.api.range_check import RangeCheck
 from serving.api.rpc import RpcContext
 from serving.batching.queue import InferenceResult, QueuedRequest
+from serving.engine.engine import Kind
 from serving.errors import ServingError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
-from serving.telemetry.row_log import RowLog, RowSample
 
 Serialize: TypeAlias = Callable[[pb.ModelInferResponse], bytes]
 
@@ -36,8 +37,8 @@ class InferRequests:
         max_rows: most rows of one request.
         clock: monotonic seconds.
         serialize: makes the bytes of a reply.
+        observers: learn of the requests that are answered.
         range_check: finds states far from those of training; None: no state is.
-        row_log: receives a sample of the answered rows; None: there is none.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class InferRequests:
         max_rows: int,
         clock: Callable[[], float],
         serialize: Serialize,
+        observers: Observers,
         range_check: RangeCheck | None = None,
-        row_log: RowLog | None = None,
     ) -> None:
         self._policies = policies
         self._statistics = statistics
@@ -57,7 +58,7 @@ class InferRequests:
         self._clock = clock
         self._serialize = serialize
         self._range_check = range_check
-        self._row_log = row_log
+        self._observers = observers
 
     def parse(self, raw: bytes) -> ReceivedRequest:
         """Read a ModelInferRequest. Raises InvalidRequestError if `raw` is not a ModelInferRequest."""
@@ -75,11 +76,12 @@ class InferRequests:
             ServingError: the request is refused.
         """
         request, started_s = received
-        served = self._policies.find(request.model_name, version=request.model_version)
+        robot_id = tensors.decode_robot_id(request)
+        robot = robot_id or context.caller
+        served = self._policies.find(request.model_name, version=request.model_version, robot=robot)
         spec, statistics = served.bundle.spec, self._statistics.of(served)
         try:
             priority, limit_us = tensors.decode_scheduling(request)
-            robot_id = tensors.decode_robot_id(request)
             read_s = self._clock()
             rows = tensors.decode_rows(request, spec, max_rows=self._max_rows)
             is_out_of_range = self._range_check is not None and self._range_check.is_out_of_range(
@@ -91,14 +93,13 @@ class InferRequests:
         except BaseException:
             statistics.failed(self._clock() - started_s)
             raise
-        log = self._row_log
         return PendingInference(
             served,
             queued,
             request.id,
             started_s,
             is_out_of_range=is_out_of_range,
-            sample=log.sample(spec, served.version, inputs=rows, robot_id=robot_id) if log else None,
+            observation=self._observers.admitted(served, rows, kind=Kind.ACT, robot_id=robot_id),
             statistics=statistics,
             input_s=decoded_s - read_s,
             serialize=self._serialize,
@@ -126,7 +127,7 @@ class PendingInference:
     started_s: float  # when its bytes arrived
     _: dataclasses.KW_ONLY
     is_out_of_range: bool  # whether a state is far from those of training
-    sample: RowSample | None  # the rows that are logged once the request is answered
+    observation: Observation | None  # what else happens once the request is answered
     statistics: VersionStatistics
     input_s: float  # seconds that decoding its tensors took
     serialize: Serialize
@@ -141,8 +142,8 @@ class PendingInference:
         try:
             result = await self.queued.result
             computed_s = self.clock()
-            if self.sample:
-                self.sample.answered(result.results)
+            if self.observation:
+                self.observation.answered(result.results)
             reply = self.serialize(self._encode(result.results))
         except BaseException:
             self.statistics.failed(self.clock() - self.started_s)

@@ -6,6 +6,7 @@ from typing import TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from serving.api.handlers import RpcHandlers, parse
+from serving.api.observers import Observers
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.infer_request import InferRequests, Serialize
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
@@ -18,7 +19,6 @@ from serving.config import ServeConfig
 from serving.errors import NotFoundError, UnavailableError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.telemetry.metrics import NO_POLICY, Metrics
-from serving.telemetry.row_log import RowLog
 
 SERVICE_NAME = "inference.GRPCInferenceService"
 
@@ -39,7 +39,7 @@ class OpenInferenceService:
         metrics: count the rows and batches of each policy.
         config: how the server batches, for ModelConfig.
         range_check: finds states far from those of training; None: no state is.
-        row_log: receives a sample of the answered rows; None: there is none.
+        observers: learn of the requests that are answered; None: new ones.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class OpenInferenceService:
         metrics: Metrics,
         config: ServeConfig,
         range_check: RangeCheck | None = None,
-        row_log: RowLog | None = None,
+        observers: Observers | None = None,
     ) -> None:
         self._policies = policies
         self._handlers = handlers
         self._config = config
         self._statistics = StatisticsByVersion(metrics)
         self._range_check = range_check
-        self._row_log = row_log
+        self._observers = observers or Observers(policies)
 
     def service(self) -> RpcService:
         """Return the methods, for a transport."""
@@ -93,8 +93,8 @@ class OpenInferenceService:
             max_rows=self._config.max_call_rows,
             clock=self._handlers.clock,
             serialize=serialize,
+            observers=self._observers,
             range_check=self._range_check,
-            row_log=self._row_log,
         )
 
     def _about_server(self, name: str, request_type: type[Message], *, answer: Callable[[], Message]) -> UnaryMethod:

@@ -59,7 +59,7 @@ class ActResponseBlocks(_message.Message):
     def __init__(self, action: _Optional[bytes] = ..., policy: _Optional[str] = ..., version: _Optional[str] = ..., sequence: _Optional[int] = ..., queue_us: _Optional[int] = ..., compute_us: _Optional[int] = ..., batch_rows: _Optional[int] = ..., failure: _Optional[_Union[_policy_pb2.Failure, _Mapping[str, _Any]]] = ..., action_chunk: _Optional[int] = ..., out_of_range: _Optional[bool] = ...) -> None: ...
 
 class ScoreRequestBlocks(_message.Message):
-    __slots__ = ("policy", "version", "state", "action", "goal", "sequence", "rows", "priority", "timeout_us")
+    __slots__ = ("policy", "version", "state", "action", "goal", "sequence", "rows", "priority", "timeout_us", "robot_id")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class ScoreRequestBlocks(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    ROBOT_ID_FIELD_NUMBER: _ClassVar[int]
     policy: str
     version: str
     state: bytes
@@ -78,7 +79,8 @@ class ScoreRequestBlocks(_message.Message):
     rows: int
     priority: int
     timeout_us: int
-    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[bytes] = ..., action: _Optional[bytes] = ..., goal: _Optional[bytes] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+    robot_id: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[bytes] = ..., action: _Optional[bytes] = ..., goal: _Optional[bytes] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ..., robot_id: _Optional[str] = ...) -> None: ...
 
 class ScoreResponseBlocks(_message.Message):
     __slots__ = ("energy", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows")

@@ -13,10 +13,21 @@ class ActMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACT_MODE_DETERMINISTIC: _ClassVar[ActMode]
     ACT_MODE_STOCHASTIC: _ClassVar[ActMode]
     ACT_MODE_BEST_OF: _ClassVar[ActMode]
+
+class ReportStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPORT_STATUS_UNSPECIFIED: _ClassVar[ReportStatus]
+    REPORT_STATUS_ACCEPTED: _ClassVar[ReportStatus]
+    REPORT_STATUS_DUPLICATE: _ClassVar[ReportStatus]
+    REPORT_STATUS_UNKNOWN: _ClassVar[ReportStatus]
 ACT_MODE_UNSPECIFIED: ActMode
 ACT_MODE_DETERMINISTIC: ActMode
 ACT_MODE_STOCHASTIC: ActMode
 ACT_MODE_BEST_OF: ActMode
+REPORT_STATUS_UNSPECIFIED: ReportStatus
+REPORT_STATUS_ACCEPTED: ReportStatus
+REPORT_STATUS_DUPLICATE: ReportStatus
+REPORT_STATUS_UNKNOWN: ReportStatus
 
 class ActRequest(_message.Message):
     __slots__ = ("policy", "version", "state", "goal", "sequence", "rows", "mode", "seed", "candidates", "priority", "timeout_us", "robot_id")
@@ -81,7 +92,7 @@ class Failure(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("policy", "version", "state", "action", "goal", "sequence", "rows", "priority", "timeout_us")
+    __slots__ = ("policy", "version", "state", "action", "goal", "sequence", "rows", "priority", "timeout_us", "robot_id")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +102,7 @@ class ScoreRequest(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    ROBOT_ID_FIELD_NUMBER: _ClassVar[int]
     policy: str
     version: str
     state: _containers.RepeatedScalarFieldContainer[float]
@@ -100,7 +112,8 @@ class ScoreRequest(_message.Message):
     rows: int
     priority: int
     timeout_us: int
-    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., action: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+    robot_id: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Iterable[float]] = ..., action: _Optional[_Iterable[float]] = ..., goal: _Optional[_Iterable[float]] = ..., sequence: _Optional[int] = ..., rows: _Optional[int] = ..., priority: _Optional[int] = ..., timeout_us: _Optional[int] = ..., robot_id: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("energy", "policy", "version", "sequence", "queue_us", "compute_us", "batch_rows")
@@ -137,8 +150,10 @@ class ReportRequest(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., robot_id: _Optional[str] = ..., episode: _Optional[int] = ..., reached: _Optional[bool] = ..., time_at_goal: _Optional[int] = ...) -> None: ...
 
 class ReportResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: ReportStatus
+    def __init__(self, status: _Optional[_Union[ReportStatus, str]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("policy", "version")
