@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -96,7 +96,6 @@ class Deployment:
         kept: what was decided before the restart, for the policies for which that still holds.
         keep: how many former live versions of a policy stay loaded.
         state_file: where decisions are kept; None: nowhere.
-        on_refused: called with the reason of every refused version.
     """
 
     def __init__(
@@ -108,12 +107,10 @@ class Deployment:
         kept: Mapping[str, PolicyState],
         keep: int,
         state_file: StateFile | None,
-        on_refused: Callable[[str], None],
     ) -> None:
         self._host = host
         self._keep = keep
         self._state_file = state_file
-        self._on_refused = on_refused
         self._policies = {source.name: _first(source, live[source.name], kept.get(source.name)) for source in sources}
         self._look_now = asyncio.Event()
 
@@ -189,6 +186,14 @@ class Deployment:
             self._save()
         return version
 
+    def forget(self, policy: str, version: int) -> None:
+        """Note that a version which is not live is not loaded any more."""
+        found = self._policies[policy]
+        found.also_loaded.discard(version)
+        found.previous = [each for each in found.previous if each != version]
+        _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
+        self._save()
+
     def follow(self, policy: str, *, on: bool) -> None:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.
 
@@ -259,7 +264,6 @@ class Deployment:
             return
 
     def _refuse(self, policy: _Policy, version: int, files: _Files, error: RefusedVersionError) -> None:
-        self._on_refused(error.reason)
         policy.refused[version] = files, RefusedVersion(version, error.reason, str(error))
         _LOGGER.warning(
             "version %d of %s is refused (%s), and version %d stays live: %s",

@@ -102,8 +102,13 @@ class PolicyHost:
             StartupError: the machine lacks a resource that loading needs.
         """
         async with self._loading:
-            if (policy, version) not in self._engines:
+            if (policy, version) in self._engines:
+                return
+            try:
                 await self._load(policy, version)
+            except RefusedVersionError as error:
+                self._metrics.count_rejected_bundle(error.reason)
+                raise
 
     async def switch(self, policy: str, version: int) -> None:
         """Make a loaded version live, in one step between two batches."""

@@ -159,6 +159,7 @@ async def test_a_version_that_must_not_be_served_is_refused_and_the_live_one_goe
     with pytest.raises(RefusedVersionError, match=message) as caught:
         await hosted.host.prepare(NAME, 2)
     assert caught.value.reason == reason
+    assert hosted.sample("bundles_rejected_total", reason=reason) == 1
     assert (await hosted.action())[0] == "1"
 
 
