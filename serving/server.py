@@ -35,6 +35,7 @@ from serving.policies import store
 from serving.policies.compilation import CompilationCounter, PolicyCompiler
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
+from serving.policies.source import PolicySource, resolve
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
@@ -65,7 +66,8 @@ class Server:
 
     Args:
         config: what to serve and where.
-        bundles: the verified policies, by name.
+        sources: the policies that are served, in their order.
+        bundles: their verified versions, by name.
         metrics: registered with `collectors`.
         collectors: what the metrics port shows.
         tracing: makes a span of every call; None: no spans.
@@ -79,6 +81,7 @@ class Server:
         self,
         config: ServeConfig,
         *,
+        sources: Sequence[PolicySource],
         bundles: dict[str, Bundle],
         metrics: Metrics,
         collectors: CollectorRegistry,
@@ -89,6 +92,7 @@ class Server:
         if default not in bundles:
             raise StartupError(f"--default-policy {default} is not served; choose one of: {', '.join(bundles)}")
         self._config = config
+        self._sources = {source.name: source for source in sources}
         self._bundles = bundles
         self._metrics = metrics
         self._collectors = collectors
@@ -191,20 +195,21 @@ class Server:
         """
         config = self._config
         self._compilers = {
-            name: PolicyCompiler(bundle, max_batch_rows=config.max_batch_rows, clock=self._clock)
+            name: PolicyCompiler(bundle, max_batch_rows=self._sources[name].max_batch_rows, clock=self._clock)
             for name, bundle in self._bundles.items()
         }
         for compiler in self._compilers.values():
             await compiler.compile_first()
         if config.serve_when == "all":
             await self._compile_rest()
-        batching = BatchingPolicy(
-            max_queue_rows=config.max_queue_rows,
-            max_queue_age_s=config.max_queue_age_s,
-            max_batch_delay_s=config.max_batch_delay_s,
-        )
         for name, bundle in self._bundles.items():
             metrics, engine = self._metrics.for_policy(name), self._compilers[name].engine
+            source = self._sources[name]
+            batching = BatchingPolicy(
+                max_queue_rows=source.max_queue_rows,
+                max_queue_age_s=config.max_queue_age_s,
+                max_batch_delay_s=source.max_batch_delay_s,
+            )
             seen_range = SeenRange(bundle.spec)
             batcher = Batcher(
                 engine,
@@ -308,7 +313,7 @@ class Server:
         return " ".join(f"{name}@{bundle.version}" for name, bundle in self._bundles.items())
 
     def versions(self) -> tuple[int, ...]:
-        """Return the versions of the policies, in the order of their folders."""
+        """Return the versions of the policies, in the order of --policies."""
         return tuple(bundle.version for bundle in self._bundles.values())
 
 
@@ -324,10 +329,10 @@ async def load(
     Args:
         collectors: what the metrics are registered with; None: a new one, with the process's and its devices' metrics.
         tracing: makes a span of every call; None: as `config` says.
-        versions: of the policies, in the order of their folders; None: the newest valid ones.
+        versions: of the policies, in the order of --policies; None: the most wanted valid ones.
 
     Raises:
-        StartupError: a folder has no usable policy, or OpenTelemetry is wanted and not installed.
+        StartupError: a path has no usable policy, or OpenTelemetry is wanted and not installed.
     """
     if collectors is None:
         collectors = CollectorRegistry()
@@ -337,10 +342,11 @@ async def load(
     metrics.describe_build(device=jax.default_backend())
     if config.tracing and tracing is None:
         tracing = _tracing()
+    sources = await asyncio.to_thread(resolve, config)
     # In a thread, because Orbax runs an event loop of its own.
     load_all = functools.partial(store.load_all, versions=versions, strict=config.strict)
-    bundles = await asyncio.to_thread(load_all, config.policies, on_rejected=metrics.count_rejected_bundle)
-    return Server(config, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
+    bundles = await asyncio.to_thread(load_all, sources, on_rejected=metrics.count_rejected_bundle)
+    return Server(config, sources=sources, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
 
 
 def _tracing() -> "Tracing":
