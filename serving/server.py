@@ -33,6 +33,8 @@ from serving.policies import store
 from serving.policies.compilation import CompilationCounter
 from serving.policies.host import PolicyHost
 from serving.policies.registry import PolicyRegistry
+from serving.policies.restart import first_choices
+from serving.policies.source import PolicySource, resolve
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
@@ -63,7 +65,8 @@ class Server:
 
     Args:
         config: what to serve and where.
-        bundles: the verified policies, by name.
+        sources: the policies that are served, in their order.
+        bundles: their verified versions, by name.
         metrics: registered with `collectors`.
         collectors: what the metrics port shows.
         tracing: makes a span of every call; None: no spans.
@@ -77,6 +80,7 @@ class Server:
         self,
         config: ServeConfig,
         *,
+        sources: Sequence[PolicySource],
         bundles: dict[str, Bundle],
         metrics: Metrics,
         collectors: CollectorRegistry,
@@ -96,9 +100,10 @@ class Server:
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
         self._compilations = CompilationCounter(metrics.compilations)
         self._policies = PolicyRegistry(frozenset(bundles), default=default)
-        self._host = PolicyHost(
-            bundles, self._policies, config=config, metrics=metrics, clock=clock, on_broken=self._break
+        self.host = PolicyHost(
+            sources, bundles, self._policies, config=config, metrics=metrics, clock=clock, on_broken=self._break
         )
+        """Loads versions and makes them live while the server serves."""
         self._handlers = RpcHandlers(metrics, tracing=tracing, clock=clock)
         self._health = Health(bundles)
         self._row_log = _row_log(config, metrics)
@@ -188,7 +193,7 @@ class Server:
         Raises:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
-        await self._host.compile_first()
+        await self.host.compile_first()
         if self._config.serve_when == "all":
             await self._compile_rest()
         gc.enable()  # `serving.run` disables it for the start
@@ -198,7 +203,7 @@ class Server:
         for name, bundle in self._bundles.items():
             if self._config.out_of_range == "refuse" and not bundle.spec.seen_low:
                 _LOGGER.warning("%s has no statistics of states, so --out-of-range refuse refuses none of it", name)
-        self._host.open()
+        self.host.open()
         self._health.set_serving()
 
     async def serve(self) -> None:
@@ -221,7 +226,7 @@ class Server:
         """Compile the batch sizes that are left; no effect if all are compiled."""
         if self._compiled:
             return
-        await self._host.compile_rest()
+        await self.host.compile_rest()
         self._compiled = True
         # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
@@ -234,7 +239,7 @@ class Server:
         ends_s = self._clock() + grace_s
         self._health.close()
         self._handlers.begin_draining()
-        drained = await self._host.drain(grace_s=grace_s)
+        drained = await self.host.drain(grace_s=grace_s)
         await asyncio.sleep(_ARRIVAL_S)
         send_s = min(max(ends_s - self._clock(), _MIN_SEND_S), _MAX_SEND_S)
         stopping = asyncio.create_task(self._transport.stop(send_s))
@@ -277,7 +282,7 @@ class Server:
         return " ".join(f"{name}@{bundle.version}" for name, bundle in self._bundles.items())
 
     def versions(self) -> tuple[int, ...]:
-        """Return the versions of the policies, in the order of their folders."""
+        """Return the versions of the policies, in the order of --policies."""
         return tuple(bundle.version for bundle in self._bundles.values())
 
 
@@ -286,17 +291,19 @@ async def load(
     *,
     collectors: CollectorRegistry | None = None,
     tracing: "Tracing | None" = None,
-    versions: Sequence[int] | None = None,
+    sources: Sequence[PolicySource] | None = None,
+    choices: Sequence[Sequence[int]] | None = None,
 ) -> Server:
     """Load and verify the policies that `config` names.
 
     Args:
         collectors: what the metrics are registered with; None: a new one, with the process's and its devices' metrics.
         tracing: makes a span of every call; None: as `config` says.
-        versions: of the policies, in the order of their folders; None: the newest valid ones.
+        sources: the policies; None: those of `config`.
+        choices: the versions of each policy to try, the most wanted first; None: as `sources` say.
 
     Raises:
-        StartupError: a folder has no usable policy, or OpenTelemetry is wanted and not installed.
+        StartupError: a path has no usable policy, or OpenTelemetry is wanted and not installed.
     """
     if collectors is None:
         collectors = CollectorRegistry()
@@ -306,10 +313,12 @@ async def load(
     metrics.describe_build(device=jax.default_backend())
     if config.tracing and tracing is None:
         tracing = _tracing()
+    sources = sources or await asyncio.to_thread(resolve, config)
+    choices = choices or await asyncio.to_thread(lambda: [first_choices(source) for source in sources])
     # In a thread, because Orbax runs an event loop of its own.
-    load_all = functools.partial(store.load_all, versions=versions, strict=config.strict)
-    bundles = await asyncio.to_thread(load_all, config.policies, on_rejected=metrics.count_rejected_bundle)
-    return Server(config, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
+    load_all = functools.partial(store.load_all, sources, choices, strict=config.strict)
+    bundles = await asyncio.to_thread(load_all, on_rejected=metrics.count_rejected_bundle)
+    return Server(config, sources=sources, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
 
 
 def _tracing() -> "Tracing":

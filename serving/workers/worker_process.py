@@ -87,7 +87,7 @@ class WorkerProcess:
 
         Args:
             config: what it serves.
-            versions: of the policies, in the order of their folders; None: the newest valid ones.
+            versions: of the policies, in the order of --policies; None: the most wanted valid ones.
             cores: that it may run on; empty: any.
         """
         self._send(Start(config, None if versions is None else tuple(versions), tuple(cores)))
