@@ -316,7 +316,9 @@ class Deployment:
             try:
                 await self._host.prepare(policy.source.name, version)
             except (RefusedVersionError, StartupError) as error:
-                _LOGGER.warning("a rollback to version %d of %s is not possible: %s", version, policy.source.name, error)
+                _LOGGER.warning(
+                    "a rollback to version %d of %s is not possible: %s", version, policy.source.name, error
+                )
                 policy.previous.remove(version)
 
     def _save(self) -> None:

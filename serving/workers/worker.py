@@ -124,7 +124,10 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
     if not await finished_before(stop, server.prepare()):
         return
     server.open()  # before the port: until then no call arrives
-    may_open, changing = asyncio.Event(), asyncio.create_task(_change(server.host, received, may_open, to_supervisor, stop))
+    may_open, changing = (
+        asyncio.Event(),
+        asyncio.create_task(_change(server.host, received, may_open, to_supervisor, stop)),
+    )
     send(to_supervisor, Compiled(), stop)
     if not await finished_before(stop, may_open.wait()):
         return

@@ -63,7 +63,13 @@ class Bench:
         (path / "manifest.json").write_text("{}")
 
     def start(
-        self, *, wanted: str | int = "latest", follow: bool = True, keep: int = 2, kept: PolicyState | None = None, live: int = 1
+        self,
+        *,
+        wanted: str | int = "latest",
+        follow: bool = True,
+        keep: int = 2,
+        kept: PolicyState | None = None,
+        live: int = 1,
     ) -> Deployment:
         source = PolicySource(
             name=NAME,
