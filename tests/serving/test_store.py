@@ -153,6 +153,6 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     reasons: list[str] = []
-    with pytest.raises(StartupError, match=r"version 1 of point_u_maze cannot be served: cannot read .*Permission denied"):
+    with pytest.raises(StartupError, match="version 1 of point_u_maze cannot be served: .*Permission denied"):
         load(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]
