@@ -6,7 +6,7 @@ A worker reads lines from its standard input, `Start` first, and writes lines to
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from serving.config import ServeConfig
 from serving.policy_settings import NamedPath, PolicySettings
@@ -46,12 +46,31 @@ class Serving:
 
 
 @dataclasses.dataclass(frozen=True)
+class Change:
+    """To a worker that serves: change a version, see `serving.policies.deployment.VersionHost`. It answers `Changed`."""
+
+    number: int  # of this change, for the answer
+    what: Literal["prepare", "switch", "unload"]
+    policy: str
+    version: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """From a worker: the change is done; or why not."""
+
+    number: int
+    refused: str = ""  # the reason, in one word, for which the version must not be served
+    problem: str = ""  # for people; without `refused`, of the machine or of the program
+
+
+@dataclasses.dataclass(frozen=True)
 class Alive:
     """From a worker that serves, every second: its event loop runs."""
 
 
-Message: TypeAlias = Start | Open | Loaded | Compiled | Serving | Alive
-_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in (Start, Open, Loaded, Compiled, Serving, Alive)}
+Message: TypeAlias = Start | Open | Change | Loaded | Compiled | Serving | Changed | Alive
+_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def to_line(message: Message) -> bytes:

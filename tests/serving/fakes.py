@@ -91,7 +91,7 @@ def policies_of(batcher: FakeBatcher, spec: PolicySpec = SPEC) -> PolicyRegistry
     """The policy MODEL, with the specification `spec`, served with `batcher`."""
     policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
     bundle = dataclasses.replace(BUNDLE, spec=spec)
-    policies.open({MODEL: ServedPolicy(bundle, cast("Batcher", batcher), SeenRange(spec))})
+    policies.open([ServedPolicy(bundle, cast("Batcher", batcher), SeenRange(spec))])
     return policies
 
 
