@@ -29,7 +29,7 @@ SERVER_VARIABLES = frozenset(
         *("KILOLAYER_MAX_BATCH_DELAY_S", "KILOLAYER_OUT_OF_RANGE", "KILOLAYER_LOG_ROWS", "KILOLAYER_LOG_ROWS_MB"),
         *("KILOLAYER_MAX_HELD_MB", "KILOLAYER_MAX_STREAMS", "KILOLAYER_MAX_COMPUTE_S", "KILOLAYER_GRACE_S"),
         *("KILOLAYER_TRACING", "KILOLAYER_LOG_FORMAT", "KILOLAYER_VERSIONS", "KILOLAYER_FOLLOW", "KILOLAYER_KEEP"),
-        *("KILOLAYER_STATE_DIR", "KILOLAYER_ADMIN"),
+        *("KILOLAYER_STATE_DIR", "KILOLAYER_ADMIN", "KILOLAYER_CONFIG"),
     }
 )
 # Kubernetes sets such variables in every pod for each Service whose name is "kilolayer" or begins with "kilolayer-".
@@ -141,7 +141,7 @@ def usage_problem(arguments: Sequence[str], config: type, *, other_flags: Collec
     """
     known = {option.flag: option for option in options(config).values()}
     negated = {flag(f"no_{option.name}") for option in known.values() if not option.types}
-    for name, words in _groups(arguments):
+    for name, words in groups(arguments):
         if name in negated or name in other_flags or (name in known and not known[name].types):
             problem = _no_value(name, words)
         elif name in known:
@@ -156,7 +156,7 @@ def usage_problem(arguments: Sequence[str], config: type, *, other_flags: Collec
     return ""
 
 
-def _groups(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def groups(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each flag with the words after it; first the words before the first flag, if any, with an empty name."""
     name, words = "", list[str]()
     for word in arguments:

@@ -85,6 +85,11 @@ class ServeConfig:
     state_dir: Path | None = None
     """Folder for the server's decisions, such as a rollback, so that they survive a restart."""
 
+    config: Path | None = None
+    """TOML file with settings, named as these flags with underscores. Flags and variables override it.
+    A table [policies.NAME] has the path of a policy and its own versions, follow, max_batch_rows, max_batch_delay_s and
+    max_queue_rows."""
+
     strict: bool = False
     """Refuse to start if the version to serve is damaged, instead of serving the next newest or next best one."""
 
@@ -214,11 +219,13 @@ class ServeConfig:
             policies = tuple(map(_local_policy, self.policies))
             log_rows = self.log_rows and (self.log_rows[0], local_path(self.log_rows[1], name="--log-rows"))
             state_dir = self.state_dir and local_path(self.state_dir, name="--state-dir")
+            config = self.config and local_path(self.config, name="--config")
         except ValueError as error:
             raise ConfigError(str(error)) from error
         object.__setattr__(self, "policies", policies)
         object.__setattr__(self, "log_rows", log_rows)
         object.__setattr__(self, "state_dir", state_dir)
+        object.__setattr__(self, "config", config)
 
     def _check_versions(self) -> None:
         try:

@@ -92,13 +92,13 @@ def from_line(line: bytes) -> Message:
 
 def _config(fields: dict[str, Any]) -> ServeConfig:
     """Return the configuration with these fields, in which JSON has no paths and no dataclasses."""
-    log_rows, state_dir = fields["log_rows"], fields["state_dir"]
+    log_rows = fields["log_rows"]
     restored: dict[str, Any] = {
         "policies": tuple(map(_policy_path, fields["policies"])),
         "versions": tuple(fields["versions"]),
         "policy_settings": tuple(PolicySettings(**settings) for settings in fields["policy_settings"]),
         "log_rows": log_rows and (log_rows[0], Path(log_rows[1])),
-        "state_dir": state_dir and Path(state_dir),
+        **{name: fields[name] and Path(fields[name]) for name in ("config", "state_dir")},
     }
     return ServeConfig(**fields | restored)
 

@@ -118,6 +118,7 @@ async def start(program: str) -> WorkerProcess:
                 versions=("maze=best",),
                 follow=True,
                 state_dir=Path("state"),
+                config=Path("server.toml"),
                 policy_settings=(PolicySettings(name="maze", versions=3, max_batch_delay_s=0.5),),
             ),
             choices=((3,),),
