@@ -22,9 +22,18 @@ def server_name(address: Address) -> str:
 def admin_address(address: Address, environ: Mapping[str, str] = os.environ) -> UnixAddress:
     """Return the admin socket of the server at `address`: in $XDG_RUNTIME_DIR/kilolayer, or in a temporary folder."""
     runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
-    temporary = Path(tempfile.gettempdir()) / f"kilolayer-{os.geteuid()}"  # other users write to its parent, too
-    folder = runtime / "kilolayer" if runtime.is_absolute() else temporary
+    # Other users write to the folder of temporary files, too, so the socket needs a folder of its own there.
+    temporary = Path(tempfile.gettempdir()) / f"kilolayer-{os.geteuid()}"
+    folder = runtime / "kilolayer" if runtime.is_absolute() and runtime.is_dir() else temporary
     return UnixAddress(folder / f"admin-{server_name(address)}.sock")
+
+
+def find_admin_address(address: Address, environ: Mapping[str, str] = os.environ) -> UnixAddress:
+    """Return the admin socket of a running server, whose environment may differ: not every login sets the variable."""
+    usual = admin_address(address, environ)
+    others = ({"XDG_RUNTIME_DIR": f"/run/user/{os.geteuid()}"}, {})
+    candidates = (usual, *(admin_address(address, other) for other in others))
+    return next((each for each in candidates if each.path.is_socket()), usual)
 
 
 def state_folder(address: Address, environ: Mapping[str, str] = os.environ) -> Path:

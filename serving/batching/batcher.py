@@ -66,6 +66,8 @@ class Batcher:
         max_compute_s: float = 30.0,
         on_broken: Callable[[str], None] = _LOGGER.error,
     ) -> None:
+        self.policy = policy
+        """Limits of the queue and constants of the scheduler."""
         self._engine = engine
         self._metrics = metrics
         self._clock = clock

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from policy.bundle import Bundle
 from serving.batching.batcher import Batcher
@@ -24,6 +24,7 @@ from serving.policies.compilation import PolicyCompiler
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
 from serving.policies.shadow import Shadow
+from serving.policies.source import PolicySource
 from serving.telemetry.metrics import Metrics, ShadowMetrics
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,15 +36,17 @@ class PolicyHost:
     At the start, call `compile_first`, perhaps `compile_rest`, then `open`; after that, the other methods.
 
     Args:
+        sources: the policies.
         bundles: the verified versions that are live at first, by policy.
         registry: finds a version for a request.
-        config: how each policy is computed.
+        config: the settings that all policies share.
         clock: monotonic seconds.
         on_broken: called with a policy and the cause, once or several times, if it cannot be computed any more.
     """
 
     def __init__(
         self,
+        sources: Sequence[PolicySource],
         bundles: Mapping[str, Bundle],
         registry: PolicyRegistry,
         *,
@@ -57,9 +60,10 @@ class PolicyHost:
         self._metrics = metrics
         self._clock = clock
         self._on_broken = on_broken
-        self._folders = {name: bundle.path.parent for name, bundle in bundles.items()}
+        self._sources = {source.name: source for source in sources}
         self._first = [
-            PolicyCompiler(bundle, max_batch_rows=config.max_batch_rows, clock=clock) for bundle in bundles.values()
+            PolicyCompiler(bundle, max_batch_rows=self._sources[name].max_batch_rows, clock=clock)
+            for name, bundle in bundles.items()
         ]
         self._are_first_compiled = False
         self._engines: dict[tuple[str, int], Engine] = {}  # of the loaded versions
@@ -104,8 +108,13 @@ class PolicyHost:
             StartupError: the machine lacks a resource that loading needs.
         """
         async with self._loading:
-            if (policy, version) not in self._engines:
+            if (policy, version) in self._engines:
+                return
+            try:
                 await self._load(policy, version)
+            except RefusedVersionError as error:
+                self._metrics.count_rejected_bundle(error.reason)
+                raise
 
     async def switch(self, policy: str, version: int) -> None:
         """Make a loaded version live, in one step between two batches."""
@@ -143,7 +152,8 @@ class PolicyHost:
 
     async def _load(self, policy: str, version: int) -> None:
         live = self._registry.live()[policy].bundle
-        path = self._folders[policy] / str(version)
+        source = self._sources[policy]
+        path = source.folder / str(version)
         bundle = await run_in_background(functools.partial(store.read, path, name=policy))
         if difference := live.spec.interface_difference(bundle.spec):
             raise RefusedVersionError(
@@ -151,7 +161,7 @@ class PolicyHost:
             )
         compiler = PolicyCompiler(
             bundle,
-            max_batch_rows=self._config.max_batch_rows,
+            max_batch_rows=source.max_batch_rows,
             like=self._engines[policy, live.version],
             run=run_in_background,
             clock=self._clock,
@@ -175,14 +185,15 @@ class PolicyHost:
         """Return a version that can answer requests."""
         bundle, engine = compiled.bundle, compiled.engine
         config, name = self._config, bundle.spec.name
+        source = self._sources[name]
         self._engines[name, bundle.version] = engine
         seen_range = SeenRange(bundle.spec)
         batcher = Batcher(
             engine,
             policy=BatchingPolicy(
-                max_queue_rows=config.max_queue_rows,
+                max_queue_rows=source.max_queue_rows,
                 max_queue_age_s=config.max_queue_age_s,
-                max_batch_delay_s=config.max_batch_delay_s,
+                max_batch_delay_s=source.max_batch_delay_s,
             ),
             metrics=self._metrics.for_policy(name),
             clock=self._clock,

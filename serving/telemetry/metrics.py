@@ -4,15 +4,17 @@ Names that clients send never become labels: a policy that is not served is coun
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from policy.spec import PolicySpec
 from serving.errors import REJECTION_REASONS
 from serving.telemetry import info
+
+if TYPE_CHECKING:
+    from policy.spec import PolicySpec  # it imports JAX, which the supervisor does not need
 
 UNKNOWN_POLICY = "(unknown)"  # a policy's name has no brackets
 NO_POLICY = "(none)"  # for methods that are not about one policy
@@ -113,7 +115,7 @@ class Metrics:
         """Show which release serves, and on what, such as cpu."""
         self.build_info.labels(**info.build_labels(device=device)).set(1)
 
-    def show_live(self, spec: PolicySpec, *, version: int) -> None:
+    def show_live(self, spec: "PolicySpec", *, version: int) -> None:
         """Show which version of a policy is live, and what it is; the one that was live before is not any more."""
         labels = info.policy_labels(spec, version)
         if before := self._live_labels.get(spec.name):
@@ -189,6 +191,12 @@ class ShadowMetrics:
     def count_failed(self, rows: int) -> None:
         """Count rows for which the shadow gave no finite action."""
         self._failed.inc(rows)
+
+
+def admin_actions(collectors: CollectorRegistry) -> Counter:
+    """Return the counter of what operators ask for. One process of a server has it: with workers, the supervisor."""
+    text = "Actions and queries of operators, by outcome: ok, stopped, or the reason of the failure."
+    return Counter("kilolayer_admin_actions", text, ("action", "outcome"), registry=collectors)
 
 
 class ProcessesCollector(Collector):

@@ -100,7 +100,7 @@ def test_a_report_has_what_the_server_counts_and_returns_what_became_of_it(addre
         fake.report_status = policy_pb2.REPORT_STATUS_DUPLICATE
         assert client.report(0, version="200", reached=True) is kilolayer.ReportStatus.DUPLICATE
         fake.report_status = policy_pb2.REPORT_STATUS_UNKNOWN
-        assert client.report(np.int64(1), version="200", reached=bool(np.True_)) is kilolayer.ReportStatus.UNKNOWN
+        assert client.report(int(np.int64(1)), version="200", reached=bool(np.True_)) is kilolayer.ReportStatus.UNKNOWN
         fake.report_status = policy_pb2.REPORT_STATUS_UNSPECIFIED
         with pytest.raises(kilolayer.BadReply, match="Reply rejected: unknown status 0"):
             client.report(2, version="200", reached=True)

@@ -11,6 +11,7 @@ from policy.bundle import Bundle
 from policy.spec import PolicySpec
 from serving.batching.batcher import Batcher
 from serving.batching.queue import InferenceResult, QueuedRequest
+from serving.batching.scheduler import BatchingPolicy
 from serving.engine.engine import Kind
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
@@ -31,6 +32,7 @@ class FakeBatcher:
         self.admitted: list[QueuedRequest] = []
         self.timeouts_s: list[float | None] = []
         self.withdrawn: list[QueuedRequest] = []
+        self.policy = BatchingPolicy(max_queue_rows=8192, max_queue_age_s=1.0, max_batch_delay_s=0.002)
         self._arrival = asyncio.Event()
 
     def admit(

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
 from serving.policies.deployment import Deployment, PolicyStatus
-from serving.policies.source import PolicySource
+from serving.policies.restart import Restart
 from serving.policies.state_file import PolicyState, Rule, StateFile
+from serving.policy_settings import Wanted
+from tests.serving.conftest import wait_until
+from tests.serving.sources import policy_source
 
 NAME = "maze"
 
@@ -51,7 +55,6 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.host = RecordingHost()
-        self.refusals: list[str] = []
         self.state_file = StateFile(folder / "state")
         self.publish(1)
 
@@ -60,29 +63,27 @@ class Bench:
         path = self.folder / "policies" / str(version)
         path.mkdir(parents=True)
         provenance = {} if stay is None else {"metrics": {"eval/stay": stay}}
-        (path / "policy.json").write_text(json.dumps({"spec": {"name": NAME}, "provenance": provenance}))
-        (path / "manifest.json").write_text("{}")
+        description = json.dumps({"spec": {"name": NAME}, "provenance": provenance}).encode()
+        (path / "policy.json").write_bytes(description)
+        files = {"policy.json": {"sha256": hashlib.sha256(description).hexdigest()}}
+        (path / "manifest.json").write_text(json.dumps({"files": files}))
 
     def start(
-        self, *, wanted: str | int = "latest", follow: bool = True, keep: int = 2, kept: PolicyState | None = None, live: int = 1
+        self,
+        *,
+        wanted: Wanted = "latest",
+        follow: bool = True,
+        keep: int = 2,
+        kept: PolicyState | None = None,
+        live: int = 1,
     ) -> Deployment:
-        source = PolicySource(
-            name=NAME,
-            folder=self.folder / "policies",
-            wanted=wanted,
-            follow=follow,
-            max_batch_rows=2,
-            max_batch_delay_s=0.0,
-            max_queue_rows=2,
-        )
+        source = policy_source(self.folder / "policies", name=NAME, wanted=wanted, follow=follow)
         return Deployment(
             [source],
             self.host,
+            Restart(self.state_file, {NAME: kept} if kept else {}, choices=((live,),)),
             live={NAME: live},
-            kept={NAME: kept} if kept else {},
             keep=keep,
-            state_file=self.state_file,
-            on_refused=self.refusals.append,
         )
 
     def stored(self) -> PolicyState:
@@ -102,7 +103,7 @@ def status(deployment: Deployment) -> PolicyStatus:
 
 
 @contextlib.contextmanager
-def refused(reason: str, match: str = "") -> Iterator[None]:
+def refused(reason: str, match: str | None = None) -> Generator[None]:
     with pytest.raises(DeploymentError, match=match) as caught:
         yield
     assert caught.value.reason == reason
@@ -172,7 +173,6 @@ async def test_a_version_that_is_refused_is_tried_again_only_when_its_files_chan
         for _ in range(3):
             await deployment.look()
     assert bench.host.did == [("prepare", 2)]
-    assert bench.refusals == ["hash"]
     assert caplog.messages == ["version 2 of maze is refused (hash), and version 1 stays live: it is damaged"]
     (about,) = status(deployment).refused
     assert (about.version, about.reason, about.detail) == (2, "hash", "it is damaged")
@@ -210,7 +210,6 @@ async def test_a_version_without_its_manifest_is_still_being_copied(bench: Bench
     (bench.folder / "policies/2/manifest.json").unlink()
     await deployment.look()
     assert bench.host.did == []
-    assert bench.refusals == []
     with refused("unknown_version", "has no version 2"):
         await deployment.load(NAME, 2)
 
@@ -222,7 +221,6 @@ async def test_what_the_machine_lacks_is_not_blamed_on_the_version(bench: Bench)
     for _ in range(30):
         await deployment.look()
     assert bench.host.did == [("prepare", 2)]
-    assert bench.refusals == []
     with refused("busy", "too little memory; try again later"):
         await deployment.load(NAME, 2)
     bench.host.lacks.clear()
@@ -232,14 +230,17 @@ async def test_what_the_machine_lacks_is_not_blamed_on_the_version(bench: Bench)
 
 
 async def test_a_folder_that_cannot_be_read_is_named_and_looked_at_later(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment = bench.start()
-    (bench.folder / "policies").rename(bench.folder / "away")
-    (bench.folder / "policies").write_text("")
+
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
     with caplog.at_level(logging.WARNING):
         await deployment.look()
-    assert "cannot read" in caplog.text
+    assert caplog.messages == [f"cannot read {bench.folder}/policies (Permission denied); looking again later"]
     assert status(deployment).live == 1
 
 
@@ -280,8 +281,7 @@ async def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(bench
     bench.publish(3)
     bench.host.held[3] = asyncio.Event()
     looking = asyncio.create_task(deployment.look())
-    while ("prepare", 3) not in bench.host.did:
-        await asyncio.sleep(0.001)
+    await wait_until(lambda: ("prepare", 3) in bench.host.did)
     assert await deployment.rollback(NAME) == 1
     bench.host.held[3].set()
     await looking
@@ -313,7 +313,6 @@ async def test_a_refused_version_does_not_become_live_by_a_switch(bench: Bench) 
         await deployment.switch(NAME, 2)
     assert status(deployment).live == 1
     assert status(deployment).following
-    assert bench.refusals == ["interface"]
 
 
 async def test_a_version_can_be_loaded_beside_the_live_one_and_unloaded(bench: Bench) -> None:
@@ -353,8 +352,7 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
     kept = PolicyState(Rule("latest", follow=True), 2, (1,), following=False, rolled_back=(3,))
     deployment = bench.start(kept=kept, live=2)
     running = asyncio.create_task(deployment.run())
-    while not bench.host.did:
-        await asyncio.sleep(0.001)
+    await wait_until(lambda: bool(bench.host.did))
     await asyncio.sleep(0.05)
     running.cancel()
     assert bench.host.did == [("prepare", 1)]
@@ -378,3 +376,14 @@ async def test_a_decision_holds_though_it_cannot_be_kept(bench: Bench, caplog: p
     await deployment.look()
     assert status(deployment).live == 2
     assert "this decision does not survive a restart" in caplog.text
+
+
+async def test_a_version_that_a_new_worker_cannot_load_is_no_rollback_any_more(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    deployment.forget(NAME, 1)
+    assert status(deployment).loaded == (2,)
+    assert bench.stored().previous == ()
+    with refused("no_previous"):
+        await deployment.rollback(NAME)

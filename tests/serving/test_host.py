@@ -23,6 +23,7 @@ from serving.policies.registry import PolicyRegistry
 from serving.telemetry.metrics import Metrics
 from tests.samples import policy_spec
 from tests.serving.conftest import wait_until
+from tests.serving.sources import policy_source
 
 SPEC = policy_spec()
 NAME = SPEC.name
@@ -54,9 +55,10 @@ async def hosted(publish: Publish, tmp_path: Path) -> AsyncIterator[Hosted]:
     collectors = CollectorRegistry()
     policies = PolicyRegistry(frozenset({NAME}), default=NAME)
     host = PolicyHost(
+        [policy_source(tmp_path, max_batch_rows=2, max_batch_delay_s=0.0)],
         {NAME: bundle.read(tmp_path / "1")},
         policies,
-        config=ServeConfig(policies=(tmp_path,), max_batch_rows=2, max_batch_delay_s=0.0),
+        config=ServeConfig(policies=(tmp_path,)),
         metrics=Metrics(collectors),
         on_broken=lambda policy, cause: pytest.fail(f"{policy}: {cause}"),
     )
@@ -194,6 +196,7 @@ async def test_a_version_that_must_not_be_served_is_refused_and_the_live_one_goe
     with pytest.raises(RefusedVersionError, match=message) as caught:
         await hosted.host.prepare(NAME, 2)
     assert caught.value.reason == reason
+    assert hosted.sample("bundles_rejected_total", reason=reason) == 1
     assert (await hosted.action())[0] == "1"
 
 

@@ -1,13 +1,14 @@
 """The default places of a server's admin socket and state."""
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from serving.sockets import Address, TcpAddress, UnixAddress
-from serving.user_folders import admin_address, server_name, state_folder
+from serving.user_folders import admin_address, find_admin_address, server_name, state_folder
 
 PORT = TcpAddress("0.0.0.0", 50051)
 SOCKET = UnixAddress(Path("/run/robots/act.sock"))
@@ -23,19 +24,33 @@ def test_sockets_of_one_name_in_two_folders_have_two_names() -> None:
     assert server_name(UnixAddress(Path("/a/act.sock"))) != server_name(UnixAddress(Path("/b/act.sock")))
 
 
-@pytest.mark.parametrize(
-    ("environ", "folder"),
-    [
-        ({"XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/user/1000/kilolayer"),
-        ({"XDG_RUNTIME_DIR": "relative"}, f"/scratch/kilolayer-{os.geteuid()}"),
-        ({}, f"/scratch/kilolayer-{os.geteuid()}"),
-    ],
-)
-def test_the_admin_socket_is_in_a_folder_of_the_user(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], folder: str
-) -> None:
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/scratch")
-    assert str(admin_address(PORT, environ)) == f"unix:{folder}/admin-50051.sock"
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
+    return folder
+
+
+def test_the_admin_socket_is_in_the_runtime_folder_of_the_user(tmp_path: Path, temporary: Path) -> None:
+    address = admin_address(PORT, {"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert str(address) == f"unix:{tmp_path}/kilolayer/admin-50051.sock"
+
+
+@pytest.mark.parametrize("environ", [{}, {"XDG_RUNTIME_DIR": "."}, {"XDG_RUNTIME_DIR": "/nowhere/run"}])
+def test_without_one_it_is_in_a_temporary_folder_of_the_user(temporary: Path, environ: dict[str, str]) -> None:
+    assert str(admin_address(PORT, environ)) == f"unix:{temporary}/kilolayer-{os.geteuid()}/admin-50051.sock"
+
+
+def test_the_socket_of_a_server_with_another_environment_is_found(tmp_path: Path, temporary: Path) -> None:
+    """A server that a system started, and a login that sets the variable."""
+    login = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    assert find_admin_address(PORT, login) == admin_address(PORT, login), "there is none: the usual place"
+    of_server = admin_address(PORT, {})
+    of_server.path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(of_server.path))
+        assert find_admin_address(PORT, login) == of_server
 
 
 @pytest.mark.parametrize(

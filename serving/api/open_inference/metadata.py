@@ -49,7 +49,7 @@ def model_config(served: ServedPolicy, config: ServeConfig) -> pb.ModelConfig:
         input=[pb.ModelInput(name=name, data_type=_TYPE, dims=[_dim(served, name)]) for name in INPUTS],
         output=[pb.ModelOutput(name=OUTPUT, data_type=_TYPE, dims=[_dim(served, OUTPUT)])],
         dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=round(config.max_batch_delay_s * 1e6),
+            max_queue_delay_microseconds=round(served.batcher.policy.max_batch_delay_s * 1e6),
             priority_levels=PRIORITIES,
             default_priority_level=PRIORITIES,
             default_queue_policy=pb.ModelQueuePolicy(timeout_action="REJECT", allow_timeout_override=True),
