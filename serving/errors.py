@@ -57,6 +57,7 @@ class Reason(enum.StrEnum):
     VERSION_REFUSED = "version_refused"
     NO_PREVIOUS = "no_previous"
     VERSION_IS_LIVE = "version_is_live"
+    FIXED_VERSION = "fixed_version"
     BUSY = "busy"
 
 
@@ -69,6 +70,7 @@ _DEPLOYMENT_STATUSES = {
     Reason.VERSION_REFUSED: Status.FAILED_PRECONDITION,
     Reason.NO_PREVIOUS: Status.FAILED_PRECONDITION,
     Reason.VERSION_IS_LIVE: Status.FAILED_PRECONDITION,
+    Reason.FIXED_VERSION: Status.FAILED_PRECONDITION,
     Reason.BUSY: Status.ABORTED,  # a conflict with another change; RESOURCE_EXHAUSTED means load, and "do not repeat"
 }
 DEPLOYMENT_REASONS = tuple(_DEPLOYMENT_STATUSES)
@@ -77,6 +79,21 @@ DEPLOYMENT_REASONS = tuple(_DEPLOYMENT_STATUSES)
 
 class StartupError(Exception):
     """The server cannot start. The message is one line that says what to do."""
+
+
+class ProbeError(StartupError):
+    """A policy, compiled for this machine, does not give the results that were stored with it."""
+
+
+class RefusedVersionError(Exception):
+    """A version that must not be served. `reason` is one word for metrics; the message is one line."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class BrokenError(Exception):

@@ -142,12 +142,12 @@ class TolerantStream(io.TextIOBase):
                 select.select([], [self._descriptor], [])
 
     def _give_up(self, error: Exception) -> None:
+        if self._warn:  # first, so that the line is there when the print that waits for this returns
+            print(f"warning: standard output cannot be written ({error}); the run goes on without it", file=self._warn)
         with self._changed:
             self._texts.clear()
             self._held, self._dropped, self._has_failed = 0, 0, True
             self._changed.notify_all()
-        if self._warn:
-            print(f"warning: standard output cannot be written ({error}); the run goes on without it", file=self._warn)
 
 
 def _descriptor(stream: TextIO) -> int | None:

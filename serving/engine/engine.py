@@ -21,7 +21,7 @@ On a CPU, the calling thread computes a batch on one core, and several threads c
 import bisect
 import enum
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -190,6 +190,22 @@ class Engine:
             self.max_rows = min(largest)
             self.full_rows = min(self._most_full_rows, self.max_rows)
 
+    def reuse(self, other: "Engine") -> bool:
+        """Use the functions that `other` has compiled, if this policy is computed in the same way.
+
+        It is if only the values of its parameters differ. Return whether it is; otherwise nothing changes.
+        """
+        if self._program() != other._program():
+            return False
+        for (kind, bucket), executable in list(other._executables.items()):
+            arrays = jax.tree.leaves(_parameters(kind, self._params))
+            self.add(executable._replace(arrays=arrays, seconds=other._seconds[kind, bucket]))
+        return True
+
+    def is_compiled(self, kind: Kind, bucket: int) -> bool:
+        """Return whether there is an executable for batches of this kind and size."""
+        return (kind, bucket) in self._executables
+
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         """Return the results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` rows.
 
@@ -216,6 +232,14 @@ class Engine:
         if kind is Kind.BEST_OF:
             return self.expected_s(Kind.SAMPLE, rows) + self.expected_s(Kind.SCORE, rows)
         return self._seconds[kind, self._bucket(kind, rows)]
+
+    def _program(self) -> tuple[Hashable, ...]:
+        """Return everything that the compiled functions depend on: engines with equal ones can share them."""
+        spec = self._spec
+        leaves, structure = jax.tree.flatten(self._params)
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        sizes = spec.state_dim, spec.goal_dim, spec.action_dim, spec.action_chunk
+        return structure, shapes, sizes, spec.energy, tuple(self.buckets.items())
 
     def _run(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         bucket = self._bucket(kind, len(rows))

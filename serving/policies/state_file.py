@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class PolicyState:
     live: int
     previous: tuple[int, ...]  # live before, and still loaded; the most recent first
     following: bool
+    rolled_back: tuple[int, ...] = ()  # not taken up again by following
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +174,17 @@ def _decode(raw: bytes) -> State:
 
 def _decode_policy(fields: Mapping[str, Any]) -> PolicyState:
     rule = Rule(_of_type(str, fields["rule"]["wanted"]), _of_type(bool, fields["rule"]["follow"]))
-    live, *previous = (_of_type(int, version) for version in (fields["live"], *fields["previous"]))
-    return PolicyState(rule, live, tuple(previous), _of_type(bool, fields["following"]))
+    return PolicyState(
+        rule,
+        _of_type(int, fields["live"]),
+        previous=_versions(fields["previous"]),
+        following=_of_type(bool, fields["following"]),
+        rolled_back=_versions(fields["rolled_back"]),
+    )
+
+
+def _versions(values: Iterable[object]) -> tuple[int, ...]:
+    return tuple(_of_type(int, value) for value in values)
 
 
 def _of_type(kind: type[Any], value: object) -> Any:

@@ -16,6 +16,7 @@ from serving.errors import StartupError
 from serving.policies.store import load_all
 from tests.faults.bundle_mutator import Mutant, array_mutants, array_names, file_mutants, match_hashes
 from tests.faults.supervised import Supervised, serve_command
+from tests.serving.sources import policy_source
 
 REASONS = {"manifest", "files", "hash", "spec", "arrays", "probes"}
 
@@ -62,7 +63,7 @@ def test_one_mutant_of_each_kind_is_refused_by_name(
         caplog.clear()
         reasons: list[str] = []
         with caplog.at_level(logging.WARNING), pytest.raises(StartupError, match="no version in .* is valid, of 1"):
-            load_all([folder], on_rejected=reasons.append)
+            load_all([policy_source(folder)], on_rejected=reasons.append)
         assert len(reasons) == 1, mutant
         assert reasons[0] in REASONS, mutant
         assert caplog.messages[0].startswith(f"skipping version 1000: {folder / '1000'}"), mutant

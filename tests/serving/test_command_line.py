@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from policy.command_line import SERVER_VARIABLES
+from policy.command_line import SERVER_VARIABLES, options
 from serving.command_line import parse
 from serving.config import ConfigError, ServeConfig
+from serving.policy_settings import NamedPath, PolicySettings
 from serving.sockets import TcpAddress, UnixAddress
 
 
@@ -42,6 +43,33 @@ def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
     assert (other.policies, other.address) == ((Path("c"),), TcpAddress("127.0.0.1", 1))
 
 
+def test_a_policy_has_a_name_a_version_and_is_followed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/robot")
+    Path("depth=4").mkdir()
+    words = ["maze=runs/lr=1/policies", "depth=4", "runs/lr=1/policies", "ant=~/a"]
+    flags = ["--policies", *words, "--versions", "maze=best", "ant=1000", "--follow", "--keep", "0", "--state-dir", "s"]
+    expected = ServeConfig(
+        policies=(
+            NamedPath("maze", Path("runs/lr=1/policies")),
+            Path("depth=4"),  # it exists
+            Path("runs/lr=1/policies"),  # a name has no slash
+            NamedPath("ant", Path("/home/robot/a")),
+        ),
+        versions=("maze=best", "ant=1000"),
+        follow=True,
+        keep=0,
+        state_dir=Path("s"),
+    )
+    assert parse(flags, {}) == expected
+    assert expected.wanted_versions == {"maze": "best", "ant": 1000}
+    variables = {"POLICIES": "\n".join(words), "VERSIONS": "maze=best\nant=1000", "FOLLOW": "on", "KEEP": "0"}
+    environ = {f"KILOLAYER_{name}": value for name, value in (variables | {"STATE_DIR": "s"}).items()}
+    assert parse([], environ) == expected
+    assert parse(["--no-follow"], environ) == dataclasses.replace(expected, follow=False)
+    assert parse(["--policies", "depth=4"], {}).follow is None
+
+
 def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable() -> None:
     flags = ["--log-rows", "0.01", "runs/rows", "--policies", "a", "--out-of-range", "refuse"]
     expected = ServeConfig(policies=(Path("a"),), log_rows=(0.01, Path("runs/rows")), out_of_range="refuse")
@@ -70,7 +98,12 @@ def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable(
             {"KILOLAYER_QUEUE_AGE": ""},
             "KILOLAYER_QUEUE_AGE is not a setting of the server; did you mean KILOLAYER_MAX_QUEUE_AGE_S?",
         ),
-        ({}, "--policies is missing; name at least one folder, such as --policies runs/first/policies"),
+        ({}, "--policies is missing; name at least one path, such as --policies runs/first/policies"),
+        (
+            {"KILOLAYER_POLICIES": "a", "KILOLAYER_VERSIONS": "a"},
+            "KILOLAYER_VERSIONS needs NAME=latest, NAME=best or NAME=NUMBER, got 'a'",
+        ),
+        ({"KILOLAYER_POLICIES": "a b=c"}, "KILOLAYER_POLICIES 'a b=c': the name before = is not allowed: name must be"),
         ({"KILOLAYER_LOG_FORMAT": "xml"}, "KILOLAYER_LOG_FORMAT must be auto, json or text, got 'xml'"),
         ({"KILOLAYER_LOG_ROWS": "0.01"}, "KILOLAYER_LOG_ROWS needs 2 values, got '0.01'; --help describes it"),
         ({"KILOLAYER_LOG_ROWS": "a:b"}, "KILOLAYER_LOG_ROWS must be a number, got 'a'"),
@@ -109,6 +142,13 @@ def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
             "--log-rows must be a path on this machine, got the URL gs://rows; use a folder",
         ),
         (["x", "--workers", "1"], "'x' belongs to no flag; --help lists all flags"),
+        (["--follow", "maze"], "--follow takes no value, got 'maze'; --help describes it"),
+        (
+            ["--policies", "maze="],
+            "--policies needs a path after the name, such as maze=runs/first/policies, got 'maze='",
+        ),
+        (["--policies", "maze=s3://b/x"], "--policies must be a path on this machine, got the URL s3://b/x"),
+        (["--policies", "s3://b/x=1"], "--policies must be a path on this machine, got the URL s3://b/x=1"),
     ],
 )
 def test_a_bad_flag_is_named_and_not_the_variable_that_it_overrides(arguments: list[str], message: str) -> None:
@@ -139,7 +179,7 @@ def test_a_tilde_is_the_home_folder_in_flags_and_in_variables(monkeypatch: pytes
 
 
 def test_the_names_that_training_ignores_are_those_of_the_server() -> None:
-    assert {f"KILOLAYER_{field.name.upper()}" for field in dataclasses.fields(ServeConfig)} == SERVER_VARIABLES
+    assert {f"KILOLAYER_{name.upper()}" for name in options(ServeConfig)} == SERVER_VARIABLES
 
 
 def test_help_is_printed_whatever_the_variables_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,6 +245,28 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
             "--log-rows-mb must be at least 1 for each worker, which is 3, got 2; try 1024",
         ),
         ({"grace_s": float("inf")}, "--grace-s must be a positive number of seconds, got inf; try 10"),
+        ({"keep": 17}, "--keep must be from 0 to 16, got 17; try 2"),
+        ({"keep": -1}, "--keep must be from 0 to 16, got -1; try 2"),
+        ({"versions": ("maze",)}, "--versions needs NAME=latest, NAME=best or NAME=NUMBER, got 'maze'"),
+        (
+            {"versions": ("maze=newest",)},
+            "--versions 'maze' must be latest, best or the number of a version, got 'newest'",
+        ),
+        ({"versions": ("maze=007",)}, "--versions 'maze' must be latest, best or the number of a version, got '007'"),
+        ({"versions": ("maze=1", "maze=2")}, "--versions names 'maze' twice; give one version for each policy"),
+        ({"state_dir": Path("s3://bucket/x")}, "--state-dir must be a path on this machine, got the URL s3://bucket/x"),
+        (
+            {"policy_settings": (PolicySettings(name="maze", max_batch_rows=3),)},
+            "policies.maze.max_batch_rows must be a power of two from 1 to 65536, got 3; try 256",
+        ),
+        (
+            {"policy_settings": (PolicySettings(name="maze", max_queue_rows=1),)},
+            "policies.maze.max_queue_rows must be at least --max-call-rows, which is 4096, got 1; try 8192",
+        ),
+        (
+            {"policy_settings": (PolicySettings(name="maze", max_batch_delay_s=2.0),)},
+            "policies.maze.max_batch_delay_s must be from 0 to 1 second, got 2.0; try 0.002",
+        ),
         ({"grace_s": 0.0}, "--grace-s must be a positive number of seconds, got 0.0; try 10"),
     ],
 )
@@ -227,8 +289,8 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         parse(["--help"], {})
     assert left.value.code == 0
     text = capsys.readouterr().out
-    for field in dataclasses.fields(ServeConfig):
-        assert "--" + field.name.replace("_", "-") in text
+    for name in options(ServeConfig):
+        assert "--" + name.replace("_", "-") in text
     assert "KILOLAYER_MAX_BATCH_ROWS=64" in text
-    assert "--policies PATH [PATH ...]" in text
-    assert "as training writes them. (required)" in " ".join(text.replace("│", " ").split())
+    assert "--policies [NAME=]PATH ..." in text
+    assert "the one that training gave the policy. (required)" in " ".join(text.replace("│", " ").split())

@@ -10,14 +10,26 @@ import pytest
 from serving.policies.state_file import PolicyState, Rule, State, StateFile, choose
 
 LATEST = Rule("latest", follow=True)
-ANT = PolicyState(LATEST, live=900, previous=(1000, 800), following=False)
+ANT = PolicyState(LATEST, live=900, previous=(800, 700), following=False, rolled_back=(1000,))
 BEE = PolicyState(Rule("2000", follow=False), live=2000, previous=(), following=False)
 STATE = State({"bee": BEE, "ant": ANT})
 WRITTEN = {
     "format": 1,
     "policies": {
-        "ant": {"rule": {"wanted": "latest", "follow": True}, "live": 900, "previous": [1000, 800], "following": False},
-        "bee": {"rule": {"wanted": "2000", "follow": False}, "live": 2000, "previous": [], "following": False},
+        "ant": {
+            "rule": {"wanted": "latest", "follow": True},
+            "live": 900,
+            "previous": [800, 700],
+            "following": False,
+            "rolled_back": [1000],
+        },
+        "bee": {
+            "rule": {"wanted": "2000", "follow": False},
+            "live": 2000,
+            "previous": [],
+            "following": False,
+            "rolled_back": [],
+        },
     },
 }
 

@@ -18,6 +18,7 @@ import pytest
 
 from serving.config import ServeConfig
 from serving.errors import StartupError
+from serving.policy_settings import NamedPath, PolicySettings
 from serving.telemetry import heartbeat
 from serving.workers import supervisor as supervisor_module
 from serving.workers import worker, worker_process
@@ -89,6 +90,18 @@ async def start(program: str) -> WorkerProcess:
         Start(dataclasses.replace(CONFIG, max_batch_delay_s=0.1), versions=(3, 5), cores=(0, 2)),
         Start(CONFIG, versions=None, cores=()),
         Start(dataclasses.replace(CONFIG, log_rows=(0.01, Path("rows"))), versions=None, cores=()),
+        Start(
+            dataclasses.replace(
+                CONFIG,
+                policies=(Path("a=b"), NamedPath("maze", Path("c=d"))),
+                versions=("maze=best",),
+                follow=True,
+                state_dir=Path("state"),
+                policy_settings=(PolicySettings(name="maze", versions=3, max_batch_delay_s=0.5),),
+            ),
+            versions=None,
+            cores=(),
+        ),
         Open(),
         Loaded((3, 5)),
         Compiled(),
