@@ -5,84 +5,44 @@ switch and roll back; a switch or a rollback ends the following, so that nothing
 checked before anything changes for robots. One that fails a check is refused, counted, and not looked at again until
 its files change; the live version goes on.
 
+A version may be tried before it is live: as a canary, which answers a share of the robots, or as a shadow, whose
+actions are only compared. A canary may end by itself: robots report how their episodes end, and a sequential test of
+these reports makes its version live, or rolls it back.
+
 The decisions are carried out by a `VersionHost`: this process, or all workers. Imports no JAX, because the supervisor
 of several workers uses it. Everything runs on one event loop.
 """
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
-from serving.policies import version_files
+from serving.errors import DeploymentError, Reason
+from serving.policies.canary import CanaryShare
+from serving.policies.decisions import PolicyDecisions, PolicyStatus
+from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
+from serving.policies.loading import LoadingHost, VersionLoader, unknown_version
 from serving.policies.restart import Restart
-from serving.policies.source import PolicySource, candidates
-from serving.policies.state_file import PolicyState, Rule, State
-from serving.policies.version_files import Files
+from serving.policies.sequential_test import DecisionRule, Verdict
+from serving.policies.source import PolicySource
+from serving.policies.state_file import ShadowState, State
+from serving.policies.trials import TrialHost, Trials
 
 _LOGGER = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often the folders are looked at."""
-_RETRY_LOOKS = 30  # after the machine lacked something that loading needs
 
 
-class VersionHost(Protocol):
+class VersionHost(LoadingHost, TrialHost, Protocol):
     """Carries out decisions; see `serving.policies.host.PolicyHost`."""
-
-    async def prepare(self, policy: str, version: int) -> None:
-        """Load a version. Raises RefusedVersionError, or StartupError if the machine lacks what loading needs."""
-        ...
 
     async def switch(self, policy: str, version: int) -> None:
         """Make a loaded version live."""
         ...
-
-    async def unload(self, policy: str, version: int) -> None:
-        """Unload a version that is not live."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class RefusedVersion:
-    """A version on disk that must not be served."""
-
-    version: int
-    reason: str  # one word, as in the metrics
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyStatus:
-    """What is decided about one policy."""
-
-    policy: str
-    live: int
-    previous: tuple[int, ...]  # to which a rollback goes, the most recent first
-    loaded: tuple[int, ...]  # every version that answers requests, oldest first
-    following: bool
-    wanted: str  # latest, best, or a version
-    refused: tuple[RefusedVersion, ...]
-
-
-@dataclasses.dataclass
-class _Policy:
-    source: PolicySource
-    live: int
-    following: bool
-    previous: list[int] = dataclasses.field(default_factory=list)  # the most recent first
-    also_loaded: set[int] = dataclasses.field(default_factory=set)  # by an operator, or left by a rollback
-    rolled_back: set[int] = dataclasses.field(default_factory=set)  # never taken up again by following
-    refused: dict[int, tuple[Files, RefusedVersion]] = dataclasses.field(default_factory=dict)
-    retry_in: int = 0  # looks
-    changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-
-    @property
-    def loaded(self) -> set[int]:
-        return {self.live, *self.previous, *self.also_loaded}
 
 
 class Deployment:
@@ -94,6 +54,8 @@ class Deployment:
         began: what was decided before the restart, and where decisions are kept.
         live: the live version of each policy.
         keep: how many former live versions of a policy stay loaded.
+        reports: how episodes of robots end, for canaries.
+        clock: monotonic seconds, as that of `reports`.
     """
 
     def __init__(
@@ -104,18 +66,24 @@ class Deployment:
         *,
         live: Mapping[str, int],
         keep: int,
+        reports: EpisodeReports,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
-        self._keep = keep
+        self._loader = VersionLoader(host, keep=keep)
         self._state_file = began.state_file
+        self._kept = began.kept
         self._policies = {
-            source.name: _first(source, live[source.name], began.kept.get(source.name)) for source in sources
+            source.name: PolicyDecisions.first(source, live[source.name], began.kept.get(source.name))
+            for source in sources
         }
+        self._trials = Trials(host, clock=clock)
         self._look_now = asyncio.Event()
+        reports.on_accepted = self._record
 
     def status(self) -> tuple[PolicyStatus, ...]:
         """Return what is decided about every policy."""
-        return tuple(_status(policy) for policy in self._policies.values())
+        return tuple(policy.status() for policy in self._policies.values())
 
     async def load(self, policy: str, version: int) -> None:
         """Load a version, so that requests that name it are answered.
@@ -124,7 +92,7 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = self._find(policy)
-        await self._prepare(found, version)
+        await self._loader.load(found, version)
         if version not in found.loaded:
             found.also_loaded.add(version)
 
@@ -132,16 +100,18 @@ class Deployment:
         """Unload a version that is not live.
 
         Raises:
-            DeploymentError: there is no such policy or loaded version, or the version is live.
+            DeploymentError: there is no such policy or loaded version, or the version is live or on trial.
         """
         found = self._find(policy)
         async with found.changing:
+            if use := found.on_trial.get(version):
+                raise DeploymentError(Reason.VERSION_IS_LIVE, f"version {version} of {policy} is {use}; end that first")
             if version == found.live:
                 raise DeploymentError(
                     Reason.VERSION_IS_LIVE, f"version {version} of {policy} is live; switch to another one"
                 )
             if version not in found.loaded:
-                raise _unknown_version(found, version)
+                raise unknown_version(found, version)
             found.also_loaded.discard(version)
             found.previous = [each for each in found.previous if each != version]
             self._save()
@@ -154,22 +124,26 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = self._find(policy)
-        await self._prepare(found, version)
+        await self._loader.load(found, version)
         async with found.changing:
             found.rolled_back.discard(version)
             await self._make_live(found, version, following=False)
-        await self._unload_surplus(found)
+        await self._loader.unload_surplus(found)
 
     async def rollback(self, policy: str) -> int:
-        """Make the former live version live again, and return it. The policy is not followed any more.
+        """Undo the last change, and return the version that is live then. The policy is not followed any more.
 
-        The version is loaded, so this takes milliseconds, even while another version is being loaded.
+        During a canary, this ends the canary. Otherwise the former live version becomes live again. It is loaded, so
+        this takes milliseconds, even while another version is being loaded.
 
         Raises:
             DeploymentError: there is no such policy, or no former version is loaded.
         """
         found = self._find(policy)
         async with found.changing:
+            if found.canary:
+                await self._reject_candidate(found)
+                return found.live
             if not found.previous:
                 raise DeploymentError(
                     Reason.NO_PREVIOUS, f"no former live version of {policy} is loaded; switch to a version"
@@ -181,15 +155,75 @@ class Deployment:
             found.also_loaded.add(left)
             found.rolled_back.add(left)
             found.following = False
+            await self._end_shadow_of(found, version)
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
             self._save()
         return version
+
+    async def canary(self, policy: str, version: int, *, share: float, rule: DecisionRule | None = None) -> None:
+        """Answer a share of the robots with a version, after loading it if needed. The policy is not followed any more.
+
+        With the version and the rule of the present canary, only its share changes, and what reports show is kept.
+
+        Args:
+            policy: its name.
+            version: the candidate.
+            share: of the robots, above 0 and at most 1.
+            rule: when the canary decides by itself; None: it does not.
+
+        Raises:
+            DeploymentError: there is no such policy or version, or the version is refused or live.
+            ValueError: the share is out of range.
+        """
+        found = self._find(policy)
+        assignment = CanaryShare(policy=found.name, candidate=version, share=share)
+        await self._loader.load(found, version)
+        async with found.changing:
+            replaced = await self._trials.begin_canary(found, assignment, rule=rule)
+            found.following = False
+            found.rolled_back.discard(version)
+            self._save()
+        await self._loader.unload_unused(found, replaced)
+
+    async def end_canary(self, policy: str) -> None:
+        """Answer all robots with the live version. No effect without a canary.
+
+        Raises:
+            DeploymentError: there is no such policy.
+        """
+        found = self._find(policy)
+        async with found.changing:
+            ended = await self._trials.end_canary(found)
+            self._save()
+        await self._loader.unload_unused(found, ended)
+
+    async def shadow(self, policy: str, version: int, *, share: float) -> None:
+        """Compare a share of the rows of the live version with a version, after loading it if needed.
+
+        `share` is above 0 and at most 1. Errors as of `canary`.
+        """
+        found, shadow = self._find(policy), ShadowState(version, share)
+        await self._loader.load(found, version)
+        async with found.changing:
+            replaced = await self._trials.begin_shadow(found, shadow)
+            self._save()
+        await self._loader.unload_unused(found, replaced)
+
+    async def end_shadow(self, policy: str) -> None:
+        """Compare no more rows. No effect without a shadow. Errors as of `end_canary`."""
+        found = self._find(policy)
+        async with found.changing:
+            ended = await self._trials.end_shadow(found)
+            self._save()
+        await self._loader.unload_unused(found, ended)
 
     def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
         found = self._policies[policy]
         found.also_loaded.discard(version)
         found.previous = [each for each in found.previous if each != version]
+        found.canary = None if version == (found.canary and found.canary.version) else found.canary
+        found.shadow = None if version == (found.shadow and found.shadow.version) else found.shadow
         _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
         self._save()
 
@@ -197,9 +231,13 @@ class Deployment:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.
 
         Raises:
-            DeploymentError: there is no such policy, or one fixed version of it is wanted.
+            DeploymentError: there is no such policy, it has a canary, or one fixed version of it is wanted.
         """
         found = self._find(policy)
+        if on and found.canary:
+            raise DeploymentError(
+                Reason.BUSY, f"version {found.canary.version} of {policy} is the candidate of a canary; end that first"
+            )
         if on and isinstance(found.source.wanted, int):
             raise DeploymentError(
                 Reason.FIXED_VERSION,
@@ -217,10 +255,15 @@ class Deployment:
         self._look_now.set()
 
     async def run(self) -> None:
-        """Load what was loaded before the restart; then take up new versions, every second. Does not return."""
+        """Load what was loaded before the restart; then take up new versions and end canaries. Does not return."""
         for policy in self._policies.values():
             await self._restore(policy)
         self._save()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._decide_canaries())
+
+    async def _follow(self) -> None:
         while True:
             await self.look()
             self._look_now.clear()
@@ -230,75 +273,21 @@ class Deployment:
     async def look(self) -> None:
         """Look at the folders now, and take up what the followed policies want."""
         for policy in self._policies.values():
-            if policy.retry_in:
-                policy.retry_in -= 1
-            elif policy.following:
-                await self._take_up(policy)
-
-    async def _take_up(self, policy: _Policy) -> None:
-        """Make the most wanted version live that is better than the live one and passes every check."""
-        try:
-            wanted = await asyncio.to_thread(candidates, policy.source)
-        except OSError as error:
-            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.folder, error.strerror)
-            policy.retry_in = _RETRY_LOOKS
-            return
-        policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
-        for version in wanted:
-            if version == policy.live or (policy.source.wanted == "latest" and version < policy.live):
-                return
-            if version in policy.rolled_back:
+            if not policy.following:
                 continue
-            files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
-            if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
+            version = await self._loader.load_wanted(policy)
+            if version is None:
                 continue
-            try:
-                await self._host.prepare(policy.source.name, version)
-            except RefusedVersionError as error:
-                self._refuse(policy, version, files, error)
-                continue
-            except StartupError as error:
-                _LOGGER.warning("%s; version %d of %s is tried again later", error, version, policy.source.name)
-                policy.retry_in = _RETRY_LOOKS
-                return
             async with policy.changing:
                 if policy.following:  # an operator may have decided meanwhile
                     await self._make_live(policy, version, following=True)
                 elif version not in policy.loaded:
                     policy.also_loaded.add(version)
-            await self._unload_surplus(policy)
-            return
+            await self._loader.unload_surplus(policy)
 
-    def _refuse(self, policy: _Policy, version: int, files: Files, error: RefusedVersionError) -> None:
-        policy.refused[version] = files, RefusedVersion(version, error.reason, str(error))
-        _LOGGER.warning(
-            "version %d of %s is refused (%s), and version %d stays live: %s",
-            version,
-            policy.source.name,
-            error.reason,
-            policy.live,
-            error,
-        )
-
-    async def _prepare(self, policy: _Policy, version: int) -> None:
-        """Load a version that an operator asked for."""
-        name, folder = policy.source.name, policy.source.folder / str(version)
-        if version in policy.loaded:
-            return
-        files = await asyncio.to_thread(version_files.look, folder)
-        if not version_files.is_complete(files):
-            raise _unknown_version(policy, version)
-        try:
-            await self._host.prepare(name, version)
-        except RefusedVersionError as error:
-            self._refuse(policy, version, files, error)
-            raise DeploymentError(Reason.VERSION_REFUSED, str(error)) from error
-        except StartupError as error:
-            raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
-
-    async def _make_live(self, policy: _Policy, version: int, *, following: bool) -> None:
+    async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> None:
         """Make a loaded version live; the lock is held."""
-        name, former = policy.source.name, policy.live
+        name, former = policy.name, policy.live
         policy.following = following
         if version != former:
             await self._host.switch(name, version)
@@ -307,36 +296,79 @@ class Deployment:
             policy.also_loaded.discard(version)
             policy.refused.pop(version, None)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
+        ended = await self._trials.end_canary(policy)
+        if ended is not None and ended != version:
+            policy.also_loaded.add(ended)
+        await self._end_shadow_of(policy, version)
         self._save()
 
-    async def _unload_surplus(self, policy: _Policy) -> None:
-        """Unload former live versions beyond those that are kept."""
-        surplus, policy.previous = policy.previous[self._keep :], policy.previous[: self._keep]
-        for version in surplus:
-            if version not in policy.loaded:
-                await self._host.unload(policy.source.name, version)
+    async def _end_shadow_of(self, policy: PolicyDecisions, live: int) -> None:
+        """End the shadow if its version has become live."""
+        if policy.shadow and policy.shadow.version == live:
+            await self._trials.end_shadow(policy)
 
-    async def _restore(self, policy: _Policy) -> None:
-        """Load the former live versions that were loaded before the restart; those that fail are forgotten."""
-        for version in list(policy.previous):
-            try:
-                await self._host.prepare(policy.source.name, version)
-            except (RefusedVersionError, StartupError) as error:
-                _LOGGER.warning(
-                    "a rollback to version %d of %s is not possible: %s", version, policy.source.name, error
-                )
-                policy.previous.remove(version)
+    async def _reject_candidate(self, policy: PolicyDecisions) -> None:
+        """Roll a canary back; the lock is held. Its version stays loaded."""
+        candidate = await self._trials.end_canary(policy)
+        assert candidate is not None
+        policy.also_loaded.add(candidate)
+        policy.rolled_back.add(candidate)
+        policy.following = False
+        _LOGGER.warning("%s: version %d is rolled back, and version %d stays live", policy.name, candidate, policy.live)
+        self._save()
+
+    def _record(self, report: EpisodeReport, receipt: Receipt) -> None:
+        if policy := self._policies.get(report.answered_by.policy):
+            self._trials.record(policy, report, receipt)
+
+    async def _decide_canaries(self) -> None:
+        while True:
+            await self._trials.has_verdict.wait()
+            self._trials.has_verdict.clear()
+            for policy in self._policies.values():
+                async with policy.changing:
+                    await self._decide_canary(policy)
+                await self._loader.unload_surplus(policy)
+
+    async def _decide_canary(self, policy: PolicyDecisions) -> None:
+        """Promote the candidate of a canary or roll it back, if the reports show which; the lock is held."""
+        if not policy.canary or policy.canary.verdict is Verdict.UNDECIDED:
+            return
+        version, verdict = policy.canary.version, policy.canary.verdict
+        _LOGGER.warning("%s: the reports show that version %d is %s", policy.name, version, verdict)
+        if verdict is Verdict.BETTER:
+            await self._make_live(policy, version, following=False)
+        else:
+            await self._reject_candidate(policy)
+
+    async def _restore(self, policy: PolicyDecisions) -> None:
+        """Load what was loaded before the restart, and go on with what was tried."""
+        await self._loader.load_previous(policy)
+        kept = self._kept.get(policy.name)
+        if kept and kept.canary and not policy.canary:
+            trial = kept.canary
+            await self._restore_trial(
+                policy, self.canary(policy.name, trial.version, share=trial.share, rule=trial.rule)
+            )
+        if kept and kept.shadow and not policy.shadow:
+            await self._restore_trial(policy, self.shadow(policy.name, kept.shadow.version, share=kept.shadow.share))
+
+    async def _restore_trial(self, policy: PolicyDecisions, begin: Awaitable[None]) -> None:
+        try:
+            await begin
+        except DeploymentError as error:
+            _LOGGER.warning("what was tried of %s before the restart cannot go on: %s", policy.name, error)
 
     def _save(self) -> None:
         """Keep the decisions for the next start. A failure is logged: what is decided holds until then."""
         if not self._state_file:
             return
         try:
-            self._state_file.write(State({name: _state(policy) for name, policy in self._policies.items()}))
+            self._state_file.write(State({name: policy.state() for name, policy in self._policies.items()}))
         except OSError as error:
             _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self._state_file.path, error)
 
-    def _find(self, policy: str) -> _Policy:
+    def _find(self, policy: str) -> PolicyDecisions:
         """Return a policy by its name; empty: the only one."""
         if not policy and len(self._policies) == 1:
             return next(iter(self._policies.values()))
@@ -344,54 +376,3 @@ class Deployment:
             known = ", ".join(self._policies)
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy!a:.80}; there are: {known}")
         return self._policies[policy]
-
-
-def _first(source: PolicySource, live: int, kept: PolicyState | None) -> _Policy:
-    """Return the decisions about a policy at the start."""
-    if kept is None:
-        return _Policy(source, live, following=source.follow)
-    if live != kept.live:
-        _LOGGER.warning(
-            "version %d of %s, which was live before the restart, cannot be served; version %d is, and is not followed",
-            kept.live,
-            source.name,
-            live,
-        )
-    return _Policy(
-        source,
-        live,
-        following=kept.following and live == kept.live,
-        previous=[version for version in kept.previous if version != live],
-        rolled_back=set(kept.rolled_back),
-    )
-
-
-def _state(policy: _Policy) -> PolicyState:
-    source = policy.source
-    return PolicyState(
-        Rule(str(source.wanted), source.follow),
-        policy.live,
-        tuple(policy.previous),
-        policy.following,
-        tuple(sorted(policy.rolled_back)),
-    )
-
-
-def _status(policy: _Policy) -> PolicyStatus:
-    return PolicyStatus(
-        policy.source.name,
-        policy.live,
-        tuple(policy.previous),
-        tuple(sorted(policy.loaded)),
-        policy.following,
-        str(policy.source.wanted),
-        tuple(about for _, (_, about) in sorted(policy.refused.items())),
-    )
-
-
-def _unknown_version(policy: _Policy, version: int) -> DeploymentError:
-    loaded = ", ".join(map(str, sorted(policy.loaded)))
-    return DeploymentError(
-        Reason.UNKNOWN_VERSION,
-        f"policy {policy.source.name} has no version {version} in {policy.source.folder}; loaded are: {loaded}",
-    )

@@ -103,6 +103,11 @@ class EpisodeReports:
             self._robots.move_to_end(robot_id)
         robot.answered(version)
 
+    def knows(self, robot_id: str, version: PolicyVersion) -> bool:
+        """Return whether `version` has answered the robot `robot_id`, and that is not forgotten."""
+        robot = self._robots.get(robot_id)
+        return robot is not None and version in robot.versions
+
     async def report(self, report: EpisodeReport) -> ReportStatus:
         """As `record`, for a method of the server."""
         return self.record(report).status
@@ -125,9 +130,9 @@ class EpisodeReports:
         return self._statuses.copy()
 
     def _receive(self, report: EpisodeReport) -> Receipt:
-        robot = self._robots.get(report.robot_id)
-        if robot is None or report.answered_by not in robot.versions:
+        if not self.knows(report.robot_id, report.answered_by):
             return Receipt(ReportStatus.UNKNOWN, None)
+        robot = self._robots[report.robot_id]
         self._robots.move_to_end(report.robot_id)
         previous_s = robot.reported_s
         if not robot.episodes.add(report.episode):

@@ -132,10 +132,7 @@ class PolicyRegistry:
         if served is None:
             raise UnknownPolicyError(f"there is no policy {echo(policy)}; there are: {', '.join(sorted(live))}")
         if not version:
-            canary = self._canaries.get(served.name)
-            if not canary or not robot or not canary.gets_candidate(robot):
-                return served
-            version = str(canary.candidate)
+            return self._candidate(served.name, robot) or served
         if version == served.version:
             return served
         other = self._loaded[served.name].get(version)
@@ -143,6 +140,13 @@ class PolicyRegistry:
             versions = ", ".join(each.version for each in self.loaded(served.name))
             raise UnknownVersionError(f"policy {served.name} has no version {echo(version)}; there are: {versions}")
         return other
+
+    def _candidate(self, policy: str, robot: str) -> ServedPolicy | None:
+        """Return the candidate that `robot` gets; None: the live version, also if the candidate is not loaded."""
+        canary = self._canaries.get(policy)
+        if not canary or not robot or not canary.gets_candidate(robot):
+            return None
+        return self._loaded[policy].get(str(canary.candidate))
 
     def is_overloaded(self) -> bool:
         """Return whether every policy is overloaded, so that calls are checked before they are read."""

@@ -99,7 +99,7 @@ class SequentialTest:
     def __init__(self, rule: DecisionRule, *, share: float) -> None:
         self._rule = rule
         self._capital = initial_capital()
-        self._episodes_left = {True: rule.min_episodes, False: rule.min_episodes}  # by whether it is the candidate
+        self._episodes = {False: 0, True: 0}  # by whether it is the candidate
         self.change_share(share)
 
     def change_share(self, share: float) -> None:
@@ -119,7 +119,7 @@ class SequentialTest:
             reached: whether the episode was a success.
         """
         (self._candidate if is_candidate else self._live).append(reached)
-        self._episodes_left[is_candidate] -= 1
+        self._episodes[is_candidate] += 1
         sizes = self._sizes
         if len(self._live) >= sizes.live and len(self._candidate) >= sizes.candidate:
             live = sum(self._live.popleft() for _ in range(sizes.live))
@@ -127,6 +127,10 @@ class SequentialTest:
             difference = np.array(candidate / sizes.candidate - live / sizes.live)
             self._capital += growth(difference, margin=self._rule.margin)
         return self.verdict
+
+    def episodes(self, *, is_candidate: bool) -> int:
+        """Return how many episodes were added, of the candidate or of the live version."""
+        return self._episodes[is_candidate]
 
     @property
     def evidence(self) -> Evidence:
@@ -136,7 +140,7 @@ class SequentialTest:
     @property
     def verdict(self) -> Verdict:
         """What the episodes so far show."""
-        if max(self._episodes_left.values()) > 0:
+        if min(self._episodes.values()) < self._rule.min_episodes:
             return Verdict.UNDECIDED
         evidence = self.evidence
         if evidence.worse >= -math.log(self._rule.false_rollback_rate):

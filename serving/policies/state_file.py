@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from policy.verified_folder import MALFORMED, fsync
+from serving.policies.sequential_test import DecisionRule
 
 _LOGGER = logging.getLogger(__name__)
 _FORMAT = 1
@@ -29,6 +30,27 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
+class CanaryState:
+    """A canary."""
+
+    version: int
+    share: float  # of the robots
+    rule: DecisionRule | None  # when it decides by itself; None: it does not
+
+
+@dataclasses.dataclass(frozen=True)
+class ShadowState:
+    """A shadow. ValueError if the share is out of range."""
+
+    version: int
+    share: float  # of the rows, above 0 and at most 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"the share of a shadow must be above 0 and at most 1, got {self.share}")
+
+
+@dataclasses.dataclass(frozen=True)
 class PolicyState:
     """The decision about one policy, and the flags that it was made under."""
 
@@ -37,6 +59,8 @@ class PolicyState:
     previous: tuple[int, ...]  # live before, and still loaded; the most recent first
     following: bool
     rolled_back: tuple[int, ...] = ()  # not taken up again by following
+    canary: CanaryState | None = None
+    shadow: ShadowState | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +204,27 @@ def _decode_policy(fields: Mapping[str, Any]) -> PolicyState:
         previous=_versions(fields["previous"]),
         following=_of_type(bool, fields["following"]),
         rolled_back=_versions(fields["rolled_back"]),
+        canary=_decode_canary(fields.get("canary")),
+        shadow=_decode_shadow(fields.get("shadow")),
     )
+
+
+def _decode_canary(fields: Mapping[str, Any] | None) -> CanaryState | None:
+    if fields is None:
+        return None
+    rule = fields["rule"]
+    return CanaryState(_of_type(int, fields["version"]), _share(fields), None if rule is None else DecisionRule(**rule))
+
+
+def _decode_shadow(fields: Mapping[str, Any] | None) -> ShadowState | None:
+    return None if fields is None else ShadowState(_of_type(int, fields["version"]), _share(fields))
+
+
+def _share(fields: Mapping[str, Any]) -> float:
+    share = _of_type(float, fields["share"])
+    if not 0 < share <= 1:
+        raise _FormatError(f"it has the share {share}")
+    return share
 
 
 def _versions(values: Iterable[object]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Literal, TypeAlias
 
 from serving.errors import RefusedVersionError, StartupError
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
@@ -17,11 +18,16 @@ _LOGGER = logging.getLogger(__name__)
 _ANSWER_S = 1.0  # a worker that does not answer in this time carries out a switch once it responds again
 
 
+_Kind: TypeAlias = Literal["set_canary", "set_shadow"]
+_Trial: TypeAlias = tuple[_Kind, str]  # and a policy
+
+
 @dataclasses.dataclass(eq=False)
 class _Member:
     worker: WorkerProcess
     live: dict[str, int]
     loaded: set[tuple[str, int]]
+    trials: dict[_Trial, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
 
 class AllWorkers:
@@ -36,6 +42,7 @@ class AllWorkers:
     def __init__(self, live: Mapping[str, int], *, on_lost: Callable[[str, int], None]) -> None:
         self._live = dict(live)
         self._loaded = set(live.items())
+        self._trials: dict[_Trial, tuple[int, float]] = {}  # with their versions and shares; a share of 0: it has ended
         self._on_lost = on_lost
         self._members: list[_Member] = []
 
@@ -57,6 +64,8 @@ class AllWorkers:
                 await self._catch_up(member, *min(missing))
             elif behind := [policy for policy, version in self._live.items() if member.live[policy] != version]:
                 await _switch(member, behind[0], self._live[behind[0]])
+            elif differing := [trial for trial in self._trials if member.trials.get(trial) != self._trials[trial]]:
+                await _set_trial(member, differing[0], *self._trials[differing[0]])
             elif surplus := member.loaded - self._loaded:
                 await _unload(member, *min(surplus))
             else:
@@ -88,6 +97,18 @@ class AllWorkers:
         self._loaded.discard((policy, version))
         await self._each(self._members, lambda member: _unload(member, policy, version))
 
+    async def set_canary(self, policy: str, version: int, *, share: float) -> None:
+        """Answer a share of the robots with a loaded version, in every worker."""
+        await self._set_trial(("set_canary", policy), version, share)
+
+    async def set_shadow(self, policy: str, version: int, *, share: float) -> None:
+        """Compare a share of the live version's rows with a loaded version, in every worker."""
+        await self._set_trial(("set_shadow", policy), version, share)
+
+    async def _set_trial(self, trial: _Trial, version: int, share: float) -> None:
+        self._trials[trial] = version, share
+        await self._each(self._members, lambda member: _set_trial(member, trial, version, share), timeout_s=_ANSWER_S)
+
     async def _catch_up(self, member: _Member, policy: str, version: int) -> None:
         try:
             await _prepare(member, policy, version)
@@ -95,6 +116,9 @@ class AllWorkers:
             if self._live[policy] == version:
                 raise
             self._on_lost(policy, version)
+            for (kind, of), (lost, _) in list(self._trials.items()):
+                if (of, lost) == (policy, version):
+                    await self._set_trial((kind, of), version, 0.0)
             await self.unload(policy, version)
 
     async def _each(
@@ -134,6 +158,12 @@ async def _prepare(member: _Member, policy: str, version: int) -> None:
 async def _switch(member: _Member, policy: str, version: int) -> None:
     member.live[policy] = version
     await member.worker.switch(policy, version)
+
+
+async def _set_trial(member: _Member, trial: _Trial, version: int, share: float) -> None:
+    member.trials[trial] = version, share
+    kind, policy = trial
+    await getattr(member.worker, kind)(policy, version, share=share)
 
 
 async def _unload(member: _Member, policy: str, version: int) -> None:

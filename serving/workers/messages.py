@@ -48,9 +48,10 @@ class Change:
     """To a worker: change a version, as a `serving.policies.deployment.VersionHost` does. It answers `Changed`."""
 
     number: int  # of this change, for the answer
-    what: Literal["prepare", "switch", "unload"]
+    what: Literal["prepare", "switch", "unload", "set_canary", "set_shadow"]
     policy: str
     version: int
+    share: float = 0.0  # of a canary or a shadow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,43 @@ class Changed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Answered:
+    """From a worker: a version has answered a robot. Sent again from time to time, not for each answer."""
+
+    robot_id: str
+    policy: str
+    version: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """From a worker: how an episode of a robot ended. The supervisor answers `Counted`."""
+
+    number: int  # of this report, for the answer
+    policy: str
+    version: int
+    robot_id: str
+    episode: int
+    reached: bool
+    time_at_goal: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """To a worker: what became of a report."""
+
+    number: int
+    status: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Alive:
     """From a worker that serves, every second: its event loop runs."""
 
 
-Message: TypeAlias = Start | Open | Change | Loaded | Compiled | Serving | Changed | Alive
+Message: TypeAlias = (
+    Start | Open | Change | Counted | Loaded | Compiled | Serving | Changed | Answered | Reported | Alive
+)
 _TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 

@@ -28,6 +28,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from serving.config import ServeConfig
 from serving.errors import RefusedVersionError, StartupError, shortage
 from serving.policies.deployment import Deployment
+from serving.policies.episode_reports import EpisodeReports
+from serving.policies.report_metrics import ReportsCollector
 from serving.policies.restart import Restart, restart
 from serving.policies.source import PolicySource, resolve
 from serving.policy_settings import NamedPath
@@ -40,6 +42,7 @@ from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.all_workers import AllWorkers
 from serving.workers.control import controlled
 from serving.workers.metrics_folder import metrics_folder
+from serving.workers.reports import ReceivedReports
 from serving.workers.shutdown import finished_before, stop_event
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
@@ -97,6 +100,8 @@ class Supervisor:
         self._clock = clock
         self._all: AllWorkers | None = None  # None until the first worker has found the versions
         self._deployment: Deployment | None = None  # None until the workers serve
+        self._reports = EpisodeReports(clock=clock)
+        self._received_reports = ReceivedReports(self._reports)
         self._found_versions = asyncio.Event()
         self._workers: dict[int, WorkerProcess] = {}  # by number, 0 to --workers - 1
         self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
@@ -117,7 +122,13 @@ class Supervisor:
             if await finished_before(stop, self._start()):
                 assert self._all
                 deployment = Deployment(
-                    self._sources, self._all, self._began, live=self._all.live, keep=self._config.keep
+                    self._sources,
+                    self._all,
+                    self._began,
+                    live=self._all.live,
+                    keep=self._config.keep,
+                    reports=self._reports,
+                    clock=self._clock,
                 )
                 self._deployment = deployment
                 control = controlled(
@@ -278,8 +289,9 @@ class Supervisor:
         return 0 if codes <= {0, -signal.SIGTERM} else 1  # -SIGTERM: it did not handle signals yet
 
     async def _start_worker(self, number: int) -> WorkerProcess:
-        self._workers[number] = await WorkerProcess.start()
-        return self._workers[number]
+        worker = self._workers[number] = await WorkerProcess.start()
+        worker.on_message = self._received_reports.receive
+        return worker
 
     def _serve_metrics(self, collectors: CollectorRegistry) -> dict[str, str]:
         """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return the addresses."""
@@ -293,6 +305,7 @@ class Supervisor:
         MultiProcessCollector(collectors)
         collectors.register(ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in self._workers.values())]))
         collectors.register(ConnectionsCollector(self._config.address))
+        collectors.register(ReportsCollector(self._reports))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
         gauge.set_function(lambda: sum(worker.serves for worker in self._workers.values()))
         return collectors

@@ -8,9 +8,10 @@ supervisor has ended. A process that cannot compute any more ends with exit code
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from threading import Thread
 from typing import Any, BinaryIO
 
@@ -23,7 +24,9 @@ from serving.config import ServeConfig
 from serving.engine.thread_priority import start_at_lower_priority
 from serving.errors import BrokenError, RefusedVersionError, StartupError, shortage
 from serving.policies.deployment import Deployment, VersionHost
+from serving.policies.episode_reports import EpisodeReports
 from serving.policies.host import PolicyHost
+from serving.policies.report_metrics import ReportsCollector
 from serving.policies.restart import restart
 from serving.policies.source import resolve
 from serving.server import Server, load, process_collectors
@@ -35,6 +38,7 @@ from serving.workers.messages import (
     Change,
     Changed,
     Compiled,
+    Counted,
     Loaded,
     Message,
     Open,
@@ -43,6 +47,7 @@ from serving.workers.messages import (
     from_line,
     to_line,
 )
+from serving.workers.reports import ForwardedReports
 from serving.workers.shutdown import finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
@@ -107,14 +112,17 @@ async def _serve_alone(config: ServeConfig) -> None:
     stop = stop_event()
     sources = resolve(config)
     began = restart(config, sources)
-    collectors = process_collectors()
-    server = await load(config, sources=sources, choices=began.choices, collectors=collectors)
+    collectors, reports = process_collectors(), EpisodeReports()
+    collectors.register(ReportsCollector(reports))
+    server = await load(config, sources=sources, choices=began.choices, collectors=collectors, reports=reports)
     await server.start()
     async with _draining(server, config):
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
         if await finished_before(stop, server.prepare()):
             server.open()
-            deployment = Deployment(sources, server.host, began, live=server.versions(), keep=config.keep)
+            deployment = Deployment(
+                sources, server.host, began, live=server.versions(), keep=config.keep, reports=reports
+            )
             control = controlled(deployment, config, address=server.address, drain=stop.set, collectors=collectors)
             async with control as admin:
                 addresses = server.addresses() | admin
@@ -126,10 +134,11 @@ async def _serve_alone(config: ServeConfig) -> None:
 async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> None:
     stop, received = stop_event(), asyncio.Queue[Open | Change]()
     loop = asyncio.get_running_loop()
-    Thread(target=listen, args=(from_supervisor, loop, received, stop), daemon=True).start()
+    reports = ForwardedReports(lambda message: send(to_supervisor, message, stop))
+    Thread(target=listen, args=(from_supervisor, loop, received, reports.counted, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
-    server = await load(start.config, choices=start.choices, collectors=CollectorRegistry())
+    server = await load(start.config, choices=start.choices, collectors=CollectorRegistry(), reports=reports)
     send(to_supervisor, Loaded(dict(server.versions())), stop)
     if not await finished_before(stop, server.prepare()):
         return
@@ -173,7 +182,13 @@ async def _change(
 
 async def changed(host: VersionHost, change: Change) -> Changed:
     """Carry out a change, and return the answer."""
-    act = {"prepare": host.prepare, "switch": host.switch, "unload": host.unload}[change.what]
+    act: Callable[[str, int], Coroutine[Any, Any, None]] = {
+        "prepare": host.prepare,
+        "switch": host.switch,
+        "unload": host.unload,
+        "set_canary": functools.partial(host.set_canary, share=change.share),
+        "set_shadow": functools.partial(host.set_shadow, share=change.share),
+    }[change.what]
     try:
         await act(change.policy, change.version)
     except RefusedVersionError as error:
@@ -223,13 +238,25 @@ def listen(
     from_supervisor: BinaryIO,
     loop: asyncio.AbstractEventLoop,
     received: "asyncio.Queue[Open | Change]",
+    counted: Callable[[Counted], None],
     stop: asyncio.Event,
 ) -> None:
-    """Put what the supervisor sends into `received`; set `stop` when it has ended. Runs in its own thread."""
+    """Put what the supervisor sends into `received`; set `stop` when it has ended. Runs in its own thread.
+
+    Args:
+        from_supervisor: its lines.
+        loop: on which the others are used.
+        received: for what changes this worker.
+        counted: called with the answers to reports.
+        stop: stops this worker.
+    """
     with contextlib.suppress(RuntimeError):  # the loop has ended, and this process ends too
         while (line := from_supervisor.readline()).endswith(b"\n"):  # a supervisor may end within a line
             message = from_line(line)
-            assert isinstance(message, Open | Change)
-            loop.call_soon_threadsafe(received.put_nowait, message)
+            if isinstance(message, Counted):
+                loop.call_soon_threadsafe(counted, message)
+            else:
+                assert isinstance(message, Open | Change)
+                loop.call_soon_threadsafe(received.put_nowait, message)
         _LOGGER.warning(_SUPERVISOR_GONE)
         loop.call_soon_threadsafe(stop.set)

@@ -10,18 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from serving.config import ServeConfig
 from serving.errors import RefusedVersionError, StartupError
 from serving.telemetry.heartbeat import Heartbeat
 from serving.workers.messages import (
     Alive,
+    Answered,
     Change,
     Changed,
     Compiled,
+    Counted,
     Loaded,
     Open,
+    Reported,
     Serving,
     Start,
     from_line,
@@ -36,6 +39,7 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "serving.workers")
 # Too long, not JSON, JSON of another structure, or a message that has come already.
 _NOT_A_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, asyncio.InvalidStateError)
 
+_Changing: TypeAlias = Literal["prepare", "switch", "unload", "set_canary", "set_shadow"]
 FromWorker = TypeVar("FromWorker", Loaded, Compiled, Serving)
 
 
@@ -65,6 +69,8 @@ class WorkerProcess:
         }
         self._changes: dict[int, asyncio.Future[Changed]] = {}  # those without an answer
         self._numbers = itertools.count()
+        self.on_message: Callable[[WorkerProcess, Answered | Reported], None] = lambda _worker, _message: None
+        """Called with what it sends about robots."""
         self._ended = asyncio.create_task(self._receive())
 
     @classmethod
@@ -117,10 +123,22 @@ class WorkerProcess:
         """Let it unload a version."""
         await self._change("unload", policy, version)
 
-    async def _change(self, what: Literal["prepare", "switch", "unload"], policy: str, version: int) -> None:
+    async def set_canary(self, policy: str, version: int, *, share: float) -> None:
+        """Let it answer a share of the robots with a loaded version."""
+        await self._change("set_canary", policy, version, share)
+
+    async def set_shadow(self, policy: str, version: int, *, share: float) -> None:
+        """Let it compare a share of the live version's rows with a loaded version."""
+        await self._change("set_shadow", policy, version, share)
+
+    def count(self, message: Counted) -> None:
+        """Say what became of a report that it has sent."""
+        self._send(message)
+
+    async def _change(self, what: _Changing, policy: str, version: int, share: float = 0.0) -> None:
         number = next(self._numbers)
         answer = self._changes[number] = asyncio.get_running_loop().create_future()
-        self._send(Change(number, what, policy, version))
+        self._send(Change(number, what, policy, version, share))
         try:
             await asyncio.wait({answer, self._ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -159,7 +177,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             self._process.send_signal(number)
 
-    def _send(self, message: Start | Open | Change) -> None:
+    def _send(self, message: Start | Open | Change | Counted) -> None:
         assert self._process.stdin
         self._process.stdin.write(to_line(message))  # no effect if the worker has ended
 
@@ -183,6 +201,8 @@ class WorkerProcess:
                     if isinstance(message, Changed):
                         if message.number in self._changes:  # otherwise nobody waits for it any more
                             self._changes[message.number].set_result(message)
+                    elif isinstance(message, Answered | Reported):
+                        self.on_message(self, message)
                     elif not isinstance(message, Alive):
                         self._received[type(message)].set_result(message)
             except _NOT_A_MESSAGE as error:  # a library printed it before the worker moved its standard output

@@ -227,7 +227,9 @@ async def test_a_worker_that_ends_while_its_supervisor_does_logs_no_traceback() 
     ended = asyncio.new_event_loop()
     ended.close()
     with os.fdopen(read_end, "rb", buffering=0) as from_supervisor:
-        worker.listen(from_supervisor, ended, asyncio.Queue(), asyncio.Event())  # in a thread, it would log an error
+        worker.listen(
+            from_supervisor, ended, asyncio.Queue(), lambda _: None, asyncio.Event()
+        )  # in a thread, it would log an error
 
 
 def test_a_worker_whose_supervisor_died_before_it_said_what_to_serve_stops(

@@ -1,0 +1,150 @@
+"""PolicyDecisions: what is decided about one policy; and its status, as operators see it."""
+
+import asyncio
+import dataclasses
+import logging
+from typing import Self
+
+from serving.policies.canary import Canary
+from serving.policies.sequential_test import DecisionRule
+from serving.policies.source import PolicySource
+from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
+from serving.policies.version_files import Files
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RefusedVersion:
+    """A version on disk that must not be served."""
+
+    version: int
+    reason: str  # one word, as in the metrics
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CanaryStatus:
+    """A canary, and what the reports have shown."""
+
+    version: int
+    share: float  # of the robots
+    rule: DecisionRule | None  # when it decides by itself; None: it does not
+    live_episodes: int = 0  # that are compared
+    candidate_episodes: int = 0
+    better: float = 0.0  # logarithm of the evidence; from log(1 / error rate) on, the candidate is promoted
+    worse: float = 0.0  # likewise for a rollback
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyStatus:
+    """What is decided about one policy."""
+
+    policy: str
+    live: int
+    previous: tuple[int, ...]  # to which a rollback goes, the most recent first
+    loaded: tuple[int, ...]  # every version that answers requests, oldest first
+    following: bool
+    wanted: str  # latest, best, or a version
+    refused: tuple[RefusedVersion, ...]
+    canary: CanaryStatus | None = None
+    shadow: ShadowState | None = None
+
+
+@dataclasses.dataclass
+class PolicyDecisions:
+    """What is decided about one policy."""
+
+    source: PolicySource
+    live: int
+    following: bool
+    previous: list[int] = dataclasses.field(default_factory=list)  # the most recent first
+    also_loaded: set[int] = dataclasses.field(default_factory=set)  # by an operator, or left by a rollback
+    rolled_back: set[int] = dataclasses.field(default_factory=set)  # never taken up again by following
+    refused: dict[int, tuple[Files, RefusedVersion]] = dataclasses.field(default_factory=dict)
+    canary: Canary | None = None
+    shadow: ShadowState | None = None
+    retry_in: int = 0  # looks
+    changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def first(cls, source: PolicySource, live: int, kept: PolicyState | None) -> Self:
+        """Return the decisions at the start, without a canary and a shadow, whose versions are not loaded yet.
+
+        Args:
+            source: the policy.
+            live: its live version.
+            kept: what was decided before the restart; None: nothing that still holds.
+        """
+        if kept is None:
+            return cls(source, live, following=source.follow)
+        if live != kept.live:
+            _LOGGER.warning(
+                "version %d of %s, which was live before the restart, cannot be served; version %d is, and is not"
+                " followed",
+                kept.live,
+                source.name,
+                live,
+            )
+        return cls(
+            source,
+            live,
+            following=kept.following and live == kept.live,
+            previous=[version for version in kept.previous if version != live],
+            rolled_back=set(kept.rolled_back),
+        )
+
+    @property
+    def name(self) -> str:
+        """The policy as clients name it."""
+        return self.source.name
+
+    @property
+    def on_trial(self) -> dict[int, str]:
+        """The versions of the canary and the shadow, with what they are."""
+        canary = {self.canary.version: "the candidate of a canary"} if self.canary else {}
+        return canary | ({self.shadow.version: "a shadow"} if self.shadow else {})
+
+    @property
+    def loaded(self) -> set[int]:
+        """Every version that answers requests."""
+        return {self.live, *self.previous, *self.also_loaded, *self.on_trial}
+
+    def state(self) -> PolicyState:
+        """Return what is kept for the next start."""
+        canary = self.canary
+        return PolicyState(
+            Rule(str(self.source.wanted), self.source.follow),
+            self.live,
+            tuple(self.previous),
+            self.following,
+            tuple(sorted(self.rolled_back)),
+            CanaryState(canary.version, canary.share, canary.rule) if canary else None,
+            self.shadow,
+        )
+
+    def status(self) -> PolicyStatus:
+        """Return the status."""
+        return PolicyStatus(
+            self.name,
+            self.live,
+            tuple(self.previous),
+            tuple(sorted(self.loaded)),
+            self.following,
+            str(self.source.wanted),
+            tuple(about for _, (_, about) in sorted(self.refused.items())),
+            self.canary and _canary_status(self.canary),
+            self.shadow,
+        )
+
+
+def _canary_status(canary: Canary) -> CanaryStatus:
+    status = CanaryStatus(canary.version, canary.share, canary.rule)
+    if canary.test is None:
+        return status
+    return dataclasses.replace(
+        status,
+        live_episodes=canary.test.episodes(is_candidate=False),
+        candidate_episodes=canary.test.episodes(is_candidate=True),
+        **canary.test.evidence._asdict(),
+    )

@@ -1,0 +1,135 @@
+"""VersionLoader: loads versions of policies for a `serving.policies.deployment`, and unloads those without a use.
+
+A version that fails a check is refused and logged, and not looked at again until its files change.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
+from serving.policies import version_files
+from serving.policies.decisions import PolicyDecisions, RefusedVersion
+from serving.policies.source import candidates
+from serving.policies.version_files import Files
+
+_LOGGER = logging.getLogger(__name__)
+
+_RETRY_LOOKS = 30  # after the machine lacked something that loading needs
+
+
+class LoadingHost(Protocol):
+    """Carries out loading."""
+
+    async def prepare(self, policy: str, version: int) -> None:
+        """Load a version. Raises RefusedVersionError, or StartupError if the machine lacks what loading needs."""
+        ...
+
+    async def unload(self, policy: str, version: int) -> None:
+        """Unload a version that is neither live nor on trial."""
+        ...
+
+
+class VersionLoader:
+    """Loads and unloads versions.
+
+    Args:
+        host: carries it out.
+        keep: how many former live versions of a policy stay loaded.
+    """
+
+    def __init__(self, host: LoadingHost, *, keep: int) -> None:
+        self._host = host
+        self._keep = keep
+
+    async def load(self, policy: PolicyDecisions, version: int) -> None:
+        """Load a version that an operator asked for. No effect if it is loaded.
+
+        Raises:
+            DeploymentError: there is no such version, it is refused, or the machine lacks what loading needs.
+        """
+        if version in policy.loaded:
+            return
+        files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+        if not version_files.is_complete(files):
+            raise unknown_version(policy, version)
+        try:
+            await self._host.prepare(policy.name, version)
+        except RefusedVersionError as error:
+            _refuse(policy, version, files, error)
+            raise DeploymentError(Reason.VERSION_REFUSED, str(error)) from error
+        except StartupError as error:
+            raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
+
+    async def load_wanted(self, policy: PolicyDecisions) -> int | None:
+        """Load the most wanted version that is better than the live one and passes every check; None: there is none."""
+        if policy.retry_in:
+            policy.retry_in -= 1
+            return None
+        try:
+            wanted = await asyncio.to_thread(candidates, policy.source)
+        except OSError as error:
+            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.folder, error.strerror)
+            policy.retry_in = _RETRY_LOOKS
+            return None
+        policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
+        for version in wanted:
+            if version == policy.live or (policy.source.wanted == "latest" and version < policy.live):
+                return None
+            if version in policy.rolled_back:
+                continue
+            files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+            if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
+                continue
+            try:
+                await self._host.prepare(policy.name, version)
+            except RefusedVersionError as error:
+                _refuse(policy, version, files, error)
+            except StartupError as error:
+                _LOGGER.warning("%s; version %d of %s is tried again later", error, version, policy.name)
+                policy.retry_in = _RETRY_LOOKS
+                return None
+            else:
+                return version
+        return None
+
+    async def load_previous(self, policy: PolicyDecisions) -> None:
+        """Load the former live versions of `policy`. Those that fail are forgotten."""
+        for version in list(policy.previous):
+            try:
+                await self._host.prepare(policy.name, version)
+            except (RefusedVersionError, StartupError) as error:
+                _LOGGER.warning("a rollback to version %d of %s is not possible: %s", version, policy.name, error)
+                policy.previous.remove(version)
+
+    async def unload_surplus(self, policy: PolicyDecisions) -> None:
+        """Unload former live versions beyond those that are kept."""
+        surplus, policy.previous = policy.previous[self._keep :], policy.previous[: self._keep]
+        for version in surplus:
+            await self.unload_unused(policy, version)
+
+    async def unload_unused(self, policy: PolicyDecisions, version: int | None) -> None:
+        """Unload `version`, unless it is needed; None: nothing."""
+        if version is not None and version not in policy.loaded:
+            await self._host.unload(policy.name, version)
+
+
+def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
+    """Return the error for a version that the policy does not have."""
+    loaded = ", ".join(map(str, sorted(policy.loaded)))
+    return DeploymentError(
+        Reason.UNKNOWN_VERSION,
+        f"policy {policy.name} has no version {version} in {policy.source.folder}; loaded are: {loaded}",
+    )
+
+
+def _refuse(policy: PolicyDecisions, version: int, files: Files, error: RefusedVersionError) -> None:
+    policy.refused[version] = files, RefusedVersion(version, error.reason, str(error))
+    _LOGGER.warning(
+        "version %d of %s is refused (%s), and version %d stays live: %s",
+        version,
+        policy.name,
+        error.reason,
+        policy.live,
+        error,
+    )
