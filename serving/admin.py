@@ -13,6 +13,7 @@ import os
 import pwd
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
@@ -181,11 +182,22 @@ def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
         )
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return _FailedError(f"the server failed with {error.code().name}: {error.details()}")
-    if parsed.address.path.exists():
+    if _is_there(parsed.address.path):
         return _FailedError(f"cannot connect to {parsed.address}: its server has ended, or it is another user's")
     return _FailedError(
         f"there is no server at {parsed.address}; its ready line has the address for --admin, and the port for --port"
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether `path` exists, as far as this user may know."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _user() -> str:
