@@ -24,7 +24,7 @@ from serving.errors import DeploymentError, Reason
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions, PolicyStatus
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
-from serving.policies.loading import LoadingHost, VersionLoader, unknown_version
+from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, unknown_version
 from serving.policies.restart import Restart
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
@@ -127,8 +127,8 @@ class Deployment:
         await self._loader.load(found, version)
         async with found.changing:
             found.rolled_back.discard(version)
-            await self._make_live(found, version, following=False)
-        await self._loader.unload_surplus(found)
+            surplus = await self._make_live(found, version, following=False)
+        await self._loader.unload_unused(found, surplus)
 
     async def rollback(self, policy: str) -> int:
         """Undo the last change, and return the version that is live then. The policy is not followed any more.
@@ -183,7 +183,7 @@ class Deployment:
             found.following = False
             found.rolled_back.discard(version)
             self._save()
-        await self._loader.unload_unused(found, replaced)
+        await self._loader.unload_unused(found, [replaced])
 
     async def end_canary(self, policy: str) -> None:
         """Answer all robots with the live version. No effect without a canary.
@@ -195,7 +195,7 @@ class Deployment:
         async with found.changing:
             ended = await self._trials.end_canary(found)
             self._save()
-        await self._loader.unload_unused(found, ended)
+        await self._loader.unload_unused(found, [ended])
 
     async def shadow(self, policy: str, version: int, *, share: float) -> None:
         """Compare a share of the rows of the live version with a version, after loading it if needed.
@@ -207,7 +207,7 @@ class Deployment:
         async with found.changing:
             replaced = await self._trials.begin_shadow(found, shadow)
             self._save()
-        await self._loader.unload_unused(found, replaced)
+        await self._loader.unload_unused(found, [replaced])
 
     async def end_shadow(self, policy: str) -> None:
         """Compare no more rows. No effect without a shadow. Errors as of `end_canary`."""
@@ -215,7 +215,7 @@ class Deployment:
         async with found.changing:
             ended = await self._trials.end_shadow(found)
             self._save()
-        await self._loader.unload_unused(found, ended)
+        await self._loader.unload_unused(found, [ended])
 
     def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
@@ -273,20 +273,30 @@ class Deployment:
     async def look(self) -> None:
         """Look at the folders now, and take up what the followed policies want."""
         for policy in self._policies.values():
-            if not policy.following:
-                continue
-            version = await self._loader.load_wanted(policy)
-            if version is None:
-                continue
-            async with policy.changing:
-                if policy.following:  # an operator may have decided meanwhile
-                    await self._make_live(policy, version, following=True)
-                elif version not in policy.loaded:
-                    policy.also_loaded.add(version)
-            await self._loader.unload_surplus(policy)
+            if policy.retry_in:
+                policy.retry_in -= 1
+            elif policy.following:
+                try:
+                    await self._take_up(policy)
+                except Exception:  # a bug must not end the following of all policies
+                    _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
+                    policy.retry_in = RETRY_LOOKS
 
-    async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> None:
-        """Make a loaded version live; the lock is held."""
+    async def _take_up(self, policy: PolicyDecisions) -> None:
+        """Make the most wanted version live that is better than the live one and passes every check."""
+        version = await self._loader.load_wanted(policy)
+        if version is None:
+            return
+        surplus: list[int] = []
+        async with policy.changing:
+            if policy.following:  # an operator may have decided meanwhile
+                surplus = await self._make_live(policy, version, following=True)
+            elif version not in policy.loaded:
+                policy.also_loaded.add(version)
+        await self._loader.unload_unused(policy, surplus)
+
+    async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> list[int]:
+        """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
         name, former = policy.name, policy.live
         policy.following = following
         if version != former:
@@ -300,7 +310,9 @@ class Deployment:
         if ended is not None and ended != version:
             policy.also_loaded.add(ended)
         await self._end_shadow_of(policy, version)
+        surplus = self._loader.forget_surplus(policy)
         self._save()
+        return surplus
 
     async def _end_shadow_of(self, policy: PolicyDecisions, live: int) -> None:
         """End the shadow if its version has become live."""
@@ -327,19 +339,22 @@ class Deployment:
             self._trials.has_verdict.clear()
             for policy in self._policies.values():
                 async with policy.changing:
-                    await self._decide_canary(policy)
-                await self._loader.unload_surplus(policy)
+                    surplus = await self._decide_canary(policy)
+                await self._loader.unload_unused(policy, surplus)
 
-    async def _decide_canary(self, policy: PolicyDecisions) -> None:
-        """Promote the candidate of a canary or roll it back, if the reports show which; the lock is held."""
+    async def _decide_canary(self, policy: PolicyDecisions) -> list[int]:
+        """Promote the candidate of a canary or roll it back, if the reports show which; the lock is held.
+
+        Return the former live versions that are not kept any longer.
+        """
         if not policy.canary or policy.canary.verdict is Verdict.UNDECIDED:
-            return
+            return []
         version, verdict = policy.canary.version, policy.canary.verdict
         _LOGGER.warning("%s: the reports show that version %d is %s", policy.name, version, verdict)
         if verdict is Verdict.BETTER:
-            await self._make_live(policy, version, following=False)
-        else:
-            await self._reject_candidate(policy)
+            return await self._make_live(policy, version, following=False)
+        await self._reject_candidate(policy)
+        return []
 
     async def _restore(self, policy: PolicyDecisions) -> None:
         """Load what was loaded before the restart, and go on with what was tried."""

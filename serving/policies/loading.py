@@ -5,6 +5,7 @@ A version that fails a check is refused and logged, and not looked at again unti
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Protocol
 
 from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
@@ -15,7 +16,8 @@ from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
 
-_RETRY_LOOKS = 30  # after the machine lacked something that loading needs
+RETRY_LOOKS = 30
+"""Looks that a policy is left alone after the machine lacked something that loading needs."""
 
 
 class LoadingHost(Protocol):
@@ -63,14 +65,11 @@ class VersionLoader:
 
     async def load_wanted(self, policy: PolicyDecisions) -> int | None:
         """Load the most wanted version that is better than the live one and passes every check; None: there is none."""
-        if policy.retry_in:
-            policy.retry_in -= 1
-            return None
         try:
             wanted = await asyncio.to_thread(candidates, policy.source)
         except OSError as error:
             _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.folder, error.strerror)
-            policy.retry_in = _RETRY_LOOKS
+            policy.retry_in = RETRY_LOOKS
             return None
         policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
         for version in wanted:
@@ -87,7 +86,7 @@ class VersionLoader:
                 _refuse(policy, version, files, error)
             except StartupError as error:
                 _LOGGER.warning("%s; version %d of %s is tried again later", error, version, policy.name)
-                policy.retry_in = _RETRY_LOOKS
+                policy.retry_in = RETRY_LOOKS
                 return None
             else:
                 return version
@@ -102,16 +101,16 @@ class VersionLoader:
                 _LOGGER.warning("a rollback to version %d of %s is not possible: %s", version, policy.name, error)
                 policy.previous.remove(version)
 
-    async def unload_surplus(self, policy: PolicyDecisions) -> None:
-        """Unload former live versions beyond those that are kept."""
+    def forget_surplus(self, policy: PolicyDecisions) -> list[int]:
+        """Forget former live versions of `policy` beyond those that are kept, and return them."""
         surplus, policy.previous = policy.previous[self._keep :], policy.previous[: self._keep]
-        for version in surplus:
-            await self.unload_unused(policy, version)
+        return surplus
 
-    async def unload_unused(self, policy: PolicyDecisions, version: int | None) -> None:
-        """Unload `version`, unless it is needed; None: nothing."""
-        if version is not None and version not in policy.loaded:
-            await self._host.unload(policy.name, version)
+    async def unload_unused(self, policy: PolicyDecisions, versions: Iterable[int | None]) -> None:
+        """Unload those of `versions` that are not needed; None stands for none."""
+        for version in versions:
+            if version is not None and version not in policy.loaded:
+                await self._host.unload(policy.name, version)
 
 
 def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from serving.errors import DeploymentError, RefusedVersionError
 from serving.policies.deployment import Deployment
+from serving.policies.restart import Restart
 from serving.policies.source import PolicySource
 from serving.policies.state_file import PolicyState, Rule
 
@@ -53,10 +54,9 @@ class Decisions:
         self.deployment = Deployment(
             [self._source(policy) for policy in policies],
             self.host,
+            Restart(None, {"ant": ant}, choices=((2000,), (7,))),
             live={"ant": 2000, "bee": 7},
-            kept={"ant": ant},
             keep=2,
-            state_file=None,
         )
 
     async def publish_more_of_ant(self) -> None:

@@ -204,6 +204,17 @@ def test_a_server_that_was_killed_is_one_line(tmp_path: Path, capsys: pytest.Cap
     )
 
 
+def test_a_server_of_another_user_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_path: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "lstat", forbidden)
+    assert admin.main(["status", "--admin", f"unix:{tmp_path}/a.sock"]) == 1
+    assert capsys.readouterr().err.endswith("its server has ended, or it is another user's\n")
+
+
 def test_an_interrupted_command_says_that_the_server_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
