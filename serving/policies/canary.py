@@ -104,7 +104,7 @@ class Canary:
             receipt: for the report.
             live: the live version.
         """
-        is_whole = receipt.previous_s is not None and receipt.previous_s >= self._changed_s
+        is_whole = receipt.previous_s is not None and receipt.previous_s > self._changed_s
         if self.test and is_whole:
             is_candidate = self._assignment.gets_candidate(report.robot_id)
             if report.answered_by.version == (self.version if is_candidate else live):

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -78,12 +79,17 @@ class Deployment:
             for source in sources
         }
         self._trials = Trials(host, clock=clock)
+        self._verdicts: Counter[tuple[str, Verdict]] = Counter()
         self._look_now = asyncio.Event()
         reports.on_accepted = self._record
 
     def status(self) -> tuple[PolicyStatus, ...]:
         """Return what is decided about every policy."""
         return tuple(policy.status() for policy in self._policies.values())
+
+    def verdicts(self) -> Mapping[tuple[str, Verdict], int]:
+        """Return how many canaries of each policy ended by a verdict."""
+        return self._verdicts.copy()
 
     async def load(self, policy: str, version: int) -> None:
         """Load a version, so that requests that name it are answered.
@@ -350,6 +356,7 @@ class Deployment:
         if not policy.canary or policy.canary.verdict is Verdict.UNDECIDED:
             return []
         version, verdict = policy.canary.version, policy.canary.verdict
+        self._verdicts[policy.name, verdict] += 1
         _LOGGER.warning("%s: the reports show that version %d is %s", policy.name, version, verdict)
         if verdict is Verdict.BETTER:
             return await self._make_live(policy, version, following=False)

@@ -212,19 +212,16 @@ def _decode_policy(fields: Mapping[str, Any]) -> PolicyState:
 def _decode_canary(fields: Mapping[str, Any] | None) -> CanaryState | None:
     if fields is None:
         return None
-    rule = fields["rule"]
-    return CanaryState(_of_type(int, fields["version"]), _share(fields), None if rule is None else DecisionRule(**rule))
+    rule, share = fields["rule"], _of_type(float, fields["share"])
+    if not 0 < share <= 1:
+        raise _FormatError(f"it has a canary with the share {share}")
+    return CanaryState(_of_type(int, fields["version"]), share, None if rule is None else DecisionRule(**rule))
 
 
 def _decode_shadow(fields: Mapping[str, Any] | None) -> ShadowState | None:
-    return None if fields is None else ShadowState(_of_type(int, fields["version"]), _share(fields))
-
-
-def _share(fields: Mapping[str, Any]) -> float:
-    share = _of_type(float, fields["share"])
-    if not 0 < share <= 1:
-        raise _FormatError(f"it has the share {share}")
-    return share
+    if fields is None:
+        return None
+    return ShadowState(_of_type(int, fields["version"]), _of_type(float, fields["share"]))
 
 
 def _versions(values: Iterable[object]) -> tuple[int, ...]:

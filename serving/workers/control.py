@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from serving.api.admin_server import AdminServer
 from serving.config import ServeConfig
 from serving.policies.deployment import Deployment
+from serving.policies.trial_metrics import TrialsCollector
 from serving.sockets import Address
 from serving.workers.shutdown import on_hangup
 
@@ -27,7 +28,7 @@ async def controlled(
     Args:
         address: at which the server listens.
         drain: begins to stop the server, and returns immediately.
-        collectors: what the counter of operators' actions is registered with.
+        collectors: what the metrics of operators' actions and of canaries are registered with.
 
     Raises:
         StartupError: the admin socket cannot be bound.
@@ -38,6 +39,7 @@ async def controlled(
             deployment, admin_address, drain=drain, collectors=collectors, owns_folder=config.owns_admin_folder
         )
         await admin.start()
+    collectors.register(TrialsCollector(deployment))
     on_hangup(deployment.look_now)
     following = asyncio.create_task(deployment.run())
     try:

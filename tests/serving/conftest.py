@@ -17,6 +17,7 @@ from serving.config import ServeConfig
 from serving.engine.engine import Kind
 from tests.samples import policy_spec
 from tests.serving import in_process
+from tests.serving.deployment_bench import Bench
 from tests.serving.in_process import Running
 
 SPEC = policy_spec()
@@ -67,6 +68,12 @@ def running(policies: Path) -> Iterator[Running]:
     )
     with in_process.served(config) as running:
         yield running
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A deployment of one policy, not started."""
+    return Bench(tmp_path)
 
 
 class FakeEngine:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from serving.errors import DeploymentError, RefusedVersionError
 from serving.policies.deployment import Deployment
+from serving.policies.episode_reports import EpisodeReports
 from serving.policies.restart import Restart
 from serving.policies.source import PolicySource
 from serving.policies.state_file import PolicyState, Rule
@@ -35,6 +36,12 @@ class FakeHost:
     async def unload(self, policy: str, version: int) -> None:
         pass
 
+    async def set_canary(self, policy: str, version: int, *, share: float) -> None:
+        pass
+
+    async def set_shadow(self, policy: str, version: int, *, share: float) -> None:
+        pass
+
 
 class Decisions:
     """The deployment of two policies, or of one.
@@ -57,6 +64,7 @@ class Decisions:
             Restart(None, {"ant": ant}, choices=((2000,), (7,))),
             live={"ant": 2000, "bee": 7},
             keep=2,
+            reports=EpisodeReports(),
         )
 
     async def publish_more_of_ant(self) -> None:

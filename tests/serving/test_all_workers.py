@@ -37,6 +37,12 @@ class Worker:
     async def unload(self, policy: str, version: int) -> None:
         await self._do("unload", policy, version)
 
+    async def set_canary(self, policy: str, version: int, *, share: float) -> None:
+        await self._do(f"canary {share:g}", policy, version)
+
+    async def set_shadow(self, policy: str, version: int, *, share: float) -> None:
+        await self._do(f"shadow {share:g}", policy, version)
+
     async def _do(self, what: str, policy: str, version: int) -> None:
         assert policy == NAME
         if self.stopped:
@@ -108,6 +114,30 @@ async def test_a_worker_that_does_not_answer_does_not_delay_the_others_for_long(
     second.stopped.set()
     await asyncio.sleep(0.01)
     assert second.did[-1] == ("switch", 2)
+
+
+async def test_every_worker_has_the_canary_and_the_shadow_and_a_replacement_joins_with_them(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    await workers.all.set_canary(NAME, 2, share=0.1)
+    await workers.all.set_canary(NAME, 2, share=0.2)
+    await workers.all.set_shadow(NAME, 2, share=0.5)
+    changes = [("prepare", 2), ("canary 0.1", 2), ("canary 0.2", 2), ("shadow 0.5", 2)]
+    assert [worker.did for worker in workers.each] == [changes] * 2
+    third = Worker(3)
+    await workers.join(third)
+    assert third.did == [("prepare", 2), ("canary 0.2", 2), ("shadow 0.5", 2)]
+    await workers.all.set_canary(NAME, 2, share=0)
+    assert [worker.did[-1] for worker in (*workers.each, third)] == [("canary 0", 2)] * 3
+
+
+async def test_a_candidate_that_a_replacement_cannot_load_is_tried_no_more(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    await workers.all.set_canary(NAME, 2, share=0.1)
+    third = Worker(3)
+    third.problems[2] = RefusedVersionError("hash", "damaged")
+    await workers.join(third)
+    assert workers.lost == [(NAME, 2)]
+    assert [worker.did[-2:] for worker in workers.each] == [[("canary 0", 2), ("unload", 2)]] * 2
 
 
 async def test_a_replacement_joins_with_everything_that_is_loaded(workers: Workers) -> None:

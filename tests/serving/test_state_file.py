@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from serving.policies.state_file import PolicyState, Rule, State, StateFile, choose
+from serving.policies.sequential_test import DecisionRule
+from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState, State, StateFile, choose
 
 LATEST = Rule("latest", follow=True)
-ANT = PolicyState(LATEST, live=900, previous=(800, 700), following=False, rolled_back=(1000,))
+ANT = PolicyState(
+    LATEST,
+    live=900,
+    previous=(800, 700),
+    following=False,
+    rolled_back=(1000,),
+    canary=CanaryState(1100, 0.25, DecisionRule(false_rollback_rate=0.01, margin=0.05, min_episodes=99)),
+    shadow=ShadowState(1200, 0.5),
+)
 BEE = PolicyState(Rule("2000", follow=False), live=2000, previous=(), following=False)
 STATE = State({"bee": BEE, "ant": ANT})
 WRITTEN = {
@@ -22,6 +31,17 @@ WRITTEN = {
             "previous": [800, 700],
             "following": False,
             "rolled_back": [1000],
+            "canary": {
+                "version": 1100,
+                "share": 0.25,
+                "rule": {
+                    "false_promotion_rate": 0.05,
+                    "false_rollback_rate": 0.01,
+                    "margin": 0.05,
+                    "min_episodes": 99,
+                },
+            },
+            "shadow": {"version": 1200, "share": 0.5},
         },
         "bee": {
             "rule": {"wanted": "2000", "follow": False},
@@ -29,6 +49,8 @@ WRITTEN = {
             "previous": [],
             "following": False,
             "rolled_back": [],
+            "canary": None,
+            "shadow": None,
         },
     },
 }
@@ -101,6 +123,10 @@ def test_file_and_folder_are_on_the_disk_before_and_after_the_new_name(
         (json.dumps(WRITTEN).replace("900", "true"), "it has True where int is expected"),
         (json.dumps(WRITTEN).replace("800", '"800"'), "it has '800' where int is expected"),
         (json.dumps(WRITTEN).replace("false", "0"), "it has 0 where bool is expected"),
+        (json.dumps(WRITTEN).replace("0.25", "2.0"), "it has a canary with the share 2.0"),
+        (json.dumps(WRITTEN).replace("0.5}", "0.0}"), "the share of a shadow must be above 0 and at most 1, got 0.0"),
+        (json.dumps(WRITTEN).replace("99", "0"), "min_episodes must be at least 1, got 0"),
+        (json.dumps(WRITTEN).replace('"margin"', '"x"'), "TypeError"),
         ("[" * 100_000, "RecursionError"),
         (" " * (1 << 20) + "[]", "it has more than 1048576 bytes"),
         ("\x00\n\x1b[2J", "JSONDecodeError"),

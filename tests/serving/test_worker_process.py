@@ -25,12 +25,15 @@ from serving.workers import supervisor as supervisor_module
 from serving.workers import worker, worker_process
 from serving.workers.messages import (
     Alive,
+    Answered,
     Change,
     Changed,
     Compiled,
+    Counted,
     Loaded,
     Message,
     Open,
+    Reported,
     Serving,
     Start,
     from_line,
@@ -126,6 +129,10 @@ async def start(program: str) -> WorkerProcess:
         ),
         Open(),
         Change(1, "prepare", "maze", 2),
+        Change(2, "set_canary", "maze", 2, share=0.25),
+        Answered("robot 7", "maze", 2),
+        Reported(5, "maze", 2, "robot\n7", 2**64 - 1, reached=True, time_at_goal=9),
+        Counted(5, "accepted"),
         Changed(1),
         Changed(2, refused="hash", problem="it is damaged"),
         Loaded({"ant": 3}),
@@ -208,13 +215,18 @@ async def test_a_worker_that_dies_before_it_reads_that_it_may_open_has_ended() -
 async def test_a_worker_opens_when_told_and_stops_when_its_supervisor_is_gone() -> None:
     read_end, write_end = os.pipe()
     received, stop = asyncio.Queue[Open | Change](), asyncio.Event()
-    change = Change(7, "switch", "maze", 2)
+    counted = asyncio.Queue[Counted]()
+    change, count = Change(7, "switch", "maze", 2), Counted(3, "accepted")
     with os.fdopen(read_end, "rb", buffering=0) as from_supervisor:
         loop = asyncio.get_running_loop()
-        listening = asyncio.create_task(asyncio.to_thread(worker.listen, from_supervisor, loop, received, stop))
-        os.write(write_end, to_line(Open()) + to_line(change) + b'{"type": "Ch')  # the end is cut off
+        listening = asyncio.create_task(
+            asyncio.to_thread(worker.listen, from_supervisor, loop, received, counted.put_nowait, stop)
+        )
+        lines = to_line(Open()) + to_line(count) + to_line(change)
+        os.write(write_end, lines + b'{"type": "Ch')  # the end is cut off
         assert await asyncio.wait_for(received.get(), timeout=10) == Open()
         assert await asyncio.wait_for(received.get(), timeout=10) == change
+        assert await asyncio.wait_for(counted.get(), timeout=10) == count
         assert not stop.is_set()
         os.close(write_end)
         await asyncio.wait_for(stop.wait(), timeout=10)
@@ -227,9 +239,8 @@ async def test_a_worker_that_ends_while_its_supervisor_does_logs_no_traceback() 
     ended = asyncio.new_event_loop()
     ended.close()
     with os.fdopen(read_end, "rb", buffering=0) as from_supervisor:
-        worker.listen(
-            from_supervisor, ended, asyncio.Queue(), lambda _: None, asyncio.Event()
-        )  # in a thread, it would log an error
+        # in a thread, it would log an error
+        worker.listen(from_supervisor, ended, asyncio.Queue(), lambda _: None, asyncio.Event())
 
 
 def test_a_worker_whose_supervisor_died_before_it_said_what_to_serve_stops(
