@@ -141,6 +141,19 @@ def test_a_table_has_the_path_and_the_settings_of_one_policy() -> None:
     )
 
 
+def test_the_file_of_the_documentation_is_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    config = read(page.split("```toml\n")[1].split("```")[0])
+    assert config.policies == (
+        NamedPath("maze", Path("runs/first/policies")),
+        NamedPath("arm", Path("runs/arm/policies")),
+    )
+    assert config.policy_settings == (
+        PolicySettings(name="maze", versions="best", follow=True),
+        PolicySettings(name="arm", versions=201600, max_batch_rows=1, max_batch_delay_s=0.0, max_queue_rows=4096),
+    )
+
+
 def test_the_path_of_a_table_is_a_path_whatever_exists() -> None:
     Path("maze=runs").mkdir()
     assert read('[policies.maze]\npath = "runs"').policies == (NamedPath("maze", Path("runs")),)
