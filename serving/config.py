@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from policy.command_line import NO_FLAG, flag, local_path
+from serving import user_folders
 from serving.policy_settings import NamedPath, PolicySettings, Wanted, parse_path, parse_versions
 from serving.sockets import Address, AddressError, TcpAddress, UnixAddress, parse_address
 
@@ -20,6 +21,7 @@ _MAX_PORT = 65535
 _MAX_WORKERS = 256
 _MAX_HELD_MB = 2**20
 _MAX_STREAMS = 2**31 - 1  # of HTTP/2
+_AUTO, _OFF = "auto", "off"  # of --admin
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
 _MAX_KEPT = 16  # each has its parameters in memory, and on the device
@@ -107,6 +109,11 @@ class ServeConfig:
     """Port for /healthz and /metrics over HTTP; 0 picks a free one, which the ready line in the log shows.
     It is on the host of --listen, or on 127.0.0.1 beside a Unix socket. /healthz is there with --no-metrics, too."""
 
+    admin: str = "auto"
+    """Address for kilolayer-admin, which switches versions: unix:PATH, auto or off.
+    auto is a Unix socket in a folder of the user, named after the port; the ready line in the log shows it. Only the
+    user that runs the server, and root, can connect."""
+
     max_batch_rows: int = 256
     """Maximum rows in a batch, a power of two; 1 disables batching.
     A CPU uses at most 1024. Larger values take longer to compile at startup. For a single robot, use 1."""
@@ -190,6 +197,17 @@ class ServeConfig:
         """The versions of --versions, by the name of the policy."""
         return parse_versions(self.versions)
 
+    def admin_address(self, address: Address) -> UnixAddress | None:
+        """Return the address for operators of a server that listens at `address`; None: it has none."""
+        if self.admin == _OFF:
+            return None
+        return user_folders.admin_address(address) if self.admin == _AUTO else _admin_socket(self.admin)
+
+    @property
+    def owns_admin_folder(self) -> bool:
+        """Whether the server makes the folder of the address for operators; otherwise it must exist."""
+        return self.admin == _AUTO
+
     def __post_init__(self) -> None:
         self._expand_paths()
         self._check_versions()
@@ -224,6 +242,7 @@ class ServeConfig:
             address = self.address
         except AddressError as error:
             raise ConfigError(f"--listen {error}") from error
+        self._check_admin(address)
         if not 0 <= self.metrics_port <= _MAX_PORT:
             raise ConfigError(
                 f"--metrics-port must be from 0 to {_MAX_PORT}, got {self.metrics_port}; 0 picks a free port"
@@ -242,6 +261,14 @@ class ServeConfig:
                 f"--workers {self.workers} needs a port, because gRPC cannot share a Unix socket between processes, got"
                 f" --listen {self.listen}; use --listen 127.0.0.1:50051, or leave out --workers"
             )
+
+    def _check_admin(self, address: Address) -> None:
+        try:
+            admin = None if self.admin in (_AUTO, _OFF) else _admin_socket(self.admin)
+        except AddressError as error:
+            raise ConfigError(f"--admin {error}") from error
+        if admin == address:
+            raise ConfigError(f"--admin must differ from --listen, got {admin} for both; leave out --admin")
 
     def _check_sizes(self) -> None:
         if not 1 <= self.max_call_rows <= _MAX_ROWS:
@@ -291,3 +318,14 @@ def _local_policy(policy: Path | NamedPath) -> Path | NamedPath:
     if isinstance(policy, NamedPath):
         return NamedPath(policy.name, local_path(policy.path, name="--policies"))
     return local_path(policy, name="--policies")
+
+
+def _admin_socket(text: str) -> UnixAddress:
+    """Return the address that --admin names. Raises AddressError if it is no Unix socket."""
+    if not text.startswith("unix:"):
+        raise AddressError(
+            f"must be unix:PATH, auto or off, got {text!r}; a port would need TLS, which the server does not have"
+        )
+    address = parse_address(text)
+    assert isinstance(address, UnixAddress)
+    return address

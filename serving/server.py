@@ -13,7 +13,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -38,7 +38,7 @@ from serving.policies.source import PolicySource, resolve
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
-from serving.telemetry.logs import dropped_lines, ready_line
+from serving.telemetry.logs import dropped_lines
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
@@ -273,17 +273,13 @@ class Server:
             addresses |= self._metrics_server.addresses()
         return addresses
 
-    def ready_line(self) -> str:
-        """Return one line with the addresses and the policies."""
-        return ready_line(self.addresses(), policies=self.policies_line())
-
     def policies_line(self) -> str:
         """Return the policies and their versions, on one line."""
         return " ".join(f"{name}@{bundle.version}" for name, bundle in self._bundles.items())
 
-    def versions(self) -> tuple[int, ...]:
-        """Return the versions of the policies, in the order of --policies."""
-        return tuple(bundle.version for bundle in self._bundles.values())
+    def versions(self) -> Mapping[str, int]:
+        """Return the version of each policy that is live at first."""
+        return {name: bundle.version for name, bundle in self._bundles.items()}
 
 
 async def load(
@@ -305,10 +301,7 @@ async def load(
     Raises:
         StartupError: a path has no usable policy, or OpenTelemetry is wanted and not installed.
     """
-    if collectors is None:
-        collectors = CollectorRegistry()
-        ProcessCollector(registry=collectors)
-        collectors.register(DeviceMemoryCollector(jax.local_devices()))
+    collectors = collectors or process_collectors()
     metrics = Metrics(collectors)
     metrics.describe_build(device=jax.default_backend())
     if config.tracing and tracing is None:
@@ -319,6 +312,14 @@ async def load(
     load_all = functools.partial(store.load_all, sources, choices, strict=config.strict)
     bundles = await asyncio.to_thread(load_all, on_rejected=metrics.count_rejected_bundle)
     return Server(config, sources=sources, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
+
+
+def process_collectors() -> CollectorRegistry:
+    """Return a registry with the metrics of this process and of its devices."""
+    collectors = CollectorRegistry()
+    ProcessCollector(registry=collectors)
+    collectors.register(DeviceMemoryCollector(jax.local_devices()))
+    return collectors
 
 
 def _tracing() -> "Tracing":

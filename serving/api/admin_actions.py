@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 from google.protobuf.message import Message
 from prometheus_client import Counter
 
-from serving.api.deployment_protocol import Deployment, PolicyStatus
 from serving.api.handlers import parse
 from serving.api.rpc import RpcContext, UnaryMethod
 from serving.errors import DeploymentError, InvalidRequestError, Reason, ServingError, UnexpectedError, echo
+from serving.policies.deployment import Deployment, PolicyStatus
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from serving.api.admin_actions import AdminActions
 from serving.api.admin_service import AdminService
-from serving.api.deployment_protocol import Deployment
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_inference.repository import RepositoryService
 from serving.errors import StartupError, shortage
+from serving.policies.deployment import Deployment
 from serving.sockets import UnixAddress
 from serving.telemetry.metrics import admin_actions
 

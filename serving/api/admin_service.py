@@ -5,8 +5,8 @@ from typing import TypeAlias, TypeVar
 
 from kilolayer.v1 import admin_pb2 as pb
 from serving.api.admin_actions import AdminActions, Subject
-from serving.api.deployment_protocol import PolicyStatus
 from serving.api.rpc import RpcService, UnaryMethod
+from serving.policies.deployment import PolicyStatus
 
 _NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest
 _NamesPolicy: TypeAlias = _NamesVersion | pb.RollbackRequest | pb.FollowRequest
@@ -71,7 +71,7 @@ class AdminService:
 
     async def _follow(self, request: pb.FollowRequest) -> pb.FollowResponse:
         policy = self._actions.status(request.policy).policy
-        self._actions.deployment.follow(policy, not request.off)
+        self._actions.deployment.follow(policy, on=not request.off)
         return pb.FollowResponse(policy=self._encoded(policy))
 
     async def _begin_draining(self, _request: pb.DrainRequest) -> pb.DrainResponse:

@@ -14,21 +14,20 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
-from policy.published import MANIFEST
 from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
+from serving.policies import version_files
+from serving.policies.restart import Restart
 from serving.policies.source import PolicySource, candidates
-from serving.policies.state_file import PolicyState, Rule, State, StateFile
+from serving.policies.state_file import PolicyState, Rule, State
+from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often the folders are looked at."""
 _RETRY_LOOKS = 30  # after the machine lacked something that loading needs
-
-_Files = frozenset[tuple[str, int, int]]
 
 
 class VersionHost(Protocol):
@@ -77,7 +76,7 @@ class _Policy:
     previous: list[int] = dataclasses.field(default_factory=list)  # the most recent first
     also_loaded: set[int] = dataclasses.field(default_factory=set)  # by an operator, or left by a rollback
     rolled_back: set[int] = dataclasses.field(default_factory=set)  # never taken up again by following
-    refused: dict[int, tuple[_Files, RefusedVersion]] = dataclasses.field(default_factory=dict)
+    refused: dict[int, tuple[Files, RefusedVersion]] = dataclasses.field(default_factory=dict)
     retry_in: int = 0  # looks
     changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
@@ -92,26 +91,26 @@ class Deployment:
     Args:
         sources: the policies.
         host: carries out the decisions; it has loaded the live versions.
+        began: what was decided before the restart, and where decisions are kept.
         live: the live version of each policy.
-        kept: what was decided before the restart, for the policies for which that still holds.
         keep: how many former live versions of a policy stay loaded.
-        state_file: where decisions are kept; None: nowhere.
     """
 
     def __init__(
         self,
         sources: Sequence[PolicySource],
         host: VersionHost,
+        began: Restart,
         *,
         live: Mapping[str, int],
-        kept: Mapping[str, PolicyState],
         keep: int,
-        state_file: StateFile | None,
     ) -> None:
         self._host = host
         self._keep = keep
-        self._state_file = state_file
-        self._policies = {source.name: _first(source, live[source.name], kept.get(source.name)) for source in sources}
+        self._state_file = began.state_file
+        self._policies = {
+            source.name: _first(source, live[source.name], began.kept.get(source.name)) for source in sources
+        }
         self._look_now = asyncio.Event()
 
     def status(self) -> tuple[PolicyStatus, ...]:
@@ -210,6 +209,13 @@ class Deployment:
         self._save()
         self._look_now.set()
 
+    def look_now(self) -> None:
+        """Look at the folders as soon as possible, also at those that could not be read or loaded."""
+        _LOGGER.info("looking at the folders of policies")
+        for policy in self._policies.values():
+            policy.retry_in = 0
+        self._look_now.set()
+
     async def run(self) -> None:
         """Load what was loaded before the restart; then take up new versions, every second. Does not return."""
         for policy in self._policies.values():
@@ -243,8 +249,8 @@ class Deployment:
                 return
             if version in policy.rolled_back:
                 continue
-            files = await asyncio.to_thread(_files, policy.source.folder / str(version))
-            if not _is_complete(files) or policy.refused.get(version, (None,))[0] == files:
+            files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+            if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:
                 await self._host.prepare(policy.source.name, version)
@@ -263,7 +269,7 @@ class Deployment:
             await self._unload_surplus(policy)
             return
 
-    def _refuse(self, policy: _Policy, version: int, files: _Files, error: RefusedVersionError) -> None:
+    def _refuse(self, policy: _Policy, version: int, files: Files, error: RefusedVersionError) -> None:
         policy.refused[version] = files, RefusedVersion(version, error.reason, str(error))
         _LOGGER.warning(
             "version %d of %s is refused (%s), and version %d stays live: %s",
@@ -279,8 +285,8 @@ class Deployment:
         name, folder = policy.source.name, policy.source.folder / str(version)
         if version in policy.loaded:
             return
-        files = await asyncio.to_thread(_files, folder)
-        if not _is_complete(files):
+        files = await asyncio.to_thread(version_files.look, folder)
+        if not version_files.is_complete(files):
             raise _unknown_version(policy, version)
         try:
             await self._host.prepare(name, version)
@@ -389,18 +395,3 @@ def _unknown_version(policy: _Policy, version: int) -> DeploymentError:
         Reason.UNKNOWN_VERSION,
         f"policy {policy.source.name} has no version {version} in {policy.source.folder}; loaded are: {loaded}",
     )
-
-
-def _files(folder: Path) -> _Files:
-    """Return the names, sizes and times of the files in `folder`, to notice a change; none if it cannot be read."""
-    found: set[tuple[str, int, int]] = set()
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # it has just been removed
-            status = path.stat()
-            found.add((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
-    return frozenset(found)
-
-
-def _is_complete(files: _Files) -> bool:
-    """Return whether a version has all its files: its manifest is written last."""
-    return any(name == MANIFEST for name, _, _ in files)

@@ -45,7 +45,7 @@ class AllWorkers:
         return self._live
 
     async def join(self, worker: WorkerProcess, *, live: Mapping[str, int]) -> None:
-        """Bring a worker, which has compiled the versions `live`, to the state of the others; it takes part from now on.
+        """Bring a worker, which has compiled the versions `live`, to the state of the others. It then takes part.
 
         Raises:
             WorkerEndedError: it ended meanwhile.

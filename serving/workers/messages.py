@@ -17,7 +17,7 @@ class Start:
     """To a worker: load, with this configuration."""
 
     config: ServeConfig
-    versions: tuple[int, ...] | None  # of the policies, in the order of --policies; None: the most wanted valid ones
+    choices: tuple[tuple[int, ...], ...]  # the versions of each policy to try, in the order of --policies
     cores: tuple[int, ...]  # that it may run on; empty: any
 
 
@@ -30,7 +30,7 @@ class Open:
 class Loaded:
     """From a worker: the policies are loaded."""
 
-    versions: tuple[int, ...]  # in the order of --policies
+    versions: dict[str, int]  # by policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +42,10 @@ class Compiled:
 class Serving:
     """From a worker: the port is open."""
 
-    policies: str  # with their versions, as the ready line names them
-
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """To a worker that serves: change a version, see `serving.policies.deployment.VersionHost`. It answers `Changed`."""
+    """To a worker: change a version, as a `serving.policies.deployment.VersionHost` does. It answers `Changed`."""
 
     number: int  # of this change, for the answer
     what: Literal["prepare", "switch", "unload"]
@@ -85,6 +83,7 @@ def from_line(line: bytes) -> Message:
     kind = _TYPES[fields.pop("type")]
     if kind is Start:
         fields["config"] = _config(fields["config"])
+        fields["choices"] = tuple(map(tuple, fields["choices"]))
     values: dict[str, Any] = {
         name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()
     }

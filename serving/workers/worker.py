@@ -22,11 +22,14 @@ from policy import compilation_cache, jax_settings
 from serving.config import ServeConfig
 from serving.engine.thread_priority import start_at_lower_priority
 from serving.errors import BrokenError, RefusedVersionError, StartupError, shortage
-from serving.policies.deployment import VersionHost
+from serving.policies.deployment import Deployment, VersionHost
 from serving.policies.host import PolicyHost
-from serving.server import Server, load
+from serving.policies.restart import restart
+from serving.policies.source import resolve
+from serving.server import Server, load, process_collectors
 from serving.telemetry.heartbeat import BEAT_S
-from serving.telemetry.logs import log_to_stderr
+from serving.telemetry.logs import log_to_stderr, ready_line
+from serving.workers.control import controlled
 from serving.workers.messages import (
     Alive,
     Change,
@@ -102,14 +105,21 @@ class _UnansweredError(Exception):
 
 async def _serve_alone(config: ServeConfig) -> None:
     stop = stop_event()
-    server = await load(config)
+    sources = resolve(config)
+    began = restart(config, sources)
+    collectors = process_collectors()
+    server = await load(config, sources=sources, choices=began.choices, collectors=collectors)
     await server.start()
     async with _draining(server, config):
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
         if await finished_before(stop, server.prepare()):
             server.open()
-            _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
-            await finished_before(stop, server.serve())
+            deployment = Deployment(sources, server.host, began, live=server.versions(), keep=config.keep)
+            control = controlled(deployment, config, address=server.address, drain=stop.set, collectors=collectors)
+            async with control as admin:
+                addresses = server.addresses() | admin
+                _LOGGER.info("%s", ready_line(addresses, policies=server.policies_line()), extra=addresses)
+                await finished_before(stop, server.serve())
         _LOGGER.info("stopping: refusing new calls, answering accepted ones")
 
 
@@ -119,21 +129,19 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
     Thread(target=listen, args=(from_supervisor, loop, received, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
-    server = await load(start.config, versions=start.versions, collectors=CollectorRegistry())
-    send(to_supervisor, Loaded(server.versions()), stop)
+    server = await load(start.config, choices=start.choices, collectors=CollectorRegistry())
+    send(to_supervisor, Loaded(dict(server.versions())), stop)
     if not await finished_before(stop, server.prepare()):
         return
     server.open()  # before the port: until then no call arrives
-    may_open, changing = (
-        asyncio.Event(),
-        asyncio.create_task(_change(server.host, received, may_open, to_supervisor, stop)),
-    )
+    may_open = asyncio.Event()
+    changing = asyncio.create_task(_change(server.host, received, may_open, to_supervisor, stop))
     send(to_supervisor, Compiled(), stop)
     if not await finished_before(stop, may_open.wait()):
         return
     await server.start()
     async with _draining(server, start.config):
-        send(to_supervisor, Serving(server.policies_line()), stop)
+        send(to_supervisor, Serving(), stop)
         # A supervisor that is stopped reads nothing. Without this, the event loop would wait when the pipe is full.
         os.set_blocking(to_supervisor.fileno(), False)
         beating = asyncio.create_task(beat(to_supervisor, stop))

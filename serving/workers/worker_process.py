@@ -82,15 +82,15 @@ class WorkerProcess:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
 
-    def load(self, config: ServeConfig, *, versions: Sequence[int] | None, cores: Sequence[int]) -> None:
+    def load(self, config: ServeConfig, *, choices: Sequence[Sequence[int]], cores: Sequence[int]) -> None:
         """Let it load and compile its policies.
 
         Args:
             config: what it serves.
-            versions: of the policies, in the order of --policies; None: the most wanted valid ones.
+            choices: the versions of each policy to try, in the order of --policies.
             cores: that it may run on; empty: any.
         """
-        self._send(Start(config, None if versions is None else tuple(versions), tuple(cores)))
+        self._send(Start(config, tuple(map(tuple, choices)), tuple(cores)))
 
     async def loaded(self) -> Loaded:
         """Wait until it has loaded its policies. Raises WorkerEndedError if it ends first, as do the next two."""

@@ -2,34 +2,19 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from typing import Any
 
 from serving.errors import DeploymentError, Reason
+from serving.policies.deployment import Deployment, PolicyStatus
 
 
-@dataclasses.dataclass(frozen=True)
-class RefusedVersion:
-    """As the deployment gives it."""
-
-    version: int
-    reason: str
-    detail: str
+def policy_status(policy: str, live: int, **changes: Any) -> PolicyStatus:
+    """The status of a policy that is followed and has one version, unless changed."""
+    fields: dict[str, Any] = {"previous": (), "loaded": (), "following": True, "wanted": "latest", "refused": ()}
+    return PolicyStatus(policy, live, **(fields | changes))
 
 
-@dataclasses.dataclass(frozen=True)
-class PolicyStatus:
-    """As the deployment gives it."""
-
-    policy: str
-    live: int
-    previous: tuple[int, ...] = ()
-    loaded: tuple[int, ...] = ()
-    following: bool = True
-    wanted: str = "latest"
-    refused: tuple[RefusedVersion, ...] = ()
-
-
-class FakeDeployment:
+class FakeDeployment(Deployment):
     """Serves the policies of `statuses`. Of each, any version up to 9,999 that is not refused is on disk.
 
     Loading waits for `may_load`, which is set at first.
@@ -43,13 +28,13 @@ class FakeDeployment:
         self.looked = 0
         self.failure: BaseException | None = None
 
-    def status(self) -> Sequence[PolicyStatus]:
+    def status(self) -> tuple[PolicyStatus, ...]:
         return tuple(self.statuses.values())
 
     async def load(self, policy: str, version: int) -> None:
         if self.failure:
             raise self.failure
-        status = self._find(policy)
+        status = self._status_of(policy)
         if version in status.loaded:
             return
         if self.loading.is_set():
@@ -64,7 +49,7 @@ class FakeDeployment:
         self._change(policy, loaded=tuple(sorted({*status.loaded, version})))
 
     async def unload(self, policy: str, version: int) -> None:
-        status = self._find(policy)
+        status = self._status_of(policy)
         if version == status.live:
             raise DeploymentError(Reason.VERSION_IS_LIVE, f"version {version} of {policy} is live")
         if version not in status.loaded:
@@ -74,26 +59,26 @@ class FakeDeployment:
 
     async def switch(self, policy: str, version: int) -> None:
         await self.load(policy, version)
-        status = self._find(policy)
+        status = self._status_of(policy)
         previous = (status.live, *(each for each in status.previous if each not in (version, status.live)))
         self._change(policy, live=version, previous=previous, following=False)
 
     async def rollback(self, policy: str) -> int:
-        status = self._find(policy)
+        status = self._status_of(policy)
         if not status.previous:
             raise DeploymentError(Reason.NO_PREVIOUS, f"no version of {policy} was live before")
         live, *previous = status.previous
         self._change(policy, live=live, previous=tuple(previous), following=False)
         return live
 
-    def follow(self, policy: str, on: bool) -> None:
-        self._find(policy)
+    def follow(self, policy: str, *, on: bool) -> None:
+        self._status_of(policy)
         self._change(policy, following=on)
 
     async def look(self) -> None:
         self.looked += 1
 
-    def _find(self, policy: str) -> PolicyStatus:
+    def _status_of(self, policy: str) -> PolicyStatus:
         if policy not in self.statuses:
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy}")
         return self.statuses[policy]

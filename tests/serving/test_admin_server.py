@@ -24,14 +24,15 @@ from kilolayer.v1 import admin_pb2 as pb
 from kilolayer.v1.admin_pb2_grpc import PolicyAdminStub
 from serving.api.admin_server import AdminServer
 from serving.errors import StartupError
+from serving.policies.deployment import PolicyStatus, RefusedVersion
 from serving.sockets import UnixAddress
 from serving.telemetry.logs import formatter
-from tests.serving.fake_deployment import FakeDeployment, PolicyStatus, RefusedVersion
+from tests.serving.fake_deployment import FakeDeployment, policy_status
 
 REPOSITORY = Path(__file__).parents[2]
 REFUSED = RefusedVersion(3000, "hash", "params/x has changed since it was written")
-ANT = PolicyStatus("ant", live=2000, previous=(1000,), loaded=(1000, 2000), refused=(REFUSED,))
-BEE = PolicyStatus("bee", live=7, loaded=(7,), wanted="7", following=False)
+ANT = policy_status("ant", live=2000, previous=(1000,), loaded=(1000, 2000), refused=(REFUSED,))
+BEE = policy_status("bee", live=7, loaded=(7,), wanted="7", following=False)
 
 
 class Admin:

@@ -11,7 +11,7 @@ from policy.command_line import SERVER_VARIABLES, options
 from serving.command_line import parse
 from serving.config import ConfigError, ServeConfig
 from serving.policy_settings import NamedPath, PolicySettings
-from serving.sockets import TcpAddress
+from serving.sockets import TcpAddress, UnixAddress
 
 
 def test_flags_become_the_configuration() -> None:
@@ -158,6 +158,19 @@ def test_a_bad_flag_is_named_and_not_the_variable_that_it_overrides(arguments: l
     assert str(raised.value).startswith(message)
 
 
+def test_the_address_for_operators_is_a_socket_of_the_port_one_of_your_own_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    usual = parse(["--policies", "a"], {})
+    assert str(usual.admin_address(TcpAddress("::1", 50061))) == f"unix:{tmp_path}/kilolayer/admin-50061.sock"
+    assert usual.owns_admin_folder
+    own = parse(["--policies", "a", "--admin", "unix:/run/admin.sock"], {})
+    assert own.admin_address(TcpAddress("::1", 50061)) == UnixAddress(Path("/run/admin.sock"))
+    assert not own.owns_admin_folder
+    assert parse(["--policies", "a"], {"KILOLAYER_ADMIN": "off"}).admin_address(TcpAddress("::1", 50061)) is None
+
+
 def test_a_tilde_is_the_home_folder_in_flags_and_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/robot")
     expected = ServeConfig(policies=(Path("/home/robot/a"), Path("b~/~")), log_rows=(1.0, Path("/home/robot")))
@@ -202,6 +215,13 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
             {"listen": "unix:/a", "workers": 2},
             "--workers 2 needs a port, because gRPC cannot share a Unix socket between processes, got --listen unix:",
         ),
+        (
+            {"admin": "127.0.0.1:50052"},
+            "--admin must be unix:PATH, auto or off, got '127.0.0.1:50052'; a port would need TLS, which the",
+        ),
+        ({"admin": "on"}, "--admin must be unix:PATH, auto or off, got 'on'"),
+        ({"admin": "unix:"}, "--admin must name a path after unix:, such as"),
+        ({"admin": "unix:/a", "listen": "unix:/a"}, "--admin must differ from --listen, got unix:/a for both; leave"),
         ({"metrics_port": 65536}, "--metrics-port must be from 0 to 65535, got 65536; 0 picks a free port"),
         (
             {"metrics_port": 50051},

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
 from serving.policies.deployment import Deployment, PolicyStatus
-from serving.policies.source import PolicySource
+from serving.policies.restart import Restart
 from serving.policies.state_file import PolicyState, Rule, StateFile
+from serving.policy_settings import Wanted
+from tests.serving.conftest import wait_until
+from tests.serving.sources import policy_source
 
 NAME = "maze"
 
@@ -59,34 +63,27 @@ class Bench:
         path = self.folder / "policies" / str(version)
         path.mkdir(parents=True)
         provenance = {} if stay is None else {"metrics": {"eval/stay": stay}}
-        (path / "policy.json").write_text(json.dumps({"spec": {"name": NAME}, "provenance": provenance}))
-        (path / "manifest.json").write_text("{}")
+        description = json.dumps({"spec": {"name": NAME}, "provenance": provenance}).encode()
+        (path / "policy.json").write_bytes(description)
+        files = {"policy.json": {"sha256": hashlib.sha256(description).hexdigest()}}
+        (path / "manifest.json").write_text(json.dumps({"files": files}))
 
     def start(
         self,
         *,
-        wanted: str | int = "latest",
+        wanted: Wanted = "latest",
         follow: bool = True,
         keep: int = 2,
         kept: PolicyState | None = None,
         live: int = 1,
     ) -> Deployment:
-        source = PolicySource(
-            name=NAME,
-            folder=self.folder / "policies",
-            wanted=wanted,
-            follow=follow,
-            max_batch_rows=2,
-            max_batch_delay_s=0.0,
-            max_queue_rows=2,
-        )
+        source = policy_source(self.folder / "policies", name=NAME, wanted=wanted, follow=follow)
         return Deployment(
             [source],
             self.host,
+            Restart(self.state_file, {NAME: kept} if kept else {}, choices=((live,),)),
             live={NAME: live},
-            kept={NAME: kept} if kept else {},
             keep=keep,
-            state_file=self.state_file,
         )
 
     def stored(self) -> PolicyState:
@@ -106,7 +103,7 @@ def status(deployment: Deployment) -> PolicyStatus:
 
 
 @contextlib.contextmanager
-def refused(reason: str, match: str = "") -> Iterator[None]:
+def refused(reason: str, match: str | None = None) -> Generator[None]:
     with pytest.raises(DeploymentError, match=match) as caught:
         yield
     assert caught.value.reason == reason
@@ -233,14 +230,17 @@ async def test_what_the_machine_lacks_is_not_blamed_on_the_version(bench: Bench)
 
 
 async def test_a_folder_that_cannot_be_read_is_named_and_looked_at_later(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment = bench.start()
-    (bench.folder / "policies").rename(bench.folder / "away")
-    (bench.folder / "policies").write_text("")
+
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
     with caplog.at_level(logging.WARNING):
         await deployment.look()
-    assert "cannot read" in caplog.text
+    assert caplog.messages == [f"cannot read {bench.folder}/policies (Permission denied); looking again later"]
     assert status(deployment).live == 1
 
 
@@ -281,8 +281,7 @@ async def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(bench
     bench.publish(3)
     bench.host.held[3] = asyncio.Event()
     looking = asyncio.create_task(deployment.look())
-    while ("prepare", 3) not in bench.host.did:
-        await asyncio.sleep(0.001)
+    await wait_until(lambda: ("prepare", 3) in bench.host.did)
     assert await deployment.rollback(NAME) == 1
     bench.host.held[3].set()
     await looking
@@ -353,8 +352,7 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
     kept = PolicyState(Rule("latest", follow=True), 2, (1,), following=False, rolled_back=(3,))
     deployment = bench.start(kept=kept, live=2)
     running = asyncio.create_task(deployment.run())
-    while not bench.host.did:
-        await asyncio.sleep(0.001)
+    await wait_until(lambda: bool(bench.host.did))
     await asyncio.sleep(0.05)
     running.cancel()
     assert bench.host.did == [("prepare", 1)]

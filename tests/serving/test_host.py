@@ -22,6 +22,7 @@ from serving.policies.host import PolicyHost
 from serving.policies.registry import PolicyRegistry
 from serving.telemetry.metrics import Metrics
 from tests.samples import policy_spec
+from tests.serving.sources import policy_source
 
 SPEC = policy_spec()
 NAME = SPEC.name
@@ -53,9 +54,10 @@ async def hosted(publish: Publish, tmp_path: Path) -> AsyncIterator[Hosted]:
     collectors = CollectorRegistry()
     policies = PolicyRegistry(frozenset({NAME}), default=NAME)
     host = PolicyHost(
+        [policy_source(tmp_path, max_batch_rows=2, max_batch_delay_s=0.0)],
         {NAME: bundle.read(tmp_path / "1")},
         policies,
-        config=ServeConfig(policies=(tmp_path,), max_batch_rows=2, max_batch_delay_s=0.0),
+        config=ServeConfig(policies=(tmp_path,)),
         metrics=Metrics(collectors),
         on_broken=lambda policy, cause: pytest.fail(f"{policy}: {cause}"),
     )

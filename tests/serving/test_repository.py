@@ -12,12 +12,13 @@ from tritonclient.utils import InferenceServerException
 
 from serving.api.admin_server import AdminServer
 from serving.api.open_inference import open_inference_pb2 as pb
+from serving.policies.deployment import RefusedVersion
 from serving.sockets import UnixAddress
-from tests.serving.fake_deployment import FakeDeployment, PolicyStatus, RefusedVersion
+from tests.serving.fake_deployment import FakeDeployment, policy_status
 
 REFUSED = RefusedVersion(1500, "probes", "the actions differ")
-ANT = PolicyStatus("ant", live=2000, previous=(1000,), loaded=(1000, 2000), refused=(REFUSED,))
-BEE = PolicyStatus("bee", live=7, loaded=(7,))
+ANT = policy_status("ant", live=2000, previous=(1000,), loaded=(1000, 2000), refused=(REFUSED,))
+BEE = policy_status("bee", live=7, loaded=(7,))
 LOAD, UNLOAD = "RepositoryModelLoad", "RepositoryModelUnload"
 Parameters = dict[str, pb.ModelRepositoryParameter]
 

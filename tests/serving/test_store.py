@@ -11,6 +11,7 @@ import pytest
 from policy import bundle
 from policy.bundle import Bundle
 from serving.errors import StartupError
+from serving.policies.restart import first_choices
 from serving.policies.store import load_all
 from serving.policy_settings import Wanted
 from tests.serving.sources import policy_source
@@ -34,7 +35,8 @@ def load(
     folder: Path, *, on_rejected: Callable[[str], None], strict: bool = False, wanted: Wanted = "latest"
 ) -> Bundle:
     """The policy of the only folder."""
-    (loaded,) = load_all([policy_source(folder, wanted=wanted)], on_rejected=on_rejected, strict=strict).values()
+    source = policy_source(folder, wanted=wanted)
+    (loaded,) = load_all([source], [first_choices(source)], on_rejected=on_rejected, strict=strict).values()
     return loaded
 
 
@@ -112,7 +114,7 @@ def test_policies_come_in_the_order_of_their_sources_under_the_names_they_are_se
     publish(tmp_path / "z", 1, name="zebra")
     publish(tmp_path / "a", 2, name="ant")
     sources = [policy_source(tmp_path / "z", name="zebra"), policy_source(tmp_path / "a", name="walker")]
-    loaded = load_all(sources, on_rejected=unwanted)
+    loaded = load_all(sources, [first_choices(source) for source in sources], on_rejected=unwanted)
     assert [(name, found.version) for name, found in loaded.items()] == [("zebra", 1), ("walker", 2)]
     assert loaded["walker"].spec == dataclasses.replace(bundle.read(tmp_path / "a" / "2").spec, name="walker")
 
@@ -151,6 +153,6 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     reasons: list[str] = []
-    with pytest.raises(StartupError, match=r"no version in .* is valid, of 1; the log has the reason for each"):
+    with pytest.raises(StartupError, match="version 1 of point_u_maze cannot be served: .*Permission denied"):
         load(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]

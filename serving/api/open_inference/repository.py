@@ -6,10 +6,10 @@ A model is a policy. Triton's protocol has no version in these calls, so the par
 from collections.abc import Iterator, Mapping
 
 from serving.api.admin_actions import AdminActions, Subject
-from serving.api.deployment_protocol import PolicyStatus
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.rpc import RpcService
 from serving.errors import DeploymentError, InvalidRequestError, Reason, echo
+from serving.policies.deployment import PolicyStatus
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _VERSION = "version"
