@@ -21,6 +21,7 @@ from serving.policies import version_files
 from serving.policies.restart import Restart
 from serving.policies.source import PolicySource, candidates
 from serving.policies.state_file import PolicyState, Rule, State
+from serving.policies.status import PolicyStatus, RefusedVersion
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,28 +45,6 @@ class VersionHost(Protocol):
     async def unload(self, policy: str, version: int) -> None:
         """Unload a version that is not live."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class RefusedVersion:
-    """A version on disk that must not be served."""
-
-    version: int
-    reason: str  # one word, as in the metrics
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyStatus:
-    """What is decided about one policy."""
-
-    policy: str
-    live: int
-    previous: tuple[int, ...]  # to which a rollback goes, the most recent first
-    loaded: tuple[int, ...]  # every version that answers requests, oldest first
-    following: bool
-    wanted: str  # latest, best, or a version
-    refused: tuple[RefusedVersion, ...]
 
 
 @dataclasses.dataclass

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
-from serving.policies.deployment import Deployment, PolicyStatus
+from serving.policies.deployment import Deployment
 from serving.policies.restart import Restart
 from serving.policies.state_file import PolicyState, Rule, StateFile
+from serving.policies.status import PolicyStatus
 from serving.policy_settings import Wanted
 from tests.serving.conftest import wait_until
 from tests.serving.sources import policy_source
