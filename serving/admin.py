@@ -13,6 +13,7 @@ import os
 import pwd
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
@@ -45,22 +46,22 @@ class _FailedError(Exception):
     """The command has failed. The message is one line."""
 
 
-class _UsageError(_FailedError):
-    """Wrong usage."""
+class UsageError(_FailedError):
+    """Wrong usage. The message is one line."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _UsageError(f"{message}; --help describes the usage")
+        raise UsageError(f"{message}; --help describes the usage")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code. `arguments` default to those of the process."""
     try:
-        return _run(_parse(sys.argv[1:] if arguments is None else arguments))
+        return _run(parse(sys.argv[1:] if arguments is None else arguments))
     except _FailedError as error:
         print(f"error: {_printable(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, _UsageError) else 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("error: stopped waiting; the server completes what it has begun", file=sys.stderr)
         return 1
@@ -88,42 +89,46 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; `policy`, `version` and `address` are set in what is returned."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; `policy`, `version` and `address` are set in what is returned.
+
+    Raises:
+        UsageError: an argument is missing, unknown or not allowed.
+    """
     parsed = parser().parse_intermixed_args(arguments)
     action, names = parsed.action, list(parsed.names)
     most = 2 if action in _NAME_VERSION else int(action != "drain")
     if len(names) > most:
         words = _ACTIONS[action][0] or "alone"
-        raise _UsageError(f"{names[most]!r} is one word too many, the usage is {action} {words}; --help has more")
+        raise UsageError(f"{names[most]!r} is one word too many, the usage is {action} {words}; --help has more")
     parsed.version = names.pop() if action in _NAME_VERSION and names else ""
     parsed.policy = names.pop() if names else ""
     if action in _NAME_VERSION and not (parsed.version.isascii() and parsed.version.isdigit()):
-        raise _UsageError(
+        raise UsageError(
             f"{action} needs a version, which is a number, got {parsed.version!r}; such as kilolayer-admin {action}"
             " point_u_maze 2000"
         )
     if parsed.off and action != "follow":
-        raise _UsageError(f"--off goes with follow, got {action}")
+        raise UsageError(f"--off goes with follow, got {action}")
     if parsed.timeout_s is None:
         parsed.timeout_s = _LOAD_S if action in _MAY_LOAD else _OTHER_S
     if not (math.isfinite(parsed.timeout_s) and parsed.timeout_s > 0):
-        raise _UsageError(f"--timeout-s must be a positive number of seconds, got {parsed.timeout_s:g}")
+        raise UsageError(f"--timeout-s must be a positive number of seconds, got {parsed.timeout_s:g}")
     parsed.address = _address(parsed)
     return parsed
 
 
 def _address(parsed: argparse.Namespace) -> UnixAddress:
     if not 1 <= parsed.port <= _MAX_PORT:
-        raise _UsageError(f"--port must be from 1 to {_MAX_PORT}, got {parsed.port}")
+        raise UsageError(f"--port must be from 1 to {_MAX_PORT}, got {parsed.port}")
     if parsed.admin is None:
         return find_admin_address(TcpAddress("localhost", parsed.port))
     try:
         address = parse_address(parsed.admin)
     except AddressError as error:
-        raise _UsageError(f"--admin {error}") from error
+        raise UsageError(f"--admin {error}") from error
     if not isinstance(address, UnixAddress):
-        raise _UsageError(f"--admin must be unix:PATH, as the server's ready line shows it, got {parsed.admin!r}")
+        raise UsageError(f"--admin must be unix:PATH, as the server's ready line shows it, got {parsed.admin!r}")
     return address
 
 
@@ -169,7 +174,7 @@ def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
     import grpc
 
     if dict(error.trailing_metadata() or ()).get("kilolayer-reason"):  # the server's own words
-        kind = _UsageError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else _FailedError
+        kind = UsageError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else _FailedError
         return kind(error.details())
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _FailedError(
@@ -177,11 +182,22 @@ def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
         )
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return _FailedError(f"the server failed with {error.code().name}: {error.details()}")
-    if parsed.address.path.exists():
+    if _is_there(parsed.address.path):
         return _FailedError(f"cannot connect to {parsed.address}: its server has ended, or it is another user's")
     return _FailedError(
         f"there is no server at {parsed.address}; its ready line has the address for --admin, and the port for --port"
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether `path` exists, as far as this user may know."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _user() -> str:

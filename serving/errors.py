@@ -71,7 +71,7 @@ _DEPLOYMENT_STATUSES = {
     Reason.NO_PREVIOUS: Status.FAILED_PRECONDITION,
     Reason.VERSION_IS_LIVE: Status.FAILED_PRECONDITION,
     Reason.FIXED_VERSION: Status.FAILED_PRECONDITION,
-    Reason.BUSY: Status.ABORTED,  # a conflict with another change; RESOURCE_EXHAUSTED means load, and "do not repeat"
+    Reason.BUSY: Status.ABORTED,  # it may be repeated; RESOURCE_EXHAUSTED tells clients not to
 }
 DEPLOYMENT_REASONS = tuple(_DEPLOYMENT_STATUSES)
 """The reasons of a `DeploymentError`."""

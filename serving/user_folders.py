@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ def admin_address(address: Address, environ: Mapping[str, str] = os.environ) -> 
     runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
     # Other users write to the folder of temporary files, too, so the socket needs a folder of its own there.
     temporary = Path(tempfile.gettempdir()) / f"kilolayer-{os.geteuid()}"
-    folder = runtime / "kilolayer" if runtime.is_absolute() and runtime.is_dir() else temporary
+    folder = runtime / "kilolayer" if runtime.is_absolute() and _is_own_folder(runtime) else temporary
     return UnixAddress(folder / f"admin-{server_name(address)}.sock")
 
 
@@ -33,7 +34,7 @@ def find_admin_address(address: Address, environ: Mapping[str, str] = os.environ
     usual = admin_address(address, environ)
     others = ({"XDG_RUNTIME_DIR": f"/run/user/{os.geteuid()}"}, {})
     candidates = (usual, *(admin_address(address, other) for other in others))
-    return next((each for each in candidates if each.path.is_socket()), usual)
+    return next((each for each in candidates if _is_own_folder(each.path.parent) and each.path.is_socket()), usual)
 
 
 def state_folder(address: Address, environ: Mapping[str, str] = os.environ) -> Path:
@@ -41,6 +42,15 @@ def state_folder(address: Address, environ: Mapping[str, str] = os.environ) -> P
     states = Path(environ.get("XDG_STATE_HOME", ""))
     root = states if states.is_absolute() else _home() / ".local/state"  # a relative path must be ignored
     return root / "kilolayer" / server_name(address)
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Return whether `path` is a folder of this user: after `sudo`, the variable may name that of another one."""
+    try:
+        about = path.stat()
+    except OSError:  # there is none, or it cannot be searched
+        return False
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
 
 
 def _home() -> Path:

@@ -120,6 +120,25 @@ def test_the_stub_calls_the_servicer() -> None:
     server.stop(0).wait()
 
 
+def test_a_servicer_of_the_admin_service_offers_what_it_overrides() -> None:
+    class Known(admin_pb2_grpc.PolicyAdminServicer):
+        def Status(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by the protocol
+            return admin_pb2.StatusResponse(policies=[admin_pb2.PolicyStatus(policy=request.policy)])
+
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    admin_pb2_grpc.add_PolicyAdminServicer_to_server(Known(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = admin_pb2_grpc.PolicyAdminStub(channel)
+        assert stub.Status(admin_pb2.StatusRequest(policy="ant")).policies[0].policy == "ant"
+        for name in ("Load", "Unload", "Switch", "Rollback", "Follow", "Drain"):
+            with pytest.raises(grpc.RpcError) as failure:
+                getattr(stub, name)(getattr(admin_pb2, f"{name}Request")())
+            assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED  # pyright: ignore[reportAttributeAccessIssue]
+    server.stop(0).wait()
+
+
 @pytest.mark.parametrize("order", ["kilolayer.v1 generated", "generated kilolayer.v1"])
 def test_code_that_a_user_generates_lives_beside_ours(tmp_path: Path, order: str) -> None:
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I", "protos", f"--python_out={tmp_path}", f"{POLICY}.proto"]

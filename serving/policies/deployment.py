@@ -21,6 +21,7 @@ from serving.policies import version_files
 from serving.policies.restart import Restart
 from serving.policies.source import PolicySource, candidates
 from serving.policies.state_file import PolicyState, Rule, State
+from serving.policies.status import PolicyStatus, RefusedVersion
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,28 +45,6 @@ class VersionHost(Protocol):
     async def unload(self, policy: str, version: int) -> None:
         """Unload a version that is not live."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class RefusedVersion:
-    """A version on disk that must not be served."""
-
-    version: int
-    reason: str  # one word, as in the metrics
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyStatus:
-    """What is decided about one policy."""
-
-    policy: str
-    live: int
-    previous: tuple[int, ...]  # to which a rollback goes, the most recent first
-    loaded: tuple[int, ...]  # every version that answers requests, oldest first
-    following: bool
-    wanted: str  # latest, best, or a version
-    refused: tuple[RefusedVersion, ...]
 
 
 @dataclasses.dataclass
@@ -157,8 +136,8 @@ class Deployment:
         await self._prepare(found, version)
         async with found.changing:
             found.rolled_back.discard(version)
-            await self._make_live(found, version, following=False)
-        await self._unload_surplus(found)
+            surplus = await self._make_live(found, version, following=False)
+        await self._unload(found, surplus)
 
     async def rollback(self, policy: str) -> int:
         """Make the former live version live again, and return it. The policy is not followed any more.
@@ -233,7 +212,11 @@ class Deployment:
             if policy.retry_in:
                 policy.retry_in -= 1
             elif policy.following:
-                await self._take_up(policy)
+                try:
+                    await self._take_up(policy)
+                except Exception:  # a bug must not end the following of all policies
+                    _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.source.name)
+                    policy.retry_in = _RETRY_LOOKS
 
     async def _take_up(self, policy: _Policy) -> None:
         """Make the most wanted version live that is better than the live one and passes every check."""
@@ -261,12 +244,13 @@ class Deployment:
                 _LOGGER.warning("%s; version %d of %s is tried again later", error, version, policy.source.name)
                 policy.retry_in = _RETRY_LOOKS
                 return
+            surplus: list[int] = []
             async with policy.changing:
                 if policy.following:  # an operator may have decided meanwhile
-                    await self._make_live(policy, version, following=True)
+                    surplus = await self._make_live(policy, version, following=True)
                 elif version not in policy.loaded:
                     policy.also_loaded.add(version)
-            await self._unload_surplus(policy)
+            await self._unload(policy, surplus)
             return
 
     def _refuse(self, policy: _Policy, version: int, files: Files, error: RefusedVersionError) -> None:
@@ -296,8 +280,8 @@ class Deployment:
         except StartupError as error:
             raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
 
-    async def _make_live(self, policy: _Policy, version: int, *, following: bool) -> None:
-        """Make a loaded version live; the lock is held."""
+    async def _make_live(self, policy: _Policy, version: int, *, following: bool) -> list[int]:
+        """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
         name, former = policy.source.name, policy.live
         policy.following = following
         if version != former:
@@ -307,12 +291,13 @@ class Deployment:
             policy.also_loaded.discard(version)
             policy.refused.pop(version, None)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
-        self._save()
-
-    async def _unload_surplus(self, policy: _Policy) -> None:
-        """Unload former live versions beyond those that are kept."""
         surplus, policy.previous = policy.previous[self._keep :], policy.previous[: self._keep]
-        for version in surplus:
+        self._save()
+        return surplus
+
+    async def _unload(self, policy: _Policy, versions: Sequence[int]) -> None:
+        """Unload those of `versions` that are not needed for anything else."""
+        for version in versions:
             if version not in policy.loaded:
                 await self._host.unload(policy.source.name, version)
 

@@ -29,7 +29,7 @@ class PolicySource:
     max_batch_rows: int
     max_batch_delay_s: float
     max_queue_rows: int
-    device: str  # that computes it; empty: JAX's default
+    device: str = ""  # that computes it; empty: JAX's default
 
 
 def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:

@@ -63,7 +63,7 @@ def test_one_mutant_of_each_kind_is_refused_by_name(
         caplog.clear()
         reasons: list[str] = []
         with caplog.at_level(logging.WARNING), pytest.raises(StartupError, match="no version in .* is valid, of 1"):
-            load_all([policy_source(folder)], on_rejected=reasons.append)
+            load_all([policy_source(folder)], [[1000]], on_rejected=reasons.append)
         assert len(reasons) == 1, mutant
         assert reasons[0] in REASONS, mutant
         assert caplog.messages[0].startswith(f"skipping version 1000: {folder / '1000'}"), mutant
@@ -81,7 +81,7 @@ def test_a_server_refuses_every_mutant_once_by_name_and_serves_the_sound_version
     # Alone, the sound version gives the same action.
     expected = bundle.read(version).probes
     with Supervised(serve_command(folder, max_batch_rows=8), log=tmp_path / "log") as server:
-        address, metrics = server.wait_for(r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000")
+        address, metrics = server.wait_for(r"ready: grpc=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000")
         with PolicyClient(address, timeout_s=30) as client:
             answer = client.act(expected.state, expected.goal)
         with urllib.request.urlopen(metrics, timeout=30) as page:

@@ -16,6 +16,5 @@ def policy_source(folder: Path, **changes: Any) -> PolicySource:
         "max_batch_rows": 256,
         "max_batch_delay_s": 0.002,
         "max_queue_rows": 8192,
-        "device": "",
     }
     return PolicySource(**(fields | changes))

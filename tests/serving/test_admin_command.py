@@ -13,38 +13,35 @@ from prometheus_client import CollectorRegistry
 
 from serving import admin
 from serving.api.admin_server import AdminServer
-from serving.policies.deployment import RefusedVersion
+from serving.errors import StartupError
 from serving.sockets import TcpAddress, UnixAddress
 from serving.user_folders import admin_address
-from tests.serving.fake_deployment import FakeDeployment, policy_status
+from tests.serving.decisions import DAMAGE, Decisions
 
 REPOSITORY = Path(__file__).parents[2]
-REFUSED = RefusedVersion(3000, "hash", "params/\x1b[2Jx has changed since it was written")
-ANT = policy_status("ant", live=2000, previous=(1500, 1000), loaded=(1000, 1500, 2000), refused=(REFUSED,))
-BEE = policy_status("bee_that_flies", live=7, loaded=(7,), wanted="7", following=False)
-TABLE = r"""
-POLICY          LIVE  PREVIOUS   LOADED          WANTED  FOLLOWING
-ant             2000  1500 1000  1000 1500 2000  latest  yes
-bee_that_flies  7     -          7               7       no
-refused: ant 3000 (hash): params/\x1b[2Jx has changed since it was written
+TABLE = """
+POLICY  LIVE  PREVIOUS  LOADED     WANTED  FOLLOWING
+ant     2000  1000      1000 2000  latest  yes
+bee     7     -         7          7       no
+refused: ant 3000 (hash): params/x has changed since it was written
 """
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 @pytest.fixture
-def deployment() -> FakeDeployment:
-    return FakeDeployment(BEE, ANT)
+async def decisions(tmp_path: Path) -> Decisions:
+    decisions = Decisions(tmp_path / "policies", "bee", "ant")
+    await decisions.publish_more_of_ant()
+    return decisions
 
 
 @pytest.fixture
-async def server(
-    tmp_path: Path, deployment: FakeDeployment, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[list[str]]:
+async def server(tmp_path: Path, decisions: Decisions, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[list[str]]:
     """A server on port 50061 of this user; how often it was drained is the length of the list."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     drained: list[str] = []
     started = AdminServer(
-        deployment,
+        decisions.deployment,
         admin_address(TcpAddress("127.0.0.1", 50061)),
         drain=lambda: drained.append("drained"),
         collectors=CollectorRegistry(),
@@ -72,12 +69,12 @@ async def test_status_is_a_table(run: Run) -> None:
 
 
 async def test_status_of_one_policy_as_json_is_the_reply(run: Run) -> None:
-    code, printed, _ = await run("status bee_that_flies --json")
+    code, printed, _ = await run("status bee --json")
     assert code == 0
     assert json.loads(printed) == {
         "policies": [
             {
-                "policy": "bee_that_flies",
+                "policy": "bee",
                 "live_version": "7",
                 "previous_versions": [],
                 "loaded_versions": ["7"],
@@ -89,7 +86,7 @@ async def test_status_of_one_policy_as_json_is_the_reply(run: Run) -> None:
     }
 
 
-async def test_each_action_says_what_has_changed(run: Run, deployment: FakeDeployment) -> None:
+async def test_each_action_says_what_has_changed(run: Run, decisions: Decisions) -> None:
     for command, expected in {
         "load ant 2500": "version 2500 of ant is loaded; version 2000 is live",
         "switch ant --off-by-one 2500": "",
@@ -101,7 +98,7 @@ async def test_each_action_says_what_has_changed(run: Run, deployment: FakeDeplo
     }.items():
         code, printed, _ = await run(command)
         assert (code, printed) == ((0, f"{expected}\n") if expected else (2, "")), command
-    assert deployment.statuses["ant"].live == 2000
+    assert decisions.live("ant") == 2000
 
 
 async def test_drain_begins_to_stop_the_server(run: Run, server: list[str]) -> None:
@@ -111,13 +108,6 @@ async def test_drain_begins_to_stop_the_server(run: Run, server: list[str]) -> N
         "",
     )
     assert server == ["drained"]
-
-
-async def test_the_only_policy_need_not_be_named(run: Run, deployment: FakeDeployment) -> None:
-    del deployment.statuses["bee_that_flies"]
-    assert (await run("switch 2500"))[1] == "version 2500 of ant is live; new versions are not taken up\n"
-    assert (await run("rollback --json"))[0] == 0
-    assert deployment.statuses["ant"].live == 2000
 
 
 async def test_the_log_of_the_server_names_the_user(
@@ -133,31 +123,36 @@ async def test_the_log_of_the_server_names_the_user(
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("switch ant 3000", 1, r"version 3000 of ant: params/\x1b[2Jx has changed since it was written"),
-        ("rollback bee_that_flies", 1, "no version of bee_that_flies was live before"),
-        ("status cat", 1, "there is no policy 'cat'; there are: ant, bee_that_flies"),
-        ("rollback", 2, "a policy must be named; there are: ant, bee_that_flies"),
+        ("switch ant 3000", 1, DAMAGE),
+        ("rollback bee", 1, "no former live version of bee is loaded; switch to a version"),
+        ("status cat", 1, "there is no policy 'cat'; there are: ant, bee"),
+        ("rollback", 2, "a policy must be named; there are: ant, bee"),
     ],
 )
 async def test_what_the_server_refuses_is_one_line(run: Run, command: str, code: int, message: str) -> None:
     assert await run(command) == (code, "", f"error: {message}\n")
 
 
-async def test_a_change_that_takes_too_long_goes_on(run: Run, deployment: FakeDeployment) -> None:
-    deployment.may_load.clear()
+async def test_names_of_files_do_not_command_the_terminal(run: Run, decisions: Decisions) -> None:
+    decisions.host.failure = StartupError("a\x1b[2Jb\u2066c")
+    assert await run("load ant 2500") == (1, "", "error: a\\x1b[2Jb\\u2066c; try again later\n")
+
+
+async def test_a_change_that_takes_too_long_goes_on(run: Run, decisions: Decisions) -> None:
+    decisions.host.may_load.clear()
     assert await run("switch ant 2500 --timeout-s 0.2") == (
         1,
         "",
         "error: no answer within 0.2 s; the server goes on, and kilolayer-admin status shows the result\n",
     )
-    deployment.may_load.set()
+    decisions.host.may_load.set()
     async with asyncio.timeout(10):
-        while deployment.statuses["ant"].live != 2500:  # noqa: ASYNC110  driven by the server's own turns
+        while decisions.live("ant") != 2500:  # noqa: ASYNC110  driven by the server's own turns
             await asyncio.sleep(0.001)
 
 
-async def test_the_text_of_another_failure_is_named(run: Run, deployment: FakeDeployment) -> None:
-    deployment.failure = ValueError("a secret")
+async def test_the_text_of_another_failure_is_named(run: Run, decisions: Decisions) -> None:
+    decisions.host.failure = ValueError("a secret")
     assert await run("load ant 2500") == (1, "", "error: the server failed on this call; its log says why\n")
 
 
@@ -207,6 +202,17 @@ def test_a_server_that_was_killed_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == (
         f"error: cannot connect to {UnixAddress(path)}: its server has ended, or it is another user's\n"
     )
+
+
+def test_a_server_of_another_user_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_path: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "lstat", forbidden)
+    assert admin.main(["status", "--admin", f"unix:{tmp_path}/a.sock"]) == 1
+    assert capsys.readouterr().err.endswith("its server has ended, or it is another user's\n")
 
 
 def test_an_interrupted_command_says_that_the_server_goes_on(

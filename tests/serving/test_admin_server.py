@@ -24,26 +24,24 @@ from kilolayer.v1 import admin_pb2 as pb
 from kilolayer.v1.admin_pb2_grpc import PolicyAdminStub
 from serving.api.admin_server import AdminServer
 from serving.errors import StartupError
-from serving.policies.deployment import PolicyStatus, RefusedVersion
 from serving.sockets import UnixAddress
 from serving.telemetry.logs import formatter
-from tests.serving.fake_deployment import FakeDeployment, policy_status
+from tests.serving.decisions import DAMAGE, Decisions
 
 REPOSITORY = Path(__file__).parents[2]
-REFUSED = RefusedVersion(3000, "hash", "params/x has changed since it was written")
-ANT = policy_status("ant", live=2000, previous=(1000,), loaded=(1000, 2000), refused=(REFUSED,))
-BEE = policy_status("bee", live=7, loaded=(7,), wanted="7", following=False)
 
 
 class Admin:
-    """An admin server of `deployment` at a Unix socket, and a channel to it."""
+    """An admin server of `policies` at a Unix socket, and a channel to it."""
 
-    def __init__(self, folder: Path, deployment: FakeDeployment) -> None:
-        self.deployment = deployment
+    def __init__(self, folder: Path, *policies: str, sockets: Path | None = None) -> None:
+        self.decisions = Decisions(folder / "policies", *policies)
         self.metrics = CollectorRegistry()
         self.drained = 0
-        self.address = UnixAddress(folder / "kilolayer" / "admin.sock")
-        self.server = AdminServer(deployment, self.address, drain=self.drain, collectors=self.metrics, owns_folder=True)
+        self.address = UnixAddress((sockets or folder) / "kilolayer" / "admin.sock")
+        self.server = AdminServer(
+            self.decisions.deployment, self.address, drain=self.drain, collectors=self.metrics, owns_folder=True
+        )
         # Otherwise gRPC would use one connection for all channels to an address.
         options = [("grpc.use_local_subchannel_pool", 1)]
         self.channel = grpc.aio.insecure_channel(self.address.uri, options=options)
@@ -63,8 +61,8 @@ class Admin:
 
 
 @contextlib.asynccontextmanager
-async def started(folder: Path, *statuses: PolicyStatus) -> AsyncGenerator[Admin]:
-    admin = Admin(folder, FakeDeployment(*statuses))
+async def started(folder: Path, *policies: str) -> AsyncGenerator[Admin]:
+    admin = Admin(folder, *policies)
     await admin.server.start()
     try:
         yield admin
@@ -75,7 +73,8 @@ async def started(folder: Path, *statuses: PolicyStatus) -> AsyncGenerator[Admin
 
 @pytest.fixture
 async def admin(tmp_path: Path) -> AsyncGenerator[Admin]:
-    async with started(tmp_path, ANT, BEE) as admin:
+    async with started(tmp_path, "bee", "ant") as admin:
+        await admin.decisions.publish_more_of_ant()
         yield admin
 
 
@@ -150,7 +149,7 @@ async def test_drain_begins_to_stop_the_server(admin: Admin) -> None:
 
 
 async def test_the_only_policy_need_not_be_named(tmp_path: Path) -> None:
-    async with started(tmp_path, BEE) as admin:
+    async with started(tmp_path, "bee") as admin:
         assert (await admin.call("Switch", version="8")).policy.live_version == "8"
         assert (await admin.call("Rollback")).policy.live_version == "7"
 
@@ -159,12 +158,12 @@ REFUSALS: list[tuple[str, dict[str, str], tuple[str, str, str]]] = [
     (
         "Load",
         {"policy": "ant", "version": "3000"},
-        ("FAILED_PRECONDITION", "version_refused", "version 3000 of ant: params/x has changed since it was written"),
+        ("FAILED_PRECONDITION", "version_refused", "params/x has changed since it was written"),
     ),
     (
         "Load",
         {"policy": "ant", "version": "10000"},
-        ("NOT_FOUND", "unknown_version", "policy ant has no version 10000"),
+        ("NOT_FOUND", "unknown_version", "policy ant has no version 10000 in .*; loaded are: 1000, 2000"),
     ),
     (
         "Switch",
@@ -174,9 +173,22 @@ REFUSALS: list[tuple[str, dict[str, str], tuple[str, str, str]]] = [
     (
         "Unload",
         {"policy": "ant", "version": "2000"},
-        ("FAILED_PRECONDITION", "version_is_live", "version 2000 of ant is live"),
+        ("FAILED_PRECONDITION", "version_is_live", "version 2000 of ant is live; switch to another one"),
     ),
-    ("Rollback", {"policy": "bee"}, ("FAILED_PRECONDITION", "no_previous", "no version of bee was live before")),
+    (
+        "Rollback",
+        {"policy": "bee"},
+        ("FAILED_PRECONDITION", "no_previous", "no former live version of bee is loaded; switch to a version"),
+    ),
+    (
+        "Follow",
+        {"policy": "bee"},
+        (
+            "FAILED_PRECONDITION",
+            "fixed_version",
+            "version 7 of bee is wanted by --versions, so there is none to follow",
+        ),
+    ),
     ("Rollback", {}, ("INVALID_ARGUMENT", "invalid_request", "a policy must be named; there are: ant, bee")),
     (
         "Switch",
@@ -201,18 +213,13 @@ async def test_a_refusal_has_a_status_a_reason_and_a_sentence(
     with refused(*refusal):
         await admin.call(method, **fields)
     assert admin.count(method.lower(), refusal[1]) == 1
-    assert admin.deployment.statuses == {"ant": ANT, "bee": BEE}, "nothing has changed"
+    assert (await admin.call("Status")).policies == [ENCODED_ANT, ENCODED_BEE], "nothing has changed"
 
 
-async def test_a_second_change_is_refused_while_one_is_in_progress(admin: Admin) -> None:
-    admin.deployment.may_load.clear()
-    first = asyncio.ensure_future(admin.call("Load", policy="ant", version="2500"))
-    async with asyncio.timeout(10):
-        await admin.deployment.loading.wait()
-    with refused("ABORTED", "busy", "a version of ant is being loaded"):
-        await admin.call("Load", policy="ant", version="2600")
-    admin.deployment.may_load.set()
-    assert (await first).policy.loaded_versions == ["1000", "2000", "2500"]
+async def test_what_the_machine_lacks_is_no_fault_of_the_version(admin: Admin) -> None:
+    admin.decisions.host.failure = StartupError("cannot load it: too little memory")
+    with refused("ABORTED", "busy", "cannot load it: too little memory; try again later"):
+        await admin.call("Load", policy="ant", version="2500")
 
 
 @pytest.mark.parametrize("method", ["Status", "Load", "Unload", "Switch", "Rollback", "Follow", "Drain"])
@@ -226,26 +233,27 @@ async def test_malformed_bytes_are_refused(admin: Admin, method: str) -> None:
 
 
 async def test_an_action_goes_on_when_its_caller_leaves(admin: Admin, log: io.StringIO) -> None:
-    admin.deployment.may_load.clear()
+    admin.decisions.host.may_load.clear()
     request = pb.SwitchRequest(policy="ant", version="2500")
     call = admin.stub.Switch(request, timeout=10, metadata=[("kilolayer-admin-user", "ann")])
     async with asyncio.timeout(10):
-        await admin.deployment.loading.wait()
+        await admin.decisions.host.loading.wait()
         call.cancel()
         await admin.call("Status")  # the server has seen the cancellation
-        admin.deployment.may_load.set()
-        while admin.deployment.statuses["ant"].live != 2500:  # noqa: ASYNC110  driven by the server's own turns
+        admin.decisions.host.may_load.set()
+        while admin.decisions.live("ant") != 2500:  # noqa: ASYNC110  driven by the server's own turns
             await asyncio.sleep(0.001)
     assert [(line["action"], line["user"], line["outcome"]) for line in lines(log)] == [("switch", "ann", "ok")]
     assert admin.count("switch", "ok") == 1
 
 
 async def test_an_action_that_hangs_is_cancelled_when_the_server_stops(tmp_path: Path, log: io.StringIO) -> None:
-    async with started(tmp_path, ANT) as admin:
-        admin.deployment.may_load.clear()
+    async with started(tmp_path, "ant") as admin:
+        admin.decisions.publish("ant", 2500)
+        admin.decisions.host.may_load.clear()
         call = admin.stub.Load(pb.LoadRequest(version="2500"), timeout=10)
         async with asyncio.timeout(10):
-            await admin.deployment.loading.wait()
+            await admin.decisions.host.loading.wait()
             call.cancel()
             await admin.server.stop()
         assert admin.count("load", "stopped") == 1
@@ -256,7 +264,7 @@ async def test_an_action_that_hangs_is_cancelled_when_the_server_stops(tmp_path:
 async def test_the_text_of_a_foreign_exception_stays_in_the_log(
     admin: Admin, log: io.StringIO, failure: BaseException
 ) -> None:
-    admin.deployment.failure = failure
+    admin.decisions.host.failure = failure
     with refused("INTERNAL", "internal", "the server failed on this call; its log says why"):
         await admin.call("Switch", policy="ant", version="2500")
     (line,) = lines(log)
@@ -277,7 +285,7 @@ async def test_an_action_is_one_line_with_who_and_what(admin: Admin, log: io.Str
     assert facts.items() <= switched.items()
     assert 0 <= switched["seconds"] < 10
     assert (failed["level"], failed["outcome"]) == ("WARNING", "version_refused")
-    assert failed["message"].endswith(" s: version 3000 of ant: params/x has changed since it was written")
+    assert failed["message"].endswith(f" s: {DAMAGE}")
     assert rolled_back["message"].startswith("admin: rollback 'ant' by an unnamed caller at unix: ok after ")
     assert rolled_back["user"] == ""
 
@@ -304,7 +312,7 @@ async def test_only_the_user_can_connect(admin: Admin) -> None:
 
 
 async def test_the_file_is_gone_when_the_server_has_stopped(tmp_path: Path) -> None:
-    async with started(tmp_path, ANT) as admin:
+    async with started(tmp_path, "ant") as admin:
         assert admin.address.path.exists()
     assert list(admin.address.path.parent.iterdir()) == []
 
@@ -313,12 +321,12 @@ async def test_the_socket_of_a_killed_server_is_replaced(tmp_path: Path) -> None
     (tmp_path / "kilolayer").mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(tmp_path / "kilolayer/admin.sock"))
-    async with started(tmp_path, ANT) as admin:
-        assert (await admin.call("Status")).policies == [ENCODED_ANT]
+    async with started(tmp_path, "ant") as admin:
+        assert (await admin.call("Status")).policies[0].live_version == "2000"
 
 
 async def test_the_socket_of_a_living_server_is_refused_and_goes_on(tmp_path: Path, admin: Admin) -> None:
-    second = Admin(tmp_path, FakeDeployment(BEE))
+    second = Admin(tmp_path / "second", "bee", sockets=tmp_path)
     with pytest.raises(StartupError) as error:
         await second.server.start()
     assert str(error.value) == (
@@ -340,7 +348,7 @@ async def test_a_folder_that_others_can_use_is_refused(tmp_path: Path, kind: str
         folder.symlink_to("elsewhere")
     else:
         folder.write_text("")
-    server = Admin(tmp_path, FakeDeployment(ANT))
+    server = Admin(tmp_path, "ant")
     with pytest.raises(StartupError, match=str(folder)):
         await server.server.start()
     await server.channel.close()
@@ -348,7 +356,7 @@ async def test_a_folder_that_others_can_use_is_refused(tmp_path: Path, kind: str
 
 
 async def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
-    server = Admin(tmp_path / "nowhere", FakeDeployment(ANT))
+    server = Admin(tmp_path, "ant", sockets=tmp_path / "nowhere")
     with pytest.raises(StartupError, match="^--admin: .* for the admin socket: No such file or directory; --admin off"):
         await server.server.start()
     await server.channel.close()
@@ -359,7 +367,9 @@ async def test_a_folder_that_the_operator_names_is_taken_as_it_is(tmp_path: Path
     folder.mkdir()
     folder.chmod(0o755)
     address = UnixAddress(folder / "a.sock")
-    server = AdminServer(FakeDeployment(ANT), address, drain=lambda: None, collectors=CollectorRegistry())
+    server = AdminServer(
+        Decisions(tmp_path, "ant").deployment, address, drain=lambda: None, collectors=CollectorRegistry()
+    )
     await server.start()
     assert address.path.lstat().st_mode == stat.S_IFSOCK | 0o600
     await server.stop()

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
-from serving.policies.deployment import Deployment, PolicyStatus
+from serving.policies.deployment import Deployment
 from serving.policies.restart import Restart
 from serving.policies.state_file import PolicyState, Rule, StateFile
+from serving.policies.status import PolicyStatus
 from serving.policy_settings import Wanted
 from tests.serving.conftest import wait_until
 from tests.serving.sources import policy_source
@@ -387,3 +388,25 @@ async def test_a_version_that_a_new_worker_cannot_load_is_no_rollback_any_more(b
     assert bench.stored().previous == ()
     with refused("no_previous"):
         await deployment.rollback(NAME)
+
+
+async def test_a_bug_while_one_policy_is_looked_at_is_logged_and_does_not_end_the_following(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.host, "prepare", None)
+        await deployment.look()
+    assert caplog.messages == ["taking up a new version of maze fails; trying again later"]
+    deployment.look_now()
+    await deployment.look()
+    assert status(deployment).live == 2
+
+
+async def test_former_versions_that_are_not_kept_are_not_in_the_stored_state(bench: Bench) -> None:
+    deployment = bench.start(keep=1)
+    for version in (2, 3):
+        bench.publish(version)
+        await deployment.look()
+    assert bench.stored().previous == (2,)

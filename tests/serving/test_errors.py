@@ -43,6 +43,7 @@ TABLE = {
     DeploymentError(Reason.VERSION_REFUSED, "x"): (Status.FAILED_PRECONDITION, "version_refused"),
     DeploymentError(Reason.NO_PREVIOUS, "x"): (Status.FAILED_PRECONDITION, "no_previous"),
     DeploymentError(Reason.VERSION_IS_LIVE, "x"): (Status.FAILED_PRECONDITION, "version_is_live"),
+    DeploymentError(Reason.FIXED_VERSION, "x"): (Status.FAILED_PRECONDITION, "fixed_version"),
     DeploymentError(Reason.BUSY, "x"): (Status.ABORTED, "busy"),
 }
 STATUSES = {reason: status.name for status, reason in TABLE.values()}

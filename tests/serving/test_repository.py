@@ -12,26 +12,24 @@ from tritonclient.utils import InferenceServerException
 
 from serving.api.admin_server import AdminServer
 from serving.api.open_inference import open_inference_pb2 as pb
-from serving.policies.deployment import RefusedVersion
 from serving.sockets import UnixAddress
-from tests.serving.fake_deployment import FakeDeployment, policy_status
+from tests.serving.decisions import DAMAGE, Decisions
 
-REFUSED = RefusedVersion(1500, "probes", "the actions differ")
-ANT = policy_status("ant", live=2000, previous=(1000,), loaded=(1000, 2000), refused=(REFUSED,))
-BEE = policy_status("bee", live=7, loaded=(7,))
 LOAD, UNLOAD = "RepositoryModelLoad", "RepositoryModelUnload"
 Parameters = dict[str, pb.ModelRepositoryParameter]
 
 
 @pytest.fixture
-def deployment() -> FakeDeployment:
-    return FakeDeployment(BEE, ANT)
+async def decisions(tmp_path: Path) -> Decisions:
+    decisions = Decisions(tmp_path, "bee", "ant")
+    await decisions.publish_more_of_ant()
+    return decisions
 
 
 @pytest.fixture
-async def client(tmp_path: Path, deployment: FakeDeployment) -> AsyncGenerator[triton.InferenceServerClient]:
+async def client(tmp_path: Path, decisions: Decisions) -> AsyncGenerator[triton.InferenceServerClient]:
     address = UnixAddress(tmp_path / "admin.sock")
-    server = AdminServer(deployment, address, drain=lambda: None, collectors=CollectorRegistry())
+    server = AdminServer(decisions.deployment, address, drain=lambda: None, collectors=CollectorRegistry())
     await server.start()
     async with triton.InferenceServerClient(str(address)) as client:
         yield client
@@ -56,8 +54,8 @@ async def test_the_index_has_loaded_and_refused_versions(client: triton.Inferenc
     index: Any = await client.get_model_repository_index(as_json=True)
     assert index["models"] == [
         {"name": "ant", "version": "1000", "state": "READY"},
-        {"name": "ant", "version": "1500", "state": "UNAVAILABLE", "reason": "probes: the actions differ"},
         {"name": "ant", "version": "2000", "state": "READY"},
+        {"name": "ant", "version": "3000", "state": "UNAVAILABLE", "reason": f"hash: {DAMAGE}"},
         {"name": "bee", "version": "7", "state": "READY"},
     ]
 
@@ -70,37 +68,34 @@ async def test_the_index_can_leave_out_what_is_not_ready(client: triton.Inferenc
     assert versions == ["1000", "2000", "7"]
 
 
-async def test_load_without_a_version_looks_for_new_ones(
-    client: triton.InferenceServerClient, deployment: FakeDeployment
+async def test_load_without_a_version_takes_up_the_latest_one(
+    client: triton.InferenceServerClient, decisions: Decisions
 ) -> None:
     await client.load_model("ant")
-    assert deployment.looked == 1
-    assert deployment.statuses["ant"] == ANT
+    assert decisions.live("ant") == 2500
 
 
 @pytest.mark.parametrize(
     "parameter", [pb.ModelRepositoryParameter(string_param="2500"), pb.ModelRepositoryParameter(int64_param=2500)]
 )
 async def test_a_version_that_is_named_is_loaded_and_unloaded(
-    client: triton.InferenceServerClient, deployment: FakeDeployment, parameter: pb.ModelRepositoryParameter
+    client: triton.InferenceServerClient, decisions: Decisions, parameter: pb.ModelRepositoryParameter
 ) -> None:
     await call(client, LOAD, "ant", {"version": parameter})
-    assert deployment.statuses["ant"].loaded == (1000, 2000, 2500)
-    assert deployment.statuses["ant"].live == 2000
+    assert decisions.loaded("ant") == (1000, 2000, 2500)
+    assert decisions.live("ant") == 2000
     await call(client, UNLOAD, "ant", {"version": parameter})
-    assert deployment.statuses["ant"].loaded == (1000, 2000)
+    assert decisions.loaded("ant") == (1000, 2000)
 
 
-async def test_the_live_version_is_not_unloaded(
-    client: triton.InferenceServerClient, deployment: FakeDeployment
-) -> None:
+async def test_the_live_version_is_not_unloaded(client: triton.InferenceServerClient, decisions: Decisions) -> None:
     expected = "version 2000 is live and cannot be unloaded; name another one with the parameter version"
     with refused("FAILED_PRECONDITION", expected):
         await client.unload_model("ant")  # it sends unload_dependents, which is ignored
-    assert deployment.statuses["ant"] == ANT
+    assert decisions.loaded("ant") == (1000, 2000)
 
 
-async def test_what_does_not_apply_is_refused(client: triton.InferenceServerClient, deployment: FakeDeployment) -> None:
+async def test_what_does_not_apply_is_refused(client: triton.InferenceServerClient, decisions: Decisions) -> None:
     with refused("NOT_FOUND", "there is no policy 'cat'; there are: ant, bee"):
         await client.load_model("cat")
     not_supported = (
@@ -110,7 +105,7 @@ async def test_what_does_not_apply_is_refused(client: triton.InferenceServerClie
         await client.load_model("ant", config="{}")
     with pytest.raises(Exception, match="the parameter version must be a string or an integer"):
         await call(client, LOAD, "ant", {"version": pb.ModelRepositoryParameter(bool_param=True)})
-    assert deployment.looked == 0
+    assert decisions.live("ant") == 2000
 
 
 async def test_there_are_no_repositories(client: triton.InferenceServerClient) -> None:

@@ -42,6 +42,15 @@ def test_without_one_it_is_in_a_temporary_folder_of_the_user(temporary: Path, en
     assert str(admin_address(PORT, environ)) == f"unix:{temporary}/kilolayer-{os.geteuid()}/admin-50051.sock"
 
 
+def test_the_runtime_folder_of_another_user_is_not_used(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sudo` may keep the variable, and root could write there: the other user's server could not any more."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    address = admin_address(PORT, {"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert str(address) == f"unix:{temporary}/kilolayer-12345/admin-50051.sock"
+
+
 def test_the_socket_of_a_server_with_another_environment_is_found(tmp_path: Path, temporary: Path) -> None:
     """A server that a system started, and a login that sets the variable."""
     login = {"XDG_RUNTIME_DIR": str(tmp_path)}

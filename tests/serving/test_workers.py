@@ -45,7 +45,7 @@ class Served:
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stderr=file, env=environ)
         self.address, self.metrics = self.wait_for(
-            r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000 workers=2"
+            r"ready: grpc=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000 workers=2"
         )
         self.health = self.metrics.replace("/metrics", "/healthz")
 
