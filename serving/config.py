@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +26,8 @@ _AUTO, _OFF = "auto", "off"  # of --admin
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
 _MAX_KEPT = 16  # each has its parameters in memory, and on the device
+
+_DEVICE = re.compile(r"cpu|(gpu|tpu)(:\d{1,3})?")
 
 _LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR")
 _POLICIES = tyro.conf.arg(metavar="[NAME=]PATH ...", help_behavior_hint="(required)")
@@ -87,8 +90,8 @@ class ServeConfig:
 
     config: Path | None = None
     """TOML file with settings, named as these flags with underscores. Flags and variables override it.
-    A table [policies.NAME] has the path of a policy and its own versions, follow, max_batch_rows, max_batch_delay_s and
-    max_queue_rows."""
+    A table [policies.NAME] has the path of a policy and its own versions, follow, max_batch_rows,
+    max_batch_delay_s, max_queue_rows and device."""
 
     strict: bool = False
     """Refuse to start if the version to serve is damaged, instead of serving the next newest or next best one."""
@@ -164,6 +167,9 @@ class ServeConfig:
 
     grace_s: float = 10.0
     """Time to answer the accepted calls after SIGTERM or SIGINT, in seconds."""
+
+    device: str = ""
+    """Device that computes: cpu, gpu, or gpu:1 for the second GPU; empty: a GPU if JAX can use one, or else the CPU."""
 
     workers: int = 1
     """Worker processes, which share the port and the CPU cores.
@@ -297,6 +303,10 @@ class ServeConfig:
             raise ConfigError(
                 f"{name('max_queue_rows')} must be at least --max-call-rows, which is {self.max_call_rows}, got"
                 f" {queue_rows}; try {2 * self.max_call_rows}"
+            )
+        if settings.device and not _DEVICE.fullmatch(settings.device):
+            raise ConfigError(
+                f"{name('device')} must be cpu, gpu or gpu:NUMBER, got {settings.device!r:.80}; try gpu:0"
             )
         if delay_s is not None and not 0 <= delay_s <= 1:
             raise ConfigError(f"{name('max_batch_delay_s')} must be from 0 to 1 second, got {delay_s}; try 0.002")

@@ -15,7 +15,14 @@ from serving.policy_settings import NamedPath, PolicySettings, Wanted, parse_wan
 _TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}  # in TOML; others: str
 _NAMES: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number"}
 # The keys of a table of one policy, and `versions`, which is a string or a number.
-_OF_POLICY = {"path": str, "follow": bool, "max_batch_rows": int, "max_batch_delay_s": float, "max_queue_rows": int}
+_OF_POLICY = {
+    "path": str,
+    "follow": bool,
+    "max_batch_rows": int,
+    "max_batch_delay_s": float,
+    "max_queue_rows": int,
+    "device": str,
+}
 
 
 @dataclasses.dataclass(frozen=True)

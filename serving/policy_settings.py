@@ -30,6 +30,7 @@ class PolicySettings:
     max_batch_rows: int | None = None
     max_batch_delay_s: float | None = None
     max_queue_rows: int | None = None
+    device: str | None = None
 
     def key(self, field: str) -> str:
         """Return the key of a field in the file of --config."""

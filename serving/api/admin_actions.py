@@ -17,8 +17,8 @@ from prometheus_client import Counter
 from serving.api.handlers import parse
 from serving.api.rpc import RpcContext, UnaryMethod
 from serving.errors import DeploymentError, InvalidRequestError, Reason, ServingError, UnexpectedError, echo
-from serving.policies.decisions import PolicyStatus
 from serving.policies.deployment import Deployment
+from serving.policies.status import PolicyStatus
 
 _LOGGER = logging.getLogger(__name__)
 

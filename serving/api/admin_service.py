@@ -6,7 +6,7 @@ from typing import TypeAlias, TypeVar
 from kilolayer.v1 import admin_pb2 as pb
 from serving.api.admin_actions import AdminActions, Subject
 from serving.api.rpc import RpcService, UnaryMethod
-from serving.policies.decisions import PolicyStatus
+from serving.policies.status import PolicyStatus
 
 _NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest
 _NamesPolicy: TypeAlias = _NamesVersion | pb.RollbackRequest | pb.FollowRequest

@@ -30,6 +30,7 @@ class PolicyCompiler:
     Args:
         bundle: the policy.
         max_batch_rows: the largest batch size, a power of two.
+        device: that computes the policy, see `serving.engine.devices.find_device`.
         like: an engine whose compiled functions are used if they fit, see `Engine.reuse`.
         run: awaits a function with its arguments in another thread.
         clock: monotonic seconds.
@@ -40,11 +41,12 @@ class PolicyCompiler:
         bundle: Bundle,
         *,
         max_batch_rows: int,
+        device: str = "",
         like: Engine | None = None,
         run: Callable[..., Awaitable[Any]] = asyncio.to_thread,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.engine = Engine(bundle.params, bundle.spec, max_rows=max_batch_rows)
+        self.engine = Engine(bundle.params, bundle.spec, max_rows=max_batch_rows, device=device)
         """What is compiled so far."""
         self.reuses = like is not None and self.engine.reuse(like)
         """Whether it uses the compiled functions of `like`."""

@@ -1,4 +1,4 @@
-"""PolicyDecisions: what is decided about one policy; and its status, as operators see it."""
+"""PolicyDecisions: what is decided about one policy."""
 
 import asyncio
 import dataclasses
@@ -6,49 +6,12 @@ import logging
 from typing import Self
 
 from serving.policies.canary import Canary
-from serving.policies.sequential_test import DecisionRule
 from serving.policies.source import PolicySource
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
+from serving.policies.status import CanaryStatus, PolicyStatus, RefusedVersion
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class RefusedVersion:
-    """A version on disk that must not be served."""
-
-    version: int
-    reason: str  # one word, as in the metrics
-    detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class CanaryStatus:
-    """A canary, and what the reports have shown."""
-
-    version: int
-    share: float  # of the robots
-    rule: DecisionRule | None  # when it decides by itself; None: it does not
-    live_episodes: int = 0  # that are compared
-    candidate_episodes: int = 0
-    better: float = 0.0  # logarithm of the evidence; from log(1 / error rate) on, the candidate is promoted
-    worse: float = 0.0  # likewise for a rollback
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyStatus:
-    """What is decided about one policy."""
-
-    policy: str
-    live: int
-    previous: tuple[int, ...]  # to which a rollback goes, the most recent first
-    loaded: tuple[int, ...]  # every version that answers requests, oldest first
-    following: bool
-    wanted: str  # latest, best, or a version
-    refused: tuple[RefusedVersion, ...]
-    canary: CanaryStatus | None = None
-    shadow: ShadowState | None = None
 
 
 @dataclasses.dataclass

@@ -23,13 +23,14 @@ from typing import Protocol
 
 from serving.errors import DeploymentError, Reason
 from serving.policies.canary import CanaryShare
-from serving.policies.decisions import PolicyDecisions, PolicyStatus
+from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
 from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, unknown_version
 from serving.policies.restart import Restart
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
 from serving.policies.state_file import ShadowState, State
+from serving.policies.status import PolicyStatus
 from serving.policies.trials import TrialHost, Trials
 
 _LOGGER = logging.getLogger(__name__)

@@ -42,6 +42,9 @@ class PolicyHost:
         config: the settings that all policies share.
         clock: monotonic seconds.
         on_broken: called with a policy and the cause, once or several times, if it cannot be computed any more.
+
+    Raises:
+        StartupError: a policy's device does not exist.
     """
 
     def __init__(
@@ -62,7 +65,12 @@ class PolicyHost:
         self._on_broken = on_broken
         self._sources = {source.name: source for source in sources}
         self._first = [
-            PolicyCompiler(bundle, max_batch_rows=self._sources[name].max_batch_rows, clock=clock)
+            PolicyCompiler(
+                bundle,
+                max_batch_rows=self._sources[name].max_batch_rows,
+                device=self._sources[name].device,
+                clock=clock,
+            )
             for name, bundle in bundles.items()
         ]
         self._are_first_compiled = False
@@ -162,6 +170,7 @@ class PolicyHost:
         compiler = PolicyCompiler(
             bundle,
             max_batch_rows=source.max_batch_rows,
+            device=source.device,
             like=self._engines[policy, live.version],
             run=run_in_background,
             clock=self._clock,

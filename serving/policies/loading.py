@@ -10,8 +10,9 @@ from typing import Protocol
 
 from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
 from serving.policies import version_files
-from serving.policies.decisions import PolicyDecisions, RefusedVersion
+from serving.policies.decisions import PolicyDecisions
 from serving.policies.source import candidates
+from serving.policies.status import RefusedVersion
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)

@@ -29,6 +29,7 @@ class PolicySource:
     max_batch_rows: int
     max_batch_delay_s: float
     max_queue_rows: int
+    device: str = ""  # that computes it; empty: JAX's default
 
 
 def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
@@ -88,6 +89,7 @@ def _resolve(policy: Path | NamedPath, config: ServeConfig) -> PolicySource:
         max_batch_rows=own.max_batch_rows or config.max_batch_rows,
         max_batch_delay_s=config.max_batch_delay_s if own.max_batch_delay_s is None else own.max_batch_delay_s,
         max_queue_rows=own.max_queue_rows or config.max_queue_rows,
+        device=own.device or config.device,
     )
 
 

@@ -6,8 +6,8 @@ from typing import Protocol
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.policies.decisions import PolicyStatus
 from serving.policies.sequential_test import Verdict
+from serving.policies.status import PolicyStatus
 
 
 class DecidedTrials(Protocol):

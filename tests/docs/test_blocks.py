@@ -29,7 +29,7 @@ from training.envs.core.errors import UnknownNameError
 from training.run import parse as parse_training
 
 SHOWN_ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):50051")
-LANGUAGES = {"python", "sh", "text"}
+LANGUAGES = {"python", "sh", "text", "toml"}  # tests/serving/test_config_file.py reads the only file in TOML
 # Programs of others. Their arguments are not checked, but files of ours among them must exist.
 FOREIGN = {
     "apt-get",

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
-from serving.policies.decisions import PolicyStatus
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.restart import Restart
 from serving.policies.state_file import PolicyState, StateFile
+from serving.policies.status import PolicyStatus
 from serving.policy_settings import Wanted
 from tests.serving.sources import policy_source
 

@@ -245,6 +245,12 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
             "--log-rows-mb must be at least 1 for each worker, which is 3, got 2; try 1024",
         ),
         ({"grace_s": float("inf")}, "--grace-s must be a positive number of seconds, got inf; try 10"),
+        ({"device": "cuda"}, "--device must be cpu, gpu or gpu:NUMBER, got 'cuda'; try gpu:0"),
+        ({"device": "gpu:x"}, "--device must be cpu, gpu or gpu:NUMBER, got 'gpu:x'; try gpu:0"),
+        (
+            {"policy_settings": (PolicySettings(name="maze", device="cpu:1"),)},
+            "policies.maze.device must be cpu, gpu or gpu:NUMBER, got 'cpu:1'; try gpu:0",
+        ),
         ({"keep": 17}, "--keep must be from 0 to 16, got 17; try 2"),
         ({"keep": -1}, "--keep must be from 0 to 16, got -1; try 2"),
         ({"versions": ("maze",)}, "--versions needs NAME=latest, NAME=best or NAME=NUMBER, got 'maze'"),

@@ -21,6 +21,7 @@ follow = false
 max_batch_rows = 8
 max_batch_delay_s = 0
 max_queue_rows = 5000
+device = "cpu"
 
 [policies."ant.v2"]
 path = "~/ant/policies"
@@ -28,7 +29,13 @@ versions = 1000
 """
 MAZE, ANT = NamedPath("maze", Path("runs/a=1/policies")), NamedPath("ant.v2", Path("/home/robot/ant/policies"))
 OF_MAZE = PolicySettings(
-    name="maze", versions="best", follow=False, max_batch_rows=8, max_batch_delay_s=0, max_queue_rows=5000
+    name="maze",
+    versions="best",
+    follow=False,
+    max_batch_rows=8,
+    max_batch_delay_s=0,
+    max_queue_rows=5000,
+    device="cpu",
 )
 OF_ANT = PolicySettings(name="ant.v2", versions=1000)
 
@@ -81,6 +88,8 @@ def test_every_setting_may_be_in_the_file() -> None:
         workers = 3
         tracing = true
         log_format = "json"
+        device = "gpu:0"
+        admin = "off"
     """
     config = read(text)
     assert config == ServeConfig(
@@ -111,6 +120,8 @@ def test_every_setting_may_be_in_the_file() -> None:
         workers=3,
         tracing=True,
         log_format="json",
+        device="gpu:0",
+        admin="off",
     )
     unchanged = {each.name for each in dataclasses.fields(config) if getattr(config, each.name) == each.default}
     assert unchanged == {"policy_settings"}, "settings that the file above lacks"
@@ -138,6 +149,21 @@ def test_a_table_has_the_path_and_the_settings_of_one_policy() -> None:
         max_batch_rows=64,
         config=Path("server.toml"),
         policy_settings=(OF_MAZE, OF_ANT),
+    )
+
+
+def test_the_files_of_the_documentation_are_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    first, second = (block.split("```")[0] for block in page.split("```toml\n")[1:])
+    assert [own.device for own in read(second).policy_settings] == ["cpu", "gpu:0"]
+    config = read(first)
+    assert config.policies == (
+        NamedPath("maze", Path("runs/first/policies")),
+        NamedPath("arm", Path("runs/arm/policies")),
+    )
+    assert config.policy_settings == (
+        PolicySettings(name="maze", versions="best", follow=True),
+        PolicySettings(name="arm", versions=201600, max_batch_rows=1, max_batch_delay_s=0.0, max_queue_rows=4096),
     )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.policies.decisions import PolicyStatus
 from serving.policies.state_file import PolicyState, Rule
+from serving.policies.status import PolicyStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
 

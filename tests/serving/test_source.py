@@ -61,12 +61,14 @@ def test_the_latest_version_is_followed_and_others_on_request(
 
 
 def test_the_settings_of_a_policy_replace_those_of_the_server_for_it_alone(root: Path) -> None:
-    own = PolicySettings(name="maze", max_batch_rows=1, max_batch_delay_s=0.0, max_queue_rows=5000)
+    own = PolicySettings(name="maze", max_batch_rows=1, max_batch_delay_s=0.0, max_queue_rows=5000, device="cpu")
     policies = (NamedPath("maze", root), root)
-    sources = resolve(ServeConfig(policies=policies, max_batch_rows=64, policy_settings=(own,)))
+    sources = resolve(ServeConfig(policies=policies, max_batch_rows=64, device="gpu", policy_settings=(own,)))
     assert sources == (
-        policy_source(root, name="maze", follow=True, max_batch_rows=1, max_batch_delay_s=0.0, max_queue_rows=5000),
-        policy_source(root, follow=True, max_batch_rows=64),
+        policy_source(
+            root, name="maze", follow=True, max_batch_rows=1, max_batch_delay_s=0.0, max_queue_rows=5000, device="cpu"
+        ),
+        policy_source(root, follow=True, max_batch_rows=64, device="gpu"),
     )
 
 

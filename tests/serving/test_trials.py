@@ -11,11 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serving.policies.canary import CanaryShare
-from serving.policies.decisions import CanaryStatus
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReport, PolicyVersion
 from serving.policies.sequential_test import DecisionRule
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
+from serving.policies.status import CanaryStatus
 from serving.policies.trial_metrics import TrialsCollector
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status

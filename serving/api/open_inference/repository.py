@@ -9,7 +9,7 @@ from serving.api.admin_actions import AdminActions, Subject
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.rpc import RpcService
 from serving.errors import DeploymentError, InvalidRequestError, Reason, echo
-from serving.policies.decisions import PolicyStatus
+from serving.policies.status import PolicyStatus
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _VERSION = "version"
