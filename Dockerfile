@@ -4,6 +4,7 @@
 #   docker run -p 50051:50051 -p 9464:9464 -v "$PWD/runs/first/policies:/policies:ro" kilolayer:cpu
 #
 # Add `-v kilolayer-cache:/cache` to keep compiled programs when the container is replaced: the next start is faster.
+# Add `-v kilolayer-state:/state` to keep the decisions about live versions, such as a rollback.
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
 # KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line. With `--build-arg COMMIT="$(git rev-parse HEAD)"`, the
@@ -40,7 +41,7 @@ RUN python -m pip --python /opt/venv install --require-hashes --only-binary=:all
 # ---- the image ------------------------------------------------------------------------------------------------------
 FROM python:3.12-slim AS runtime
 RUN useradd --system --uid 10001 --no-create-home kilolayer \
-    && install --directory --owner=10001 --mode=700 /cache
+    && install --directory --owner=10001 --mode=700 /cache /state
 WORKDIR /app
 ARG COMMIT=""
 RUN echo "$COMMIT" > commit.txt
@@ -52,6 +53,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     XDG_CACHE_HOME=/cache \
+    XDG_STATE_HOME=/state \
     KILOLAYER_LISTEN=0.0.0.0:50051 \
     KILOLAYER_POLICIES=/policies \
     KILOLAYER_METRICS_PORT=9464

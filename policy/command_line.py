@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import tyro
@@ -27,7 +28,8 @@ SERVER_VARIABLES = frozenset(
         *("KILOLAYER_MAX_CALL_ROWS", "KILOLAYER_MAX_QUEUE_ROWS", "KILOLAYER_MAX_QUEUE_AGE_S", "KILOLAYER_WORKERS"),
         *("KILOLAYER_MAX_BATCH_DELAY_S", "KILOLAYER_OUT_OF_RANGE", "KILOLAYER_LOG_ROWS", "KILOLAYER_LOG_ROWS_MB"),
         *("KILOLAYER_MAX_HELD_MB", "KILOLAYER_MAX_STREAMS", "KILOLAYER_MAX_COMPUTE_S", "KILOLAYER_GRACE_S"),
-        *("KILOLAYER_TRACING", "KILOLAYER_LOG_FORMAT"),
+        *("KILOLAYER_TRACING", "KILOLAYER_LOG_FORMAT", "KILOLAYER_VERSIONS", "KILOLAYER_FOLLOW", "KILOLAYER_KEEP"),
+        *("KILOLAYER_STATE_DIR", "KILOLAYER_DEVICE", "KILOLAYER_ADMIN", "KILOLAYER_CONFIG"),
     }
 )
 # Kubernetes sets such variables in every pod for each Service whose name is "kilolayer" or begins with "kilolayer-".
@@ -40,6 +42,9 @@ _HELP = frozenset({"--help", "-h"})
 _OF_TYRO = "--tyro-"  # flags for the completion of a shell
 _BOX = re.compile(r"[╭╮╰╯│─]+")
 _KINDS = {int: "an integer", float: "a number"}
+
+NO_FLAG: Mapping[str, bool] = MappingProxyType({"flag": False})
+"""Metadata of a field of a configuration that is not set by a flag."""
 
 Config = TypeVar("Config")
 
@@ -109,7 +114,8 @@ def flag(name: str) -> str:
 def options(config: type) -> dict[str, Option]:
     """Return the settings of a dataclass, by the name of the field."""
     hints = typing.get_type_hints(config)
-    return {field.name: _option(field, hints[field.name]) for field in dataclasses.fields(config)}
+    fields = (field for field in dataclasses.fields(config) if field.metadata.get("flag", True))
+    return {field.name: _option(field, hints[field.name]) for field in fields}
 
 
 def _option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
@@ -135,7 +141,7 @@ def usage_problem(arguments: Sequence[str], config: type, *, other_flags: Collec
     """
     known = {option.flag: option for option in options(config).values()}
     negated = {flag(f"no_{option.name}") for option in known.values() if not option.types}
-    for name, words in _groups(arguments):
+    for name, words in groups(arguments):
         if name in negated or name in other_flags or (name in known and not known[name].types):
             problem = _no_value(name, words)
         elif name in known:
@@ -150,7 +156,7 @@ def usage_problem(arguments: Sequence[str], config: type, *, other_flags: Collec
     return ""
 
 
-def _groups(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def groups(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each flag with the words after it; first the words before the first flag, if any, with an empty name."""
     name, words = "", list[str]()
     for word in arguments:

@@ -5,10 +5,9 @@ import json
 import math
 from typing import Any, Self, cast
 
-from policy.energy import ENERGIES
-
 LAYERS_PER_BLOCK = 4
 QUATERNION_SIZE = 4
+ENERGY_NAMES = ("l2", "l2_squared", "dot", "cosine")  # of the table in `policy.energy`, which imports JAX
 ACTIVATIONS = ("swish", "relu")
 ACTUATOR_KINDS = ("position", "velocity", "torque", "other")
 ACTION_MEANINGS = ("absolute", "increment")
@@ -107,7 +106,7 @@ class PolicySpec:
             number = getattr(self, field)
             if not (math.isfinite(number) and number > 0):
                 raise SpecError(f"{field} must be a positive number, got {number}")
-        for field, known in (("energy", tuple(ENERGIES)), ("activation", ACTIVATIONS), ("critic", CRITICS)):
+        for field, known in (("energy", ENERGY_NAMES), ("activation", ACTIVATIONS), ("critic", CRITICS)):
             _check_known(field, getattr(self, field), known)
         self._check_sizes()
         self._check_actions()

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -59,9 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         say(f"1 of 3: train on {ENV} and publish (about a minute)")
         run_stage("training", ["training/run.py", "--env", ENV, "--out", str(OUT), "--overwrite"], stop=stop)
-        policies = best_policies()
-        say(f"2 of 3: serve {policies} on {address}")
-        serve = ["serving/run.py", "--policies", str(policies), "--listen", address]
+        say(f"2 of 3: serve the best version in {OUT / 'policies'} on {address}")
+        serve = ["serving/run.py", "--policies", str(OUT / "policies"), "--listen", address]
+        serve += ["--versions", f"{ENV}=best"]
         with running("the server", [*serve, "--metrics-port", str(metrics_port)], log=OUT / "server.log") as server:
             say("3 of 3: 32 simulated robots drive 128 episodes, every action fetched with Act")
             drive = ["clients/sim/run.py", "--env", ENV, "--address", address, "--robots", "32", "--episodes", "128"]
@@ -78,19 +77,6 @@ def main(arguments: Sequence[str]) -> int:
     say(f"{figures}, {time.monotonic() - began:.0f} s in all")
     say(f"figures in {OUT / 'summary.json'}, pictures in {OUT / 'curves.png'} and {OUT / 'paths.png'}")
     return 0
-
-
-def best_policies() -> Path:
-    """Return a folder whose newest version is the best one of the run: the run's own, or one with a copy of it."""
-    from policy import bundle  # imported here, because it takes a second
-    from training.run_dir import best
-
-    root = ROOT / OUT / "policies"
-    version = best.best_version(root)
-    if version is None or version == bundle.versions(root)[-1]:
-        return OUT / "policies"
-    shutil.copytree(root / str(version), ROOT / OUT / "best" / str(version))
-    return OUT / "best"
 
 
 def run_stage(

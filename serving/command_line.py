@@ -1,9 +1,10 @@
-"""Flags and environment variables become a ServeConfig. An error names the one of the two that was wrong."""
+"""Flags, environment variables and a file become a ServeConfig. An error names the one of them that was wrong."""
 
+import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from policy.command_line import (
@@ -12,24 +13,30 @@ from policy.command_line import (
     asks_for_help,
     flag,
     foreign_variables,
+    groups,
+    local_path,
     options,
     unknown_variable,
     usage_problem,
 )
 from policy.command_line import parse as parse_flags
 from serving.config import ConfigError, ServeConfig
+from serving.config_file import ConfigFile, Setting
+from serving.config_file import read as read_config_file
+from serving.policy_settings import PolicySettings
 
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_FLAG = re.compile(r"--[a-z][a-z-]*")
+_SETTING = re.compile(r"--[a-z][a-z-]*|policies\.[\w.-]+")  # a flag, or the key of a policy in a file
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> ServeConfig:
-    """Read the configuration from `arguments`, and from `environ` for flags that are not given.
+    """Read the configuration from `arguments`, `environ` and the file of --config.
 
-    Variables that Kubernetes sets for a Service count as unset.
+    A flag overrides its variable, and both override the file. Variables that Kubernetes sets for a Service count as
+    unset.
 
     Raises:
-        ConfigError: a value is not allowed, or a flag or a KILOLAYER_ variable is unknown.
+        ConfigError: a value is not allowed, or a flag, a KILOLAYER_ variable or a key of the file is unknown.
         SystemExit: --help; it has been printed.
     """
     prog = "kilolayer-serve" if Path(sys.argv[0]).stem == "kilolayer-serve" else "python serving/run.py"
@@ -37,32 +44,60 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> ServeConfig:
         return parse_flags(ServeConfig, arguments, fail=ConfigError, prog=prog)
     if problem := usage_problem(arguments, ServeConfig):
         raise ConfigError(problem)
-    given = {word.partition("=")[0].replace("_", "-").replace("--no-", "--", 1) for word in arguments}
-    variables = {variable: option for variable, option in _by_variable().items() if option.flag not in given}
-    words = _words_of_variables(variables, environ)
+    known = options(ServeConfig)
+    flags = {name.replace("--no-", "--", 1) for name, _ in groups(arguments)}
+    given = {name for name, option in known.items() if option.flag in flags}
+    variables = _settings_of_variables(known.keys() - given, environ)
+    file = _config_file([*(variables["config"].words if "config" in variables else ()), *arguments])
+    settings = {name: each for name, each in {**file.settings, **variables}.items() if name not in given}
+    words = [word for each in settings.values() for word in each.words]
+    keys = {**file.keys, **{known[name].flag: each.key for name, each in settings.items()}}
     try:
-        return parse_flags(ServeConfig, [*words, *arguments], fail=ConfigError, prog=prog)
+        config = parse_flags(ServeConfig, [*words, *arguments], fail=ConfigError, prog=prog)
+        return _with_tables(config, file, overridden=given | variables.keys())
     except ConfigError as error:
-        names = {option.flag: name for name, option in variables.items() if environ.get(name)}
-        raise ConfigError(_FLAG.sub(lambda found: names.get(found[0], found[0]), str(error))) from error
+        raise ConfigError(_SETTING.sub(lambda found: keys.get(found[0], found[0]), str(error))) from error
 
 
-def _by_variable() -> dict[str, Option]:
-    return {PREFIX + name.upper(): option for name, option in options(ServeConfig).items()}
+def _config_file(arguments: Sequence[str]) -> ConfigFile:
+    """Return the settings in the file that the last --config names; none if there is no file."""
+    paths = [words[0] for name, words in groups(arguments) if name == "--config"]
+    if not paths or paths[-1] == "None":
+        return ConfigFile({})
+    try:
+        path = local_path(Path(paths[-1]), name="--config")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return read_config_file(path, {name: option for name, option in options(ServeConfig).items() if name != "config"})
 
 
-def _words_of_variables(variables: Mapping[str, Option], environ: Mapping[str, str]) -> list[str]:
-    """Return the flags that the variables in `environ` stand for, as words of a command line."""
-    known = _by_variable()
-    if name := unknown_variable(environ, known):
-        (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0)
-        raise ConfigError(f"{name} is not a setting of the server; did you mean {nearest}? --help lists all flags")
+def _with_tables(config: ServeConfig, file: ConfigFile, *, overridden: Collection[str]) -> ServeConfig:
+    """Add the settings of single policies in `file`, except for those that flags and variables override.
+
+    Args:
+        overridden: the names of the settings that a flag or a variable gives.
+    """
+    unset = {field.name: None for field in dataclasses.fields(PolicySettings) if field.name in overridden}
+    unset.pop("versions", None)  # --versions names the policies that it is about
+    own = tuple(dataclasses.replace(settings, **unset) for settings in file.policy_settings)
+    policies = file.policies if file.policies and "policies" not in overridden else config.policies
+    return dataclasses.replace(config, policies=policies, policy_settings=own)
+
+
+def _settings_of_variables(names: Collection[str], environ: Mapping[str, str]) -> dict[str, Setting]:
+    """Return those of the settings `names` that the variables in `environ` give, by name."""
+    known = options(ServeConfig)
+    variables = {name: PREFIX + name.upper() for name in known}
+    if unknown := unknown_variable(environ, variables.values()):
+        (nearest,) = difflib.get_close_matches(unknown, variables.values(), n=1, cutoff=0)
+        raise ConfigError(f"{unknown} is not a setting of the server; did you mean {nearest}? --help lists all flags")
     ignored = foreign_variables(environ)
-    words: list[str] = []
-    for name, option in variables.items():
-        if environ.get(name) and name not in ignored:
-            words += _words(name, option, environ[name])
-    return words
+    given = {name: each for name, each in variables.items() if name in names and environ.get(each)}
+    return {
+        name: Setting(each, _words(each, known[name], environ[each]))
+        for name, each in given.items()
+        if each not in ignored
+    }
 
 
 def _words(variable: str, option: Option, value: str) -> list[str]:

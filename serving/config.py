@@ -2,12 +2,16 @@
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from policy.command_line import flag, local_path
+from policy.command_line import NO_FLAG, flag, local_path
+from serving import user_folders
+from serving.policy_settings import NamedPath, PolicySettings, Wanted, parse_path, parse_versions
 from serving.sockets import Address, AddressError, TcpAddress, UnixAddress, parse_address
 
 LogFormat = Literal["auto", "json", "text"]
@@ -18,14 +22,37 @@ _MAX_PORT = 65535
 _MAX_WORKERS = 256
 _MAX_HELD_MB = 2**20
 _MAX_STREAMS = 2**31 - 1  # of HTTP/2
+_AUTO, _OFF = "auto", "off"  # of --admin
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
+_MAX_KEPT = 16  # each has its parameters in memory, and on the device
+
+_DEVICE = re.compile(r"cpu|(gpu|tpu)(:\d{1,3})?")
+
 _LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR")
-_POLICIES = tyro.conf.arg(metavar="PATH [PATH ...]", help_behavior_hint="(required)")
+_POLICIES = tyro.conf.arg(metavar="[NAME=]PATH ...", help_behavior_hint="(required)")
+_VERSIONS = tyro.conf.arg(metavar="NAME=latest|best|N ...", help_behavior_hint="(default: latest)")
+_FOLLOW = tyro.conf.arg(help_behavior_hint="(default: policies with latest)")
 
 
 class ConfigError(Exception):
     """A setting that is not allowed. The message names its flag, the value, what is allowed, and a value that works."""
+
+
+def _policy_path(words: list[str]) -> Path | NamedPath:
+    try:
+        return parse_path(words[0])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+_PATH = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="[NAME=]PATH",
+    instance_from_str=_policy_path,
+    is_instance=lambda value: isinstance(value, Path | NamedPath),
+    str_from_instance=lambda value: [f"{value.name}={value.path}" if isinstance(value, NamedPath) else str(value)],
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,22 +63,41 @@ class ServeConfig:
     SERVING. On SIGTERM or SIGINT it refuses new calls, answers the accepted ones, and exits with code 0.
 
     Every flag can also be set as an environment variable: KILOLAYER_ followed by the flag's name in capitals, for
-    example KILOLAYER_MAX_BATCH_ROWS=64 or KILOLAYER_METRICS=false. KILOLAYER_POLICIES has one folder a line. A flag
-    overrides its variable. A leading ~ in a folder stands for the home folder.
+    example KILOLAYER_MAX_BATCH_ROWS=64 or KILOLAYER_METRICS=false. KILOLAYER_POLICIES has one path a line. A flag
+    overrides its variable. A leading ~ in a path stands for the home folder.
 
     Raises:
         ConfigError: a setting is out of range, or contradicts another one.
     """
 
-    policies: Annotated[tuple[Path, ...], _POLICIES] = ()
-    """Folders of published policies, at least one, such as runs/first/policies.
-    Each holds the versions of one policy, as training writes them."""
+    policies: Annotated[tuple[Annotated[Path | NamedPath, _PATH], ...], _POLICIES] = ()
+    """Paths of published policies, at least one, such as runs/first/policies.
+    Each is a folder with the versions of one policy, as training writes them, or one version in it, which then is the
+    only one that is served. A NAME replaces the one that training gave the policy."""
+
+    versions: Annotated[tuple[str, ...], _VERSIONS] = ()
+    """Version of a policy to serve: the latest one, the best one, or exactly the version N.
+    The best one has the highest eval/stay of its evaluation in training."""
+
+    follow: Annotated[tyro.conf.DisallowNone[bool | None], _FOLLOW] = None
+    """Take up new versions while serving, of policies with latest or best, or of none. A version N never changes."""
+
+    keep: int = 2
+    """How many versions of a policy that were live before stay loaded, from 0 to 16, for a rollback."""
+
+    state_dir: Path | None = None
+    """Folder for the server's decisions, such as a rollback, so that they survive a restart."""
+
+    config: Path | None = None
+    """TOML file with settings, named as these flags with underscores. Flags and variables override it.
+    A table [policies.NAME] has the path of a policy and its own versions, follow, max_batch_rows,
+    max_batch_delay_s, max_queue_rows and device."""
 
     strict: bool = False
-    """Refuse to start if the newest version of a policy is damaged, instead of serving the next older one."""
+    """Refuse to start if the version to serve is damaged, instead of serving the next newest or next best one."""
 
     default_policy: str = ""
-    """Policy for requests that name none; empty: the policy of the first folder."""
+    """Policy for requests that name none; empty: the first one of --policies."""
 
     listen: str = "127.0.0.1:50051"
     """Address for gRPC: HOST:PORT, or unix:PATH for a Unix socket.
@@ -65,6 +111,11 @@ class ServeConfig:
     metrics_port: int = 9464
     """Port for /healthz and /metrics over HTTP; 0 picks a free one, which the ready line in the log shows.
     It is on the host of --listen, or on 127.0.0.1 beside a Unix socket. /healthz is there with --no-metrics, too."""
+
+    admin: str = "auto"
+    """Address for kilolayer-admin, which switches versions: unix:PATH, auto or off.
+    auto is a Unix socket in a folder of the user, named after the port; the ready line in the log shows it. Only the
+    user that runs the server, and root, can connect."""
 
     max_batch_rows: int = 256
     """Maximum rows in a batch, a power of two; 1 disables batching.
@@ -117,6 +168,9 @@ class ServeConfig:
     grace_s: float = 10.0
     """Time to answer the accepted calls after SIGTERM or SIGINT, in seconds."""
 
+    device: str = ""
+    """Device that computes: cpu, gpu, or gpu:1 for the second GPU; empty: a GPU if JAX can use one, or else the CPU."""
+
     workers: int = 1
     """Worker processes, which share the port and the CPU cores.
     One process uses about one core to receive and send, so more workers help with many small requests.
@@ -129,6 +183,11 @@ class ServeConfig:
     log_format: LogFormat = "auto"
     """Format of the log on stderr: text, json (one object per line), or auto (text on a terminal, json otherwise)."""
 
+    policy_settings: tyro.conf.Suppress[tyro.conf.Fixed[tuple[PolicySettings, ...]]] = dataclasses.field(
+        default=(), metadata=NO_FLAG
+    )
+    """Settings of single policies, from the tables of --config."""
+
     @property
     def address(self) -> Address:
         """The address for gRPC."""
@@ -139,27 +198,57 @@ class ServeConfig:
         """The host of the metrics port."""
         return self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
 
+    @property
+    def wanted_versions(self) -> Mapping[str, Wanted]:
+        """The versions of --versions, by the name of the policy."""
+        return parse_versions(self.versions)
+
+    def admin_address(self, address: Address) -> UnixAddress | None:
+        """Return the address for operators of a server that listens at `address`; None: it has none."""
+        if self.admin == _OFF:
+            return None
+        return user_folders.admin_address(address) if self.admin == _AUTO else _admin_socket(self.admin)
+
+    @property
+    def owns_admin_folder(self) -> bool:
+        """Whether the server makes the folder of the address for operators; otherwise it must exist."""
+        return self.admin == _AUTO
+
     def __post_init__(self) -> None:
         self._expand_paths()
+        self._check_versions()
         self._check_addresses()
         self._check_sizes()
 
     def _expand_paths(self) -> None:
         try:
-            policies = tuple(local_path(path, name="--policies") for path in self.policies)
+            policies = tuple(map(_local_policy, self.policies))
             log_rows = self.log_rows and (self.log_rows[0], local_path(self.log_rows[1], name="--log-rows"))
+            state_dir = self.state_dir and local_path(self.state_dir, name="--state-dir")
+            config = self.config and local_path(self.config, name="--config")
         except ValueError as error:
             raise ConfigError(str(error)) from error
         object.__setattr__(self, "policies", policies)
         object.__setattr__(self, "log_rows", log_rows)
+        object.__setattr__(self, "state_dir", state_dir)
+        object.__setattr__(self, "config", config)
+
+    def _check_versions(self) -> None:
+        try:
+            parse_versions(self.versions)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if not 0 <= self.keep <= _MAX_KEPT:
+            raise ConfigError(f"--keep must be from 0 to {_MAX_KEPT}, got {self.keep}; try 2")
 
     def _check_addresses(self) -> None:
         if not self.policies:
-            raise ConfigError("--policies is missing; name at least one folder, such as --policies runs/first/policies")
+            raise ConfigError("--policies is missing; name at least one path, such as --policies runs/first/policies")
         try:
             address = self.address
         except AddressError as error:
             raise ConfigError(f"--listen {error}") from error
+        self._check_admin(address)
         if not 0 <= self.metrics_port <= _MAX_PORT:
             raise ConfigError(
                 f"--metrics-port must be from 0 to {_MAX_PORT}, got {self.metrics_port}; 0 picks a free port"
@@ -179,17 +268,20 @@ class ServeConfig:
                 f" --listen {self.listen}; use --listen 127.0.0.1:50051, or leave out --workers"
             )
 
+    def _check_admin(self, address: Address) -> None:
+        try:
+            admin = None if self.admin in (_AUTO, _OFF) else _admin_socket(self.admin)
+        except AddressError as error:
+            raise ConfigError(f"--admin {error}") from error
+        if admin == address:
+            raise ConfigError(f"--admin must differ from --listen, got {admin} for both; leave out --admin")
+
     def _check_sizes(self) -> None:
-        rows = self.max_batch_rows
-        if not 1 <= rows <= _MAX_ROWS or rows & (rows - 1):
-            raise ConfigError(f"--max-batch-rows must be a power of two from 1 to {_MAX_ROWS}, got {rows}; try 256")
         if not 1 <= self.max_call_rows <= _MAX_ROWS:
             raise ConfigError(f"--max-call-rows must be from 1 to {_MAX_ROWS}, got {self.max_call_rows}; try 4096")
-        if self.max_queue_rows < self.max_call_rows:
-            raise ConfigError(
-                f"--max-queue-rows must be at least --max-call-rows, which is {self.max_call_rows}, got"
-                f" {self.max_queue_rows}; try {2 * self.max_call_rows}"
-            )
+        self._check_batching(self, name=flag)
+        for settings in self.policy_settings:
+            self._check_batching(settings, name=settings.key)
         for name, most, example in (("max_held_mb", _MAX_HELD_MB, 512), ("max_streams", _MAX_STREAMS, 16384)):
             number = getattr(self, name)
             if not 1 <= number <= most:
@@ -198,11 +290,26 @@ class ServeConfig:
             seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds > 0):
                 raise ConfigError(f"{flag(name)} must be a positive number of seconds, got {seconds}; try {example}")
-        if not 0 <= self.max_batch_delay_s <= 1:
-            raise ConfigError(
-                f"--max-batch-delay-s must be from 0 to 1 second, got {self.max_batch_delay_s}; try 0.002"
-            )
         self._check_row_log()
+
+    def _check_batching(self, settings: "ServeConfig | PolicySettings", *, name: Callable[[str], str]) -> None:
+        """Check the settings that a policy may have of its own. `name` gives what a message calls a field."""
+        rows, queue_rows, delay_s = settings.max_batch_rows, settings.max_queue_rows, settings.max_batch_delay_s
+        if rows is not None and (not 1 <= rows <= _MAX_ROWS or rows & (rows - 1)):
+            raise ConfigError(
+                f"{name('max_batch_rows')} must be a power of two from 1 to {_MAX_ROWS}, got {rows}; try 256"
+            )
+        if queue_rows is not None and queue_rows < self.max_call_rows:
+            raise ConfigError(
+                f"{name('max_queue_rows')} must be at least --max-call-rows, which is {self.max_call_rows}, got"
+                f" {queue_rows}; try {2 * self.max_call_rows}"
+            )
+        if settings.device and not _DEVICE.fullmatch(settings.device):
+            raise ConfigError(
+                f"{name('device')} must be cpu, gpu or gpu:NUMBER, got {settings.device!r:.80}; try gpu:0"
+            )
+        if delay_s is not None and not 0 <= delay_s <= 1:
+            raise ConfigError(f"{name('max_batch_delay_s')} must be from 0 to 1 second, got {delay_s}; try 0.002")
 
     def _check_row_log(self) -> None:
         if self.log_rows and not 0 < self.log_rows[0] <= 1:
@@ -214,3 +321,21 @@ class ServeConfig:
                 f"--log-rows-mb must be at least 1 for each worker, which is {self.workers}, got {self.log_rows_mb};"
                 " try 1024"
             )
+
+
+def _local_policy(policy: Path | NamedPath) -> Path | NamedPath:
+    """Return a path of --policies with a leading ~ replaced by the user's home folder."""
+    if isinstance(policy, NamedPath):
+        return NamedPath(policy.name, local_path(policy.path, name="--policies"))
+    return local_path(policy, name="--policies")
+
+
+def _admin_socket(text: str) -> UnixAddress:
+    """Return the address that --admin names. Raises AddressError if it is no Unix socket."""
+    if not text.startswith("unix:"):
+        raise AddressError(
+            f"must be unix:PATH, auto or off, got {text!r}; a port would need TLS, which the server does not have"
+        )
+    address = parse_address(text)
+    assert isinstance(address, UnixAddress)
+    return address

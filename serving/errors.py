@@ -7,7 +7,7 @@ of a `ServingError`. The message reaches a client, so it is always our own text,
 import enum
 import errno
 import os
-from typing import Any, ClassVar
+from typing import Any
 
 # In messages of libraries: the system's own, the dynamic linker's, XLA's.
 _NO_MEMORY = (os.strerror(errno.ENOMEM), "failed to map segment from shared object", "RESOURCE_EXHAUSTED")
@@ -26,6 +26,7 @@ class Status(enum.IntEnum):
     NOT_FOUND = 5
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
+    ABORTED = 10
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
@@ -52,14 +53,47 @@ class Reason(enum.StrEnum):
     COMPUTATION_FAILED = "computation_failed"
     COMPUTATION_TIMEOUT = "computation_timeout"
     INTERNAL = "internal"
+    # of changes of the versions that are served
+    VERSION_REFUSED = "version_refused"
+    NO_PREVIOUS = "no_previous"
+    VERSION_IS_LIVE = "version_is_live"
+    FIXED_VERSION = "fixed_version"
+    BUSY = "busy"
 
 
 REJECTION_REASONS = (Reason.QUEUE_FULL, Reason.QUEUE_AGE, Reason.DEADLINE_TOO_SHORT)
 """The reasons of an `OverloadedError`."""
 
+_DEPLOYMENT_STATUSES = {
+    Reason.UNKNOWN_POLICY: Status.NOT_FOUND,
+    Reason.UNKNOWN_VERSION: Status.NOT_FOUND,
+    Reason.VERSION_REFUSED: Status.FAILED_PRECONDITION,
+    Reason.NO_PREVIOUS: Status.FAILED_PRECONDITION,
+    Reason.VERSION_IS_LIVE: Status.FAILED_PRECONDITION,
+    Reason.FIXED_VERSION: Status.FAILED_PRECONDITION,
+    Reason.BUSY: Status.ABORTED,  # it may be repeated; RESOURCE_EXHAUSTED tells clients not to
+}
+DEPLOYMENT_REASONS = tuple(_DEPLOYMENT_STATUSES)
+"""The reasons of a `DeploymentError`."""
+
 
 class StartupError(Exception):
     """The server cannot start. The message is one line that says what to do."""
+
+
+class ProbeError(StartupError):
+    """A policy, compiled for this machine, does not give the results that were stored with it."""
+
+
+class RefusedVersionError(Exception):
+    """A version that must not be served. `reason` is one word for metrics; the message is one line."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class BrokenError(Exception):
@@ -69,7 +103,7 @@ class BrokenError(Exception):
 class ServingError(Exception):
     """A request that gets no answer. The client receives `status`, the message and `trailers`."""
 
-    status: ClassVar[Status] = Status.INTERNAL
+    status: Status = Status.INTERNAL
     reason: Reason = Reason.INTERNAL
 
     @property
@@ -154,6 +188,15 @@ class MemoryLimitError(ServingError):
 
     status = Status.RESOURCE_EXHAUSTED
     reason = Reason.MEMORY_LIMIT
+
+
+class DeploymentError(ServingError):
+    """A change of the versions that are served is refused, for one of `DEPLOYMENT_REASONS`."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = _DEPLOYMENT_STATUSES.get(reason, Status.INTERNAL)
 
 
 class DeadlinePassedError(ServingError):

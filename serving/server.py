@@ -13,7 +13,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -27,18 +27,18 @@ from serving.api.health import Health
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
-from serving.batching.batcher import Batcher
-from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
 from serving.errors import BrokenError, StartupError
 from serving.policies import store
-from serving.policies.compilation import CompilationCounter, PolicyCompiler
-from serving.policies.registry import PolicyRegistry, ServedPolicy
-from serving.policies.seen_range import SeenRange
+from serving.policies.compilation import CompilationCounter
+from serving.policies.host import PolicyHost
+from serving.policies.registry import PolicyRegistry
+from serving.policies.restart import first_choices
+from serving.policies.source import PolicySource, resolve
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
-from serving.telemetry.logs import dropped_lines, ready_line
+from serving.telemetry.logs import dropped_lines
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
@@ -65,7 +65,8 @@ class Server:
 
     Args:
         config: what to serve and where.
-        bundles: the verified policies, by name.
+        sources: the policies that are served, in their order.
+        bundles: their verified versions, by name.
         metrics: registered with `collectors`.
         collectors: what the metrics port shows.
         tracing: makes a span of every call; None: no spans.
@@ -79,6 +80,7 @@ class Server:
         self,
         config: ServeConfig,
         *,
+        sources: Sequence[PolicySource],
         bundles: dict[str, Bundle],
         metrics: Metrics,
         collectors: CollectorRegistry,
@@ -94,12 +96,14 @@ class Server:
         self._collectors = collectors
         self._tracing = tracing
         self._clock = clock
-        self._compilers: dict[str, PolicyCompiler] = {}
         self._compiled = False  # all batch sizes
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why
-        self._served: dict[str, ServedPolicy] = {}
         self._compilations = CompilationCounter(metrics.compilations)
         self._policies = PolicyRegistry(frozenset(bundles), default=default)
+        self.host = PolicyHost(
+            sources, bundles, self._policies, config=config, metrics=metrics, clock=clock, on_broken=self._break
+        )
+        """Loads versions and makes them live while the server serves."""
         self._handlers = RpcHandlers(metrics, tracing=tracing, clock=clock)
         self._health = Health(bundles)
         self._row_log = _row_log(config, metrics)
@@ -189,43 +193,17 @@ class Server:
         Raises:
             StartupError: a compiled policy does not give the actions that were stored with it.
         """
-        config = self._config
-        self._compilers = {
-            name: PolicyCompiler(bundle, max_batch_rows=config.max_batch_rows, clock=self._clock)
-            for name, bundle in self._bundles.items()
-        }
-        for compiler in self._compilers.values():
-            await compiler.compile_first()
-        if config.serve_when == "all":
+        await self.host.compile_first()
+        if self._config.serve_when == "all":
             await self._compile_rest()
-        batching = BatchingPolicy(
-            max_queue_rows=config.max_queue_rows,
-            max_queue_age_s=config.max_queue_age_s,
-            max_batch_delay_s=config.max_batch_delay_s,
-        )
-        for name, bundle in self._bundles.items():
-            metrics, engine = self._metrics.for_policy(name), self._compilers[name].engine
-            seen_range = SeenRange(bundle.spec)
-            batcher = Batcher(
-                engine,
-                policy=batching,
-                metrics=metrics,
-                clock=self._clock,
-                max_compute_s=config.max_compute_s,
-                on_broken=functools.partial(self._break, name),
-                explains=seen_range.explains,
-            )
-            self._served[name] = ServedPolicy(bundle, batcher, seen_range)
         gc.enable()  # `serving.run` disables it for the start
 
     def open(self) -> None:
         """Answer calls; health is SERVING."""
         for name, bundle in self._bundles.items():
-            self._metrics.live_version.labels(name).set(bundle.version)
-            self._metrics.describe_policy(bundle.spec, version=bundle.version)
             if self._config.out_of_range == "refuse" and not bundle.spec.seen_low:
                 _LOGGER.warning("%s has no statistics of states, so --out-of-range refuse refuses none of it", name)
-        self._policies.open(self._served)
+        self.host.open()
         self._health.set_serving()
 
     async def serve(self) -> None:
@@ -245,13 +223,10 @@ class Server:
             compiling.cancel()
 
     async def _compile_rest(self) -> None:
-        """Compile the batch sizes that are left, the largest first; no effect if all are compiled."""
+        """Compile the batch sizes that are left; no effect if all are compiled."""
         if self._compiled:
             return
-        for compiler in self._compilers.values():
-            await compiler.compile_largest()
-        for compiler in self._compilers.values():
-            await compiler.compile_rest()
+        await self.host.compile_rest()
         self._compiled = True
         # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
@@ -264,8 +239,7 @@ class Server:
         ends_s = self._clock() + grace_s
         self._health.close()
         self._handlers.begin_draining()
-        batchers = [served.batcher for served in self._served.values()]
-        drained = await asyncio.gather(*(batcher.drain(grace_s=grace_s) for batcher in batchers))
+        drained = await self.host.drain(grace_s=grace_s)
         await asyncio.sleep(_ARRIVAL_S)
         send_s = min(max(ends_s - self._clock(), _MIN_SEND_S), _MAX_SEND_S)
         stopping = asyncio.create_task(self._transport.stop(send_s))
@@ -281,7 +255,7 @@ class Server:
             await asyncio.to_thread(self._tracing.close)
         if self._metrics_server:
             await asyncio.to_thread(self._metrics_server.close)
-        return all(drained)
+        return drained
 
     def _break(self, policy: str, cause: str) -> None:
         """Take no more calls, because `policy` cannot be computed any more."""
@@ -299,17 +273,13 @@ class Server:
             addresses |= self._metrics_server.addresses()
         return addresses
 
-    def ready_line(self) -> str:
-        """Return one line with the addresses and the policies."""
-        return ready_line(self.addresses(), policies=self.policies_line())
-
     def policies_line(self) -> str:
         """Return the policies and their versions, on one line."""
         return " ".join(f"{name}@{bundle.version}" for name, bundle in self._bundles.items())
 
-    def versions(self) -> tuple[int, ...]:
-        """Return the versions of the policies, in the order of their folders."""
-        return tuple(bundle.version for bundle in self._bundles.values())
+    def versions(self) -> Mapping[str, int]:
+        """Return the version of each policy that is live at first."""
+        return {name: bundle.version for name, bundle in self._bundles.items()}
 
 
 async def load(
@@ -317,30 +287,39 @@ async def load(
     *,
     collectors: CollectorRegistry | None = None,
     tracing: "Tracing | None" = None,
-    versions: Sequence[int] | None = None,
+    sources: Sequence[PolicySource] | None = None,
+    choices: Sequence[Sequence[int]] | None = None,
 ) -> Server:
     """Load and verify the policies that `config` names.
 
     Args:
         collectors: what the metrics are registered with; None: a new one, with the process's and its devices' metrics.
         tracing: makes a span of every call; None: as `config` says.
-        versions: of the policies, in the order of their folders; None: the newest valid ones.
+        sources: the policies; None: those of `config`.
+        choices: the versions of each policy to try, the most wanted first; None: as `sources` say.
 
     Raises:
-        StartupError: a folder has no usable policy, or OpenTelemetry is wanted and not installed.
+        StartupError: a path has no usable policy, or OpenTelemetry is wanted and not installed.
     """
-    if collectors is None:
-        collectors = CollectorRegistry()
-        ProcessCollector(registry=collectors)
-        collectors.register(DeviceMemoryCollector(jax.local_devices()))
+    collectors = collectors or process_collectors()
     metrics = Metrics(collectors)
     metrics.describe_build(device=jax.default_backend())
     if config.tracing and tracing is None:
         tracing = _tracing()
+    sources = sources or await asyncio.to_thread(resolve, config)
+    choices = choices or await asyncio.to_thread(lambda: [first_choices(source) for source in sources])
     # In a thread, because Orbax runs an event loop of its own.
-    load_all = functools.partial(store.load_all, versions=versions, strict=config.strict)
-    bundles = await asyncio.to_thread(load_all, config.policies, on_rejected=metrics.count_rejected_bundle)
-    return Server(config, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
+    load_all = functools.partial(store.load_all, sources, choices, strict=config.strict)
+    bundles = await asyncio.to_thread(load_all, on_rejected=metrics.count_rejected_bundle)
+    return Server(config, sources=sources, bundles=bundles, metrics=metrics, collectors=collectors, tracing=tracing)
+
+
+def process_collectors() -> CollectorRegistry:
+    """Return a registry with the metrics of this process and of its devices."""
+    collectors = CollectorRegistry()
+    ProcessCollector(registry=collectors)
+    collectors.register(DeviceMemoryCollector(jax.local_devices()))
+    return collectors
 
 
 def _tracing() -> "Tracing":

@@ -202,7 +202,7 @@ def _locked(folder: Path) -> Generator[None]:
                 if time.monotonic() > ends_s:
                     raise StartupError(
                         f"another process has locked the folder {folder} for {_LOCK_S:g} s; choose a path in another"
-                        " folder with --listen"
+                        " folder"
                     ) from error
                 time.sleep(_POLL_S)
         yield

@@ -82,10 +82,9 @@ def test_a_deep_gradient_is_the_cpus(precision: str, products: str, at_most: flo
 def test_a_served_policy_answers_as_on_the_cpu() -> None:
     params = init_policy(jax.random.key(1), SPEC)
     engine = Engine(params, SPEC, max_rows=64)
-    with jax.default_device(jax.devices("cpu")[0]):
-        truth = Engine(jax.device_put(params, jax.devices("cpu")[0]), SPEC, max_rows=64)
-        for kind in (Kind.ACT, Kind.SAMPLE, Kind.SCORE):
-            truth.compile(kind, 64)
+    truth = Engine(params, SPEC, max_rows=64, device="cpu")
+    for kind in (Kind.ACT, Kind.SAMPLE, Kind.SCORE):
+        truth.compile(kind, 64)
     draw = np.random.default_rng(1)
     for kind in (Kind.ACT, Kind.SAMPLE, Kind.SCORE):
         engine.compile(kind, 64)

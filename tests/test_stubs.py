@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from kilolayer.v1 import policy_pb2, policy_pb2_grpc
+from kilolayer.v1 import admin_pb2, admin_pb2_grpc, policy_pb2, policy_pb2_grpc
 from scripts.generate_stubs import StubError, generate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,6 +41,8 @@ def test_the_committed_stubs_are_up_to_date(tmp_path: Path) -> None:
     assert sorted(generated) == [
         "kilolayer/_internal/blocks.binpb",
         "kilolayer/_internal/blocks_pb2.pyi",
+        "kilolayer/v1/admin.binpb",
+        "kilolayer/v1/admin_pb2.pyi",
         f"{POLICY}.binpb",
         f"{POLICY}_pb2.pyi",
     ]
@@ -63,11 +65,30 @@ def test_a_proto_that_does_not_compile_is_reported(tmp_path: Path) -> None:
         generate(protos, tmp_path)
 
 
-def test_the_stub_and_the_servicer_have_every_method_of_the_service() -> None:
-    methods = [method.name for method in policy_pb2.DESCRIPTOR.services_by_name["Policy"].methods]
-    assert methods == ["Act", "ActStream", "Score", "Describe", "List", "Report"]
-    assert [name for name in vars(policy_pb2_grpc.PolicyServicer) if not name.startswith("_")] == methods
-    assert list(policy_pb2_grpc.PolicyStub.__annotations__) == methods
+@pytest.mark.parametrize(
+    ("service", "stub", "servicer", "expected"),
+    [
+        (
+            policy_pb2.DESCRIPTOR.services_by_name["Policy"],
+            policy_pb2_grpc.PolicyStub,
+            policy_pb2_grpc.PolicyServicer,
+            ["Act", "ActStream", "Score", "Describe", "List", "Report"],
+        ),
+        (
+            admin_pb2.DESCRIPTOR.services_by_name["PolicyAdmin"],
+            admin_pb2_grpc.PolicyAdminStub,
+            admin_pb2_grpc.PolicyAdminServicer,
+            ["Status", "Load", "Unload", "Switch", "Rollback", "Follow", "Drain"],
+        ),
+    ],
+    ids=["Policy", "PolicyAdmin"],
+)
+def test_the_stub_and_the_servicer_have_every_method_of_the_service(
+    service: Any, stub: type, servicer: type, expected: list[str]
+) -> None:
+    assert [method.name for method in service.methods] == expected
+    assert [name for name in vars(servicer) if not name.startswith("_")] == expected
+    assert list(stub.__annotations__) == expected
 
 
 def test_the_stub_calls_the_servicer() -> None:
@@ -95,6 +116,25 @@ def test_the_stub_calls_the_servicer() -> None:
         ):
             with pytest.raises(grpc.RpcError) as failure:
                 method(message)
+            assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED  # pyright: ignore[reportAttributeAccessIssue]
+    server.stop(0).wait()
+
+
+def test_a_servicer_of_the_admin_service_offers_what_it_overrides() -> None:
+    class Known(admin_pb2_grpc.PolicyAdminServicer):
+        def Status(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by the protocol
+            return admin_pb2.StatusResponse(policies=[admin_pb2.PolicyStatus(policy=request.policy)])
+
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    admin_pb2_grpc.add_PolicyAdminServicer_to_server(Known(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = admin_pb2_grpc.PolicyAdminStub(channel)
+        assert stub.Status(admin_pb2.StatusRequest(policy="ant")).policies[0].policy == "ant"
+        for name in ("Load", "Unload", "Switch", "Rollback", "Follow", "Drain"):
+            with pytest.raises(grpc.RpcError) as failure:
+                getattr(stub, name)(getattr(admin_pb2, f"{name}Request")())
             assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED  # pyright: ignore[reportAttributeAccessIssue]
     server.stop(0).wait()
 

@@ -9,10 +9,11 @@
 policy: the manifest, the hashes, the specification, the shapes, that every value is finite, and the probes.
 """
 
-from policy.bundle.manifest import FORMAT_VERSION, BundleError, versions
+from policy.bundle.manifest import FORMAT_VERSION, BundleError
 from policy.bundle.probes import ENERGY_TOLERANCE, PROBE_SEED, PROBE_TOLERANCE, SAMPLE_TOLERANCE, Probes
 from policy.bundle.reader import Bundle, read
 from policy.bundle.writer import remove, sweep, write
+from policy.published import versions
 
 __all__ = [
     "ENERGY_TOLERANCE",

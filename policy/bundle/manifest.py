@@ -1,4 +1,4 @@
-"""What a bundle consists of: its format, which names are versions and files of one, and the errors of damaged ones."""
+"""What a bundle consists of: its format, which files belong to it, and the errors of damaged ones."""
 
 from pathlib import Path
 from typing import Literal
@@ -31,18 +31,6 @@ class BundleError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.advice}"
-
-
-def versions(root: Path) -> list[int]:
-    """Return the versions published in `root`, oldest first, unverified; none if there is no such folder."""
-    if not root.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in root.iterdir() if entry.is_dir() and is_version(entry.name))
-
-
-def is_version(name: str) -> bool:
-    """Return whether `name` is a version: decimal digits without a leading zero, so that a version has one name."""
-    return name.isascii() and name.isdigit() and name == str(int(name))
 
 
 def verify(path: Path) -> str:

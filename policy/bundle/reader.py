@@ -11,6 +11,7 @@ from policy.bundle import arrays, manifest, probes
 from policy.bundle.manifest import BundleError
 from policy.bundle.probes import Probes
 from policy.networks import PolicyParams
+from policy.published import is_version
 from policy.spec import PolicySpec, SpecError
 from policy.verified_folder import MALFORMED
 
@@ -36,7 +37,7 @@ def read(path: Path) -> Bundle:
         BundleError: it is missing, damaged, or does not give its probes' actions and energies; `reason` says which.
         OSError: a file cannot be read.
     """
-    if not path.is_dir() or not manifest.is_version(path.name):
+    if not path.is_dir() or not is_version(path.name):
         raise BundleError(path, "missing", "there is no published version of that name")
     if path.is_symlink():  # its number may be that of another version
         raise BundleError(path, "files", "the folder is a symbolic link")

@@ -1,4 +1,4 @@
-"""GrpcTransport: serves RPC services over gRPC. This is the only file that imports gRPC."""
+"""GrpcTransport: serves RPC services over gRPC. This is the only file of a server that imports gRPC."""
 
 import asyncio
 import dataclasses

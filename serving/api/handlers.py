@@ -14,7 +14,6 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from serving.api.rpc import RpcContext, UnaryMethod
-from serving.batching.queue import QueuedRequest
 from serving.errors import (
     DrainingError,
     InvalidRequestError,
@@ -28,6 +27,7 @@ from serving.telemetry.metrics import UNKNOWN_POLICY, UNREAD_POLICY, Metrics
 
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing
+    from serving.batching.queue import QueuedRequest  # it imports JAX, and the supervisor uses `parse`
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class PendingReply(Protocol):
     """A request in the batcher that can wait for its reply."""
 
     @property
-    def queued(self) -> QueuedRequest:
+    def queued(self) -> "QueuedRequest":
         """The request in the batcher's queue."""
         ...
 

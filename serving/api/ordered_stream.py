@@ -108,7 +108,7 @@ class _OrderedStream(Generic[Request]):
         try:
             if handlers.draining:
                 await handlers.hold()
-            policies.all()
+            policies.live()
             reader = asyncio.create_task(self._receive(raw_requests))
             reader.add_done_callback(self._end)
             handlers.cancel_when_draining(reader)

@@ -104,11 +104,11 @@ class PolicyService:
         entries = [
             pb.PolicyEntry(
                 policy=name,
-                versions=[served.version],
+                versions=[each.version for each in self._policies.loaded(name)],
                 live_version=served.version,
                 is_default=name == self._policies.default,
             )
-            for name, served in sorted(self._policies.all().items())
+            for name, served in sorted(self._policies.live().items())
         ]
         return pb.ListResponse(policies=entries).SerializeToString()
 
@@ -127,7 +127,7 @@ class _Pending(NamedTuple):
         """Wait for the results and return the serialized reply. Raises ServingError if the request has failed."""
         result = await self.queued.result
         about: dict[str, Any] = {
-            "policy": self.served.bundle.spec.name,
+            "policy": self.served.name,
             "version": self.served.version,
             "sequence": self.sequence,
             "queue_us": round(result.queue_s * 1e6),

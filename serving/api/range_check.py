@@ -27,7 +27,7 @@ class RangeCheck:
         """
         if served.seen_range.contains(state):
             return False
-        self._metrics.out_of_range.labels(served.bundle.spec.name).inc()
+        self._metrics.out_of_range.labels(served.name).inc()
         if self._refuses:
             raise OutOfRangeError(f"{served.seen_range.complaint(state)}; send a state of the kind that it saw")
         return True

@@ -66,6 +66,8 @@ class Batcher:
         max_compute_s: float = 30.0,
         on_broken: Callable[[str], None] = _LOGGER.error,
     ) -> None:
+        self.policy = policy
+        """Limits of the queue and constants of the scheduler."""
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
@@ -142,7 +144,7 @@ class Batcher:
             raise rejection.error()
         request = QueuedRequest(rows, kind, now_s, deadline_s, priority, self._loop.create_future(), connection)
         self._queue.push(request)
-        self._metrics.queue_rows.set(self._queue.rows)
+        self._metrics.show_queue_rows(self._queue.rows)
         if self._cannot_wait(request):
             self._wake()
         return request
@@ -167,7 +169,7 @@ class Batcher:
     def withdraw(self, request: QueuedRequest) -> None:
         """Drop `request`, whose result is no longer needed. No effect if it is completed."""
         if self._queue.remove(request):
-            self._metrics.queue_rows.set(self._queue.rows)
+            self._metrics.show_queue_rows(self._queue.rows)
             self._wake()  # later requests may start sooner, and a drain may be complete
         if not request.result.cancel() and not request.result.cancelled():
             request.result.exception()  # mark as retrieved, or asyncio logs it
@@ -231,7 +233,7 @@ class Batcher:
             for request in list(self._queue):
                 self._queue.remove(request)
                 request.fail(UnexpectedError())
-            self._metrics.queue_rows.set(self._queue.rows)
+            self._metrics.show_queue_rows(self._queue.rows)
             decision = Idle(rows=1)
         self._wait = decision
         if isinstance(decision, WaitUntil):
@@ -262,7 +264,7 @@ class Batcher:
             batch = InFlightBatch(kind, rows, now_s, ends_s, slices)
             self._in_flight.add(batch)
             self._executor.submit(kind, [part.rows for part in slices], functools.partial(self._complete, batch))
-        self._metrics.queue_rows.set(self._queue.rows)
+        self._metrics.show_queue_rows(self._queue.rows)
 
     def _complete(self, batch: InFlightBatch, result: BatchResult) -> None:
         """Complete the requests of `batch`, which has ended."""

@@ -115,5 +115,5 @@ class Completion:
     def _fail(self, request: QueuedRequest, error: ServingError) -> None:
         """Fail `request`; the rest of its rows are not computed."""
         if self._queue.remove(request):
-            self._metrics.queue_rows.set(self._queue.rows)
+            self._metrics.show_queue_rows(self._queue.rows)
         request.fail(error)

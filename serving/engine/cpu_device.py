@@ -11,7 +11,6 @@ import os
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 from jaxlib import xla_client
 
@@ -26,12 +25,7 @@ def available_cores() -> int:
 
 @functools.cache
 def calling_thread_device() -> Any:
-    """Return the `jax.Device` that computes on the calling thread only; None if JAX uses an accelerator.
-
-    Every call returns the same device.
-    """
-    if jax.default_backend() != "cpu":
-        return None
+    """Return the `jax.Device` that computes on the calling thread only. Every call returns the same device."""
     before = os.environ.get(_THREADS)
     os.environ[_THREADS] = "1"
     try:

@@ -21,7 +21,7 @@ On a CPU, the calling thread computes a batch on one core, and several threads c
 import bisect
 import enum
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -31,7 +31,8 @@ import numpy as np
 from policy import acting
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
-from serving.engine.cpu_device import aligned_zeros, available_cores, calling_thread_device, is_aligned
+from serving.engine.cpu_device import aligned_zeros, available_cores, is_aligned
+from serving.engine.devices import find_device
 
 _NOISE_COLUMNS = 4  # low and high half of the seed; number of the row in its call; number of the candidate
 _LATEST_WEIGHT = 0.1  # of the latest run in the exponential mean of a bucket's time
@@ -109,19 +110,24 @@ class Engine:
         params: of the policy.
         spec: its sizes and its energy.
         max_rows: the largest bucket, a power of two; on a CPU, 1024 at most.
+        device: that computes, see `find_device`.
+
+    Raises:
+        StartupError: there is no such device.
     """
 
-    def __init__(self, params: PolicyParams, spec: PolicySpec, *, max_rows: int) -> None:
-        device = calling_thread_device()
-        self.max_concurrency = available_cores() if device else 1
+    def __init__(self, params: PolicyParams, spec: PolicySpec, *, max_rows: int, device: str = "") -> None:
+        found = find_device(device)
+        on_cpu = found.is_calling_thread
+        self.max_concurrency = available_cores() if on_cpu else 1
         """The number of threads that may call `compute` at the same time."""
-        self.max_rows = min(max_rows, _CPU_MAX_ROWS) if device else max_rows
+        self.max_rows = min(max_rows, _CPU_MAX_ROWS) if on_cpu else max_rows
         """Most rows in one call of `compute`."""
-        self._most_full_rows = min(max_rows, _CPU_FULL_ROWS) if device else max_rows
+        self._most_full_rows = min(max_rows, _CPU_FULL_ROWS) if on_cpu else max_rows
         self.full_rows = self._most_full_rows
         """Rows of a full batch: with more rows, the time per row does not fall."""
         self._spec = spec
-        self._params: PolicyParams = jax.device_put(params, device)
+        self._params: PolicyParams = jax.device_put(params, found.jax_device)
         self._executables: dict[tuple[Kind, int], Executable] = {}
         self._seconds: dict[tuple[Kind, int], float] = {}  # exponential mean of the times of each
         of_two = tuple(1 << exponent for exponent in range(self.max_rows.bit_length()))
@@ -190,6 +196,22 @@ class Engine:
             self.max_rows = min(largest)
             self.full_rows = min(self._most_full_rows, self.max_rows)
 
+    def reuse(self, other: "Engine") -> bool:
+        """Use the functions that `other` has compiled, if this policy is computed in the same way.
+
+        It is if only the values of its parameters differ. Return whether it is; otherwise nothing changes.
+        """
+        if self._program() != other._program():
+            return False
+        for (kind, bucket), executable in list(other._executables.items()):
+            arrays = jax.tree.leaves(_parameters(kind, self._params))
+            self.add(executable._replace(arrays=arrays, seconds=other._seconds[kind, bucket]))
+        return True
+
+    def is_compiled(self, kind: Kind, bucket: int) -> bool:
+        """Return whether there is an executable for batches of this kind and size."""
+        return (kind, bucket) in self._executables
+
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         """Return the results [rows, ...] float32 of `rows: [rows, columns(kind)]` float32, at most `max_rows` rows.
 
@@ -216,6 +238,14 @@ class Engine:
         if kind is Kind.BEST_OF:
             return self.expected_s(Kind.SAMPLE, rows) + self.expected_s(Kind.SCORE, rows)
         return self._seconds[kind, self._bucket(kind, rows)]
+
+    def _program(self) -> tuple[Hashable, ...]:
+        """Return everything that the compiled functions depend on: engines with equal ones can share them."""
+        spec = self._spec
+        leaves, structure = jax.tree.flatten(self._params)
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        sizes = spec.state_dim, spec.goal_dim, spec.action_dim, spec.action_chunk
+        return structure, shapes, sizes, spec.energy, tuple(self.buckets.items())
 
     def _run(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         bucket = self._bucket(kind, len(rows))

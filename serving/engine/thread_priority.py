@@ -4,13 +4,20 @@ Otherwise, under overload, requests would not be read before their deadlines pas
 niceness, and the threads that it starts inherit it. On other systems these functions change no priority.
 """
 
+import asyncio
 import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 _NICER = 2  # 0.39 of a core for which it competes with the event loop; 5 would lose too much to other programs
 _MAX_NICENESS = 19
+
+BACKGROUND = "background"
+"""The name of the threads of `run_in_background`."""
+Result = TypeVar("Result")
 
 
 def lower_priority() -> None:
@@ -19,6 +26,25 @@ def lower_priority() -> None:
         own, main = threading.get_native_id(), os.getpid()
         nicer = min(_MAX_NICENESS, os.getpriority(os.PRIO_PROCESS, main) + _NICER)
         os.setpriority(os.PRIO_PROCESS, own, max(nicer, os.getpriority(os.PRIO_PROCESS, own)))
+
+
+async def run_in_background(function: Callable[..., Result], *arguments: object) -> Result:
+    """Return what `function` returns in a thread of the lowest priority, for work that no request waits for.
+
+    The end of the process does not wait for the thread.
+    """
+    outcome: Future[Result] = Future()
+
+    def run() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _MAX_NICENESS)
+        try:
+            outcome.set_result(function(*arguments))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name=BACKGROUND, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 def start_at_lower_priority(start: Callable[[], object]) -> None:

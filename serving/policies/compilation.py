@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import jax.monitoring
@@ -12,7 +13,8 @@ from prometheus_client import Counter
 
 from policy.bundle import PROBE_SEED, Bundle
 from serving.engine.engine import Engine, Kind, noise_columns
-from serving.errors import StartupError
+from serving.engine.thread_priority import BACKGROUND
+from serving.errors import ProbeError
 
 _LOGGER = logging.getLogger(__name__)
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # JAX records it at every compilation
@@ -21,31 +23,57 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # JAX records it 
 class PolicyCompiler:
     """Compiles the batch sizes of one policy: `compile_first`, then `compile_largest`, then `compile_rest`.
 
-    Compilation runs in another thread, so that the event loop answers health checks and signals meanwhile. After each
-    of the three, `engine` computes every kind of work, in batches of the sizes that are compiled.
+    Compilation runs in another thread, so that the event loop answers requests and signals meanwhile. After each of the
+    three, `engine` computes every kind of work, in batches of the sizes that are compiled. What the engine has already,
+    because it reuses another one's functions, is not compiled again.
 
     Args:
         bundle: the policy.
         max_batch_rows: the largest batch size, a power of two.
+        device: that computes the policy, see `serving.engine.devices.find_device`.
+        like: an engine whose compiled functions are used if they fit, see `Engine.reuse`.
+        run: awaits a function with its arguments in another thread.
         clock: monotonic seconds.
     """
 
-    def __init__(self, bundle: Bundle, *, max_batch_rows: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.engine = Engine(bundle.params, bundle.spec, max_rows=max_batch_rows)
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        max_batch_rows: int,
+        device: str = "",
+        like: Engine | None = None,
+        run: Callable[..., Awaitable[Any]] = asyncio.to_thread,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = Engine(bundle.params, bundle.spec, max_rows=max_batch_rows, device=device)
         """What is compiled so far."""
-        self._bundle = bundle
+        self.reuses = like is not None and self.engine.reuse(like)
+        """Whether it uses the compiled functions of `like`."""
+        self.bundle = bundle
+        self._run = run
         self._clock = clock
         self._first, self._largest, self._rest = stages(self.engine.buckets)
         self._took_s = 0.0
+
+    async def compile_all(self) -> None:
+        """Compile every batch size, as the three methods below do.
+
+        Raises:
+            ProbeError: the compiled policy does not give the actions that were stored with it.
+        """
+        await self.compile_first()
+        await self.compile_largest()
+        await self.compile_rest()
 
     async def compile_first(self) -> None:
         """Compile the smallest batch size of every kind of work, one row, and check the policy's probes.
 
         Raises:
-            StartupError: the compiled policy does not give the actions that were stored with it.
+            ProbeError: the compiled policy does not give the actions that were stored with it.
         """
         await self._compile(self._first)
-        await asyncio.to_thread(_check_probes, self.engine, self._bundle)
+        await self._run(_check_probes, self.engine, self.bundle)
 
     async def compile_largest(self) -> None:
         """Compile the largest batch size of every kind of work."""
@@ -55,15 +83,16 @@ class PolicyCompiler:
         """Compile the other batch sizes, check the probes once more, and log the total time.
 
         Raises:
-            StartupError: the compiled policy does not give the actions that were stored with it.
+            ProbeError: the compiled policy does not give the actions that were stored with it.
         """
         await self._compile(self._rest)
-        await asyncio.to_thread(_check_probes, self.engine, self._bundle)
-        engine, spec = self.engine, self._bundle.spec
+        await self._run(_check_probes, self.engine, self.bundle)
+        engine, spec = self.engine, self.bundle.spec
         _LOGGER.info(
-            "compiled %s@%d in %.1f s: %d executables; maximum rows in a batch: %d; maximum batches at a time: %d",
+            "%s %s@%d in %.1f s: %d executables; maximum rows in a batch: %d; maximum batches at a time: %d",
+            "loaded" if self.reuses else "compiled",
             spec.name,
-            self._bundle.version,
+            self.bundle.version,
             self._took_s,
             engine.compilations,
             engine.max_rows,
@@ -73,7 +102,8 @@ class PolicyCompiler:
     async def _compile(self, stage: Sequence[tuple[Kind, int]]) -> None:
         started_s = self._clock()
         for kind, bucket in stage:
-            self.engine.add(await asyncio.to_thread(self.engine.build, kind, bucket))
+            if not self.engine.is_compiled(kind, bucket):
+                self.engine.add(await self._run(self.engine.build, kind, bucket))
         self._took_s += self._clock() - started_s
 
 
@@ -95,7 +125,7 @@ def _check_probes(engine: Engine, bundle: Bundle) -> None:
     if bundle.spec.has_critic:
         energy = _compute_in_batches(engine, Kind.SCORE, probes.state, probes.action, probes.goal)
     if difference := probes.difference(action, sampled, energy=energy):
-        raise StartupError(
+        raise ProbeError(
             f"{bundle.path}, compiled for this machine: {difference}; publish it again on this machine, or serve it on"
             " another"
         )
@@ -108,7 +138,7 @@ def _compute_in_batches(engine: Engine, kind: Kind, *columns: np.ndarray) -> np.
 
 
 class CompilationCounter:
-    """Counts JAX's compilations between `start` and `stop`."""
+    """Counts JAX's compilations between `start` and `stop`, except those of versions loaded in the background."""
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
@@ -126,5 +156,5 @@ class CompilationCounter:
             self._started = False
 
     def _count(self, event: str, duration_secs: float, **_details: Any) -> None:  # noqa: ARG002  JAX's names
-        if event == _COMPILE_EVENT:
+        if event == _COMPILE_EVENT and threading.current_thread().name != BACKGROUND:
             self._counter.inc()

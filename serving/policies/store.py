@@ -1,99 +1,83 @@
-"""Load the newest valid version of each policy from disk.
+"""Read versions from disk, verified.
 
-A version that fails a check is logged, counted by its reason, and not changed; then the next older version is tried.
-This module writes and removes nothing.
+A version that fails a check is not changed. This module writes and removes nothing.
 """
 
+import dataclasses
 import logging
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policy import bundle
 from policy.bundle import Bundle, BundleError
-from serving.errors import StartupError, shortage
+from serving.errors import RefusedVersionError, StartupError, shortage
+from serving.policies.source import PolicySource
 
 _LOGGER = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable"  # reason for a version whose files cannot be read
 
 
-def load_all(
-    folders: Sequence[Path],
-    *,
-    on_rejected: Callable[[str], None],
-    versions: Sequence[int] | None = None,
-    strict: bool = False,
-) -> dict[str, Bundle]:
-    """Load the newest valid version from each of `folders`, by the policy's name, in the order of the folders.
-
-    Args:
-        folders: each holds the versions of one policy.
-        on_rejected: called with the reason, one word, for every version that fails a check.
-        versions: the version to load from each folder; None: the newest valid one.
-        strict: whether a newest version that fails a check is an error.
+def read(path: Path, *, name: str) -> Bundle:
+    """Verify and load the version at `path`, under the name with which its policy is served.
 
     Raises:
-        StartupError: a folder has no valid version, two folders hold policies of the same name, or the machine lacks
-            a resource that loading needs.
+        RefusedVersionError: it fails a check.
+        StartupError: the machine lacks a resource that loading needs.
     """
-    loaded: dict[str, Bundle] = {}
-    for folder, version in zip(folders, versions or [None] * len(folders), strict=True):
-        found = _load(folder, version, on_rejected=on_rejected, strict=strict)
-        if found.spec.name in loaded:
-            first = loaded[found.spec.name].path.parent
-            raise StartupError(
-                f"{first} and {folder} both hold a policy named {found.spec.name}; serve one of them, or train the"
-                " other one with another --name"
-            )
-        loaded[found.spec.name] = found
-    return loaded
-
-
-def _load(folder: Path, only: int | None, *, on_rejected: Callable[[str], None], strict: bool) -> Bundle:
-    versions = _versions(folder) if only is None else [only]
-    for version in reversed(versions):
-        path = folder / str(version)
-        try:
-            return bundle.read(path)
-        except Exception as error:
-            if lacking := shortage(error):  # which has nothing to do with the policy
-                raise StartupError(f"cannot load {path}: {lacking}") from error
-            if not isinstance(error, BundleError | OSError):
-                raise
-            problem = str(error) if isinstance(error, BundleError) else f"cannot read {path}: {error}"
-            on_rejected(error.reason if isinstance(error, BundleError) else UNREADABLE)
-            if strict and only is None:
-                raise StartupError(f"--strict: the newest version cannot be served: {problem}") from error
-            _LOGGER.warning("skipping version %d: %s", version, problem)
-    if only is not None:
-        raise StartupError(
-            f"version {only} in {folder}, which the other workers serve, fails a check now; restart the server"
-        )
-    raise StartupError(
-        f"no version in {folder} is valid, of {len(versions)}; the log has the reason for each. Publish a new version,"
-        " or choose another folder with --policies"
-    )
-
-
-def _versions(folder: Path) -> list[int]:
-    """Return the versions in `folder`, oldest first, at least one."""
     try:
-        status = folder.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            raise StartupError(f"{folder} is not a folder; choose the folder that holds the published versions")
-        if versions := bundle.versions(folder):
-            return versions
-        likely = next(filter(bundle.versions, (folder / "policies", folder.parent)), None)
-    except FileNotFoundError as error:
-        raise StartupError(
-            f"{folder} does not exist; train a policy first, or choose another folder with --policies"
-        ) from error
-    except OSError as error:
-        hint = shortage(error) or "check its permissions"
-        raise StartupError(f"cannot read {folder} ({error.strerror}); {hint}") from error
-    if likely:
-        raise StartupError(f"{folder} holds no published version, but {likely} does; use --policies {likely}")
+        found = bundle.read(path)
+    except Exception as error:
+        if lacking := shortage(error):  # which has nothing to do with the policy
+            raise StartupError(f"cannot load {path}: {lacking}") from error
+        if isinstance(error, BundleError):
+            raise RefusedVersionError(error.reason, str(error)) from error
+        if isinstance(error, OSError):
+            raise RefusedVersionError(UNREADABLE, f"cannot read {path}: {error}") from error
+        raise
+    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=name))
+
+
+def load_all(
+    sources: Sequence[PolicySource],
+    choices: Sequence[Sequence[int]],
+    *,
+    on_rejected: Callable[[str], None],
+    strict: bool = False,
+) -> dict[str, Bundle]:
+    """Load a version of each of `sources`, by the policy's name, in the order of `sources`.
+
+    A version that fails a check is logged and counted; then the next one is tried.
+
+    Args:
+        sources: each with another name.
+        choices: the versions to try of each, the most wanted first.
+        on_rejected: called with the reason, one word, for every version that fails a check.
+        strict: whether a most wanted version that fails a check is an error.
+
+    Raises:
+        StartupError: no version of a source passes, or the machine lacks a resource that loading needs.
+    """
+    return {
+        source.name: _load_first(source, versions, on_rejected=on_rejected, strict=strict)
+        for source, versions in zip(sources, choices, strict=True)
+    }
+
+
+def _load_first(
+    source: PolicySource, versions: Sequence[int], *, on_rejected: Callable[[str], None], strict: bool
+) -> Bundle:
+    for version in versions:
+        try:
+            return read(source.folder / str(version), name=source.name)
+        except RefusedVersionError as error:
+            on_rejected(error.reason)
+            if len(versions) == 1:
+                raise StartupError(f"version {version} of {source.name} cannot be served: {error}") from error
+            if strict:
+                raise StartupError(f"--strict: the {source.wanted} version cannot be served: {error}") from error
+            _LOGGER.warning("skipping version %d: %s", version, error)
     raise StartupError(
-        f"{folder} holds no published version; train a policy first, or choose another folder with --policies"
+        f"no version in {source.folder} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
+        " version, or choose another folder with --policies"
     )

@@ -7,8 +7,10 @@ import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from policy.spec import PolicySpec
+if TYPE_CHECKING:
+    from policy.spec import PolicySpec  # it imports JAX, which the supervisor does not need
 
 BUILD_LABELS = ("version", "commit", "jax", "device")
 POLICY_LABELS = (
@@ -35,7 +37,7 @@ def build_labels(*, device: str) -> dict[str, str]:
     }
 
 
-def policy_labels(spec: PolicySpec, version: int) -> dict[str, str]:
+def policy_labels(spec: "PolicySpec", version: int) -> dict[str, str]:
     """Return the labels of a policy. Without a critic, its depth is 0."""
     known: dict[str, object] = {
         "policy": spec.name,

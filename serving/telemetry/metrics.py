@@ -4,15 +4,17 @@ Names that clients send never become labels: a policy that is not served is coun
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from policy.spec import PolicySpec
 from serving.errors import REJECTION_REASONS
 from serving.telemetry import info
+
+if TYPE_CHECKING:
+    from policy.spec import PolicySpec  # it imports JAX, which the supervisor does not need
 
 UNKNOWN_POLICY = "(unknown)"  # a policy's name has no brackets
 NO_POLICY = "(none)"  # for methods that are not about one policy
@@ -63,7 +65,10 @@ class Metrics:
             "live_version", "Version that is served, a training step.", "policy", of_workers="livemin"
         )
         self.policy_info = gauge(
-            "policy_info", "What a policy is; always 1.", *info.POLICY_LABELS, of_workers="livemin"
+            "policy_info",
+            "What a policy is: 1 for its live version, 0 for earlier ones.",
+            *info.POLICY_LABELS,
+            of_workers="livemin",
         )
         self.build_info = gauge(
             "build_info", "Which release serves; always 1.", *info.BUILD_LABELS, of_workers="livemin"
@@ -71,6 +76,7 @@ class Metrics:
         self.dropped_log_lines = counter("dropped_log_lines", "Lines of the log that were not written.")
         self.bundles_rejected = counter("bundles_rejected", "Versions on disk that failed a check.", "reason")
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
+        self._live_labels: dict[str, dict[str, str]] = {}  # of policy_info, by policy
         self._rejected_unread: dict[str, Counter] = {
             reason: self.rejected.labels(UNREAD_POLICY, reason) for reason in REJECTION_REASONS
         }
@@ -97,9 +103,14 @@ class Metrics:
         """Show which release serves, and on what, such as cpu."""
         self.build_info.labels(**info.build_labels(device=device)).set(1)
 
-    def describe_policy(self, spec: PolicySpec, *, version: int) -> None:
-        """Show what a policy is."""
-        self.policy_info.labels(**info.policy_labels(spec, version)).set(1)
+    def show_live(self, spec: "PolicySpec", *, version: int) -> None:
+        """Show which version of a policy is live, and what it is; the one that was live before is not any more."""
+        labels = info.policy_labels(spec, version)
+        if before := self._live_labels.get(spec.name):
+            self.policy_info.labels(**before).set(0)
+        self._live_labels[spec.name] = labels
+        self.policy_info.labels(**labels).set(1)
+        self.live_version.labels(spec.name).set(version)
 
     def for_policy(self, policy: str) -> "PolicyMetrics":
         """Return the metrics of one served policy."""
@@ -107,7 +118,7 @@ class Metrics:
 
 
 class PolicyMetrics:
-    """The metrics of one policy, for its batcher."""
+    """The metrics of one policy, for one batcher of it. Each version has a batcher, and their numbers add up."""
 
     def __init__(self, metrics: Metrics, policy: str) -> None:
         self._rows = metrics.rows.labels(policy)
@@ -118,7 +129,8 @@ class PolicyMetrics:
         self._rejected: dict[str, Counter] = {
             reason: metrics.rejected.labels(policy, reason) for reason in REJECTION_REASONS
         }
-        self.queue_rows = metrics.queue_rows.labels(policy)
+        self._all_queue_rows = metrics.queue_rows.labels(policy)
+        self._queue_rows = 0  # of this batcher
         self.failed_batches = metrics.failed_batches.labels(policy)
         self.non_finite = metrics.non_finite.labels(policy)
         self.extreme_input = metrics.extreme_input.labels(policy)
@@ -130,6 +142,12 @@ class PolicyMetrics:
         self._padding_rows.inc(padding)
         self._compute_seconds.observe(compute_s)
 
+    def show_queue_rows(self, rows: int) -> None:
+        """Show how many rows wait in the batcher's queue now."""
+        if rows != self._queue_rows:
+            self._all_queue_rows.inc(rows - self._queue_rows)
+            self._queue_rows = rows
+
     def count_rejected(self, reason: str) -> None:
         """Count one request that was rejected for one of `REJECTION_REASONS`."""
         self._rejected[reason].inc()
@@ -137,6 +155,12 @@ class PolicyMetrics:
     def observe_queue(self, queue_s: float) -> None:
         """Record how long one request waited in the queue."""
         self._queue_seconds.observe(queue_s)
+
+
+def admin_actions(collectors: CollectorRegistry) -> Counter:
+    """Return the counter of what operators ask for. One process of a server has it: with workers, the supervisor."""
+    text = "Actions and queries of operators, by outcome: ok, stopped, or the reason of the failure."
+    return Counter("kilolayer_admin_actions", text, ("action", "outcome"), registry=collectors)
 
 
 class ProcessesCollector(Collector):

@@ -6,9 +6,10 @@ A worker reads lines from its standard input, `Start` first, and writes lines to
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from serving.config import ServeConfig
+from serving.policy_settings import NamedPath, PolicySettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Start:
     """To a worker: load, with this configuration."""
 
     config: ServeConfig
-    versions: tuple[int, ...] | None  # of the policies, in the order of their folders; None: the newest valid ones
+    choices: tuple[tuple[int, ...], ...]  # the versions of each policy to try, in the order of --policies
     cores: tuple[int, ...]  # that it may run on; empty: any
 
 
@@ -29,7 +30,7 @@ class Open:
 class Loaded:
     """From a worker: the policies are loaded."""
 
-    versions: tuple[int, ...]  # in the order of their folders
+    versions: dict[str, int]  # by policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,24 @@ class Compiled:
 class Serving:
     """From a worker: the port is open."""
 
-    policies: str  # with their versions, as the ready line names them
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """To a worker: change a version, as a `serving.policies.deployment.VersionHost` does. It answers `Changed`."""
+
+    number: int  # of this change, for the answer
+    what: Literal["prepare", "switch", "unload"]
+    policy: str
+    version: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """From a worker: the change is done; or why not."""
+
+    number: int
+    refused: str = ""  # the reason, in one word, for which the version must not be served
+    problem: str = ""  # for people; without `refused`, of the machine or of the program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +67,8 @@ class Alive:
     """From a worker that serves, every second: its event loop runs."""
 
 
-Message: TypeAlias = Start | Open | Loaded | Compiled | Serving | Alive
-_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in (Start, Open, Loaded, Compiled, Serving, Alive)}
+Message: TypeAlias = Start | Open | Change | Loaded | Compiled | Serving | Changed | Alive
+_TYPES: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def to_line(message: Message) -> bytes:
@@ -64,12 +82,26 @@ def from_line(line: bytes) -> Message:
     fields: dict[str, Any] = json.loads(line)
     kind = _TYPES[fields.pop("type")]
     if kind is Start:
-        config = fields["config"]
-        config["policies"] = tuple(map(Path, config["policies"]))
-        if log_rows := config["log_rows"]:
-            config["log_rows"] = log_rows[0], Path(log_rows[1])
-        fields["config"] = ServeConfig(**config)
+        fields["config"] = _config(fields["config"])
+        fields["choices"] = tuple(map(tuple, fields["choices"]))
     values: dict[str, Any] = {
         name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()
     }
     return kind(**values)
+
+
+def _config(fields: dict[str, Any]) -> ServeConfig:
+    """Return the configuration with these fields, in which JSON has no paths and no dataclasses."""
+    log_rows = fields["log_rows"]
+    restored: dict[str, Any] = {
+        "policies": tuple(map(_policy_path, fields["policies"])),
+        "versions": tuple(fields["versions"]),
+        "policy_settings": tuple(PolicySettings(**settings) for settings in fields["policy_settings"]),
+        "log_rows": log_rows and (log_rows[0], Path(log_rows[1])),
+        **{name: fields[name] and Path(fields[name]) for name in ("config", "state_dir")},
+    }
+    return ServeConfig(**fields | restored)
+
+
+def _policy_path(stored: str | dict[str, str]) -> Path | NamedPath:
+    return Path(stored) if isinstance(stored, str) else NamedPath(stored["name"], Path(stored["path"]))

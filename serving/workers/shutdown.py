@@ -1,8 +1,8 @@
 """An event that stop signals set, and a way to run work until that event.
 
 SIGTERM and SIGINT stop a server. So does SIGHUP in a process that was started in a terminal: the terminal is closed. In
-a process without a terminal, SIGHUP has no effect but a line in the log. A process that was started with SIGHUP
-ignored, as by nohup, keeps ignoring it.
+a process without a terminal, a server that is ready looks at the folders of its policies. A process that was started
+with SIGHUP ignored, as by nohup, keeps ignoring it.
 """
 
 import asyncio
@@ -37,8 +37,14 @@ def stop_event() -> asyncio.Event:
     return stop
 
 
+def on_hangup(handler: Callable[[], None]) -> None:
+    """Call `handler` at SIGHUP, in a process without a terminal that was not started with SIGHUP ignored."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and not _has_terminal():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, handler)
+
+
 def _ignore_hangup() -> None:
-    _LOGGER.info("SIGHUP has no effect on a server without a terminal; stop it with SIGTERM")
+    _LOGGER.info("SIGHUP has no effect on a server that starts, or on a worker; stop it with SIGTERM")
 
 
 def _has_terminal() -> bool:

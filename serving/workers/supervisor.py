@@ -8,7 +8,8 @@ them. The supervisor holds the port, bound and not listening, so that no other p
 Each worker answers health checks itself. The answers agree, because the workers open the port together once all have
 compiled, and a replacement opens it when it is ready. The supervisor answers HTTP probes for all workers. Each worker
 writes its metrics into files (Prometheus's multiprocess mode), and the supervisor serves the sums. The first worker
-reports which versions it found; the others, and replacements, serve exactly those versions.
+reports which versions it found; the others serve exactly those, and a replacement the versions that are live by then.
+The supervisor decides about versions for all workers (`serving.policies.deployment`).
 """
 
 import asyncio
@@ -18,20 +19,26 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.config import ServeConfig
-from serving.errors import StartupError, shortage
+from serving.errors import RefusedVersionError, StartupError, shortage
+from serving.policies.deployment import Deployment
+from serving.policies.restart import Restart, restart
+from serving.policies.source import PolicySource, resolve
+from serving.policy_settings import NamedPath
 from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import ready_line
 from serving.telemetry.metrics import ProcessesCollector
 from serving.telemetry.metrics_server import MetricsServer
-from serving.workers.messages import Serving
+from serving.workers.all_workers import AllWorkers
+from serving.workers.control import controlled
 from serving.workers.metrics_folder import metrics_folder
 from serving.workers.shutdown import finished_before, stop_event
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
@@ -48,9 +55,14 @@ def supervise(config: ServeConfig) -> int:
     """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code."""
     try:
         assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
+        sources = resolve(config)
+        began = restart(config, sources)
+        # A worker that starts later must not find another name in a newer version.
+        named = tuple(map(_named, config.policies, sources))
         with metrics_folder() as folder, hold_port(config.address) as address:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
-            return asyncio.run(Supervisor(dataclasses.replace(config, listen=str(address))).run())
+            config = dataclasses.replace(config, listen=str(address), policies=named)
+            return asyncio.run(Supervisor(config, sources, began).run())
     except StartupError as error:
         _LOGGER.error("%s", error)
     except Exception as error:
@@ -66,13 +78,25 @@ class Supervisor:
 
     Args:
         config: what each of them serves; its port is held.
+        sources: the policies.
+        began: the versions to try.
         clock: monotonic seconds.
     """
 
-    def __init__(self, config: ServeConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        sources: Sequence[PolicySource],
+        began: Restart,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
+        self._sources = sources
+        self._began = began
         self._clock = clock
-        self._versions: tuple[int, ...] | None = None
+        self._all: AllWorkers | None = None  # None until the first worker has found the versions
+        self._deployment: Deployment | None = None  # None until the workers serve
         self._found_versions = asyncio.Event()
         self._workers: dict[int, WorkerProcess] = {}  # by number, 0 to --workers - 1
         self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
@@ -87,10 +111,21 @@ class Supervisor:
         """
         stop = stop_event()
         beating = asyncio.create_task(self._beat())
-        addresses = {"grpc": str(self._config.address)} | self._serve_metrics()
+        collectors = self._collectors()
+        addresses = {"grpc": str(self._config.address)} | self._serve_metrics(collectors)
         try:
-            if await finished_before(stop, self._start(addresses)):
-                await finished_before(stop, self._replace_dead())
+            if await finished_before(stop, self._start()):
+                assert self._all
+                deployment = Deployment(
+                    self._sources, self._all, self._began, live=self._all.live, keep=self._config.keep
+                )
+                self._deployment = deployment
+                control = controlled(
+                    deployment, self._config, address=self._config.address, drain=stop.set, collectors=collectors
+                )
+                async with control as admin:
+                    self._say_ready(addresses | admin)
+                    await finished_before(stop, self._replace_dead())
         except WorkerEndedError as error:
             _LOGGER.error("%s before it could serve; see its last line in the log", error)
             await self._stop()
@@ -108,7 +143,7 @@ class Supervisor:
             self._heartbeat.beat()
             await asyncio.sleep(BEAT_S)
 
-    async def _start(self, addresses: dict[str, str]) -> None:
+    async def _start(self) -> None:
         """Start all workers; they open the port together. One that has died meanwhile is replaced later."""
         starting = [asyncio.ensure_future(self._start_compiled(number)) for number in range(self._config.workers)]
         try:
@@ -117,11 +152,14 @@ class Supervisor:
             for task in starting:  # after a failure
                 task.cancel()
         outcomes = await asyncio.gather(*(worker.open() for worker in workers), return_exceptions=True)
-        serving = [outcome for outcome in outcomes if isinstance(outcome, Serving)]
-        if not serving:
+        if all(isinstance(outcome, BaseException) for outcome in outcomes):
             raise next(outcome for outcome in outcomes if isinstance(outcome, BaseException))
-        line = ready_line(addresses, policies=serving[0].policies)
-        _LOGGER.info("%s workers=%d", line, len(serving), extra=addresses)
+
+    def _say_ready(self, addresses: dict[str, str]) -> None:
+        assert self._all
+        policies = " ".join(f"{name}@{version}" for name, version in self._all.live.items())
+        serving = sum(worker.serves for worker in self._workers.values())
+        _LOGGER.info("%s workers=%d", ready_line(addresses, policies=policies), serving, extra=addresses)
 
     async def _start_compiled(self, number: int) -> WorkerProcess:
         """Start the worker `number` until it has compiled; if it is killed, start it again."""
@@ -138,15 +176,23 @@ class Supervisor:
         raise AssertionError("the last try returns or raises")
 
     async def _load(self, number: int, worker: WorkerProcess) -> None:
-        """Let the worker `number` load and compile. The first one finds the versions; the others wait for them."""
+        """Let the worker `number` load and compile. The first one finds the versions; the others wait for them.
+
+        Raises:
+            WorkerEndedError: it ended meanwhile.
+            RefusedVersionError, StartupError: it cannot load a version that became live meanwhile.
+        """
         if number > 0:
             await self._found_versions.wait()
         cores, workers = sorted(os.sched_getaffinity(0)), self._config.workers
         share = cores[number::workers] if len(cores) >= workers else []
-        worker.load(self._config, versions=self._versions, cores=share)
-        self._versions = (await worker.loaded()).versions
+        choices = [[self._all.live[source.name]] for source in self._sources] if self._all else self._began.choices
+        worker.load(self._config, choices=choices, cores=share)
+        live = (await worker.loaded()).versions
+        self._all = self._all or AllWorkers(live, on_lost=self._forget)
         self._found_versions.set()
         await worker.compiled()
+        await self._all.join(worker, live=live)
 
     async def _replace_dead(self) -> None:
         """Replace every worker that dies. Does not return."""
@@ -178,6 +224,12 @@ class Supervisor:
             try:
                 await self._load(number, worker)
                 await worker.open()
+            except (RefusedVersionError, StartupError) as error:
+                _LOGGER.error("a worker cannot serve what the others do: %s; starting another in %g s", error, _RETRY_S)
+                worker.kill()
+                await worker.ended()
+                mark_process_dead(worker.pid)
+                await asyncio.sleep(_RETRY_S)
             except WorkerEndedError as death:
                 mark_process_dead(worker.pid)
                 del self._workers[number]  # it never served, so its exit code says nothing about the server's end
@@ -187,6 +239,10 @@ class Supervisor:
                 await asyncio.sleep(_RETRY_S)
             else:
                 return worker
+
+    def _forget(self, policy: str, version: int) -> None:
+        if self._deployment:
+            self._deployment.forget(policy, version)
 
     def _count(self, death: WorkerEndedError) -> None:
         """Count a death. Raises StartupError if there were too many of late."""
@@ -225,11 +281,11 @@ class Supervisor:
         self._workers[number] = await WorkerProcess.start()
         return self._workers[number]
 
-    def _serve_metrics(self) -> dict[str, str]:
+    def _serve_metrics(self, collectors: CollectorRegistry) -> dict[str, str]:
         """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return the addresses."""
         config = self._config
-        collectors = self._collectors() if config.metrics else None
-        server = MetricsServer(collectors, config.metrics_host, port=config.metrics_port, problem=self._problem)
+        shown = collectors if config.metrics else None
+        server = MetricsServer(shown, config.metrics_host, port=config.metrics_port, problem=self._problem)
         return server.addresses()
 
     def _collectors(self) -> CollectorRegistry:
@@ -252,3 +308,7 @@ class Supervisor:
         if not any(worker.serves for worker in workers):
             return "no worker serves"
         return self._heartbeat.problem() or "; ".join(filter(None, (worker.problem for worker in workers)))
+
+
+def _named(policy: Path | NamedPath, source: PolicySource) -> NamedPath:
+    return NamedPath(source.name, policy.path if isinstance(policy, NamedPath) else policy)

@@ -21,11 +21,28 @@ from prometheus_client import CollectorRegistry
 from policy import compilation_cache, jax_settings
 from serving.config import ServeConfig
 from serving.engine.thread_priority import start_at_lower_priority
-from serving.errors import BrokenError, StartupError, shortage
-from serving.server import Server, load
+from serving.errors import BrokenError, RefusedVersionError, StartupError, shortage
+from serving.policies.deployment import Deployment, VersionHost
+from serving.policies.host import PolicyHost
+from serving.policies.restart import restart
+from serving.policies.source import resolve
+from serving.server import Server, load, process_collectors
 from serving.telemetry.heartbeat import BEAT_S
-from serving.telemetry.logs import log_to_stderr
-from serving.workers.messages import Alive, Compiled, Loaded, Message, Serving, Start, from_line, to_line
+from serving.telemetry.logs import log_to_stderr, ready_line
+from serving.workers.control import controlled
+from serving.workers.messages import (
+    Alive,
+    Change,
+    Changed,
+    Compiled,
+    Loaded,
+    Message,
+    Open,
+    Serving,
+    Start,
+    from_line,
+    to_line,
+)
 from serving.workers.shutdown import finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
@@ -88,39 +105,85 @@ class _UnansweredError(Exception):
 
 async def _serve_alone(config: ServeConfig) -> None:
     stop = stop_event()
-    server = await load(config)
+    sources = resolve(config)
+    began = restart(config, sources)
+    collectors = process_collectors()
+    server = await load(config, sources=sources, choices=began.choices, collectors=collectors)
     await server.start()
     async with _draining(server, config):
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
         if await finished_before(stop, server.prepare()):
             server.open()
-            _LOGGER.info("%s", server.ready_line(), extra=server.addresses())
-            await finished_before(stop, server.serve())
+            deployment = Deployment(sources, server.host, began, live=server.versions(), keep=config.keep)
+            control = controlled(deployment, config, address=server.address, drain=stop.set, collectors=collectors)
+            async with control as admin:
+                addresses = server.addresses() | admin
+                _LOGGER.info("%s", ready_line(addresses, policies=server.policies_line()), extra=addresses)
+                await finished_before(stop, server.serve())
         _LOGGER.info("stopping: refusing new calls, answering accepted ones")
 
 
 async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> None:
-    stop, may_open = stop_event(), asyncio.Event()
+    stop, received = stop_event(), asyncio.Queue[Open | Change]()
     loop = asyncio.get_running_loop()
-    Thread(target=listen, args=(from_supervisor, loop, may_open, stop), daemon=True).start()
+    Thread(target=listen, args=(from_supervisor, loop, received, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
-    server = await load(start.config, versions=start.versions, collectors=CollectorRegistry())
-    send(to_supervisor, Loaded(server.versions()), stop)
+    server = await load(start.config, choices=start.choices, collectors=CollectorRegistry())
+    send(to_supervisor, Loaded(dict(server.versions())), stop)
     if not await finished_before(stop, server.prepare()):
         return
+    server.open()  # before the port: until then no call arrives
+    may_open = asyncio.Event()
+    changing = asyncio.create_task(_change(server.host, received, may_open, to_supervisor, stop))
     send(to_supervisor, Compiled(), stop)
     if not await finished_before(stop, may_open.wait()):
         return
     await server.start()
     async with _draining(server, start.config):
-        server.open()
-        send(to_supervisor, Serving(server.policies_line()), stop)
+        send(to_supervisor, Serving(), stop)
         # A supervisor that is stopped reads nothing. Without this, the event loop would wait when the pipe is full.
         os.set_blocking(to_supervisor.fileno(), False)
         beating = asyncio.create_task(beat(to_supervisor, stop))
         await finished_before(stop, server.serve())
         beating.cancel()
+        changing.cancel()
+
+
+async def _change(
+    host: PolicyHost,
+    received: "asyncio.Queue[Open | Change]",
+    may_open: asyncio.Event,
+    to_supervisor: BinaryIO,
+    stop: asyncio.Event,
+) -> None:
+    """Do what the supervisor sends. A switch does not wait until another version is loaded. Does not return."""
+
+    async def carry_out(change: Change) -> None:
+        send(to_supervisor, await changed(host, change), stop)
+
+    async with asyncio.TaskGroup() as changes:
+        while True:
+            message = await received.get()
+            if isinstance(message, Change):
+                changes.create_task(carry_out(message))
+            else:
+                may_open.set()
+
+
+async def changed(host: VersionHost, change: Change) -> Changed:
+    """Carry out a change, and return the answer."""
+    act = {"prepare": host.prepare, "switch": host.switch, "unload": host.unload}[change.what]
+    try:
+        await act(change.policy, change.version)
+    except RefusedVersionError as error:
+        return Changed(change.number, refused=error.reason, problem=str(error))
+    except StartupError as error:
+        return Changed(change.number, problem=str(error))
+    except Exception:
+        _LOGGER.exception("%s of version %d of %s fails", change.what, change.version, change.policy)
+        return Changed(change.number, problem="the worker failed; its log says why")
+    return Changed(change.number)
 
 
 @contextlib.asynccontextmanager
@@ -157,11 +220,16 @@ async def beat(to_supervisor: BinaryIO, stop: asyncio.Event) -> None:
 
 
 def listen(
-    from_supervisor: BinaryIO, loop: asyncio.AbstractEventLoop, may_open: asyncio.Event, stop: asyncio.Event
+    from_supervisor: BinaryIO,
+    loop: asyncio.AbstractEventLoop,
+    received: "asyncio.Queue[Open | Change]",
+    stop: asyncio.Event,
 ) -> None:
-    """Set `may_open` when the supervisor sends `Open`, and `stop` when it has ended. Runs in its own thread."""
+    """Put what the supervisor sends into `received`; set `stop` when it has ended. Runs in its own thread."""
     with contextlib.suppress(RuntimeError):  # the loop has ended, and this process ends too
-        while from_supervisor.readline():
-            loop.call_soon_threadsafe(may_open.set)  # after `Start`, the supervisor sends only `Open`
+        while (line := from_supervisor.readline()).endswith(b"\n"):  # a supervisor may end within a line
+            message = from_line(line)
+            assert isinstance(message, Open | Change)
+            loop.call_soon_threadsafe(received.put_nowait, message)
         _LOGGER.warning(_SUPERVISOR_GONE)
         loop.call_soon_threadsafe(stop.set)

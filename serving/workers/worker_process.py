@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -9,11 +10,23 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from serving.config import ServeConfig
+from serving.errors import RefusedVersionError, StartupError
 from serving.telemetry.heartbeat import Heartbeat
-from serving.workers.messages import Alive, Compiled, Loaded, Open, Serving, Start, from_line, to_line
+from serving.workers.messages import (
+    Alive,
+    Change,
+    Changed,
+    Compiled,
+    Loaded,
+    Open,
+    Serving,
+    Start,
+    from_line,
+    to_line,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,6 +63,8 @@ class WorkerProcess:
         self._received: dict[type, asyncio.Future[object]] = {
             kind: loop.create_future() for kind in (Loaded, Compiled, Serving)
         }
+        self._changes: dict[int, asyncio.Future[Changed]] = {}  # those without an answer
+        self._numbers = itertools.count()
         self._ended = asyncio.create_task(self._receive())
 
     @classmethod
@@ -67,15 +82,15 @@ class WorkerProcess:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
 
-    def load(self, config: ServeConfig, *, versions: Sequence[int] | None, cores: Sequence[int]) -> None:
+    def load(self, config: ServeConfig, *, choices: Sequence[Sequence[int]], cores: Sequence[int]) -> None:
         """Let it load and compile its policies.
 
         Args:
             config: what it serves.
-            versions: of the policies, in the order of their folders; None: the newest valid ones.
+            choices: the versions of each policy to try, in the order of --policies.
             cores: that it may run on; empty: any.
         """
-        self._send(Start(config, None if versions is None else tuple(versions), tuple(cores)))
+        self._send(Start(config, tuple(map(tuple, choices)), tuple(cores)))
 
     async def loaded(self) -> Loaded:
         """Wait until it has loaded its policies. Raises WorkerEndedError if it ends first, as do the next two."""
@@ -89,6 +104,34 @@ class WorkerProcess:
         """Let it open the port, and wait until it has."""
         self._send(Open())
         return await self._wait_for(Serving)
+
+    async def prepare(self, policy: str, version: int) -> None:
+        """Let it load a version. Errors as `VersionHost.prepare`, and WorkerEndedError as in the next two."""
+        await self._change("prepare", policy, version)
+
+    async def switch(self, policy: str, version: int) -> None:
+        """Let it make a loaded version live."""
+        await self._change("switch", policy, version)
+
+    async def unload(self, policy: str, version: int) -> None:
+        """Let it unload a version."""
+        await self._change("unload", policy, version)
+
+    async def _change(self, what: Literal["prepare", "switch", "unload"], policy: str, version: int) -> None:
+        number = next(self._numbers)
+        answer = self._changes[number] = asyncio.get_running_loop().create_future()
+        self._send(Change(number, what, policy, version))
+        try:
+            await asyncio.wait({answer, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._changes[number]
+        if not answer.done():
+            raise WorkerEndedError(self.pid, self._ended.result())
+        changed = answer.result()
+        if changed.refused:
+            raise RefusedVersionError(changed.refused, changed.problem)
+        if changed.problem:
+            raise StartupError(changed.problem)
 
     async def ended(self) -> int:
         """Wait until it has ended, and return its exit code."""
@@ -116,7 +159,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             self._process.send_signal(number)
 
-    def _send(self, message: Start | Open) -> None:
+    def _send(self, message: Start | Open | Change) -> None:
         assert self._process.stdin
         self._process.stdin.write(to_line(message))  # no effect if the worker has ended
 
@@ -137,7 +180,10 @@ class WorkerProcess:
                 if line := await self._process.stdout.readline():
                     message = from_line(line)
                     self._heartbeat.beat()
-                    if not isinstance(message, Alive):
+                    if isinstance(message, Changed):
+                        if message.number in self._changes:  # otherwise nobody waits for it any more
+                            self._changes[message.number].set_result(message)
+                    elif not isinstance(message, Alive):
                         self._received[type(message)].set_result(message)
             except _NOT_A_MESSAGE as error:  # a library printed it before the worker moved its standard output
                 _LOGGER.warning("worker %d wrote a line that is not a message (%.200r); skipped", self.pid, error)

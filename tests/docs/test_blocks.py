@@ -18,6 +18,8 @@ from clients.sim.run import DriveConfig
 from policy import bundle
 from policy.networks import init_policy
 from scripts.curves import parse as parse_curves
+from serving.admin import UsageError as AdminUsageError
+from serving.admin import parse as parse_admin
 from serving.command_line import parse as parse_serving
 from serving.config import ConfigError as ServeConfigError
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
@@ -27,7 +29,7 @@ from training.envs.core.errors import UnknownNameError
 from training.run import parse as parse_training
 
 SHOWN_ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):50051")
-LANGUAGES = {"python", "sh", "text"}
+LANGUAGES = {"python", "sh", "text", "toml"}  # tests/serving/test_config_file.py reads the only file in TOML
 # Programs of others. Their arguments are not checked, but files of ours among them must exist.
 FOREIGN = {
     "apt-get",
@@ -46,7 +48,12 @@ FOREIGN = {
     "tensorboard",
     "uv",
 }
-INSTALLED = {"kilolayer-serve": "serving/run.py", "kilolayer-train": "training/run.py"}
+INSTALLED = {
+    "kilolayer-admin": "serving/admin.py",
+    "kilolayer-serve": "serving/run.py",
+    "kilolayer-train": "training/run.py",
+}
+PARSERS: dict[str, Callable[[list[str]], Any]] = {"serving/admin.py": parse_admin, "scripts/curves.py": parse_curves}
 OURS_TO_READ = re.compile(r"(requirements|tests|clients/python)(/.*)?")
 
 PYTHON = every_block("python")
@@ -152,6 +159,7 @@ def test_flags_are_those_of_the_program(block: Block) -> None:
         ("python training/run.py --env point_u_maze --out x --unrol 3", TrainConfigError),
         ("python training/run.py --env point_maze --out x", UnknownNameError),
         (".venv/bin/python serving/run.py --policies x --lisen 1", ServeConfigError),
+        ("kilolayer-admin switch point_u_maze --prot 1", AdminUsageError),
         ("python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3", SystemExit),
         ("python benchmarks/depth.py --dephts 4", SystemExit),
         ("python benchmarks/dept.py", AssertionError),
@@ -194,15 +202,13 @@ def parser_of(script: str) -> Callable[[list[str]], Any]:
             return lambda arguments: parse_serving(arguments, {})
         case ["clients", "sim", "run.py"]:
             return lambda arguments: tyro.cli(DriveConfig, args=arguments)
-        case ["scripts", "curves.py"]:
-            return parse_curves
         case ["benchmarks", name]:
             with pytest.MonkeyPatch.context() as patch:
                 patch.syspath_prepend(ROOT / "benchmarks")
                 options = importlib.import_module(name.removesuffix(".py")).Options
             return lambda arguments: tyro.cli(options, args=arguments)
         case _:
-            return no_arguments
+            return PARSERS.get(script, no_arguments)
 
 
 def own_robot(arguments: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 import kilolayer
 from clients.sim.run import DriveConfig
+from serving.admin import parser as admin_parser
 from serving.config import ServeConfig
 from serving.telemetry.metrics import Metrics
 from tests.docs.blocks import PAGES, ROOT
@@ -21,7 +22,10 @@ from training.presets.settings import PAPER_BUDGETS
 
 CODE = ("policy", "training", "serving", "clients")
 METRICS = "| metric | meaning |"
-REASONS = "| reason | status | meaning |"
+REASONS = {
+    "policy.proto": ("docs/serving.md", "| reason | status | meaning |"),
+    "admin.proto": ("docs/operations.md", "| reason of PolicyAdmin | status | meaning |"),
+}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # Flags that no configuration has, and flags of other programs: pip, tensorboard, docker, perf_analyzer, sbatch.
 OTHER_FLAGS = {
@@ -54,7 +58,8 @@ def flags(config: type) -> Iterator[str]:
 def test_every_flag_in_a_text_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     options = [importlib.import_module(path.stem).Options for path in (ROOT / "benchmarks").glob("[a-z]*.py")]
-    known = {flag for config in (TrainConfig, ServeConfig, DriveConfig, *options) for flag in flags(config)}
+    known = set(FLAG.findall(admin_parser().format_help()))
+    known |= {flag for config in (TrainConfig, ServeConfig, DriveConfig, *options) for flag in flags(config)}
     for page in PAGES:
         shown = {flag for flag in FLAG.findall(page.read_text()) if not flag.endswith("-")}
         assert shown - known <= OTHER_FLAGS, page
@@ -89,15 +94,19 @@ def test_the_metrics_are_those_of_the_server() -> None:
     metrics = CollectorRegistry()
     Metrics(metrics)
     actual = {f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.collect()}
-    with_a_port_workers_or_devices = {"kilolayer_connections", "kilolayer_workers", "kilolayer_device_memory_bytes"}
+    with_a_port_workers_or_devices = {
+        *("kilolayer_connections", "kilolayer_workers", "kilolayer_device_memory_bytes"),
+        "kilolayer_admin_actions_total",
+    }
     shown = re.findall(r"`(kilolayer_\w+)", " ".join(row[0] for row in cells("docs/serving.md", METRICS)))
     assert sorted(shown) == sorted(actual | with_a_port_workers_or_devices)
 
 
-def test_the_reasons_are_those_of_the_contract() -> None:
-    contract = text("protos/kilolayer/v1/policy.proto").split("// reason   ")[1].split("message Failure")[0]
-    actual = re.findall(r"^// (\w+) +([A-Z_]+) ", contract, flags=re.MULTILINE)
-    shown = [(reason.strip("`"), status.strip("`")) for reason, status, _ in cells("docs/serving.md", REASONS)]
+@pytest.mark.parametrize("proto", REASONS)
+def test_the_reasons_are_those_of_the_contract(proto: str) -> None:
+    table = text(f"protos/kilolayer/v1/{proto}").split("// reason   ")[1]
+    actual = re.findall(r"^// (\w+) +([A-Z_]+)  +\w", table, flags=re.MULTILINE)
+    shown = [(reason.strip("`"), status.strip("`")) for reason, status, _ in cells(*REASONS[proto])]
     assert len(actual) > 3
     assert shown == actual
 

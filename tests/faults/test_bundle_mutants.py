@@ -1,6 +1,5 @@
 """Every damaged policy is refused by name, with its reason, and the sound version next to it is served."""
 
-import logging
 import re
 import shutil
 import urllib.request
@@ -16,6 +15,7 @@ from serving.errors import StartupError
 from serving.policies.store import load_all
 from tests.faults.bundle_mutator import Mutant, array_mutants, array_names, file_mutants, match_hashes
 from tests.faults.supervised import Supervised, serve_command
+from tests.serving.sources import policy_source
 
 REASONS = {"manifest", "files", "hash", "spec", "arrays", "probes"}
 
@@ -50,22 +50,19 @@ def sample(policies: Path) -> list[Mutant]:
     return list(of_kind.values())
 
 
-def test_one_mutant_of_each_kind_is_refused_by_name(
-    policies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_one_mutant_of_each_kind_is_refused_by_name(policies: Path, tmp_path: Path) -> None:
     mutants = sample(policies)
     assert len(mutants) >= 12
     for number, mutant in enumerate(mutants):
         folder = tmp_path / str(number) / "policies"
         shutil.copytree(policies / "1000", folder / "1000")
         mutant.apply(folder / "1000")
-        caplog.clear()
         reasons: list[str] = []
-        with caplog.at_level(logging.WARNING), pytest.raises(StartupError, match="no version in .* is valid, of 1"):
-            load_all([folder], on_rejected=reasons.append)
+        with pytest.raises(StartupError) as caught:
+            load_all([policy_source(folder)], [[1000]], on_rejected=reasons.append)
         assert len(reasons) == 1, mutant
         assert reasons[0] in REASONS, mutant
-        assert caplog.messages[0].startswith(f"skipping version 1000: {folder / '1000'}"), mutant
+        assert str(caught.value).startswith(f"version 1000 of point_u_maze cannot be served: {folder / '1000'}"), mutant
 
 
 @pytest.mark.slow
@@ -80,7 +77,7 @@ def test_a_server_refuses_every_mutant_once_by_name_and_serves_the_sound_version
     # Alone, the sound version gives the same action.
     expected = bundle.read(version).probes
     with Supervised(serve_command(folder, max_batch_rows=8), log=tmp_path / "log") as server:
-        address, metrics = server.wait_for(r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000")
+        address, metrics = server.wait_for(r"ready: grpc=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000")
         with PolicyClient(address, timeout_s=30) as client:
             answer = client.act(expected.state, expected.goal)
         with urllib.request.urlopen(metrics, timeout=30) as page:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from policy.energy import ENERGIES
+from policy.spec import ENERGY_NAMES
 
 RANDOM = np.random.default_rng(0)
 PAIRS, GOALS = (RANDOM.normal(size=(5, 3)) for _ in range(2))
@@ -23,6 +24,10 @@ def test_energies_of_all_pairs_and_row_by_row(name: str) -> None:
     expected = np.array([[reference(name, pair, goal) for goal in GOALS] for pair in PAIRS])
     np.testing.assert_allclose(ENERGIES[name].pairwise(pairs, goals), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ENERGIES[name].rowwise(pairs, goals), np.diag(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_a_specification_may_name_every_energy_of_the_table() -> None:
+    assert tuple(ENERGIES) == ENERGY_NAMES
 
 
 def test_a_cosine_does_not_depend_on_any_length() -> None:

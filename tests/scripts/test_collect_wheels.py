@@ -98,8 +98,12 @@ def test_our_wheels_are_complete_and_installed_without_an_index(tmp_path: Path) 
         "installed = {str(path) for name in ('kilolayer', 'kilolayer-stack') for path in files(name)}\n"
         "print(FILES <= installed)\n"
     )
-    data = {"kilolayer/v1/policy.binpb", "serving/api/open_inference/open_inference.binpb"}
+    data = {"kilolayer/v1/policy.binpb", "kilolayer/v1/admin.binpb", "serving/api/open_inference/open_inference.binpb"}
     command = [str(python), "-I", "-c", f"FILES = {data}\n{source}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "0.1.0 0.1.0\nTrue\n"
-    assert {path.name for path in python.parent.glob("kilolayer-*")} == {"kilolayer-serve", "kilolayer-train"}
+    assert sorted(path.name for path in python.parent.glob("kilolayer-*")) == [
+        "kilolayer-admin",
+        "kilolayer-serve",
+        "kilolayer-train",
+    ]

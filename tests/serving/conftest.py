@@ -25,12 +25,12 @@ SPEC = policy_spec()
 class Publish(Protocol):
     """Write a policy of its own, random parameters: `publish(root, 1000, name="other")`."""
 
-    def __call__(self, root: Path, version: int, *, name: str = SPEC.name) -> Path: ...
+    def __call__(self, root: Path, version: int, *, name: str = SPEC.name, stay: float | None = None) -> Path: ...
 
 
 @pytest.fixture(scope="session")
 def publish() -> Publish:
-    def write(root: Path, version: int, *, name: str = SPEC.name) -> Path:
+    def write(root: Path, version: int, *, name: str = SPEC.name, stay: float | None = None) -> Path:
         spec = dataclasses.replace(SPEC, name=name)
         rng = np.random.default_rng(version)
         return bundle.write(
@@ -40,7 +40,7 @@ def publish() -> Publish:
             params=init_policy(jax.random.key(version), spec),
             probe_state=rng.normal(size=(5, spec.state_dim)),
             probe_goal=rng.normal(size=(5, spec.goal_dim)),
-            provenance={},
+            provenance={} if stay is None else {"metrics": {"eval/stay": stay}},
         )
 
     return write

@@ -11,6 +11,7 @@ from policy.bundle import Bundle
 from policy.spec import PolicySpec
 from serving.batching.batcher import Batcher
 from serving.batching.queue import InferenceResult, QueuedRequest
+from serving.batching.scheduler import BatchingPolicy
 from serving.engine.engine import Kind
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
@@ -31,6 +32,7 @@ class FakeBatcher:
         self.admitted: list[QueuedRequest] = []
         self.timeouts_s: list[float | None] = []
         self.withdrawn: list[QueuedRequest] = []
+        self.policy = BatchingPolicy(max_queue_rows=8192, max_queue_age_s=1.0, max_batch_delay_s=0.002)
         self._arrival = asyncio.Event()
 
     def admit(
@@ -89,7 +91,7 @@ def policies_of(batcher: FakeBatcher, spec: PolicySpec = SPEC) -> PolicyRegistry
     """The policy MODEL, with the specification `spec`, served with `batcher`."""
     policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
     bundle = dataclasses.replace(BUNDLE, spec=spec)
-    policies.open({MODEL: ServedPolicy(bundle, cast("Batcher", batcher), SeenRange(spec))})
+    policies.open([ServedPolicy(bundle, cast("Batcher", batcher), SeenRange(spec))])
     return policies
 
 

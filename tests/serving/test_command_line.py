@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from policy.command_line import SERVER_VARIABLES
+from policy.command_line import SERVER_VARIABLES, options
 from serving.command_line import parse
 from serving.config import ConfigError, ServeConfig
-from serving.sockets import TcpAddress
+from serving.policy_settings import NamedPath, PolicySettings
+from serving.sockets import TcpAddress, UnixAddress
 
 
 def test_flags_become_the_configuration() -> None:
@@ -42,6 +43,33 @@ def test_variables_stand_for_flags_and_a_flag_beats_its_variable() -> None:
     assert (other.policies, other.address) == ((Path("c"),), TcpAddress("127.0.0.1", 1))
 
 
+def test_a_policy_has_a_name_a_version_and_is_followed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/robot")
+    Path("depth=4").mkdir()
+    words = ["maze=runs/lr=1/policies", "depth=4", "runs/lr=1/policies", "ant=~/a"]
+    flags = ["--policies", *words, "--versions", "maze=best", "ant=1000", "--follow", "--keep", "0", "--state-dir", "s"]
+    expected = ServeConfig(
+        policies=(
+            NamedPath("maze", Path("runs/lr=1/policies")),
+            Path("depth=4"),  # it exists
+            Path("runs/lr=1/policies"),  # a name has no slash
+            NamedPath("ant", Path("/home/robot/a")),
+        ),
+        versions=("maze=best", "ant=1000"),
+        follow=True,
+        keep=0,
+        state_dir=Path("s"),
+    )
+    assert parse(flags, {}) == expected
+    assert expected.wanted_versions == {"maze": "best", "ant": 1000}
+    variables = {"POLICIES": "\n".join(words), "VERSIONS": "maze=best\nant=1000", "FOLLOW": "on", "KEEP": "0"}
+    environ = {f"KILOLAYER_{name}": value for name, value in (variables | {"STATE_DIR": "s"}).items()}
+    assert parse([], environ) == expected
+    assert parse(["--no-follow"], environ) == dataclasses.replace(expected, follow=False)
+    assert parse(["--policies", "depth=4"], {}).follow is None
+
+
 def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable() -> None:
     flags = ["--log-rows", "0.01", "runs/rows", "--policies", "a", "--out-of-range", "refuse"]
     expected = ServeConfig(policies=(Path("a"),), log_rows=(0.01, Path("runs/rows")), out_of_range="refuse")
@@ -70,7 +98,12 @@ def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable(
             {"KILOLAYER_QUEUE_AGE": ""},
             "KILOLAYER_QUEUE_AGE is not a setting of the server; did you mean KILOLAYER_MAX_QUEUE_AGE_S?",
         ),
-        ({}, "--policies is missing; name at least one folder, such as --policies runs/first/policies"),
+        ({}, "--policies is missing; name at least one path, such as --policies runs/first/policies"),
+        (
+            {"KILOLAYER_POLICIES": "a", "KILOLAYER_VERSIONS": "a"},
+            "KILOLAYER_VERSIONS needs NAME=latest, NAME=best or NAME=NUMBER, got 'a'",
+        ),
+        ({"KILOLAYER_POLICIES": "a b=c"}, "KILOLAYER_POLICIES 'a b=c': the name before = is not allowed: name must be"),
         ({"KILOLAYER_LOG_FORMAT": "xml"}, "KILOLAYER_LOG_FORMAT must be auto, json or text, got 'xml'"),
         ({"KILOLAYER_LOG_ROWS": "0.01"}, "KILOLAYER_LOG_ROWS needs 2 values, got '0.01'; --help describes it"),
         ({"KILOLAYER_LOG_ROWS": "a:b"}, "KILOLAYER_LOG_ROWS must be a number, got 'a'"),
@@ -109,6 +142,13 @@ def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
             "--log-rows must be a path on this machine, got the URL gs://rows; use a folder",
         ),
         (["x", "--workers", "1"], "'x' belongs to no flag; --help lists all flags"),
+        (["--follow", "maze"], "--follow takes no value, got 'maze'; --help describes it"),
+        (
+            ["--policies", "maze="],
+            "--policies needs a path after the name, such as maze=runs/first/policies, got 'maze='",
+        ),
+        (["--policies", "maze=s3://b/x"], "--policies must be a path on this machine, got the URL s3://b/x"),
+        (["--policies", "s3://b/x=1"], "--policies must be a path on this machine, got the URL s3://b/x=1"),
     ],
 )
 def test_a_bad_flag_is_named_and_not_the_variable_that_it_overrides(arguments: list[str], message: str) -> None:
@@ -116,6 +156,19 @@ def test_a_bad_flag_is_named_and_not_the_variable_that_it_overrides(arguments: l
         parse(arguments, {"KILOLAYER_POLICIES": "a", "KILOLAYER_WORKERS": "y"} if "--workers" in arguments[0] else {})
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(message)
+
+
+def test_the_address_for_operators_is_a_socket_of_the_port_one_of_your_own_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    usual = parse(["--policies", "a"], {})
+    assert str(usual.admin_address(TcpAddress("::1", 50061))) == f"unix:{tmp_path}/kilolayer/admin-50061.sock"
+    assert usual.owns_admin_folder
+    own = parse(["--policies", "a", "--admin", "unix:/run/admin.sock"], {})
+    assert own.admin_address(TcpAddress("::1", 50061)) == UnixAddress(Path("/run/admin.sock"))
+    assert not own.owns_admin_folder
+    assert parse(["--policies", "a"], {"KILOLAYER_ADMIN": "off"}).admin_address(TcpAddress("::1", 50061)) is None
 
 
 def test_a_tilde_is_the_home_folder_in_flags_and_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +179,7 @@ def test_a_tilde_is_the_home_folder_in_flags_and_in_variables(monkeypatch: pytes
 
 
 def test_the_names_that_training_ignores_are_those_of_the_server() -> None:
-    assert {f"KILOLAYER_{field.name.upper()}" for field in dataclasses.fields(ServeConfig)} == SERVER_VARIABLES
+    assert {f"KILOLAYER_{name.upper()}" for name in options(ServeConfig)} == SERVER_VARIABLES
 
 
 def test_help_is_printed_whatever_the_variables_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +215,13 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
             {"listen": "unix:/a", "workers": 2},
             "--workers 2 needs a port, because gRPC cannot share a Unix socket between processes, got --listen unix:",
         ),
+        (
+            {"admin": "127.0.0.1:50052"},
+            "--admin must be unix:PATH, auto or off, got '127.0.0.1:50052'; a port would need TLS, which the",
+        ),
+        ({"admin": "on"}, "--admin must be unix:PATH, auto or off, got 'on'"),
+        ({"admin": "unix:"}, "--admin must name a path after unix:, such as"),
+        ({"admin": "unix:/a", "listen": "unix:/a"}, "--admin must differ from --listen, got unix:/a for both; leave"),
         ({"metrics_port": 65536}, "--metrics-port must be from 0 to 65535, got 65536; 0 picks a free port"),
         (
             {"metrics_port": 50051},
@@ -185,6 +245,34 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
             "--log-rows-mb must be at least 1 for each worker, which is 3, got 2; try 1024",
         ),
         ({"grace_s": float("inf")}, "--grace-s must be a positive number of seconds, got inf; try 10"),
+        ({"device": "cuda"}, "--device must be cpu, gpu or gpu:NUMBER, got 'cuda'; try gpu:0"),
+        ({"device": "gpu:x"}, "--device must be cpu, gpu or gpu:NUMBER, got 'gpu:x'; try gpu:0"),
+        (
+            {"policy_settings": (PolicySettings(name="maze", device="cpu:1"),)},
+            "policies.maze.device must be cpu, gpu or gpu:NUMBER, got 'cpu:1'; try gpu:0",
+        ),
+        ({"keep": 17}, "--keep must be from 0 to 16, got 17; try 2"),
+        ({"keep": -1}, "--keep must be from 0 to 16, got -1; try 2"),
+        ({"versions": ("maze",)}, "--versions needs NAME=latest, NAME=best or NAME=NUMBER, got 'maze'"),
+        (
+            {"versions": ("maze=newest",)},
+            "--versions 'maze' must be latest, best or the number of a version, got 'newest'",
+        ),
+        ({"versions": ("maze=007",)}, "--versions 'maze' must be latest, best or the number of a version, got '007'"),
+        ({"versions": ("maze=1", "maze=2")}, "--versions names 'maze' twice; give one version for each policy"),
+        ({"state_dir": Path("s3://bucket/x")}, "--state-dir must be a path on this machine, got the URL s3://bucket/x"),
+        (
+            {"policy_settings": (PolicySettings(name="maze", max_batch_rows=3),)},
+            "policies.maze.max_batch_rows must be a power of two from 1 to 65536, got 3; try 256",
+        ),
+        (
+            {"policy_settings": (PolicySettings(name="maze", max_queue_rows=1),)},
+            "policies.maze.max_queue_rows must be at least --max-call-rows, which is 4096, got 1; try 8192",
+        ),
+        (
+            {"policy_settings": (PolicySettings(name="maze", max_batch_delay_s=2.0),)},
+            "policies.maze.max_batch_delay_s must be from 0 to 1 second, got 2.0; try 0.002",
+        ),
         ({"grace_s": 0.0}, "--grace-s must be a positive number of seconds, got 0.0; try 10"),
     ],
 )
@@ -207,8 +295,8 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         parse(["--help"], {})
     assert left.value.code == 0
     text = capsys.readouterr().out
-    for field in dataclasses.fields(ServeConfig):
-        assert "--" + field.name.replace("_", "-") in text
+    for name in options(ServeConfig):
+        assert "--" + name.replace("_", "-") in text
     assert "KILOLAYER_MAX_BATCH_ROWS=64" in text
-    assert "--policies PATH [PATH ...]" in text
-    assert "as training writes them. (required)" in " ".join(text.replace("│", " ").split())
+    assert "--policies [NAME=]PATH ..." in text
+    assert "the one that training gave the policy. (required)" in " ".join(text.replace("│", " ").split())

@@ -12,6 +12,7 @@ import pytest
 from policy.bundle import Bundle
 from policy.networks import init_policy
 from serving.engine import cpu_device
+from serving.engine.devices import Device
 from serving.engine.engine import Engine, Kind
 from tests.samples import policy_spec
 
@@ -77,7 +78,8 @@ def test_a_cpu_computes_one_batch_per_core_of_at_most_1024_rows(
 def test_an_accelerator_computes_one_batch_at_a_time_of_any_size(
     served_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.engine.engine.calling_thread_device", lambda: None)
+    accelerator = Device(jax.devices("cpu")[0], is_calling_thread=False)
+    monkeypatch.setattr("serving.engine.engine.find_device", lambda _: accelerator)
     engine = Engine(served_bundle.params, served_bundle.spec, max_rows=4096)
     assert (engine.max_concurrency, engine.max_rows, engine.full_rows) == (1, 4096, 4096)
     assert engine.buckets[Kind.ACT][-1] == 4096
@@ -101,8 +103,3 @@ def test_the_environment_is_left_as_it_was(no_device_yet: None, monkeypatch: pyt
     cpu_device.calling_thread_device.cache_clear()
     cpu_device.calling_thread_device()
     assert "PJRT_NPROC" not in os.environ
-
-
-def test_an_accelerator_has_no_such_device(no_device_yet: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert cpu_device.calling_thread_device() is None

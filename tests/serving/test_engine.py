@@ -1,3 +1,6 @@
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ from policy import acting
 from policy.bundle import Bundle
 from policy.networks import init_policy
 from serving.engine.engine import Engine, Kind, noise_columns
-from tests.samples import policy_spec
+from tests.samples import WITHOUT_CRITIC, policy_spec
 
 ROWS = 5  # more than the bucket of four, fewer than that of sixteen
 
@@ -178,3 +181,59 @@ def test_a_policy_without_a_critic_compiles_nothing_to_score_with() -> None:
     for kind in (Kind.SCORE, Kind.BEST_OF):
         with pytest.raises(ValueError, match=f"point_u_maze has no critic, so it has no {kind.name}"):
             engine.compute(kind, np.zeros((1, engine.columns(kind)), np.float32))
+
+
+def test_another_version_of_the_same_sizes_reuses_what_is_compiled(engine: Engine, served_bundle: Bundle) -> None:
+    spec = served_bundle.spec
+    params = init_policy(jax.random.key(5), spec)
+    other = Engine(params, spec, max_rows=8)
+    compiled: list[str] = []
+
+    def count(event: str, duration_secs: float, **_details: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        assert other.reuse(engine)
+        rows = np.concatenate(pairs(1, ROWS), axis=1)
+        action = other.compute(Kind.ACT, rows)
+        drawn = other.compute(Kind.SAMPLE, drawn_rows(3, ROWS))
+        energy = other.compute(Kind.SCORE, np.concatenate([rows[:, :4], action, rows[:, 4:]], axis=1))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled
+    assert other.compilations == engine.compilations == 10
+    assert all(other.is_compiled(kind, bucket) for kind, buckets in other.buckets.items() for bucket in buckets)
+    state, goal = pairs(1, ROWS)
+    expected = acting.act(params, jnp.asarray(state), jnp.asarray(goal))
+    np.testing.assert_allclose(action, expected, atol=1e-6)
+    assert np.abs(action - engine.compute(Kind.ACT, rows)).max() > 1e-3
+    assert np.abs(drawn - engine.compute(Kind.SAMPLE, drawn_rows(3, ROWS))).max() > 1e-3
+    expected = acting.score(params, jnp.asarray(state), jnp.asarray(action), goal=jnp.asarray(goal), energy="l2")
+    np.testing.assert_allclose(energy[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"actor_depth": 8},
+        {"critic_width": 32},
+        {"activation": "relu"},
+        {"energy": "dot"},
+        {"action_chunk": 2},
+        {"state_quaternions": (0,)},
+        WITHOUT_CRITIC,
+    ],
+)
+def test_a_version_that_is_computed_in_another_way_reuses_nothing(
+    engine: Engine, served_bundle: Bundle, difference: dict[str, Any]
+) -> None:
+    spec = dataclasses.replace(served_bundle.spec, **difference)
+    other = Engine(init_policy(jax.random.key(5), spec), spec, max_rows=8)
+    assert not other.reuse(engine)
+    assert other.compilations == 0
+
+
+def test_other_batch_sizes_reuse_nothing(engine: Engine, served_bundle: Bundle) -> None:
+    assert not Engine(served_bundle.params, served_bundle.spec, max_rows=4).reuse(engine)

@@ -9,7 +9,17 @@ import grpc
 import pytest
 
 from serving import errors
-from serving.errors import REJECTION_REASONS, OverloadedError, Reason, ServingError, Status, echo, shortage
+from serving.errors import (
+    DEPLOYMENT_REASONS,
+    REJECTION_REASONS,
+    DeploymentError,
+    OverloadedError,
+    Reason,
+    ServingError,
+    Status,
+    echo,
+    shortage,
+)
 
 TABLE = {
     errors.InvalidRequestError("x"): (Status.INVALID_ARGUMENT, "invalid_request"),
@@ -30,7 +40,15 @@ TABLE = {
     errors.ComputationTimeoutError("x"): (Status.INTERNAL, "computation_timeout"),
     errors.NonFiniteActionError("x"): (Status.INTERNAL, "non_finite_action"),
     errors.UnexpectedError(): (Status.INTERNAL, "internal"),
+    DeploymentError(Reason.VERSION_REFUSED, "x"): (Status.FAILED_PRECONDITION, "version_refused"),
+    DeploymentError(Reason.NO_PREVIOUS, "x"): (Status.FAILED_PRECONDITION, "no_previous"),
+    DeploymentError(Reason.VERSION_IS_LIVE, "x"): (Status.FAILED_PRECONDITION, "version_is_live"),
+    DeploymentError(Reason.FIXED_VERSION, "x"): (Status.FAILED_PRECONDITION, "fixed_version"),
+    DeploymentError(Reason.BUSY, "x"): (Status.ABORTED, "busy"),
 }
+STATUSES = {reason: status.name for status, reason in TABLE.values()}
+OF_ADMIN_ONLY = {error.reason for error in TABLE if isinstance(error, DeploymentError)}
+PROTOS = Path(__file__).parents[2] / "protos/kilolayer/v1"
 
 
 @pytest.mark.parametrize(("error", "expected"), TABLE.items(), ids=lambda part: getattr(part, "reason", ""))
@@ -44,13 +62,24 @@ def test_every_reason_belongs_to_an_error() -> None:
     assert {error.reason for error in TABLE if isinstance(error, OverloadedError)} == set(REJECTION_REASONS)
 
 
+def documented(proto: str) -> list[tuple[str, str]]:
+    """Reasons and statuses in the table of a file of the contract."""
+    text = (PROTOS / proto).read_text()
+    assert "`kilolayer-reason`" in text
+    return re.findall(r"^// ([a-z_]+) +([A-Z_]+)  +\w", text, re.MULTILINE)
+
+
 def test_the_contract_lists_every_reason_with_its_status() -> None:
-    contract = (Path(__file__).parents[2] / "protos/kilolayer/v1/policy.proto").read_text()
-    documented = re.findall(r"^// ([a-z_]+) +([A-Z_]+)  +\w", contract, re.MULTILINE)
-    assert documented == [
-        (reason, status.name) for reason in Reason for status, other in TABLE.values() if other == reason
-    ]
-    assert "`kilolayer-reason`" in contract
+    of_robots = [reason for reason in Reason if reason not in OF_ADMIN_ONLY]
+    assert documented("policy.proto") == [(reason, STATUSES[reason]) for reason in of_robots]
+    of_admin = documented("admin.proto")
+    assert {reason for reason, _ in of_admin} == {*DEPLOYMENT_REASONS, "invalid_request", "internal"}
+    assert all(STATUSES[reason] == status for reason, status in of_admin)
+
+
+@pytest.mark.parametrize("reason", [Reason.UNKNOWN_POLICY, Reason.UNKNOWN_VERSION])
+def test_a_change_of_what_does_not_exist_is_not_found(reason: Reason) -> None:
+    assert DeploymentError(reason, "x").status is Status.NOT_FOUND
 
 
 def test_only_a_rejection_tells_grpc_not_to_retry() -> None:

@@ -66,7 +66,7 @@ def test_the_metrics_name_the_release_and_each_policy() -> None:
     metrics = Metrics(collectors)
     metrics.describe_build(device="cpu")
     spec = policy_spec(name="maze", control_period_s=0.05, actor_depth=8)
-    metrics.describe_policy(spec, version=1000)
+    metrics.show_live(spec, version=1000)
     families = {family.name: family for family in collectors.collect()}
     (build,) = families["kilolayer_build_info"].samples
     assert build.value == 1

@@ -1,5 +1,6 @@
 """When calls are checked before they are read, and what an unread call counts as. Times worked out by hand."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,9 +118,9 @@ def registry(*rejections: Rejection | None) -> PolicyRegistry:
     names = [f"p{number}" for number in range(len(rejections))]
     policies = PolicyRegistry(frozenset(names), default=names[0] if names else "p")
     served = zip(names, rejections, strict=True)
-    policies.open(
-        {name: ServedPolicy(BUNDLE, batcher(rejection), SeenRange(BUNDLE.spec)) for name, rejection in served}
-    )
+    for name, rejection in served:
+        bundle = dataclasses.replace(BUNDLE, spec=dataclasses.replace(BUNDLE.spec, name=name))
+        policies.open([ServedPolicy(bundle, batcher(rejection), SeenRange(BUNDLE.spec))])
     return policies
 
 

@@ -42,7 +42,7 @@ class Server:
         batching = BatchingPolicy(max_queue_rows=2, max_queue_age_s=1.0, max_batch_delay_s=0.0, read_every=READ_EVERY)
         self.batcher = Batcher(engine, policy=batching, metrics=metrics.for_policy(MODEL), clock=engine.clock)
         policies = PolicyRegistry(frozenset({MODEL}), default=MODEL)
-        policies.open({MODEL: ServedPolicy(BUNDLE, self.batcher, SeenRange(BUNDLE.spec))})
+        policies.open([ServedPolicy(BUNDLE, self.batcher, SeenRange(BUNDLE.spec))])
         self.handlers = RpcHandlers(metrics, tracing=tracing, clock=engine.clock)
         service = PolicyService(policies, handlers=self.handlers, max_rows=8).service()
         self.transport = GrpcTransport([service], max_request_bytes=2**20, clock=engine.clock)

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import logging
 import shutil
@@ -7,9 +8,13 @@ from pathlib import Path
 import orbax.checkpoint
 import pytest
 
+from policy import bundle
 from policy.bundle import Bundle
 from serving.errors import StartupError
+from serving.policies.restart import first_choices
 from serving.policies.store import load_all
+from serving.policy_settings import Wanted
+from tests.serving.sources import policy_source
 
 Publish = Callable[..., Path]
 
@@ -26,9 +31,12 @@ def unwanted(reason: str) -> None:
     raise AssertionError(f"a version was rejected: {reason}")
 
 
-def load(folder: Path, *, on_rejected: Callable[[str], None], strict: bool = False) -> Bundle:
+def load(
+    folder: Path, *, on_rejected: Callable[[str], None], strict: bool = False, wanted: Wanted = "latest"
+) -> Bundle:
     """The policy of the only folder."""
-    (loaded,) = load_all([folder], on_rejected=on_rejected, strict=strict).values()
+    source = policy_source(folder, wanted=wanted)
+    (loaded,) = load_all([source], [first_choices(source)], on_rejected=on_rejected, strict=strict).values()
     return loaded
 
 
@@ -66,7 +74,7 @@ def test_strict_refuses_what_would_be_an_older_version(publish: Publish, tmp_pat
     shutil.rmtree(tmp_path / "1")
     publish(tmp_path, 1)
     reasons: list[str] = []
-    expected = f"--strict: the newest version cannot be served: {tmp_path / '2'} is not a usable policy .hash."
+    expected = f"--strict: the latest version cannot be served: {tmp_path / '2'} is not a usable policy .hash."
     with pytest.raises(StartupError, match=expected):
         load(tmp_path, on_rejected=reasons.append, strict=True)
     assert reasons == ["hash"]
@@ -100,51 +108,39 @@ def test_what_the_machine_lacks_is_not_blamed_on_a_version(
         load(tmp_path, on_rejected=unwanted)
 
 
-def test_policies_come_in_the_order_of_their_folders(publish: Publish, tmp_path: Path) -> None:
+def test_policies_come_in_the_order_of_their_sources_under_the_names_they_are_served(
+    publish: Publish, tmp_path: Path
+) -> None:
     publish(tmp_path / "z", 1, name="zebra")
     publish(tmp_path / "a", 2, name="ant")
-    loaded = load_all([tmp_path / "z", tmp_path / "a"], on_rejected=unwanted)
-    assert [(name, found.version) for name, found in loaded.items()] == [("zebra", 1), ("ant", 2)]
+    sources = [policy_source(tmp_path / "z", name="zebra"), policy_source(tmp_path / "a", name="walker")]
+    loaded = load_all(sources, [first_choices(source) for source in sources], on_rejected=unwanted)
+    assert [(name, found.version) for name, found in loaded.items()] == [("zebra", 1), ("walker", 2)]
+    assert loaded["walker"].spec == dataclasses.replace(bundle.read(tmp_path / "a" / "2").spec, name="walker")
 
 
-def test_two_folders_with_one_name_are_refused(publish: Publish, tmp_path: Path) -> None:
-    publish(tmp_path / "a", 1)
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(StartupError, match=r"a and .*b both hold a policy named point_u_maze; serve one"):
-        load_all([tmp_path / "a", tmp_path / "b"], on_rejected=unwanted)
+def test_a_version_that_is_named_is_loaded_or_the_server_does_not_start(publish: Publish, tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        publish(tmp_path, version)
+    assert load(tmp_path, on_rejected=unwanted, wanted=2).version == 2
+    damage(tmp_path / "2")
+    reasons: list[str] = []
+    expected = f"version 2 of point_u_maze cannot be served: {tmp_path / '2'} is not a usable policy .hash."
+    with pytest.raises(StartupError, match=expected):
+        load(tmp_path, on_rejected=reasons.append, wanted=2)
+    assert reasons == ["hash"]
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (str, "does not exist; train a policy first"),
-        (lambda folder: folder.write_text(""), "is not a folder"),
-        (lambda folder: folder.mkdir(), "holds no published version; train a policy first"),
-    ],
-)
-def test_a_folder_without_policies_is_an_error_that_says_what_to_do(
-    make: Callable[[Path], object], message: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / "policies"
-    make(folder)
-    with pytest.raises(StartupError, match=message):
-        load(folder, on_rejected=unwanted)
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, **_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "stat", refuse)
-    with pytest.raises(StartupError, match=rf"cannot read {tmp_path / 'x'} .Permission denied.; check its permissions"):
-        load(tmp_path / "x", on_rejected=unwanted)
-
-
-@pytest.mark.parametrize("given", ["run", "run/policies/7"])
-def test_a_folder_one_off_is_told_the_right_one(publish: Publish, tmp_path: Path, given: str) -> None:
-    publish(tmp_path / "run" / "policies", 7)
-    with pytest.raises(StartupError, match=r"holds no published version, but .*run/policies does"):
-        load(tmp_path / given, on_rejected=unwanted)
+def test_without_the_best_version_the_next_best_is_loaded(publish: Publish, tmp_path: Path) -> None:
+    for version, stay in ((1, 0.5), (2, 0.75), (3, 0.25)):
+        publish(tmp_path, version, stay=stay)
+    assert load(tmp_path, on_rejected=unwanted, wanted="best").version == 2
+    damage(tmp_path / "2")
+    reasons: list[str] = []
+    assert load(tmp_path, on_rejected=reasons.append, wanted="best").version == 1
+    assert reasons == ["hash"]
+    with pytest.raises(StartupError, match="--strict: the best version cannot be served"):
+        load(tmp_path, on_rejected=reasons.append, wanted="best", strict=True)
 
 
 def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
@@ -157,6 +153,6 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     reasons: list[str] = []
-    with pytest.raises(StartupError, match=r"no version in .* is valid, of 1; the log has the reason for each"):
+    with pytest.raises(StartupError, match="version 1 of point_u_maze cannot be served: .*Permission denied"):
         load(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]

@@ -200,7 +200,8 @@ async def test_a_server_at_a_unix_socket_answers_the_client_and_counts_its_conne
     await server.start()
     await server.prepare()
     server.open()
-    assert re.match(rf"ready: grpc=unix:{path} metrics=http://127.0.0.1:\d+/metrics ", server.ready_line())
+    assert server.addresses()["grpc"] == f"unix:{path}"
+    assert re.fullmatch(r"http://127.0.0.1:\d+/metrics", server.addresses()["metrics"])
     async with AsyncPolicyClient(server.addresses()["grpc"], timeout_s=10) as client:
         response = await client.act([0.5, 0, 0, 0], [1, 1])
         assert (response.policy, response.version) == ("point_u_maze", "1000")

@@ -18,13 +18,28 @@ import pytest
 
 from serving.config import ServeConfig
 from serving.errors import StartupError
+from serving.policies.restart import Restart
+from serving.policy_settings import NamedPath, PolicySettings
 from serving.telemetry import heartbeat
 from serving.workers import supervisor as supervisor_module
 from serving.workers import worker, worker_process
-from serving.workers.messages import Alive, Compiled, Loaded, Message, Open, Serving, Start, from_line, to_line
+from serving.workers.messages import (
+    Alive,
+    Change,
+    Changed,
+    Compiled,
+    Loaded,
+    Message,
+    Open,
+    Serving,
+    Start,
+    from_line,
+    to_line,
+)
 from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 from tests.serving.batcher_bench import WaitUntil
+from tests.serving.sources import policy_source
 
 CONFIG = ServeConfig(policies=(Path("a"), Path("b c")), workers=2)
 PROGRAM = (
@@ -35,11 +50,11 @@ COMPILE_AND_DIE = "say(Compiled()); os._exit(3)"
 COMPILE_AND_HANG = "say(Compiled()); signal.pause()"
 SERVE_ON_ONLY_AS_THE_FIRST = """
 start = from_line(sys.stdin.buffer.readline())
-say(Loaded((1,)))
+say(Loaded({"ant": 1}))
 say(Compiled())
 assert from_line(sys.stdin.buffer.readline()) == Open()
-say(Serving("ant@1"))
-if start.versions is None:  # as the first worker of all, which has no versions given
+say(Serving())
+if len(start.choices[0]) > 1:  # as the first worker of all, which finds the version
     signal.pause()
 os._exit(3)
 """
@@ -47,16 +62,16 @@ os._exit(3)
 
 SERVE = """
 from_line(sys.stdin.buffer.readline())
-say(Loaded((1,)))
+say(Loaded({"ant": 1}))
 say(Compiled())
 assert from_line(sys.stdin.buffer.readline()) == Open()
-say(Serving("ant@1"))
+say(Serving())
 signal.pause()
 """
 SERVE_AND_BEAT = SERVE.replace("signal.pause()", "import time\nwhile True: say(Alive()); time.sleep(0.02)")
 DIE_LOADED = """
 from_line(sys.stdin.buffer.readline())
-say(Loaded((1,)))
+say(Loaded({"ant": 1}))
 os.kill(os.getpid(), 9)
 """
 DIE_UNLOADED = "os.kill(os.getpid(), 9)"
@@ -65,6 +80,13 @@ CANNOT_SERVE = "sys.stdin.buffer.readline(); os._exit(1)"
 
 def command(program: str) -> list[str]:
     return [sys.executable, "-c", PROGRAM + program]
+
+
+def new_supervisor(**arguments: Any) -> Supervisor:
+    """A supervisor of two workers. The first one may serve version 2 or 1 of the policy ant."""
+    config = dataclasses.replace(CONFIG, metrics_port=0, admin="off")
+    sources = [policy_source(Path("a"), name="ant")]
+    return Supervisor(config, sources, Restart(None, {}, choices=((2, 1),)), **arguments)
 
 
 @asynccontextmanager
@@ -79,20 +101,36 @@ async def watched_loop() -> AsyncGenerator[None]:
 
 async def start(program: str) -> WorkerProcess:
     each = await WorkerProcess.start(command=command(program))
-    each.load(CONFIG, versions=None, cores=())
+    each.load(CONFIG, choices=(), cores=())
     return each
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Start(dataclasses.replace(CONFIG, max_batch_delay_s=0.1), versions=(3, 5), cores=(0, 2)),
-        Start(CONFIG, versions=None, cores=()),
-        Start(dataclasses.replace(CONFIG, log_rows=(0.01, Path("rows"))), versions=None, cores=()),
+        Start(dataclasses.replace(CONFIG, max_batch_delay_s=0.1), choices=((3,), (5, 4)), cores=(0, 2)),
+        Start(CONFIG, choices=(), cores=()),
+        Start(dataclasses.replace(CONFIG, log_rows=(0.01, Path("rows"))), choices=(), cores=()),
+        Start(
+            dataclasses.replace(
+                CONFIG,
+                policies=(Path("a=b"), NamedPath("maze", Path("c=d"))),
+                versions=("maze=best",),
+                follow=True,
+                state_dir=Path("state"),
+                config=Path("server.toml"),
+                policy_settings=(PolicySettings(name="maze", versions=3, max_batch_delay_s=0.5),),
+            ),
+            choices=((3,),),
+            cores=(),
+        ),
         Open(),
-        Loaded((3, 5)),
+        Change(1, "prepare", "maze", 2),
+        Changed(1),
+        Changed(2, refused="hash", problem="it is damaged"),
+        Loaded({"ant": 3}),
         Compiled(),
-        Serving("ant@3 \u00e9\n"),
+        Changed(3, problem="\u00e9\n"),
         Alive(),
     ],
 )
@@ -106,17 +144,19 @@ def test_a_message_is_one_line_and_reads_back_as_it_was(message: Message) -> Non
 async def test_a_worker_gets_its_configuration_and_its_messages_arrive() -> None:
     program = """
 start = from_line(sys.stdin.buffer.readline())
-say(Loaded(start.versions + start.cores + (start.config.workers, len(start.config.policies))))
+(choices,) = start.choices
+cores, policies = sum(start.cores), len(start.config.policies)
+say(Loaded({"a": choices[0], "b": choices[1], "c": cores, "d": start.config.workers, "e": policies}))
 sys.stdin.buffer.readline()
-say(Serving("ant@7"))
+say(Serving())
 signal.pause()
 """
     async with watched_loop():
         each = await WorkerProcess.start(command=command(program))
-        each.load(CONFIG, versions=(7,), cores=(1, 4))
-        assert await each.loaded() == Loaded((7, 1, 4, 2, 2))
+        each.load(CONFIG, choices=[[7, 6]], cores=(1, 4))
+        assert await each.loaded() == Loaded({"a": 7, "b": 6, "c": 5, "d": 2, "e": 2})
         assert not each.serves
-        assert await each.open() == Serving("ant@7")
+        assert await each.open() == Serving()
         assert each.serves
         each.terminate()
         assert await each.ended() == -signal.SIGTERM
@@ -167,12 +207,14 @@ async def test_a_worker_that_dies_before_it_reads_that_it_may_open_has_ended() -
 
 async def test_a_worker_opens_when_told_and_stops_when_its_supervisor_is_gone() -> None:
     read_end, write_end = os.pipe()
-    may_open, stop = asyncio.Event(), asyncio.Event()
+    received, stop = asyncio.Queue[Open | Change](), asyncio.Event()
+    change = Change(7, "switch", "maze", 2)
     with os.fdopen(read_end, "rb", buffering=0) as from_supervisor:
         loop = asyncio.get_running_loop()
-        listening = asyncio.create_task(asyncio.to_thread(worker.listen, from_supervisor, loop, may_open, stop))
-        os.write(write_end, to_line(Open()))
-        await asyncio.wait_for(may_open.wait(), timeout=10)
+        listening = asyncio.create_task(asyncio.to_thread(worker.listen, from_supervisor, loop, received, stop))
+        os.write(write_end, to_line(Open()) + to_line(change) + b'{"type": "Ch')  # the end is cut off
+        assert await asyncio.wait_for(received.get(), timeout=10) == Open()
+        assert await asyncio.wait_for(received.get(), timeout=10) == change
         assert not stop.is_set()
         os.close(write_end)
         await asyncio.wait_for(stop.wait(), timeout=10)
@@ -185,14 +227,14 @@ async def test_a_worker_that_ends_while_its_supervisor_does_logs_no_traceback() 
     ended = asyncio.new_event_loop()
     ended.close()
     with os.fdopen(read_end, "rb", buffering=0) as from_supervisor:
-        worker.listen(from_supervisor, ended, asyncio.Event(), asyncio.Event())  # in a thread, it would log an error
+        worker.listen(from_supervisor, ended, asyncio.Queue(), asyncio.Event())  # in a thread, it would log an error
 
 
 def test_a_worker_whose_supervisor_died_before_it_said_what_to_serve_stops(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(worker, "log_to_stderr", lambda *_, **__: None)  # the test's own log stays as it is
-    for received in (b"", to_line(Start(CONFIG, versions=None, cores=()))[:-5]):
+    for received in (b"", to_line(Start(CONFIG, choices=(), cores=()))[:-5]):
         assert worker.run_worker(io.BytesIO(received), io.BytesIO()) == 0
     assert caplog.messages == ["the supervisor process is gone; stopping"] * 2
 
@@ -236,7 +278,7 @@ def test_a_stopped_worker_makes_the_server_unready_until_it_goes_on(
         return started[-1]
 
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
-    supervisor = Supervisor(dataclasses.replace(CONFIG, metrics_port=0))
+    supervisor = new_supervisor()
     problem = supervisor._problem  # pyright: ignore[reportPrivateUsage]
 
     async def run() -> int:
@@ -267,10 +309,9 @@ def test_after_five_deaths_the_supervisor_gives_up_and_replaces_none_of_those_th
         return await start_worker(command=command(SERVE_ON_ONLY_AS_THE_FIRST))
 
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
-    config = dataclasses.replace(CONFIG, metrics_port=0)
     clock = iter([0.0, 1.0, 2.0, 3.0, 4.0, 100.0]).__next__  # the last: one that takes long to stop
     with pytest.raises(StartupError, match=r"worker \d+ ended with exit code 3; 5 workers ended within 60 s"):
-        asyncio.run(Supervisor(config, clock=clock).run())
+        asyncio.run(new_supervisor(clock=clock).run())
     replaced = [line for line in caplog.messages if "starting another" in line]
     assert len(replaced) == 4
     assert all("ended with exit code 3" in line for line in replaced)
@@ -301,7 +342,7 @@ def supervise(
         return await start_worker(command=command(left.pop(0) if len(left) > 1 else left[0]))
 
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
-    supervisor = Supervisor(dataclasses.replace(CONFIG, metrics_port=0))
+    supervisor = new_supervisor()
 
     async def run() -> int:
         running = asyncio.create_task(supervisor.run())
@@ -375,7 +416,7 @@ def test_while_no_process_can_be_started_the_other_workers_go_on(
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
 
     async def run() -> int:
-        running = asyncio.create_task(Supervisor(dataclasses.replace(CONFIG, metrics_port=0)).run())
+        running = asyncio.create_task(new_supervisor().run())
         await wait_until(lambda: [each.serves for each in started] == [True, True])
         started[0].kill()
         await wait_until(lambda: [each.serves for each in started] == [False, True, True])

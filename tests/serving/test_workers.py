@@ -45,7 +45,7 @@ class Served:
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stderr=file, env=environ)
         self.address, self.metrics = self.wait_for(
-            r"ready: grpc=(\S+) metrics=(\S+) policies=point_u_maze@1000 workers=2"
+            r"ready: grpc=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000 workers=2"
         )
         self.health = self.metrics.replace("/metrics", "/healthz")
 
@@ -114,7 +114,6 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
         each = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in served.workers()]
         assert served.sample("process_resident_memory_bytes") > sum(each)  # the supervisor's too
 
-        publish(folder, 2000)  # which a replacement must not serve beside the other worker's 1000
         before = served.workers()
         victim = min(before)
         signal_number = signal.SIGKILL
@@ -127,6 +126,14 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
         assert served.call(40) == {"1000"}
         assert served.sample("kilolayer_requests_total") == 90
         assert served.sample("kilolayer_workers") == 2
+
+        publish(folder, 2000)
+        served.wait_for("point_u_maze: version 2000 is live in place of version 1000")
+        assert served.call(40) == {"2000"}
+        victim = min(served.workers())
+        subprocess.run(["kill", f"-{signal_number.value}", str(victim)], check=True)
+        served.wait_for(f"worker [0-9]+ serves in place of worker {victim}")
+        assert served.call(40) == {"2000"}
 
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(timeout=30) == 0
@@ -173,8 +180,8 @@ def test_workers_end_with_their_supervisor(policies: Path, tmp_path: Path) -> No
     assert served.logged().count("the supervisor process is gone; stopping") == 2
 
 
-def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp_path: Path) -> None:
-    command = command_of(tmp_path, "--no-metrics")
+def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(policies: Path) -> None:
+    command = command_of(policies, "--no-metrics")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while not any("numpy" in Path(f"/proc/{pid}/maps").read_text() for pid in children.read_text().split()):
@@ -188,21 +195,23 @@ def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(tmp
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_ends_all_with_exit_code_1(policies: Path, tmp_path: Path) -> None:
+    shutil.copytree(policies / "1000", tmp_path / "1000")
+    (tmp_path / "1000/probes.npz").write_bytes(b"")
     command = command_of(tmp_path, "--no-metrics")
     done = subprocess.run([*command, "--log-format", "text"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     first, second = done.stderr.splitlines()
-    assert re.search(rf"ERROR worker \d+: {re.escape(str(tmp_path))} holds no published version; train a", first)
+    assert re.search(r"ERROR worker \d+: version 1000 of point_u_maze cannot be served: .*probes.npz", first)
     assert re.search(r"ERROR worker \d+ ended with exit code 1 before it could serve", second)
 
 
 def test_without_room_for_temporary_files_there_is_one_line_and_exit_code_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert (
-        supervise(ServeConfig(policies=(tmp_path,), workers=2, listen="127.0.0.1:0", metrics_port=0, metrics=False))
+        supervise(ServeConfig(policies=(policies,), workers=2, listen="127.0.0.1:0", metrics_port=0, metrics=False))
         == 1
     )
     (line,) = caplog.messages

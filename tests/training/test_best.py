@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from policy.bundle import FORMAT_VERSION
+from policy.verified_folder import write_manifest
 from training.run_dir.best import best_version
 
 
@@ -13,6 +15,7 @@ def write_versions(root: Path, found: dict[int, object]) -> None:
         folder = root / str(version)
         folder.mkdir(parents=True)
         (folder / "policy.json").write_text(json.dumps({"provenance": {"metrics": metrics}}))
+        write_manifest(folder, FORMAT_VERSION)
 
 
 @pytest.mark.parametrize(

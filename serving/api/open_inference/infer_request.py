@@ -161,7 +161,7 @@ class PendingInference:
         parameters = {"kilolayer-out-of-range": pb.InferParameter(bool_param=True)} if self.is_out_of_range else {}
         return pb.ModelInferResponse(
             parameters=parameters,
-            model_name=self.served.bundle.spec.name,
+            model_name=self.served.name,
             model_version=self.served.version,
             id=self.request_id,
             outputs=[output],

@@ -1,5 +1,6 @@
 """Metadata of this protocol: what the server is, and names, shapes and scheduling of each policy."""
 
+from collections.abc import Sequence
 from importlib import metadata
 
 from serving.api.open_inference import open_inference_pb2 as pb
@@ -21,16 +22,16 @@ def server_metadata() -> pb.ServerMetadataResponse:
     return pb.ServerMetadataResponse(name="kilolayer", version=_version(), extensions=_EXTENSIONS)
 
 
-def model_metadata(served: ServedPolicy) -> pb.ModelMetadataResponse:
-    """Return the tensors of a policy."""
+def model_metadata(served: ServedPolicy, versions: Sequence[str]) -> pb.ModelMetadataResponse:
+    """Return the tensors of a policy, and its `versions` that answer requests."""
 
     def tensor(name: str) -> pb.ModelMetadataResponse.TensorMetadata:
         shape = [_ANY, _dim(served, name)]
         return pb.ModelMetadataResponse.TensorMetadata(name=name, datatype=DATATYPE, shape=shape)
 
     return pb.ModelMetadataResponse(
-        name=served.bundle.spec.name,
-        versions=[served.version],
+        name=served.name,
+        versions=versions,
         platform=_PLATFORM,
         inputs=map(tensor, INPUTS),
         outputs=[tensor(OUTPUT)],
@@ -40,7 +41,7 @@ def model_metadata(served: ServedPolicy) -> pb.ModelMetadataResponse:
 def model_config(served: ServedPolicy, config: ServeConfig) -> pb.ModelConfig:
     """Return the Triton configuration of a policy; dimensions are those of one row."""
     return pb.ModelConfig(
-        name=served.bundle.spec.name,
+        name=served.name,
         platform=_PLATFORM,
         backend=_BACKEND,
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
@@ -48,7 +49,7 @@ def model_config(served: ServedPolicy, config: ServeConfig) -> pb.ModelConfig:
         input=[pb.ModelInput(name=name, data_type=_TYPE, dims=[_dim(served, name)]) for name in INPUTS],
         output=[pb.ModelOutput(name=OUTPUT, data_type=_TYPE, dims=[_dim(served, OUTPUT)])],
         dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=round(config.max_batch_delay_s * 1e6),
+            max_queue_delay_microseconds=round(served.batcher.policy.max_batch_delay_s * 1e6),
             priority_levels=PRIORITIES,
             default_priority_level=PRIORITIES,
             default_queue_policy=pb.ModelQueuePolicy(timeout_action="REJECT", allow_timeout_override=True),

@@ -123,19 +123,20 @@ class OpenInferenceService:
         )
 
     def _server_ready(self) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=_finds(self._policies.all))
+        return pb.ServerReadyResponse(ready=_finds(self._policies.live))
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=_finds(lambda: self._find(request)))
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        return model_metadata(self._find(request))
+        served = self._find(request)
+        return model_metadata(served, [each.version for each in self._policies.loaded(served.name)])
 
     def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(config=model_config(self._find(request), self._config))
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        served = [self._find(request)] if request.name else self._policies.all().values()
+        served = [self._find(request)] if request.name else self._policies.live().values()
         return pb.ModelStatisticsResponse(model_stats=map(self._statistics.encode, served))
 
     def _find(self, request: _AboutModel) -> ServedPolicy:

@@ -61,7 +61,7 @@ class VersionStatistics:
     def encode(self, served: ServedPolicy, *, rows: int, batches: int) -> pb.ModelStatistics:
         """Return the message of the protocol."""
         return pb.ModelStatistics(
-            name=served.bundle.spec.name,
+            name=served.name,
             version=served.version,
             last_inference=round(self._last_inference_s * 1e3),
             inference_count=rows,
@@ -92,7 +92,7 @@ class StatisticsByVersion:
 
     def of(self, served: ServedPolicy) -> VersionStatistics:
         """Return the statistics of the version in `served`."""
-        key = served.bundle.spec.name, served.version
+        key = served.name, served.version
         statistics = self._statistics.get(key)
         if statistics is None:
             statistics = self._statistics[key] = VersionStatistics(self._wall_clock)
@@ -100,7 +100,7 @@ class StatisticsByVersion:
 
     def encode(self, served: ServedPolicy) -> pb.ModelStatistics:
         """Return the message of the protocol for the version in `served`."""
-        name = served.bundle.spec.name
+        name = served.name
         rows, batches = _total(self._metrics.rows.labels(name)), _total(self._metrics.batches.labels(name))
         return self.of(served).encode(served, rows=rows, batches=batches)
 

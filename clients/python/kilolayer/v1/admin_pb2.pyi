@@ -1,0 +1,123 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PolicyStatus(_message.Message):
+    __slots__ = ("policy", "live_version", "previous_versions", "loaded_versions", "following", "wanted", "refused")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    LIVE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    LOADED_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWING_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    live_version: str
+    previous_versions: _containers.RepeatedScalarFieldContainer[str]
+    loaded_versions: _containers.RepeatedScalarFieldContainer[str]
+    following: bool
+    wanted: str
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedVersion]
+    def __init__(self, policy: _Optional[str] = ..., live_version: _Optional[str] = ..., previous_versions: _Optional[_Iterable[str]] = ..., loaded_versions: _Optional[_Iterable[str]] = ..., following: _Optional[bool] = ..., wanted: _Optional[str] = ..., refused: _Optional[_Iterable[_Union[RefusedVersion, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class RefusedVersion(_message.Message):
+    __slots__ = ("version", "reason", "detail")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    reason: str
+    detail: str
+    def __init__(self, version: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    def __init__(self, policy: _Optional[str] = ...) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("policies",)
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[PolicyStatus]
+    def __init__(self, policies: _Optional[_Iterable[_Union[PolicyStatus, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class LoadRequest(_message.Message):
+    __slots__ = ("policy", "version")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class LoadResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class UnloadRequest(_message.Message):
+    __slots__ = ("policy", "version")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class UnloadResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class SwitchRequest(_message.Message):
+    __slots__ = ("policy", "version")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class SwitchResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    def __init__(self, policy: _Optional[str] = ...) -> None: ...
+
+class RollbackResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class FollowRequest(_message.Message):
+    __slots__ = ("policy", "off")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    OFF_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    off: bool
+    def __init__(self, policy: _Optional[str] = ..., off: _Optional[bool] = ...) -> None: ...
+
+class FollowResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

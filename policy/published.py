@@ -1,0 +1,95 @@
+"""Which versions of a policy a folder holds, and what their policy.json says. Imports no JAX.
+
+Only `policy.bundle.read` verifies a version. What is read here serves to choose one.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from policy.spec import check_name
+from policy.verified_folder import MALFORMED, MANIFEST
+
+DESCRIPTION = "policy.json"
+STAY = "eval/stay"
+_MAX_BYTES = 1 << 24  # far more than a description has; a damaged one must not fill the memory
+
+
+class DescriptionError(Exception):
+    """A policy.json that cannot be read, or that is not the published one. The message is a part of a sentence."""
+
+
+def versions(root: Path) -> list[int]:
+    """Return the versions published in `root`, oldest first, unverified; none if there is no such folder.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if not root.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in root.iterdir() if entry.is_dir() and is_version(entry.name))
+
+
+def is_version(name: str) -> bool:
+    """Return whether `name` is a version: decimal digits without a leading zero, so that a version has one name."""
+    return name.isascii() and name.isdigit() and name == str(int(name))
+
+
+def published_name(version: Path) -> str:
+    """Return the name that the specification of a version has.
+
+    Args:
+        version: the folder of the version.
+
+    Raises:
+        DescriptionError: it has no valid name, or policy.json has another hash than the manifest says.
+    """
+    description = _description(version)
+    try:
+        return check_name(description["spec"]["name"])
+    except MALFORMED as error:
+        raise DescriptionError(f"{DESCRIPTION} of {version} has no valid name: {error}") from error
+
+
+def metric(version: Path, name: str) -> float:
+    """Return a metric of the evaluation of a version; minus infinity if it has none, or none that is finite.
+
+    Args:
+        version: the folder of the version.
+        name: such as eval/stay.
+    """
+    try:
+        value = float(_description(version)["provenance"]["metrics"][name])
+    except (*MALFORMED, DescriptionError, OverflowError):  # verification names damaged versions
+        return -math.inf
+    return value if math.isfinite(value) else -math.inf
+
+
+def best_first(stays: Mapping[int, float]) -> list[int]:
+    """Return versions by their eval/stay, the highest first; of versions with the same stay, the newer one first."""
+    return sorted(stays, key=lambda version: (stays[version], version), reverse=True)
+
+
+def _description(version: Path) -> Any:
+    """Return the decoded policy.json of a version. A reader cannot trust one with another hash than published."""
+    content = _read(version / DESCRIPTION)
+    try:
+        published = json.loads(_read(version / MANIFEST))["files"][DESCRIPTION]["sha256"]
+        if hashlib.sha256(content).hexdigest() != published:
+            raise DescriptionError(f"{DESCRIPTION} of {version} has changed since it was published")
+        return json.loads(content)
+    except MALFORMED as error:
+        raise DescriptionError(f"{DESCRIPTION} or {MANIFEST} of {version} cannot be parsed: {error!r:.200}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # to open a pipe would block
+            raise DescriptionError(f"{path} is not a file")
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES)
+    except OSError as error:
+        raise DescriptionError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,272 @@
+"""kilolayer-admin: the command of an operator, which shows and changes the versions that a running server serves.
+
+    kilolayer-admin status
+    kilolayer-admin switch point_u_maze 2000 --port 50051
+
+Exit codes: 0 when it is done; 1 if the server refuses it or cannot be reached; 2 for wrong usage.
+"""
+
+import argparse
+import json
+import math
+import os
+import pwd
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
+from serving.user_folders import find_admin_address
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from kilolayer.v1 import admin_pb2 as pb
+
+_PORT = 50051  # of the server's --listen
+_MAX_PORT = 65535
+_LOAD_S, _OTHER_S = 600.0, 10.0  # most seconds to wait; a deep version may compile for minutes
+_USER_KEY = "kilolayer-admin-user"
+_ACTIONS = {
+    "status": ("[POLICY]", "show which versions are served"),
+    "load": ("[POLICY] VERSION", "load a version: it answers requests that name it, and is not live"),
+    "unload": ("[POLICY] VERSION", "unload a version that is not live"),
+    "switch": ("[POLICY] VERSION", "make a version live, and load it first if needed; turns following off"),
+    "rollback": ("[POLICY]", "make the version live that was live before; turns following off"),
+    "follow": ("[POLICY] [--off]", "take up new versions, or stop doing so"),
+    "drain": ("", "stop the server: it answers the requests that it has accepted, and exits"),
+}
+_NAME_VERSION = frozenset({"load", "unload", "switch"})
+_MAY_LOAD = frozenset({"load", "switch"})
+_COLUMNS = ("POLICY", "LIVE", "PREVIOUS", "LOADED", "WANTED", "FOLLOWING")
+
+
+class _FailedError(Exception):
+    """The command has failed. The message is one line."""
+
+
+class UsageError(_FailedError):
+    """Wrong usage. The message is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help describes the usage")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code. `arguments` default to those of the process."""
+    try:
+        return _run(parse(sys.argv[1:] if arguments is None else arguments))
+    except _FailedError as error:
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("error: stopped waiting; the server completes what it has begun", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    actions = "\n".join(f"  {name} {words}".ljust(28) + text for name, (words, text) in _ACTIONS.items())
+    made = _Parser(
+        prog="kilolayer-admin",
+        usage="%(prog)s ACTION [POLICY] [VERSION] [--port PORT | --admin unix:PATH] [--off] [--timeout-s S] [--json]",
+        description="Show and change the versions that a running server serves.",
+        epilog=f"actions:\n{actions}\n\nPOLICY may be left out if the server has only one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("action", choices=_ACTIONS, metavar="ACTION", help="one of the actions below")
+    made.add_argument("names", nargs="*", metavar="POLICY, VERSION", help="what it is about")
+    made.add_argument("--port", type=int, default=_PORT, help=f"the server's port for gRPC (default: {_PORT})")
+    made.add_argument("--admin", metavar="unix:PATH", help="the address instead, as the server's ready line shows it")
+    made.add_argument("--off", action="store_true", help="with follow: take up no new versions")
+    timeouts = f"{_LOAD_S:g} for load and switch, {_OTHER_S:g} for others"
+    made.add_argument("--timeout-s", type=float, metavar="S", help=f"most seconds to wait (default: {timeouts})")
+    made.add_argument("--json", action="store_true", help="print the server's reply as JSON")
+    return made
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; `policy`, `version` and `address` are set in what is returned.
+
+    Raises:
+        UsageError: an argument is missing, unknown or not allowed.
+    """
+    parsed = parser().parse_intermixed_args(arguments)
+    action, names = parsed.action, list(parsed.names)
+    most = 2 if action in _NAME_VERSION else int(action != "drain")
+    if len(names) > most:
+        words = _ACTIONS[action][0] or "alone"
+        raise UsageError(f"{names[most]!r} is one word too many, the usage is {action} {words}; --help has more")
+    parsed.version = names.pop() if action in _NAME_VERSION and names else ""
+    parsed.policy = names.pop() if names else ""
+    if action in _NAME_VERSION and not (parsed.version.isascii() and parsed.version.isdigit()):
+        raise UsageError(
+            f"{action} needs a version, which is a number, got {parsed.version!r}; such as kilolayer-admin {action}"
+            " point_u_maze 2000"
+        )
+    if parsed.off and action != "follow":
+        raise UsageError(f"--off goes with follow, got {action}")
+    if parsed.timeout_s is None:
+        parsed.timeout_s = _LOAD_S if action in _MAY_LOAD else _OTHER_S
+    if not (math.isfinite(parsed.timeout_s) and parsed.timeout_s > 0):
+        raise UsageError(f"--timeout-s must be a positive number of seconds, got {parsed.timeout_s:g}")
+    parsed.address = _address(parsed)
+    return parsed
+
+
+def _address(parsed: argparse.Namespace) -> UnixAddress:
+    if not 1 <= parsed.port <= _MAX_PORT:
+        raise UsageError(f"--port must be from 1 to {_MAX_PORT}, got {parsed.port}")
+    if parsed.admin is None:
+        return find_admin_address(TcpAddress("localhost", parsed.port))
+    try:
+        address = parse_address(parsed.admin)
+    except AddressError as error:
+        raise UsageError(f"--admin {error}") from error
+    if not isinstance(address, UnixAddress):
+        raise UsageError(f"--admin must be unix:PATH, as the server's ready line shows it, got {parsed.admin!r}")
+    return address
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from google.protobuf.json_format import MessageToDict
+
+    reply = _call(parsed)
+    if parsed.json:
+        fields = MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        print(json.dumps(fields))
+    else:
+        print(_printable(_DESCRIPTIONS[parsed.action](reply, parsed.version)))
+    return 0
+
+
+def _call(parsed: argparse.Namespace) -> "Message":
+    """Send the request of the command, and return the server's reply."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC reads it when it is imported; our errors say more
+    import grpc
+
+    from kilolayer.v1 import admin_pb2 as pb
+    from kilolayer.v1.admin_pb2_grpc import PolicyAdminStub
+
+    requests: dict[str, Callable[[], Message]] = {
+        "status": lambda: pb.StatusRequest(policy=parsed.policy),
+        "load": lambda: pb.LoadRequest(policy=parsed.policy, version=parsed.version),
+        "unload": lambda: pb.UnloadRequest(policy=parsed.policy, version=parsed.version),
+        "switch": lambda: pb.SwitchRequest(policy=parsed.policy, version=parsed.version),
+        "rollback": lambda: pb.RollbackRequest(policy=parsed.policy),
+        "follow": lambda: pb.FollowRequest(policy=parsed.policy, off=parsed.off),
+        "drain": pb.DrainRequest,
+    }
+    with grpc.insecure_channel(parsed.address.uri) as channel:
+        method = getattr(PolicyAdminStub(channel), parsed.action.capitalize())
+        try:
+            return method(requests[parsed.action](), timeout=parsed.timeout_s, metadata=((_USER_KEY, _user()),))
+        except grpc.RpcError as error:
+            raise _failure(error, parsed) from error
+
+
+def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
+    """Return the error for a call that failed."""
+    import grpc
+
+    if dict(error.trailing_metadata() or ()).get("kilolayer-reason"):  # the server's own words
+        kind = UsageError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else _FailedError
+        return kind(error.details())
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return _FailedError(
+            f"no answer within {parsed.timeout_s:g} s; the server goes on, and kilolayer-admin status shows the result"
+        )
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return _FailedError(f"the server failed with {error.code().name}: {error.details()}")
+    if _is_there(parsed.address.path):
+        return _FailedError(f"cannot connect to {parsed.address}: its server has ended, or it is another user's")
+    return _FailedError(
+        f"there is no server at {parsed.address}; its ready line has the address for --admin, and the port for --port"
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether `path` exists, as far as this user may know."""
+    try:
+        path.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _user() -> str:
+    """Return who runs the command, for the server's log, in ASCII."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # as in a container
+        name = f"uid {os.getuid()}"
+    before = os.environ.get("SUDO_USER")
+    return ascii(f"{name} (sudo of {before})" if before else name)[1:-1]
+
+
+def _table(reply: "pb.StatusResponse", _version: str) -> str:
+    """Return the versions of every policy as a table, and the refused ones below it."""
+    rows = [_COLUMNS, *map(_row, reply.policies)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += [
+        f"refused: {each.policy} {refused.version} ({refused.reason}): {refused.detail}"
+        for each in reply.policies
+        for refused in each.refused
+    ]
+    return "\n".join(lines)
+
+
+def _row(status: "pb.PolicyStatus") -> tuple[str, ...]:
+    previous, loaded = (" ".join(versions) or "-" for versions in (status.previous_versions, status.loaded_versions))
+    return (status.policy, status.live_version, previous, loaded, status.wanted, "yes" if status.following else "no")
+
+
+def _live(reply: "pb.SwitchResponse | pb.RollbackResponse", _version: str) -> str:
+    status = reply.policy
+    return f"version {status.live_version} of {status.policy} is live; new versions are not taken up"
+
+
+def _loaded(reply: "pb.LoadResponse", version: str) -> str:
+    return f"version {version} of {reply.policy.policy} is loaded; version {reply.policy.live_version} is live"
+
+
+def _unloaded(reply: "pb.UnloadResponse", version: str) -> str:
+    return f"version {version} of {reply.policy.policy} is not loaded any more"
+
+
+def _followed(reply: "pb.FollowResponse", _version: str) -> str:
+    status = reply.policy
+    if status.following:
+        return f"{status.policy} takes up new versions by the rule {status.wanted}"
+    return f"{status.policy} takes up no new versions; version {status.live_version} is live"
+
+
+def _drained(_reply: object, _version: str) -> str:
+    return "the server refuses new requests, answers those that it has accepted, and exits"
+
+
+_DESCRIPTIONS: dict[str, Callable[[Any, str], str]] = {
+    "status": _table,
+    "load": _loaded,
+    "unload": _unloaded,
+    "switch": _live,
+    "rollback": _live,
+    "follow": _followed,
+    "drain": _drained,
+}
+
+
+def _printable(text: str) -> str:
+    """Return `text` without characters that a terminal takes as commands: names of files are in it."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

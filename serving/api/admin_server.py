@@ -1,0 +1,101 @@
+"""AdminServer: the admin services on an address of their own, apart from the port that robots use.
+
+It needs a running event loop and imports no JAX, so it runs in a server of one process, and in the supervisor of
+several.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from serving.api.admin_actions import AdminActions
+from serving.api.admin_service import AdminService
+from serving.api.grpc_transport import GrpcTransport
+from serving.api.open_inference.repository import RepositoryService
+from serving.errors import StartupError, shortage
+from serving.policies.deployment import Deployment
+from serving.sockets import UnixAddress
+from serving.telemetry.metrics import admin_actions
+
+_MAX_REQUEST_BYTES = 64 << 10  # names and a version
+_MAX_HELD_BYTES = 64 << 20
+_MAX_STREAMS = 64  # most open calls of one connection
+_GRACE_S = 1.0  # for replies under way when the server stops
+
+
+class AdminServer:
+    """Answers the methods of PolicyAdmin, and the repository calls of the Open Inference Protocol, at a Unix socket.
+
+    Args:
+        deployment: carries out what operators ask for.
+        address: to listen at.
+        drain: begins to stop the whole server, and returns immediately.
+        collectors: what the counter of actions is registered with.
+        owns_folder: whether the folder of `address` is this program's own: it is made, for this user only. Otherwise it
+            must exist.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        address: UnixAddress,
+        *,
+        drain: Callable[[], None],
+        collectors: CollectorRegistry,
+        owns_folder: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._address = address
+        self._owns_folder = owns_folder
+        self._actions = AdminActions(deployment, admin_actions(collectors), clock=clock)
+        services = (AdminService(self._actions, drain=drain), RepositoryService(self._actions))
+        self._transport = GrpcTransport(
+            [each.service() for each in services],
+            max_request_bytes=_MAX_REQUEST_BYTES,
+            max_held_bytes=_MAX_HELD_BYTES,
+            max_streams=_MAX_STREAMS,
+            clock=clock,
+        )
+
+    async def start(self) -> None:
+        """Listen at the address. Only this user and root can connect.
+
+        Raises:
+            StartupError: the socket cannot be bound, for example because another server listens there.
+        """
+        try:
+            if self._owns_folder:
+                _make_folder(self._address.path.parent)
+            await self._transport.start(self._address)
+        except StartupError as error:
+            raise StartupError(f"--admin: {error}; --admin off serves without this address") from error
+
+    async def stop(self) -> None:
+        """Close the socket and remove its file. Actions that have not ended are cancelled."""
+        await self._transport.stop(_GRACE_S)
+        await self._actions.close()
+
+    def addresses(self) -> dict[str, str]:
+        """Return the address by its name: `admin`."""
+        return {"admin": str(self._address)}
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder that only this user can use, or check that it is one.
+
+    Raises:
+        StartupError: it cannot be made, or it is another user's.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        about = folder.lstat()
+    except OSError as error:
+        problem = shortage(error) or str(error.strerror)
+        raise StartupError(f"cannot make the folder {folder} for the admin socket: {problem}") from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077:
+        raise StartupError(f"{folder} must be a folder that only this user can use (mode 0700), and it is not")

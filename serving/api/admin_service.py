@@ -1,0 +1,105 @@
+"""AdminService: the methods of `kilolayer.v1.PolicyAdmin`."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, TypeVar
+
+from kilolayer.v1 import admin_pb2 as pb
+from serving.api.admin_actions import AdminActions, Subject
+from serving.api.rpc import RpcService, UnaryMethod
+from serving.policies.status import PolicyStatus
+
+_NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest
+_NamesPolicy: TypeAlias = _NamesVersion | pb.RollbackRequest | pb.FollowRequest
+_Version = TypeVar("_Version", pb.LoadRequest, pb.UnloadRequest, pb.SwitchRequest)
+_Reply: TypeAlias = Callable[..., pb.LoadResponse | pb.UnloadResponse | pb.SwitchResponse]
+
+
+class AdminService:
+    """Answers the methods of the service.
+
+    Args:
+        actions: makes the methods.
+        drain: begins to stop the server, and returns immediately.
+    """
+
+    def __init__(self, actions: AdminActions, *, drain: Callable[[], None]) -> None:
+        self._actions = actions
+        self._drain = drain
+
+    def service(self) -> RpcService:
+        """Return the methods, for a transport."""
+        action, deployment = self._actions.action, self._actions.deployment
+        return RpcService(
+            "kilolayer.v1.PolicyAdmin",
+            unary={
+                "Status": self._actions.query("status", pb.StatusRequest, answer=self._status),
+                "Load": self._change("load", pb.LoadRequest, deployment.load, reply=pb.LoadResponse),
+                "Unload": self._change("unload", pb.UnloadRequest, deployment.unload, reply=pb.UnloadResponse),
+                "Switch": self._change("switch", pb.SwitchRequest, deployment.switch, reply=pb.SwitchResponse),
+                "Rollback": action("rollback", pb.RollbackRequest, subject=_policy, perform=self._rollback),
+                "Follow": action("follow", pb.FollowRequest, subject=_policy, perform=self._follow),
+                "Drain": action("drain", pb.DrainRequest, subject=lambda _: Subject(), perform=self._begin_draining),
+            },
+            streams={},
+        )
+
+    def _change(
+        self,
+        name: str,
+        request_type: type[_Version],
+        change: Callable[[str, int], Awaitable[None]],
+        *,
+        reply: _Reply,
+    ) -> UnaryMethod:
+        """Return the method of a change to a version."""
+
+        async def perform(request: _Version) -> pb.LoadResponse | pb.UnloadResponse | pb.SwitchResponse:
+            policy, version = self._actions.find(_version(request))
+            await change(policy, version)
+            return reply(policy=self._encoded(policy))
+
+        return self._actions.action(name, request_type, subject=_version, perform=perform)
+
+    def _status(self, request: pb.StatusRequest) -> pb.StatusResponse:
+        chosen = [self._actions.status(request.policy)] if request.policy else self._actions.deployment.status()
+        return pb.StatusResponse(policies=map(_encode, sorted(chosen, key=lambda status: status.policy)))
+
+    async def _rollback(self, request: pb.RollbackRequest) -> pb.RollbackResponse:
+        policy = self._actions.status(request.policy).policy
+        await self._actions.deployment.rollback(policy)
+        return pb.RollbackResponse(policy=self._encoded(policy))
+
+    async def _follow(self, request: pb.FollowRequest) -> pb.FollowResponse:
+        policy = self._actions.status(request.policy).policy
+        self._actions.deployment.follow(policy, on=not request.off)
+        return pb.FollowResponse(policy=self._encoded(policy))
+
+    async def _begin_draining(self, _request: pb.DrainRequest) -> pb.DrainResponse:
+        self._drain()
+        return pb.DrainResponse()
+
+    def _encoded(self, policy: str) -> pb.PolicyStatus:
+        return _encode(self._actions.status(policy))
+
+
+def _policy(request: _NamesPolicy) -> Subject:
+    return Subject(request.policy)
+
+
+def _version(request: _NamesVersion) -> Subject:
+    return Subject(request.policy, request.version)
+
+
+def _encode(status: PolicyStatus) -> pb.PolicyStatus:
+    return pb.PolicyStatus(
+        policy=status.policy,
+        live_version=str(status.live),
+        previous_versions=map(str, status.previous),
+        loaded_versions=map(str, status.loaded),
+        following=status.following,
+        wanted=status.wanted,
+        refused=[
+            pb.RefusedVersion(version=str(each.version), reason=each.reason, detail=each.detail)
+            for each in status.refused
+        ],
+    )

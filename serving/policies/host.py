@@ -1,0 +1,191 @@
+"""PolicyHost: the versions of policies that one process has loaded, and how one is loaded, made live and unloaded.
+
+Which versions are served is decided elsewhere (`serving.policies.deployment`); this carries it out. A version is read,
+verified and compiled in a thread of the lowest priority, while the others answer. It becomes live in one step on the
+event loop. A request that was admitted before is still answered by the version that it was admitted to.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from policy.bundle import Bundle
+from serving.batching.batcher import Batcher
+from serving.batching.scheduler import BatchingPolicy
+from serving.config import ServeConfig
+from serving.engine.engine import Engine
+from serving.engine.thread_priority import run_in_background
+from serving.errors import ProbeError, RefusedVersionError
+from serving.policies import store
+from serving.policies.compilation import PolicyCompiler
+from serving.policies.registry import PolicyRegistry, ServedPolicy
+from serving.policies.seen_range import SeenRange
+from serving.policies.source import PolicySource
+from serving.telemetry.metrics import Metrics
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class PolicyHost:
+    """The loaded versions of every policy. Construct it inside a running event loop.
+
+    At the start, call `compile_first`, perhaps `compile_rest`, then `open`; after that, the other methods.
+
+    Args:
+        sources: the policies.
+        bundles: the verified versions that are live at first, by policy.
+        registry: finds a version for a request.
+        config: the settings that all policies share.
+        clock: monotonic seconds.
+        on_broken: called with a policy and the cause, once or several times, if it cannot be computed any more.
+
+    Raises:
+        StartupError: a policy's device does not exist.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PolicySource],
+        bundles: Mapping[str, Bundle],
+        registry: PolicyRegistry,
+        *,
+        config: ServeConfig,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        on_broken: Callable[[str, str], None],
+    ) -> None:
+        self._registry = registry
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._on_broken = on_broken
+        self._sources = {source.name: source for source in sources}
+        self._first = [
+            PolicyCompiler(
+                bundle,
+                max_batch_rows=self._sources[name].max_batch_rows,
+                device=self._sources[name].device,
+                clock=clock,
+            )
+            for name, bundle in bundles.items()
+        ]
+        self._are_first_compiled = False
+        self._engines: dict[tuple[str, int], Engine] = {}  # of the loaded versions
+        self._unloading: set[Batcher] = set()
+        self._loading = asyncio.Lock()  # one version at a time
+
+    async def compile_first(self) -> None:
+        """Compile batches of one row of every policy, and check the policies' probes.
+
+        Raises:
+            ProbeError: a compiled policy does not give the actions that were stored with it.
+        """
+        for compiler in self._first:
+            await compiler.compile_first()
+
+    async def compile_rest(self) -> None:
+        """Compile the other batch sizes, the largest first. No effect if they are compiled.
+
+        Raises:
+            ProbeError: as `compile_first`.
+        """
+        async with self._loading:
+            if self._are_first_compiled:
+                return
+            for compiler in self._first:
+                await compiler.compile_largest()
+            for compiler in self._first:
+                await compiler.compile_rest()
+            self._are_first_compiled = True
+
+    def open(self) -> None:
+        """Answer requests with the versions that are live at first."""
+        self._registry.open(map(self._serve, self._first))
+        for compiler in self._first:
+            self._metrics.show_live(compiler.bundle.spec, version=compiler.bundle.version)
+
+    async def prepare(self, policy: str, version: int) -> None:
+        """Load a version, so that requests that name it are answered. No effect if it is loaded.
+
+        Raises:
+            RefusedVersionError: it must not be served.
+            StartupError: the machine lacks a resource that loading needs.
+        """
+        async with self._loading:
+            if (policy, version) in self._engines:
+                return
+            try:
+                await self._load(policy, version)
+            except RefusedVersionError as error:
+                self._metrics.count_rejected_bundle(error.reason)
+                raise
+
+    async def switch(self, policy: str, version: int) -> None:
+        """Make a loaded version live, in one step between two batches."""
+        self._registry.switch(policy, str(version))
+        self._metrics.show_live(self._registry.live()[policy].bundle.spec, version=version)
+
+    async def unload(self, policy: str, version: int) -> None:
+        """Answer no more requests that name this version, which must not be live, and free its memory.
+
+        Requests that it has admitted are answered first. No effect if it is not loaded.
+        """
+        if (policy, version) not in self._engines:
+            return
+        served = self._registry.remove(policy, str(version))
+        del self._engines[policy, version]
+        self._unloading.add(served.batcher)
+        await served.batcher.drain(grace_s=self._config.grace_s)
+        self._unloading.discard(served.batcher)
+
+    async def drain(self, *, grace_s: float) -> bool:
+        """Answer every admitted request, and stop. After `grace_s`, fail the rest. Return whether none failed."""
+        batchers = {served.batcher for served in self._registry.all_loaded()} - self._unloading
+        return all(await asyncio.gather(*(batcher.drain(grace_s=grace_s) for batcher in batchers)))
+
+    async def _load(self, policy: str, version: int) -> None:
+        live = self._registry.live()[policy].bundle
+        source = self._sources[policy]
+        path = source.folder / str(version)
+        bundle = await run_in_background(functools.partial(store.read, path, name=policy))
+        if difference := live.spec.interface_difference(bundle.spec):
+            raise RefusedVersionError(
+                "interface", f"{bundle.path} does not fit the robots that version {live.version} serves: {difference}"
+            )
+        compiler = PolicyCompiler(
+            bundle,
+            max_batch_rows=source.max_batch_rows,
+            device=source.device,
+            like=self._engines[policy, live.version],
+            run=run_in_background,
+            clock=self._clock,
+        )
+        try:
+            await compiler.compile_all()
+        except ProbeError as error:
+            raise RefusedVersionError("probes", str(error)) from error
+        self._registry.add(self._serve(compiler))
+
+    def _serve(self, compiled: PolicyCompiler) -> ServedPolicy:
+        """Return a version that can answer requests."""
+        bundle, engine = compiled.bundle, compiled.engine
+        config, name = self._config, bundle.spec.name
+        source = self._sources[name]
+        self._engines[name, bundle.version] = engine
+        seen_range = SeenRange(bundle.spec)
+        batcher = Batcher(
+            engine,
+            policy=BatchingPolicy(
+                max_queue_rows=source.max_queue_rows,
+                max_queue_age_s=config.max_queue_age_s,
+                max_batch_delay_s=source.max_batch_delay_s,
+            ),
+            metrics=self._metrics.for_policy(name),
+            clock=self._clock,
+            max_compute_s=config.max_compute_s,
+            on_broken=functools.partial(self._on_broken, name),
+            explains=seen_range.explains,
+        )
+        return ServedPolicy(bundle, batcher, seen_range)

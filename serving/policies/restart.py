@@ -1,0 +1,69 @@
+"""What a server starts with: the decisions of its last run, if they still hold, and the versions to try. No JAX."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+
+from serving.config import ServeConfig
+from serving.errors import StartupError, shortage
+from serving.policies.source import PolicySource, candidates
+from serving.policies.state_file import PolicyState, Rule, StateFile, choose
+from serving.sockets import TcpAddress
+from serving.user_folders import state_folder
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restart:
+    """How a server starts."""
+
+    state_file: StateFile | None  # where decisions are kept; None: nowhere
+    kept: Mapping[str, PolicyState]  # what was decided before, for the policies for which that holds
+    choices: tuple[tuple[int, ...], ...]  # the versions of each policy to try, the most wanted first
+
+
+def restart(config: ServeConfig, sources: Sequence[PolicySource]) -> Restart:
+    """Read the decisions of the last run, and say in the log which hold.
+
+    Raises:
+        StartupError: a folder of policies cannot be read.
+    """
+    state_file = _state_file(config)
+    kept: Mapping[str, PolicyState] = {}
+    if state_file and (problem := state_file.problem()):
+        _LOGGER.warning("%s", problem)
+        state_file = None
+    if state_file and (state := state_file.read()):
+        chosen = choose(state, {source.name: Rule(str(source.wanted), source.follow) for source in sources})
+        _LOGGER.info("%s", chosen.line)
+        kept = chosen.kept
+    return Restart(state_file, kept, tuple(first_choices(source, kept.get(source.name)) for source in sources))
+
+
+def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tuple[int, ...]:
+    """Return the versions to try at the start, the most wanted first.
+
+    Args:
+        kept: what was decided before. Its live version is wanted, then the ones before it.
+
+    Raises:
+        StartupError: the folder cannot be read.
+    """
+    try:
+        versions = candidates(source)
+    except OSError as error:
+        hint = shortage(error) or "check its permissions"
+        raise StartupError(f"cannot read {source.folder} ({error.strerror}); {hint}") from error
+    if kept is None or isinstance(source.wanted, int):
+        return tuple(versions)
+    return kept.live, *sorted((version for version in versions if version < kept.live), reverse=True)
+
+
+def _state_file(config: ServeConfig) -> StateFile | None:
+    """Return where decisions are kept. With a port that the system chooses, there is no name for a default folder."""
+    if config.state_dir:
+        return StateFile(config.state_dir)
+    if isinstance(config.address, TcpAddress) and config.address.port == 0:
+        return None
+    return StateFile(state_folder(config.address))

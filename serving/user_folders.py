@@ -1,0 +1,60 @@
+"""Where a server keeps its admin socket and its state by default: in the user's folders, by the server's address."""
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.sockets import Address, TcpAddress, UnixAddress
+
+_HASH_LENGTH = 8  # hex digits, to tell sockets of one name in several folders apart
+
+
+def server_name(address: Address) -> str:
+    """Return the name of a server in these folders: its port, or its socket's name with a hash of the whole path."""
+    if isinstance(address, TcpAddress):
+        return str(address.port)
+    digest = hashlib.sha256(os.fsencode(address.path)).hexdigest()
+    return f"{address.path.name}-{digest[:_HASH_LENGTH]}"
+
+
+def admin_address(address: Address, environ: Mapping[str, str] = os.environ) -> UnixAddress:
+    """Return the admin socket of the server at `address`: in $XDG_RUNTIME_DIR/kilolayer, or in a temporary folder."""
+    runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
+    # Other users write to the folder of temporary files, too, so the socket needs a folder of its own there.
+    temporary = Path(tempfile.gettempdir()) / f"kilolayer-{os.geteuid()}"
+    folder = runtime / "kilolayer" if runtime.is_absolute() and _is_own_folder(runtime) else temporary
+    return UnixAddress(folder / f"admin-{server_name(address)}.sock")
+
+
+def find_admin_address(address: Address, environ: Mapping[str, str] = os.environ) -> UnixAddress:
+    """Return the admin socket of a running server, whose environment may differ: not every login sets the variable."""
+    usual = admin_address(address, environ)
+    others = ({"XDG_RUNTIME_DIR": f"/run/user/{os.geteuid()}"}, {})
+    candidates = (usual, *(admin_address(address, other) for other in others))
+    return next((each for each in candidates if _is_own_folder(each.path.parent) and each.path.is_socket()), usual)
+
+
+def state_folder(address: Address, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for the state of the server at `address` (XDG Base Directory Specification)."""
+    states = Path(environ.get("XDG_STATE_HOME", ""))
+    root = states if states.is_absolute() else _home() / ".local/state"  # a relative path must be ignored
+    return root / "kilolayer" / server_name(address)
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Return whether `path` is a folder of this user: after `sudo`, the variable may name that of another one."""
+    try:
+        about = path.stat()
+    except OSError:  # there is none, or it cannot be searched
+        return False
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # the user has none; then the folder usually cannot be written, which the server logs
+        return Path("/")

@@ -1,0 +1,141 @@
+"""AllWorkers: carries out decisions about versions in every worker, and brings new workers to the same state.
+
+A version counts as loaded once every worker has it; if one refuses it, the others unload it. A switch is then only a
+message to each. A worker that ends takes part in nothing more; its replacement joins with what is loaded by then.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from serving.errors import RefusedVersionError, StartupError
+from serving.workers.worker_process import WorkerEndedError, WorkerProcess
+
+_LOGGER = logging.getLogger(__name__)
+
+_ANSWER_S = 1.0  # a worker that does not answer in this time carries out a switch once it responds again
+
+
+@dataclasses.dataclass(eq=False)
+class _Member:
+    worker: WorkerProcess
+    live: dict[str, int]
+    loaded: set[tuple[str, int]]
+
+
+class AllWorkers:
+    """The workers of a supervisor, as a `serving.policies.deployment.VersionHost`.
+
+    Args:
+        live: the live version of every policy, which every worker has loaded when it joins.
+        on_lost: called with a policy and a former live version that a new worker could not load any more; it is
+            unloaded everywhere.
+    """
+
+    def __init__(self, live: Mapping[str, int], *, on_lost: Callable[[str, int], None]) -> None:
+        self._live = dict(live)
+        self._loaded = set(live.items())
+        self._on_lost = on_lost
+        self._members: list[_Member] = []
+
+    @property
+    def live(self) -> Mapping[str, int]:
+        """The live version of every policy."""
+        return self._live
+
+    async def join(self, worker: WorkerProcess, *, live: Mapping[str, int]) -> None:
+        """Bring a worker, which has compiled the versions `live`, to the state of the others. It then takes part.
+
+        Raises:
+            WorkerEndedError: it ended meanwhile.
+            RefusedVersionError, StartupError: it cannot load a version that is live now.
+        """
+        member = _Member(worker, dict(live), set(live.items()))
+        while True:  # the others may change while it loads
+            if missing := self._loaded - member.loaded:
+                await self._catch_up(member, *min(missing))
+            elif behind := [policy for policy, version in self._live.items() if member.live[policy] != version]:
+                await _switch(member, behind[0], self._live[behind[0]])
+            elif surplus := member.loaded - self._loaded:
+                await _unload(member, *min(surplus))
+            else:
+                self._members.append(member)
+                return
+
+    async def prepare(self, policy: str, version: int) -> None:
+        """Load a version in every worker, or in none.
+
+        Raises:
+            RefusedVersionError, StartupError: one of them cannot load it.
+        """
+        while lacking := [member for member in self._members if (policy, version) not in member.loaded]:
+            try:
+                await self._each(lacking, lambda member: _prepare(member, policy, version))
+            except (RefusedVersionError, StartupError):
+                having = [member for member in self._members if (policy, version) in member.loaded]
+                await self._each(having, lambda member: _unload(member, policy, version))
+                raise
+        self._loaded.add((policy, version))
+
+    async def switch(self, policy: str, version: int) -> None:
+        """Make a loaded version live in every worker."""
+        self._live[policy] = version
+        await self._each(self._members, lambda member: _switch(member, policy, version), timeout_s=_ANSWER_S)
+
+    async def unload(self, policy: str, version: int) -> None:
+        """Unload a version that is not live, in every worker."""
+        self._loaded.discard((policy, version))
+        await self._each(self._members, lambda member: _unload(member, policy, version))
+
+    async def _catch_up(self, member: _Member, policy: str, version: int) -> None:
+        try:
+            await _prepare(member, policy, version)
+        except RefusedVersionError:
+            if self._live[policy] == version:
+                raise
+            self._on_lost(policy, version)
+            await self.unload(policy, version)
+
+    async def _each(
+        self,
+        members: Iterable[_Member],
+        act: Callable[[_Member], Awaitable[None]],
+        *,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Let each of `members` act; those that end take part in nothing more.
+
+        Args:
+            timeout_s: after which no more is waited for those that do not answer.
+
+        Raises:
+            Exception: the first error of a worker, after all have ended or answered.
+        """
+        tasks = {asyncio.ensure_future(act(member)): member for member in members}
+        if not tasks:
+            return
+        done, late = await asyncio.wait(tasks, timeout=timeout_s)
+        for task in late:
+            _LOGGER.warning("worker %d does not answer; it makes the change when it does", tasks[task].worker.pid)
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        errors = {tasks[task]: error for task in done if (error := task.exception())}
+        ended = {member for member, error in errors.items() if isinstance(error, WorkerEndedError)}
+        self._members = [member for member in self._members if member not in ended]
+        if problem := next((error for member, error in errors.items() if member not in ended), None):
+            raise problem
+
+
+async def _prepare(member: _Member, policy: str, version: int) -> None:
+    await member.worker.prepare(policy, version)
+    member.loaded.add((policy, version))
+
+
+async def _switch(member: _Member, policy: str, version: int) -> None:
+    member.live[policy] = version
+    await member.worker.switch(policy, version)
+
+
+async def _unload(member: _Member, policy: str, version: int) -> None:
+    member.loaded.discard((policy, version))
+    await member.worker.unload(policy, version)

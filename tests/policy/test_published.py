@@ -1,0 +1,92 @@
+"""What is read of published versions without verifying them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policy import published
+from policy.bundle import FORMAT_VERSION
+from policy.published import DescriptionError
+from policy.verified_folder import write_manifest
+
+
+def publish(version: Path, description: Any) -> Path:
+    """A version that consists of its description."""
+    version.mkdir(parents=True)
+    (version / "policy.json").write_text(json.dumps(description))
+    write_manifest(version, FORMAT_VERSION)
+    return version
+
+
+def test_versions_are_folders_with_a_number_as_name(tmp_path: Path) -> None:
+    for name in ("100", "90", "007", "-1", "1.5", "٣", ".writing-1-0123abcd"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "5").write_text("")
+    assert published.versions(tmp_path) == [90, 100]
+    assert published.versions(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("stays", "best_first"),
+    [
+        ({}, []),
+        ({1: 0.5, 2: 0.75, 3: 0.25}, [2, 1, 3]),
+        ({1: 0.5, 2: 0.5, 3: -math.inf, 4: -math.inf}, [2, 1, 4, 3]),  # of equal ones the newer
+    ],
+)
+def test_the_best_version_has_the_highest_stay(stays: dict[int, float], best_first: list[int]) -> None:
+    assert published.best_first(stays) == best_first
+
+
+@pytest.mark.parametrize(
+    ("provenance", "stay"),
+    [
+        ({"metrics": {"eval/stay": 0.5}}, 0.5),
+        ({"metrics": {"eval/touched": 1.0}}, -math.inf),
+        ({"metrics": {"eval/stay": float("nan")}}, -math.inf),
+        ({"metrics": {"eval/stay": float("inf")}}, -math.inf),
+        ({"metrics": {"eval/stay": 10**400}}, -math.inf),
+        ({"metrics": [0.5]}, -math.inf),
+        ({}, -math.inf),
+    ],
+)
+def test_a_metric_is_a_finite_number_of_the_provenance(tmp_path: Path, provenance: dict[str, Any], stay: float) -> None:
+    assert published.metric(publish(tmp_path / "1", {"provenance": provenance}), "eval/stay") == stay
+
+
+def test_the_name_is_that_of_the_specification(tmp_path: Path) -> None:
+    assert published.published_name(publish(tmp_path / "1", {"spec": {"name": "maze"}})) == "maze"
+
+
+@pytest.mark.parametrize("description", [{"spec": {"name": "a b"}}, {"spec": {"name": 3}}, {"spec": {}}, [], "x"])
+def test_a_description_without_a_valid_name_is_refused(tmp_path: Path, description: Any) -> None:
+    with pytest.raises(DescriptionError, match=f"policy.json of {tmp_path / '1'} has no valid name"):
+        published.published_name(publish(tmp_path / "1", description))
+
+
+def test_a_description_that_is_not_the_published_one_has_no_name(tmp_path: Path) -> None:
+    version = publish(tmp_path / "1", {"spec": {"name": "maze"}, "provenance": {"metrics": {"eval/stay": 0.5}}})
+    content = (version / "policy.json").read_bytes()
+    (version / "policy.json").write_bytes(content.replace(b"maze", b"mbze"))
+    with pytest.raises(DescriptionError, match="has changed since it was published"):
+        published.published_name(version)
+    assert published.metric(version, "eval/stay") == -math.inf
+    (version / "policy.json").write_bytes(content)
+    (version / "manifest.json").write_text("{")
+    with pytest.raises(DescriptionError, match="cannot be parsed"):
+        published.published_name(version)
+    (version / "policy.json").unlink()
+    os.mkfifo(version / "policy.json")  # nobody writes to it
+    with pytest.raises(DescriptionError, match="policy.json is not a file"):
+        published.published_name(version)
+
+
+def test_choosing_a_version_needs_no_jax() -> None:
+    program = "import sys, serving.policies.source; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0

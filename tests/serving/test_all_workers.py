@@ -1,0 +1,166 @@
+"""One decision for all workers: with workers that only record what they are told."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from serving.errors import RefusedVersionError, StartupError
+from serving.workers import all_workers
+from serving.workers.all_workers import AllWorkers
+from serving.workers.worker_process import WorkerEndedError, WorkerProcess
+
+NAME = "maze"
+
+
+class Worker:
+    """Does what it is told, unless it has `ended`, is `stopped`, or refuses versions."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.did: list[tuple[str, int]] = []
+        self.problems: dict[int, Exception] = {}
+        self.ended = False
+        self.held: dict[int, asyncio.Event] = {}  # versions that are loaded later
+        self.stopped: asyncio.Event | None = None
+
+    async def prepare(self, policy: str, version: int) -> None:
+        await self._do("prepare", policy, version)
+        if version in self.held:
+            await self.held[version].wait()
+        if version in self.problems:
+            raise self.problems[version]
+
+    async def switch(self, policy: str, version: int) -> None:
+        await self._do("switch", policy, version)
+
+    async def unload(self, policy: str, version: int) -> None:
+        await self._do("unload", policy, version)
+
+    async def _do(self, what: str, policy: str, version: int) -> None:
+        assert policy == NAME
+        if self.stopped:
+            await self.stopped.wait()
+        if self.ended:
+            raise WorkerEndedError(self.pid, -9)
+        self.did.append((what, version))
+
+
+class Workers:
+    """Two workers that have joined with version 1 live."""
+
+    def __init__(self) -> None:
+        self.lost: list[tuple[str, int]] = []
+        self.all = AllWorkers({NAME: 1}, on_lost=lambda policy, version: self.lost.append((policy, version)))
+        self.each = (Worker(1), Worker(2))
+
+    async def join(self, worker: Any, *, version: int = 1) -> None:
+        await self.all.join(cast("WorkerProcess", worker), live={NAME: version})
+
+
+@pytest.fixture
+async def workers() -> Workers:
+    workers = Workers()
+    for worker in workers.each:
+        await workers.join(worker)
+    return workers
+
+
+async def test_every_worker_makes_every_change(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    await workers.all.prepare(NAME, 2)  # no effect
+    await workers.all.switch(NAME, 2)
+    await workers.all.unload(NAME, 1)
+    assert [worker.did for worker in workers.each] == [[("prepare", 2), ("switch", 2), ("unload", 1)]] * 2
+    assert workers.all.live == {NAME: 2}
+
+
+@pytest.mark.parametrize("problem", [RefusedVersionError("hash", "damaged"), StartupError("too little memory")])
+async def test_a_version_that_one_worker_cannot_load_is_unloaded_by_the_others(
+    workers: Workers, problem: Exception
+) -> None:
+    first, second = workers.each
+    second.problems[2] = problem
+    with pytest.raises(type(problem), match=str(problem)):
+        await workers.all.prepare(NAME, 2)
+    assert first.did == [("prepare", 2), ("unload", 2)]
+    assert second.did == [("prepare", 2)]
+
+
+async def test_a_worker_that_has_ended_stops_nothing(workers: Workers) -> None:
+    first, second = workers.each
+    second.ended = True
+    await workers.all.prepare(NAME, 2)
+    await workers.all.switch(NAME, 2)
+    assert first.did == [("prepare", 2), ("switch", 2)]
+
+
+async def test_a_worker_that_does_not_answer_does_not_delay_the_others_for_long(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(all_workers, "_ANSWER_S", 0.01)
+    await workers.all.prepare(NAME, 2)
+    first, second = workers.each
+    second.stopped = asyncio.Event()
+    await workers.all.switch(NAME, 2)
+    assert first.did[-1] == ("switch", 2)
+    assert caplog.messages == ["worker 2 does not answer; it makes the change when it does"]
+    second.stopped.set()
+    await asyncio.sleep(0.01)
+    assert second.did[-1] == ("switch", 2)
+
+
+async def test_a_replacement_joins_with_everything_that_is_loaded(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    await workers.all.prepare(NAME, 3)
+    await workers.all.switch(NAME, 3)
+    await workers.all.unload(NAME, 1)
+    third = Worker(3)
+    await workers.join(third, version=1)  # it was started before the switch
+    assert third.did == [("prepare", 2), ("prepare", 3), ("switch", 3), ("unload", 1)]
+    await workers.all.switch(NAME, 2)
+    assert third.did[-1] == ("switch", 2)
+
+
+async def test_a_change_while_a_replacement_loads_reaches_it(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    third = Worker(3)
+    third.held[2] = asyncio.Event()
+    joining = asyncio.create_task(workers.join(third))
+    await asyncio.sleep(0)
+    await workers.all.switch(NAME, 2)
+    third.held[2].set()
+    await joining
+    assert third.did == [("prepare", 2), ("switch", 2)]
+
+
+async def test_a_worker_that_joins_while_a_version_is_loaded_loads_it_too(workers: Workers) -> None:
+    first, third = workers.each[0], Worker(3)
+    first.held[2] = asyncio.Event()
+    preparing = asyncio.create_task(workers.all.prepare(NAME, 2))
+    await asyncio.sleep(0)
+    await workers.join(third)
+    first.held[2].set()
+    await preparing
+    assert third.did == [("prepare", 2)]
+
+
+async def test_a_former_version_that_a_replacement_cannot_load_is_given_up_everywhere(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    await workers.all.switch(NAME, 2)
+    third = Worker(3)
+    third.problems[1] = RefusedVersionError("missing", "it was deleted")
+    await workers.join(third, version=2)
+    assert workers.lost == [(NAME, 1)]
+    assert [worker.did[-1] for worker in workers.each] == [("unload", 1)] * 2
+
+
+async def test_a_replacement_without_the_live_version_does_not_join(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    await workers.all.switch(NAME, 2)
+    third = Worker(3)
+    third.problems[2] = RefusedVersionError("missing", "it was deleted")
+    with pytest.raises(RefusedVersionError, match="it was deleted"):
+        await workers.join(third)
+    await workers.all.switch(NAME, 1)
+    assert third.did == [("prepare", 2)]

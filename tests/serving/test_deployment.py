@@ -1,0 +1,412 @@
+"""Which version is live, and when that changes: decided with a host that only records what it is told."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from serving.errors import DeploymentError, RefusedVersionError, StartupError
+from serving.policies.deployment import Deployment
+from serving.policies.restart import Restart
+from serving.policies.state_file import PolicyState, Rule, StateFile
+from serving.policies.status import PolicyStatus
+from serving.policy_settings import Wanted
+from tests.serving.conftest import wait_until
+from tests.serving.sources import policy_source
+
+NAME = "maze"
+
+
+class RecordingHost:
+    """Carries out everything, unless a version is in `refuses` or `lacks`; a version in `held` is loaded later."""
+
+    def __init__(self) -> None:
+        self.did: list[tuple[str, int]] = []
+        self.refuses: dict[int, str] = {}
+        self.lacks: set[int] = set()
+        self.held: dict[int, asyncio.Event] = {}
+
+    async def prepare(self, policy: str, version: int) -> None:
+        assert policy == NAME
+        self.did.append(("prepare", version))
+        if version in self.held:
+            await self.held[version].wait()
+        if version in self.lacks:
+            raise StartupError("cannot load it: too little memory")
+        if version in self.refuses:
+            raise RefusedVersionError(self.refuses[version], "it is damaged")
+
+    async def switch(self, policy: str, version: int) -> None:
+        assert policy == NAME
+        self.did.append(("switch", version))
+
+    async def unload(self, policy: str, version: int) -> None:
+        assert policy == NAME
+        self.did.append(("unload", version))
+
+
+class Bench:
+    """A deployment of one policy, whose version 1 is live at first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.host = RecordingHost()
+        self.state_file = StateFile(folder / "state")
+        self.publish(1)
+
+    def publish(self, version: int, *, stay: float | None = None) -> None:
+        """Make the files of a version that are looked at here."""
+        path = self.folder / "policies" / str(version)
+        path.mkdir(parents=True)
+        provenance = {} if stay is None else {"metrics": {"eval/stay": stay}}
+        description = json.dumps({"spec": {"name": NAME}, "provenance": provenance}).encode()
+        (path / "policy.json").write_bytes(description)
+        files = {"policy.json": {"sha256": hashlib.sha256(description).hexdigest()}}
+        (path / "manifest.json").write_text(json.dumps({"files": files}))
+
+    def start(
+        self,
+        *,
+        wanted: Wanted = "latest",
+        follow: bool = True,
+        keep: int = 2,
+        kept: PolicyState | None = None,
+        live: int = 1,
+    ) -> Deployment:
+        source = policy_source(self.folder / "policies", name=NAME, wanted=wanted, follow=follow)
+        return Deployment(
+            [source],
+            self.host,
+            Restart(self.state_file, {NAME: kept} if kept else {}, choices=((live,),)),
+            live={NAME: live},
+            keep=keep,
+        )
+
+    def stored(self) -> PolicyState:
+        state = self.state_file.read()
+        assert state
+        return state.policies[NAME]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def status(deployment: Deployment) -> PolicyStatus:
+    (only,) = deployment.status()
+    return only
+
+
+@contextlib.contextmanager
+def refused(reason: str, match: str | None = None) -> Generator[None]:
+    with pytest.raises(DeploymentError, match=match) as caught:
+        yield
+    assert caught.value.reason == reason
+
+
+async def test_a_new_version_is_loaded_then_made_live_and_nothing_happens_without_one(bench: Bench) -> None:
+    deployment = bench.start()
+    await deployment.look()
+    assert bench.host.did == []
+    bench.publish(3)
+    bench.publish(2)
+    await deployment.look()
+    await deployment.look()
+    assert bench.host.did == [("prepare", 3), ("switch", 3)]
+    assert status(deployment) == PolicyStatus(NAME, 3, (1,), (1, 3), following=True, wanted="latest", refused=())
+
+
+async def test_versions_that_are_older_than_the_live_one_are_not_taken_up(bench: Bench) -> None:
+    deployment = bench.start(live=5)  # whose folder was deleted meanwhile
+    bench.publish(4)
+    await deployment.look()
+    assert bench.host.did == []
+
+
+async def test_the_best_version_is_followed_by_its_evaluation(bench: Bench) -> None:
+    deployment = bench.start(wanted="best")
+    bench.publish(2, stay=0.5)
+    bench.publish(3, stay=0.4)
+    await deployment.look()
+    assert bench.host.did == [("prepare", 2), ("switch", 2)]
+    bench.publish(4, stay=0.5)
+    await deployment.look()
+    assert status(deployment).live == 4
+
+
+async def test_a_policy_that_is_not_followed_keeps_its_version(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    await deployment.look()
+    assert bench.host.did == []
+    deployment.follow(NAME, on=True)
+    await deployment.look()
+    assert status(deployment).live == 2
+    deployment.follow(NAME, on=False)
+    bench.publish(3)
+    await deployment.look()
+    assert status(deployment).live == 2
+
+
+async def test_two_former_versions_stay_loaded_and_an_older_one_is_unloaded(bench: Bench) -> None:
+    deployment = bench.start(keep=2)
+    for version in (2, 3, 4):
+        bench.publish(version)
+        await deployment.look()
+    assert status(deployment).previous == (3, 2)
+    assert status(deployment).loaded == (2, 3, 4)
+    assert bench.host.did[-1] == ("unload", 1)
+
+
+async def test_a_version_that_is_refused_is_tried_again_only_when_its_files_change(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    bench.host.refuses[2] = "hash"
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            await deployment.look()
+    assert bench.host.did == [("prepare", 2)]
+    assert caplog.messages == ["version 2 of maze is refused (hash), and version 1 stays live: it is damaged"]
+    (about,) = status(deployment).refused
+    assert (about.version, about.reason, about.detail) == (2, "hash", "it is damaged")
+    (bench.folder / "policies/2/probes.npz").write_bytes(b"as it should be")
+    del bench.host.refuses[2]
+    await deployment.look()
+    assert status(deployment).live == 2
+    assert status(deployment).refused == ()
+
+
+async def test_the_next_wanted_version_is_taken_if_the_newest_is_refused(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    bench.publish(3)
+    bench.host.refuses[3] = "probes"
+    await deployment.look()
+    assert bench.host.did == [("prepare", 3), ("prepare", 2), ("switch", 2)]
+
+
+async def test_a_refused_version_that_is_deleted_is_forgotten(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    bench.host.refuses[2] = "hash"
+    await deployment.look()
+    for path in (bench.folder / "policies/2").iterdir():
+        path.unlink()
+    (bench.folder / "policies/2").rmdir()
+    await deployment.look()
+    assert status(deployment).refused == ()
+
+
+async def test_a_version_without_its_manifest_is_still_being_copied(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    (bench.folder / "policies/2/manifest.json").unlink()
+    await deployment.look()
+    assert bench.host.did == []
+    with refused("unknown_version", "has no version 2"):
+        await deployment.load(NAME, 2)
+
+
+async def test_what_the_machine_lacks_is_not_blamed_on_the_version(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    bench.host.lacks.add(2)
+    for _ in range(30):
+        await deployment.look()
+    assert bench.host.did == [("prepare", 2)]
+    with refused("busy", "too little memory; try again later"):
+        await deployment.load(NAME, 2)
+    bench.host.lacks.clear()
+    await deployment.look()
+    await deployment.look()
+    assert status(deployment).live == 2
+
+
+async def test_a_folder_that_cannot_be_read_is_named_and_looked_at_later(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = bench.start()
+
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with caplog.at_level(logging.WARNING):
+        await deployment.look()
+    assert caplog.messages == [f"cannot read {bench.folder}/policies (Permission denied); looking again later"]
+    assert status(deployment).live == 1
+
+
+async def test_a_rollback_goes_to_the_former_version_and_stays_there(bench: Bench) -> None:
+    deployment = bench.start()
+    for version in (2, 3):
+        bench.publish(version)
+        await deployment.look()
+    bench.host.did.clear()
+    assert await deployment.rollback(NAME) == 2
+    assert bench.host.did == [("switch", 2)]
+    assert status(deployment) == PolicyStatus(NAME, 2, (1,), (1, 2, 3), following=False, wanted="latest", refused=())
+    bench.publish(4)
+    await deployment.look()
+    assert status(deployment).live == 2
+    assert await deployment.rollback(NAME) == 1
+    with refused("no_previous"):
+        await deployment.rollback(NAME)
+
+
+async def test_following_again_takes_up_newer_versions_but_not_the_ones_rolled_back(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    await deployment.rollback(NAME)
+    deployment.follow(NAME, on=True)
+    await deployment.look()
+    assert status(deployment).live == 1
+    bench.publish(3)
+    await deployment.look()
+    assert status(deployment).live == 3
+
+
+async def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    bench.publish(3)
+    bench.host.held[3] = asyncio.Event()
+    looking = asyncio.create_task(deployment.look())
+    await wait_until(lambda: ("prepare", 3) in bench.host.did)
+    assert await deployment.rollback(NAME) == 1
+    bench.host.held[3].set()
+    await looking
+    assert status(deployment) == PolicyStatus(NAME, 1, (), (1, 2, 3), following=False, wanted="latest", refused=())
+
+
+async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -> None:
+    deployment = bench.start()
+    for version in (2, 3):
+        bench.publish(version)
+        await deployment.look()
+    bench.host.did.clear()
+    await deployment.switch(NAME, 2)  # is loaded
+    assert bench.host.did == [("switch", 2)]
+    assert status(deployment).previous == (3, 1)
+    assert not status(deployment).following
+    bench.publish(4)
+    await deployment.switch("", 4)  # the only policy
+    assert bench.host.did[1:] == [("prepare", 4), ("switch", 4), ("unload", 1)]
+    with refused("unknown_version", "policy maze has no version 9 in .*; loaded are: 2, 3, 4"):
+        await deployment.switch(NAME, 9)
+
+
+async def test_a_refused_version_does_not_become_live_by_a_switch(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    bench.host.refuses[2] = "interface"
+    with refused("version_refused", "it is damaged"):
+        await deployment.switch(NAME, 2)
+    assert status(deployment).live == 1
+    assert status(deployment).following
+
+
+async def test_a_version_can_be_loaded_beside_the_live_one_and_unloaded(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    deployment.follow(NAME, on=False)
+    await deployment.load(NAME, 2)
+    assert (status(deployment).live, status(deployment).loaded) == (1, (1, 2))
+    with refused("version_is_live", "version 1 of maze is live"):
+        await deployment.unload(NAME, 1)
+    await deployment.unload(NAME, 2)
+    assert bench.host.did == [("prepare", 2), ("unload", 2)]
+    with refused("unknown_version"):
+        await deployment.unload(NAME, 2)
+    with refused("unknown_policy", "there is no policy 'ant'; there are: maze"):
+        await deployment.load("ant", 2)
+
+
+async def test_one_fixed_version_is_not_followed(bench: Bench) -> None:
+    deployment = bench.start(wanted=1, follow=False)
+    with refused("fixed_version", "version 1 of maze is wanted by --versions"):
+        deployment.follow(NAME, on=True)
+
+
+async def test_decisions_are_kept_for_the_next_start(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    assert bench.stored() == PolicyState(Rule("latest", follow=True), 2, (1,), following=True, rolled_back=())
+    await deployment.rollback(NAME)
+    assert bench.stored() == PolicyState(Rule("latest", follow=True), 1, (), following=False, rolled_back=(2,))
+
+
+async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_versions_loaded(bench: Bench) -> None:
+    bench.publish(2)
+    bench.publish(3)
+    kept = PolicyState(Rule("latest", follow=True), 2, (1,), following=False, rolled_back=(3,))
+    deployment = bench.start(kept=kept, live=2)
+    running = asyncio.create_task(deployment.run())
+    await wait_until(lambda: bool(bench.host.did))
+    await asyncio.sleep(0.05)
+    running.cancel()
+    assert bench.host.did == [("prepare", 1)]
+    assert status(deployment).live == 2
+    assert await deployment.rollback(NAME) == 1
+
+
+async def test_a_live_version_that_is_gone_after_a_restart_ends_the_following(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = PolicyState(Rule("latest", follow=True), 2, (1,), following=True, rolled_back=())
+    deployment = bench.start(kept=kept, live=1)
+    assert status(deployment) == PolicyStatus(NAME, 1, (), (1,), following=False, wanted="latest", refused=())
+    assert "version 2 of maze, which was live before the restart, cannot be served; version 1 is" in caplog.text
+
+
+async def test_a_decision_holds_though_it_cannot_be_kept(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    (bench.folder / "state").write_text("a file where the folder should be")
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    assert status(deployment).live == 2
+    assert "this decision does not survive a restart" in caplog.text
+
+
+async def test_a_version_that_a_new_worker_cannot_load_is_no_rollback_any_more(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    deployment.forget(NAME, 1)
+    assert status(deployment).loaded == (2,)
+    assert bench.stored().previous == ()
+    with refused("no_previous"):
+        await deployment.rollback(NAME)
+
+
+async def test_a_bug_while_one_policy_is_looked_at_is_logged_and_does_not_end_the_following(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.host, "prepare", None)
+        await deployment.look()
+    assert caplog.messages == ["taking up a new version of maze fails; trying again later"]
+    deployment.look_now()
+    await deployment.look()
+    assert status(deployment).live == 2
+
+
+async def test_former_versions_that_are_not_kept_are_not_in_the_stored_state(bench: Bench) -> None:
+    deployment = bench.start(keep=1)
+    for version in (2, 3):
+        bench.publish(version)
+        await deployment.look()
+    assert bench.stored().previous == (2,)

@@ -1,0 +1,177 @@
+"""The file of an operator's decisions: what a restarted server takes from it, and what it makes of a damaged one."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from serving.policies.state_file import PolicyState, Rule, State, StateFile, choose
+
+LATEST = Rule("latest", follow=True)
+ANT = PolicyState(LATEST, live=900, previous=(800, 700), following=False, rolled_back=(1000,))
+BEE = PolicyState(Rule("2000", follow=False), live=2000, previous=(), following=False)
+STATE = State({"bee": BEE, "ant": ANT})
+WRITTEN = {
+    "format": 1,
+    "policies": {
+        "ant": {
+            "rule": {"wanted": "latest", "follow": True},
+            "live": 900,
+            "previous": [800, 700],
+            "following": False,
+            "rolled_back": [1000],
+        },
+        "bee": {
+            "rule": {"wanted": "2000", "follow": False},
+            "live": 2000,
+            "previous": [],
+            "following": False,
+            "rolled_back": [],
+        },
+    },
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "kilolayer" / "50051")
+
+
+def write_raw(file: StateFile, text: str) -> None:
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    file.path.write_text(text)
+
+
+def test_a_state_is_read_as_it_was_written(file: StateFile) -> None:
+    assert file.read() is None
+    file.write(STATE)
+    assert file.path.name == "state.json"
+    assert json.loads(file.path.read_text()) == WRITTEN
+    assert file.read() == STATE
+    file.write(State({}))
+    assert file.read() == State({})
+    assert [path.name for path in file.path.parent.iterdir()] == ["state.json"]
+
+
+def test_the_folder_is_the_users_own(file: StateFile) -> None:
+    file.write(STATE)
+    assert file.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_write_that_fails_leaves_the_earlier_state(file: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write(STATE)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            file.write(State({}))
+    assert file.read() == STATE
+    file.write(State({}))
+    assert file.read() == State({})
+
+
+def test_file_and_folder_are_on_the_disk_before_and_after_the_new_name(
+    file: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that survives a power failure only with luck would bring back a version that was rolled back."""
+    synced: list[tuple[str, bool]] = []
+
+    def record(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, file.path.exists()))
+
+    monkeypatch.setattr(os, "fsync", record)
+    file.write(STATE)
+    assert synced == [(".state.json.writing", False), ("50051", True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "JSONDecodeError"),
+        (json.dumps(WRITTEN)[:-40], "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ('{"policies": {}}', "KeyError"),
+        ('{"format": 2, "policies": {}}', "it has format 2, and this release reads format 1"),
+        ('{"format": 1, "policies": {"ant": {"live": 900}}}', "KeyError"),
+        (json.dumps(WRITTEN).replace("900", "true"), "it has True where int is expected"),
+        (json.dumps(WRITTEN).replace("800", '"800"'), "it has '800' where int is expected"),
+        (json.dumps(WRITTEN).replace("false", "0"), "it has 0 where bool is expected"),
+        ("[" * 100_000, "RecursionError"),
+        (" " * (1 << 20) + "[]", "it has more than 1048576 bytes"),
+        ("\x00\n\x1b[2J", "JSONDecodeError"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_set_aside_with_one_line(
+    file: StateFile, caplog: pytest.LogCaptureFixture, text: str, problem: str
+) -> None:
+    write_raw(file, text)
+    assert file.read() is None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    message = record.getMessage()
+    assert message.startswith(f"{file.path} cannot be used: ")
+    assert problem in message
+    assert message.endswith("; it is now state.json.damaged, and the flags decide which versions are live")
+    assert file.path.with_name("state.json.damaged").read_text() == text
+    assert file.read() is None
+    assert len(caplog.records) == 1, "a file that was set aside is not there any more"
+
+
+def test_a_file_that_cannot_be_read_is_left_and_named(file: StateFile, caplog: pytest.LogCaptureFixture) -> None:
+    file.path.mkdir(parents=True)
+    assert file.read() is None
+    assert caplog.messages == [f"cannot read {file.path} (Is a directory); the flags decide which versions are live"]
+
+
+def test_a_folder_that_can_be_written_is_no_problem_and_is_left_empty(file: StateFile) -> None:
+    assert file.problem() == ""
+    assert list(file.path.parent.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "50051"
+    assert StateFile(folder).problem() == (
+        f"decisions about live versions do not survive a restart, because {folder} cannot be written (Not a directory);"
+        " choose another folder with --state-dir"
+    )
+
+
+def test_a_start_with_the_same_flags_takes_the_decisions() -> None:
+    choice = choose(STATE, {"ant": LATEST, "bee": BEE.rule})
+    assert choice.kept == {"ant": ANT, "bee": BEE}
+    assert choice.line == "live versions as before the restart: ant@900 (not following), bee@2000 (not following)"
+
+
+@pytest.mark.parametrize("rule", [Rule("best", follow=True), Rule("latest", follow=False), Rule("900", follow=True)])
+def test_a_start_with_other_flags_takes_the_flags(rule: Rule) -> None:
+    choice = choose(STATE, {"ant": rule})
+    assert choice.kept == {}
+    assert choice.line == (
+        "live versions by the flags: ant (the stored decision was made with --versions latest --follow)"
+    )
+
+
+def test_the_flags_of_one_policy_leave_the_decisions_about_another() -> None:
+    choice = choose(STATE, {"ant": LATEST, "bee": LATEST, "cat": LATEST})
+    assert choice.kept == {"ant": ANT}
+    assert choice.line == (
+        "live versions as before the restart: ant@900 (not following); by the flags: bee (the stored decision was made"
+        " with --versions 2000 --no-follow), cat (no decision is stored)"
+    )
+
+
+def test_a_first_start_takes_the_flags() -> None:
+    choice = choose(None, {"ant": LATEST})
+    assert choice.kept == {}
+    assert choice.line == "live versions by the flags: ant (no decision is stored)"
+
+
+def test_a_policy_that_is_followed_says_so() -> None:
+    following = PolicyState(LATEST, live=1000, previous=(), following=True)
+    assert choose(State({"ant": following}), {"ant": LATEST}).line.endswith("ant@1000 (following)")
