@@ -28,6 +28,7 @@ class PolicyDecisions:
     canary: Canary | None = None
     shadow: ShadowState | None = None
     retry_in: int = 0  # looks
+    has_new_rule: bool = False  # what it wants is taken up once, whether it is followed or not
     changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
     @classmethod
@@ -56,6 +57,15 @@ class PolicyDecisions:
             previous=[version for version in kept.previous if version != live],
             rolled_back=set(kept.rolled_back),
         )
+
+    def take_rule(self, source: PolicySource) -> None:
+        """Take the --versions and --follow of `source`, if they have changed."""
+        if (source.wanted, source.follow) == (self.source.wanted, self.source.follow):
+            return
+        self.source = dataclasses.replace(self.source, wanted=source.wanted, follow=source.follow)
+        self.following, self.has_new_rule = source.follow, True
+        how = "followed" if source.follow else "not followed"
+        _LOGGER.info("%s: the version %s is wanted now, and the policy is %s", self.name, source.wanted, how)
 
     @property
     def name(self) -> str:

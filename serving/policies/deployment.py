@@ -161,8 +161,8 @@ class Deployment:
             found.also_loaded.discard(version)
             found.also_loaded.add(left)
             found.rolled_back.add(left)
-            found.following = False
-            await self._end_shadow_of(found, version)
+            found.following = found.has_new_rule = False
+            await self._trials.end_shadow_of(found, version)
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
             self._save()
         return version
@@ -254,9 +254,14 @@ class Deployment:
         self._save()
         self._look_now.set()
 
+    def take_rules(self, sources: Sequence[PolicySource]) -> None:
+        """Take what --versions and --follow say of these policies, and look at the folders as soon as possible."""
+        for source in sources:
+            self._policies[source.name].take_rule(source)
+        self.look_now()
+
     def look_now(self) -> None:
         """Look at the folders as soon as possible, also at those that could not be read or loaded."""
-        _LOGGER.info("looking at the folders of policies")
         for policy in self._policies.values():
             policy.retry_in = 0
         self._look_now.set()
@@ -282,7 +287,7 @@ class Deployment:
         for policy in self._policies.values():
             if policy.retry_in:
                 policy.retry_in -= 1
-            elif policy.following:
+            elif policy.following or policy.has_new_rule:
                 try:
                     await self._take_up(policy)
                 except Exception:  # a bug must not end the following of all policies
@@ -293,11 +298,12 @@ class Deployment:
         """Make the most wanted version live that is better than the live one and passes every check."""
         version = await self._loader.load_wanted(policy)
         if version is None:
+            policy.has_new_rule = policy.has_new_rule and policy.retry_in > 0
             return
         surplus: list[int] = []
         async with policy.changing:
-            if policy.following:  # an operator may have decided meanwhile
-                surplus = await self._make_live(policy, version, following=True)
+            if policy.following or policy.has_new_rule:  # an operator may have decided meanwhile
+                surplus = await self._make_live(policy, version, following=policy.following)
             elif version not in policy.loaded:
                 policy.also_loaded.add(version)
         await self._loader.unload_unused(policy, surplus)
@@ -305,7 +311,7 @@ class Deployment:
     async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> list[int]:
         """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
         name, former = policy.name, policy.live
-        policy.following = following
+        policy.following, policy.has_new_rule = following, False
         if version != former:
             await self._host.switch(name, version)
             policy.live = version
@@ -316,15 +322,10 @@ class Deployment:
         ended = await self._trials.end_canary(policy)
         if ended is not None and ended != version:
             policy.also_loaded.add(ended)
-        await self._end_shadow_of(policy, version)
+        await self._trials.end_shadow_of(policy, version)
         surplus = self._loader.forget_surplus(policy)
         self._save()
         return surplus
-
-    async def _end_shadow_of(self, policy: PolicyDecisions, live: int) -> None:
-        """End the shadow if its version has become live."""
-        if policy.shadow and policy.shadow.version == live:
-            await self._trials.end_shadow(policy)
 
     async def _reject_candidate(self, policy: PolicyDecisions) -> None:
         """Roll a canary back; the lock is held. Its version stays loaded."""

@@ -95,6 +95,11 @@ class Trials:
         _LOGGER.info("%s: the shadow of version %d has ended", policy.name, version)
         return version
 
+    async def end_shadow_of(self, policy: PolicyDecisions, live: int) -> None:
+        """End the shadow if its version has become live."""
+        if policy.shadow and policy.shadow.version == live:
+            await self.end_shadow(policy)
+
     def record(self, policy: PolicyDecisions, report: EpisodeReport, receipt: Receipt) -> None:
         """Take a report about `policy` into account."""
         canary = policy.canary

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +12,10 @@ from serving.config import ServeConfig
 from serving.policies.deployment import Deployment
 from serving.policies.trial_metrics import TrialsCollector
 from serving.sockets import Address
+from serving.workers.reload import Reload
 from serving.workers.shutdown import on_hangup
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -22,6 +26,7 @@ async def controlled(
     address: Address,
     drain: Callable[[], None],
     collectors: CollectorRegistry,
+    reload: Reload,
 ) -> AsyncGenerator[dict[str, str]]:
     """Follow the folders and answer operators until the end of the context. Yield the admin address by its name.
 
@@ -29,6 +34,7 @@ async def controlled(
         address: at which the server listens.
         drain: begins to stop the server, and returns immediately.
         collectors: what the metrics of operators' actions and of canaries are registered with.
+        reload: what happens at SIGHUP.
 
     Raises:
         StartupError: the admin socket cannot be bound.
@@ -40,11 +46,20 @@ async def controlled(
         )
         await admin.start()
     collectors.register(TrialsCollector(deployment))
-    on_hangup(deployment.look_now)
+    reloads: set[asyncio.Task[None]] = set()
+    on_hangup(lambda: reloads.add(asyncio.create_task(reload(deployment))))
     following = asyncio.create_task(deployment.run())
+    following.add_done_callback(_log_failure)
     try:
         yield admin.addresses() if admin else {}
     finally:
-        following.cancel()
+        for task in (following, *reloads):
+            task.cancel()
         if admin:
             await admin.stop()
+
+
+def _log_failure(following: asyncio.Task[None]) -> None:
+    """Log a bug in the deployment: what is live goes on, but nothing new is taken up."""
+    if not following.cancelled() and (error := following.exception()):
+        _LOGGER.critical("no new version is taken up any more; restart the server", exc_info=error)

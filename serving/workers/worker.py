@@ -47,6 +47,7 @@ from serving.workers.messages import (
     from_line,
     to_line,
 )
+from serving.workers.reload import Reload
 from serving.workers.reports import ForwardedReports
 from serving.workers.shutdown import finished_before, stop_event
 
@@ -54,9 +55,9 @@ _LOGGER = logging.getLogger(__name__)
 _SUPERVISOR_GONE = "the supervisor process is gone; stopping"
 
 
-def run_alone(config: ServeConfig) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code."""
-    return _run(_serve_alone(config))
+def run_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code. `read` reads the settings again at SIGHUP."""
+    return _run(_serve_alone(config, read))
 
 
 def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
@@ -108,7 +109,7 @@ class _UnansweredError(Exception):
     """The server stopped before every accepted call was answered."""
 
 
-async def _serve_alone(config: ServeConfig) -> None:
+async def _serve_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> None:
     stop = stop_event()
     sources = resolve(config)
     began = restart(config, sources)
@@ -123,7 +124,14 @@ async def _serve_alone(config: ServeConfig) -> None:
             deployment = Deployment(
                 sources, server.host, began, live=server.versions(), keep=config.keep, reports=reports
             )
-            control = controlled(deployment, config, address=server.address, drain=stop.set, collectors=collectors)
+            control = controlled(
+                deployment,
+                config,
+                address=server.address,
+                drain=stop.set,
+                collectors=collectors,
+                reload=Reload(config, sources, read),
+            )
             async with control as admin:
                 addresses = server.addresses() | admin
                 _LOGGER.info("%s", ready_line(addresses, policies=server.policies_line()), extra=addresses)

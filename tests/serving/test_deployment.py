@@ -10,6 +10,7 @@ from serving.policies.state_file import PolicyState, Rule
 from serving.policies.status import PolicyStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
+from tests.serving.sources import policy_source
 
 
 async def test_a_new_version_is_loaded_then_made_live_and_nothing_happens_without_one(bench: Bench) -> None:
@@ -312,3 +313,40 @@ async def test_former_versions_that_are_not_kept_are_not_in_the_stored_state(ben
         bench.publish(version)
         await deployment.look()
     assert bench.stored().previous == (2,)
+
+
+async def test_a_new_rule_is_taken_once_though_the_policy_is_not_followed(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    bench.publish(3)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted=2, follow=False)])
+    await deployment.look()
+    assert status(deployment).live == 2
+    assert status(deployment).wanted == "2"
+    await deployment.rollback(NAME)
+    await deployment.look()
+    assert status(deployment).live == 1
+    assert bench.stored().rule == Rule("2", follow=False)
+
+
+async def test_a_new_rule_ends_what_an_operator_decided_and_an_old_one_does_not(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    await deployment.rollback(NAME)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="latest", follow=True)])
+    await deployment.look()
+    assert (status(deployment).live, status(deployment).following) == (1, False)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=True)])
+    bench.publish(3, stay=1.0)
+    await deployment.look()
+    assert (status(deployment).live, status(deployment).following) == (3, True)
+
+
+async def test_a_new_rule_that_no_version_fits_changes_nothing(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=False)])
+    await deployment.look()
+    bench.publish(2, stay=1.0)
+    await deployment.look()
+    assert bench.host.did == []

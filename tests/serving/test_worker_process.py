@@ -39,6 +39,7 @@ from serving.workers.messages import (
     from_line,
     to_line,
 )
+from serving.workers.reload import Reload
 from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 from tests.serving.batcher_bench import WaitUntil
@@ -89,7 +90,8 @@ def new_supervisor(**arguments: Any) -> Supervisor:
     """A supervisor of two workers. The first one may serve version 2 or 1 of the policy ant."""
     config = dataclasses.replace(CONFIG, metrics_port=0, admin="off")
     sources = [policy_source(Path("a"), name="ant")]
-    return Supervisor(config, sources, Restart(None, {}, choices=((2, 1),)), **arguments)
+    reload = Reload(config, sources, lambda: config)
+    return Supervisor(config, sources, Restart(None, {}, choices=((2, 1),)), reload=reload, **arguments)
 
 
 @asynccontextmanager

@@ -210,10 +210,8 @@ def test_without_room_for_temporary_files_there_is_one_line_and_exit_code_1(
     policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    assert (
-        supervise(ServeConfig(policies=(policies,), workers=2, listen="127.0.0.1:0", metrics_port=0, metrics=False))
-        == 1
-    )
+    config = ServeConfig(policies=(policies,), workers=2, listen="127.0.0.1:0", metrics_port=0, metrics=False)
+    assert supervise(config, lambda: config) == 1
     (line,) = caplog.messages
     assert line.endswith("; set TMPDIR to a writable folder with free space")
 
