@@ -190,8 +190,8 @@ def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(pol
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    (line,) = errors.splitlines()
-    assert "stopping: refusing new calls" in line
+    assert "stopping: refusing new calls" in errors
+    assert "Traceback" not in errors  # a worker that has just begun to handle signals may log a line, too
 
 
 @pytest.mark.slow
