@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PORT = 50051  # of the server's --listen
 _MAX_PORT = 65535
+_MAX_NUMBER = 10**9
 _LOAD_S, _OTHER_S = 600.0, 10.0  # most seconds to wait; a deep version may compile for minutes
 _USER_KEY = "kilolayer-admin-user"
 _ACTIONS = {
@@ -35,10 +36,16 @@ _ACTIONS = {
     "switch": ("[POLICY] VERSION", "make a version live, and load it first if needed; turns following off"),
     "rollback": ("[POLICY]", "make the version live that was live before; turns following off"),
     "follow": ("[POLICY] [--off]", "take up new versions, or stop doing so"),
+    "canary": ("[POLICY] VERSION", "let a version answer a share of the robots; --off ends that; turns following off"),
+    "shadow": ("[POLICY] VERSION", "compare a version with the live one, for a share of its rows; --off ends that"),
     "drain": ("", "stop the server: it answers the requests that it has accepted, and exits"),
 }
-_NAME_VERSION = frozenset({"load", "unload", "switch"})
-_MAY_LOAD = frozenset({"load", "switch"})
+_TRIALS = frozenset({"canary", "shadow"})
+_NAME_VERSION = frozenset({"load", "unload", "switch"}) | _TRIALS
+_MAY_LOAD = frozenset({"load", "switch"}) | _TRIALS
+_MAY_BE_OFF = frozenset({"follow"}) | _TRIALS
+_SHARE = 0.1
+_RULE = ("false_promotion_rate", "false_rollback_rate", "margin", "min_episodes")
 _COLUMNS = ("POLICY", "LIVE", "PREVIOUS", "LOADED", "WANTED", "FOLLOWING")
 
 
@@ -72,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     actions = "\n".join(f"  {name} {words}".ljust(28) + text for name, (words, text) in _ACTIONS.items())
     made = _Parser(
         prog="kilolayer-admin",
-        usage="%(prog)s ACTION [POLICY] [VERSION] [--port PORT | --admin unix:PATH] [--off] [--timeout-s S] [--json]",
+        usage="%(prog)s ACTION [POLICY] [VERSION] [--port PORT | --admin unix:PATH] [OPTIONS]",
         description="Show and change the versions that a running server serves.",
         epilog=f"actions:\n{actions}\n\nPOLICY may be left out if the server has only one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,8 +89,22 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("names", nargs="*", metavar="POLICY, VERSION", help="what it is about")
     made.add_argument("--port", type=int, default=_PORT, help=f"the server's port for gRPC (default: {_PORT})")
     made.add_argument("--admin", metavar="unix:PATH", help="the address instead, as the server's ready line shows it")
-    made.add_argument("--off", action="store_true", help="with follow: take up no new versions")
-    timeouts = f"{_LOAD_S:g} for load and switch, {_OTHER_S:g} for others"
+    made.add_argument("--off", action="store_true", help="with follow, canary or shadow: end it")
+    made.add_argument(
+        "--share", type=float, metavar="S", help=f"of robots or rows, with canary or shadow (default: {_SHARE:g})"
+    )
+    made.add_argument(
+        "--decide", action="store_true", help="with canary: let reports make the version live or roll it back"
+    )
+    made.add_argument("--false-promotion-rate", type=float, metavar="P", help="with --decide (default: 0.05)")
+    made.add_argument("--false-rollback-rate", type=float, metavar="P", help="with --decide (default: 0.05)")
+    made.add_argument(
+        "--margin", type=float, metavar="D", help="with --decide: a difference that does not matter (default: 0)"
+    )
+    made.add_argument(
+        "--min-episodes", type=int, metavar="N", help="with --decide: of each version, before a decision (default: 30)"
+    )
+    timeouts = f"{_LOAD_S:g} where a version may be loaded, {_OTHER_S:g} otherwise"
     made.add_argument("--timeout-s", type=float, metavar="S", help=f"most seconds to wait (default: {timeouts})")
     made.add_argument("--json", action="store_true", help="print the server's reply as JSON")
     return made
@@ -101,21 +122,38 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if len(names) > most:
         words = _ACTIONS[action][0] or "alone"
         raise UsageError(f"{names[most]!r} is one word too many, the usage is {action} {words}; --help has more")
-    parsed.version = names.pop() if action in _NAME_VERSION and names else ""
+    names_version = action in _NAME_VERSION and not parsed.off
+    parsed.version = names.pop() if names_version and names else ""
     parsed.policy = names.pop() if names else ""
-    if action in _NAME_VERSION and not (parsed.version.isascii() and parsed.version.isdigit()):
+    if names_version and not (parsed.version.isascii() and parsed.version.isdigit()):
         raise UsageError(
             f"{action} needs a version, which is a number, got {parsed.version!r}; such as kilolayer-admin {action}"
             " point_u_maze 2000"
         )
-    if parsed.off and action != "follow":
-        raise UsageError(f"--off goes with follow, got {action}")
+    if parsed.off and action not in _MAY_BE_OFF:
+        raise UsageError(f"--off goes with follow, canary or shadow, got {action}")
+    _check_trial(parsed)
     if parsed.timeout_s is None:
         parsed.timeout_s = _LOAD_S if action in _MAY_LOAD else _OTHER_S
     if not (math.isfinite(parsed.timeout_s) and parsed.timeout_s > 0):
         raise UsageError(f"--timeout-s must be a positive number of seconds, got {parsed.timeout_s:g}")
     parsed.address = _address(parsed)
     return parsed
+
+
+def _check_trial(parsed: argparse.Namespace) -> None:
+    """Refuse options of a canary or a shadow that have no effect."""
+    begins = parsed.action in _TRIALS and not parsed.off
+    if parsed.share is not None and not begins:
+        raise UsageError("--share goes with canary VERSION or shadow VERSION")
+    if parsed.decide and not (begins and parsed.action == "canary"):
+        raise UsageError("--decide goes with canary VERSION")
+    given = [name for name in _RULE if getattr(parsed, name) is not None]
+    if given and not parsed.decide:
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with --decide")
+    for name in given:  # 0 would mean the default
+        if name != "margin" and not 0 < getattr(parsed, name) <= _MAX_NUMBER:
+            raise UsageError(f"--{name.replace('_', '-')} must be above 0, got {getattr(parsed, name)}")
 
 
 def _address(parsed: argparse.Namespace) -> UnixAddress:
@@ -159,6 +197,12 @@ def _call(parsed: argparse.Namespace) -> "Message":
         "switch": lambda: pb.SwitchRequest(policy=parsed.policy, version=parsed.version),
         "rollback": lambda: pb.RollbackRequest(policy=parsed.policy),
         "follow": lambda: pb.FollowRequest(policy=parsed.policy, off=parsed.off),
+        "canary": lambda: pb.CanaryRequest(
+            policy=parsed.policy, version=parsed.version, share=_share(parsed), rule=_rule(parsed), off=parsed.off
+        ),
+        "shadow": lambda: pb.ShadowRequest(
+            policy=parsed.policy, version=parsed.version, share=_share(parsed), off=parsed.off
+        ),
         "drain": pb.DrainRequest,
     }
     with grpc.insecure_channel(parsed.address.uri) as channel:
@@ -167,6 +211,18 @@ def _call(parsed: argparse.Namespace) -> "Message":
             return method(requests[parsed.action](), timeout=parsed.timeout_s, metadata=((_USER_KEY, _user()),))
         except grpc.RpcError as error:
             raise _failure(error, parsed) from error
+
+
+def _share(parsed: argparse.Namespace) -> float:
+    return _SHARE if parsed.share is None else parsed.share
+
+
+def _rule(parsed: argparse.Namespace) -> "pb.CanaryRule | None":
+    """Return when the canary ends by itself, as the server takes it: what is not given has its default there."""
+    from kilolayer.v1 import admin_pb2 as pb
+
+    given = {name: getattr(parsed, name) for name in _RULE if getattr(parsed, name) is not None}
+    return pb.CanaryRule(**given) if parsed.decide else None
 
 
 def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
@@ -215,6 +271,8 @@ def _table(reply: "pb.StatusResponse", _version: str) -> str:
     rows = [_COLUMNS, *map(_row, reply.policies)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += [_canary_line(each) for each in reply.policies if each.HasField("canary")]
+    lines += [_shadow_line(each) for each in reply.policies if each.HasField("shadow")]
     lines += [
         f"refused: {each.policy} {refused.version} ({refused.reason}): {refused.detail}"
         for each in reply.policies
@@ -226,6 +284,34 @@ def _table(reply: "pb.StatusResponse", _version: str) -> str:
 def _row(status: "pb.PolicyStatus") -> tuple[str, ...]:
     previous, loaded = (" ".join(versions) or "-" for versions in (status.previous_versions, status.loaded_versions))
     return (status.policy, status.live_version, previous, loaded, status.wanted, "yes" if status.following else "no")
+
+
+def _canary_line(status: "pb.PolicyStatus") -> str:
+    canary = status.canary
+    line = f"canary: {status.policy} {canary.version} answers {canary.share:g} of the robots"
+    if not canary.HasField("rule"):
+        return f"{line}, and does not decide"
+    return (
+        f"{line}; {canary.candidate_episodes} episodes, {canary.live_episodes} of the live version; evidence that it is"
+        f" better {canary.better_evidence:.3g} of {1 / canary.rule.false_promotion_rate:.3g}, worse"
+        f" {canary.worse_evidence:.3g} of {1 / canary.rule.false_rollback_rate:.3g}"
+    )
+
+
+def _shadow_line(status: "pb.PolicyStatus") -> str:
+    return f"shadow: {status.policy} {status.shadow.version} for {status.shadow.share:g} of the rows"
+
+
+def _canary(reply: "pb.CanaryResponse", _version: str) -> str:
+    status = reply.policy
+    if not status.HasField("canary"):
+        return f"version {status.live_version} of {status.policy} answers all robots"
+    return f"{_canary_line(status)}; version {status.live_version} answers the others"
+
+
+def _shadow(reply: "pb.ShadowResponse", _version: str) -> str:
+    status = reply.policy
+    return _shadow_line(status) if status.HasField("shadow") else f"{status.policy} has no shadow"
 
 
 def _live(reply: "pb.SwitchResponse | pb.RollbackResponse", _version: str) -> str:
@@ -259,6 +345,8 @@ _DESCRIPTIONS: dict[str, Callable[[Any, str], str]] = {
     "switch": _live,
     "rollback": _live,
     "follow": _followed,
+    "canary": _canary,
+    "shadow": _shadow,
     "drain": _drained,
 }
 

@@ -78,7 +78,7 @@ def test_a_proto_that_does_not_compile_is_reported(tmp_path: Path) -> None:
             admin_pb2.DESCRIPTOR.services_by_name["PolicyAdmin"],
             admin_pb2_grpc.PolicyAdminStub,
             admin_pb2_grpc.PolicyAdminServicer,
-            ["Status", "Load", "Unload", "Switch", "Rollback", "Follow", "Drain"],
+            ["Status", "Load", "Unload", "Switch", "Rollback", "Follow", "Canary", "Shadow", "Drain"],
         ),
     ],
     ids=["Policy", "PolicyAdmin"],
@@ -132,7 +132,7 @@ def test_a_servicer_of_the_admin_service_offers_what_it_overrides() -> None:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = admin_pb2_grpc.PolicyAdminStub(channel)
         assert stub.Status(admin_pb2.StatusRequest(policy="ant")).policies[0].policy == "ant"
-        for name in ("Load", "Unload", "Switch", "Rollback", "Follow", "Drain"):
+        for name in ("Load", "Unload", "Switch", "Rollback", "Follow", "Canary", "Shadow", "Drain"):
             with pytest.raises(grpc.RpcError) as failure:
                 getattr(stub, name)(getattr(admin_pb2, f"{name}Request")())
             assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,15 +1,23 @@
 """AdminService: the methods of `kilolayer.v1.PolicyAdmin`."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import dataclasses
+import math
+from collections.abc import Awaitable, Callable, Generator
 from typing import TypeAlias, TypeVar
 
 from kilolayer.v1 import admin_pb2 as pb
 from serving.api.admin_actions import AdminActions, Subject
 from serving.api.rpc import RpcService, UnaryMethod
-from serving.policies.status import PolicyStatus
+from serving.errors import InvalidRequestError
+from serving.policies.canary import CanaryShare
+from serving.policies.sequential_test import DecisionRule
+from serving.policies.state_file import ShadowState
+from serving.policies.status import CanaryStatus, PolicyStatus
 
-_NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest
+_NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest | pb.CanaryRequest | pb.ShadowRequest
 _NamesPolicy: TypeAlias = _NamesVersion | pb.RollbackRequest | pb.FollowRequest
+_MAX_LOGARITHM = 700.0  # of a float64
 _Version = TypeVar("_Version", pb.LoadRequest, pb.UnloadRequest, pb.SwitchRequest)
 _Reply: TypeAlias = Callable[..., pb.LoadResponse | pb.UnloadResponse | pb.SwitchResponse]
 
@@ -38,6 +46,8 @@ class AdminService:
                 "Switch": self._change("switch", pb.SwitchRequest, deployment.switch, reply=pb.SwitchResponse),
                 "Rollback": action("rollback", pb.RollbackRequest, subject=_policy, perform=self._rollback),
                 "Follow": action("follow", pb.FollowRequest, subject=_policy, perform=self._follow),
+                "Canary": action("canary", pb.CanaryRequest, subject=_version, perform=self._canary),
+                "Shadow": action("shadow", pb.ShadowRequest, subject=_version, perform=self._shadow),
                 "Drain": action("drain", pb.DrainRequest, subject=lambda _: Subject(), perform=self._begin_draining),
             },
             streams={},
@@ -74,6 +84,31 @@ class AdminService:
         self._actions.deployment.follow(policy, on=not request.off)
         return pb.FollowResponse(policy=self._encoded(policy))
 
+    async def _canary(self, request: pb.CanaryRequest) -> pb.CanaryResponse:
+        deployment = self._actions.deployment
+        if request.off:
+            policy = self._actions.status(request.policy).policy
+            await deployment.end_canary(policy)
+        else:
+            policy, version = self._actions.find(_version(request))
+            with _checked():
+                CanaryShare(policy=policy, candidate=version, share=request.share)
+                rule = _decode_rule(request.rule) if request.HasField("rule") else None
+            await deployment.canary(policy, version, share=request.share, rule=rule)
+        return pb.CanaryResponse(policy=self._encoded(policy))
+
+    async def _shadow(self, request: pb.ShadowRequest) -> pb.ShadowResponse:
+        deployment = self._actions.deployment
+        if request.off:
+            policy = self._actions.status(request.policy).policy
+            await deployment.end_shadow(policy)
+        else:
+            policy, version = self._actions.find(_version(request))
+            with _checked():
+                ShadowState(version, request.share)
+            await deployment.shadow(policy, version, share=request.share)
+        return pb.ShadowResponse(policy=self._encoded(policy))
+
     async def _begin_draining(self, _request: pb.DrainRequest) -> pb.DrainResponse:
         self._drain()
         return pb.DrainResponse()
@@ -90,6 +125,20 @@ def _version(request: _NamesVersion) -> Subject:
     return Subject(request.policy, request.version)
 
 
+@contextlib.contextmanager
+def _checked() -> Generator[None]:
+    """Turn the error for a share or a rule that is out of range into one for the caller."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
+def _decode_rule(rule: pb.CanaryRule) -> DecisionRule:
+    """Return the rule of a request, in which 0 stands for the default. ValueError if a value is out of range."""
+    return DecisionRule(**{field.name: value for field, value in rule.ListFields()})
+
+
 def _encode(status: PolicyStatus) -> pb.PolicyStatus:
     return pb.PolicyStatus(
         policy=status.policy,
@@ -102,4 +151,22 @@ def _encode(status: PolicyStatus) -> pb.PolicyStatus:
             pb.RefusedVersion(version=str(each.version), reason=each.reason, detail=each.detail)
             for each in status.refused
         ],
+        canary=status.canary and _encode_canary(status.canary),
+        shadow=status.shadow and pb.ShadowStatus(version=str(status.shadow.version), share=status.shadow.share),
     )
+
+
+def _encode_canary(canary: CanaryStatus) -> pb.CanaryStatus:
+    return pb.CanaryStatus(
+        version=str(canary.version),
+        share=canary.share,
+        rule=canary.rule and pb.CanaryRule(**dataclasses.asdict(canary.rule)),
+        live_episodes=canary.live_episodes,
+        candidate_episodes=canary.candidate_episodes,
+        better_evidence=_exp(canary.better),
+        worse_evidence=_exp(canary.worse),
+    )
+
+
+def _exp(logarithm: float) -> float:
+    return math.exp(min(logarithm, _MAX_LOGARITHM))

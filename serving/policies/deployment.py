@@ -18,7 +18,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from serving.errors import DeploymentError, Reason
@@ -369,17 +369,11 @@ class Deployment:
         """Load what was loaded before the restart, and go on with what was tried."""
         await self._loader.load_previous(policy)
         kept = self._kept.get(policy.name)
-        if kept and kept.canary and not policy.canary:
-            trial = kept.canary
-            await self._restore_trial(
-                policy, self.canary(policy.name, trial.version, share=trial.share, rule=trial.rule)
-            )
-        if kept and kept.shadow and not policy.shadow:
-            await self._restore_trial(policy, self.shadow(policy.name, kept.shadow.version, share=kept.shadow.share))
-
-    async def _restore_trial(self, policy: PolicyDecisions, begin: Awaitable[None]) -> None:
         try:
-            await begin
+            if kept and (trial := kept.canary) and not policy.canary:
+                await self.canary(policy.name, trial.version, share=trial.share, rule=trial.rule)
+            if kept and kept.shadow and not policy.shadow:
+                await self.shadow(policy.name, kept.shadow.version, share=kept.shadow.share)
         except DeploymentError as error:
             _LOGGER.warning("what was tried of %s before the restart cannot go on: %s", policy.name, error)
 

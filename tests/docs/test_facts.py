@@ -15,6 +15,9 @@ from serving.admin import parser as admin_parser
 from serving.config import ServeConfig
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.report_metrics import ReportsCollector
+from serving.policies.sequential_test import Verdict
+from serving.policies.status import PolicyStatus
+from serving.policies.trial_metrics import TrialsCollector
 from serving.telemetry.metrics import Metrics
 from tests.docs.blocks import PAGES, ROOT
 from training.config import TrainConfig
@@ -92,10 +95,19 @@ def test_the_table_of_environments_is_the_registrys() -> None:
     assert shown == actual
 
 
+class NoTrials:
+    def status(self) -> tuple[PolicyStatus, ...]:
+        return ()
+
+    def verdicts(self) -> dict[tuple[str, Verdict], int]:
+        return {}
+
+
 def test_the_metrics_are_those_of_the_server() -> None:
     metrics = CollectorRegistry()
     Metrics(metrics)
     metrics.register(ReportsCollector(EpisodeReports()))
+    metrics.register(TrialsCollector(NoTrials()))
     actual = {f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.collect()}
     with_a_port_workers_or_devices = {
         *("kilolayer_connections", "kilolayer_workers", "kilolayer_device_memory_bytes"),

@@ -101,6 +101,51 @@ async def test_each_action_says_what_has_changed(run: Run, decisions: Decisions)
     assert decisions.live("ant") == 2000
 
 
+async def test_canaries_and_shadows_say_what_has_changed_and_are_below_the_table(run: Run) -> None:
+    for command, expected in {
+        "canary ant 2500": (
+            "canary: ant 2500 answers 0.1 of the robots, and does not decide; version 2000 answers the others"
+        ),
+        "canary ant 2500 --share 0.2 --decide --false-rollback-rate 0.01 --min-episodes 9 --margin 0.1": (
+            "canary: ant 2500 answers 0.2 of the robots; 0 episodes, 0 of the live version; evidence that it is better"
+            " 1 of 20, worse 1 of 100; version 2000 answers the others"
+        ),
+        "shadow ant 2500 --share 0.5": "shadow: ant 2500 for 0.5 of the rows",
+        "status ant": (
+            "POLICY  LIVE  PREVIOUS  LOADED          WANTED  FOLLOWING\n"
+            "ant     2000  1000      1000 2000 2500  latest  no\n"
+            "canary: ant 2500 answers 0.2 of the robots; 0 episodes, 0 of the live version; evidence that it is better"
+            " 1 of 20, worse 1 of 100\n"
+            "shadow: ant 2500 for 0.5 of the rows\n"
+            "refused: ant 3000 (hash): params/x has changed since it was written"
+        ),
+        "shadow ant --off": "ant has no shadow",
+        "canary ant --off": "version 2000 of ant answers all robots",
+    }.items():
+        assert await run(command) == (0, f"{expected}\n", ""), command
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("canary ant", "canary needs a version, which is a number, got 'ant'"),
+        ("canary ant 2500 --share 2", "the share of a canary must be above 0 and at most 1, got 2.0"),
+        ("switch ant 2500 --share 0.1", "--share goes with canary VERSION or shadow VERSION"),
+        ("canary ant --off --share 0.1", "--share goes with canary VERSION or shadow VERSION"),
+        ("shadow ant 2500 --decide", "--decide goes with canary VERSION"),
+        ("canary ant 2500 --margin 0.1", "--margin goes with --decide"),
+        ("canary ant 2500 --decide --margin -0.1", "margin must be at least 0 and below 1, such as 0.02; got -0.1"),
+        ("canary ant 2500 --decide --false-promotion-rate 0", "--false-promotion-rate must be above 0, got 0.0"),
+        ("canary ant 2500 --decide --min-episodes -1", "--min-episodes must be above 0, got -1"),
+        ("switch ant 2500 --off", "--off goes with follow, canary or shadow, got switch"),
+    ],
+)
+async def test_options_that_do_not_fit_are_wrong_usage(run: Run, command: str, message: str) -> None:
+    code, printed, error = await run(command)
+    assert (code, printed) == (2, "")
+    assert error.startswith(f"error: {message}")
+
+
 async def test_drain_begins_to_stop_the_server(run: Run, server: list[str]) -> None:
     assert await run("drain") == (
         0,
@@ -164,7 +209,7 @@ USAGE = [
     ("switch ant 2500 1", "'1' is one word too many, the usage is switch [POLICY] VERSION; --help has more"),
     ("status ant 2500", "'2500' is one word too many, the usage is status [POLICY]; --help has more"),
     ("drain ant", "'ant' is one word too many, the usage is drain alone; --help has more"),
-    ("rollback ant --off", "--off goes with follow, got rollback"),
+    ("rollback ant --off", "--off goes with follow, canary or shadow, got rollback"),
     ("status --port 0", "--port must be from 1 to 65535, got 0"),
     ("status --port x", "argument --port: invalid int value: 'x'; --help describes the usage"),
     ("status --timeout-s 0", "--timeout-s must be a positive number of seconds, got 0"),

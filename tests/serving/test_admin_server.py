@@ -106,6 +106,7 @@ def lines(log: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
+METHODS = ("Status", "Load", "Unload", "Switch", "Rollback", "Follow", "Canary", "Shadow", "Drain")
 ENCODED_ANT = pb.PolicyStatus(
     policy="ant",
     live_version="2000",
@@ -124,6 +125,52 @@ async def test_status_has_every_policy_sorted_or_one(admin: Admin) -> None:
     with refused("NOT_FOUND", "unknown_policy", "there is no policy 'cat'; there are: ant, bee"):
         await admin.call("Status", policy="cat")
     assert [admin.count("status", "ok"), admin.count("status", "unknown_policy")] == [2, 1]
+
+
+async def test_a_canary_begins_changes_and_ends(admin: Admin) -> None:
+    rule = {"margin": 0.02, "min_episodes": 50}
+    status = (await admin.call("Canary", policy="ant", version="2500", share=0.25, rule=rule)).policy
+    canary = status.canary
+    assert (canary.version, canary.share, canary.live_episodes, canary.candidate_episodes) == ("2500", 0.25, 0, 0)
+    assert canary.rule == pb.CanaryRule(
+        false_promotion_rate=0.05, false_rollback_rate=0.05, margin=0.02, min_episodes=50
+    )
+    assert [canary.better_evidence, canary.worse_evidence] == pytest.approx([1, 1])
+    assert (status.live_version, status.loaded_versions, status.following) == ("2000", ["1000", "2000", "2500"], False)
+    status = (await admin.call("Canary", policy="ant", version="2500", share=0.5)).policy
+    assert status.canary == pb.CanaryStatus(version="2500", share=0.5, better_evidence=1, worse_evidence=1)
+    status = (await admin.call("Canary", policy="ant", off=True)).policy
+    assert (status.HasField("canary"), status.loaded_versions) == (False, ["1000", "2000"])
+    assert admin.count("canary", "ok") == 3
+
+
+async def test_a_shadow_begins_and_ends(admin: Admin) -> None:
+    status = (await admin.call("Shadow", policy="ant", version="2500", share=0.125)).policy
+    assert status.shadow == pb.ShadowStatus(version="2500", share=0.125)
+    status = (await admin.call("Shadow", policy="ant", off=True)).policy
+    assert not status.HasField("shadow")
+    assert admin.count("shadow", "ok") == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "message"),
+    [
+        ("Canary", {"share": 0}, "the share of a canary must be above 0 and at most 1, got 0.0"),
+        ("Canary", {"share": 1.5}, "the share of a canary must be above 0 and at most 1, got 1.5"),
+        (
+            "Canary",
+            {"share": 0.5, "rule": {"false_promotion_rate": -1}},
+            "false_promotion_rate must be above 0 and below 1, such as 0.05; got -1.0",
+        ),
+        ("Shadow", {"share": float("nan")}, "the share of a shadow must be above 0 and at most 1, got nan"),
+    ],
+)
+async def test_a_share_or_a_rule_out_of_range_is_refused(
+    admin: Admin, method: str, fields: dict[str, Any], message: str
+) -> None:
+    with refused("INVALID_ARGUMENT", "invalid_request", message):
+        await admin.call(method, policy="ant", version="2500", **fields)
+    assert admin.decisions.loaded("ant") == (1000, 2000)
 
 
 async def test_a_version_is_loaded_made_live_rolled_back_and_unloaded(admin: Admin) -> None:
@@ -222,7 +269,9 @@ async def test_what_the_machine_lacks_is_no_fault_of_the_version(admin: Admin) -
         await admin.call("Load", policy="ant", version="2500")
 
 
-@pytest.mark.parametrize("method", ["Status", "Load", "Unload", "Switch", "Rollback", "Follow", "Drain"])
+@pytest.mark.parametrize(
+    "method", ["Status", "Load", "Unload", "Switch", "Rollback", "Follow", "Canary", "Shadow", "Drain"]
+)
 async def test_malformed_bytes_are_refused(admin: Admin, method: str) -> None:
     call = admin.channel.unary_unary(f"/kilolayer.v1.PolicyAdmin/{method}")
     expected = f"the 2 bytes of the request are not a kilolayer.v1.{method}Request message"

@@ -7,7 +7,7 @@ from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Un
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PolicyStatus(_message.Message):
-    __slots__ = ("policy", "live_version", "previous_versions", "loaded_versions", "following", "wanted", "refused")
+    __slots__ = ("policy", "live_version", "previous_versions", "loaded_versions", "following", "wanted", "refused", "canary", "shadow")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     LIVE_VERSION_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_VERSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,8 @@ class PolicyStatus(_message.Message):
     FOLLOWING_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     policy: str
     live_version: str
     previous_versions: _containers.RepeatedScalarFieldContainer[str]
@@ -22,7 +24,47 @@ class PolicyStatus(_message.Message):
     following: bool
     wanted: str
     refused: _containers.RepeatedCompositeFieldContainer[RefusedVersion]
-    def __init__(self, policy: _Optional[str] = ..., live_version: _Optional[str] = ..., previous_versions: _Optional[_Iterable[str]] = ..., loaded_versions: _Optional[_Iterable[str]] = ..., following: _Optional[bool] = ..., wanted: _Optional[str] = ..., refused: _Optional[_Iterable[_Union[RefusedVersion, _Mapping[str, _Any]]]] = ...) -> None: ...
+    canary: CanaryStatus
+    shadow: ShadowStatus
+    def __init__(self, policy: _Optional[str] = ..., live_version: _Optional[str] = ..., previous_versions: _Optional[_Iterable[str]] = ..., loaded_versions: _Optional[_Iterable[str]] = ..., following: _Optional[bool] = ..., wanted: _Optional[str] = ..., refused: _Optional[_Iterable[_Union[RefusedVersion, _Mapping[str, _Any]]]] = ..., canary: _Optional[_Union[CanaryStatus, _Mapping[str, _Any]]] = ..., shadow: _Optional[_Union[ShadowStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class CanaryRule(_message.Message):
+    __slots__ = ("false_promotion_rate", "false_rollback_rate", "margin", "min_episodes")
+    FALSE_PROMOTION_RATE_FIELD_NUMBER: _ClassVar[int]
+    FALSE_ROLLBACK_RATE_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    MIN_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    false_promotion_rate: float
+    false_rollback_rate: float
+    margin: float
+    min_episodes: int
+    def __init__(self, false_promotion_rate: _Optional[float] = ..., false_rollback_rate: _Optional[float] = ..., margin: _Optional[float] = ..., min_episodes: _Optional[int] = ...) -> None: ...
+
+class CanaryStatus(_message.Message):
+    __slots__ = ("version", "share", "rule", "live_episodes", "candidate_episodes", "better_evidence", "worse_evidence")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    LIVE_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_EPISODES_FIELD_NUMBER: _ClassVar[int]
+    BETTER_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    WORSE_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    share: float
+    rule: CanaryRule
+    live_episodes: int
+    candidate_episodes: int
+    better_evidence: float
+    worse_evidence: float
+    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ..., rule: _Optional[_Union[CanaryRule, _Mapping[str, _Any]]] = ..., live_episodes: _Optional[int] = ..., candidate_episodes: _Optional[int] = ..., better_evidence: _Optional[float] = ..., worse_evidence: _Optional[float] = ...) -> None: ...
+
+class ShadowStatus(_message.Message):
+    __slots__ = ("version", "share")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    share: float
+    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
 
 class RefusedVersion(_message.Message):
     __slots__ = ("version", "reason", "detail")
@@ -109,6 +151,44 @@ class FollowRequest(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., off: _Optional[bool] = ...) -> None: ...
 
 class FollowResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class CanaryRequest(_message.Message):
+    __slots__ = ("policy", "version", "share", "rule", "off")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    OFF_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    share: float
+    rule: CanaryRule
+    off: bool
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., share: _Optional[float] = ..., rule: _Optional[_Union[CanaryRule, _Mapping[str, _Any]]] = ..., off: _Optional[bool] = ...) -> None: ...
+
+class CanaryResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: PolicyStatus
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class ShadowRequest(_message.Message):
+    __slots__ = ("policy", "version", "share", "off")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    OFF_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    version: str
+    share: float
+    off: bool
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[str] = ..., share: _Optional[float] = ..., off: _Optional[bool] = ...) -> None: ...
+
+class ShadowResponse(_message.Message):
     __slots__ = ("policy",)
     POLICY_FIELD_NUMBER: _ClassVar[int]
     policy: PolicyStatus

@@ -20,6 +20,8 @@ class PolicyAdminStub:
     Switch: Any
     Rollback: Any
     Follow: Any
+    Canary: Any
+    Shadow: Any
     Drain: Any
 
     def __init__(self, channel: Any) -> None:
@@ -50,6 +52,14 @@ class PolicyAdminServicer:
         not_implemented(context)
 
     def Follow(self, request: Any, context: Any) -> Any:
+        """Not implemented."""
+        not_implemented(context)
+
+    def Canary(self, request: Any, context: Any) -> Any:
+        """Not implemented."""
+        not_implemented(context)
+
+    def Shadow(self, request: Any, context: Any) -> Any:
         """Not implemented."""
         not_implemented(context)
 
