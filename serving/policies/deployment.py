@@ -232,7 +232,7 @@ class Deployment:
                 return
             if version in policy.rolled_back:
                 continue
-            files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+            files = await asyncio.to_thread(version_files.look, policy.source.path(version))
             if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:
@@ -266,7 +266,7 @@ class Deployment:
 
     async def _prepare(self, policy: _Policy, version: int) -> None:
         """Load a version that an operator asked for."""
-        name, folder = policy.source.name, policy.source.folder / str(version)
+        name, folder = policy.source.name, policy.source.path(version)
         if version in policy.loaded:
             return
         files = await asyncio.to_thread(version_files.look, folder)
