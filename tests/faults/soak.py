@@ -59,6 +59,8 @@ def _run(name: str, share: float) -> str:
     with tempfile.TemporaryDirectory(prefix="kilolayer-soak-") as scratch:
         folder = Path(scratch)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")  # for the servers; warm from the second on
+        os.environ["XDG_STATE_HOME"] = str(folder / "states")
+        os.environ["XDG_RUNTIME_DIR"] = scratch
         publish(folder / "policies", 1000)
         began_s, cpu_s = time.monotonic(), _cpu_s()
         result = PARTS[name](folder / "policies", folder, lambda count: max(1, round(count * share)))
