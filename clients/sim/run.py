@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -174,7 +175,7 @@ def _drive_with_progress(
             on_step=lambda robots: progress.advance(task, robots),
         )
         episodes: list[fleet.Episode] = []
-        first = time.time_ns() // 10**6  # numbers above those of earlier runs
+        first = secrets.randbits(48)  # a server counts each number of a robot once, also over several runs
         for number, episode in enumerate(drive):
             round_number, robot = divmod(number, len(clients))
             fleet.report(clients[robot], episode, number=first + round_number)

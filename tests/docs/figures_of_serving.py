@@ -86,6 +86,15 @@ def client_calls() -> Texts:
         yield "docs/clients.md", line(f"`{row['way']}`", p50, p99, f"{row['calls/s']:,.0f}", client, server)
 
 
+def canaries() -> Texts:
+    """What simulated canaries decided."""
+    for row in record("canary_decisions.json")["rows"]:
+        rates = (f"{100 * row[name]:.0f} %" for name in ("live", "candidate"))
+        decided = (f"{100 * row[name]:.1f} %" for name in ("promoted", "rolled back"))
+        episodes = (None if row[name] is None else f"{row[name]:,.0f}" for name in ("mean episodes", "p90 episodes"))
+        yield "docs/operations.md", line(*rates, *decided, *episodes)
+
+
 def load(name: str, load_name: str, target: str) -> Record:
     """Return the summary of a load on a target."""
     return find(record(name)["loads"], load=load_name, target=target)
@@ -101,4 +110,4 @@ def significant_or_whole(figure: float | None) -> str | None:
     return significant(figure) if figure is None or abs(figure) < 1000 else f"{figure:,.0f}"
 
 
-ALL = (serve, processor_time, pauses, workers, client_calls)
+ALL = (serve, processor_time, pauses, workers, client_calls, canaries)
