@@ -161,8 +161,7 @@ class PolicyHost:
     async def _load(self, policy: str, version: int) -> None:
         live = self._registry.live()[policy].bundle
         source = self._sources[policy]
-        path = source.folder / str(version)
-        bundle = await run_in_background(functools.partial(store.read, path, name=policy))
+        bundle = await run_in_background(functools.partial(store.read, source, version))
         if difference := live.spec.interface_difference(bundle.spec):
             raise RefusedVersionError(
                 "interface", f"{bundle.path} does not fit the robots that version {live.version} serves: {difference}"

@@ -53,7 +53,7 @@ class VersionLoader:
         """
         if version in policy.loaded:
             return
-        files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+        files = await asyncio.to_thread(version_files.look, policy.source.path(version))
         if not version_files.is_complete(files):
             raise unknown_version(policy, version)
         try:
@@ -78,7 +78,7 @@ class VersionLoader:
                 return None
             if version in policy.rolled_back:
                 continue
-            files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+            files = await asyncio.to_thread(version_files.look, policy.source.path(version))
             if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:

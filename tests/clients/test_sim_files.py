@@ -2,7 +2,7 @@
 
 import io
 import json
-import time
+import secrets
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,7 +135,7 @@ def test_the_results_are_written_before_the_video_is_rendered(
         def close(self) -> None: ...
 
     reports: list[tuple[int, object]] = []
-    began_ms = time.time_ns() // 10**6
+    monkeypatch.setattr(secrets, "randbits", lambda bits: bits)
     monkeypatch.setattr(registry, "make", lambda _: env)
     monkeypatch.setattr(fleet, "connect", lambda *_, **__: [Ready(), Ready(), Ready()])
     monkeypatch.setattr(film, "show", interrupted)
@@ -147,9 +147,7 @@ def test_the_results_are_written_before_the_video_is_rendered(
         sim.run(config, console=rich.console.Console(file=said, width=200))
     assert "p version 7 on point_u_maze" in said.getvalue()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 32
-    first = reports[0][0]
-    assert began_ms <= first <= time.time_ns() // 10**6
-    assert [number - first for number, _ in reports] == [0, 0, 0, 1]  # the fourth episode is the first robot's second
+    assert [number for number, _ in reports] == [48, 48, 48, 49]  # the fourth episode is the first robot's second
     assert (tmp_path / "out" / "paths.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -55,7 +55,9 @@ def publish_mutants(policies: Path, folder: Path, mutants: Sequence[Mutant]) -> 
         async def refuse_all() -> Outcome:
             async with RetryingCallers([address], request=KNOWN) as callers:
                 await callers.until_answered(10)
-                await asyncio.to_thread(_publish_mutants, policies / "1000", served, made)
+                admin.follow(on=False)  # until all are damaged
+                await asyncio.to_thread(_damage, policies / "1000", served, made)
+                admin.follow(on=True)
                 await asyncio.to_thread(wait_until, lambda: refused().keys() >= refusable, about)
                 await callers.until_answered(callers.outcome.answered + 10)
                 return await callers.stop()
@@ -84,13 +86,9 @@ def publish_mutants(policies: Path, folder: Path, mutants: Sequence[Mutant]) -> 
     return by_reason, outcome
 
 
-def _publish_mutants(version: Path, served: Path, mutants: dict[int, Mutant]) -> None:
-    """Make each beside the folder that the server looks at, and move it there, damaged as it is."""
-    staging = served.parent / "staging" / "policies"
+def _damage(version: Path, served: Path, mutants: dict[int, Mutant]) -> None:
     for number, mutant in mutants.items():
-        copy = Path(shutil.copytree(version, staging / str(number)))
-        mutant.apply(copy)
-        copy.rename(served / str(number))
+        mutant.apply(Path(shutil.copytree(version, served / str(number))))
 
 
 def publish_while_starting(folder: Path, *, starts: int, versions: int, seed: int = 0) -> int:

@@ -66,9 +66,9 @@ class RemoteAdmin:
         """Make the former live version live."""
         return Decisions.of(self._call("Rollback", admin.RollbackRequest()).policy)
 
-    def follow(self) -> Decisions:
-        """Take up new versions from now on."""
-        return Decisions.of(self._call("Follow", admin.FollowRequest()).policy)
+    def follow(self, *, on: bool) -> Decisions:
+        """Take up new versions from now on, or no longer."""
+        return Decisions.of(self._call("Follow", admin.FollowRequest(off=not on)).policy)
 
     def canary(self, version: int, share: float) -> Decisions:
         """Let a version answer a share of the robots."""

@@ -100,6 +100,7 @@ class Decisions:
         return PolicySource(
             name=policy,
             folder=self.folder / policy,
+            given=self.folder / policy,
             wanted="latest" if policy == "ant" else 7,
             follow=policy == "ant",
             max_batch_rows=1,

@@ -216,7 +216,7 @@ async def test_what_the_machine_lacks_is_not_blamed_on_the_version(
 ) -> None:
     publish(hosted.root, 2)
 
-    def lack_memory(_path: Path) -> None:
+    def lack_memory(_path: Path, *, root: Path) -> None:
         raise MemoryError
 
     monkeypatch.setattr(store.bundle, "read", lack_memory)
@@ -228,10 +228,15 @@ async def test_a_version_is_loaded_once_though_two_ask_for_it(
     hosted: Hosted, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(hosted.root, 2)
-    read: list[Path] = []
-    monkeypatch.setattr(store.bundle, "read", lambda path, real=bundle.read: read.append(path) or real(path))
+    read, real = list[tuple[Path, Path]](), bundle.read
+
+    def note(path: Path, *, root: Path) -> bundle.Bundle:
+        read.append((path, root))
+        return real(path, root=root)
+
+    monkeypatch.setattr(store.bundle, "read", note)
     await asyncio.gather(hosted.host.prepare(NAME, 2), hosted.host.prepare(NAME, 2))
-    assert read == [hosted.root / "2"]
+    assert read == [(hosted.root / "2", hosted.root)]
 
 
 async def test_an_unloaded_version_answers_what_it_has_admitted_and_nothing_more(
