@@ -30,10 +30,12 @@ class PolicyDecisions:
     retry_in: int = 0  # looks
     has_new_rule: bool = False  # what it wants is taken up once, whether it is followed or not
     changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    to_restore: PolicyState | None = None  # what was decided before the restart, until its versions are loaded
+    restored: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)  # operators' actions wait for it
 
     @classmethod
     def first(cls, source: PolicySource, live: int, kept: PolicyState | None) -> Self:
-        """Return the decisions at the start, without a canary and a shadow, whose versions are not loaded yet.
+        """Return the decisions at the start, when only the live version is loaded.
 
         Args:
             source: the policy.
@@ -41,7 +43,9 @@ class PolicyDecisions:
             kept: what was decided before the restart; None: nothing that still holds.
         """
         if kept is None:
-            return cls(source, live, following=source.follow)
+            policy = cls(source, live, following=source.follow)
+            policy.restored.set()
+            return policy
         if live != kept.live:
             _LOGGER.warning(
                 "version %d of %s, which was live before the restart, cannot be served; version %d is, and is not"
@@ -54,8 +58,8 @@ class PolicyDecisions:
             source,
             live,
             following=kept.following and live == kept.live,
-            previous=[version for version in kept.previous if version != live],
             rolled_back=set(kept.rolled_back),
+            to_restore=kept,
         )
 
     def take_rule(self, source: PolicySource) -> None:
@@ -86,7 +90,7 @@ class PolicyDecisions:
     def state(self) -> PolicyState:
         """Return what is kept for the next start."""
         canary = self.canary
-        return PolicyState(
+        now = PolicyState(
             Rule(str(self.source.wanted), self.source.follow),
             self.live,
             tuple(self.previous),
@@ -95,6 +99,10 @@ class PolicyDecisions:
             CanaryState(canary.version, canary.share, canary.rule) if canary else None,
             self.shadow,
         )
+        if not (kept := self.to_restore):
+            return now
+        previous = tuple(version for version in kept.previous if version != self.live)
+        return dataclasses.replace(now, previous=previous, canary=kept.canary, shadow=kept.shadow)
 
     def status(self) -> PolicyStatus:
         """Return the status."""

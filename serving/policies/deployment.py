@@ -27,6 +27,7 @@ from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
 from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, unknown_version
 from serving.policies.restart import Restart
+from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
 from serving.policies.state_file import ShadowState, State
@@ -74,7 +75,6 @@ class Deployment:
         self._host = host
         self._loader = VersionLoader(host, keep=keep)
         self._state_file = began.state_file
-        self._kept = began.kept
         self._policies = {
             source.name: PolicyDecisions.first(source, live[source.name], began.kept.get(source.name))
             for source in sources
@@ -98,7 +98,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         await self._loader.load(found, version)
         if version not in found.loaded:
             found.also_loaded.add(version)
@@ -109,7 +109,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy or loaded version, or the version is live or on trial.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             if use := found.on_trial.get(version):
                 raise DeploymentError(Reason.VERSION_IS_LIVE, f"version {version} of {policy} is {use}; end that first")
@@ -130,7 +130,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         await self._loader.load(found, version)
         async with found.changing:
             found.rolled_back.discard(version)
@@ -146,7 +146,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy, or no former version is loaded.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             if found.canary:
                 await self._reject_candidate(found)
@@ -182,7 +182,7 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused or live.
             ValueError: the share is out of range.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         assignment = CanaryShare(policy=found.name, candidate=version, share=share)
         await self._loader.load(found, version)
         async with found.changing:
@@ -198,7 +198,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             ended = await self._trials.end_canary(found)
             self._save()
@@ -209,7 +209,8 @@ class Deployment:
 
         `share` is above 0 and at most 1. Errors as of `canary`.
         """
-        found, shadow = self._find(policy), ShadowState(version, share)
+        shadow = ShadowState(version, share)
+        found = await self._restored(policy)
         await self._loader.load(found, version)
         async with found.changing:
             replaced = await self._trials.begin_shadow(found, shadow)
@@ -218,7 +219,7 @@ class Deployment:
 
     async def end_shadow(self, policy: str) -> None:
         """Compare no more rows. No effect without a shadow. Errors as of `end_canary`."""
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             ended = await self._trials.end_shadow(found)
             self._save()
@@ -238,9 +239,14 @@ class Deployment:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.
 
         Raises:
-            DeploymentError: there is no such policy, it has a canary, or one fixed version of it is wanted.
+            DeploymentError: there is no such policy, it has a canary, one fixed version of it is wanted, or its
+                versions are still being loaded after a restart.
         """
         found = self._find(policy)
+        if not found.restored.is_set():
+            raise DeploymentError(
+                Reason.BUSY, f"the versions of {policy} are still being loaded after the restart; try again later"
+            )
         if on and found.canary:
             raise DeploymentError(
                 Reason.BUSY, f"version {found.canary.version} of {policy} is the candidate of a canary; end that first"
@@ -267,13 +273,17 @@ class Deployment:
         self._look_now.set()
 
     async def run(self) -> None:
-        """Load what was loaded before the restart; then take up new versions and end canaries. Does not return."""
-        for policy in self._policies.values():
-            await self._restore(policy)
-        self._save()
+        """Restore what was decided; then take up new versions and end canaries. Does not return."""
+        await self.restore()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._decide_canaries())
+
+    async def restore(self) -> None:
+        """Load what was loaded before the restart, and go on with what was tried. Actions of operators wait for it."""
+        for policy in self._policies.values():
+            await restore(policy, self._loader, self._trials)
+        self._save()
 
     async def _follow(self) -> None:
         while True:
@@ -365,18 +375,6 @@ class Deployment:
         await self._reject_candidate(policy)
         return []
 
-    async def _restore(self, policy: PolicyDecisions) -> None:
-        """Load what was loaded before the restart, and go on with what was tried."""
-        await self._loader.load_previous(policy)
-        kept = self._kept.get(policy.name)
-        try:
-            if kept and (trial := kept.canary) and not policy.canary:
-                await self.canary(policy.name, trial.version, share=trial.share, rule=trial.rule)
-            if kept and kept.shadow and not policy.shadow:
-                await self.shadow(policy.name, kept.shadow.version, share=kept.shadow.share)
-        except DeploymentError as error:
-            _LOGGER.warning("what was tried of %s before the restart cannot go on: %s", policy.name, error)
-
     def _save(self) -> None:
         """Keep the decisions for the next start. A failure is logged: what is decided holds until then."""
         if not self._state_file:
@@ -385,6 +383,12 @@ class Deployment:
             self._state_file.write(State({name: policy.state() for name, policy in self._policies.items()}))
         except OSError as error:
             _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self._state_file.path, error)
+
+    async def _restored(self, policy: str) -> PolicyDecisions:
+        """Return a policy, as `_find`, when what was loaded before the restart is loaded."""
+        found = self._find(policy)
+        await found.restored.wait()
+        return found
 
     def _find(self, policy: str) -> PolicyDecisions:
         """Return a policy by its name; empty: the only one."""

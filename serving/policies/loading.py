@@ -42,7 +42,7 @@ class VersionLoader:
     """
 
     def __init__(self, host: LoadingHost, *, keep: int) -> None:
-        self._host = host
+        self.host = host
         self._keep = keep
 
     async def load(self, policy: PolicyDecisions, version: int) -> None:
@@ -57,7 +57,7 @@ class VersionLoader:
         if not version_files.is_complete(files):
             raise unknown_version(policy, version)
         try:
-            await self._host.prepare(policy.name, version)
+            await self.host.prepare(policy.name, version)
         except RefusedVersionError as error:
             _refuse(policy, version, files, error)
             raise DeploymentError(Reason.VERSION_REFUSED, str(error)) from error
@@ -82,7 +82,7 @@ class VersionLoader:
             if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:
-                await self._host.prepare(policy.name, version)
+                await self.host.prepare(policy.name, version)
             except RefusedVersionError as error:
                 _refuse(policy, version, files, error)
             except StartupError as error:
@@ -93,15 +93,6 @@ class VersionLoader:
                 return version
         return None
 
-    async def load_previous(self, policy: PolicyDecisions) -> None:
-        """Load the former live versions of `policy`. Those that fail are forgotten."""
-        for version in list(policy.previous):
-            try:
-                await self._host.prepare(policy.name, version)
-            except (RefusedVersionError, StartupError) as error:
-                _LOGGER.warning("a rollback to version %d of %s is not possible: %s", version, policy.name, error)
-                policy.previous.remove(version)
-
     def forget_surplus(self, policy: PolicyDecisions) -> list[int]:
         """Forget former live versions of `policy` beyond those that are kept, and return them."""
         surplus, policy.previous = policy.previous[self._keep :], policy.previous[: self._keep]
@@ -111,7 +102,7 @@ class VersionLoader:
         """Unload those of `versions` that are not needed; None stands for none."""
         for version in versions:
             if version is not None and version not in policy.loaded:
-                await self._host.unload(policy.name, version)
+                await self.host.unload(policy.name, version)
 
 
 def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:

@@ -10,6 +10,7 @@ copy does. `array_mutants` changes the arrays and writes matching hashes, as a f
 """
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,15 @@ def array_mutants(version: Path) -> Iterator[Mutant]:
     for name in probes:
         yield Mutant(f"NaN in probe {name}", _change_probe(name, _set_last(np.nan)))
         yield Mutant(f"other values in probe {name}", _change_probe(name, _shift))
+
+
+def one_of_each_kind(version: Path) -> list[Mutant]:
+    """Return one mutant of each kind of damage, by the first two words of its name."""
+    of_kind: dict[str, Mutant] = {}
+    for mutant in (*file_mutants(version), *array_mutants(version)):
+        if re.search(r"probes\.npz|in array goal_encoder\.output\.bias|in probe (energy|sampled_action)", mutant.name):
+            of_kind[" ".join(mutant.name.split()[:2])] = mutant
+    return list(of_kind.values())
 
 
 def array_names(version: Path) -> list[str]:

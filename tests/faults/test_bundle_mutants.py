@@ -14,12 +14,12 @@ from policy import bundle
 from serving.errors import StartupError
 from serving.policies.store import load_all
 from tests.faults.bundle_mutator import (
-    Mutant,
     array_mutants,
     array_names,
     file_mutants,
     harmless_links,
     match_hashes,
+    one_of_each_kind,
 )
 from tests.faults.supervised import Supervised, serve_command
 from tests.serving.sources import policy_source
@@ -65,18 +65,8 @@ def test_links_to_the_same_content_inside_are_no_damage(policies: Path, tmp_path
     assert linked == [True] * 4
 
 
-def sample(policies: Path) -> list[Mutant]:
-    """One mutant of each kind of damage, by the first two words of its name."""
-    version = policies / "1000"
-    of_kind: dict[str, Mutant] = {}
-    for mutant in (*file_mutants(version), *array_mutants(version)):
-        if re.search(r"probes\.npz|in array goal_encoder\.output\.bias|in probe (energy|sampled_action)", mutant.name):
-            of_kind[" ".join(mutant.name.split()[:2])] = mutant
-    return list(of_kind.values())
-
-
 def test_one_mutant_of_each_kind_is_refused_by_name(policies: Path, tmp_path: Path) -> None:
-    mutants = sample(policies)
+    mutants = one_of_each_kind(policies / "1000")
     assert len(mutants) >= 12
     for number, mutant in enumerate(mutants):
         folder = tmp_path / str(number) / "policies"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.policies.state_file import PolicyState, Rule
+from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
 from serving.policies.status import PolicyStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
@@ -262,6 +262,41 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
     assert bench.host.did == [("prepare", 1)]
     assert status(deployment).live == 2
     assert await deployment.rollback(NAME) == 1
+
+
+async def test_actions_wait_until_the_versions_from_before_the_restart_are_loaded(bench: Bench) -> None:
+    """Version 1 is not loaded yet, so a rollback to it would fail."""
+    bench.publish(2)
+    deployment = bench.start(kept=PolicyState(Rule("latest", follow=True), 2, (1,), following=False), live=2)
+    assert status(deployment) == PolicyStatus(NAME, 2, (), (2,), following=False, wanted="latest", refused=())
+    rolling_back = asyncio.create_task(deployment.rollback(NAME))
+    with refused("busy", "still being loaded after the restart"):
+        deployment.follow(NAME, on=True)
+    assert bench.host.did == []
+    await deployment.restore()
+    assert await rolling_back == 1
+    assert bench.host.did == [("prepare", 1), ("switch", 1)]
+    deployment.follow(NAME, on=True)
+
+
+async def test_a_second_kill_before_all_is_loaded_loses_no_decision(bench: Bench) -> None:
+    canary = CanaryState(3, 0.25, rule=None)
+    kept = PolicyState(Rule("latest", follow=True), 2, (1,), False, (4,), canary, ShadowState(5, 0.5))
+    deployment = bench.start(kept=kept, live=2)
+    deployment.forget(NAME, 9)  # as for another policy, this writes the state
+    assert bench.stored() == kept
+
+
+async def test_a_bug_while_versions_are_restored_does_not_keep_operators_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = bench.start(kept=PolicyState(Rule("latest", follow=True), 2, (1,), following=False), live=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.host, "prepare", None)
+        await deployment.restore()
+    assert caplog.messages == ["restoring the versions of maze fails"]
+    with refused("no_previous"):
+        await deployment.rollback(NAME)
 
 
 async def test_a_live_version_that_is_gone_after_a_restart_ends_the_following(
