@@ -33,7 +33,7 @@ class PolicyDecisions:
 
     @classmethod
     def first(cls, source: PolicySource, live: int, kept: PolicyState | None) -> Self:
-        """Return the decisions at the start, without a canary and a shadow, whose versions are not loaded yet.
+        """Return the decisions at the start, without the other versions of `kept`, which are not loaded yet.
 
         Args:
             source: the policy.
@@ -54,7 +54,6 @@ class PolicyDecisions:
             source,
             live,
             following=kept.following and live == kept.live,
-            previous=[version for version in kept.previous if version != live],
             rolled_back=set(kept.rolled_back),
         )
 
@@ -67,6 +66,15 @@ class PolicyDecisions:
         how = "followed" if source.follow else "not followed"
         _LOGGER.info("%s: the version %s is wanted now, and the policy is %s", self.name, source.wanted, how)
 
+    def forget(self, version: int) -> None:
+        """Note that a version, which is not live, is not loaded any more."""
+        self.also_loaded.discard(version)
+        self.previous = [each for each in self.previous if each != version]
+        if self.canary and self.canary.version == version:
+            self.canary = None
+        if self.shadow and self.shadow.version == version:
+            self.shadow = None
+
     @property
     def name(self) -> str:
         """The policy as clients name it."""
@@ -75,8 +83,10 @@ class PolicyDecisions:
     @property
     def on_trial(self) -> dict[int, str]:
         """The versions of the canary and the shadow, with what they are."""
-        canary = {self.canary.version: "the candidate of a canary"} if self.canary else {}
-        return canary | ({self.shadow.version: "a shadow"} if self.shadow else {})
+        canary, shadow = self.canary, self.shadow  # read once, since metrics are collected in another thread
+        return ({canary.version: "the candidate of a canary"} if canary else {}) | (
+            {shadow.version: "a shadow"} if shadow else {}
+        )
 
     @property
     def loaded(self) -> set[int]:
@@ -97,7 +107,8 @@ class PolicyDecisions:
         )
 
     def status(self) -> PolicyStatus:
-        """Return the status."""
+        """Return the status. May be called in any thread."""
+        canary = self.canary
         return PolicyStatus(
             self.name,
             self.live,
@@ -106,7 +117,7 @@ class PolicyDecisions:
             self.following,
             str(self.source.wanted),
             tuple(about for _, (_, about) in sorted(self.refused.items())),
-            self.canary and _canary_status(self.canary),
+            canary and _canary_status(canary),
             self.shadow,
         )
 

@@ -29,7 +29,7 @@ from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, un
 from serving.policies.restart import Restart
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
-from serving.policies.state_file import ShadowState, State
+from serving.policies.state_file import PolicyState, ShadowState, State
 from serving.policies.status import PolicyStatus
 from serving.policies.trials import TrialHost, Trials
 
@@ -99,8 +99,7 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = self._find(policy)
-        await self._loader.load(found, version)
-        if version not in found.loaded:
+        if await self._loader.load(found, version) and version not in found.loaded:
             found.also_loaded.add(version)
 
     async def unload(self, policy: str, version: int) -> None:
@@ -119,8 +118,7 @@ class Deployment:
                 )
             if version not in found.loaded:
                 raise unknown_version(found, version)
-            found.also_loaded.discard(version)
-            found.previous = [each for each in found.previous if each != version]
+            found.forget(version)
             self._save()
         await self._host.unload(policy, version)
 
@@ -131,8 +129,7 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = self._find(policy)
-        await self._loader.load(found, version)
-        async with found.changing:
+        async with self._loader.loaded(found, version):
             found.rolled_back.discard(version)
             surplus = await self._make_live(found, version, following=False)
         await self._loader.unload_unused(found, surplus)
@@ -184,8 +181,7 @@ class Deployment:
         """
         found = self._find(policy)
         assignment = CanaryShare(policy=found.name, candidate=version, share=share)
-        await self._loader.load(found, version)
-        async with found.changing:
+        async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_canary(found, assignment, rule=rule)
             found.following = False
             found.rolled_back.discard(version)
@@ -210,8 +206,7 @@ class Deployment:
         `share` is above 0 and at most 1. Errors as of `canary`.
         """
         found, shadow = self._find(policy), ShadowState(version, share)
-        await self._loader.load(found, version)
-        async with found.changing:
+        async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_shadow(found, shadow)
             self._save()
         await self._loader.unload_unused(found, [replaced])
@@ -226,11 +221,7 @@ class Deployment:
 
     def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
-        found = self._policies[policy]
-        found.also_loaded.discard(version)
-        found.previous = [each for each in found.previous if each != version]
-        found.canary = None if version == (found.canary and found.canary.version) else found.canary
-        found.shadow = None if version == (found.shadow and found.shadow.version) else found.shadow
+        self._policies[policy].forget(version)
         _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
         self._save()
 
@@ -268,12 +259,17 @@ class Deployment:
 
     async def run(self) -> None:
         """Load what was loaded before the restart; then take up new versions and end canaries. Does not return."""
-        for policy in self._policies.values():
-            await self._restore(policy)
-        self._save()
+        await self.restore()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._decide_canaries())
+
+    async def restore(self) -> None:
+        """Load the versions that were loaded before the restart, and go on with the trials."""
+        for policy in self._policies.values():
+            if kept := self._kept.get(policy.name):
+                await self._restore(policy, kept)
+        self._save()
 
     async def _follow(self) -> None:
         while True:
@@ -317,7 +313,6 @@ class Deployment:
             policy.live = version
             policy.previous = [former, *(each for each in policy.previous if each != version)]
             policy.also_loaded.discard(version)
-            policy.refused.pop(version, None)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
         ended = await self._trials.end_canary(policy)
         if ended is not None and ended != version:
@@ -346,9 +341,12 @@ class Deployment:
             await self._trials.has_verdict.wait()
             self._trials.has_verdict.clear()
             for policy in self._policies.values():
-                async with policy.changing:
-                    surplus = await self._decide_canary(policy)
-                await self._loader.unload_unused(policy, surplus)
+                try:
+                    async with policy.changing:
+                        surplus = await self._decide_canary(policy)
+                    await self._loader.unload_unused(policy, surplus)
+                except Exception:  # a bug must not end the decisions about all policies
+                    _LOGGER.exception("ending the canary of %s fails; trying again at its next report", policy.name)
 
     async def _decide_canary(self, policy: PolicyDecisions) -> list[int]:
         """Promote the candidate of a canary or roll it back, if the reports show which; the lock is held.
@@ -358,21 +356,25 @@ class Deployment:
         if not policy.canary or policy.canary.verdict is Verdict.UNDECIDED:
             return []
         version, verdict = policy.canary.version, policy.canary.verdict
-        self._verdicts[policy.name, verdict] += 1
         _LOGGER.warning("%s: the reports show that version %d is %s", policy.name, version, verdict)
+        surplus: list[int] = []
         if verdict is Verdict.BETTER:
-            return await self._make_live(policy, version, following=False)
-        await self._reject_candidate(policy)
-        return []
+            surplus = await self._make_live(policy, version, following=False)
+        else:
+            await self._reject_candidate(policy)
+        self._verdicts[policy.name, verdict] += 1
+        return surplus
 
-    async def _restore(self, policy: PolicyDecisions) -> None:
-        """Load what was loaded before the restart, and go on with what was tried."""
-        await self._loader.load_previous(policy)
-        kept = self._kept.get(policy.name)
+    async def _restore(self, policy: PolicyDecisions, kept: PolicyState) -> None:
+        """Load what was loaded before the restart, and go on with the trials, unless an operator decides meanwhile."""
+        live = policy.live
+        await self._loader.load_previous(policy, kept.previous)
+        if policy.live != live:
+            return
         try:
-            if kept and (trial := kept.canary) and not policy.canary:
+            if (trial := kept.canary) and not policy.canary:
                 await self.canary(policy.name, trial.version, share=trial.share, rule=trial.rule)
-            if kept and kept.shadow and not policy.shadow:
+            if kept.shadow and not policy.shadow:
                 await self.shadow(policy.name, kept.shadow.version, share=kept.shadow.share)
         except DeploymentError as error:
             _LOGGER.warning("what was tried of %s before the restart cannot go on: %s", policy.name, error)
@@ -387,9 +389,7 @@ class Deployment:
             _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self._state_file.path, error)
 
     def _find(self, policy: str) -> PolicyDecisions:
-        """Return a policy by its name; empty: the only one."""
-        if not policy and len(self._policies) == 1:
-            return next(iter(self._policies.values()))
+        """Return a policy by its name."""
         if policy not in self._policies:
             known = ", ".join(self._policies)
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy!a:.80}; there are: {known}")

@@ -68,7 +68,8 @@ class Decisions:
         )
 
     async def publish_more_of_ant(self) -> None:
-        """Publish the versions that are not loaded, and let the deployment refuse the damaged one."""
+        """Restore what was loaded, publish the other versions, and let the deployment refuse the damaged one."""
+        await self.deployment.restore()
         self.publish("ant", 2500)
         self.publish("ant", 3000)
         try:

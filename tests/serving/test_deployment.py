@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.policies.state_file import PolicyState, Rule
+from serving.policies.state_file import CanaryState, PolicyState, Rule
 from serving.policies.status import PolicyStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
@@ -85,6 +85,18 @@ async def test_a_version_that_is_refused_is_tried_again_only_when_its_files_chan
     await deployment.look()
     assert status(deployment).live == 2
     assert status(deployment).refused == ()
+
+
+async def test_a_version_that_is_loaded_is_not_refused_any_more(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    bench.host.refuses[2] = "hash"
+    with refused("version_refused"):
+        await deployment.load(NAME, 2)
+    assert [each.version for each in status(deployment).refused] == [2]
+    del bench.host.refuses[2]
+    await deployment.load(NAME, 2)
+    assert (status(deployment).loaded, status(deployment).refused) == ((1, 2), ())
 
 
 async def test_the_next_wanted_version_is_taken_if_the_newest_is_refused(bench: Bench) -> None:
@@ -203,10 +215,30 @@ async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -
     assert status(deployment).previous == (3, 1)
     assert not status(deployment).following
     bench.publish(4)
-    await deployment.switch("", 4)  # the only policy
+    await deployment.switch(NAME, 4)
     assert bench.host.did[1:] == [("prepare", 4), ("switch", 4), ("unload", 1)]
     with refused("unknown_version", "policy maze has no version 9 in .*; loaded are: 2, 3, 4"):
         await deployment.switch(NAME, 9)
+
+
+async def test_a_switch_loads_a_version_again_that_was_unloaded_while_it_waited(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    bench.host.may_switch.clear()
+    rollback = asyncio.create_task(deployment.rollback(NAME))
+    await asyncio.sleep(0)  # it holds the lock until the host has made the switch
+    await deployment.load(NAME, 2)  # is live still
+    bench.publish(3)
+    await deployment.load(NAME, 3)
+    bench.host.did.clear()
+    unload = asyncio.create_task(deployment.unload(NAME, 3))
+    await asyncio.sleep(0)
+    switch = asyncio.create_task(deployment.switch(NAME, 3))
+    await asyncio.sleep(0)
+    bench.host.may_switch.set()
+    await asyncio.gather(rollback, unload, switch)
+    assert bench.host.did == [("unload", 3), ("prepare", 3), ("switch", 3)]
 
 
 async def test_a_refused_version_does_not_become_live_by_a_switch(bench: Bench) -> None:
@@ -262,6 +294,46 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
     assert bench.host.did == [("prepare", 1)]
     assert status(deployment).live == 2
     assert await deployment.rollback(NAME) == 1
+
+
+async def test_a_rollback_goes_to_no_version_that_is_not_loaded_yet_after_a_restart(bench: Bench) -> None:
+    bench.publish(2)
+    bench.publish(3)
+    bench.host.held[2] = asyncio.Event()
+    kept = PolicyState(Rule("latest", follow=True), 3, (2, 1), following=False)
+    deployment = bench.start(kept=kept, live=3)
+    restoring = asyncio.create_task(deployment.restore())
+    await wait_until(lambda: bench.host.did == [("prepare", 2)])
+    assert status(deployment).loaded == (3,)
+    with refused("no_previous"):
+        await deployment.rollback(NAME)
+    bench.host.held[2].set()
+    await restoring
+    assert status(deployment).previous == (2, 1)
+    assert await deployment.rollback(NAME) == 2
+
+
+async def test_a_restart_with_a_smaller_keep_loads_fewer_versions(bench: Bench) -> None:
+    kept = PolicyState(Rule("latest", follow=True), 3, (2, 1), following=True)
+    deployment = bench.start(kept=kept, live=3, keep=1)
+    await deployment.restore()
+    assert bench.host.did == [("prepare", 2)]
+    assert bench.stored().previous == (2,)
+
+
+async def test_a_canary_does_not_begin_again_after_a_switch_that_comes_before_it(bench: Bench) -> None:
+    bench.publish(2)
+    bench.publish(3)
+    bench.host.held[1] = asyncio.Event()
+    kept = PolicyState(Rule("latest", follow=True), 2, (1,), following=False, canary=CanaryState(3, 0.5, None))
+    deployment = bench.start(kept=kept, live=2)
+    restoring = asyncio.create_task(deployment.restore())
+    await wait_until(lambda: bench.host.did == [("prepare", 1)])
+    await deployment.switch(NAME, 3)
+    bench.host.held[1].set()
+    await restoring
+    assert bench.host.did == [("prepare", 1), ("prepare", 3), ("switch", 3)]
+    assert (status(deployment).live, status(deployment).previous) == (3, (2, 1))
 
 
 async def test_a_live_version_that_is_gone_after_a_restart_ends_the_following(
