@@ -71,6 +71,15 @@ class PolicyDecisions:
         how = "followed" if source.follow else "not followed"
         _LOGGER.info("%s: the version %s is wanted now, and the policy is %s", self.name, source.wanted, how)
 
+    def forget(self, version: int) -> None:
+        """Note that a version, which is not live, is not loaded any more."""
+        self.also_loaded.discard(version)
+        self.previous = [each for each in self.previous if each != version]
+        if self.canary and self.canary.version == version:
+            self.canary = None
+        if self.shadow and self.shadow.version == version:
+            self.shadow = None
+
     @property
     def name(self) -> str:
         """The policy as clients name it."""
@@ -79,8 +88,10 @@ class PolicyDecisions:
     @property
     def on_trial(self) -> dict[int, str]:
         """The versions of the canary and the shadow, with what they are."""
-        canary = {self.canary.version: "the candidate of a canary"} if self.canary else {}
-        return canary | ({self.shadow.version: "a shadow"} if self.shadow else {})
+        canary, shadow = self.canary, self.shadow  # read once, since metrics are collected in another thread
+        return ({canary.version: "the candidate of a canary"} if canary else {}) | (
+            {shadow.version: "a shadow"} if shadow else {}
+        )
 
     @property
     def loaded(self) -> set[int]:
@@ -105,7 +116,8 @@ class PolicyDecisions:
         return dataclasses.replace(now, previous=previous, canary=kept.canary, shadow=kept.shadow)
 
     def status(self) -> PolicyStatus:
-        """Return the status."""
+        """Return the status. May be called in any thread."""
+        canary = self.canary
         return PolicyStatus(
             self.name,
             self.live,
@@ -114,7 +126,7 @@ class PolicyDecisions:
             self.following,
             str(self.source.wanted),
             tuple(about for _, (_, about) in sorted(self.refused.items())),
-            self.canary and _canary_status(self.canary),
+            canary and _canary_status(canary),
             self.shadow,
         )
 

@@ -99,8 +99,7 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = await self._restored(policy)
-        await self._loader.load(found, version)
-        if version not in found.loaded:
+        if await self._loader.load(found, version) and version not in found.loaded:
             found.also_loaded.add(version)
 
     async def unload(self, policy: str, version: int) -> None:
@@ -119,8 +118,7 @@ class Deployment:
                 )
             if version not in found.loaded:
                 raise unknown_version(found, version)
-            found.also_loaded.discard(version)
-            found.previous = [each for each in found.previous if each != version]
+            found.forget(version)
             self._save()
         await self._host.unload(policy, version)
 
@@ -131,8 +129,7 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = await self._restored(policy)
-        await self._loader.load(found, version)
-        async with found.changing:
+        async with self._loader.loaded(found, version):
             found.rolled_back.discard(version)
             surplus = await self._make_live(found, version, following=False)
         await self._loader.unload_unused(found, surplus)
@@ -184,8 +181,7 @@ class Deployment:
         """
         found = await self._restored(policy)
         assignment = CanaryShare(policy=found.name, candidate=version, share=share)
-        await self._loader.load(found, version)
-        async with found.changing:
+        async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_canary(found, assignment, rule=rule)
             found.following = False
             found.rolled_back.discard(version)
@@ -209,10 +205,8 @@ class Deployment:
 
         `share` is above 0 and at most 1. Errors as of `canary`.
         """
-        shadow = ShadowState(version, share)
-        found = await self._restored(policy)
-        await self._loader.load(found, version)
-        async with found.changing:
+        found, shadow = await self._restored(policy), ShadowState(version, share)
+        async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_shadow(found, shadow)
             self._save()
         await self._loader.unload_unused(found, [replaced])
@@ -227,11 +221,7 @@ class Deployment:
 
     def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
-        found = self._policies[policy]
-        found.also_loaded.discard(version)
-        found.previous = [each for each in found.previous if each != version]
-        found.canary = None if version == (found.canary and found.canary.version) else found.canary
-        found.shadow = None if version == (found.shadow and found.shadow.version) else found.shadow
+        self._policies[policy].forget(version)
         _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
         self._save()
 
@@ -327,7 +317,6 @@ class Deployment:
             policy.live = version
             policy.previous = [former, *(each for each in policy.previous if each != version)]
             policy.also_loaded.discard(version)
-            policy.refused.pop(version, None)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
         ended = await self._trials.end_canary(policy)
         if ended is not None and ended != version:
@@ -356,9 +345,12 @@ class Deployment:
             await self._trials.has_verdict.wait()
             self._trials.has_verdict.clear()
             for policy in self._policies.values():
-                async with policy.changing:
-                    surplus = await self._decide_canary(policy)
-                await self._loader.unload_unused(policy, surplus)
+                try:
+                    async with policy.changing:
+                        surplus = await self._decide_canary(policy)
+                    await self._loader.unload_unused(policy, surplus)
+                except Exception:  # a bug must not end the decisions about all policies
+                    _LOGGER.exception("ending the canary of %s fails; trying again at its next report", policy.name)
 
     async def _decide_canary(self, policy: PolicyDecisions) -> list[int]:
         """Promote the candidate of a canary or roll it back, if the reports show which; the lock is held.
@@ -368,12 +360,14 @@ class Deployment:
         if not policy.canary or policy.canary.verdict is Verdict.UNDECIDED:
             return []
         version, verdict = policy.canary.version, policy.canary.verdict
-        self._verdicts[policy.name, verdict] += 1
         _LOGGER.warning("%s: the reports show that version %d is %s", policy.name, version, verdict)
+        surplus: list[int] = []
         if verdict is Verdict.BETTER:
-            return await self._make_live(policy, version, following=False)
-        await self._reject_candidate(policy)
-        return []
+            surplus = await self._make_live(policy, version, following=False)
+        else:
+            await self._reject_candidate(policy)
+        self._verdicts[policy.name, verdict] += 1
+        return surplus
 
     def _save(self) -> None:
         """Keep the decisions for the next start. A failure is logged: what is decided holds until then."""
@@ -391,9 +385,7 @@ class Deployment:
         return found
 
     def _find(self, policy: str) -> PolicyDecisions:
-        """Return a policy by its name; empty: the only one."""
-        if not policy and len(self._policies) == 1:
-            return next(iter(self._policies.values()))
+        """Return a policy by its name."""
         if policy not in self._policies:
             known = ", ".join(self._policies)
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy!a:.80}; there are: {known}")

@@ -4,8 +4,9 @@ A version that fails a check is refused and logged, and not looked at again unti
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
@@ -45,14 +46,14 @@ class VersionLoader:
         self.host = host
         self._keep = keep
 
-    async def load(self, policy: PolicyDecisions, version: int) -> None:
-        """Load a version that an operator asked for. No effect if it is loaded.
+    async def load(self, policy: PolicyDecisions, version: int) -> bool:
+        """Load a version that an operator asked for. Return False, without any effect, if it is loaded.
 
         Raises:
             DeploymentError: there is no such version, it is refused, or the machine lacks what loading needs.
         """
         if version in policy.loaded:
-            return
+            return False
         files = await asyncio.to_thread(version_files.look, policy.source.path(version))
         if not version_files.is_complete(files):
             raise unknown_version(policy, version)
@@ -63,6 +64,18 @@ class VersionLoader:
             raise DeploymentError(Reason.VERSION_REFUSED, str(error)) from error
         except StartupError as error:
             raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
+        policy.refused.pop(version, None)
+        return True
+
+    @contextlib.asynccontextmanager
+    async def loaded(self, policy: PolicyDecisions, version: int) -> AsyncGenerator[None]:
+        """Load a version if needed, and hold the lock of its policy. Errors as of `load`."""
+        while True:
+            is_new = await self.load(policy, version)
+            async with policy.changing:
+                if is_new or version in policy.loaded:  # it may have been unloaded while this waited for the lock
+                    yield
+                    return
 
     async def load_wanted(self, policy: PolicyDecisions) -> int | None:
         """Load the most wanted version that is better than the live one and passes every check; None: there is none."""
@@ -90,6 +103,7 @@ class VersionLoader:
                 policy.retry_in = RETRY_LOOKS
                 return None
             else:
+                policy.refused.pop(version, None)
                 return version
         return None
 

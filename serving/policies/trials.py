@@ -56,8 +56,9 @@ class Trials:
         """
         version, share = assignment.candidate, assignment.share
         _require_not_live(policy, version)
-        before, now_s = policy.canary, self._clock()
+        before = policy.canary
         await self._host.set_canary(policy.name, version, share=share)
+        now_s = self._clock()  # episodes that began before the workers had the share are not compared
         if before and (before.version, before.rule) == (version, rule):
             before.change_share(share, now_s=now_s)
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncGenerator, Callable
 
@@ -47,9 +48,18 @@ async def controlled(
         await admin.start()
     collectors.register(TrialsCollector(deployment))
     reloads: set[asyncio.Task[None]] = set()
-    on_hangup(lambda: reloads.add(asyncio.create_task(reload(deployment))))
+
+    def begin_reload() -> None:
+        reloading = asyncio.create_task(reload(deployment))
+        reloads.add(reloading)
+        reloading.add_done_callback(reloads.discard)
+        reloading.add_done_callback(functools.partial(_log_failure, problem="the settings stay as they are"))
+
+    on_hangup(begin_reload)
     following = asyncio.create_task(deployment.run())
-    following.add_done_callback(_log_failure)
+    following.add_done_callback(
+        functools.partial(_log_failure, problem="no new version is taken up any more; restart the server")
+    )
     try:
         yield admin.addresses() if admin else {}
     finally:
@@ -59,7 +69,7 @@ async def controlled(
             await admin.stop()
 
 
-def _log_failure(following: asyncio.Task[None]) -> None:
-    """Log a bug in the deployment: what is live goes on, but nothing new is taken up."""
-    if not following.cancelled() and (error := following.exception()):
-        _LOGGER.critical("no new version is taken up any more; restart the server", exc_info=error)
+def _log_failure(task: asyncio.Task[None], *, problem: str) -> None:
+    """Log a bug in a task, and what follows from it. The live versions go on."""
+    if not task.cancelled() and (error := task.exception()):
+        _LOGGER.critical("%s", problem, exc_info=error)

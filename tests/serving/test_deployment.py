@@ -87,6 +87,18 @@ async def test_a_version_that_is_refused_is_tried_again_only_when_its_files_chan
     assert status(deployment).refused == ()
 
 
+async def test_a_version_that_is_loaded_is_not_refused_any_more(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    bench.host.refuses[2] = "hash"
+    with refused("version_refused"):
+        await deployment.load(NAME, 2)
+    assert [each.version for each in status(deployment).refused] == [2]
+    del bench.host.refuses[2]
+    await deployment.load(NAME, 2)
+    assert (status(deployment).loaded, status(deployment).refused) == ((1, 2), ())
+
+
 async def test_the_next_wanted_version_is_taken_if_the_newest_is_refused(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
@@ -203,10 +215,30 @@ async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -
     assert status(deployment).previous == (3, 1)
     assert not status(deployment).following
     bench.publish(4)
-    await deployment.switch("", 4)  # the only policy
+    await deployment.switch(NAME, 4)
     assert bench.host.did[1:] == [("prepare", 4), ("switch", 4), ("unload", 1)]
     with refused("unknown_version", "policy maze has no version 9 in .*; loaded are: 2, 3, 4"):
         await deployment.switch(NAME, 9)
+
+
+async def test_a_switch_loads_a_version_again_that_was_unloaded_while_it_waited(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    bench.host.may_switch.clear()
+    rollback = asyncio.create_task(deployment.rollback(NAME))
+    await asyncio.sleep(0)  # it holds the lock until the host has made the switch
+    await deployment.load(NAME, 2)  # is live still
+    bench.publish(3)
+    await deployment.load(NAME, 3)
+    bench.host.did.clear()
+    unload = asyncio.create_task(deployment.unload(NAME, 3))
+    await asyncio.sleep(0)
+    switch = asyncio.create_task(deployment.switch(NAME, 3))
+    await asyncio.sleep(0)
+    bench.host.may_switch.set()
+    await asyncio.gather(rollback, unload, switch)
+    assert bench.host.did == [("unload", 3), ("prepare", 3), ("switch", 3)]
 
 
 async def test_a_refused_version_does_not_become_live_by_a_switch(bench: Bench) -> None:
