@@ -268,7 +268,7 @@ class Supervisor:
             self._deployment.forget(policy, version)
 
     def _count(self, death: WorkerEndedError) -> None:
-        """Count a death. Raises StartupError if there were too many of late."""
+        """Count a death. Raises StartupError if there were too many within `_WITHIN_S`."""
         self._deaths.append(self._clock())
         if len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN_S:
             raise StartupError(

@@ -253,6 +253,18 @@ async def test_an_unloaded_version_answers_what_it_has_admitted_and_nothing_more
     await hosted.host.unload(NAME, 1)  # no effect
 
 
+async def test_a_drain_waits_for_a_version_that_is_being_unloaded(hosted: Hosted, publish: Publish) -> None:
+    publish(hosted.root, 2)
+    await hosted.host.prepare(NAME, 2)
+    admitted = hosted.policies.find("", version="2").batcher.admit(ROW)
+    unloading = asyncio.create_task(hosted.host.unload(NAME, 2))
+    await asyncio.sleep(0)
+    unloading.cancel()  # as when a server stops
+    assert await hosted.host.drain(grace_s=10)
+    assert admitted.result.done()
+    np.testing.assert_allclose(admitted.result.result().results, expected(2), atol=1e-6)
+
+
 async def test_a_version_whose_folder_is_gone_goes_on(hosted: Hosted) -> None:
     shutil.rmtree(hosted.root / "1")
     assert (await hosted.action())[0] == "1"
