@@ -52,6 +52,7 @@ from serving.workers.reports import ForwardedReports
 from serving.workers.shutdown import finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
+_PIPE_FULL_S = 0.05  # until a message is sent again
 _SUPERVISOR_GONE = "the supervisor process is gone; stopping"
 
 
@@ -177,7 +178,7 @@ async def _change(
     """Do what the supervisor sends. A switch does not wait until another version is loaded. Does not return."""
 
     async def carry_out(change: Change) -> None:
-        send(to_supervisor, await changed(host, change), stop)
+        await send_surely(to_supervisor, await changed(host, change), stop)
 
     async with asyncio.TaskGroup() as changes:
         while True:
@@ -227,12 +228,19 @@ async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]
         )
 
 
-def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
-    """Send a message to the supervisor; set `stop` if the supervisor has ended. Dropped if its pipe is full."""
+def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> bool:
+    """Send a message to the supervisor; set `stop` if the supervisor has ended. Return False if its pipe is full."""
     try:
-        to_supervisor.write(to_line(message))
+        return to_supervisor.write(to_line(message)) is not None
     except OSError:  # `listen` notices it too
         stop.set()
+        return True
+
+
+async def send_surely(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
+    """Send a message that the supervisor waits for. While its pipe is full, try again."""
+    while not send(to_supervisor, message, stop):
+        await asyncio.sleep(_PIPE_FULL_S)
 
 
 async def beat(to_supervisor: BinaryIO, stop: asyncio.Event) -> None:

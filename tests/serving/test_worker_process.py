@@ -280,6 +280,24 @@ async def test_a_supervisor_that_reads_nothing_does_not_block_its_worker() -> No
         beating.cancel()
 
 
+async def test_an_answer_that_the_supervisor_waits_for_is_sent_when_its_pipe_has_room() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    stop = asyncio.Event()
+    with os.fdopen(write_end, "wb", buffering=0) as to_supervisor, os.fdopen(read_end, "rb", buffering=0) as received:
+        full = 0
+        while written := to_supervisor.write(bytes(4096)):
+            full += written
+        sending = asyncio.create_task(worker.send_surely(to_supervisor, Changed(7), stop))
+        await asyncio.sleep(0.01)
+        assert not sending.done()
+        while full:
+            full -= len(received.read(full))
+        await asyncio.wait_for(sending, timeout=10)
+        assert from_line(received.read(4096)) == Changed(7)
+    assert not stop.is_set()
+
+
 def test_a_stopped_worker_makes_the_server_unready_until_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
