@@ -231,15 +231,16 @@ async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]
 def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> bool:
     """Send a message to the supervisor; set `stop` if the supervisor has ended. Return False if its pipe is full."""
     try:
-        return to_supervisor.write(to_line(message)) is not None
+        written: int | None = to_supervisor.write(to_line(message))  # a raw stream, not as BinaryIO says
     except OSError:  # `listen` notices it too
         stop.set()
         return True
+    return written is not None
 
 
 async def send_surely(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
     """Send a message that the supervisor waits for. While its pipe is full, try again."""
-    while not send(to_supervisor, message, stop):
+    while not send(to_supervisor, message, stop):  # noqa: ASYNC110  a pipe sets no event
         await asyncio.sleep(_PIPE_FULL_S)
 
 
