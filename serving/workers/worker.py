@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from threading import Thread
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import jax
 import uvloop
@@ -231,7 +231,7 @@ async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]
 def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> bool:
     """Send a message to the supervisor; set `stop` if the supervisor has ended. Return False if its pipe is full."""
     try:
-        written: int | None = to_supervisor.write(to_line(message))  # a raw stream, not as BinaryIO says
+        written = cast("int | None", to_supervisor.write(to_line(message)))  # None: of a raw stream that is full
     except OSError:  # `listen` notices it too
         stop.set()
         return True
