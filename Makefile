@@ -66,7 +66,7 @@ client-matrix: $(READY)  ## test the Python client on Python 3.9 to 3.13 with ol
 wheelhouse: $(READY)  ## collect the wheels of an installation without a network, in wheelhouse/
 	$(BIN)/python scripts/collect_wheels.py
 
-soak: $(READY)  ## servers under restarts, kills, hostile messages and a million calls; PARTS chooses
+soak: $(READY)  ## servers under restarts, kills, hostile messages, a million calls, new versions; PARTS chooses
 	PYTHONPATH=. $(BIN)/python -m tests.faults.soak $(PARTS)
 
 soak-training: $(READY)  ## training runs killed, stopped and damaged in 200 rounds; PARTS chooses

@@ -107,7 +107,11 @@ def start(options: Options, policies: list[Path], flags: list[str], *, cache: Pa
     port, checkout = _free_port(), options.checkout.absolute()
     words = ["--policies", *map(str, policies), "--listen", f"127.0.0.1:{port}", "--metrics-port", "0", *flags]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    environ |= {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": f"{checkout}:{checkout / 'clients/python'}"}
+    environ |= {
+        "XDG_CACHE_HOME": str(cache),
+        "XDG_STATE_HOME": str(cache / "states"),
+        "PYTHONPATH": f"{checkout}:{checkout / 'clients/python'}",
+    }
     request = pb.ActRequest(state=[0.0] * _STATE_DIM, goal=[0.0] * _GOAL_DIM)
     began_s = time.monotonic()
     command = [sys.executable, str(checkout / "serving" / "run.py"), *words]

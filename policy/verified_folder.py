@@ -4,25 +4,30 @@ Policies and snapshots are such folders. The order, in `create`: fill a scratch 
 manifest.json, which has the size and the SHA-256 of every other file; fsync every file and folder; read everything
 back; rename the scratch folder to its final name; fsync the parent folder. A process that is killed on the way leaves a
 scratch folder, which `sweep` removes.
+
+A reader either compares the files with the manifest where they are, in `verify`, or takes a `copy`. The copy is for
+folders that others may change or that consist of symbolic links, as those of Kubernetes volumes and model stores do.
 """
 
+import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Generator, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Literal
 
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 MANIFEST = "manifest.json"
 _WRITING, _DELETING, _REPLACED = ".writing-", ".deleting-", ".replaced-"  # prefixes of names that nobody reads
 _MAX_BYTES = 1 << 20  # a manifest has a few kilobytes; a damaged one must not fill the memory
-_NOT_PLAIN = "a symbolic link or not a plain file"
+_CHUNK_BYTES = 1 << 20
 _REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
 
 Reason = Literal["manifest", "format", "files", "hash"]
@@ -107,37 +112,36 @@ def write_manifest(folder: Path, format_version: int) -> None:
 def verify(folder: Path, *, format_version: int, belongs: Callable[[str], bool]) -> str:
     """Compare the files in `folder` with its manifest; return the manifest's own SHA-256.
 
+    A symbolic link is followed if it ends in `folder`.
+
     Args:
         format_version: that the manifest must state.
         belongs: whether a file of this relative name may be in such a folder.
 
     Raises:
-        DamageError: the manifest cannot be read, or a file is missing, foreign, changed, or a symbolic link.
+        DamageError: the manifest cannot be read, or a file is missing, foreign, changed, or outside.
         OSError: a file cannot be read.
     """
-    raw = _read_manifest(folder)
-    try:
-        manifest = json.loads(raw)
-        stated_format = manifest["format"]
-        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except MALFORMED as error:
-        raise DamageError("manifest", f"{MANIFEST} cannot be parsed: {error!r}") from error
-    if stated_format != format_version:
-        detail = f"{MANIFEST} has format {stated_format!r:.80}, but this version reads format {format_version}"
-        raise DamageError("format", detail)
-    present = {name: file for name, file in files(folder) if name != MANIFEST}
-    if not_plain := sorted(name for name, file in present.items() if not _is_plain_file(file)):
-        raise DamageError("files", f"{not_plain[0]} is {_NOT_PLAIN}")
-    if missing := sorted(expected.keys() - present.keys()):
-        raise DamageError("files", f"{missing[0]:.200} is missing")
-    if foreign := sorted(name for name in present if name not in expected or not belongs(name)):
-        raise DamageError("files", f"{foreign[0]} does not belong to it")
-    for name, (size, digest) in expected.items():
-        if present[name].stat().st_size != size:
-            raise DamageError("hash", f"{name} has {present[name].stat().st_size} bytes instead of {size}")
-        if _sha256(present[name]) != digest:
-            raise DamageError("hash", f"{name} has changed since it was written")
-    return hashlib.sha256(raw).hexdigest()
+    return _read(folder, None, root=folder, format_version=format_version, belongs=belongs)
+
+
+def copy(folder: Path, target: Path, *, root: Path, format_version: int, belongs: Callable[[str], bool]) -> str:
+    """Copy the files that the manifest of `folder` names; return the manifest's own SHA-256.
+
+    Each byte is read once, and is hashed as it was read. So the copy has the content that the manifest states,
+    whatever happens to `folder` meanwhile. It has at most the size that the manifest states.
+
+    Args:
+        folder: a folder, or a link to one. The links in it are followed if they end under `root`.
+        target: an empty folder.
+        root: `folder`, or a folder that it is in; links in its own path are followed.
+        format_version, belongs: as of `verify`.
+
+    Raises:
+        DamageError: as `verify`.
+        OSError: a file cannot be read or written.
+    """
+    return _read(folder, target, root=root, format_version=format_version, belongs=belongs)
 
 
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -162,18 +166,119 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_manifest(folder: Path) -> bytes:
-    path = folder / MANIFEST
-    if not path.is_symlink() and not path.exists():
-        raise DamageError("manifest", f"{MANIFEST} is missing")
-    if not _is_plain_file(path):
-        raise DamageError("manifest", f"{MANIFEST} is {_NOT_PLAIN}")
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        raise DamageError("manifest", f"{MANIFEST} has {size} bytes; a manifest has at most {_MAX_BYTES}")
-    raw = path.read_bytes()
+def _read(folder: Path, target: Path | None, *, root: Path, format_version: int, belongs: Callable[[str], bool]) -> str:
+    """Compare the files in `folder` with its manifest, and copy them into `target` if there is one."""
+    # Resolved once, because a link on the way may be replaced by one to other content, as Kubernetes does.
+    folder, root = Path(os.path.realpath(folder)), Path(os.path.realpath(root))
+    if not folder.is_relative_to(root):
+        raise DamageError("files", f"it is a symbolic link to {folder}, outside of {root}")
+    raw = _read_manifest(folder, root)
+    expected = _parse_manifest(raw, format_version)
+    present: set[str] = set()
+    for name in _names(folder, _parents(expected)):
+        if name != MANIFEST and (name not in expected or not belongs(name)):
+            raise DamageError("files", f"{name} does not belong to it")
+        present.add(name)
+    if missing := sorted(expected.keys() - present):
+        raise DamageError("files", f"{missing[0]:.200} is missing")
+    for name, (size, digest) in expected.items():
+        with contextlib.ExitStack() as stack:
+            file, actual = stack.enter_context(_opened(folder / name, root, what=name, reason="files"))
+            if actual != size:
+                raise DamageError("hash", f"{name} has {actual} bytes instead of {size}")
+            copied = None
+            if target:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                copied = stack.enter_context((target / name).open("xb"))
+            if _transfer(file, copied, actual) != digest:
+                raise DamageError("hash", f"{name} has changed since it was written")
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _read_manifest(folder: Path, root: Path) -> bytes:
+    with _opened(folder / MANIFEST, root, what=MANIFEST, reason="manifest") as (file, size):
+        if size > _MAX_BYTES:
+            raise DamageError("manifest", f"{MANIFEST} has {size} bytes; a manifest has at most {_MAX_BYTES}")
+        raw = file.read(_MAX_BYTES)
     if not raw.endswith(b"\n"):
         raise DamageError("manifest", f"{MANIFEST} is truncated: it does not end with a newline")
     return raw
+
+
+def _parse_manifest(raw: bytes, format_version: int) -> dict[str, tuple[Any, Any]]:
+    """Return the size and the SHA-256 of every file, by its relative name, as the manifest states them."""
+    try:
+        manifest = json.loads(raw)
+        stated_format = manifest["format"]
+        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except MALFORMED as error:
+        raise DamageError("manifest", f"{MANIFEST} cannot be parsed: {error!r}") from error
+    if stated_format != format_version:
+        detail = f"{MANIFEST} has format {stated_format!r:.80}, but this version reads format {format_version}"
+        raise DamageError("format", detail)
+    return expected
+
+
+def _parents(names: Collection[str]) -> set[str]:
+    return {str(parent) for name in names for parent in PurePosixPath(name).parents}
+
+
+def _names(folder: Path, parents: Collection[str]) -> Iterator[str]:
+    """Yield every entry of `folder` and of the folders `parents` in it, by its relative name, except these folders.
+
+    Links to these folders are followed. So the work is bounded by the manifest, even if links lead in a circle.
+    """
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        with os.scandir(folder / inside) as entries:
+            for entry in entries:
+                name = inside + entry.name
+                if name not in parents:
+                    yield name
+                elif (folder / name).is_dir():
+                    waiting.append(f"{name}/")
+                else:
+                    raise DamageError("files", f"{name} is not a folder")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, root: Path, *, what: str, reason: Reason) -> Generator[tuple[io.BufferedReader, int]]:
+    """Open the file at which `path` ends, and yield it with its size.
+
+    The check of where it is and the read are about the same file, even if a link changes between them. Other kinds of
+    files are not opened: a pipe would block.
+
+    Raises:
+        DamageError: with `reason`: `what` is missing, no plain file, or not under the folder `root`, which is resolved.
+    """
+    end = Path(os.path.realpath(path))
+    try:
+        status = end.lstat()
+        if not end.is_relative_to(root):
+            raise DamageError(reason, f"{what} is a symbolic link to {end}, outside of {root}")
+        if not stat.S_ISREG(status.st_mode):
+            raise DamageError(reason, f"{what} is not a plain file")
+        descriptor = os.open(end, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        problem = "is a symbolic link to nothing" if path.is_symlink() else "is missing"
+        raise DamageError(reason, f"{what} {problem}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        opened = os.fstat(descriptor)
+        if not os.path.samestat(opened, status):
+            raise DamageError(reason, f"{what} was replaced while it was read")
+        yield file, opened.st_size
+
+
+def _transfer(file: io.BufferedReader, copy: BinaryIO | None, size: int) -> str:
+    """Read at most `size` bytes of `file`, write them to `copy` if there is one, and return their SHA-256."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(size, _CHUNK_BYTES)))
+    while count := file.readinto(buffer[:size]):
+        digest.update(buffer[:count])
+        if copy:
+            copy.write(buffer[:count])
+        size -= count
+    return digest.hexdigest()
 
 
 def _remove_scratch(scratch: Path) -> None:
@@ -216,8 +321,3 @@ def _fsync_tree(root: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_plain_file(path: Path) -> bool:
-    """Return whether `path` is a file and no symbolic link. It may have other hard links, as those of a backup."""
-    return stat.S_ISREG(path.lstat().st_mode)

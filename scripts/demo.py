@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         run_stage("training", ["training/run.py", "--env", ENV, "--out", str(OUT), "--overwrite"], stop=stop)
         say(f"2 of 3: serve the best version in {OUT / 'policies'} on {address}")
         serve = ["serving/run.py", "--policies", str(OUT / "policies"), "--listen", address]
-        serve += ["--versions", f"{ENV}=best"]
+        serve += ["--versions", f"{ENV}=best", "--state-dir", str(OUT / "state")]  # the port is another one each time
         with running("the server", [*serve, "--metrics-port", str(metrics_port)], log=OUT / "server.log") as server:
             say("3 of 3: 32 simulated robots drive 128 episodes, every action fetched with Act")
             drive = ["clients/sim/run.py", "--env", ENV, "--address", address, "--robots", "32", "--episodes", "128"]

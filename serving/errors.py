@@ -11,6 +11,7 @@ from typing import Any
 
 # In messages of libraries: the system's own, the dynamic linker's, XLA's.
 _NO_MEMORY = (os.strerror(errno.ENOMEM), "failed to map segment from shared object", "RESOURCE_EXHAUSTED")
+_NO_TEMPORARY_FOLDER = "No usable temporary directory"  # of Python's tempfile
 _ECHO_LENGTH = 64  # characters of a client's text that are repeated in a message or a log
 _NO_RETRY = ("grpc-retry-pushback-ms", "-1")  # asks gRPC's own retry mechanism not to send an old observation again
 
@@ -270,4 +271,6 @@ def _shortage(error: BaseException) -> str:
         return "too little memory or too few processes to start a thread (ulimit -v, ulimit -u, the container's limits)"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(mark in text for mark in _NO_MEMORY):
         return "too little memory (ulimit -v, the container's limit)"
+    if number in (errno.ENOSPC, errno.EDQUOT) or _NO_TEMPORARY_FOLDER in text:
+        return "too little free space on the disk, or no folder for temporary files (TMPDIR)"
     return ""

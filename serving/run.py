@@ -8,6 +8,7 @@ wrong usage.
 This module imports little at its top, so that signals are handled and resources are checked before the slow imports.
 """
 
+import functools
 import gc
 import logging
 import os
@@ -18,6 +19,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from serving.config import LogFormat, ServeConfig
@@ -71,7 +73,7 @@ def _configure_and_serve() -> int:
         _LOGGER.info("ignoring variables that Kubernetes sets for a Service: %s", ", ".join(foreign))
     if config.log_rows and not _can_write(config.log_rows[1]):  # or each worker would report it
         return 1
-    return _serve(config)
+    return _serve(config, functools.partial(parse, sys.argv[1:], os.environ))
 
 
 def _collect_signals() -> list[int]:
@@ -136,7 +138,7 @@ def _prepare_environment() -> None:
         os.environ.pop(variable, None)
 
 
-def _serve(config: "ServeConfig") -> int:
+def _serve(config: "ServeConfig", read: "Callable[[], ServeConfig]") -> int:
     try:
         # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
         if config.workers > 1:
@@ -146,7 +148,7 @@ def _serve(config: "ServeConfig") -> int:
             from serving.workers.worker import run_alone as serve
     except _CANNOT_IMPORT as error:
         return _cannot_import(error)
-    return serve(config)
+    return serve(config, read)
 
 
 def _cannot_import(error: BaseException) -> int:

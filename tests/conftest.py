@@ -7,9 +7,15 @@ pytest, and the training runs and servers that tests start.
 Programs are compiled with LLVM's optimizations off, which takes about half as long. XLA's own passes, which choose
 layouts and fuse operations, stay on, and results differ in the last digits only. `make demo` and the tests on a GPU run
 what users run, with all optimizations.
+
+Servers that tests start keep their states and admin sockets out of the user's folders, and each test has a folder of
+states of its own: a port may be used again, and a decision of another test must not be taken over with it.
 """
 
+import itertools
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +31,27 @@ _LONGEST = frozenset(
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_folders() -> Iterator[Path]:
+    """A folder in place of those of the user. Its path is short: that of a Unix socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="kilolayer-") as folder, pytest.MonkeyPatch.context() as variables:
+        variables.setenv("XDG_RUNTIME_DIR", folder)
+        variables.setenv("XDG_STATE_HOME", f"{folder}/states")
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def states(user_folders: Path) -> Iterator[Path]:
+    """The folder of the states of this test's servers. It is made when it is needed."""
+    folder = user_folders / f"states-{next(_NUMBERS)}"
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,10 @@ from policy.bundle.probes import Probes
 from policy.networks import PolicyParams
 from policy.published import is_version
 from policy.spec import PolicySpec, SpecError
+from policy.temporary_folder import temporary_folder
 from policy.verified_folder import MALFORMED
+
+_PREFIX = "kilolayer-policy-"  # of the folders that hold a copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +33,45 @@ class Bundle:
 
 
 @in_32_bits
-def read(path: Path) -> Bundle:
+def read(path: Path, *, root: Path | None = None) -> Bundle:
     """Verify the bundle at `path` and load it.
+
+    Its files are copied into a temporary folder while they are hashed, and are loaded from there. So what is loaded is
+    what was verified, even if another process changes the files or a symbolic link meanwhile.
+
+    Args:
+        path: a published version, or a symbolic link to one. The name says which version it is.
+        root: the folder under which symbolic links must end, with `path` in it; None: `path`.
 
     Raises:
         BundleError: it is missing, damaged, or does not give its probes' actions and energies; `reason` says which.
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or the temporary folder cannot be written.
     """
     if not path.is_dir() or not is_version(path.name):
         raise BundleError(path, "missing", "there is no published version of that name")
-    if path.is_symlink():  # its number may be that of another version
-        raise BundleError(path, "files", "the folder is a symbolic link")
-    return load(path, int(path.name))
+    with temporary_folder(_PREFIX) as copied:
+        manifest_sha256 = manifest.copy(path, copied, root=root or path)
+        try:
+            bundle = _load(copied, int(path.name), manifest_sha256=manifest_sha256)
+        except BundleError as error:
+            detail = error.detail.replace(str(copied), str(path))
+            raise BundleError(path, error.reason, detail) from error
+    return dataclasses.replace(bundle, path=path)
 
 
 def load(path: Path, version: int) -> Bundle:
     """Verify and load the bundle of `version` in the folder `path`, which may have another name.
 
+    The files are read where they are, so no other process may change them.
+
     Raises:
         BundleError, OSError: as `read`.
     """
-    manifest_sha256 = manifest.verify(path)
+    return _load(path, version, manifest_sha256=manifest.verify(path))
+
+
+def _load(path: Path, version: int, *, manifest_sha256: str) -> Bundle:
+    """Load a bundle whose files are those of its manifest."""
     spec, provenance = _read_description(path)
     params = arrays.read(path, spec)
     stored = probes.read(path, spec)

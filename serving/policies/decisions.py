@@ -28,11 +28,14 @@ class PolicyDecisions:
     canary: Canary | None = None
     shadow: ShadowState | None = None
     retry_in: int = 0  # looks
+    has_new_rule: bool = False  # what it wants is taken up once, whether it is followed or not
     changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    to_restore: PolicyState | None = None  # what was decided before the restart, until its versions are loaded
+    restored: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)  # operators' actions wait for it
 
     @classmethod
     def first(cls, source: PolicySource, live: int, kept: PolicyState | None) -> Self:
-        """Return the decisions at the start, without a canary and a shadow, whose versions are not loaded yet.
+        """Return the decisions at the start, when only the live version is loaded.
 
         Args:
             source: the policy.
@@ -40,7 +43,9 @@ class PolicyDecisions:
             kept: what was decided before the restart; None: nothing that still holds.
         """
         if kept is None:
-            return cls(source, live, following=source.follow)
+            policy = cls(source, live, following=source.follow)
+            policy.restored.set()
+            return policy
         if live != kept.live:
             _LOGGER.warning(
                 "version %d of %s, which was live before the restart, cannot be served; version %d is, and is not"
@@ -53,9 +58,27 @@ class PolicyDecisions:
             source,
             live,
             following=kept.following and live == kept.live,
-            previous=[version for version in kept.previous if version != live],
             rolled_back=set(kept.rolled_back),
+            to_restore=kept,
         )
+
+    def take_rule(self, source: PolicySource) -> None:
+        """Take the --versions and --follow of `source`, if they have changed."""
+        if (source.wanted, source.follow) == (self.source.wanted, self.source.follow):
+            return
+        self.source = dataclasses.replace(self.source, wanted=source.wanted, follow=source.follow)
+        self.following, self.has_new_rule = source.follow, True
+        how = "followed" if source.follow else "not followed"
+        _LOGGER.info("%s: the version %s is wanted now, and the policy is %s", self.name, source.wanted, how)
+
+    def forget(self, version: int) -> None:
+        """Note that a version, which is not live, is not loaded any more."""
+        self.also_loaded.discard(version)
+        self.previous = [each for each in self.previous if each != version]
+        if self.canary and self.canary.version == version:
+            self.canary = None
+        if self.shadow and self.shadow.version == version:
+            self.shadow = None
 
     @property
     def name(self) -> str:
@@ -65,8 +88,10 @@ class PolicyDecisions:
     @property
     def on_trial(self) -> dict[int, str]:
         """The versions of the canary and the shadow, with what they are."""
-        canary = {self.canary.version: "the candidate of a canary"} if self.canary else {}
-        return canary | ({self.shadow.version: "a shadow"} if self.shadow else {})
+        canary, shadow = self.canary, self.shadow  # read once, since metrics are collected in another thread
+        return ({canary.version: "the candidate of a canary"} if canary else {}) | (
+            {shadow.version: "a shadow"} if shadow else {}
+        )
 
     @property
     def loaded(self) -> set[int]:
@@ -76,7 +101,7 @@ class PolicyDecisions:
     def state(self) -> PolicyState:
         """Return what is kept for the next start."""
         canary = self.canary
-        return PolicyState(
+        now = PolicyState(
             Rule(str(self.source.wanted), self.source.follow),
             self.live,
             tuple(self.previous),
@@ -85,9 +110,14 @@ class PolicyDecisions:
             CanaryState(canary.version, canary.share, canary.rule) if canary else None,
             self.shadow,
         )
+        if not (kept := self.to_restore):
+            return now
+        previous = tuple(version for version in kept.previous if version != self.live)
+        return dataclasses.replace(now, previous=previous, canary=kept.canary, shadow=kept.shadow)
 
     def status(self) -> PolicyStatus:
-        """Return the status."""
+        """Return the status. May be called in any thread."""
+        canary = self.canary
         return PolicyStatus(
             self.name,
             self.live,
@@ -96,7 +126,7 @@ class PolicyDecisions:
             self.following,
             str(self.source.wanted),
             tuple(about for _, (_, about) in sorted(self.refused.items())),
-            self.canary and _canary_status(self.canary),
+            canary and _canary_status(canary),
             self.shadow,
         )
 

@@ -27,6 +27,7 @@ from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
 from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, unknown_version
 from serving.policies.restart import Restart
+from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
 from serving.policies.state_file import ShadowState, State
@@ -74,7 +75,6 @@ class Deployment:
         self._host = host
         self._loader = VersionLoader(host, keep=keep)
         self._state_file = began.state_file
-        self._kept = began.kept
         self._policies = {
             source.name: PolicyDecisions.first(source, live[source.name], began.kept.get(source.name))
             for source in sources
@@ -98,9 +98,8 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
-        found = self._find(policy)
-        await self._loader.load(found, version)
-        if version not in found.loaded:
+        found = await self._restored(policy)
+        if await self._loader.load(found, version) and version not in found.loaded:
             found.also_loaded.add(version)
 
     async def unload(self, policy: str, version: int) -> None:
@@ -109,7 +108,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy or loaded version, or the version is live or on trial.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             if use := found.on_trial.get(version):
                 raise DeploymentError(Reason.VERSION_IS_LIVE, f"version {version} of {policy} is {use}; end that first")
@@ -119,8 +118,7 @@ class Deployment:
                 )
             if version not in found.loaded:
                 raise unknown_version(found, version)
-            found.also_loaded.discard(version)
-            found.previous = [each for each in found.previous if each != version]
+            found.forget(version)
             self._save()
         await self._host.unload(policy, version)
 
@@ -130,9 +128,8 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
-        found = self._find(policy)
-        await self._loader.load(found, version)
-        async with found.changing:
+        found = await self._restored(policy)
+        async with self._loader.loaded(found, version):
             found.rolled_back.discard(version)
             surplus = await self._make_live(found, version, following=False)
         await self._loader.unload_unused(found, surplus)
@@ -146,7 +143,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy, or no former version is loaded.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             if found.canary:
                 await self._reject_candidate(found)
@@ -161,8 +158,8 @@ class Deployment:
             found.also_loaded.discard(version)
             found.also_loaded.add(left)
             found.rolled_back.add(left)
-            found.following = False
-            await self._end_shadow_of(found, version)
+            found.following = found.has_new_rule = False
+            await self._trials.end_shadow_of(found, version)
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
             self._save()
         return version
@@ -182,10 +179,9 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused or live.
             ValueError: the share is out of range.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         assignment = CanaryShare(policy=found.name, candidate=version, share=share)
-        await self._loader.load(found, version)
-        async with found.changing:
+        async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_canary(found, assignment, rule=rule)
             found.following = False
             found.rolled_back.discard(version)
@@ -198,7 +194,7 @@ class Deployment:
         Raises:
             DeploymentError: there is no such policy.
         """
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             ended = await self._trials.end_canary(found)
             self._save()
@@ -209,16 +205,15 @@ class Deployment:
 
         `share` is above 0 and at most 1. Errors as of `canary`.
         """
-        found, shadow = self._find(policy), ShadowState(version, share)
-        await self._loader.load(found, version)
-        async with found.changing:
+        found, shadow = await self._restored(policy), ShadowState(version, share)
+        async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_shadow(found, shadow)
             self._save()
         await self._loader.unload_unused(found, [replaced])
 
     async def end_shadow(self, policy: str) -> None:
         """Compare no more rows. No effect without a shadow. Errors as of `end_canary`."""
-        found = self._find(policy)
+        found = await self._restored(policy)
         async with found.changing:
             ended = await self._trials.end_shadow(found)
             self._save()
@@ -226,11 +221,7 @@ class Deployment:
 
     def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
-        found = self._policies[policy]
-        found.also_loaded.discard(version)
-        found.previous = [each for each in found.previous if each != version]
-        found.canary = None if version == (found.canary and found.canary.version) else found.canary
-        found.shadow = None if version == (found.shadow and found.shadow.version) else found.shadow
+        self._policies[policy].forget(version)
         _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
         self._save()
 
@@ -238,9 +229,14 @@ class Deployment:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.
 
         Raises:
-            DeploymentError: there is no such policy, it has a canary, or one fixed version of it is wanted.
+            DeploymentError: there is no such policy, it has a canary, one fixed version of it is wanted, or its
+                versions are still being loaded after a restart.
         """
         found = self._find(policy)
+        if not found.restored.is_set():
+            raise DeploymentError(
+                Reason.BUSY, f"the versions of {policy} are still being loaded after the restart; try again later"
+            )
         if on and found.canary:
             raise DeploymentError(
                 Reason.BUSY, f"version {found.canary.version} of {policy} is the candidate of a canary; end that first"
@@ -254,21 +250,30 @@ class Deployment:
         self._save()
         self._look_now.set()
 
+    def take_rules(self, sources: Sequence[PolicySource]) -> None:
+        """Take what --versions and --follow say of these policies, and look at the folders as soon as possible."""
+        for source in sources:
+            self._policies[source.name].take_rule(source)
+        self.look_now()
+
     def look_now(self) -> None:
         """Look at the folders as soon as possible, also at those that could not be read or loaded."""
-        _LOGGER.info("looking at the folders of policies")
         for policy in self._policies.values():
             policy.retry_in = 0
         self._look_now.set()
 
     async def run(self) -> None:
-        """Load what was loaded before the restart; then take up new versions and end canaries. Does not return."""
-        for policy in self._policies.values():
-            await self._restore(policy)
-        self._save()
+        """Restore what was decided; then take up new versions and end canaries. Does not return."""
+        await self.restore()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._decide_canaries())
+
+    async def restore(self) -> None:
+        """Load what was loaded before the restart, and go on with what was tried. Actions of operators wait for it."""
+        for policy in self._policies.values():
+            await restore(policy, self._loader, self._trials)
+        self._save()
 
     async def _follow(self) -> None:
         while True:
@@ -282,7 +287,7 @@ class Deployment:
         for policy in self._policies.values():
             if policy.retry_in:
                 policy.retry_in -= 1
-            elif policy.following:
+            elif policy.following or policy.has_new_rule:
                 try:
                     await self._take_up(policy)
                 except Exception:  # a bug must not end the following of all policies
@@ -293,11 +298,12 @@ class Deployment:
         """Make the most wanted version live that is better than the live one and passes every check."""
         version = await self._loader.load_wanted(policy)
         if version is None:
+            policy.has_new_rule = policy.has_new_rule and policy.retry_in > 0
             return
         surplus: list[int] = []
         async with policy.changing:
-            if policy.following:  # an operator may have decided meanwhile
-                surplus = await self._make_live(policy, version, following=True)
+            if policy.following or policy.has_new_rule:  # an operator may have decided meanwhile
+                surplus = await self._make_live(policy, version, following=policy.following)
             elif version not in policy.loaded:
                 policy.also_loaded.add(version)
         await self._loader.unload_unused(policy, surplus)
@@ -305,26 +311,20 @@ class Deployment:
     async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> list[int]:
         """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
         name, former = policy.name, policy.live
-        policy.following = following
+        policy.following, policy.has_new_rule = following, False
         if version != former:
             await self._host.switch(name, version)
             policy.live = version
             policy.previous = [former, *(each for each in policy.previous if each != version)]
             policy.also_loaded.discard(version)
-            policy.refused.pop(version, None)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
         ended = await self._trials.end_canary(policy)
         if ended is not None and ended != version:
             policy.also_loaded.add(ended)
-        await self._end_shadow_of(policy, version)
+        await self._trials.end_shadow_of(policy, version)
         surplus = self._loader.forget_surplus(policy)
         self._save()
         return surplus
-
-    async def _end_shadow_of(self, policy: PolicyDecisions, live: int) -> None:
-        """End the shadow if its version has become live."""
-        if policy.shadow and policy.shadow.version == live:
-            await self._trials.end_shadow(policy)
 
     async def _reject_candidate(self, policy: PolicyDecisions) -> None:
         """Roll a canary back; the lock is held. Its version stays loaded."""
@@ -345,9 +345,12 @@ class Deployment:
             await self._trials.has_verdict.wait()
             self._trials.has_verdict.clear()
             for policy in self._policies.values():
-                async with policy.changing:
-                    surplus = await self._decide_canary(policy)
-                await self._loader.unload_unused(policy, surplus)
+                try:
+                    async with policy.changing:
+                        surplus = await self._decide_canary(policy)
+                    await self._loader.unload_unused(policy, surplus)
+                except Exception:  # a bug must not end the decisions about all policies
+                    _LOGGER.exception("ending the canary of %s fails; trying again at its next report", policy.name)
 
     async def _decide_canary(self, policy: PolicyDecisions) -> list[int]:
         """Promote the candidate of a canary or roll it back, if the reports show which; the lock is held.
@@ -357,24 +360,14 @@ class Deployment:
         if not policy.canary or policy.canary.verdict is Verdict.UNDECIDED:
             return []
         version, verdict = policy.canary.version, policy.canary.verdict
-        self._verdicts[policy.name, verdict] += 1
         _LOGGER.warning("%s: the reports show that version %d is %s", policy.name, version, verdict)
+        surplus: list[int] = []
         if verdict is Verdict.BETTER:
-            return await self._make_live(policy, version, following=False)
-        await self._reject_candidate(policy)
-        return []
-
-    async def _restore(self, policy: PolicyDecisions) -> None:
-        """Load what was loaded before the restart, and go on with what was tried."""
-        await self._loader.load_previous(policy)
-        kept = self._kept.get(policy.name)
-        try:
-            if kept and (trial := kept.canary) and not policy.canary:
-                await self.canary(policy.name, trial.version, share=trial.share, rule=trial.rule)
-            if kept and kept.shadow and not policy.shadow:
-                await self.shadow(policy.name, kept.shadow.version, share=kept.shadow.share)
-        except DeploymentError as error:
-            _LOGGER.warning("what was tried of %s before the restart cannot go on: %s", policy.name, error)
+            surplus = await self._make_live(policy, version, following=False)
+        else:
+            await self._reject_candidate(policy)
+        self._verdicts[policy.name, verdict] += 1
+        return surplus
 
     def _save(self) -> None:
         """Keep the decisions for the next start. A failure is logged: what is decided holds until then."""
@@ -385,10 +378,14 @@ class Deployment:
         except OSError as error:
             _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self._state_file.path, error)
 
+    async def _restored(self, policy: str) -> PolicyDecisions:
+        """Return a policy, as `_find`, when what was loaded before the restart is loaded."""
+        found = self._find(policy)
+        await found.restored.wait()
+        return found
+
     def _find(self, policy: str) -> PolicyDecisions:
-        """Return a policy by its name; empty: the only one."""
-        if not policy and len(self._policies) == 1:
-            return next(iter(self._policies.values()))
+        """Return a policy by its name."""
         if policy not in self._policies:
             known = ", ".join(self._policies)
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy!a:.80}; there are: {known}")

@@ -40,6 +40,7 @@ class PolicyHost:
         bundles: the verified versions that are live at first, by policy.
         registry: finds a version for a request.
         config: the settings that all policies share.
+        metrics: of the process.
         clock: monotonic seconds.
         on_broken: called with a policy and the cause, once or several times, if it cannot be computed any more.
 
@@ -75,7 +76,7 @@ class PolicyHost:
         ]
         self._are_first_compiled = False
         self._engines: dict[tuple[str, int], Engine] = {}  # of the loaded versions
-        self._unloading: set[Batcher] = set()
+        self._unloading: set[asyncio.Task[bool]] = set()
         self._loading = asyncio.Lock()  # one version at a time
 
     async def compile_first(self) -> None:
@@ -139,30 +140,36 @@ class PolicyHost:
         self._registry.set_shadow(policy, self._shadow(policy, version, share) if share else None)
 
     async def unload(self, policy: str, version: int) -> None:
-        """Answer no more requests that name this version, and free its memory.
+        """Answer no more requests that name this version, and free its memory. No effect if it is not loaded.
 
-        It must be neither live nor the version of a canary or a shadow.
-
-        Requests that it has admitted are answered first. No effect if it is not loaded.
+        It must be neither live nor the version of a canary or a shadow. Requests that it has admitted are answered
+        first, also if the caller of this method is cancelled.
         """
         if (policy, version) not in self._engines:
             return
         served = self._registry.remove(policy, str(version))
         del self._engines[policy, version]
-        self._unloading.add(served.batcher)
-        await served.batcher.drain(grace_s=self._config.grace_s)
-        self._unloading.discard(served.batcher)
+        unloading = asyncio.create_task(served.batcher.drain(grace_s=self._config.grace_s))
+        self._unloading.add(unloading)
+        unloading.add_done_callback(self._unloading.discard)
+        await asyncio.shield(unloading)
 
     async def drain(self, *, grace_s: float) -> bool:
         """Answer every admitted request, and stop. After `grace_s`, fail the rest. Return whether none failed."""
-        batchers = {served.batcher for served in self._registry.all_loaded()} - self._unloading
-        return all(await asyncio.gather(*(batcher.drain(grace_s=grace_s) for batcher in batchers)))
+        draining = [served.batcher.drain(grace_s=grace_s) for served in self._registry.all_loaded()]
+        return all(await asyncio.gather(self._are_unloaded(grace_s), *draining))
+
+    async def _are_unloaded(self, timeout_s: float) -> bool:
+        """Wait for the versions that are being unloaded. Return whether all have answered their requests in time."""
+        if not self._unloading:
+            return True
+        done, late = await asyncio.wait(self._unloading, timeout=timeout_s)
+        return not late and all(unloaded.result() for unloaded in done)
 
     async def _load(self, policy: str, version: int) -> None:
         live = self._registry.live()[policy].bundle
         source = self._sources[policy]
-        path = source.folder / str(version)
-        bundle = await run_in_background(functools.partial(store.read, path, name=policy))
+        bundle = await run_in_background(functools.partial(store.read, source, version))
         if difference := live.spec.interface_difference(bundle.spec):
             raise RefusedVersionError(
                 "interface", f"{bundle.path} does not fit the robots that version {live.version} serves: {difference}"

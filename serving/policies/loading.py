@@ -4,8 +4,9 @@ A version that fails a check is refused and logged, and not looked at again unti
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
@@ -42,27 +43,39 @@ class VersionLoader:
     """
 
     def __init__(self, host: LoadingHost, *, keep: int) -> None:
-        self._host = host
+        self.host = host
         self._keep = keep
 
-    async def load(self, policy: PolicyDecisions, version: int) -> None:
-        """Load a version that an operator asked for. No effect if it is loaded.
+    async def load(self, policy: PolicyDecisions, version: int) -> bool:
+        """Load a version that an operator asked for. Return False, without any effect, if it is loaded.
 
         Raises:
             DeploymentError: there is no such version, it is refused, or the machine lacks what loading needs.
         """
         if version in policy.loaded:
-            return
-        files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+            return False
+        files = await asyncio.to_thread(version_files.look, policy.source.path(version))
         if not version_files.is_complete(files):
             raise unknown_version(policy, version)
         try:
-            await self._host.prepare(policy.name, version)
+            await self.host.prepare(policy.name, version)
         except RefusedVersionError as error:
             _refuse(policy, version, files, error)
             raise DeploymentError(Reason.VERSION_REFUSED, str(error)) from error
         except StartupError as error:
             raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
+        policy.refused.pop(version, None)
+        return True
+
+    @contextlib.asynccontextmanager
+    async def loaded(self, policy: PolicyDecisions, version: int) -> AsyncGenerator[None]:
+        """Load a version if needed, and hold the lock of its policy. Errors as of `load`."""
+        while True:
+            is_new = await self.load(policy, version)
+            async with policy.changing:
+                if is_new or version in policy.loaded:  # it may have been unloaded while this waited for the lock
+                    yield
+                    return
 
     async def load_wanted(self, policy: PolicyDecisions) -> int | None:
         """Load the most wanted version that is better than the live one and passes every check; None: there is none."""
@@ -78,11 +91,11 @@ class VersionLoader:
                 return None
             if version in policy.rolled_back:
                 continue
-            files = await asyncio.to_thread(version_files.look, policy.source.folder / str(version))
+            files = await asyncio.to_thread(version_files.look, policy.source.path(version))
             if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:
-                await self._host.prepare(policy.name, version)
+                await self.host.prepare(policy.name, version)
             except RefusedVersionError as error:
                 _refuse(policy, version, files, error)
             except StartupError as error:
@@ -90,17 +103,9 @@ class VersionLoader:
                 policy.retry_in = RETRY_LOOKS
                 return None
             else:
+                policy.refused.pop(version, None)
                 return version
         return None
-
-    async def load_previous(self, policy: PolicyDecisions) -> None:
-        """Load the former live versions of `policy`. Those that fail are forgotten."""
-        for version in list(policy.previous):
-            try:
-                await self._host.prepare(policy.name, version)
-            except (RefusedVersionError, StartupError) as error:
-                _LOGGER.warning("a rollback to version %d of %s is not possible: %s", version, policy.name, error)
-                policy.previous.remove(version)
 
     def forget_surplus(self, policy: PolicyDecisions) -> list[int]:
         """Forget former live versions of `policy` beyond those that are kept, and return them."""
@@ -111,7 +116,7 @@ class VersionLoader:
         """Unload those of `versions` that are not needed; None stands for none."""
         for version in versions:
             if version is not None and version not in policy.loaded:
-                await self._host.unload(policy.name, version)
+                await self.host.unload(policy.name, version)
 
 
 def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:

@@ -42,8 +42,8 @@ class ServedPolicy:
 class PolicyRegistry:
     """The policies that are served; none before `open`.
 
-    One version of a policy is live: it answers requests that name no version. Others may be loaded besides, and answer
-    requests that name them. During a canary, one of these is the candidate: it answers a share of the robots that name
+    One version of a policy is live: it answers requests that name no version. Other loaded versions answer requests
+    that name them. During a canary, one of these is the candidate: it answers a share of the robots that name
     no version. Everything here happens on the event loop, so a request finds one version or the other.
 
     Args:

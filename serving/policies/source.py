@@ -24,12 +24,21 @@ class PolicySource:
 
     name: str  # under which it is served
     folder: Path  # holds its versions
+    given: Path  # with --policies: `folder`, or one version in it
     wanted: Wanted
     follow: bool  # take up new versions
     max_batch_rows: int
     max_batch_delay_s: float
     max_queue_rows: int
     device: str = ""  # that computes it; empty: JAX's default
+
+    def path(self, version: int) -> Path:
+        """Return the folder of a version."""
+        return self.folder / str(version)
+
+    def root(self, version: int) -> Path:
+        """Return the folder under which the symbolic links in a version must end."""
+        return self.given if self.given == self.path(version) else self.folder
 
 
 def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
@@ -65,7 +74,7 @@ def candidates(source: PolicySource) -> list[int]:
         return [source.wanted]
     versions = published.versions(source.folder)
     if source.wanted == "best":
-        return published.best_first({each: published.metric(source.folder / str(each), STAY) for each in versions})
+        return published.best_first({each: published.metric(source.path(each), STAY) for each in versions})
     return versions[::-1]
 
 
@@ -84,6 +93,7 @@ def _resolve(policy: Path | NamedPath, config: ServeConfig) -> PolicySource:
     return PolicySource(
         name=name,
         folder=folder,
+        given=path,
         wanted=wanted,
         follow=follow and not isinstance(wanted, int),
         max_batch_rows=own.max_batch_rows or config.max_batch_rows,

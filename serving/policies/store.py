@@ -6,7 +6,6 @@ A version that fails a check is not changed. This module writes and removes noth
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from policy import bundle
 from policy.bundle import Bundle, BundleError
@@ -18,15 +17,16 @@ _LOGGER = logging.getLogger(__name__)
 UNREADABLE = "unreadable"  # reason for a version whose files cannot be read
 
 
-def read(path: Path, *, name: str) -> Bundle:
-    """Verify and load the version at `path`, under the name with which its policy is served.
+def read(source: PolicySource, version: int) -> Bundle:
+    """Verify and load a version of a policy, under the name with which the policy is served.
 
     Raises:
         RefusedVersionError: it fails a check.
         StartupError: the machine lacks a resource that loading needs.
     """
+    path = source.path(version)
     try:
-        found = bundle.read(path)
+        found = bundle.read(path, root=source.root(version))
     except Exception as error:
         if lacking := shortage(error):  # which has nothing to do with the policy
             raise StartupError(f"cannot load {path}: {lacking}") from error
@@ -35,7 +35,7 @@ def read(path: Path, *, name: str) -> Bundle:
         if isinstance(error, OSError):
             raise RefusedVersionError(UNREADABLE, f"cannot read {path}: {error}") from error
         raise
-    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=name))
+    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=source.name))
 
 
 def load_all(
@@ -69,7 +69,7 @@ def _load_first(
 ) -> Bundle:
     for version in versions:
         try:
-            return read(source.folder / str(version), name=source.name)
+            return read(source, version)
         except RefusedVersionError as error:
             on_rejected(error.reason)
             if len(versions) == 1:

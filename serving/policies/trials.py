@@ -56,8 +56,9 @@ class Trials:
         """
         version, share = assignment.candidate, assignment.share
         _require_not_live(policy, version)
-        before, now_s = policy.canary, self._clock()
+        before = policy.canary
         await self._host.set_canary(policy.name, version, share=share)
+        now_s = self._clock()  # episodes that began before the workers had the share are not compared
         if before and (before.version, before.rule) == (version, rule):
             before.change_share(share, now_s=now_s)
         else:
@@ -94,6 +95,11 @@ class Trials:
         await self._host.set_shadow(policy.name, version, share=0)
         _LOGGER.info("%s: the shadow of version %d has ended", policy.name, version)
         return version
+
+    async def end_shadow_of(self, policy: PolicyDecisions, live: int) -> None:
+        """End the shadow if its version has become live."""
+        if policy.shadow and policy.shadow.version == live:
+            await self.end_shadow(policy)
 
     def record(self, policy: PolicyDecisions, report: EpisodeReport, receipt: Receipt) -> None:
         """Take a report about `policy` into account."""

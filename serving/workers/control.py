@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import logging
 from collections.abc import AsyncGenerator, Callable
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +13,10 @@ from serving.config import ServeConfig
 from serving.policies.deployment import Deployment
 from serving.policies.trial_metrics import TrialsCollector
 from serving.sockets import Address
+from serving.workers.reload import Reload
 from serving.workers.shutdown import on_hangup
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -22,6 +27,7 @@ async def controlled(
     address: Address,
     drain: Callable[[], None],
     collectors: CollectorRegistry,
+    reload: Reload,
 ) -> AsyncGenerator[dict[str, str]]:
     """Follow the folders and answer operators until the end of the context. Yield the admin address by its name.
 
@@ -29,6 +35,7 @@ async def controlled(
         address: at which the server listens.
         drain: begins to stop the server, and returns immediately.
         collectors: what the metrics of operators' actions and of canaries are registered with.
+        reload: what happens at SIGHUP.
 
     Raises:
         StartupError: the admin socket cannot be bound.
@@ -40,11 +47,29 @@ async def controlled(
         )
         await admin.start()
     collectors.register(TrialsCollector(deployment))
-    on_hangup(deployment.look_now)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def begin_reload() -> None:
+        reloading = asyncio.create_task(reload(deployment))
+        reloads.add(reloading)
+        reloading.add_done_callback(reloads.discard)
+        reloading.add_done_callback(functools.partial(_log_failure, problem="the settings stay as they are"))
+
+    on_hangup(begin_reload)
     following = asyncio.create_task(deployment.run())
+    following.add_done_callback(
+        functools.partial(_log_failure, problem="no new version is taken up any more; restart the server")
+    )
     try:
         yield admin.addresses() if admin else {}
     finally:
-        following.cancel()
+        for task in (following, *reloads):
+            task.cancel()
         if admin:
             await admin.stop()
+
+
+def _log_failure(task: asyncio.Task[None], *, problem: str) -> None:
+    """Log a bug in a task, and what follows from it. The live versions go on."""
+    if not task.cancelled() and (error := task.exception()):
+        _LOGGER.critical("%s", problem, exc_info=error)

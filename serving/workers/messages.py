@@ -11,6 +11,9 @@ from typing import Any, Literal, TypeAlias, get_args
 from serving.config import ServeConfig
 from serving.policy_settings import NamedPath, PolicySettings
 
+ChangeKind: TypeAlias = Literal["prepare", "switch", "unload", "set_canary", "set_shadow"]
+"""What a worker does: a method of `serving.policies.deployment.VersionHost`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:
@@ -48,7 +51,7 @@ class Change:
     """To a worker: change a version, as a `serving.policies.deployment.VersionHost` does. It answers `Changed`."""
 
     number: int  # of this change, for the answer
-    what: Literal["prepare", "switch", "unload", "set_canary", "set_shadow"]
+    what: ChangeKind
     policy: str
     version: int
     share: float = 0.0  # of a canary or a shadow

@@ -31,7 +31,7 @@ class ForwardedReports:
     """
 
     def __init__(
-        self, send: Callable[[Answered | Reported], None], *, clock: Callable[[], float] = time.monotonic
+        self, send: Callable[[Answered | Reported], object], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._send = send
         self._clock = clock

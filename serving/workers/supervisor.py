@@ -42,6 +42,7 @@ from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.all_workers import AllWorkers
 from serving.workers.control import controlled
 from serving.workers.metrics_folder import metrics_folder
+from serving.workers.reload import Reload
 from serving.workers.reports import ReceivedReports
 from serving.workers.shutdown import finished_before, stop_event
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
@@ -54,8 +55,11 @@ _MAX_DEATHS, _WITHIN_S = 5, 60.0  # after this many deaths in this time, the sup
 _EXIT_S = 5.0  # time for a worker to exit by itself after the grace period
 
 
-def supervise(config: ServeConfig) -> int:
-    """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code."""
+def supervise(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
+    """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code.
+
+    `read` reads the settings again at SIGHUP.
+    """
     try:
         assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
         sources = resolve(config)
@@ -64,8 +68,8 @@ def supervise(config: ServeConfig) -> int:
         named = tuple(map(_named, config.policies, sources))
         with metrics_folder() as folder, hold_port(config.address) as address:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
-            config = dataclasses.replace(config, listen=str(address), policies=named)
-            return asyncio.run(Supervisor(config, sources, began).run())
+            of_workers = dataclasses.replace(config, listen=str(address), policies=named)
+            return asyncio.run(Supervisor(of_workers, sources, began, reload=Reload(config, sources, read)).run())
     except StartupError as error:
         _LOGGER.error("%s", error)
     except Exception as error:
@@ -83,6 +87,7 @@ class Supervisor:
         config: what each of them serves; its port is held.
         sources: the policies.
         began: the versions to try.
+        reload: what happens at SIGHUP.
         clock: monotonic seconds.
     """
 
@@ -92,8 +97,10 @@ class Supervisor:
         sources: Sequence[PolicySource],
         began: Restart,
         *,
+        reload: Reload,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._reload = reload
         self._config = config
         self._sources = sources
         self._began = began
@@ -132,7 +139,12 @@ class Supervisor:
                 )
                 self._deployment = deployment
                 control = controlled(
-                    deployment, self._config, address=self._config.address, drain=stop.set, collectors=collectors
+                    deployment,
+                    self._config,
+                    address=self._config.address,
+                    drain=stop.set,
+                    collectors=collectors,
+                    reload=self._reload,
                 )
                 async with control as admin:
                     self._say_ready(addresses | admin)
@@ -256,7 +268,7 @@ class Supervisor:
             self._deployment.forget(policy, version)
 
     def _count(self, death: WorkerEndedError) -> None:
-        """Count a death. Raises StartupError if there were too many of late."""
+        """Count a death. Raises StartupError if there were too many within `_WITHIN_S`."""
         self._deaths.append(self._clock())
         if len(self._deaths) == _MAX_DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN_S:
             raise StartupError(

@@ -47,16 +47,18 @@ from serving.workers.messages import (
     from_line,
     to_line,
 )
+from serving.workers.reload import Reload
 from serving.workers.reports import ForwardedReports
 from serving.workers.shutdown import finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
+_PIPE_FULL_S = 0.05  # until a message is sent again
 _SUPERVISOR_GONE = "the supervisor process is gone; stopping"
 
 
-def run_alone(config: ServeConfig) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code."""
-    return _run(_serve_alone(config))
+def run_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code. `read` reads the settings again at SIGHUP."""
+    return _run(_serve_alone(config, read))
 
 
 def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
@@ -108,7 +110,7 @@ class _UnansweredError(Exception):
     """The server stopped before every accepted call was answered."""
 
 
-async def _serve_alone(config: ServeConfig) -> None:
+async def _serve_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> None:
     stop = stop_event()
     sources = resolve(config)
     began = restart(config, sources)
@@ -123,7 +125,14 @@ async def _serve_alone(config: ServeConfig) -> None:
             deployment = Deployment(
                 sources, server.host, began, live=server.versions(), keep=config.keep, reports=reports
             )
-            control = controlled(deployment, config, address=server.address, drain=stop.set, collectors=collectors)
+            control = controlled(
+                deployment,
+                config,
+                address=server.address,
+                drain=stop.set,
+                collectors=collectors,
+                reload=Reload(config, sources, read),
+            )
             async with control as admin:
                 addresses = server.addresses() | admin
                 _LOGGER.info("%s", ready_line(addresses, policies=server.policies_line()), extra=addresses)
@@ -169,7 +178,7 @@ async def _change(
     """Do what the supervisor sends. A switch does not wait until another version is loaded. Does not return."""
 
     async def carry_out(change: Change) -> None:
-        send(to_supervisor, await changed(host, change), stop)
+        await send_surely(to_supervisor, await changed(host, change), stop)
 
     async with asyncio.TaskGroup() as changes:
         while True:
@@ -219,12 +228,20 @@ async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]
         )
 
 
-def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
-    """Send a message to the supervisor; set `stop` if the supervisor has ended. Dropped if its pipe is full."""
+def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> bool:
+    """Send a message to the supervisor; set `stop` if the supervisor has ended. Return False if its pipe is full."""
     try:
-        to_supervisor.write(to_line(message))
+        written: int | None = to_supervisor.write(to_line(message))  # a raw stream, not as BinaryIO says
     except OSError:  # `listen` notices it too
         stop.set()
+        return True
+    return written is not None
+
+
+async def send_surely(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
+    """Send a message that the supervisor waits for. While its pipe is full, try again."""
+    while not send(to_supervisor, message, stop):  # noqa: ASYNC110  a pipe sets no event
+        await asyncio.sleep(_PIPE_FULL_S)
 
 
 async def beat(to_supervisor: BinaryIO, stop: asyncio.Event) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
 from serving.config import ServeConfig
 from serving.errors import RefusedVersionError, StartupError
@@ -20,6 +20,7 @@ from serving.workers.messages import (
     Answered,
     Change,
     Changed,
+    ChangeKind,
     Compiled,
     Counted,
     Loaded,
@@ -39,7 +40,6 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "serving.workers")
 # Too long, not JSON, JSON of another structure, or a message that has come already.
 _NOT_A_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, asyncio.InvalidStateError)
 
-_Changing: TypeAlias = Literal["prepare", "switch", "unload", "set_canary", "set_shadow"]
 FromWorker = TypeVar("FromWorker", Loaded, Compiled, Serving)
 
 
@@ -112,7 +112,7 @@ class WorkerProcess:
         return await self._wait_for(Serving)
 
     async def prepare(self, policy: str, version: int) -> None:
-        """Let it load a version. Errors as `VersionHost.prepare`, and WorkerEndedError as in the next two."""
+        """Let it load a version. Errors as `VersionHost.prepare`. Every change raises WorkerEndedError if it ends."""
         await self._change("prepare", policy, version)
 
     async def switch(self, policy: str, version: int) -> None:
@@ -135,7 +135,7 @@ class WorkerProcess:
         """Say what became of a report that it has sent."""
         self._send(message)
 
-    async def _change(self, what: _Changing, policy: str, version: int, share: float = 0.0) -> None:
+    async def _change(self, what: ChangeKind, policy: str, version: int, share: float = 0.0) -> None:
         number = next(self._numbers)
         answer = self._changes[number] = asyncio.get_running_loop().create_future()
         self._send(Change(number, what, policy, version, share))
@@ -199,7 +199,7 @@ class WorkerProcess:
                     message = from_line(line)
                     self._heartbeat.beat()
                     if isinstance(message, Changed):
-                        if message.number in self._changes:  # otherwise nobody waits for it any more
+                        if message.number in self._changes:  # otherwise its `_change` was cancelled
                             self._changes[message.number].set_result(message)
                     elif isinstance(message, Answered | Reported):
                         self.on_message(self, message)

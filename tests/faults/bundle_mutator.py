@@ -5,10 +5,12 @@
         mutant.apply(copy)
 
 A server must refuse every one of them. `file_mutants` changes files after publication, as a faulty disk or a careless
-copy does. `array_mutants` changes the arrays and writes matching hashes, as a faulty publisher does.
+copy does. `array_mutants` changes the arrays and writes matching hashes, as a faulty publisher does. What
+`harmless_links` yields must be served: symbolic links to the same content under the folder with the versions.
 """
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +49,7 @@ def file_mutants(version: Path) -> Iterator[Mutant]:
         yield Mutant(f"delete {name}", _on_file(name, Path.unlink))
         yield Mutant(f"link {name} to the same content outside", _on_file(name, _symlink, None))
         yield Mutant(f"link {name} to other content outside", _on_file(name, _symlink, _PICKLE))
+        yield Mutant(f"link {name} to other content inside", _on_file(name, _symlink_inside, _PICKLE))
         yield Mutant(f"link {name} to nothing", _on_file(name, _dangle))
         yield Mutant(f"hard link {name} to other content outside", _on_file(name, _hard_link))
         yield Mutant(f"replace {name} by a folder", _on_file(name, _replace_by_folder))
@@ -58,6 +61,13 @@ def file_mutants(version: Path) -> Iterator[Mutant]:
     for folder in folders:
         yield Mutant(f"link the folder {folder} to outside", _on_file(folder, _symlink, None))
         yield Mutant(f"delete the folder {folder}", _on_file(folder, shutil.rmtree))
+
+
+def harmless_links(version: Path) -> Iterator[Mutant]:
+    """Yield links in place of every file and every folder of the bundle at `version`. They change no content."""
+    for path in sorted(version.rglob("*")):
+        name = path.relative_to(version).as_posix()
+        yield Mutant(f"link {name} to the same content inside", _on_file(name, _symlink_inside, None))
 
 
 def array_mutants(version: Path) -> Iterator[Mutant]:
@@ -75,6 +85,15 @@ def array_mutants(version: Path) -> Iterator[Mutant]:
     for name in probes:
         yield Mutant(f"NaN in probe {name}", _change_probe(name, _set_last(np.nan)))
         yield Mutant(f"other values in probe {name}", _change_probe(name, _shift))
+
+
+def one_of_each_kind(version: Path) -> list[Mutant]:
+    """Return one mutant of each kind of damage, by the first two words of its name."""
+    of_kind: dict[str, Mutant] = {}
+    for mutant in (*file_mutants(version), *array_mutants(version)):
+        if re.search(r"probes\.npz|in array goal_encoder\.output\.bias|in probe (energy|sampled_action)", mutant.name):
+            of_kind[" ".join(mutant.name.split()[:2])] = mutant
+    return list(of_kind.values())
 
 
 def array_names(version: Path) -> list[str]:
@@ -116,12 +135,29 @@ def _outside(path: Path) -> Path:
     return outside
 
 
+def _inside(path: Path) -> Path:
+    """Return a place in the folder of the versions, and in none of them."""
+    version = next(parent for parent in path.parents if parent.name.isdecimal())
+    inside = version.parent / "blobs" / path.relative_to(version.parent).as_posix().replace("/", "-")
+    inside.parent.mkdir(exist_ok=True)
+    return inside
+
+
 def _symlink(path: Path, content: bytes | None) -> None:
     """Move a file or a folder out of the bundle and leave a link to it; or a link to a file with other `content`."""
-    outside = path.rename(_outside(path))
+    _move_and_link(path, _outside(path), content)
+
+
+def _symlink_inside(path: Path, content: bytes | None) -> None:
+    """Do the same to a place that is still in the folder of the versions."""
+    _move_and_link(path, _inside(path), content)
+
+
+def _move_and_link(path: Path, place: Path, content: bytes | None) -> None:
+    path.rename(place)
     if content is not None:
-        outside.write_bytes(content)
-    path.symlink_to(outside)
+        place.write_bytes(content)
+    path.symlink_to(place)
 
 
 def _dangle(file: Path) -> None:

@@ -13,6 +13,8 @@ The harness, each module with a test of its own:
 * `stream_calls`: very many calls, every answer compared.
 * `training_kills`: kills a training run, starts its command again, and compares what it leaves.
 * `scenarios`: whole courses of events with real servers, as functions of how often.
+* `remote_admin`: what operators ask of a running server.
+* `new_versions`: courses of events in which versions are published.
 * `interrupted_training`: training runs that are killed, stopped and damaged at random.
 
 `make soak` and `make soak-training` run the long form of the tests (see `soak` and `soak_training`).
@@ -36,6 +38,10 @@ Where each fault of one server with its present policies is tested:
 | SIGKILL | restarted; a caller is answered within seconds | `test_scenarios`; `serving/test_workers` |
 | a file that is flipped, truncated, swapped, deleted, linked, foreign | refused by name | `test_bundle_mutants` |
 | arrays with other values, NaN, infinity, huge shapes, matching hashes | refused by name | `test_bundle_mutants` |
+| every such version, published while another one serves | refused once; the live one answers | `test_new_versions` |
+| versions published while servers start | every server ends up on the newest | `test_new_versions` |
+| a killed server or worker, after decisions about versions | comes up with them | `test_decisions_survive` |
+| a rollback | within milliseconds, in all workers | `test_new_versions` |
 | other sizes, another format, a pickle | refused by name | `policy/test_bundle_reader`, `test_bundle_manifest` |
 | a policy that gives NaN while serving | an error for that call, counted | `serving/test_batcher` |
 | a computation that fails | that batch fails, not the server | `serving/test_batcher` |

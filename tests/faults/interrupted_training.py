@@ -26,6 +26,7 @@ import numpy as np
 from tests.faults.training_kills import EPOCHS, FLAGS, differences
 from training.stop_signals import STOPPED_EXIT_CODE
 
+LAST = EPOCHS * 2  # the iteration of the last snapshot
 KEPT = 3
 STOPPED = (0, STOPPED_EXIT_CODE)  # exit codes of a run that a signal may have stopped
 # of a process that saves after every slice of gradient steps
@@ -83,10 +84,9 @@ def interrupt(folder: Path, *, rounds: int, seed: int, reference: Path) -> Endin
 def require_same_end(one: Path, other: Path) -> None:
     """Compare policies and the last snapshots of two runs bit for bit, and their evaluations."""
     assert differences(one, other) == []
-    last = str(EPOCHS * 2)
     with (
-        np.load(one / "snapshots" / last / "state.npz") as ours,
-        np.load(other / "snapshots" / last / "state.npz") as theirs,
+        np.load(one / "snapshots" / str(LAST) / "state.npz") as ours,
+        np.load(other / "snapshots" / str(LAST) / "state.npz") as theirs,
     ):
         assert ours.files == theirs.files
         for name in ours.files:
@@ -141,9 +141,13 @@ def _log(out: Path) -> str:
 
 
 def _damage_newest(snapshots: Path, generator: random.Random) -> str:
-    """Damage the newest snapshot if there is another one; return how, or an empty string."""
+    """Damage the newest snapshot if there is another one; return how, or an empty string.
+
+    The last snapshot of a run stays whole: a run that was killed after its last evaluation is at its end, and no later
+    process reads its snapshots.
+    """
     iterations = sorted((int(path.name) for path in snapshots.glob("*") if path.name.isdecimal()), reverse=True)
-    if len(iterations) < 2:
+    if len(iterations) < 2 or iterations[0] == LAST:
         return ""
     file = snapshots / str(iterations[0]) / generator.choice(("state.npz", "state.npz", "manifest.json"))
     content = bytearray(file.read_bytes())

@@ -1,7 +1,7 @@
 """The long form of the fault tests, and their record: `make soak`.
 
-Real servers with a small policy: restarts, kills, hostile messages, and very many calls. It takes about a quarter of an
-hour on two cores. A check that fails ends it; the record then has the parts before it.
+Real servers with a small policy: restarts, kills, hostile messages, very many calls, and versions published meanwhile.
+It takes about 25 minutes on two cores. A check that fails ends it; the record then has the parts before it.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults import other_clients, scenarios
+from tests.faults import new_versions, other_clients, scenarios
+from tests.faults.bundle_mutator import array_mutants, file_mutants
 from tests.faults.conftest import publish
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,7 +28,8 @@ HEADER = (
     "",
     f"{platform.system()} on {platform.machine()}, {os.cpu_count()} shared cores, by `make soak`: real server processes"
     " with a policy of depth 4 and",
-    "width 16. A row is written only if every check of its part holds; `tests/faults/scenarios.py` has the checks.",
+    "width 16. A row is written only if every check of its part holds; `scenarios.py` and `new_versions.py` in"
+    " `tests/faults` have the checks.",
     "Times depend on what else the cores did. There is no record beside this page.",
     "",
     "| part | date | events | result | processor time in all [s] | time [s] |",
@@ -59,6 +61,8 @@ def _run(name: str, share: float) -> str:
     with tempfile.TemporaryDirectory(prefix="kilolayer-soak-") as scratch:
         folder = Path(scratch)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")  # for the servers; warm from the second on
+        os.environ["XDG_STATE_HOME"] = str(folder / "states")
+        os.environ["XDG_RUNTIME_DIR"] = scratch
         publish(folder / "policies", 1000)
         began_s, cpu_s = time.monotonic(), _cpu_s()
         result = PARTS[name](folder / "policies", folder, lambda count: max(1, round(count * share)))
@@ -160,6 +164,30 @@ def incomplete(policies: Path, folder: Path, scaled: Callable[[int], int]) -> st
     )
 
 
+def versions(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Publish every mutant as a new version while another one serves."""
+    mutants = [*file_mutants(policies / "1000"), *array_mutants(policies / "1000")]
+    mutants = mutants[:: -(-len(mutants) // scaled(len(mutants)))]
+    reasons, outcome = new_versions.publish_mutants(policies, folder, mutants)
+    waiting = len(mutants) - reasons.total()
+    by_reason = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return (
+        f"{len(mutants)} damaged versions published while another one serves, four callers | refused once each, by"
+        f" name: {by_reason}; {waiting} without a manifest are waited for; {outcome.answered:,} calls answered with the"
+        " same bytes, 0 lost"
+    )
+
+
+def publishing(_policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Publish versions while servers start."""
+    starts, count = scaled(50), scaled(20)
+    late = new_versions.publish_while_starting(folder, starts=starts, versions=count)
+    return (
+        f"{count} versions published while {starts} servers start, two at a time on one folder | every one ended up on"
+        f" the newest version, {late} of them after they had begun to serve; every exit code 0"
+    )
+
+
 def _cpu_s() -> float:
     """Return the processor time of this process and of its children that have ended."""
     times = os.times()
@@ -174,6 +202,8 @@ PARTS: dict[str, Callable[[Path, Path, Callable[[int], int]], str]] = {
     "calls": many_calls,
     "flood": flood,
     "incomplete": incomplete,
+    "versions": versions,
+    "publishing": publishing,
 }
 
 if __name__ == "__main__":

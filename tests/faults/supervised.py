@@ -7,6 +7,7 @@ with Supervised(serve_command(policies), log=tmp_path / "log") as server:
 """
 
 import dataclasses
+import os
 import re
 import signal
 import subprocess
@@ -44,6 +45,8 @@ def serve_command(*policies: Path, listen: object = "127.0.0.1:0", **settings: o
 
 class Supervised:
     """A process that is started again whenever it ends, in a `with` statement, whose end stops it with SIGTERM.
+
+    It is in a session of its own, so that `kill_all` reaches its children and nothing else.
 
     Args:
         command: of the process.
@@ -98,6 +101,10 @@ class Supervised:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def kill_all(self) -> None:
+        """Send SIGKILL to the present process and to its children, as the end of a container does."""
+        os.killpg(self.pid, signal.SIGKILL)
+
     def wait_for(self, pattern: str, *, after: int = 0) -> tuple[str, ...]:
         """Wait until the log, from character `after` on, has `pattern`; return its groups.
 
@@ -142,7 +149,7 @@ class Supervised:
             with self._changed, self.log.open("ab") as file:
                 if self._stopping.is_set():
                     return
-                self._process = subprocess.Popen(self._command, stderr=file, stdout=file)
+                self._process = subprocess.Popen(self._command, stderr=file, stdout=file, start_new_session=True)
                 self.starts_s.append(time.monotonic())
                 self._changed.notify_all()
             code = self._process.wait()

@@ -158,6 +158,7 @@ def test_ten_thousand_calls_on_one_connection_get_explicit_answers(server: Serve
         (exhausted, "queue_full"),
         (exhausted, "queue_age"),
         (exhausted, "memory_limit"),
+        (exhausted, "deadline_too_short"),  # on a busy machine, sending them all takes most of the deadline
     }
     assert (exhausted, "queue_full") in outcomes
     assert outcomes <= allowed

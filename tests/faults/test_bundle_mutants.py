@@ -13,7 +13,14 @@ from kilolayer import PolicyClient
 from policy import bundle
 from serving.errors import StartupError
 from serving.policies.store import load_all
-from tests.faults.bundle_mutator import Mutant, array_mutants, array_names, file_mutants, match_hashes
+from tests.faults.bundle_mutator import (
+    array_mutants,
+    array_names,
+    file_mutants,
+    harmless_links,
+    match_hashes,
+    one_of_each_kind,
+)
 from tests.faults.supervised import Supervised, serve_command
 from tests.serving.sources import policy_source
 
@@ -40,18 +47,26 @@ def test_matching_hashes_alone_are_no_damage(policies: Path, tmp_path: Path) -> 
     assert bundle.read(copy).version == 1000
 
 
-def sample(policies: Path) -> list[Mutant]:
-    """One mutant of each kind of damage, by the first two words of its name."""
+def test_links_to_the_same_content_inside_are_no_damage(policies: Path, tmp_path: Path) -> None:
     version = policies / "1000"
-    of_kind: dict[str, Mutant] = {}
-    for mutant in (*file_mutants(version), *array_mutants(version)):
-        if re.search(r"probes\.npz|in array goal_encoder\.output\.bias|in probe (energy|sampled_action)", mutant.name):
-            of_kind[" ".join(mutant.name.split()[:2])] = mutant
-    return list(of_kind.values())
+    expected = bundle.read(version).manifest_sha256
+    links = list(harmless_links(version))
+    assert len(links) == sum(1 for _ in version.rglob("*"))
+    single = [[link] for link in links if link.name.split()[1] in ("manifest.json", "params", "params/d")]
+    assert len(single) == 3
+    for number, together in enumerate([*single, reversed(links)]):  # what is in a folder before the folder itself
+        folder = tmp_path / str(number) / "policies"
+        shutil.copytree(version, folder / "1000")
+        for link in together:
+            link.apply(folder / "1000")
+        loaded = load_all([policy_source(folder)], [[1000]], on_rejected=pytest.fail)
+        assert loaded["point_u_maze"].manifest_sha256 == expected
+    linked = [path.is_symlink() for path in (tmp_path / "3" / "policies" / "1000").iterdir()]
+    assert linked == [True] * 4
 
 
 def test_one_mutant_of_each_kind_is_refused_by_name(policies: Path, tmp_path: Path) -> None:
-    mutants = sample(policies)
+    mutants = one_of_each_kind(policies / "1000")
     assert len(mutants) >= 12
     for number, mutant in enumerate(mutants):
         folder = tmp_path / str(number) / "policies"

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ def test_a_killed_process_is_started_again_and_its_log_is_kept(tmp_path: Path) -
         assert program.stop().code == 3  # its own exit code, after SIGTERM
     assert len(program.starts_s) == 2
     assert log.read_text() == "up\nup\n"
+
+
+def test_a_process_can_be_killed_with_its_children(tmp_path: Path) -> None:
+    child = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {WAITS!r}]).pid, flush=True)"
+    waits = "import signal; signal.pause()"
+    with Supervised([sys.executable, "-c", f"{child}; {waits}"], log=tmp_path / "log", backoff_s=0.01) as program:
+        (pid,) = program.wait_for(r"(\d+)\nup")
+        program.kill_all()
+        assert program.wait_for_exit(1).code == -signal.SIGKILL
+        ends_s = time.monotonic() + 60
+        while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
+            assert time.monotonic() < ends_s
+            time.sleep(0.01)
+        program.kill_all()
 
 
 def test_pauses_between_restarts_double(tmp_path: Path) -> None:

@@ -79,13 +79,13 @@ def test_a_foreign_file_is_noticed_even_if_the_manifest_names_it(damaged: Path) 
 
 
 @pytest.mark.parametrize("name", ["policy.json", "probes.npz", "manifest.json", "params/_METADATA"])
-def test_a_link_is_refused_even_to_the_same_contents(damaged: Path, tmp_path: Path, name: str) -> None:
+def test_a_link_to_outside_is_refused_even_to_the_same_contents(damaged: Path, tmp_path: Path, name: str) -> None:
     (damaged / name).rename(tmp_path / "elsewhere")
     (damaged / name).symlink_to(tmp_path / "elsewhere")
     assert refusal(damaged).reason == ("manifest" if name == "manifest.json" else "files")
 
 
-def test_a_linked_folder_is_refused(damaged: Path, tmp_path: Path) -> None:
+def test_a_linked_folder_outside_is_refused(damaged: Path, tmp_path: Path) -> None:
     (damaged / "params").rename(tmp_path / "elsewhere")
     (damaged / "params").symlink_to(tmp_path / "elsewhere")
     assert refusal(damaged).reason == "files"

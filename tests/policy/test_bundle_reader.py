@@ -111,14 +111,6 @@ def test_the_digest_names_the_contents(published: Path, damaged: Path, params: P
     assert bundle.read(other).manifest_sha256 != bundle.read(damaged).manifest_sha256
 
 
-def test_a_version_that_is_a_link_is_refused_since_its_number_may_be_that_of_another(damaged: Path) -> None:
-    linked = damaged.parent / "3000"
-    linked.symlink_to(damaged)
-    error = refusal(linked)
-    assert error.reason == "files"
-    assert "the folder is a symbolic link" in str(error)
-
-
 @pytest.mark.parametrize("name", ["007", "latest", "-1", "200.bak"])
 def test_a_folder_that_names_no_version_is_refused(damaged: Path, name: str) -> None:
     assert refusal(damaged.rename(damaged.parent / name)).reason == "missing"

@@ -119,6 +119,7 @@ def test_the_best_version_of_the_run_is_served(checkout: Path) -> None:
     serve = json.loads((checkout / "serve.json").read_text())
     assert serve[:2] == ["--policies", "runs/demo/policies"]
     assert serve[4:6] == ["--versions", "point_u_maze=best"]
+    assert serve[6:8] == ["--state-dir", "runs/demo/state"], "nothing is left in the user's folders"
 
 
 def test_no_command_of_a_page_uses_the_folder_that_the_demonstration_replaces() -> None:

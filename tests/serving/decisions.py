@@ -67,8 +67,14 @@ class Decisions:
             reports=EpisodeReports(),
         )
 
+    async def restore(self) -> None:
+        """Load what was live before."""
+        await self.deployment.restore()
+        self.host.loading.clear()
+
     async def publish_more_of_ant(self) -> None:
         """Publish the versions that are not loaded, and let the deployment refuse the damaged one."""
+        await self.restore()
         self.publish("ant", 2500)
         self.publish("ant", 3000)
         try:
@@ -94,6 +100,7 @@ class Decisions:
         return PolicySource(
             name=policy,
             folder=self.folder / policy,
+            given=self.folder / policy,
             wanted="latest" if policy == "ant" else 7,
             follow=policy == "ant",
             max_batch_rows=1,

@@ -29,6 +29,8 @@ class RecordingHost:
         self.refuses: dict[int, str] = {}
         self.lacks: set[int] = set()
         self.held: dict[int, asyncio.Event] = {}
+        self.may_switch = asyncio.Event()
+        self.may_switch.set()
 
     async def prepare(self, policy: str, version: int) -> None:
         assert policy == NAME
@@ -43,6 +45,7 @@ class RecordingHost:
     async def switch(self, policy: str, version: int) -> None:
         assert policy == NAME
         self.did.append(("switch", version))
+        await self.may_switch.wait()
 
     async def unload(self, policy: str, version: int) -> None:
         assert policy == NAME

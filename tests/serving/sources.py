@@ -11,6 +11,7 @@ def policy_source(folder: Path, **changes: Any) -> PolicySource:
     fields: dict[str, Any] = {
         "name": "point_u_maze",
         "folder": folder,
+        "given": folder,
         "wanted": "latest",
         "follow": False,
         "max_batch_rows": 256,

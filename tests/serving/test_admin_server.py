@@ -63,6 +63,7 @@ class Admin:
 @contextlib.asynccontextmanager
 async def started(folder: Path, *policies: str) -> AsyncGenerator[Admin]:
     admin = Admin(folder, *policies)
+    await admin.decisions.restore()
     await admin.server.start()
     try:
         yield admin

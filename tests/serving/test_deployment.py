@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.policies.state_file import PolicyState, Rule
+from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
 from serving.policies.status import PolicyStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
+from tests.serving.sources import policy_source
 
 
 async def test_a_new_version_is_loaded_then_made_live_and_nothing_happens_without_one(bench: Bench) -> None:
@@ -84,6 +85,18 @@ async def test_a_version_that_is_refused_is_tried_again_only_when_its_files_chan
     await deployment.look()
     assert status(deployment).live == 2
     assert status(deployment).refused == ()
+
+
+async def test_a_version_that_is_loaded_is_not_refused_any_more(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    bench.host.refuses[2] = "hash"
+    with refused("version_refused"):
+        await deployment.load(NAME, 2)
+    assert [each.version for each in status(deployment).refused] == [2]
+    del bench.host.refuses[2]
+    await deployment.load(NAME, 2)
+    assert (status(deployment).loaded, status(deployment).refused) == ((1, 2), ())
 
 
 async def test_the_next_wanted_version_is_taken_if_the_newest_is_refused(bench: Bench) -> None:
@@ -202,10 +215,30 @@ async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -
     assert status(deployment).previous == (3, 1)
     assert not status(deployment).following
     bench.publish(4)
-    await deployment.switch("", 4)  # the only policy
+    await deployment.switch(NAME, 4)
     assert bench.host.did[1:] == [("prepare", 4), ("switch", 4), ("unload", 1)]
     with refused("unknown_version", "policy maze has no version 9 in .*; loaded are: 2, 3, 4"):
         await deployment.switch(NAME, 9)
+
+
+async def test_a_switch_loads_a_version_again_that_was_unloaded_while_it_waited(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    bench.host.may_switch.clear()
+    rollback = asyncio.create_task(deployment.rollback(NAME))
+    await asyncio.sleep(0)  # it holds the lock until the host has made the switch
+    await deployment.load(NAME, 2)  # is live still
+    bench.publish(3)
+    await deployment.load(NAME, 3)
+    bench.host.did.clear()
+    unload = asyncio.create_task(deployment.unload(NAME, 3))
+    await asyncio.sleep(0)
+    switch = asyncio.create_task(deployment.switch(NAME, 3))
+    await asyncio.sleep(0)
+    bench.host.may_switch.set()
+    await asyncio.gather(rollback, unload, switch)
+    assert bench.host.did == [("unload", 3), ("prepare", 3), ("switch", 3)]
 
 
 async def test_a_refused_version_does_not_become_live_by_a_switch(bench: Bench) -> None:
@@ -263,6 +296,41 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
     assert await deployment.rollback(NAME) == 1
 
 
+async def test_actions_wait_until_the_versions_from_before_the_restart_are_loaded(bench: Bench) -> None:
+    """Version 1 is not loaded yet, so a rollback to it would fail."""
+    bench.publish(2)
+    deployment = bench.start(kept=PolicyState(Rule("latest", follow=True), 2, (1,), following=False), live=2)
+    assert status(deployment) == PolicyStatus(NAME, 2, (), (2,), following=False, wanted="latest", refused=())
+    rolling_back = asyncio.create_task(deployment.rollback(NAME))
+    with refused("busy", "still being loaded after the restart"):
+        deployment.follow(NAME, on=True)
+    assert bench.host.did == []
+    await deployment.restore()
+    assert await rolling_back == 1
+    assert bench.host.did == [("prepare", 1), ("switch", 1)]
+    deployment.follow(NAME, on=True)
+
+
+async def test_a_second_kill_before_all_is_loaded_loses_no_decision(bench: Bench) -> None:
+    canary = CanaryState(3, 0.25, rule=None)
+    kept = PolicyState(Rule("latest", follow=True), 2, (1,), False, (4,), canary, ShadowState(5, 0.5))
+    deployment = bench.start(kept=kept, live=2)
+    deployment.forget(NAME, 9)  # as for another policy, this writes the state
+    assert bench.stored() == kept
+
+
+async def test_a_bug_while_versions_are_restored_does_not_keep_operators_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = bench.start(kept=PolicyState(Rule("latest", follow=True), 2, (1,), following=False), live=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.host, "prepare", None)
+        await deployment.restore()
+    assert caplog.messages == ["restoring the versions of maze fails"]
+    with refused("no_previous"):
+        await deployment.rollback(NAME)
+
+
 async def test_a_live_version_that_is_gone_after_a_restart_ends_the_following(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,3 +380,40 @@ async def test_former_versions_that_are_not_kept_are_not_in_the_stored_state(ben
         bench.publish(version)
         await deployment.look()
     assert bench.stored().previous == (2,)
+
+
+async def test_a_new_rule_is_taken_once_though_the_policy_is_not_followed(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    bench.publish(3)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted=2, follow=False)])
+    await deployment.look()
+    assert status(deployment).live == 2
+    assert status(deployment).wanted == "2"
+    await deployment.rollback(NAME)
+    await deployment.look()
+    assert status(deployment).live == 1
+    assert bench.stored().rule == Rule("2", follow=False)
+
+
+async def test_a_new_rule_ends_what_an_operator_decided_and_an_old_one_does_not(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.look()
+    await deployment.rollback(NAME)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="latest", follow=True)])
+    await deployment.look()
+    assert (status(deployment).live, status(deployment).following) == (1, False)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=True)])
+    bench.publish(3, stay=1.0)
+    await deployment.look()
+    assert (status(deployment).live, status(deployment).following) == (3, True)
+
+
+async def test_a_new_rule_that_no_version_fits_changes_nothing(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=False)])
+    await deployment.look()
+    bench.publish(2, stay=1.0)
+    await deployment.look()
+    assert bench.host.did == []

@@ -98,6 +98,7 @@ def test_echoed_text_is_short_plain_and_on_one_line() -> None:
 
 
 MEMORY, THREADS, DESCRIPTORS = "too little memory (", "too little memory or too few processes", "too few file desc"
+SPACE = "too little free space on the disk, or no folder for temporary files (TMPDIR)"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,8 @@ MEMORY, THREADS, DESCRIPTORS = "too little memory (", "too little memory or too 
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), DESCRIPTORS),
         (OSError(errno.ENFILE, os.strerror(errno.ENFILE)), DESCRIPTORS),
         (ValueError('NOT_FOUND: Error opening "x": [OS error 24: EMFILE Too many open files]'), DESCRIPTORS),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SPACE),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), SPACE),
     ],
 )
 def test_a_shortage_is_named_also_as_the_cause_of_another_error(error: Exception, lacking: str) -> None:

@@ -216,7 +216,7 @@ async def test_what_the_machine_lacks_is_not_blamed_on_the_version(
 ) -> None:
     publish(hosted.root, 2)
 
-    def lack_memory(_path: Path) -> None:
+    def lack_memory(_path: Path, *, root: Path) -> None:
         raise MemoryError
 
     monkeypatch.setattr(store.bundle, "read", lack_memory)
@@ -228,10 +228,15 @@ async def test_a_version_is_loaded_once_though_two_ask_for_it(
     hosted: Hosted, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(hosted.root, 2)
-    read: list[Path] = []
-    monkeypatch.setattr(store.bundle, "read", lambda path, real=bundle.read: read.append(path) or real(path))
+    read, real = list[tuple[Path, Path]](), bundle.read
+
+    def note(path: Path, *, root: Path) -> bundle.Bundle:
+        read.append((path, root))
+        return real(path, root=root)
+
+    monkeypatch.setattr(store.bundle, "read", note)
     await asyncio.gather(hosted.host.prepare(NAME, 2), hosted.host.prepare(NAME, 2))
-    assert read == [hosted.root / "2"]
+    assert read == [(hosted.root / "2", hosted.root)]
 
 
 async def test_an_unloaded_version_answers_what_it_has_admitted_and_nothing_more(
@@ -246,6 +251,18 @@ async def test_an_unloaded_version_answers_what_it_has_admitted_and_nothing_more
     with pytest.raises(UnknownVersionError, match="has no version '1'; there are: 2"):
         hosted.policies.find("", version="1")
     await hosted.host.unload(NAME, 1)  # no effect
+
+
+async def test_a_drain_waits_for_a_version_that_is_being_unloaded(hosted: Hosted, publish: Publish) -> None:
+    publish(hosted.root, 2)
+    await hosted.host.prepare(NAME, 2)
+    admitted = hosted.policies.find("", version="2").batcher.admit(ROW)
+    unloading = asyncio.create_task(hosted.host.unload(NAME, 2))
+    await asyncio.sleep(0)
+    unloading.cancel()  # as when a server stops
+    assert await hosted.host.drain(grace_s=10)
+    assert admitted.result.done()
+    np.testing.assert_allclose(admitted.result.result().results, expected(2), atol=1e-6)
 
 
 async def test_a_version_whose_folder_is_gone_goes_on(hosted: Hosted) -> None:

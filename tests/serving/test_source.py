@@ -72,8 +72,14 @@ def test_the_settings_of_a_policy_replace_those_of_the_server_for_it_alone(root:
     )
 
 
+def test_links_must_end_in_the_folder_that_was_given(root: Path) -> None:
+    assert resolve_one(root).root(1000) == root
+    alone = resolve_one(root / "1000")
+    assert (alone.root(1000), alone.root(2000)) == (root / "1000", root)
+
+
 def test_one_version_is_served_alone_and_not_followed(root: Path) -> None:
-    expected = policy_source(root, wanted=1000)
+    expected = policy_source(root, wanted=1000, given=root / "1000")
     assert resolve_one(root / "1000") == expected
     assert resolve_one(root / "1000", follow=True, versions=("point_u_maze=1000",)) == expected
     message = (

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,10 +149,10 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
 ) -> None:
     publish(tmp_path, 1)
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> os.stat_result:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "lstat", refuse)
     reasons: list[str] = []
     with pytest.raises(StartupError, match="version 1 of point_u_maze cannot be served: .*Permission denied"):
         load(tmp_path, on_rejected=reasons.append)

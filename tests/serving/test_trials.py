@@ -232,6 +232,24 @@ async def test_a_worse_candidate_is_rolled_back_by_itself(
         ]
 
 
+async def test_a_bug_while_a_canary_ends_is_logged_and_the_next_report_ends_it(
+    bench: Bench, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(deployment):
+        await deployment.canary(NAME, 2, share=0.5, rule=RULE)
+        fleet = Fleet(bench)
+        fleet.first_reports()
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.host, "switch", None)
+            for _ in range(7):
+                fleet.pair(live=False, candidate=True)
+            await wait_until(lambda: "ending the canary of maze fails; trying again at its next report" in caplog.text)
+        assert status(deployment).live == 1
+        fleet.pair(live=False, candidate=True)
+        await wait_until(lambda: status(deployment).live == 2)
+        assert metric(deployment, "canary_verdicts_total", policy=NAME, verdict="better") == 1
+
+
 async def test_a_canary_without_a_rule_decides_nothing(bench: Bench, deployment: Deployment) -> None:
     async with running(deployment):
         await deployment.canary(NAME, 2, share=0.5)

@@ -83,3 +83,10 @@ def test_a_user_without_a_home_folder_gets_a_path_that_can_be_named(monkeypatch:
 
     monkeypatch.setattr(Path, "home", homeless)
     assert state_folder(PORT, {}) == Path("/.local/state/kilolayer/50051")
+
+
+def test_the_servers_of_the_tests_keep_out_of_the_folders_of_the_user(user_folders: Path, states: Path) -> None:
+    assert state_folder(PORT) == states / "kilolayer/50051"
+    assert states.parent == user_folders
+    assert admin_address(PORT).path == user_folders / "kilolayer/admin-50051.sock"
+    assert not user_folders.is_relative_to(Path.home())

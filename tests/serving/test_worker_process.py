@@ -39,6 +39,7 @@ from serving.workers.messages import (
     from_line,
     to_line,
 )
+from serving.workers.reload import Reload
 from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 from tests.serving.batcher_bench import WaitUntil
@@ -89,7 +90,8 @@ def new_supervisor(**arguments: Any) -> Supervisor:
     """A supervisor of two workers. The first one may serve version 2 or 1 of the policy ant."""
     config = dataclasses.replace(CONFIG, metrics_port=0, admin="off")
     sources = [policy_source(Path("a"), name="ant")]
-    return Supervisor(config, sources, Restart(None, {}, choices=((2, 1),)), **arguments)
+    reload = Reload(config, sources, lambda: config)
+    return Supervisor(config, sources, Restart(None, {}, choices=((2, 1),)), reload=reload, **arguments)
 
 
 @asynccontextmanager
@@ -276,6 +278,24 @@ async def test_a_supervisor_that_reads_nothing_does_not_block_its_worker() -> No
         await asyncio.sleep(0.01)
         assert not stop.is_set()
         beating.cancel()
+
+
+async def test_an_answer_that_the_supervisor_waits_for_is_sent_when_its_pipe_has_room() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    stop = asyncio.Event()
+    with os.fdopen(write_end, "wb", buffering=0) as to_supervisor, os.fdopen(read_end, "rb", buffering=0) as received:
+        full = 0
+        while written := to_supervisor.write(bytes(4096)):
+            full += written
+        sending = asyncio.create_task(worker.send_surely(to_supervisor, Changed(7), stop))
+        await asyncio.sleep(0.01)
+        assert not sending.done()
+        while full:
+            full -= len(received.read(full))
+        await asyncio.wait_for(sending, timeout=10)
+        assert from_line(received.read(4096)) == Changed(7)
+    assert not stop.is_set()
 
 
 def test_a_stopped_worker_makes_the_server_unready_until_it_goes_on(

@@ -190,8 +190,8 @@ def test_ctrl_c_while_a_worker_imports_libraries_exits_0_without_a_traceback(pol
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
-    (line,) = errors.splitlines()
-    assert "stopping: refusing new calls" in line
+    assert "stopping: refusing new calls" in errors
+    assert "Traceback" not in errors  # a worker that has just begun to handle signals may log a line, too
 
 
 @pytest.mark.slow
@@ -210,10 +210,8 @@ def test_without_room_for_temporary_files_there_is_one_line_and_exit_code_1(
     policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    assert (
-        supervise(ServeConfig(policies=(policies,), workers=2, listen="127.0.0.1:0", metrics_port=0, metrics=False))
-        == 1
-    )
+    config = ServeConfig(policies=(policies,), workers=2, listen="127.0.0.1:0", metrics_port=0, metrics=False)
+    assert supervise(config, lambda: config) == 1
     (line,) = caplog.messages
     assert line.endswith("; set TMPDIR to a writable folder with free space")
 

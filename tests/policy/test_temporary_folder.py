@@ -1,4 +1,4 @@
-"""The workers' temporary folder: made, removed, and swept if its supervisor was killed."""
+"""A temporary folder is made and removed, and swept if its process was killed."""
 
 import os
 import signal
@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import StartupError
-from serving.workers import metrics_folder as module
-from serving.workers.metrics_folder import metrics_folder
+from policy.temporary_folder import temporary_folder
 
-HOLD = (
-    "from serving.workers.metrics_folder import *\nwith metrics_folder() as folder: print(folder, flush=True); input()"
-)
+PREFIX = "kilolayer-notes-"
+HOLD = f"""
+from policy.temporary_folder import temporary_folder
+with temporary_folder({PREFIX!r}) as folder:
+    print(folder, flush=True)
+    input()
+"""
 
 
 @pytest.fixture
@@ -25,13 +27,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_is_removed_at_its_end_with_what_it_holds(root: Path) -> None:
-    with metrics_folder() as folder:
+    with temporary_folder(PREFIX) as folder:
         assert folder.parent == root
         (folder / "counter_7.db").write_text("x")
     assert list(root.iterdir()) == []
 
 
-def test_only_what_a_dead_supervisor_left_is_swept(root: Path) -> None:
+def test_only_what_a_dead_process_left_is_swept(root: Path) -> None:
     environ = os.environ | {"TMPDIR": str(root), "PYTHONPATH": os.pathsep.join(sys.path)}
     pipe, command = subprocess.PIPE, [sys.executable, "-c", HOLD]
     with (
@@ -46,25 +48,25 @@ def test_only_what_a_dead_supervisor_left_is_swept(root: Path) -> None:
         dead.wait()
         foreign = root / "kilolayer-serve-1"
         foreign.mkdir()
-        (root / "kilolayer-workers-link").symlink_to(foreign)
-        (root / "kilolayer-workers-file").write_text("x")
-        with metrics_folder() as own:
+        (root / "kilolayer-notes-link").symlink_to(foreign)
+        (root / "kilolayer-notes-file").write_text("x")
+        with temporary_folder(PREFIX) as own:
             assert set(root.iterdir()) == {
                 kept,
                 foreign,
                 own,
-                root / "kilolayer-workers-link",
-                root / "kilolayer-workers-file",
+                root / "kilolayer-notes-link",
+                root / "kilolayer-notes-file",
             }
         alive.communicate("\n")
     assert not kept.exists()
 
 
 def test_a_folder_of_another_user_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = root / "kilolayer-workers-x"
+    left = root / "kilolayer-notes-x"
     left.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: left.stat().st_uid + 1)
-    with metrics_folder():
+    with temporary_folder(PREFIX):
         assert left.exists()
 
 
@@ -78,13 +80,13 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(root: Path, mo
             swept[0].rmdir()
         return folder
 
-    monkeypatch.setattr(module.tempfile, "mkdtemp", make_and_sweep)
-    with metrics_folder() as folder:
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_sweep)
+    with temporary_folder(PREFIX) as folder:
         assert folder.is_dir()
         assert swept != [folder]
 
 
-def test_without_room_there_is_one_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_room_there_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(StartupError, match="; set TMPDIR to a writable folder with free space"), metrics_folder():
+    with pytest.raises(FileNotFoundError), temporary_folder(PREFIX):
         pass
