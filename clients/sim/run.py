@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import math
 import os
-import secrets
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -107,8 +107,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summary:
+def run(
+    config: DriveConfig, *, console: rich.console.Console, wall_clock_ns: Callable[[], int] = time.time_ns
+) -> summary.Summary:
     """Run the episodes of `config`, print the results, then write the files.
+
+    Args:
+        config: what to run.
+        console: for the progress and the results.
+        wall_clock_ns: Unix time in ns, so that the numbers of episodes are above those of earlier runs.
 
     Raises:
         DriveError: the served policy does not fit the environment, or an output file cannot be written.
@@ -123,7 +130,8 @@ def run(config: DriveConfig, *, console: rich.console.Console) -> summary.Summar
         served = clients[0].wait_until_ready(config.wait_for_server_s)
         _require_fit(env, served)
         began = time.monotonic()
-        episodes = _drive_with_progress(config, env, clients, console=console)
+        first = wall_clock_ns() // 10**6
+        episodes = _drive_with_progress(config, env, clients, console=console, first_number=first)
         wall_s = time.monotonic() - began
     finally:
         for client in clients:
@@ -159,7 +167,12 @@ def _require_writable(config: DriveConfig) -> None:
 
 
 def _drive_with_progress(
-    config: DriveConfig, env: GoalEnv, clients: list[fleet.PolicyClient], *, console: rich.console.Console
+    config: DriveConfig,
+    env: GoalEnv,
+    clients: list[fleet.PolicyClient],
+    *,
+    console: rich.console.Console,
+    first_number: int,
 ) -> list[fleet.Episode]:
     episode_length = config.episode_length or env.spec.episode_length
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
@@ -175,10 +188,9 @@ def _drive_with_progress(
             on_step=lambda robots: progress.advance(task, robots),
         )
         episodes: list[fleet.Episode] = []
-        first = secrets.randbits(48)  # a server counts each number of a robot once, also over several runs
         for number, episode in enumerate(drive):
             round_number, robot = divmod(number, len(clients))
-            fleet.report(clients[robot], episode, number=first + round_number)
+            fleet.report(clients[robot], episode, number=first_number + round_number)
             episodes.append(episode)
         return episodes
 

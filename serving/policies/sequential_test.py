@@ -20,7 +20,8 @@ success rates (Sequential Analysis, 1947, chapter 6).
 
 What the proof assumes: in each block, both versions would have the same mean success rate if they were equally good. It
 may change from block to block, so a task that becomes harder for all robots does no harm, nor does another share. It
-does not cover versions that get different robots or tasks.
+does not cover versions that get different robots or tasks. It holds only approximately if failures take much longer
+than successes, because their reports then come later.
 """
 
 import dataclasses

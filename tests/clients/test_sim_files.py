@@ -2,7 +2,6 @@
 
 import io
 import json
-import secrets
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,7 +134,6 @@ def test_the_results_are_written_before_the_video_is_rendered(
         def close(self) -> None: ...
 
     reports: list[tuple[int, object]] = []
-    monkeypatch.setattr(secrets, "randbits", lambda bits: bits)
     monkeypatch.setattr(registry, "make", lambda _: env)
     monkeypatch.setattr(fleet, "connect", lambda *_, **__: [Ready(), Ready(), Ready()])
     monkeypatch.setattr(film, "show", interrupted)
@@ -144,10 +142,11 @@ def test_the_results_are_written_before_the_video_is_rendered(
     )
     said = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        sim.run(config, console=rich.console.Console(file=said, width=200))
+        sim.run(config, console=rich.console.Console(file=said, width=200), wall_clock_ns=lambda: 5_999_999)
     assert "p version 7 on point_u_maze" in said.getvalue()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 32
-    assert [number for number, _ in reports] == [48, 48, 48, 49]  # the fourth episode is the first robot's second
+    # In ms, and the fourth episode is the first robot's second one.
+    assert reports == [(5, "1"), (5, "1"), (5, "1"), (6, "1")]
     assert (tmp_path / "out" / "paths.png").read_bytes().startswith(b"\x89PNG")
 
 

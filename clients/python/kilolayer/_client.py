@@ -144,8 +144,8 @@ class PolicyClient:
         after DeadlineExceeded: it counts once.
 
         Args:
-            episode: the robot's number for the episode, 0 to 2**64 - 1, above those of its earlier episodes. It must
-                not begin anew when the robot restarts: Unix time in seconds is a good one.
+            episode: the robot's number for the episode, 0 to 2**64 - 1, above those of its earlier episodes, also after
+                the robot restarts: a counter that is stored, or Unix time if the clock is never set back.
             version: `Action.version` of the episode's last action.
             reached: whether the robot was within the success radius at the end.
             time_at_goal: number of control periods within the success radius.
