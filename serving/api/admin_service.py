@@ -81,7 +81,7 @@ class AdminService:
 
     async def _follow(self, request: pb.FollowRequest) -> pb.FollowResponse:
         policy = self._actions.status(request.policy).policy
-        self._actions.deployment.follow(policy, on=not request.off)
+        await self._actions.deployment.follow(policy, on=not request.off)
         return pb.FollowResponse(policy=self._encoded(policy))
 
     async def _canary(self, request: pb.CanaryRequest) -> pb.CanaryResponse:

@@ -119,7 +119,7 @@ class Deployment:
             if version not in found.loaded:
                 raise unknown_version(found, version)
             found.forget(version)
-            self._save()
+            await self._save()
         await self._host.unload(policy, version)
 
     async def switch(self, policy: str, version: int) -> None:
@@ -161,7 +161,7 @@ class Deployment:
             found.following = found.has_new_rule = False
             await self._trials.end_shadow_of(found, version)
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
-            self._save()
+            await self._save()
         return version
 
     async def canary(self, policy: str, version: int, *, share: float, rule: DecisionRule | None = None) -> None:
@@ -185,7 +185,7 @@ class Deployment:
             replaced = await self._trials.begin_canary(found, assignment, rule=rule)
             found.following = False
             found.rolled_back.discard(version)
-            self._save()
+            await self._save()
         await self._loader.unload_unused(found, [replaced])
 
     async def end_canary(self, policy: str) -> None:
@@ -197,7 +197,7 @@ class Deployment:
         found = await self._restored(policy)
         async with found.changing:
             ended = await self._trials.end_canary(found)
-            self._save()
+            await self._save()
         await self._loader.unload_unused(found, [ended])
 
     async def shadow(self, policy: str, version: int, *, share: float) -> None:
@@ -208,7 +208,7 @@ class Deployment:
         found, shadow = await self._restored(policy), ShadowState(version, share)
         async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_shadow(found, shadow)
-            self._save()
+            await self._save()
         await self._loader.unload_unused(found, [replaced])
 
     async def end_shadow(self, policy: str) -> None:
@@ -216,16 +216,16 @@ class Deployment:
         found = await self._restored(policy)
         async with found.changing:
             ended = await self._trials.end_shadow(found)
-            self._save()
+            await self._save()
         await self._loader.unload_unused(found, [ended])
 
-    def forget(self, policy: str, version: int) -> None:
+    async def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
         self._policies[policy].forget(version)
         _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
-        self._save()
+        await self._save()
 
-    def follow(self, policy: str, *, on: bool) -> None:
+    async def follow(self, policy: str, *, on: bool) -> None:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.
 
         Raises:
@@ -247,7 +247,7 @@ class Deployment:
                 f"version {found.source.wanted} of {policy} is wanted by --versions, so there is none to follow",
             )
         found.following = on
-        self._save()
+        await self._save()
         self._look_now.set()
 
     def take_rules(self, sources: Sequence[PolicySource]) -> None:
@@ -273,7 +273,7 @@ class Deployment:
         """Load what was loaded before the restart, and go on with what was tried. Actions of operators wait for it."""
         for policy in self._policies.values():
             await restore(policy, self._loader, self._trials)
-        self._save()
+        await self._save()
 
     async def _follow(self) -> None:
         while True:
@@ -323,7 +323,7 @@ class Deployment:
             policy.also_loaded.add(ended)
         await self._trials.end_shadow_of(policy, version)
         surplus = self._loader.forget_surplus(policy)
-        self._save()
+        await self._save()
         return surplus
 
     async def _reject_candidate(self, policy: PolicyDecisions) -> None:
@@ -334,7 +334,7 @@ class Deployment:
         policy.rolled_back.add(candidate)
         policy.following = False
         _LOGGER.warning("%s: version %d is rolled back, and version %d stays live", policy.name, candidate, policy.live)
-        self._save()
+        await self._save()
 
     def _record(self, report: EpisodeReport, receipt: Receipt) -> None:
         if policy := self._policies.get(report.answered_by.policy):
@@ -369,14 +369,10 @@ class Deployment:
         self._verdicts[policy.name, verdict] += 1
         return surplus
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
         """Keep the decisions for the next start. A failure is logged: what is decided holds until then."""
-        if not self._state_file:
-            return
-        try:
-            self._state_file.write(State({name: policy.state() for name, policy in self._policies.items()}))
-        except OSError as error:
-            _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self._state_file.path, error)
+        if self._state_file:
+            await self._state_file.save(State({name: policy.state() for name, policy in self._policies.items()}))
 
     async def _restored(self, policy: str) -> PolicyDecisions:
         """Return a policy, as `_find`, when what was loaded before the restart is loaded."""

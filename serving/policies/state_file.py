@@ -4,11 +4,13 @@ The file also has the flags that each decision was made under. A start with the 
 with other flags takes the flags: the operator has decided anew.
 """
 
+import asyncio
 import dataclasses
 import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,7 @@ class StateFile:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / _NAME
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")  # one, so states keep their order
 
     def problem(self) -> str:
         """Try to write to the folder. Return what a server logs if that fails, on one line; empty if it works."""
@@ -113,6 +116,16 @@ class StateFile:
         except MALFORMED as error:
             self._set_aside(str(error) if isinstance(error, _FormatError) else repr(error))
             return None
+
+    async def save(self, state: State) -> None:
+        """Replace the state. A failure is logged.
+
+        It is written in another thread: a disk may take tens of milliseconds, and robots are answered meanwhile.
+        """
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self.write, state)
+        except OSError as error:
+            _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self.path, error)
 
     def write(self, state: State) -> None:
         """Replace the state. A process that is killed meanwhile leaves the earlier one or this one.

@@ -39,7 +39,7 @@ class AllWorkers:
             unloaded everywhere.
     """
 
-    def __init__(self, live: Mapping[str, int], *, on_lost: Callable[[str, int], None]) -> None:
+    def __init__(self, live: Mapping[str, int], *, on_lost: Callable[[str, int], Awaitable[None]]) -> None:
         self._live = dict(live)
         self._loaded = set(live.items())
         self._trials: dict[_Trial, tuple[int, float]] = {}  # with their versions and shares; a share of 0: it has ended
@@ -115,7 +115,7 @@ class AllWorkers:
         except RefusedVersionError:
             if self._live[policy] == version:
                 raise
-            self._on_lost(policy, version)
+            await self._on_lost(policy, version)
             for (kind, of), (lost, _) in list(self._trials.items()):
                 if (of, lost) == (policy, version):
                     await self._set_trial((kind, of), version, 0.0)

@@ -263,9 +263,9 @@ class Supervisor:
             else:
                 return worker
 
-    def _forget(self, policy: str, version: int) -> None:
+    async def _forget(self, policy: str, version: int) -> None:
         if self._deployment:
-            self._deployment.forget(policy, version)
+            await self._deployment.forget(policy, version)
 
     def _count(self, death: WorkerEndedError) -> None:
         """Count a death. Raises StartupError if there were too many within `_WITHIN_S`."""

@@ -57,8 +57,11 @@ class Workers:
 
     def __init__(self) -> None:
         self.lost: list[tuple[str, int]] = []
-        self.all = AllWorkers({NAME: 1}, on_lost=lambda policy, version: self.lost.append((policy, version)))
+        self.all = AllWorkers({NAME: 1}, on_lost=self._lose)
         self.each = (Worker(1), Worker(2))
+
+    async def _lose(self, policy: str, version: int) -> None:
+        self.lost.append((policy, version))
 
     async def join(self, worker: Any, *, version: int = 1) -> None:
         await self.all.join(cast("WorkerProcess", worker), live={NAME: version})

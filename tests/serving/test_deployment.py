@@ -48,10 +48,10 @@ async def test_a_policy_that_is_not_followed_keeps_its_version(bench: Bench) -> 
     bench.publish(2)
     await deployment.look()
     assert bench.host.did == []
-    deployment.follow(NAME, on=True)
+    await deployment.follow(NAME, on=True)
     await deployment.look()
     assert status(deployment).live == 2
-    deployment.follow(NAME, on=False)
+    await deployment.follow(NAME, on=False)
     bench.publish(3)
     await deployment.look()
     assert status(deployment).live == 2
@@ -182,7 +182,7 @@ async def test_following_again_takes_up_newer_versions_but_not_the_ones_rolled_b
     bench.publish(2)
     await deployment.look()
     await deployment.rollback(NAME)
-    deployment.follow(NAME, on=True)
+    await deployment.follow(NAME, on=True)
     await deployment.look()
     assert status(deployment).live == 1
     bench.publish(3)
@@ -254,7 +254,7 @@ async def test_a_refused_version_does_not_become_live_by_a_switch(bench: Bench) 
 async def test_a_version_can_be_loaded_beside_the_live_one_and_unloaded(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
-    deployment.follow(NAME, on=False)
+    await deployment.follow(NAME, on=False)
     await deployment.load(NAME, 2)
     assert (status(deployment).live, status(deployment).loaded) == (1, (1, 2))
     with refused("version_is_live", "version 1 of maze is live"):
@@ -270,7 +270,7 @@ async def test_a_version_can_be_loaded_beside_the_live_one_and_unloaded(bench: B
 async def test_one_fixed_version_is_not_followed(bench: Bench) -> None:
     deployment = bench.start(wanted=1, follow=False)
     with refused("fixed_version", "version 1 of maze is wanted by --versions"):
-        deployment.follow(NAME, on=True)
+        await deployment.follow(NAME, on=True)
 
 
 async def test_decisions_are_kept_for_the_next_start(bench: Bench) -> None:
@@ -303,19 +303,19 @@ async def test_actions_wait_until_the_versions_from_before_the_restart_are_loade
     assert status(deployment) == PolicyStatus(NAME, 2, (), (2,), following=False, wanted="latest", refused=())
     rolling_back = asyncio.create_task(deployment.rollback(NAME))
     with refused("busy", "still being loaded after the restart"):
-        deployment.follow(NAME, on=True)
+        await deployment.follow(NAME, on=True)
     assert bench.host.did == []
     await deployment.restore()
     assert await rolling_back == 1
     assert bench.host.did == [("prepare", 1), ("switch", 1)]
-    deployment.follow(NAME, on=True)
+    await deployment.follow(NAME, on=True)
 
 
 async def test_a_second_kill_before_all_is_loaded_loses_no_decision(bench: Bench) -> None:
     canary = CanaryState(3, 0.25, rule=None)
     kept = PolicyState(Rule("latest", follow=True), 2, (1,), False, (4,), canary, ShadowState(5, 0.5))
     deployment = bench.start(kept=kept, live=2)
-    deployment.forget(NAME, 9)  # as for another policy, this writes the state
+    await deployment.forget(NAME, 9)  # as for another policy, this writes the state
     assert bench.stored() == kept
 
 
@@ -353,7 +353,7 @@ async def test_a_version_that_a_new_worker_cannot_load_is_no_rollback_any_more(b
     deployment = bench.start()
     bench.publish(2)
     await deployment.look()
-    deployment.forget(NAME, 1)
+    await deployment.forget(NAME, 1)
     assert status(deployment).loaded == (2,)
     assert bench.stored().previous == ()
     with refused("no_previous"):

@@ -1,8 +1,10 @@
 """The file of an operator's decisions: what a restarted server takes from it, and what it makes of a damaged one."""
 
+import asyncio
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,26 @@ def test_file_and_folder_are_on_the_disk_before_and_after_the_new_name(
     monkeypatch.setattr(os, "fsync", record)
     file.write(STATE)
     assert synced == [(".state.json.writing", False), ("50051", True)]
+
+
+async def test_the_event_loop_runs_while_a_slow_disk_writes_and_states_keep_their_order(
+    file: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = threading.Event()
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        assert written.wait(timeout=10)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    saves = [asyncio.create_task(file.save(state)) for state in (State({"bee": BEE}), STATE)]
+    await asyncio.sleep(0.01)
+    assert not any(save.done() for save in saves)
+    assert file.read() is None
+    written.set()
+    await asyncio.gather(*saves)
+    assert file.read() == STATE
 
 
 @pytest.mark.parametrize(

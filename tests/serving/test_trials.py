@@ -84,7 +84,7 @@ async def test_a_canary_loads_its_version_and_ends_the_following(bench: Bench) -
     await deployment.look()
     assert status(deployment).live == 1
     with refused("busy", "version 2 of maze is the candidate of a canary; end that first"):
-        deployment.follow(NAME, on=True)
+        await deployment.follow(NAME, on=True)
 
 
 async def test_the_end_of_a_canary_unloads_its_version(bench: Bench, deployment: Deployment) -> None:
@@ -333,5 +333,5 @@ async def test_a_version_on_trial_that_a_new_worker_cannot_load_is_on_trial_no_m
 ) -> None:
     await deployment.canary(NAME, 2, share=0.5)
     await deployment.shadow(NAME, 2, share=0.5)
-    deployment.forget(NAME, 2)
+    await deployment.forget(NAME, 2)
     assert (status(deployment).canary, status(deployment).shadow, status(deployment).loaded) == (None, None, (1,))
