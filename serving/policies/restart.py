@@ -45,7 +45,8 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
     """Return the versions to try at the start, the most wanted first.
 
     Args:
-        kept: what was decided before. Its live version is wanted, then the ones before it.
+        kept: what was decided before. Its live version is wanted, then the older ones; newer ones only if there is no
+            other, because the operator may not have wanted them.
 
     Raises:
         StartupError: the folder cannot be read.
@@ -57,7 +58,8 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
         raise StartupError(f"cannot read {source.folder} ({error.strerror}); {hint}") from error
     if kept is None or isinstance(source.wanted, int):
         return tuple(versions)
-    return kept.live, *sorted((version for version in versions if version < kept.live), reverse=True)
+    older = sorted((version for version in versions if version < kept.live), reverse=True)
+    return kept.live, *older, *sorted(version for version in versions if version > kept.live)
 
 
 def _state_file(config: ServeConfig) -> StateFile | None:

@@ -154,6 +154,24 @@ def first_steps() -> Texts:
     yield "docs/results.md", f"{figures}, {distance}; {random[end]:.1f} / {zero[end]:.1f} m"
 
 
+def baselines() -> Texts:
+    """SAC and PPO beside contrastive RL, in one row for each algorithm."""
+    for algorithm in ("crl", "sac", "ppo"):
+        runs = record(f"baselines_{algorithm}.json")["runs"]["point_u_maze, preset"]
+        steps = "; ".join(_steps_until_touched(run) for run in runs)
+        last = (", ".join(f"{run[name][-1]:.2f}" for run in runs) for name in ("eval/touched", "eval/stay"))
+        yield (
+            "benchmarks/results/presets.md",
+            line(algorithm, steps, *last, ", ".join(f"{run['cpu_s']:.0f}" for run in runs)),
+        )
+
+
+def _steps_until_touched(run: Record) -> str:
+    """Return the steps at the first evaluation that touched 0.9 of its goals."""
+    evaluations = zip(run["env_steps"], run["eval/touched"], strict=True)
+    return next((f"{steps:,}" for steps, touched in evaluations if touched >= 0.9), "never")
+
+
 def demo() -> Texts:
     """The run of `make demo`."""
     page, found = "benchmarks/results/demo.md", record("demo.json")
@@ -169,4 +187,4 @@ def demo() -> Texts:
     yield page, line("training stopped, at its second stay of 0.95 in a row, after", reached)
 
 
-ALL = (depth, train_step, memory, batched_encoders, train_loop, physics, first_steps, demo)
+ALL = (depth, train_step, memory, batched_encoders, train_loop, physics, first_steps, baselines, demo)

@@ -1,0 +1,81 @@
+"""What a server starts with: the versions to try, and the decisions of its last run."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+
+from serving.config import ServeConfig
+from serving.errors import StartupError
+from serving.policies.restart import first_choices, restart
+from serving.policies.state_file import PolicyState, Rule, State, StateFile
+from tests.serving.sources import policy_source
+
+KEPT = PolicyState(Rule("latest", follow=True), 20, previous=(10,), following=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with versions 10, 20 and 30; nothing reads their files here."""
+    for version in (10, 20, 30):
+        (tmp_path / "policies" / str(version)).mkdir(parents=True)
+    return tmp_path / "policies"
+
+
+def config(folder: Path, *, listen: str = "127.0.0.1:50051") -> ServeConfig:
+    return ServeConfig(policies=(folder,), listen=listen, state_dir=folder.parent / "state")
+
+
+def test_without_a_decision_the_rule_gives_the_order(folder: Path) -> None:
+    assert first_choices(policy_source(folder)) == (30, 20, 10)
+    assert first_choices(policy_source(folder, wanted=20)) == (20,)
+
+
+def test_a_decision_is_followed_by_older_versions_and_newer_ones_are_the_last_resort(folder: Path) -> None:
+    assert first_choices(policy_source(folder), KEPT) == (20, 10, 30)
+    gone = dataclasses.replace(KEPT, live=5)
+    assert first_choices(policy_source(folder), gone) == (5, 10, 20, 30)
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(StartupError, match=f"cannot read {folder} .Permission denied.; check its permissions"):
+        first_choices(policy_source(folder))
+
+
+def test_a_start_with_the_same_flags_takes_the_decision(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    StateFile(folder.parent / "state").write(State({"point_u_maze": KEPT}))
+    with caplog.at_level(logging.INFO):
+        began = restart(config(folder), [policy_source(folder, follow=True)])
+    assert began.kept == {"point_u_maze": KEPT}
+    assert began.choices == ((20, 10, 30),)
+    assert caplog.messages == ["live versions as before the restart: point_u_maze@20 (not following)"]
+
+
+def test_a_start_with_other_flags_takes_the_flags(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    StateFile(folder.parent / "state").write(State({"point_u_maze": KEPT}))
+    with caplog.at_level(logging.INFO):
+        began = restart(config(folder), [policy_source(folder, wanted="best", follow=True)])
+    assert began.kept == {}
+    assert sorted(began.choices[0]) == [10, 20, 30]
+    (line,) = caplog.messages
+    assert line.startswith("live versions by the flags: point_u_maze (")
+
+
+def test_a_folder_that_cannot_be_written_is_said_once_and_nothing_is_kept(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder.parent / "state").write_text("a file in its place")
+    began = restart(config(folder), [policy_source(folder)])
+    assert began.state_file is None
+    (line,) = caplog.messages
+    assert line.startswith("decisions about live versions do not survive a restart, because ")
+
+
+def test_a_port_that_the_system_chooses_names_no_default_folder(folder: Path) -> None:
+    chosen = ServeConfig(policies=(folder,), listen="127.0.0.1:0")
+    assert restart(chosen, [policy_source(folder)]).state_file is None
