@@ -15,6 +15,7 @@ from policy.verified_folder import MALFORMED, MANIFEST
 
 DESCRIPTION = "policy.json"
 STAY = "eval/stay"
+_MAX_DIGITS = 18
 _MAX_BYTES = 1 << 24  # far more than a description has; a damaged one must not fill the memory
 
 
@@ -34,8 +35,11 @@ def versions(root: Path) -> list[int]:
 
 
 def is_version(name: str) -> bool:
-    """Return whether `name` is a version: decimal digits without a leading zero, so that a version has one name."""
-    return name.isascii() and name.isdigit() and name == str(int(name))
+    """Return whether `name` is a version: decimal digits without a leading zero, so that a version has one name.
+
+    It has at most 18 digits: more training steps are not plausible, and programs keep versions in 64 bits.
+    """
+    return len(name) <= _MAX_DIGITS and name.isascii() and name.isdigit() and name == str(int(name))
 
 
 def published_name(version: Path) -> str:

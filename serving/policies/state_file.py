@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,6 +105,10 @@ class StateFile:
     def read(self) -> State | None:
         """Return the state; None: there is none. A damaged file is renamed, with a warning in the log."""
         try:
+            mode = self.path.stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a pipe would block
+                self._set_aside("it is not a plain file")
+                return None
             with self.path.open("rb") as file:
                 raw = file.read(_MAX_BYTES + 1)
         except FileNotFoundError:

@@ -32,9 +32,22 @@ class Reload:
         self._config = config
         self._sources = {source.name: source for source in sources}
         self._read = read
+        self._reading = asyncio.Lock()
+        self._is_next = False  # another call waits for its turn, and reads what changes until then
 
     async def __call__(self, deployment: Deployment) -> None:
-        """Take the rules about versions, and look at the folders of policies. Wrong settings change nothing."""
+        """Take the rules about versions, and look at the folders of policies. Wrong settings change nothing.
+
+        Calls during one that reads are made one call after it.
+        """
+        if self._is_next:
+            return
+        self._is_next = True
+        async with self._reading:
+            self._is_next = False
+            await self._reload(deployment)
+
+    async def _reload(self, deployment: Deployment) -> None:
         _LOGGER.info("reading the settings again, and looking at the folders of policies")
         try:
             config = await asyncio.to_thread(self._read)

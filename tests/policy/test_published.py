@@ -32,6 +32,11 @@ def test_versions_are_folders_with_a_number_as_name(tmp_path: Path) -> None:
     assert published.versions(tmp_path / "nowhere") == []
 
 
+def test_a_version_has_one_name_of_at_most_18_digits() -> None:
+    assert all(map(published.is_version, ["0", "7", "1000", "9" * 18]))
+    assert not any(map(published.is_version, ["", "007", "-1", "1e3", "1_000", "\u0663", "9" * 19]))
+
+
 @pytest.mark.parametrize(
     ("stays", "best_first"),
     [

@@ -1,6 +1,8 @@
 """What SIGHUP takes from settings that have changed, and what it says about the rest."""
 
+import asyncio
 import dataclasses
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -94,3 +96,23 @@ async def test_wrong_settings_change_nothing_and_the_folders_are_looked_at(
     assert (deployed.rules, deployed.looked) == ([], 1)
     problem = config if isinstance(config, Exception) else sources
     assert caplog.messages == [f"the settings stay as they are: {problem}"]
+
+
+async def test_signals_during_a_reload_are_one_reload_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, may_end, reads = threading.Event(), threading.Event(), list[int]()
+
+    def read() -> ServeConfig:
+        reads.append(1)
+        started.set()
+        assert may_end.wait(10)
+        return CONFIG
+
+    monkeypatch.setattr(reload_module, "resolve", lambda _: SOURCES)
+    deployed, reload_settings = Deployed(), Reload(CONFIG, SOURCES, read)
+    first = asyncio.create_task(reload_settings(cast("Deployment", deployed)))
+    await asyncio.to_thread(started.wait, 10)
+    later = [asyncio.create_task(reload_settings(cast("Deployment", deployed))) for _ in range(50)]
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.gather(first, *later)
+    assert len(reads) == 2

@@ -223,3 +223,12 @@ def test_a_first_start_takes_the_flags() -> None:
 def test_a_policy_that_is_followed_says_so() -> None:
     following = PolicyState(LATEST, live=1000, previous=(), following=True)
     assert choose(State({"ant": following}), {"ant": LATEST}).line.endswith("ant@1000 (following)")
+
+
+def test_a_pipe_in_the_place_of_the_file_is_set_aside(file: StateFile, caplog: pytest.LogCaptureFixture) -> None:
+    file.path.parent.mkdir(parents=True)
+    os.mkfifo(file.path)
+    assert file.read() is None
+    assert "it is not a plain file; it is now state.json.damaged" in caplog.text
+    file.write(STATE)
+    assert file.read() == STATE
