@@ -36,6 +36,7 @@ class Subject(NamedTuple):
 
     policy: str = ""
     version: str = ""
+    off: bool = False  # whether it ends something
 
 
 class _Caller(NamedTuple):
@@ -140,6 +141,11 @@ class AdminActions:
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {echo(policy)}; there are: {there_are}")
         return policies[policy]
 
+    def named(self, policy: str) -> str:
+        """Return `policy`; if it is empty, the only policy of the server, or an empty name if there are several."""
+        policies = self.deployment.status()
+        return policies[0].policy if not policy and len(policies) == 1 else policy
+
     def find(self, subject: Subject) -> tuple[str, int]:
         """Return the policy and the version that `subject` names. Errors as of `status`, and if no version can match.
 
@@ -184,7 +190,7 @@ def _log(
     name: str, about: Subject, caller: _Caller, *, outcome: str, failure: BaseException | None, seconds: float
 ) -> None:
     """Log an action that has ended. In a JSON log, each fact is a field."""
-    subject = "".join(f" {echo(word)}" for word in about if word)
+    subject = "".join(f" {echo(word)}" for word in (about.policy, about.version) if word) + " off" * about.off
     user = echo(caller.user) if caller.user else "an unnamed caller"
     problem = f": {failure}" if isinstance(failure, ServingError) else ""
     _LOGGER.log(
@@ -195,6 +201,7 @@ def _log(
             "action": name,
             "policy": _plain(about.policy),
             "version": _plain(about.version),
+            "off": about.off,
             "user": _plain(caller.user),
             "peer": caller.peer,
             "outcome": outcome,

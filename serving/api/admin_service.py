@@ -16,7 +16,6 @@ from serving.policies.state_file import ShadowState
 from serving.policies.status import CanaryStatus, PolicyStatus
 
 _NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest | pb.CanaryRequest | pb.ShadowRequest
-_NamesPolicy: TypeAlias = _NamesVersion | pb.RollbackRequest | pb.FollowRequest
 _MAX_LOGARITHM = 700.0  # of a float64
 _Version = TypeVar("_Version", pb.LoadRequest, pb.UnloadRequest, pb.SwitchRequest)
 _Reply: TypeAlias = Callable[..., pb.LoadResponse | pb.UnloadResponse | pb.SwitchResponse]
@@ -44,10 +43,10 @@ class AdminService:
                 "Load": self._change("load", pb.LoadRequest, deployment.load, reply=pb.LoadResponse),
                 "Unload": self._change("unload", pb.UnloadRequest, deployment.unload, reply=pb.UnloadResponse),
                 "Switch": self._change("switch", pb.SwitchRequest, deployment.switch, reply=pb.SwitchResponse),
-                "Rollback": action("rollback", pb.RollbackRequest, subject=_policy, perform=self._rollback),
-                "Follow": action("follow", pb.FollowRequest, subject=_policy, perform=self._follow),
-                "Canary": action("canary", pb.CanaryRequest, subject=_version, perform=self._canary),
-                "Shadow": action("shadow", pb.ShadowRequest, subject=_version, perform=self._shadow),
+                "Rollback": action("rollback", pb.RollbackRequest, subject=self._of_policy, perform=self._rollback),
+                "Follow": action("follow", pb.FollowRequest, subject=self._of_follow, perform=self._follow),
+                "Canary": action("canary", pb.CanaryRequest, subject=self._of_trial, perform=self._canary),
+                "Shadow": action("shadow", pb.ShadowRequest, subject=self._of_trial, perform=self._shadow),
                 "Drain": action("drain", pb.DrainRequest, subject=lambda _: Subject(), perform=self._begin_draining),
             },
             streams={},
@@ -64,11 +63,11 @@ class AdminService:
         """Return the method of a change to a version."""
 
         async def perform(request: _Version) -> pb.LoadResponse | pb.UnloadResponse | pb.SwitchResponse:
-            policy, version = self._actions.find(_version(request))
+            policy, version = self._actions.find(self._of_version(request))
             await change(policy, version)
             return reply(policy=self._encoded(policy))
 
-        return self._actions.action(name, request_type, subject=_version, perform=perform)
+        return self._actions.action(name, request_type, subject=self._of_version, perform=perform)
 
     def _status(self, request: pb.StatusRequest) -> pb.StatusResponse:
         chosen = [self._actions.status(request.policy)] if request.policy else self._actions.deployment.status()
@@ -90,7 +89,7 @@ class AdminService:
             policy = self._actions.status(request.policy).policy
             await deployment.end_canary(policy)
         else:
-            policy, version = self._actions.find(_version(request))
+            policy, version = self._actions.find(self._of_version(request))
             with _checked():
                 CanaryShare(policy=policy, candidate=version, share=request.share)
                 rule = _decode_rule(request.rule) if request.HasField("rule") else None
@@ -103,7 +102,7 @@ class AdminService:
             policy = self._actions.status(request.policy).policy
             await deployment.end_shadow(policy)
         else:
-            policy, version = self._actions.find(_version(request))
+            policy, version = self._actions.find(self._of_version(request))
             with _checked():
                 ShadowState(version, request.share)
             await deployment.shadow(policy, version, share=request.share)
@@ -113,16 +112,20 @@ class AdminService:
         self._drain()
         return pb.DrainResponse()
 
+    def _of_policy(self, request: pb.RollbackRequest) -> Subject:
+        return Subject(self._actions.named(request.policy))
+
+    def _of_follow(self, request: pb.FollowRequest) -> Subject:
+        return Subject(self._actions.named(request.policy), off=request.off)
+
+    def _of_version(self, request: _NamesVersion) -> Subject:
+        return Subject(self._actions.named(request.policy), request.version)
+
+    def _of_trial(self, request: pb.CanaryRequest | pb.ShadowRequest) -> Subject:
+        return Subject(self._actions.named(request.policy), request.version, off=request.off)
+
     def _encoded(self, policy: str) -> pb.PolicyStatus:
         return _encode(self._actions.status(policy))
-
-
-def _policy(request: _NamesPolicy) -> Subject:
-    return Subject(request.policy)
-
-
-def _version(request: _NamesVersion) -> Subject:
-    return Subject(request.policy, request.version)
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ async def test_the_log_of_the_server_names_the_user(
     monkeypatch.setenv("SUDO_USER", "bo")
     with caplog.at_level("INFO"):
         await run("follow ant --off")
-    assert caplog.messages[-1].startswith(r"admin: follow 'ant' by 'a\\xf1n (sudo of bo)' at unix: ok after")
+    assert caplog.messages[-1].startswith(r"admin: follow 'ant' off by 'a\\xf1n (sudo of bo)' at unix: ok after")
 
 
 @pytest.mark.parametrize(

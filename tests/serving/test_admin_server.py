@@ -196,6 +196,21 @@ async def test_drain_begins_to_stop_the_server(admin: Admin) -> None:
     assert admin.drained == 1
 
 
+async def test_the_log_names_the_policy_and_what_is_ended_though_the_caller_left_them_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with started(tmp_path, "ant") as admin:
+            await admin.call("Follow", off=True)
+            await admin.call("Canary", off=True)
+    lines = [record for record in caplog.records if record.getMessage().startswith("admin: ")]
+    assert [record.getMessage().partition(" by ")[0] for record in lines] == [
+        "admin: follow 'ant' off",
+        "admin: canary 'ant' off",
+    ]
+    assert [(vars(record)["policy"], vars(record)["off"]) for record in lines] == [("ant", True), ("ant", True)]
+
+
 async def test_the_only_policy_need_not_be_named(tmp_path: Path) -> None:
     async with started(tmp_path, "bee") as admin:
         assert (await admin.call("Switch", version="8")).policy.live_version == "8"
