@@ -34,6 +34,7 @@ async def run_in_background(function: Callable[..., Result], *arguments: object)
     The end of the process does not wait for the thread.
     """
     outcome: Future[Result] = Future()
+    outcome.set_running_or_notify_cancel()  # so that the thread can set it, also if nobody waits for it any more
 
     def run() -> None:
         if sys.platform == "linux":

@@ -1,12 +1,13 @@
 """Which threads give way."""
 
+import asyncio
 import os
 import sys
 import threading
 
 import pytest
 
-from serving.engine.thread_priority import lower_priority, start_at_lower_priority
+from serving.engine.thread_priority import lower_priority, run_in_background, start_at_lower_priority
 
 
 def niceness() -> int:
@@ -56,3 +57,32 @@ def test_a_thread_that_is_nicer_already_stays_so() -> None:
     thread.start()
     thread.join()
     assert seen == [19]
+
+
+async def test_work_in_the_background_has_the_lowest_priority_and_its_result_or_error_returns() -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    assert await run_in_background(niceness) == (19 if sys.platform == "linux" else niceness())
+    assert await run_in_background(max, 1, 3) == 3
+    with pytest.raises(ValueError, match="no"):
+        await run_in_background(fail)
+
+
+async def test_work_in_the_background_that_nobody_waits_for_any_more_ends_without_an_error() -> None:
+    """An error of the thread would fail this test."""
+    may_end, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        assert may_end.wait(10)
+        ended.set()
+
+    waiting = asyncio.create_task(run_in_background(work))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    may_end.set()
+    assert await asyncio.to_thread(ended.wait, 10)
+    for thread in threading.enumerate():
+        if thread.name == "background":
+            await asyncio.to_thread(thread.join)

@@ -28,14 +28,6 @@ from training.stop_signals import (
 SAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-@pytest.fixture(autouse=True)
-def hangup_is_not_ignored() -> Generator[None]:
-    """These tests may run under nohup, whose programs start with SIGHUP ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 class Ears:
     """A listener that notes what it would have done, and by which thread."""
 
