@@ -13,9 +13,11 @@ from typing import Any
 from policy.spec import check_name
 from policy.verified_folder import MALFORMED, MANIFEST
 
+# 1 had neither actuator kinds nor statistics; the probes of 2 had neither sampled actions nor energies
+FORMAT_VERSION = 3
 DESCRIPTION = "policy.json"
 STAY = "eval/stay"
-_MAX_BYTES = 1 << 24  # far more than a description has; a damaged one must not fill the memory
+MAX_DESCRIPTION_BYTES = 1 << 24  # far more than a description has; a damaged one must not fill the memory
 
 
 class DescriptionError(Exception):
@@ -36,6 +38,11 @@ def versions(root: Path) -> list[int]:
 def is_version(name: str) -> bool:
     """Return whether `name` is a version: decimal digits without a leading zero, so that a version has one name."""
     return name.isascii() and name.isdigit() and name == str(int(name))
+
+
+def belongs(name: str) -> bool:
+    """Return whether a version has a file of this relative name."""
+    return name in {DESCRIPTION, "probes.npz"} or name.startswith("params/")
 
 
 def published_name(version: Path) -> str:
@@ -90,6 +97,6 @@ def _read(path: Path) -> bytes:
         if not path.is_file():  # to open a pipe would block
             raise DescriptionError(f"{path} is not a file")
         with path.open("rb") as file:
-            return file.read(_MAX_BYTES)
+            return file.read(MAX_DESCRIPTION_BYTES)
     except OSError as error:
         raise DescriptionError(f"{path} cannot be read: {error.strerror}") from error

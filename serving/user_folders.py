@@ -1,4 +1,4 @@
-"""Where a server keeps its admin socket and its state by default: in the user's folders, by the server's address."""
+"""Where a server keeps files by default, in folders of the user: its admin socket, its state, copies of policies."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from serving.policy_settings import BucketUrl
 from serving.sockets import Address, TcpAddress, UnixAddress
 
 _HASH_LENGTH = 8  # hex digits, to tell sockets of one name in several folders apart
@@ -39,9 +40,20 @@ def find_admin_address(address: Address, environ: Mapping[str, str] = os.environ
 
 def state_folder(address: Address, environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for the state of the server at `address` (XDG Base Directory Specification)."""
-    states = Path(environ.get("XDG_STATE_HOME", ""))
-    root = states if states.is_absolute() else _home() / ".local/state"  # a relative path must be ignored
-    return root / "kilolayer" / server_name(address)
+    return _folder(environ, "XDG_STATE_HOME", default=".local/state") / "kilolayer" / server_name(address)
+
+
+def copies_folder(url: BucketUrl, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for copies of the policies at `url`. All servers of the user share it."""
+    digest = hashlib.sha256(str(url).encode()).hexdigest()
+    name = f"{url.bucket}-{digest[:_HASH_LENGTH]}"
+    return _folder(environ, "XDG_CACHE_HOME", default=".cache") / "kilolayer" / "policies" / name
+
+
+def _folder(environ: Mapping[str, str], variable: str, *, default: str) -> Path:
+    """Return a folder of the XDG Base Directory Specification."""
+    named = Path(environ.get(variable, ""))
+    return named if named.is_absolute() else _home() / default  # a relative path must be ignored
 
 
 def _is_own_folder(path: Path) -> bool:

@@ -185,6 +185,7 @@ class Deployment:
                 f"version {found.source.wanted} of {policy} is wanted by --versions, so there is none to follow",
             )
         found.following = on
+        found.retry_in = 0
         self._save()
         self._look_now.set()
 
@@ -199,6 +200,7 @@ class Deployment:
         """Load what was loaded before the restart; then take up new versions, every second. Does not return."""
         for policy in self._policies.values():
             await self._restore(policy)
+            await asyncio.to_thread(policy.source.sweep, policy.loaded)
         self._save()
         while True:
             await self.look()
@@ -212,8 +214,12 @@ class Deployment:
             if policy.retry_in:
                 policy.retry_in -= 1
             elif policy.following:
+                policy.retry_in = policy.source.pause_looks
                 try:
                     await self._take_up(policy)
+                except StartupError as error:
+                    _LOGGER.warning("%s; looking again later", error)
+                    policy.retry_in = _RETRY_LOOKS
                 except Exception:  # a bug must not end the following of all policies
                     _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.source.name)
                     policy.retry_in = _RETRY_LOOKS
@@ -223,7 +229,7 @@ class Deployment:
         try:
             wanted = await asyncio.to_thread(candidates, policy.source)
         except OSError as error:
-            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.folder, error.strerror)
+            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.place, error.strerror)
             policy.retry_in = _RETRY_LOOKS
             return
         policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
@@ -232,7 +238,7 @@ class Deployment:
                 return
             if version in policy.rolled_back:
                 continue
-            files = await asyncio.to_thread(version_files.look, policy.source.path(version))
+            files = await asyncio.to_thread(policy.source.files, version)
             if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:
@@ -266,10 +272,13 @@ class Deployment:
 
     async def _prepare(self, policy: _Policy, version: int) -> None:
         """Load a version that an operator asked for."""
-        name, folder = policy.source.name, policy.source.path(version)
+        name = policy.source.name
         if version in policy.loaded:
             return
-        files = await asyncio.to_thread(version_files.look, folder)
+        try:
+            files = await asyncio.to_thread(policy.source.files, version)
+        except StartupError as error:
+            raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
         if not version_files.is_complete(files):
             raise _unknown_version(policy, version)
         try:
@@ -300,6 +309,7 @@ class Deployment:
         for version in versions:
             if version not in policy.loaded:
                 await self._host.unload(policy.source.name, version)
+        await asyncio.to_thread(policy.source.sweep, policy.loaded)
 
     async def _restore(self, policy: _Policy) -> None:
         """Load the former live versions that were loaded before the restart; those that fail are forgotten."""
@@ -378,5 +388,5 @@ def _unknown_version(policy: _Policy, version: int) -> DeploymentError:
     loaded = ", ".join(map(str, sorted(policy.loaded)))
     return DeploymentError(
         Reason.UNKNOWN_VERSION,
-        f"policy {policy.source.name} has no version {version} in {policy.source.folder}; loaded are: {loaded}",
+        f"policy {policy.source.name} has no version {version} in {policy.source.place}; loaded are: {loaded}",
     )

@@ -120,6 +120,7 @@ class PolicyHost:
                 await self._load(policy, version)
             except RefusedVersionError as error:
                 self._metrics.count_rejected_bundle(error.reason)
+                await asyncio.to_thread(self._sources[policy].discard, version)
                 raise
 
     async def switch(self, policy: str, version: int) -> None:

@@ -48,13 +48,13 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
         kept: what was decided before. Its live version is wanted, then the ones before it.
 
     Raises:
-        StartupError: the folder cannot be read.
+        StartupError: the folder or the bucket cannot be read.
     """
     try:
         versions = candidates(source)
     except OSError as error:
         hint = shortage(error) or "check its permissions"
-        raise StartupError(f"cannot read {source.folder} ({error.strerror}); {hint}") from error
+        raise StartupError(f"cannot read {source.place} ({error.strerror}); {hint}") from error
     if kept is None or isinstance(source.wanted, int):
         return tuple(versions)
     return kept.live, *sorted((version for version in versions if version < kept.live), reverse=True)

@@ -3,17 +3,24 @@
 Imports no JAX, because the supervisor of several workers uses it.
 """
 
+import contextlib
 import dataclasses
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 
 from policy import published
-from policy.published import MANIFEST, STAY, DescriptionError
+from policy.published import MANIFEST, STAY, DescriptionError, is_version
 from serving.config import ServeConfig
-from serving.errors import StartupError, shortage
-from serving.policy_settings import NamedPath, PolicySettings, Wanted
+from serving.errors import RefusedVersionError, StartupError, shortage
+from serving.policies import version_files
+from serving.policies.bucket import Bucket
+from serving.policies.copies import Copies
+from serving.policies.version_files import Files
+from serving.policy_settings import BucketUrl, NamedPath, PolicyPath, PolicySettings, Wanted
+from serving.user_folders import copies_folder
 
+_BUCKET_PAUSE_LOOKS = 9  # looks are a second apart
 _DEFAULT: Wanted = "latest"
 _LISTED = 8  # versions in a message
 
@@ -23,14 +30,25 @@ class PolicySource:
     """One policy that is served."""
 
     name: str  # under which it is served
-    folder: Path  # holds its versions
-    given: Path  # with --policies: `folder`, or one version in it
+    folder: Path  # holds its versions, or copies of those in a bucket
+    given: Path  # `folder`, or one version in it, if --policies names one
+    copies: Copies | None = None  # of the versions in a bucket; None: the versions are in `folder`
     wanted: Wanted
     follow: bool  # take up new versions
     max_batch_rows: int
     max_batch_delay_s: float
     max_queue_rows: int
     device: str = ""  # that computes it; empty: JAX's default
+
+    @property
+    def place(self) -> PolicyPath:
+        """Where the versions are."""
+        return self.copies.bucket.url if self.copies else self.folder
+
+    @property
+    def pause_looks(self) -> int:
+        """How many looks for new versions to skip after each one. Requests to a bucket take time and cost money."""
+        return _BUCKET_PAUSE_LOOKS if self.copies else 0
 
     def path(self, version: int) -> Path:
         """Return the folder of a version."""
@@ -39,6 +57,32 @@ class PolicySource:
     def root(self, version: int) -> Path:
         """Return the folder under which the symbolic links in a version must end."""
         return self.given if self.given == self.path(version) else self.folder
+
+    def files(self, version: int) -> Files:
+        """Return the files of a version, unverified; none if there is no such version.
+
+        Raises:
+            BucketError: the bucket cannot be read.
+        """
+        return self.copies.bucket.files(version) if self.copies else version_files.look(self.path(version))
+
+    def held(self, version: int) -> contextlib.AbstractContextManager[Path]:
+        """Return a context with the folder of a version, to read it. A version in a bucket is copied first if needed.
+
+        Raises:
+            RefusedVersionError, BucketError, StartupError: in the context, as `Copies.held`.
+        """
+        return _held(self.folder, self.copies, version)
+
+    def discard(self, version: int) -> None:
+        """Forget the copy of a version that was refused: the version in the bucket may be replaced."""
+        if self.copies:
+            self.copies.discard(version)
+
+    def sweep(self, loaded: Collection[int]) -> None:
+        """Remove copies of versions that are not loaded, except a few."""
+        if self.copies:
+            self.copies.sweep(loaded)
 
 
 def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
@@ -55,8 +99,8 @@ def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
         source = _resolve(policy, config)
         if source.name in sources:
             raise StartupError(
-                f"{sources[source.name].folder} and {source.folder} both hold a policy named {source.name}; serve one"
-                f" of them, or give one another name: --policies NAME={source.folder}"
+                f"{sources[source.name].place} and {source.place} both hold a policy named {source.name}; serve one"
+                f" of them, or give one another name: --policies NAME={source.place}"
             )
         sources[source.name] = source
     if unknown := sorted(config.wanted_versions.keys() - sources.keys()):
@@ -69,31 +113,47 @@ def candidates(source: PolicySource) -> list[int]:
 
     Raises:
         OSError: the folder cannot be read.
+        BucketError: the bucket cannot be read.
     """
     if isinstance(source.wanted, int):
         return [source.wanted]
-    versions = published.versions(source.folder)
+    copies = source.copies
+    versions = copies.bucket.versions() if copies else published.versions(source.folder)
     if source.wanted == "best":
-        return published.best_first({each: published.metric(source.path(each), STAY) for each in versions})
+        local = {each: source.path(each) for each in versions}
+        described = copies.describe(versions) if copies else local
+        return published.best_first({each: published.metric(folder, STAY) for each, folder in described.items()})
     return versions[::-1]
 
 
-def _resolve(policy: Path | NamedPath, config: ServeConfig) -> PolicySource:
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is at a path of --policies."""
+
+    place: PolicyPath  # that holds the versions
+    folder: Path  # as in PolicySource, like the next two
+    given: Path
+    copies: Copies | None
+    versions: Sequence[int]  # oldest first
+    only: int | None = None  # the version that the path is; None: it is a folder of versions
+
+
+def _resolve(policy: PolicyPath | NamedPath, config: ServeConfig) -> PolicySource:
     path, name = (policy.path, policy.name) if isinstance(policy, NamedPath) else (policy, "")
-    versions = _versions(path)
-    folder, only = (path, None) if versions else (path.parent, int(path.name))
-    name = name or _stored_name(folder, versions or [int(path.name)])
+    found = _in_bucket(path) if isinstance(path, BucketUrl) else _in_folder(path)
+    name = name or _stored_name(found)
     own = next((each for each in config.policy_settings if each.name == name), PolicySettings(name=name))
     asked = config.wanted_versions.get(name)
-    wanted = _wanted(own.versions if asked is None else asked, name=name, path=path, only=only)
-    if isinstance(wanted, int) and only is None and wanted not in versions:
-        known = ", ".join(map(str, versions[-_LISTED:]))
-        raise StartupError(f"{folder} has no version {wanted} of {name}; the newest ones are: {known}")
+    wanted = _wanted(own.versions if asked is None else asked, name=name, path=path, only=found.only)
+    if isinstance(wanted, int) and wanted not in found.versions:
+        known = ", ".join(map(str, found.versions[-_LISTED:]))
+        raise StartupError(f"{found.place} has no version {wanted} of {name}; the newest ones are: {known}")
     follow = next((each for each in (own.follow, config.follow) if each is not None), wanted == "latest")
     return PolicySource(
         name=name,
-        folder=folder,
-        given=path,
+        folder=found.folder,
+        given=found.given,
+        copies=found.copies,
         wanted=wanted,
         follow=follow and not isinstance(wanted, int),
         max_batch_rows=own.max_batch_rows or config.max_batch_rows,
@@ -103,7 +163,7 @@ def _resolve(policy: Path | NamedPath, config: ServeConfig) -> PolicySource:
     )
 
 
-def _wanted(asked: Wanted | None, *, name: str, path: Path, only: int | None) -> Wanted:
+def _wanted(asked: Wanted | None, *, name: str, path: PolicyPath, only: int | None) -> Wanted:
     """Return the version to serve of the policy `name`.
 
     Args:
@@ -122,15 +182,44 @@ def _wanted(asked: Wanted | None, *, name: str, path: Path, only: int | None) ->
     return only
 
 
-def _stored_name(folder: Path, versions: Sequence[int]) -> str:
-    """Return the name in the newest policy.json in `folder` that can be read."""
+def _stored_name(found: _Found) -> str:
+    """Return the name in the newest policy.json that can be read."""
     problems: list[str] = []
-    for version in reversed(versions):
+    for version in reversed(found.versions):
         try:
-            return published.published_name(folder / str(version))
-        except DescriptionError as error:
+            with _held(found.folder, found.copies, version) as folder:
+                return published.published_name(folder)
+        except (DescriptionError, RefusedVersionError) as error:
             problems.append(str(error))
-    raise StartupError(f"no version in {folder} is valid, of {len(versions)}; of the newest one: {problems[0]}")
+    raise StartupError(
+        f"no version in {found.place} is valid, of {len(found.versions)}; of the newest one: {problems[0]}"
+    )
+
+
+@contextlib.contextmanager
+def _held(folder: Path, copies: Copies | None, version: int) -> Generator[Path]:
+    with copies.held(version) if copies else contextlib.nullcontext(folder / str(version)) as path:
+        yield path
+
+
+def _in_folder(path: Path) -> _Found:
+    if versions := _versions(path):
+        return _Found(path, path, path, None, versions)
+    return _Found(path.parent, path.parent, path, None, [int(path.name)], only=int(path.name))
+
+
+def _in_bucket(url: BucketUrl) -> _Found:
+    if versions := Bucket(url).versions():
+        copies = Copies(Bucket(url), copies_folder(url))
+        return _Found(url, copies.folder, copies.folder, copies, versions)
+    if is_version(url.name) and int(url.name) in Bucket(url.parent).versions():
+        copies = Copies(Bucket(url.parent), copies_folder(url.parent))
+        given = copies.folder / url.name
+        return _Found(url.parent, copies.folder, given, copies, [int(url.name)], only=int(url.name))
+    likely = next((each for each in (url / "policies", url.parent) if Bucket(each).versions()), None)
+    if likely:
+        raise StartupError(f"{url} holds no published version, but {likely} does; use --policies {likely}")
+    raise StartupError(f"{url} holds no published version; upload the folder policies/ of a run to it")
 
 
 def _versions(folder: Path) -> list[int]:

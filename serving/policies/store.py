@@ -22,19 +22,19 @@ def read(source: PolicySource, version: int) -> Bundle:
 
     Raises:
         RefusedVersionError: it fails a check.
-        StartupError: the machine lacks a resource that loading needs.
+        StartupError: the machine lacks a resource that loading needs, or a bucket cannot be read now.
     """
-    path = source.path(version)
-    try:
-        found = bundle.read(path, root=source.root(version))
-    except Exception as error:
-        if lacking := shortage(error):  # which has nothing to do with the policy
-            raise StartupError(f"cannot load {path}: {lacking}") from error
-        if isinstance(error, BundleError):
-            raise RefusedVersionError(error.reason, str(error)) from error
-        if isinstance(error, OSError):
-            raise RefusedVersionError(UNREADABLE, f"cannot read {path}: {error}") from error
-        raise
+    with source.held(version) as path:
+        try:
+            found = bundle.read(path, root=source.root(version))
+        except Exception as error:
+            if lacking := shortage(error):  # which has nothing to do with the policy
+                raise StartupError(f"cannot load {path}: {lacking}") from error
+            if isinstance(error, BundleError):
+                raise RefusedVersionError(error.reason, str(error)) from error
+            if isinstance(error, OSError):
+                raise RefusedVersionError(UNREADABLE, f"cannot read {path}: {error}") from error
+            raise
     return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=source.name))
 
 
@@ -72,12 +72,13 @@ def _load_first(
             return read(source, version)
         except RefusedVersionError as error:
             on_rejected(error.reason)
+            source.discard(version)
             if len(versions) == 1:
                 raise StartupError(f"version {version} of {source.name} cannot be served: {error}") from error
             if strict:
                 raise StartupError(f"--strict: the {source.wanted} version cannot be served: {error}") from error
             _LOGGER.warning("skipping version %d: %s", version, error)
     raise StartupError(
-        f"no version in {source.folder} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
+        f"no version in {source.place} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
         " version, or choose another folder with --policies"
     )

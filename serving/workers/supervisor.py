@@ -20,7 +20,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -30,7 +30,6 @@ from serving.errors import RefusedVersionError, StartupError, shortage
 from serving.policies.deployment import Deployment
 from serving.policies.restart import Restart, restart
 from serving.policies.source import PolicySource, resolve
-from serving.policy_settings import NamedPath
 from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
@@ -55,13 +54,12 @@ def supervise(config: ServeConfig) -> int:
     """Serve with `config.workers` workers until SIGTERM or SIGINT, and return the exit code."""
     try:
         assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
-        sources = resolve(config)
-        began = restart(config, sources)
-        # A worker that starts later must not find another name in a newer version.
-        named = tuple(map(_named, config.policies, sources))
+        with ThreadPoolExecutor(1) as executor:  # so that this thread handles signals while a bucket does not answer
+            sources = executor.submit(resolve, config).result()
+            began = executor.submit(restart, config, sources).result()
         with metrics_folder() as folder, hold_port(config.address) as address:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
-            config = dataclasses.replace(config, listen=str(address), policies=named)
+            config = dataclasses.replace(config, listen=str(address))
             return asyncio.run(Supervisor(config, sources, began).run())
     except StartupError as error:
         _LOGGER.error("%s", error)
@@ -187,7 +185,7 @@ class Supervisor:
         cores, workers = sorted(os.sched_getaffinity(0)), self._config.workers
         share = cores[number::workers] if len(cores) >= workers else []
         choices = [[self._all.live[source.name]] for source in self._sources] if self._all else self._began.choices
-        worker.load(self._config, choices=choices, cores=share)
+        worker.load(self._config, sources=self._sources, choices=choices, cores=share)
         live = (await worker.loaded()).versions
         self._all = self._all or AllWorkers(live, on_lost=self._forget)
         self._found_versions.set()
@@ -308,7 +306,3 @@ class Supervisor:
         if not any(worker.serves for worker in workers):
             return "no worker serves"
         return self._heartbeat.problem() or "; ".join(filter(None, (worker.problem for worker in workers)))
-
-
-def _named(policy: Path | NamedPath, source: PolicySource) -> NamedPath:
-    return NamedPath(source.name, policy.path if isinstance(policy, NamedPath) else policy)

@@ -104,11 +104,12 @@ class _UnansweredError(Exception):
 
 
 async def _serve_alone(config: ServeConfig) -> None:
-    stop = stop_event()
-    sources = resolve(config)
-    began = restart(config, sources)
+    # Until `stop_event`, a signal ends the process immediately, also while a bucket does not answer.
+    sources = await asyncio.to_thread(resolve, config)
+    began = await asyncio.to_thread(restart, config, sources)
     collectors = process_collectors()
     server = await load(config, sources=sources, choices=began.choices, collectors=collectors)
+    stop = stop_event()
     await server.start()
     async with _draining(server, config):
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
@@ -129,7 +130,8 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
     Thread(target=listen, args=(from_supervisor, loop, received, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
-    server = await load(start.config, choices=start.choices, collectors=CollectorRegistry())
+    collectors = CollectorRegistry()
+    server = await load(start.config, sources=start.sources, choices=start.choices, collectors=collectors)
     send(to_supervisor, Loaded(dict(server.versions())), stop)
     if not await finished_before(stop, server.prepare()):
         return

@@ -17,6 +17,7 @@ from serving.config import ServeConfig
 from serving.engine.engine import Kind
 from tests.samples import policy_spec
 from tests.serving import in_process
+from tests.serving.fake_bucket import FakeBucket, fake_bucket
 from tests.serving.in_process import Running
 
 SPEC = policy_spec()
@@ -131,3 +132,13 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 @pytest.fixture(name="wait_until", scope="session")
 def wait_until_fixture() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     return wait_until
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBucket]:
+    """An empty bucket, to which the environment variables lead; copies of it are kept in a temporary folder."""
+    with fake_bucket() as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield bucket
