@@ -153,6 +153,8 @@ def roll_back(policies: Path, folder: Path, *, workers: int, times: int) -> list
             assert admin.switch(2000).live == 2000
             assert admin.rollback().live == 1000
             assert versions_of_robots(address, robots) == dict.fromkeys(robots, "1000")
-        taken = re.findall(r"admin: rollback 'point_u_maze' by an unnamed caller at unix: ok after (\S+) s", server.logged())
+        taken = re.findall(
+            r"admin: rollback 'point_u_maze' by an unnamed caller at unix: ok after (\S+) s", server.logged()
+        )
     assert len(taken) == times
     return [float(each) for each in taken]
