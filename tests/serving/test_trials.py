@@ -185,6 +185,11 @@ async def test_one_version_may_be_canary_and_shadow(bench: Bench, deployment: De
     assert bench.host.did[-1] == ("unload", 2)
 
 
+async def decided(deployment: Deployment, verdict: str) -> None:
+    """Wait until one verdict is counted, which is last: then the decision is on disk."""
+    await wait_until(lambda: metric(deployment, "canary_verdicts_total", policy=NAME, verdict=verdict) == 1)
+
+
 async def test_a_better_candidate_becomes_live_by_itself(
     bench: Bench, deployment: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -203,12 +208,12 @@ async def test_a_better_candidate_becomes_live_by_itself(
         assert found.worse < 0
         with caplog.at_level(logging.INFO):
             fleet.pair(live=False, candidate=True)
-            await wait_until(lambda: status(deployment).live == 2)
+            await decided(deployment, "better")
+        assert status(deployment).live == 2
         assert "maze: the reports show that version 2 is better" in caplog.messages
         assert bench.host.did[-2:] == [("switch", 2), ("canary 0", 2)]
         assert (status(deployment).previous, status(deployment).canary) == ((1,), None)
         assert bench.stored().canary is None
-        assert metric(deployment, "canary_verdicts_total", policy=NAME, verdict="better") == 1
         assert await deployment.rollback(NAME) == 1
 
 
@@ -221,11 +226,11 @@ async def test_a_worse_candidate_is_rolled_back_by_itself(
         fleet.first_reports()
         for _ in range(7):
             fleet.pair(live=True, candidate=False)
-        await wait_until(lambda: status(deployment).canary is None)
+        await decided(deployment, "worse")
+        assert status(deployment).canary is None
         assert bench.host.did[-1] == ("canary 0", 2)
         assert (status(deployment).live, status(deployment).loaded) == (1, (1, 2))
         assert bench.stored().rolled_back == (2,)
-        assert metric(deployment, "canary_verdicts_total", policy=NAME, verdict="worse") == 1
         assert caplog.messages == [
             "maze: the reports show that version 2 is worse",
             "maze: version 2 is rolled back, and version 1 stays live",
@@ -246,8 +251,8 @@ async def test_a_bug_while_a_canary_ends_is_logged_and_the_next_report_ends_it(
             await wait_until(lambda: "ending the canary of maze fails; trying again at its next report" in caplog.text)
         assert status(deployment).live == 1
         fleet.pair(live=False, candidate=True)
-        await wait_until(lambda: status(deployment).live == 2)
-        assert metric(deployment, "canary_verdicts_total", policy=NAME, verdict="better") == 1
+        await decided(deployment, "better")
+        assert status(deployment).live == 2
 
 
 async def test_a_canary_without_a_rule_decides_nothing(bench: Bench, deployment: Deployment) -> None:
