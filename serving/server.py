@@ -96,7 +96,7 @@ class Server:
         if default not in bundles:
             raise StartupError(f"--default-policy {default} is not served; choose one of: {', '.join(bundles)}")
         self._config = config
-        self._bundles = bundles
+        self._first = {name: (bundle.spec, bundle.version) for name, bundle in bundles.items()}  # live at first
         self._metrics = metrics
         self._collectors = collectors
         self._tracing = tracing
@@ -206,8 +206,8 @@ class Server:
 
     def open(self) -> None:
         """Answer calls; health is SERVING."""
-        for name, bundle in self._bundles.items():
-            if self._config.out_of_range == "refuse" and not bundle.spec.seen_low:
+        for name, (spec, _) in self._first.items():
+            if self._config.out_of_range == "refuse" and not spec.seen_low:
                 _LOGGER.warning("%s has no statistics of states, so --out-of-range refuse refuses none of it", name)
         self.host.open()
         self._health.set_serving()
@@ -280,12 +280,12 @@ class Server:
         return addresses
 
     def policies_line(self) -> str:
-        """Return the policies and their versions, on one line."""
-        return " ".join(f"{name}@{bundle.version}" for name, bundle in self._bundles.items())
+        """Return the policies and their versions that are live at first, on one line."""
+        return " ".join(f"{name}@{version}" for name, version in self.versions().items())
 
     def versions(self) -> Mapping[str, int]:
         """Return the version of each policy that is live at first."""
-        return {name: bundle.version for name, bundle in self._bundles.items()}
+        return {name: version for name, (_, version) in self._first.items()}
 
 
 async def load(

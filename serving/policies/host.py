@@ -74,7 +74,7 @@ class PolicyHost:
             )
             for name, bundle in bundles.items()
         ]
-        self._are_first_compiled = False
+        self._to_compile = list(self._first)
         self._engines: dict[tuple[str, int], Engine] = {}  # of the loaded versions
         self._unloading: set[asyncio.Task[bool]] = set()
         self._loading = asyncio.Lock()  # one version at a time
@@ -95,18 +95,17 @@ class PolicyHost:
             ProbeError: as `compile_first`.
         """
         async with self._loading:
-            if self._are_first_compiled:
-                return
-            for compiler in self._first:
+            compilers, self._to_compile = self._to_compile, []
+            for compiler in compilers:
                 await compiler.compile_largest()
-            for compiler in self._first:
+            for compiler in compilers:
                 await compiler.compile_rest()
-            self._are_first_compiled = True
 
     def open(self) -> None:
         """Answer requests with the versions that are live at first."""
-        self._registry.open(map(self._serve, self._first))
-        for compiler in self._first:
+        first, self._first = self._first, []  # kept here, they would keep their memory after they are unloaded
+        self._registry.open(map(self._serve, first))
+        for compiler in first:
             self._metrics.show_live(compiler.bundle.spec, version=compiler.bundle.version)
 
     async def prepare(self, policy: str, version: int) -> None:

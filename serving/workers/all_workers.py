@@ -163,7 +163,8 @@ async def _switch(member: _Member, policy: str, version: int) -> None:
 async def _set_trial(member: _Member, trial: _Trial, version: int, share: float) -> None:
     member.trials[trial] = version, share
     kind, policy = trial
-    await getattr(member.worker, kind)(policy, version, share=share)
+    begin = member.worker.set_canary if kind == "set_canary" else member.worker.set_shadow
+    await begin(policy, version, share=share)
 
 
 async def _unload(member: _Member, policy: str, version: int) -> None:

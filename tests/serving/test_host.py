@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import shutil
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -268,3 +270,14 @@ async def test_a_drain_waits_for_a_version_that_is_being_unloaded(hosted: Hosted
 async def test_a_version_whose_folder_is_gone_goes_on(hosted: Hosted) -> None:
     shutil.rmtree(hosted.root / "1")
     assert (await hosted.action())[0] == "1"
+
+
+async def test_an_unloaded_version_leaves_no_memory_behind(hosted: Hosted, publish: Publish) -> None:
+    """Also the one that was live at the start."""
+    first = weakref.ref(hosted.policies.find("", version="1").bundle)
+    publish(hosted.root, 2)
+    await hosted.host.prepare(NAME, 2)
+    await hosted.host.switch(NAME, 2)
+    await hosted.host.unload(NAME, 1)
+    gc.collect()
+    assert first() is None
