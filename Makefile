@@ -7,7 +7,8 @@ PYTEST := $(BIN)/python -m pytest
 UNIT := tests/policy tests/serving tests/clients tests/scripts tests/test_sources.py tests/test_stubs.py
 # of those, the files that compile many programs or start many processes
 UNIT += $(addprefix --ignore=tests/,policy/test_layers.py serving/test_cpu_device.py serving/test_engine.py \
-	serving/test_host.py serving/test_run.py serving/test_workers.py serving/test_worker_process.py \
+	serving/test_host.py serving/test_run.py serving/test_supervisor.py serving/test_workers.py \
+	serving/test_worker_process.py \
 	clients/test_sim.py clients/test_sim_files.py scripts/test_demo.py)
 PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
