@@ -40,6 +40,7 @@ from serving.policies.restart import first_choices
 from serving.policies.source import PolicySource, resolve
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
+from serving.telemetry.freed_memory import FreedMemory
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import dropped_lines
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
@@ -177,14 +178,15 @@ class Server:
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Every second, update the metrics of what is held and dropped, and check the descriptors."""
-        descriptors, dropped = DescriptorWatch(clock=self._clock), 0
+        """Every second, update the metrics of what is held and dropped; check the descriptors and the freed memory."""
+        descriptors, freed_memory, dropped = DescriptorWatch(clock=self._clock), FreedMemory(), 0
         while True:
             self._heartbeat.beat()
             self._metrics.held_bytes.set(self._transport.held.total)
             earlier, dropped = dropped, dropped_lines()
             self._metrics.dropped_log_lines.inc(dropped - earlier)
             descriptors.check()
+            await asyncio.to_thread(freed_memory.check, self._transport.held.total)
             await asyncio.sleep(BEAT_S)
 
     def _problem(self) -> str:
