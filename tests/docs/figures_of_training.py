@@ -81,6 +81,16 @@ def memory() -> Texts:
     yield "benchmarks/results/train_step.md", f"needs {row['MiB']:,.0f} MiB ({gigabytes})"
 
 
+def resumed() -> Texts:
+    """The memory of a run that begins, and of one that is resumed."""
+    rows = record("resume_memory.json")["rows"]
+    begun, again = (f"{find(rows, run=run)['peak MB'] / 1e3:.2f} GB" for run in ("begin", "resume"))
+    yield (
+        "docs/training.md",
+        f"With a replay buffer of 1.0 GB, the peak is {begun} for a run that begins and {again} for a resumed one",
+    )
+
+
 def batched_encoders() -> Texts:
     """The critic's encoders in one product or in two."""
     for row in record("batched_encoders.json")["rows"]:
@@ -187,4 +197,4 @@ def demo() -> Texts:
     yield page, line("training stopped, at its second stay of 0.95 in a row, after", reached)
 
 
-ALL = (depth, train_step, memory, batched_encoders, train_loop, physics, first_steps, baselines, demo)
+ALL = (depth, train_step, memory, resumed, batched_encoders, train_loop, physics, first_steps, baselines, demo)
