@@ -18,6 +18,7 @@ from policy.acting import act, action_distribution, encode_goal, encode_state_ac
 from policy.bundle import arrays
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
+from tests.parameters import fresh_params
 from tests.policy.bundles import PROBE_GOAL, PROBE_STATE, change_json, publish, recompute_manifest, refusal
 from tests.samples import WITHOUT_CRITIC, policy_spec
 
@@ -103,6 +104,26 @@ def test_what_an_action_depends_on_is_read_back(tmp_path: Path, spec: PolicySpec
         assert ours.tobytes() == np.asarray(theirs).tobytes()
     assert read.probes.action.shape == (4, spec.chunk_dim)
     np.testing.assert_allclose(read.probes.action, expected, atol=1e-6)
+
+
+def test_shapes_are_traced_once_for_versions_whose_statistics_differ(
+    tmp_path: Path, spec: PolicySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = dataclasses.replace(spec, actor_width=7)  # as in no other test
+    params = fresh_params(1, spec)
+    traced: list[PolicySpec] = []
+
+    def note(key: jax.Array, spec: PolicySpec) -> PolicyParams:
+        traced.append(spec)
+        return init_policy(key, spec)
+
+    monkeypatch.setattr(arrays, "init_policy", note)
+    for version in (1, 2):
+        seen = (float(version),) * spec.state_dim
+        changes = {"seen_mean": seen, "seen_std": seen, "seen_low": seen, "seen_high": seen}
+        path = publish(tmp_path, version, spec=dataclasses.replace(spec, **changes), params=params)
+        assert bundle.read(path).spec.seen_mean == seen
+    assert len(traced) == 1
 
 
 def test_the_digest_names_the_contents(published: Path, damaged: Path, params: PolicyParams, spec: PolicySpec) -> None:
