@@ -1,15 +1,21 @@
 """Small runs and environments that several tests share."""
 
-from collections.abc import Generator
+import dataclasses
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
 from tests.training import probes
-from training import trainer
+from training import programs, trainer
 from training.config import TrainConfig
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
+
+OF_THE_RUN_ALONE = (  # fields that change no program
+    *("out", "name", "total_env_steps", "num_evals", "max_minutes", "target_stay_rate", "max_eval_share"),
+    *("keep_policies", "snapshot_minutes", "resume", "overwrite"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +56,31 @@ def tiny() -> object:
 
 @pytest.fixture(scope="module")
 def without_physics() -> Generator[None]:
-    """What is tested with it is the shell: a task by formula compiles in a second, MJX in ten."""
+    """What is tested with it is the shell: a task by formula compiles in a second, MJX in ten.
+
+    Runs of a module that differ in nothing that their programs depend on share them.
+    """
     line = probes.Line()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "make", lambda *_, **__: line)
+        patch.setattr(trainer, "compile_programs", compile_once())
         yield
+
+
+def compile_once() -> Callable[..., programs.Programs]:
+    """Return a `compile_programs` that compiles once for equal environments and settings."""
+    known: dict[object, programs.Programs] = {}
+
+    def compiled(
+        config: TrainConfig, env: GoalEnv, state: programs.RunState, *, eval_env: GoalEnv | None = None
+    ) -> programs.Programs:
+        settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        key = env, eval_env, tuple((name, value) for name, value in settings.items() if name not in OF_THE_RUN_ALONE)
+        if key not in known:
+            known[key] = programs.compile_programs(config, env, state, eval_env=eval_env)
+        return known[key]
+
+    return compiled
 
 
 @pytest.fixture(scope="module")
