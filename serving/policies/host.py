@@ -16,7 +16,7 @@ from serving.batching.batcher import Batcher
 from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
 from serving.engine.engine import Engine
-from serving.engine.thread_priority import run_in_background
+from serving.engine.thread_priority import run_in_background, short_turns
 from serving.errors import ProbeError, RefusedVersionError
 from serving.policies import store
 from serving.policies.canary import CanaryShare
@@ -119,7 +119,8 @@ class PolicyHost:
             if (policy, version) in self._engines:
                 return
             try:
-                await self._load(policy, version)
+                with short_turns():
+                    await self._load(policy, version)
             except RefusedVersionError as error:
                 self._metrics.count_rejected_bundle(error.reason)
                 raise
