@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from policy.verified_folder import MALFORMED, fsync
+from policy.verified_folder import MALFORMED, fsync, malformation
 from serving.policies.sequential_test import DecisionRule
 
 _LOGGER = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class StateFile:
         try:
             return _decode(raw)
         except MALFORMED as error:
-            self._set_aside(str(error) if isinstance(error, _FormatError) else repr(error))
+            self._set_aside(malformation(error))
             return None
 
     async def save(self, state: State) -> None:

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import orbax.checkpoint
 import pytest
+import tensorstore
 
 from policy import bundle
 from policy.bundle import Bundle
@@ -97,14 +97,14 @@ def test_what_the_machine_lacks_is_not_blamed_on_a_version(
     error: Exception,
     lacking: str,
 ) -> None:
-    """Orbax's own errors are BundleErrors by then; the cause is what counts."""
+    """Errors of tensorstore are BundleErrors by then; the cause is what counts."""
     for version in (1, 2):
         publish(tmp_path, version)
 
     def refuse(*_: object, **__: object) -> object:
         raise error
 
-    monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "restore", refuse)
+    monkeypatch.setattr(tensorstore, "open", refuse)
     with pytest.raises(StartupError, match=rf"cannot load {tmp_path / '2'}: .*{lacking}"):
         load(tmp_path, on_rejected=unwanted)
 
