@@ -140,7 +140,6 @@ def run(
         env,
         episodes,
         policy=served.name,
-        version=served.version,
         robots=config.robots,
         wall_s=wall_s,
         picture=config.out and config.out / "paths.png",
