@@ -6,21 +6,25 @@ with other flags takes the flags: the operator has decided anew.
 
 import asyncio
 import dataclasses
+import fcntl
 import json
 import logging
 import os
 import stat
+import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from policy.verified_folder import MALFORMED, fsync, malformation
+from serving.errors import StartupError
 from serving.policies.sequential_test import DecisionRule
 
 _LOGGER = logging.getLogger(__name__)
 _FORMAT = 1
 _NAME = "state.json"
+_MAX_PID_BYTES = 20
 _MAX_BYTES = 1 << 20  # a few hundred are usual; a damaged file must not fill the memory
 
 
@@ -82,7 +86,7 @@ class Choice:
 
 
 class StateFile:
-    """The state in `folder`, which one server uses at a time. It is made when it is needed."""
+    """The state in `folder`, which one server uses at a time: see `lock`. It is made when it is needed."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / _NAME
@@ -101,6 +105,35 @@ class StateFile:
                 f" ({error.strerror}); choose another folder with --state-dir"
             )
         return ""
+
+    def lock(self) -> None:
+        """Keep other servers out of the folder until this object or its process ends, however it ends.
+
+        On a file system that has no locks, the log says so. The workers of a server do not inherit the lock.
+
+        Raises:
+            StartupError: another server uses the folder.
+            OSError: the folder cannot be written.
+        """
+        path = self._beside("lock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        weakref.finalize(self, os.close, descriptor)  # which ends the lock
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            process = os.read(descriptor, _MAX_PID_BYTES).decode(errors="replace").strip()
+            raise StartupError(
+                f"the server with process number {process} keeps its decisions in {path.parent}; stop it first, or"
+                " choose another folder with --state-dir"
+            ) from error
+        except OSError as error:
+            _LOGGER.warning(
+                "%s cannot be locked (%s); no other server may use it: choose another folder for each with --state-dir",
+                path.parent,
+                error.strerror,
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
 
     def read(self) -> State | None:
         """Return the state; None: there is none. A damaged file is renamed, with a warning in the log."""

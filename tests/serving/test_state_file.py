@@ -1,14 +1,20 @@
 """The file of an operator's decisions: what a restarted server takes from it, and what it makes of a damaged one."""
 
 import asyncio
+import errno
+import fcntl
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from serving.errors import StartupError
 from serving.policies.sequential_test import DecisionRule
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState, State, StateFile, choose
 
@@ -131,6 +137,54 @@ async def test_the_event_loop_runs_while_a_slow_disk_writes_and_states_keep_thei
     written.set()
     await asyncio.gather(*saves)
     assert file.read() == STATE
+
+
+def test_a_folder_belongs_to_one_server_at_a_time(file: StateFile) -> None:
+    assert file.problem() == ""
+    file.lock()
+    other = StateFile(file.path.parent)
+    refused = (
+        f"the server with process number {os.getpid()} keeps its decisions in {file.path.parent}; stop it first, or"
+        " choose another folder with --state-dir"
+    )
+    with pytest.raises(StartupError) as caught:
+        other.lock()
+    assert str(caught.value) == refused
+    StateFile(file.path.parent.parent / "50052").path.parent.mkdir()
+    StateFile(file.path.parent.parent / "50052").lock()
+
+
+def test_a_killed_server_leaves_no_lock_and_what_it_started_has_none(file: StateFile) -> None:
+    assert file.problem() == ""
+    program = (
+        "import pathlib, subprocess, sys, time; from serving.policies.state_file import StateFile;"
+        " file = StateFile(pathlib.Path(sys.argv[1])); file.lock();"
+        " worker = subprocess.Popen(['sleep', '60']); print(worker.pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(file.path.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        worker = int(server.stdout.readline())
+        with pytest.raises(StartupError, match=f"the server with process number {server.pid} "):
+            file.lock()
+        server.kill()
+    file.lock()
+    os.kill(worker, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_said(
+    file: StateFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    assert file.problem() == ""
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    file.lock()
+    assert caplog.messages == [
+        f"{file.path.parent} cannot be locked (No locks available); no other server may use it: choose another folder"
+        " for each with --state-dir"
+    ]
 
 
 @pytest.mark.parametrize(
