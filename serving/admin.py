@@ -34,7 +34,7 @@ _ACTIONS = {
     "load": ("[POLICY] VERSION", "load a version: it answers requests that name it, and is not live"),
     "unload": ("[POLICY] VERSION", "unload a version that is not live"),
     "switch": ("[POLICY] VERSION", "make a version live, and load it first if needed; turns following off"),
-    "rollback": ("[POLICY]", "make the version live that was live before; turns following off"),
+    "rollback": ("[POLICY]", "make the version live that was live before, or end a canary; turns following off"),
     "follow": ("[POLICY] [--off]", "take up new versions, or stop doing so"),
     "canary": ("[POLICY] VERSION", "let a version answer a share of the robots; --off ends that; turns following off"),
     "shadow": ("[POLICY] VERSION", "compare a version with the live one, for a share of its rows; --off ends that"),
@@ -274,6 +274,11 @@ def _table(reply: "pb.StatusResponse", _version: str) -> str:
     lines += [_canary_line(each) for each in reply.policies if each.HasField("canary")]
     lines += [_shadow_line(each) for each in reply.policies if each.HasField("shadow")]
     lines += [
+        f"rolled back: {each.policy} {' '.join(each.rolled_back_versions)}, not taken up by following"
+        for each in reply.policies
+        if each.rolled_back_versions
+    ]
+    lines += [
         f"refused: {each.policy} {refused.version} ({refused.reason}): {refused.detail}"
         for each in reply.policies
         for refused in each.refused
@@ -288,6 +293,11 @@ def _row(status: "pb.PolicyStatus") -> tuple[str, ...]:
 
 def _canary_line(status: "pb.PolicyStatus") -> str:
     canary = status.canary
+    if canary.loading:
+        return (
+            f"canary: {status.policy} {canary.version} is being loaded after the restart, then it answers"
+            f" {canary.share:g} of the robots"
+        )
     line = f"canary: {status.policy} {canary.version} answers {canary.share:g} of the robots"
     if not canary.HasField("rule"):
         return f"{line}, and does not decide"
@@ -299,7 +309,8 @@ def _canary_line(status: "pb.PolicyStatus") -> str:
 
 
 def _shadow_line(status: "pb.PolicyStatus") -> str:
-    return f"shadow: {status.policy} {status.shadow.version} for {status.shadow.share:g} of the rows"
+    loading = ", is being loaded after the restart" if status.shadow.loading else ""
+    return f"shadow: {status.policy} {status.shadow.version} for {status.shadow.share:g} of the rows{loading}"
 
 
 def _canary(reply: "pb.CanaryResponse", _version: str) -> str:
@@ -314,9 +325,22 @@ def _shadow(reply: "pb.ShadowResponse", _version: str) -> str:
     return _shadow_line(status) if status.HasField("shadow") else f"{status.policy} has no shadow"
 
 
-def _live(reply: "pb.SwitchResponse | pb.RollbackResponse", _version: str) -> str:
+def _switched(reply: "pb.SwitchResponse", _version: str) -> str:
     status = reply.policy
     return f"version {status.live_version} of {status.policy} is live; new versions are not taken up"
+
+
+def _rolled_back(reply: "pb.RollbackResponse", _version: str) -> str:
+    status, rolled_back = reply.policy, reply.rolled_back_version
+    if reply.ended_canary:
+        return (
+            f"the canary of {status.policy} has ended: version {status.live_version}, which stays live, answers all"
+            f" robots, and version {rolled_back} none; new versions are not taken up"
+        )
+    return (
+        f"version {status.live_version} of {status.policy} is live in place of version {rolled_back}; new versions are"
+        " not taken up"
+    )
 
 
 def _loaded(reply: "pb.LoadResponse", version: str) -> str:
@@ -342,8 +366,8 @@ _DESCRIPTIONS: dict[str, Callable[[Any, str], str]] = {
     "status": _table,
     "load": _loaded,
     "unload": _unloaded,
-    "switch": _live,
-    "rollback": _live,
+    "switch": _switched,
+    "rollback": _rolled_back,
     "follow": _followed,
     "canary": _canary,
     "shadow": _shadow,

@@ -8,7 +8,7 @@ from typing import Self
 from serving.policies.canary import Canary
 from serving.policies.source import PolicySource
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
-from serving.policies.status import CanaryStatus, PolicyStatus, RefusedVersion
+from serving.policies.status import CanaryStatus, PolicyStatus, RefusedVersion, ShadowStatus
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
@@ -113,11 +113,14 @@ class PolicyDecisions:
         if not (kept := self.to_restore):
             return now
         previous = tuple(version for version in kept.previous if version != self.live)
-        return dataclasses.replace(now, previous=previous, canary=kept.canary, shadow=kept.shadow)
+        return dataclasses.replace(
+            now, previous=previous, canary=now.canary or kept.canary, shadow=now.shadow or kept.shadow
+        )
 
     def status(self) -> PolicyStatus:
         """Return the status. May be called in any thread."""
-        canary = self.canary
+        # Read once, since metrics are collected in another thread; what is tried now before what is restored.
+        canary, shadow, kept = self.canary, self.shadow, self.to_restore
         return PolicyStatus(
             self.name,
             self.live,
@@ -126,9 +129,19 @@ class PolicyDecisions:
             self.following,
             str(self.source.wanted),
             tuple(about for _, (_, about) in sorted(self.refused.items())),
-            canary and _canary_status(canary),
-            self.shadow,
+            _canary_status(canary) if canary else kept and _loading_canary(kept),
+            ShadowStatus(shadow.version, shadow.share) if shadow else kept and _loading_shadow(kept),
+            tuple(sorted(self.rolled_back)),
         )
+
+
+def _loading_canary(kept: PolicyState) -> CanaryStatus | None:
+    canary = kept.canary
+    return canary and CanaryStatus(canary.version, canary.share, canary.rule, loading=True)
+
+
+def _loading_shadow(kept: PolicyState) -> ShadowStatus | None:
+    return kept.shadow and ShadowStatus(kept.shadow.version, kept.shadow.share, loading=True)
 
 
 def _canary_status(canary: Canary) -> CanaryStatus:

@@ -31,7 +31,7 @@ from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
 from serving.policies.state_file import ShadowState, State
-from serving.policies.status import PolicyStatus
+from serving.policies.status import PolicyStatus, Rollback
 from serving.policies.trials import TrialHost, Trials
 
 _LOGGER = logging.getLogger(__name__)
@@ -134,8 +134,8 @@ class Deployment:
             surplus = await self._make_live(found, version, following=False)
         await self._loader.unload_unused(found, surplus)
 
-    async def rollback(self, policy: str) -> int:
-        """Undo the last change, and return the version that is live then. The policy is not followed any more.
+    async def rollback(self, policy: str) -> Rollback:
+        """Undo the last change, and return what that did. The policy is not followed any more.
 
         During a canary, this ends the canary. Otherwise the former live version becomes live again. It is loaded, so
         this takes milliseconds, even while another version is being loaded.
@@ -146,8 +146,7 @@ class Deployment:
         found = await self._restored(policy)
         async with found.changing:
             if found.canary:
-                await self._reject_candidate(found)
-                return found.live
+                return Rollback(found.live, await self._reject_candidate(found), ended_canary=True)
             if not found.previous:
                 raise DeploymentError(
                     Reason.NO_PREVIOUS, f"no former live version of {policy} is loaded; switch to a version"
@@ -162,7 +161,7 @@ class Deployment:
             await self._trials.end_shadow_of(found, version)
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
             await self._save()
-        return version
+        return Rollback(version, left, ended_canary=False)
 
     async def canary(self, policy: str, version: int, *, share: float, rule: DecisionRule | None = None) -> None:
         """Answer a share of the robots with a version, after loading it if needed. The policy is not followed any more.
@@ -239,7 +238,9 @@ class Deployment:
             )
         if on and found.canary:
             raise DeploymentError(
-                Reason.BUSY, f"version {found.canary.version} of {policy} is the candidate of a canary; end that first"
+                Reason.BUSY,
+                f"{policy} has a canary of version {found.canary.version}, and is not followed meanwhile; first end it"
+                " with canary --off or rollback, or make a version live with switch",
             )
         if on and isinstance(found.source.wanted, int):
             raise DeploymentError(
@@ -326,8 +327,8 @@ class Deployment:
         await self._save()
         return surplus
 
-    async def _reject_candidate(self, policy: PolicyDecisions) -> None:
-        """Roll a canary back; the lock is held. Its version stays loaded."""
+    async def _reject_candidate(self, policy: PolicyDecisions) -> int:
+        """Roll a canary back; the lock is held. Return its version, which stays loaded."""
         candidate = await self._trials.end_canary(policy)
         assert candidate is not None
         policy.also_loaded.add(candidate)
@@ -335,6 +336,7 @@ class Deployment:
         policy.following = False
         _LOGGER.warning("%s: version %d is rolled back, and version %d stays live", policy.name, candidate, policy.live)
         await self._save()
+        return candidate
 
     def _record(self, report: EpisodeReport, receipt: Receipt) -> None:
         if policy := self._policies.get(report.answered_by.policy):

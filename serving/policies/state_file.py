@@ -217,7 +217,10 @@ def choose(state: State | None, rules: Mapping[str, Rule]) -> Choice:
 
 
 def _describe(name: str, state: PolicyState) -> str:
-    return f"{name}@{state.live} ({'following' if state.following else 'not following'})"
+    parts = ["following" if state.following else "not following"]
+    parts += [f"canary {state.canary.version} with share {state.canary.share:g}"] if state.canary else []
+    parts += [f"shadow {state.shadow.version} with share {state.shadow.share:g}"] if state.shadow else []
+    return f"{name}@{state.live} ({', '.join(parts)})"
 
 
 def _why(stored: PolicyState | None) -> str:

@@ -166,13 +166,15 @@ async def test_a_rollback_goes_to_the_former_version_and_stays_there(bench: Benc
         bench.publish(version)
         await deployment.look()
     bench.host.did.clear()
-    assert await deployment.rollback(NAME) == 2
+    assert (await deployment.rollback(NAME)).live == 2
     assert bench.host.did == [("switch", 2)]
-    assert status(deployment) == PolicyStatus(NAME, 2, (1,), (1, 2, 3), following=False, wanted="latest", refused=())
+    assert status(deployment) == PolicyStatus(
+        NAME, 2, (1,), (1, 2, 3), following=False, wanted="latest", refused=(), rolled_back=(3,)
+    )
     bench.publish(4)
     await deployment.look()
     assert status(deployment).live == 2
-    assert await deployment.rollback(NAME) == 1
+    assert (await deployment.rollback(NAME)).live == 1
     with refused("no_previous"):
         await deployment.rollback(NAME)
 
@@ -198,10 +200,12 @@ async def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(bench
     bench.host.held[3] = asyncio.Event()
     looking = asyncio.create_task(deployment.look())
     await wait_until(lambda: ("prepare", 3) in bench.host.did)
-    assert await deployment.rollback(NAME) == 1
+    assert (await deployment.rollback(NAME)).live == 1
     bench.host.held[3].set()
     await looking
-    assert status(deployment) == PolicyStatus(NAME, 1, (), (1, 2, 3), following=False, wanted="latest", refused=())
+    assert status(deployment) == PolicyStatus(
+        NAME, 1, (), (1, 2, 3), following=False, wanted="latest", refused=(), rolled_back=(2,)
+    )
 
 
 async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -> None:

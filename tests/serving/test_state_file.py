@@ -247,7 +247,10 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 def test_a_start_with_the_same_flags_takes_the_decisions() -> None:
     choice = choose(STATE, {"ant": LATEST, "bee": BEE.rule})
     assert choice.kept == {"ant": ANT, "bee": BEE}
-    assert choice.line == "live versions as before the restart: ant@900 (not following), bee@2000 (not following)"
+    assert choice.line == (
+        "live versions as before the restart: ant@900 (not following, canary 1100 with share 0.25, shadow 1200 with"
+        " share 0.5), bee@2000 (not following)"
+    )
 
 
 @pytest.mark.parametrize("rule", [Rule("best", follow=True), Rule("latest", follow=False), Rule("900", follow=True)])
@@ -263,7 +266,8 @@ def test_the_flags_of_one_policy_leave_the_decisions_about_another() -> None:
     choice = choose(STATE, {"ant": LATEST, "bee": LATEST, "cat": LATEST})
     assert choice.kept == {"ant": ANT}
     assert choice.line == (
-        "live versions as before the restart: ant@900 (not following); by the flags: bee (the stored decision was made"
+        "live versions as before the restart: ant@900 (not following, canary 1100 with share 0.25, shadow 1200 with"
+        " share 0.5); by the flags: bee (the stored decision was made"
         " with --versions 2000 --no-follow), cat (no decision is stored)"
     )
 
