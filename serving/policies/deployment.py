@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from serving.errors import DeploymentError, Reason
+from serving.errors import DeploymentError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
@@ -152,7 +152,7 @@ class Deployment:
                     Reason.NO_PREVIOUS, f"no former live version of {policy} is loaded; switch to a version"
                 )
             left, version = found.live, found.previous[0]
-            await self._host.switch(policy, version)
+            await self._switch(policy, version)
             found.live, found.previous = version, found.previous[1:]
             found.also_loaded.discard(version)
             found.also_loaded.add(left)
@@ -291,6 +291,9 @@ class Deployment:
             elif policy.following or policy.has_new_rule:
                 try:
                     await self._take_up(policy)
+                except DeploymentError as error:
+                    _LOGGER.warning("%s; trying again later", error)
+                    policy.retry_in = RETRY_LOOKS
                 except Exception:  # a bug must not end the following of all policies
                     _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
                     policy.retry_in = RETRY_LOOKS
@@ -312,13 +315,13 @@ class Deployment:
     async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> list[int]:
         """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
         name, former = policy.name, policy.live
-        policy.following, policy.has_new_rule = following, False
         if version != former:
-            await self._host.switch(name, version)
+            await self._switch(name, version)  # first: if it fails, nothing is decided
             policy.live = version
             policy.previous = [former, *(each for each in policy.previous if each != version)]
             policy.also_loaded.discard(version)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
+        policy.following, policy.has_new_rule = following, False
         ended = await self._trials.end_canary(policy)
         if ended is not None and ended != version:
             policy.also_loaded.add(ended)
@@ -326,6 +329,12 @@ class Deployment:
         surplus = self._loader.forget_surplus(policy)
         await self._save()
         return surplus
+
+    async def _switch(self, policy: str, version: int) -> None:
+        try:
+            await self._host.switch(policy, version)
+        except StartupError as error:
+            raise DeploymentError(Reason.BUSY, f"version {version} of {policy} is not made live: {error}") from error
 
     async def _reject_candidate(self, policy: PolicyDecisions) -> int:
         """Roll a canary back; the lock is held. Return its version, which stays loaded."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import StartupError
 from serving.policies.state_file import Rule
-from serving.policies.status import PolicyStatus
+from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
 from tests.serving.sources import policy_source
@@ -337,3 +338,34 @@ async def test_a_new_rule_that_no_version_fits_changes_nothing(bench: Bench) -> 
     bench.publish(2, stay=1.0)
     await deployment.look()
     assert bench.host.did == []
+
+
+async def test_a_switch_that_fails_decides_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+
+    async def fail(policy: str, version: int) -> None:
+        raise StartupError("the worker failed; its log says why")
+
+    monkeypatch.setattr(bench.host, "switch", fail)
+    with refused("busy", "version 2 of maze is not made live: the worker failed"):
+        await deployment.switch(NAME, 2)
+    assert (status(deployment).live, status(deployment).following, status(deployment).previous) == (1, True, ())
+
+
+async def test_a_trial_that_cannot_be_ended_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.canary(NAME, 2, share=0.5)
+    await deployment.shadow(NAME, 2, share=0.5)
+
+    async def fail(policy: str, version: int, *, share: float) -> None:
+        raise StartupError("the worker failed; its log says why")
+
+    monkeypatch.setattr(bench.host, "set_canary", fail)
+    monkeypatch.setattr(bench.host, "set_shadow", fail)
+    for end in (deployment.end_canary, deployment.end_shadow):
+        with pytest.raises(StartupError):
+            await end(NAME)
+    found = status(deployment)
+    assert (found.canary, found.shadow) == (CanaryStatus(2, 0.5, None), ShadowStatus(2, 0.5))
