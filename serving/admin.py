@@ -16,14 +16,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
-from serving.user_folders import find_admin_address
+try:
+    from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
+    from serving.user_folders import find_admin_address
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(
+        f"error: {error}: run make install and use .venv/bin/python, or install with"
+        " pip install -e clients/python -e '.[serve]'"
+    )
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kilolayer.v1 import admin_pb2 as pb
 
+_INSTALL = "pip install -e clients/python -e '.[serve]'"
 _PORT = 50051  # of the server's --listen
 _MAX_PORT = 65535
 _MAX_NUMBER = 10**9
@@ -69,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _FailedError as error:
         print(f"error: {_printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        print(f"error: {error}: install with {_INSTALL}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: stopped waiting; the server completes what it has begun", file=sys.stderr)
         return 1

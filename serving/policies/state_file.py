@@ -163,7 +163,7 @@ class StateFile:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self.write, state)
         except OSError as error:
-            _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self.path, error)
+            _LOGGER.error("this decision does not survive a restart: cannot write %s (%s)", self.path, error.strerror)
 
     def write(self, state: State) -> None:
         """Replace the state. A process that is killed meanwhile leaves the earlier one or this one.
