@@ -19,6 +19,7 @@ from typing import Any
 
 from policy.verified_folder import MALFORMED, fsync, malformation
 from serving.errors import StartupError
+from serving.policies.canary import check_share
 from serving.policies.sequential_test import DecisionRule
 
 _LOGGER = logging.getLogger(__name__)
@@ -38,11 +39,14 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class CanaryState:
-    """A canary."""
+    """A canary. ValueError if the share is out of range."""
 
     version: int
-    share: float  # of the robots
+    share: float  # of the robots, above 0 and at most 1
     rule: DecisionRule | None  # when it decides by itself; None: it does not
+
+    def __post_init__(self) -> None:
+        check_share(self.share, of="a canary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +57,7 @@ class ShadowState:
     share: float  # of the rows, above 0 and at most 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"the share of a shadow must be above 0 and at most 1, got {self.share}")
+        check_share(self.share, of="a shadow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,8 +270,6 @@ def _decode_canary(fields: Mapping[str, Any] | None) -> CanaryState | None:
     if fields is None:
         return None
     rule, share = fields["rule"], _of_type(float, fields["share"])
-    if not 0 < share <= 1:
-        raise _FormatError(f"it has a canary with the share {share}")
     return CanaryState(_of_type(int, fields["version"]), share, None if rule is None else DecisionRule(**rule))
 
 

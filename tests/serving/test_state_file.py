@@ -199,7 +199,7 @@ def test_a_file_system_without_locks_is_said(
         (json.dumps(WRITTEN).replace("900", "true"), "it has True where int is expected"),
         (json.dumps(WRITTEN).replace("800", '"800"'), "it has '800' where int is expected"),
         (json.dumps(WRITTEN).replace("false", "0"), "it has 0 where bool is expected"),
-        (json.dumps(WRITTEN).replace("0.25", "2.0"), "it has a canary with the share 2.0"),
+        (json.dumps(WRITTEN).replace("0.25", "2.0"), "the share of a canary must be above 0 and at most 1, got 2.0"),
         (json.dumps(WRITTEN).replace("0.5}", "0.0}"), "the share of a shadow must be above 0 and at most 1, got 0.0"),
         (json.dumps(WRITTEN).replace("99", "0"), "min_episodes must be at least 1, got 0"),
         (json.dumps(WRITTEN).replace('"margin"', '"x"'), "it has another structure than expected"),
