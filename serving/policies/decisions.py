@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from typing import Self
 
+from serving.errors import DeploymentError, Reason
 from serving.policies.canary import Canary
 from serving.policies.source import PolicySource
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
@@ -70,6 +71,29 @@ class PolicyDecisions:
         self.following, self.has_new_rule = source.follow, True
         how = "followed" if source.follow else "not followed"
         _LOGGER.info("%s: the version %s is wanted now, and the policy is %s", self.name, source.wanted, how)
+
+    def require_following_possible(self, *, on: bool) -> None:
+        """Check that following can be turned on or off now.
+
+        Raises:
+            DeploymentError: there is a canary, one fixed version is wanted, or versions are still being loaded after a
+                restart.
+        """
+        if not self.restored.is_set():
+            raise DeploymentError(
+                Reason.BUSY, f"the versions of {self.name} are still being loaded after the restart; try again later"
+            )
+        if on and self.canary:
+            raise DeploymentError(
+                Reason.BUSY,
+                f"{self.name} has a canary of version {self.canary.version}, and is not followed meanwhile; first end"
+                " it with canary --off or rollback, or make a version live with switch",
+            )
+        if on and isinstance(self.source.wanted, int):
+            raise DeploymentError(
+                Reason.FIXED_VERSION,
+                f"version {self.source.wanted} of {self.name} is wanted by --versions, so there is none to follow",
+            )
 
     def forget(self, version: int) -> None:
         """Note that a version, which is not live, is not loaded any more."""

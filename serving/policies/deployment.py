@@ -232,21 +232,7 @@ class Deployment:
                 versions are still being loaded after a restart.
         """
         found = self._find(policy)
-        if not found.restored.is_set():
-            raise DeploymentError(
-                Reason.BUSY, f"the versions of {policy} are still being loaded after the restart; try again later"
-            )
-        if on and found.canary:
-            raise DeploymentError(
-                Reason.BUSY,
-                f"{policy} has a canary of version {found.canary.version}, and is not followed meanwhile; first end it"
-                " with canary --off or rollback, or make a version live with switch",
-            )
-        if on and isinstance(found.source.wanted, int):
-            raise DeploymentError(
-                Reason.FIXED_VERSION,
-                f"version {found.source.wanted} of {policy} is wanted by --versions, so there is none to follow",
-            )
+        found.require_following_possible(on=on)
         found.following = on
         await self._save()
         self._look_now.set()
