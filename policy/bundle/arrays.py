@@ -26,6 +26,7 @@ from policy.spec import PolicySpec
 _Shapes: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]  # the shape and dtype of each array
 
 _NAME = "params"
+_DAMAGE = frozenset({"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE"})
 _DATABASE = "manifest.ocdbt"  # its index: without it, tensorstore finds an empty database
 _ARRAY = "/.zarray"  # ends the key of the description of each array
 # What Orbax 0.12 does not accept in a path: backslashes, bytes that are not UTF-8 (surrogates in Python), and when it
@@ -100,7 +101,7 @@ def _read_tree(path: Path, folder: Path, *, template: dict[str, Any]) -> dict[st
         keys = map(bytes.decode, tensorstore.KvStore.open(database).result().list().result())
         names = [key.removesuffix(_ARRAY) for key in keys if key.endswith(_ARRAY)]
     except Exception as error:  # tensorstore raises ValueError, OSError ... for damaged files
-        raise BundleError(path, "arrays", f"{_NAME}/ cannot be read: {first_line(error)}") from error
+        raise BundleError(path, "arrays", f"{_NAME}/ cannot be read: {_problem(error)}") from error
     opening = {
         name: tensorstore.open(
             {"driver": "zarr", "kvstore": database | {"path": f"{name}/"}, "fill_missing_data_reads": False},
@@ -123,8 +124,15 @@ def _results(path: Path, futures: Mapping[str, Any]) -> dict[str, Any]:
         try:
             results[name] = future.result()
         except Exception as error:  # tensorstore raises ValueError, OSError ... for damaged files
-            raise BundleError(path, "arrays", f"array {name} cannot be read: {first_line(error)}") from error
+            raise BundleError(path, "arrays", f"array {name} cannot be read: {_problem(error)}") from error
     return results
+
+
+def _problem(error: Exception) -> str:
+    """Return why tensorstore cannot read, in plain words if its files are damaged."""
+    line = first_line(error)
+    code = line.partition(":")[0]
+    return f"its data is missing or damaged ({code})" if code in _DAMAGE else line
 
 
 @contextlib.contextmanager

@@ -64,7 +64,8 @@ def test_truncated_arrays_with_matching_hashes_are_named_and_libraries_log_no_er
         with pytest.raises(BundleError) as caught:
             bundle.read(copy)
         assert caught.value.reason == "arrays"
-        assert re.match(r"array [a-z_]+\.blocks\.kernel cannot be read: OUT_OF_RANGE", caught.value.detail)
+        expected = r"array [a-z_]+\.blocks\.kernel cannot be read: its data is missing or damaged \(OUT_OF_RANGE\)"
+        assert re.fullmatch(expected, caught.value.detail)
     assert unraisable == []
 
 

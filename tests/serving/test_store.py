@@ -11,9 +11,9 @@ import tensorstore
 
 from policy import bundle
 from policy.bundle import Bundle
-from serving.errors import StartupError
+from serving.errors import RefusedVersionError, StartupError
 from serving.policies.restart import first_choices
-from serving.policies.store import load_all
+from serving.policies.store import load_all, read
 from serving.policy_settings import Wanted
 from tests.serving.sources import policy_source
 
@@ -157,3 +157,25 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
     with pytest.raises(StartupError, match="version 1 of point_u_maze cannot be served: .*Permission denied"):
         load(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]
+
+
+def test_the_detail_of_a_refusal_repeats_neither_the_version_nor_the_reason(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = publish(tmp_path, 1)
+    (version / "probes.npz").unlink()
+    with pytest.raises(RefusedVersionError) as caught:
+        read(policy_source(tmp_path), 1)
+    assert (caught.value.reason, caught.value.detail) == ("files", "probes.npz is missing")
+    assert str(caught.value).startswith(f"{version} is not a usable policy (files): probes.npz is missing; ")
+
+    def refuse(*_: object, **__: object) -> Bundle:
+        raise PermissionError(errno.EACCES, "Permission denied", str(version / "policy.json"))
+
+    monkeypatch.setattr(bundle, "read", refuse)
+    with pytest.raises(RefusedVersionError) as caught:
+        read(policy_source(tmp_path), 1)
+    assert (caught.value.reason, caught.value.detail) == (
+        "unreadable",
+        f"cannot read {version / 'policy.json'}: Permission denied",
+    )
