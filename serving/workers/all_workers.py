@@ -65,21 +65,30 @@ class AllWorkers:
 
         Raises:
             WorkerEndedError: it ended meanwhile.
-            RefusedVersionError, StartupError: it cannot load a version that is live now.
+            RefusedVersionError, StartupError: it cannot load a version that is live now, or does not answer.
         """
         member = _Member(worker, dict(live), set(live.items()))
-        while True:  # the others may change while it loads
-            if missing := self._loaded - member.loaded:
-                await self._catch_up(member, *min(missing))
-            elif behind := [policy for policy, version in self._live.items() if member.live[policy] != version]:
-                await _switch(member, behind[0], self._live[behind[0]])
-            elif differing := [trial for trial in self._trials if member.trials.get(trial) != self._trials[trial]]:
-                await _set_trial(member, differing[0], *self._trials[differing[0]])
-            elif surplus := member.loaded - self._loaded:
-                await _unload(member, *min(surplus))
-            else:
-                self._members.append(member)
-                return
+        try:
+            while member not in self._members:  # the others may change while it loads
+                async with asyncio.timeout(_LOAD_S):
+                    await self._approach(member)
+        except TimeoutError as error:
+            raise StartupError(
+                f"worker {worker.pid} has not loaded what the others have: no answer within {_LOAD_S:g} s"
+            ) from error
+
+    async def _approach(self, member: _Member) -> None:
+        """Make one change that a new worker lacks; if it lacks none, let it take part."""
+        if missing := self._loaded - member.loaded:
+            await self._catch_up(member, *min(missing))
+        elif behind := [policy for policy, version in self._live.items() if member.live[policy] != version]:
+            await _switch(member, behind[0], self._live[behind[0]])
+        elif differing := [trial for trial in self._trials if member.trials.get(trial) != self._trials[trial]]:
+            await _set_trial(member, differing[0], *self._trials[differing[0]])
+        elif surplus := member.loaded - self._loaded:
+            await _unload(member, *min(surplus))
+        else:
+            self._members.append(member)
 
     async def prepare(self, policy: str, version: int) -> None:
         """Load a version in every worker, or in none.

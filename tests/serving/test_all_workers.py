@@ -279,3 +279,16 @@ async def test_unloading_does_not_wait_for_a_worker_that_does_not_respond(
     second.stopped.set()
     await turn_loop()
     assert second.did == [("prepare", 2), ("unload", 2)]
+
+
+async def test_a_new_worker_that_does_not_answer_does_not_join(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_workers, "_LOAD_S", 0.01)
+    await workers.all.prepare(NAME, 2)
+    third = Worker(3)
+    third.stopped = asyncio.Event()
+    with pytest.raises(StartupError, match=r"worker 3 has not loaded what the others have: no answer within 0.01 s"):
+        await workers.join(third)
+    await workers.all.switch(NAME, 2)
+    assert third.did == []
