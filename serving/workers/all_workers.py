@@ -216,7 +216,7 @@ class AllWorkers:
         return [tasks[task] for task in late]
 
 
-async def _unanswered(tasks: Mapping[asyncio.Future[None], _Member], timeout_s: float) -> set[asyncio.Future[None]]:
+async def _unanswered(tasks: Mapping[asyncio.Task[None], _Member], timeout_s: float) -> set[asyncio.Task[None]]:
     """Wait for `tasks` of workers. Return those left after `timeout_s`, or of which no worker responds any more."""
     loop = asyncio.get_running_loop()
     ends_s, pending = loop.time() + timeout_s, {*tasks}
@@ -227,7 +227,7 @@ async def _unanswered(tasks: Mapping[asyncio.Future[None], _Member], timeout_s: 
     return pending
 
 
-def _end_late(task: asyncio.Future[None], *, member: _Member, on_late_end: Callable[[_Member], None] | None) -> None:
+def _end_late(task: asyncio.Task[None], *, member: _Member, on_late_end: Callable[[_Member], None] | None) -> None:
     if task.cancelled():
         return
     if error := task.exception():
