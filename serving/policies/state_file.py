@@ -112,22 +112,24 @@ class StateFile:
     def lock(self) -> None:
         """Keep other servers out of the folder until this object or its process ends, however it ends.
 
-        On a file system that has no locks, the log says so. The workers of a server do not inherit the lock.
+        If it cannot be locked, as on a file system without locks, the log says so. The workers of a server do not
+        inherit the lock.
 
         Raises:
             StartupError: another server uses the folder.
-            OSError: the folder cannot be written.
         """
         path = self._beside("lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        weakref.finalize(self, os.close, descriptor)  # which ends the lock
+        descriptor = -1
         try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            weakref.finalize(self, os.close, descriptor)  # which ends the lock
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            process = os.read(descriptor, _MAX_PID_BYTES).decode(errors="replace").strip()
+            process = os.read(descriptor, _MAX_PID_BYTES).strip()  # empty for a moment after it was locked
+            server = f"the server with process number {int(process)}" if process.isdigit() else "another server"
             raise StartupError(
-                f"the server with process number {process} keeps its decisions in {path.parent}; stop it first, or"
-                " choose another folder with --state-dir"
+                f"{server} keeps its decisions in {path.parent}; stop it first, or choose another folder with"
+                " --state-dir"
             ) from error
         except OSError as error:
             _LOGGER.warning(
@@ -135,6 +137,7 @@ class StateFile:
                 path.parent,
                 error.strerror,
             )
+            return
         os.ftruncate(descriptor, 0)
         os.write(descriptor, b"%d\n" % os.getpid())
 

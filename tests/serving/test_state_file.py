@@ -172,6 +172,13 @@ def test_a_killed_server_leaves_no_lock_and_what_it_started_has_none(file: State
     os.kill(worker, signal.SIGKILL)
 
 
+def test_a_lock_file_that_cannot_be_opened_is_said(file: StateFile, caplog: pytest.LogCaptureFixture) -> None:
+    assert file.problem() == ""
+    (file.path.parent / ".state.json.lock").mkdir()
+    file.lock()
+    assert caplog.messages[0].startswith(f"{file.path.parent} cannot be locked (Is a directory); no other server may")
+
+
 def test_a_file_system_without_locks_is_said(
     file: StateFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
