@@ -44,8 +44,10 @@ class Programs(NamedTuple):
 def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
     """Return the state that a new run of `config` starts from."""
     key, params_key, rollout_key = jax.random.split(jax.random.key(config.seed), 3)
-    return RunState(
-        train_state=CRL.from_config(config, env).init(init_policy(params_key, config.policy_spec(env))),
+    spec = config.policy_spec(env)
+    state = RunState(
+        # Compiled: one operation after the other, it takes seconds.
+        train_state=CRL.from_config(config, env).init(jax.jit(init_policy, static_argnums=1)(params_key, spec)),
         rollout=jax.jit(functools.partial(rollout.start, env, environments=config.num_envs))(rollout_key),
         replay=replay_buffer.empty(
             config.max_replay_size,
@@ -60,6 +62,12 @@ def initial_state(config: TrainConfig, env: GoalEnv) -> RunState:
         statistics=state_statistics.nothing(env.state_size),
         pending_updates=jnp.int32(0),
     )
+    return jax.tree.map(_with_fixed_type, state)
+
+
+def _with_fixed_type(leaf: jax.Array) -> jax.Array:
+    """Return an array whose type is fixed, as one from a snapshot is: a resumed run then uses the same programs."""
+    return leaf.astype(leaf.dtype) if jax.typeof(leaf).weak_type else leaf
 
 
 def saved_part(config: TrainConfig, state: RunState) -> RunState:

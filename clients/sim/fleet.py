@@ -7,6 +7,7 @@ for one control period and then sends a new request; the first one counts as mis
 episode, a robot reports to the server how it ended.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,10 +84,7 @@ def drive(
         KilolayerError: the server refused a request or is gone. A late or rejected request counts as missed instead.
         PhysicsOverflowError: MuJoCo Warp has no room for the robots' contacts.
     """
-    reset = jax.jit(jax.vmap(env.reset))
-    step = jax.jit(jax.vmap(env.step))
-    achieved = jax.jit(env.achieved_goal)
-    diverged_part = jax.jit(jax.vmap(env.diverged_part))
+    reset, step, achieved, diverged_part = _programs(env)
     with ThreadPoolExecutor(len(clients), thread_name_prefix="robot") as pool:
         for first in range(0, episodes, len(clients)):
             key, round_key = jax.random.split(key)
@@ -125,6 +123,13 @@ def drive(
                     reached=bool(reached[robot] and not record.diverged[robot]),
                     version=robots[robot].version,
                 )
+
+
+@functools.lru_cache(maxsize=4)  # the next drive in the same environment compiles nothing
+def _programs(env: GoalEnv) -> tuple[Callable[..., Any], ...]:
+    """Return the compiled reset, step, achieved goal and diverged part of all robots."""
+    reset, step, diverged_part = (jax.jit(jax.vmap(part)) for part in (env.reset, env.step, env.diverged_part))
+    return reset, step, jax.jit(env.achieved_goal), diverged_part
 
 
 def connect(address: str, *, robots: int, policy: str, timeout_s: float) -> list[PolicyClient]:

@@ -6,6 +6,7 @@ specification.
 
 import contextlib
 import dataclasses
+import functools
 import re
 import tempfile
 from collections.abc import Generator, Mapping
@@ -29,6 +30,7 @@ _NAME = "params"
 _DAMAGE = frozenset({"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE"})
 _DATABASE = "manifest.ocdbt"  # its index: without it, tensorstore finds an empty database
 _ARRAY = "/.zarray"  # ends the key of the description of each array
+_STATISTICS = ("normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high")
 # What Orbax 0.12 does not accept in a path: backslashes, bytes that are not UTF-8 (surrogates in Python), and when it
 # saves, also the characters of patterns.
 _ODD_TO_READ = re.compile(r"[\\\ud800-\udfff]")
@@ -164,7 +166,13 @@ def _networks(params: PolicyParams) -> dict[str, Network]:
 
 
 def _expected_params(spec: PolicySpec) -> PolicyParams:
-    """Return the shapes and dtypes of the parameters of `spec`, without values."""
+    """Return the shapes and dtypes of the parameters of `spec`, without values and without statistics."""
+    statistics = dict.fromkeys(_STATISTICS, ())  # which each version has of its own
+    return _traced_params(dataclasses.replace(spec, name="any", normalize_observations=False, **statistics))
+
+
+@functools.lru_cache(maxsize=16)  # tracing takes longer than reading a small policy
+def _traced_params(spec: PolicySpec) -> PolicyParams:
     return jax.eval_shape(lambda: init_policy(jax.random.key(0), spec))
 
 

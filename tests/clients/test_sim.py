@@ -10,8 +10,8 @@ import pytest
 
 from clients.sim import fleet, summary
 from kilolayer import Action, DeadlineExceeded, InvalidRequest, PolicyClient
-from policy.networks import init_policy
 from tests.clients.fakes import Pusher, answer
+from tests.parameters import fresh_params
 from tests.training.cart import Cart
 from tests.training.counter import SPEC, Wandering
 from training import evaluation
@@ -23,6 +23,11 @@ from training.envs.locomotion.point_maze import PointMaze
 @pytest.fixture(scope="module")
 def env() -> GoalEnv:
     return registry.make("point_u_maze")
+
+
+@pytest.fixture(scope="module")
+def cart() -> GoalEnv:
+    return Cart("cart")
 
 
 class Pulse:
@@ -86,7 +91,7 @@ def test_touched_and_stay_are_those_of_an_evaluation_of_the_same_episodes(beyond
     env.beyond = beyond
     clients = [Counted() for _ in range(episodes)]
     driven = list(fleet.drive(env, clients, key=key, episodes=episodes, episode_length=length))
-    params = init_policy(jax.random.key(0), SPEC)
+    params = fresh_params(0, SPEC)
     _, round_key = jax.random.split(key)
     evaluated = evaluation.evaluate(env, params, key=round_key, episodes=episodes, episode_length=length)
     for name in ("time_at_goal", "touched", "stay", "diverged"):
@@ -127,12 +132,10 @@ def test_the_first_episode_keeps_its_poses_on_request(env: GoalEnv) -> None:
     assert [episode.poses for episode in episodes[1:]] == [None, None, None]
 
 
-def test_poses_end_where_the_episode_does() -> None:
+def test_poses_end_where_the_episode_does(cart: GoalEnv) -> None:
     """Pushed with 1 N, the cart is 0.01 m times 1, 3, 6, 10, 15 from its start, and its episode ends beyond 0.12 m."""
 
-    (episode,) = fleet.drive(
-        Cart("cart"), [Push()], key=jax.random.key(0), episodes=1, episode_length=9, keep_poses=True
-    )
+    (episode,) = fleet.drive(cart, [Push()], key=jax.random.key(0), episodes=1, episode_length=9, keep_poses=True)
     assert episode.poses is not None
     np.testing.assert_allclose(episode.poses[:, 0], [0, 0.01, 0.03, 0.06, 0.1, 0.15], atol=1e-6)
 
@@ -148,10 +151,10 @@ def test_a_late_reply_is_a_missed_tick_without_a_force(env: GoalEnv) -> None:
     assert late.path[-1, 1] < steady.path[-1, 1] - 0.1
 
 
-def test_a_robot_executes_every_action_of_a_chunk_and_then_asks_again() -> None:
+def test_a_robot_executes_every_action_of_a_chunk_and_then_asks_again(cart: GoalEnv) -> None:
     """1 kg, 1 N and 0.1 s: a push gives 0.1 m/s, and so 0.01 m in this step and the next; then a brake stops it."""
     pulse, later = Pulse(), Pulse(late=(2,))
-    drive = fleet.drive(Cart("cart"), [pulse, later], key=jax.random.key(0), episodes=3, episode_length=7)
+    drive = fleet.drive(cart, [pulse, later], key=jax.random.key(0), episodes=3, episode_length=7)
     episode, missing, alone = drive
     np.testing.assert_allclose(episode.path[:, 0], [0, 0.01, 0.02, 0.02, 0.03, 0.04, 0.04, 0.05], atol=1e-6)
     np.testing.assert_allclose(pulse.asked, [0, 0.02, 0.04] * 2, atol=1e-6)  # the second episode begins with a request
@@ -178,9 +181,11 @@ class Push:
 @pytest.mark.parametrize(
     ("length", "reached", "time_at_goal"), [(2, False, 0), (3, True, 1), (4, False, 1), (9, False, 1)]
 )
-def test_an_episode_is_reached_if_it_ends_at_the_goal(length: int, *, reached: bool, time_at_goal: int) -> None:
+def test_an_episode_is_reached_if_it_ends_at_the_goal(
+    cart: GoalEnv, length: int, *, reached: bool, time_at_goal: int
+) -> None:
     """Pushed with 1 N, the cart is at 0.01, 0.03, 0.06, 0.1 and 0.15 m; its goal is within 0.02 m of 0.07 m."""
-    (episode,) = fleet.drive(Cart("cart"), [Push()], key=jax.random.key(0), episodes=1, episode_length=length)
+    (episode,) = fleet.drive(cart, [Push()], key=jax.random.key(0), episodes=1, episode_length=length)
     assert (episode.reached, episode.time_at_goal) == (reached, time_at_goal)
 
 
@@ -194,8 +199,8 @@ class Reporting:
         self.reports.append((number, about))
 
 
-def test_a_robot_reports_its_episode_with_the_version_of_its_last_action() -> None:
-    drive = fleet.drive(Cart("cart"), [Push(1), Push(0)], key=jax.random.key(0), episodes=2, episode_length=3)
+def test_a_robot_reports_its_episode_with_the_version_of_its_last_action(cart: GoalEnv) -> None:
+    drive = fleet.drive(cart, [Push(1), Push(0)], key=jax.random.key(0), episodes=2, episode_length=3)
     client = Reporting()
     for number, episode in enumerate(drive):
         fleet.report(cast("PolicyClient", client), episode, number=40 + number)

@@ -9,20 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import tyro
 
 from clients.sim.run import DriveConfig
 from policy import bundle
-from policy.networks import init_policy
 from scripts.curves import parse as parse_curves
 from serving.admin import UsageError as AdminUsageError
 from serving.admin import parse as parse_admin
 from serving.command_line import parse as parse_serving
 from serving.config import ConfigError as ServeConfigError
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
+from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
@@ -88,7 +87,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         root,
         1000,
         spec=spec,
-        params=init_policy(jax.random.key(0), spec),
+        params=fresh_params(0, spec),
         probe_state=random.normal(size=(5, spec.state_dim)),
         probe_goal=random.normal(size=(5, spec.goal_dim)),
         provenance={},

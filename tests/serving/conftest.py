@@ -6,15 +6,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-import jax
 import numpy as np
 import pytest
 
 from policy import bundle
 from policy.bundle import Bundle
-from policy.networks import init_policy
 from serving.config import ServeConfig
 from serving.engine.engine import Kind
+from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from tests.serving import in_process
 from tests.serving.deployment_bench import Bench
@@ -38,7 +37,7 @@ def publish() -> Publish:
             root,
             version,
             spec=spec,
-            params=init_policy(jax.random.key(version), spec),
+            params=fresh_params(version, SPEC),  # the name changes none
             probe_state=rng.normal(size=(5, spec.state_dim)),
             probe_goal=rng.normal(size=(5, spec.goal_dim)),
             provenance={} if stay is None else {"metrics": {"eval/stay": stay}},

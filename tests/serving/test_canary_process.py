@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from kilolayer import PolicyClient
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.policies.canary import CanaryShare
+from tests.faults.remote_admin import RemoteAdmin
 from tests.serving.conftest import SPEC, Publish
 from tests.serving.server_process import ready
 
@@ -45,12 +46,12 @@ class Robot:
         return self._reporting.Report(report, timeout=10).status
 
 
-@pytest.fixture(params=[1, 2], ids=["alone", "two workers"])
-def server(request: pytest.FixtureRequest, tmp_path: Path, publish: Publish) -> Iterator[tuple[str, str]]:
+@contextmanager
+def serving(tmp_path: Path, publish: Publish, *, workers: int) -> Generator[tuple[str, str]]:
     """A server with version 1 live and version 2 on disk: its address, and that of its metrics."""
     publish(tmp_path / "policies", 1)
     settings = ("--no-follow", "--state-dir", f"{tmp_path}/state", "--admin", f"unix:{tmp_path}/admin.sock")
-    arguments = ("--policies", f"{tmp_path}/policies", "--workers", str(request.param), *settings)
+    arguments = ("--policies", f"{tmp_path}/policies", "--workers", str(workers), *settings)
     with ready(*arguments) as (process, address, lines):
         publish(tmp_path / "policies", 2)
         found = re.search(r"metrics=(\S+)", lines[-1])
@@ -73,11 +74,16 @@ def metric(url: str, name: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("better", [False, True])
+@pytest.mark.parametrize(("workers", "better"), [(1, False), (2, True)], ids=["alone", "two workers"])
 def test_robots_keep_their_versions_until_their_reports_decide(
-    server: tuple[str, str], tmp_path: Path, *, better: bool
+    tmp_path: Path, publish: Publish, *, workers: int, better: bool
 ) -> None:
-    address, metrics = server
+    with serving(tmp_path, publish, workers=workers) as (address, metrics):
+        let_reports_decide(tmp_path, address, metrics, better=better)
+
+
+def let_reports_decide(tmp_path: Path, address: str, metrics: str, *, better: bool) -> None:
+    admin = RemoteAdmin(f"unix:{tmp_path}/admin.sock")
     assignment = CanaryShare(policy=SPEC.name, candidate=2, share=0.5)
     with ExitStack() as clients:
         robots = [Robot(address, number, clients) for number in range(16)]
@@ -88,7 +94,7 @@ def test_robots_keep_their_versions_until_their_reports_decide(
         assert set(chosen.values()) == {"1", "2"}
         statuses: set[int] = set()
         ends = time.monotonic() + 60
-        while "canary" in administer(tmp_path, "status"):
+        while admin.decisions().canary:
             assert time.monotonic() < ends
             for robot in robots:
                 version = robot.act()

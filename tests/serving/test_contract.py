@@ -20,10 +20,11 @@ from clients.sim import fleet
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from policy import acting, bundle
-from policy.networks import PolicyParams, init_policy
+from policy.networks import PolicyParams
 from policy.spec import PolicySpec
 from serving.config import ServeConfig
 from tests.open_inference import actions, infer_request, method
+from tests.parameters import fresh_params
 from tests.samples import WITHOUT_CRITIC, policy_spec
 from tests.serving.in_process import Running, served
 from training.envs.core.env_spec import EnvSpec
@@ -84,7 +85,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bundle.Bundle
                 root / spec.name,
                 1000,
                 spec=spec,
-                params=clear_actions(init_policy(jax.random.key(1), spec)),
+                params=clear_actions(fresh_params(1, spec)),
                 probe_state=rng.normal(size=(2, spec.state_dim)),
                 probe_goal=rng.normal(size=(2, spec.goal_dim)),
                 provenance={},

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from policy.bundle import Bundle
-from policy.networks import init_policy
 from serving.engine import cpu_device
 from serving.engine.devices import Device
 from serving.engine.engine import Engine, Kind
+from tests.parameters import fresh_params
 from tests.samples import policy_spec
 
 
@@ -36,7 +36,7 @@ def others_share(engine: Engine, rows: np.ndarray) -> float:
 
 def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
     spec = policy_spec(actor_depth=8, actor_width=256)
-    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
+    engine = Engine(fresh_params(0, spec), spec, max_rows=64)
     engine.compile(Kind.ACT, 64)
     rows = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
     assert others_share(engine, rows) < 0.1  # about 1 if XLA splits operations among two cores
@@ -46,7 +46,7 @@ def test_a_large_unaligned_batch_is_computed_on_the_calling_thread(monkeypatch: 
     """XLA would copy such an input, and then compute, in the only thread of its pool: one batch after another."""
     monkeypatch.setattr("serving.engine.engine.available_cores", lambda: 2)
     spec = policy_spec(state_names=tuple(f"state {number}" for number in range(400)), actor_depth=8, actor_width=64)
-    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=256)
+    engine = Engine(fresh_params(0, spec), spec, max_rows=256)
     engine.compile(Kind.ACT, 256)
     rows = cpu_device.aligned_zeros(1, 1 + 256 * 402)[0, 1:].reshape(256, 402)
     assert not cpu_device.is_aligned(rows)
@@ -55,7 +55,7 @@ def test_a_large_unaligned_batch_is_computed_on_the_calling_thread(monkeypatch: 
 
 def test_threads_compute_at_the_same_time_what_one_computes_alone() -> None:
     spec = policy_spec(actor_depth=8, actor_width=64)
-    engine = Engine(init_policy(jax.random.key(0), spec), spec, max_rows=64)
+    engine = Engine(fresh_params(0, spec), spec, max_rows=64)
     engine.compile(Kind.ACT, 64)
     batches = np.random.default_rng(0).normal(size=(40, 64, 6)).astype(np.float32)
     alone = [engine.compute(Kind.ACT, rows) for rows in batches]

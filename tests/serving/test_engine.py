@@ -8,8 +8,8 @@ import pytest
 
 from policy import acting
 from policy.bundle import Bundle
-from policy.networks import init_policy
 from serving.engine.engine import Engine, Kind, noise_columns
+from tests.parameters import fresh_params
 from tests.samples import WITHOUT_CRITIC, policy_spec
 
 ROWS = 5  # more than the bucket of four, fewer than that of sixteen
@@ -154,7 +154,7 @@ def test_nothing_is_compiled_on_the_way(served_bundle: Bundle) -> None:
 
 def test_a_chunk_of_actions_is_one_row_of_results_and_of_noise() -> None:
     spec = policy_spec(action_chunk=3)
-    params = jax.jit(init_policy, static_argnums=1)(jax.random.key(5), spec)
+    params = fresh_params(5, spec)
     engine = Engine(params, spec, max_rows=1)
     for kind in engine.buckets:
         engine.compile(kind, 1)
@@ -174,7 +174,7 @@ def test_a_chunk_of_actions_is_one_row_of_results_and_of_noise() -> None:
 
 def test_a_policy_without_a_critic_compiles_nothing_to_score_with() -> None:
     spec = policy_spec(critic="none", critic_depth=0, critic_width=0, representation_dim=0)
-    engine = Engine(jax.jit(init_policy, static_argnums=1)(jax.random.key(5), spec), spec, max_rows=1)
+    engine = Engine(fresh_params(5, spec), spec, max_rows=1)
     assert engine.buckets == {Kind.ACT: (1,), Kind.SAMPLE: (1,)}
     with pytest.raises(ValueError, match="point_u_maze has no critic, so it has no SCORE"):
         engine.compile(Kind.SCORE, 1)
@@ -185,7 +185,7 @@ def test_a_policy_without_a_critic_compiles_nothing_to_score_with() -> None:
 
 def test_another_version_of_the_same_sizes_reuses_what_is_compiled(engine: Engine, served_bundle: Bundle) -> None:
     spec = served_bundle.spec
-    params = init_policy(jax.random.key(5), spec)
+    params = fresh_params(5, spec)
     other = Engine(params, spec, max_rows=8)
     compiled: list[str] = []
 
@@ -230,7 +230,7 @@ def test_a_version_that_is_computed_in_another_way_reuses_nothing(
     engine: Engine, served_bundle: Bundle, difference: dict[str, Any]
 ) -> None:
     spec = dataclasses.replace(served_bundle.spec, **difference)
-    other = Engine(init_policy(jax.random.key(5), spec), spec, max_rows=8)
+    other = Engine(fresh_params(5, spec), spec, max_rows=8)
     assert not other.reuse(engine)
     assert other.compilations == 0
 

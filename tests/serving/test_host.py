@@ -10,13 +10,11 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from policy import acting, bundle
-from policy.networks import init_policy
 from serving.config import ServeConfig
 from serving.engine.engine import Engine
 from serving.errors import RefusedVersionError, StartupError, UnknownVersionError
@@ -24,6 +22,7 @@ from serving.policies import store
 from serving.policies.host import PolicyHost
 from serving.policies.registry import PolicyRegistry
 from serving.telemetry.metrics import Metrics
+from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from tests.serving.conftest import wait_until
 from tests.serving.sources import policy_source
@@ -74,7 +73,7 @@ async def hosted(publish: Publish, tmp_path: Path) -> AsyncIterator[Hosted]:
 
 def expected(version: int) -> np.ndarray:
     """The action of a published version for `ROW`."""
-    params = init_policy(jax.random.key(version), SPEC)
+    params = fresh_params(version, SPEC)
     return np.asarray(acting.act(params, ROW[:, :4], ROW[:, 4:]))
 
 
@@ -85,7 +84,7 @@ def publish_other(root: Path, version: int, **changes: object) -> None:
         root,
         version,
         spec=spec,
-        params=init_policy(jax.random.key(version), spec),
+        params=fresh_params(version, spec),
         probe_state=np.ones((5, spec.state_dim)),
         probe_goal=np.ones((5, spec.goal_dim)),
         provenance={},
@@ -177,7 +176,7 @@ async def test_a_deeper_version_is_compiled_and_computes_its_own_action(
     with caplog.at_level(logging.INFO):
         await hosted.host.prepare(NAME, 2)
     assert caplog.messages[-1].startswith(f"loaded and compiled {NAME}@2 in ")
-    deeper = init_policy(jax.random.key(2), dataclasses.replace(SPEC, actor_depth=8))
+    deeper = fresh_params(2, dataclasses.replace(SPEC, actor_depth=8))
     np.testing.assert_allclose((await hosted.action("2"))[1], acting.act(deeper, ROW[:, :4], ROW[:, 4:]), atol=1e-6)
 
 

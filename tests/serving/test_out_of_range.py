@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import jax
 import numpy as np
 import pytest
 from google.protobuf.message import Message
@@ -15,7 +14,6 @@ from prometheus_client import CollectorRegistry
 import kilolayer
 from kilolayer.v1 import policy_pb2 as pb
 from policy import bundle
-from policy.networks import init_policy
 from serving.api.handlers import RpcHandlers
 from serving.api.open_inference import open_inference_pb2 as oip
 from serving.api.open_inference.service import OpenInferenceService
@@ -30,6 +28,7 @@ from serving.errors import ExtremeInputError, InvalidRequestError, NonFiniteActi
 from serving.server import load
 from serving.telemetry.metrics import Metrics
 from tests.open_inference import infer_request, method
+from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from tests.serving.conftest import FakeEngine
 from tests.serving.fakes import AnsweringBatcher, FakeBatcher, policies_of
@@ -263,7 +262,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that refuses states out of range."""
     root = tmp_path_factory.mktemp("refusing")
     probes: dict[str, Any] = {"probe_state": np.zeros((1, 4)), "probe_goal": np.zeros((1, 2))}
-    bundle.write(root, 1, spec=SPEC, params=init_policy(jax.random.key(0), SPEC), provenance={}, **probes)
+    bundle.write(root, 1, spec=SPEC, params=fresh_params(0, SPEC), provenance={}, **probes)
     settings: dict[str, Any] = {"listen": "127.0.0.1:0", "metrics": False, "max_batch_rows": 1, "max_call_rows": 8}
     with served(ServeConfig(policies=(root,), out_of_range="refuse", **settings)) as running:
         yield running

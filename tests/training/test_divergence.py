@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from policy.networks import init_policy
+from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from tests.training import probes
 from tests.training.cart import Cart
@@ -50,7 +50,7 @@ class Fragile(Counter):
 
 
 def unroll(env, *, length: int, spec=SPEC, worlds: int = WORLDS):
-    params = init_policy(jax.random.key(0), spec)
+    params = fresh_params(0, spec)
     robots = rollout.start(env, jax.random.key(1), environments=worlds)
     return robots, *rollout.collect(
         env,
@@ -136,7 +136,7 @@ def test_unrolls_without_any_valid_step_leave_the_replay_buffer_empty(tiny, tmp_
 
 
 def test_an_action_that_is_not_finite_is_dropped_but_the_physics_is_not_blamed() -> None:
-    params = init_policy(jax.random.key(0), SPEC)
+    params = fresh_params(0, SPEC)
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
     robots = rollout.start(Counter(), jax.random.key(1), environments=2)
     probability = {"resample_goal_probability": 0.0, "resample_at_goal_probability": 0.0}
@@ -258,7 +258,7 @@ def test_in_an_evaluation_a_world_that_diverges_has_not_reached_its_goal() -> No
         def achieved_goal(self, state: jax.Array) -> jax.Array:
             return jnp.where(state[..., :1] == 1, 5.1, state[..., :1])
 
-    params = init_policy(jax.random.key(0), SPEC)
+    params = fresh_params(0, SPEC)
     passing = Passing(last=1, then=1e20)
     result = evaluation.evaluate(passing, params, key=jax.random.key(0), episodes=2, episode_length=4)
     assert result.diverged.tolist() == [True, True]

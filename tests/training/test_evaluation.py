@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import rich.console
 
-from policy.networks import PolicyParams, init_policy
+from policy.networks import PolicyParams
+from tests.parameters import fresh_params
 from tests.training import probes
 from tests.training.counter import SPEC, Counter
 from training import evaluation
@@ -23,7 +24,7 @@ from training.progress_display import ConsoleProgress
 
 @pytest.fixture(scope="module")
 def params() -> PolicyParams:
-    return init_policy(jax.random.key(0), SPEC)
+    return fresh_params(0, SPEC)
 
 
 def evaluate(env: Counter, params: PolicyParams, *, seed: int = 0, episodes: int = 3, length: int = 10) -> Evaluation:

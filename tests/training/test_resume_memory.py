@@ -12,43 +12,33 @@ from tests.training.flags import TINY_RUN
 from training.budgets import memory_budget
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "tests/training/killed_run.py"
+PROGRAM = ROOT / "tests/training/measured_run.py"
 ENVS, UNROLL = 1_000, 5
-SLOTS = 20_000  # 20 million steps of two state values, an action and an episode number: 320 MB
+SLOTS = 40_000  # 40 million steps of two state values, an action and an episode number: 640 MB
+STEPS = ENVS * UNROLL * 4
 
 
-# The kernel counts what a process was before it began its program too, here the size of the tests' own process; so a
-# small process starts the one that is measured.
-MEASURE = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-"""
-
-
-def peak_bytes(out: Path, *flags: str) -> int:
-    """Train in a process of its own; return the peak of its resident memory."""
-    command = [sys.executable, str(PROGRAM), "", "", *TINY_RUN, f"--num-envs={ENVS}", f"--out={out}", *flags]
-    measured = subprocess.run(
-        [sys.executable, "-c", MEASURE, *command],
+def measure(out: Path, *flags: str) -> tuple[int, int]:
+    """Train in a process of its own; return the memory of its initial state, and the peak of its memory, in bytes."""
+    sizes = (f"--num-envs={ENVS}", f"--max-replay-size={SLOTS}", "--num-evals=1")
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *TINY_RUN, *sizes, f"--out={out}", *flags],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return int(measured.stdout)
+    initial, peak = done.stdout.splitlines()[-1].split()
+    return int(initial), int(peak)
 
 
-@pytest.mark.slow  # five processes
+@pytest.mark.slow  # three processes
 def test_a_resumed_run_takes_little_more_memory_than_one_that_begins(tiny, tmp_path: Path) -> None:
-    steps, large = ENVS * UNROLL * 4, f"--max-replay-size={SLOTS}"
-    for size in ((), (large,)):  # compiling takes more memory than all else here; from now on nothing is compiled
-        peak_bytes(tmp_path / f"compiled{len(size)}", *size, f"--total-env-steps={steps}")
-    small = peak_bytes(tmp_path / "small", f"--total-env-steps={steps}")
-    began = peak_bytes(tmp_path / "run", large, f"--total-env-steps={steps}")
-    resumed = peak_bytes(tmp_path / "run", large, f"--total-env-steps={2 * steps}", "--resume")
+    measure(tmp_path / "run", f"--total-env-steps={STEPS}")  # compiling takes more memory than all else here
+    initial, began = measure(tmp_path / "compiled", f"--total-env-steps={STEPS}")
+    _, resumed = measure(tmp_path / "run", f"--total-env-steps={2 * STEPS}", "--resume")
     parts = memory_budget.estimate(tiny(tmp_path, num_envs=ENVS, max_replay_size=SLOTS), probes.Line())
     assert parts.replay == ENVS * SLOTS * 16
-    assert began - small > 0.9 * parts.replay, "the replay buffer is in the measured memory"
+    assert initial > 0.9 * parts.replay, "the replay buffer is in the measured memory"
     assert resumed <= 1.3 * began
     assert resumed - began < parts.replay / 2, "it is not there twice"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from policy.networks import init_policy
+from tests.parameters import fresh_params
 from tests.training.counter import SPEC, Counter
 from training import rollout
 from training.envs.core.goal_env import GoalEnv
@@ -15,7 +15,7 @@ from training.envs.core.goal_env import GoalEnv
 
 @pytest.fixture(scope="module")
 def params():
-    return init_policy(jax.random.key(0), SPEC)
+    return fresh_params(0, SPEC)
 
 
 def collect(env: GoalEnv, params, *, unroll_length: int, episode_length: int = 10, redraw: float = 0.0, robots=None):

@@ -241,3 +241,11 @@ def test_a_log_file_says_what_a_terminal_says(tiny, tmp_path, monkeypatch, clock
     # 20 + 6 x 1 + 4 x 3 x 1 + 3 x 2, of which one is of random and zero actions
     assert lines[-4] == "44 s in all, 14% of it for evaluations"
     assert lines[-3].startswith("stay: trained ")
+
+
+def test_a_resumed_run_uses_the_programs_of_one_that_begins(tiny, tmp_path: Path) -> None:
+    """Types are in the key of a compiled program, also whether a type gives way to others."""
+    fresh = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
+    checkpoint.save(tmp_path, 0, state=fresh)
+    expected = jax.tree.map(jax.typeof, fresh)
+    assert jax.tree.map(jax.typeof, checkpoint.restore_latest(tmp_path, like=fresh)) == expected
