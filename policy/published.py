@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policy.spec import check_name
-from policy.verified_folder import MALFORMED, MANIFEST
+from policy.verified_folder import MALFORMED, MANIFEST, malformation
 
 DESCRIPTION = "policy.json"
 STAY = "eval/stay"
@@ -55,7 +55,7 @@ def published_name(version: Path) -> str:
     try:
         return check_name(description["spec"]["name"])
     except MALFORMED as error:
-        raise DescriptionError(f"{DESCRIPTION} of {version} has no valid name: {error}") from error
+        raise DescriptionError(f"{DESCRIPTION} of {version} has no valid name: {malformation(error)}") from error
 
 
 def metric(version: Path, name: str) -> float:
@@ -86,7 +86,9 @@ def _description(version: Path) -> Any:
             raise DescriptionError(f"{DESCRIPTION} of {version} has changed since it was published")
         return json.loads(content)
     except MALFORMED as error:
-        raise DescriptionError(f"{DESCRIPTION} or {MANIFEST} of {version} cannot be parsed: {error!r:.200}") from error
+        raise DescriptionError(
+            f"{DESCRIPTION} or {MANIFEST} of {version} cannot be parsed: {malformation(error)}"
+        ) from error
 
 
 def _read(path: Path) -> bytes:

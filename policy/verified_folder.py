@@ -33,6 +33,19 @@ _REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
 Reason = Literal["manifest", "format", "files", "hash"]
 
 
+def malformation(error: Exception) -> str:
+    """Return in plain words what is wrong with JSON for which one of MALFORMED was raised, as a part of a sentence."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not JSON: it is not UTF-8 text"
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]!r:.80}"
+    if isinstance(error, ValueError):  # ours, or about a number
+        return f"{error!s:.200}"
+    return "it has another structure than expected"
+
+
 class DamageError(Exception):
     """A folder whose files are not those that were written. `reason` is one word, `detail` a part of a message."""
 
@@ -212,7 +225,7 @@ def _parse_manifest(raw: bytes, format_version: int) -> dict[str, tuple[Any, Any
         stated_format = manifest["format"]
         expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except MALFORMED as error:
-        raise DamageError("manifest", f"{MANIFEST} cannot be parsed: {error!r}") from error
+        raise DamageError("manifest", f"{MANIFEST} cannot be parsed: {malformation(error)}") from error
     if stated_format != format_version:
         detail = f"{MANIFEST} has format {stated_format!r:.80}, but this version reads format {format_version}"
         raise DamageError("format", detail)

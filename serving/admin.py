@@ -16,14 +16,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
-from serving.user_folders import find_admin_address
+try:
+    from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
+    from serving.user_folders import find_admin_address
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(
+        f"error: {error}: run make install and use .venv/bin/python, or install with"
+        " pip install -e clients/python -e '.[serve]'"
+    )
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from kilolayer.v1 import admin_pb2 as pb
 
+_INSTALL = "pip install -e clients/python -e '.[serve]'"
 _PORT = 50051  # of the server's --listen
 _MAX_PORT = 65535
 _MAX_NUMBER = 10**9
@@ -34,7 +43,7 @@ _ACTIONS = {
     "load": ("[POLICY] VERSION", "load a version: it answers requests that name it, and is not live"),
     "unload": ("[POLICY] VERSION", "unload a version that is not live"),
     "switch": ("[POLICY] VERSION", "make a version live, and load it first if needed; turns following off"),
-    "rollback": ("[POLICY]", "make the version live that was live before; turns following off"),
+    "rollback": ("[POLICY]", "make the version live that was live before, or end a canary; turns following off"),
     "follow": ("[POLICY] [--off]", "take up new versions, or stop doing so"),
     "canary": ("[POLICY] VERSION", "let a version answer a share of the robots; --off ends that; turns following off"),
     "shadow": ("[POLICY] VERSION", "compare a version with the live one, for a share of its rows; --off ends that"),
@@ -69,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _FailedError as error:
         print(f"error: {_printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        print(f"error: {error}: install with {_INSTALL}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: stopped waiting; the server completes what it has begun", file=sys.stderr)
         return 1
@@ -274,6 +286,11 @@ def _table(reply: "pb.StatusResponse", _version: str) -> str:
     lines += [_canary_line(each) for each in reply.policies if each.HasField("canary")]
     lines += [_shadow_line(each) for each in reply.policies if each.HasField("shadow")]
     lines += [
+        f"rolled back: {each.policy} {' '.join(each.rolled_back_versions)}, not taken up by following"
+        for each in reply.policies
+        if each.rolled_back_versions
+    ]
+    lines += [
         f"refused: {each.policy} {refused.version} ({refused.reason}): {refused.detail}"
         for each in reply.policies
         for refused in each.refused
@@ -288,6 +305,11 @@ def _row(status: "pb.PolicyStatus") -> tuple[str, ...]:
 
 def _canary_line(status: "pb.PolicyStatus") -> str:
     canary = status.canary
+    if canary.loading:
+        return (
+            f"canary: {status.policy} {canary.version} is being loaded after the restart, then it answers"
+            f" {canary.share:g} of the robots"
+        )
     line = f"canary: {status.policy} {canary.version} answers {canary.share:g} of the robots"
     if not canary.HasField("rule"):
         return f"{line}, and does not decide"
@@ -299,7 +321,8 @@ def _canary_line(status: "pb.PolicyStatus") -> str:
 
 
 def _shadow_line(status: "pb.PolicyStatus") -> str:
-    return f"shadow: {status.policy} {status.shadow.version} for {status.shadow.share:g} of the rows"
+    loading = ", is being loaded after the restart" if status.shadow.loading else ""
+    return f"shadow: {status.policy} {status.shadow.version} for {status.shadow.share:g} of the rows{loading}"
 
 
 def _canary(reply: "pb.CanaryResponse", _version: str) -> str:
@@ -314,9 +337,22 @@ def _shadow(reply: "pb.ShadowResponse", _version: str) -> str:
     return _shadow_line(status) if status.HasField("shadow") else f"{status.policy} has no shadow"
 
 
-def _live(reply: "pb.SwitchResponse | pb.RollbackResponse", _version: str) -> str:
+def _switched(reply: "pb.SwitchResponse", _version: str) -> str:
     status = reply.policy
     return f"version {status.live_version} of {status.policy} is live; new versions are not taken up"
+
+
+def _rolled_back(reply: "pb.RollbackResponse", _version: str) -> str:
+    status, rolled_back = reply.policy, reply.rolled_back_version
+    if reply.ended_canary:
+        return (
+            f"the canary of {status.policy} has ended: version {status.live_version}, which stays live, answers all"
+            f" robots, and version {rolled_back} none; new versions are not taken up"
+        )
+    return (
+        f"version {status.live_version} of {status.policy} is live in place of version {rolled_back}; new versions are"
+        " not taken up"
+    )
 
 
 def _loaded(reply: "pb.LoadResponse", version: str) -> str:
@@ -342,8 +378,8 @@ _DESCRIPTIONS: dict[str, Callable[[Any, str], str]] = {
     "status": _table,
     "load": _loaded,
     "unload": _unloaded,
-    "switch": _live,
-    "rollback": _live,
+    "switch": _switched,
+    "rollback": _rolled_back,
     "follow": _followed,
     "canary": _canary,
     "shadow": _shadow,

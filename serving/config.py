@@ -29,9 +29,13 @@ _MAX_KEPT = 16  # each has its parameters in memory, and on the device
 
 _DEVICE = re.compile(r"cpu|(gpu|tpu)(:\d{1,3})?")
 
-_LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR")
+_LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR", help_behavior_hint="(default: no rows)")
 _POLICIES = tyro.conf.arg(metavar="[NAME=]PATH ...", help_behavior_hint="(required)")
 _VERSIONS = tyro.conf.arg(metavar="NAME=latest|best|N ...", help_behavior_hint="(default: latest)")
+_STATE_DIR = tyro.conf.arg(
+    metavar="DIR", help_behavior_hint="(default: $XDG_STATE_HOME/kilolayer/PORT or ~/.local/state/kilolayer/PORT)"
+)
+_CONFIG = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")
 _FOLLOW = tyro.conf.arg(help_behavior_hint="(default: policies with latest)")
 
 
@@ -85,10 +89,10 @@ class ServeConfig:
     keep: int = 2
     """How many versions of a policy that were live before stay loaded, from 0 to 16, for a rollback."""
 
-    state_dir: Path | None = None
+    state_dir: Annotated[Path | None, _STATE_DIR] = None
     """Folder for the server's decisions, such as a rollback, so that they survive a restart."""
 
-    config: Path | None = None
+    config: Annotated[Path | None, _CONFIG] = None
     """TOML file with settings, named as these flags with underscores. Flags and variables override it.
     A table [policies.NAME] has the path of a policy and its own versions, follow, max_batch_rows,
     max_batch_delay_s, max_queue_rows and device."""

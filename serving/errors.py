@@ -85,11 +85,15 @@ class ProbeError(StartupError):
 
 
 class RefusedVersionError(Exception):
-    """A version that must not be served. `reason` is one word for metrics; the message is one line."""
+    """A version that must not be served. `reason` is one word for metrics; the message is one line.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `detail` says what is wrong, without the version's path, for lines that name the version and the reason.
+    """
+
+    def __init__(self, reason: str, message: str, *, detail: str = "") -> None:
         super().__init__(reason, message)
         self.reason = reason
+        self.detail = detail or message
 
     def __str__(self) -> str:
         return str(self.args[1])

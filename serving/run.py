@@ -40,7 +40,7 @@ def main() -> int:
         from serving.telemetry.logs import log_to_stderr
         from serving.workers.shutdown import on_stop_signals
     except _CANNOT_IMPORT as error:
-        print(f"error: cannot import the libraries that serving needs: {error}", file=sys.stderr)
+        print(f"error: cannot import the libraries that serving needs: {error}{_advice(error)}", file=sys.stderr)
         return 1
     log_to_stderr(_early_log_format())  # until the configuration is read
     # Until an event loop handles them.
@@ -155,8 +155,15 @@ def _cannot_import(error: BaseException) -> int:
     """Log why a library cannot be imported, and return the exit code."""
     from serving.errors import shortage
 
-    _LOGGER.error("cannot import the libraries that serving needs: %s", shortage(error) or error)
+    _LOGGER.error("cannot import the libraries that serving needs: %s%s", shortage(error) or error, _advice(error))
     return 1
+
+
+def _advice(error: BaseException) -> str:
+    """Return how a library is installed, if it is not; otherwise nothing."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return ": run make install and use .venv/bin/python, or install with pip install -e clients/python -e '.[serve]'"
 
 
 def _can_write(folder: "Path") -> bool:

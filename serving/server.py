@@ -29,6 +29,7 @@ from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
 from serving.config import ServeConfig
+from serving.engine import compiler_threads
 from serving.errors import BrokenError, StartupError
 from serving.policies import store
 from serving.policies.compilation import CompilationCounter
@@ -236,6 +237,7 @@ class Server:
             return
         await self.host.compile_rest()
         self._compiled = True
+        compiler_threads.lower_priority()  # what is compiled from now on is compiled while others answer
         # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
         gc.freeze()

@@ -143,7 +143,7 @@ def test_robots_drive_through_the_server(trained: Path, address: str, tmp_path: 
     assert driven.returncode == 0, driven.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["episodes"], summary["robots"], summary["requests"], summary["missed"]) == (5, 3, 30, 0)
-    assert (summary["policy"], summary["version"]) == ("point_u_maze", "160")
+    assert (summary["policy"], summary["versions"]) == ("point_u_maze", {"160": 30})
     assert 1 <= summary["mean_batch_rows"] <= 3
     assert 0 < summary["latency_p50_ms"] <= summary["latency_p99_ms"]
     assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")

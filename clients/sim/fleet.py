@@ -29,6 +29,7 @@ class Tick(NamedTuple):
 
     round_trip_s: float
     batch_rows: int  # rows that the server computed together, including this one
+    version: str = ""  # of the policy, that answered
 
 
 class Episode(NamedTuple):
@@ -177,7 +178,7 @@ class _Robot:
             self.missed += 1
         else:
             self._actions.extend(reply.chunk)
-            self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows))
+            self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows, reply.version))
             self.version = reply.version
 
     def next_action(self) -> np.ndarray:

@@ -10,15 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import jax
-import rich.console
-import rich.progress
-import tyro
+try:
+    import jax
+    import rich.console
+    import rich.progress
+    import tyro
 
-from clients.sim import film, fleet, summary
-from kilolayer import KilolayerError, PolicyDescription
-from training.envs import registry
-from training.envs.core.goal_env import GoalEnv
+    from clients.sim import film, fleet, summary
+    from kilolayer import KilolayerError, PolicyDescription
+    from training.envs import registry
+    from training.envs.core.goal_env import GoalEnv
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(
+        f"error: {error}: run make install and use .venv/bin/python, or install with"
+        " pip install -e clients/python -e '.[train]'"
+    )
 
 # In --help, tyro would write `{None}|INT` and `(default: None)`.
 _OPTIONAL_INT = tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")
@@ -140,7 +148,6 @@ def run(
         env,
         episodes,
         policy=served.name,
-        version=served.version,
         robots=config.robots,
         wall_s=wall_s,
         picture=config.out and config.out / "paths.png",

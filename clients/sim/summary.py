@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ class Summary:
 
     environment: str
     policy: str
-    version: str
+    versions: Mapping[str, int]  # that answered, with their numbers of requests, in the order of the first answers
     robots: int
     episodes: int
     stay: float  # share of the time since the first arrival spent at the goal, mean over the episodes, as eval/stay
@@ -46,7 +47,7 @@ class Summary:
 
     def to_table(self) -> rich.table.Table:
         """Return the figures as a table for people."""
-        table = rich.table.Table(title=f"{self.policy} version {self.version} on {self.environment}", show_header=False)
+        table = rich.table.Table(title=f"{self._answered_by()} on {self.environment}", show_header=False)
         table.add_row("stay, from the first arrival on", f"{self.stay:.3f} of the time")
         table.add_row("episodes that touched the goal", f"{self.touched:.3f} of {self.episodes}")
         table.add_row("time at goal", f"{self.time_at_goal_steps:.1f} steps ({self.time_at_goal_s:.1f} s)")
@@ -61,13 +62,22 @@ class Summary:
             table.add_row("pictures", self.picture)
         return table
 
+    def _answered_by(self) -> str:
+        """Return the policy and its versions that answered; with several, each with its share of the requests."""
+        answered = sum(self.versions.values())
+        if not answered:
+            return f"{self.policy}, which answered no request,"
+        if len(self.versions) == 1:
+            return f"{self.policy} version {next(iter(self.versions))}"
+        parts = [f"{version} ({count / answered:.0%})" for version, count in self.versions.items()]
+        return f"{self.policy} versions {', '.join(parts)}"
+
 
 def summarize(
     env: GoalEnv,
     episodes: Sequence[Episode],
     *,
     policy: str,
-    version: str,
     robots: int,
     wall_s: float,
     picture: Path | None,
@@ -80,7 +90,7 @@ def summarize(
     return Summary(
         environment=env.spec.name,
         policy=policy,
-        version=version,
+        versions=dict(Counter(tick.version for tick in ticks)),
         robots=robots,
         episodes=len(episodes),
         stay=float(np.mean([episode.stay for episode in episodes])),

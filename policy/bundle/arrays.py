@@ -9,13 +9,14 @@ import dataclasses
 import functools
 import re
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from policy.bundle.manifest import BundleError
 from policy.bundle.probes import first_line
@@ -23,7 +24,12 @@ from policy.networks import Network, PolicyParams, init_policy
 from policy.normalization import Normalization
 from policy.spec import PolicySpec
 
+_Shapes: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]  # the shape and dtype of each array
+
 _NAME = "params"
+_DAMAGE = frozenset({"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE"})
+_DATABASE = "manifest.ocdbt"  # its index: without it, tensorstore finds an empty database
+_ARRAY = "/.zarray"  # ends the key of the description of each array
 _STATISTICS = ("normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high")
 # What Orbax 0.12 does not accept in a path: backslashes, bytes that are not UTF-8 (surrogates in Python), and when it
 # saves, also the characters of patterns.
@@ -38,7 +44,7 @@ def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
         ValueError: naming the first difference, or the first array with NaN or infinity.
     """
     expected = _expected_params(spec)
-    difference = _first_difference(to_tree(params), to_tree(expected))
+    difference = _first_difference(_shapes(to_tree(params)), _shapes(to_tree(expected)))
     if params.quaternions != expected.quaternions:
         difference = f"quaternions are {params.quaternions} where the specification has {expected.quaternions}"
     ours, theirs = params.normalization, Normalization.from_spec(spec)
@@ -68,8 +74,9 @@ def save(folder: Path, params: PolicyParams) -> None:
 def read(path: Path, spec: PolicySpec) -> PolicyParams:
     """Load the parameters of the bundle at `path`, after comparing every declared shape and dtype with `spec`.
 
-    The comparison comes first, because loading an array that is declared too large for memory ends the process. Each
-    call leaks about 170 KiB in tensorstore 0.1.86 (TensorStore.Spec.to_json, called by Orbax).
+    The comparison comes first, because loading an array that is declared too large for memory ends the process.
+    tensorstore reads the arrays, not Orbax, whose `restore` does not wait for the other reads when one fails. Each of
+    those then logs an error with a traceback.
 
     Raises:
         BundleError: the arrays cannot be read, do not fit `spec`, or contain NaN or infinity.
@@ -89,19 +96,45 @@ def read(path: Path, spec: PolicySpec) -> PolicyParams:
 
 def _read_tree(path: Path, folder: Path, *, template: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays in `folder` of the bundle at `path`, with the shapes and dtypes of `template`."""
-    checkpointer = ocp.PyTreeCheckpointer()
+    if not (folder / _DATABASE).is_file():
+        raise BundleError(path, "arrays", f"{_NAME}/{_DATABASE} is missing, so it has no arrays")
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
     try:
-        metadata: Any = checkpointer.metadata(folder).item_metadata
-        declared = metadata.tree
-    except Exception as error:  # Orbax raises different exceptions for damaged files
-        raise BundleError(path, "arrays", f"params/ cannot be read: {first_line(error)}") from error
-    if difference := _first_difference(declared, template):
+        keys = map(bytes.decode, tensorstore.KvStore.open(database).result().list().result())
+        names = [key.removesuffix(_ARRAY) for key in keys if key.endswith(_ARRAY)]
+    except Exception as error:  # tensorstore raises ValueError, OSError ... for damaged files
+        raise BundleError(path, "arrays", f"{_NAME}/ cannot be read: {_problem(error)}") from error
+    opening = {
+        name: tensorstore.open(
+            {"driver": "zarr", "kvstore": database | {"path": f"{name}/"}, "fill_missing_data_reads": False},
+            open=True,
+        )
+        for name in names
+    }
+    stores = _results(path, opening)
+    declared = {name: (tuple(store.shape), str(store.dtype.numpy_dtype)) for name, store in stores.items()}
+    if difference := _first_difference(declared, _shapes(template)):
         raise BundleError(path, "arrays", difference)
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
-    try:
-        return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=restore_args))
-    except Exception as error:
-        raise BundleError(path, "arrays", f"params/ cannot be read: {first_line(error)}") from error
+    arrays = _results(path, {name: store.read() for name, store in stores.items()})
+    return jax.tree_util.tree_map_with_path(lambda leaf, _: arrays[_dotted(leaf)], template)
+
+
+def _results(path: Path, futures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of tensorstore's `futures`, each of one array."""
+    results: dict[str, Any] = {}
+    for name, future in futures.items():
+        try:
+            results[name] = future.result()
+        except Exception as error:  # tensorstore raises ValueError, OSError ... for damaged files
+            raise BundleError(path, "arrays", f"array {name} cannot be read: {_problem(error)}") from error
+    return results
+
+
+def _problem(error: Exception) -> str:
+    """Return why tensorstore cannot read, in plain words if its files are damaged."""
+    line = first_line(error)
+    code = line.partition(":")[0]
+    return f"its data is missing or damaged ({code})" if code in _DAMAGE else line
 
 
 @contextlib.contextmanager
@@ -143,13 +176,21 @@ def _traced_params(spec: PolicySpec) -> PolicyParams:
     return jax.eval_shape(lambda: init_policy(jax.random.key(0), spec))
 
 
-def _first_difference(tree: Any, template: Any) -> str:
-    """Describe the first array of `tree` whose shape or dtype differs from `template`; empty if there is none."""
-    found, expected = _shapes(tree), _shapes(template)
+def _first_difference(found: _Shapes, expected: _Shapes) -> str:
+    """Describe the first array whose shape or dtype differs from the expected one; empty if there is none."""
     for name in sorted(expected.keys() | found.keys()):
-        if found.get(name) != expected.get(name):
-            return f"array {name} is {found.get(name)} where the specification has {expected.get(name)}"
+        if name not in found:
+            return f"array {name} of the specification is missing"
+        if name not in expected:
+            return f"array {name} is not in the specification"
+        if found[name] != expected[name]:
+            return f"array {name} is {_words(found[name])} where the specification has {_words(expected[name])}"
     return ""
+
+
+def _words(shape: tuple[tuple[int, ...], str]) -> str:
+    sizes, dtype = shape
+    return f"{list(sizes)} {dtype}"
 
 
 def _first_non_finite(tree: Any) -> str:
@@ -158,7 +199,7 @@ def _first_non_finite(tree: Any) -> str:
     return next((_dotted(path) for path, leaf in leaves if not np.isfinite(leaf).all()), "")
 
 
-def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+def _shapes(tree: Any) -> _Shapes:
     """Return the shape and dtype of every array in `tree`, by its dotted name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: hasattr(node, "shape"))
     return {_dotted(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves}

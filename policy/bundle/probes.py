@@ -82,6 +82,8 @@ def read(path: Path, spec: PolicySpec) -> Probes:
         # Opened here, because numpy leaves a file open that turns out not to be an archive.
         with (path / _NAME).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             probes = Probes(*(stored[name] for name in Probes._fields))
+    except FileNotFoundError as error:
+        raise BundleError(path, "probes", f"{_NAME} is missing") from error
     except Exception as error:  # numpy raises zipfile, zlib, ValueError, KeyError ... for a damaged archive
         raise BundleError(path, "probes", f"{_NAME} cannot be read: {first_line(error)}") from error
     if any(array.dtype != np.float32 for array in probes):

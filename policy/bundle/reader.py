@@ -14,7 +14,7 @@ from policy.networks import PolicyParams
 from policy.published import is_version
 from policy.spec import PolicySpec, SpecError
 from policy.temporary_folder import temporary_folder
-from policy.verified_folder import MALFORMED
+from policy.verified_folder import MALFORMED, malformation
 
 _PREFIX = "kilolayer-policy-"  # of the folders that hold a copy
 
@@ -95,5 +95,9 @@ def _read_description(path: Path) -> tuple[PolicySpec, Mapping[str, Any]]:
             detail = f"policy.json has format {stated}, but this version reads format {manifest.FORMAT_VERSION}"
             raise BundleError(path, "spec", detail)
         return PolicySpec.from_fields(description["spec"]), description["provenance"]
-    except (*MALFORMED, SpecError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        raise BundleError(path, "spec", "policy.json is missing") from error
+    except SpecError as error:
         raise BundleError(path, "spec", f"policy.json: {error}") from error
+    except MALFORMED as error:
+        raise BundleError(path, "spec", f"policy.json cannot be parsed: {malformation(error)}") from error

@@ -13,7 +13,7 @@ from serving.errors import InvalidRequestError
 from serving.policies.canary import CanaryShare
 from serving.policies.sequential_test import DecisionRule
 from serving.policies.state_file import ShadowState
-from serving.policies.status import CanaryStatus, PolicyStatus
+from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
 
 _NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest | pb.CanaryRequest | pb.ShadowRequest
 _MAX_LOGARITHM = 700.0  # of a float64
@@ -75,8 +75,12 @@ class AdminService:
 
     async def _rollback(self, request: pb.RollbackRequest) -> pb.RollbackResponse:
         policy = self._actions.status(request.policy).policy
-        await self._actions.deployment.rollback(policy)
-        return pb.RollbackResponse(policy=self._encoded(policy))
+        done = await self._actions.deployment.rollback(policy)
+        return pb.RollbackResponse(
+            policy=self._encoded(policy),
+            rolled_back_version=str(done.rolled_back),
+            ended_canary=done.ended_canary,
+        )
 
     async def _follow(self, request: pb.FollowRequest) -> pb.FollowResponse:
         policy = self._actions.status(request.policy).policy
@@ -155,7 +159,8 @@ def _encode(status: PolicyStatus) -> pb.PolicyStatus:
             for each in status.refused
         ],
         canary=status.canary and _encode_canary(status.canary),
-        shadow=status.shadow and pb.ShadowStatus(version=str(status.shadow.version), share=status.shadow.share),
+        shadow=status.shadow and _encode_shadow(status.shadow),
+        rolled_back_versions=map(str, status.rolled_back),
     )
 
 
@@ -168,7 +173,12 @@ def _encode_canary(canary: CanaryStatus) -> pb.CanaryStatus:
         candidate_episodes=canary.candidate_episodes,
         better_evidence=_exp(canary.better),
         worse_evidence=_exp(canary.worse),
+        loading=canary.loading,
     )
+
+
+def _encode_shadow(shadow: ShadowStatus) -> pb.ShadowStatus:
+    return pb.ShadowStatus(version=str(shadow.version), share=shadow.share, loading=shadow.loading)
 
 
 def _exp(logarithm: float) -> float:

@@ -31,6 +31,7 @@ import numpy as np
 from policy import acting
 from policy.networks import PolicyParams
 from policy.spec import PolicySpec
+from serving.engine import compiler_threads
 from serving.engine.cpu_device import aligned_zeros, available_cores, is_aligned
 from serving.engine.devices import find_device
 
@@ -174,7 +175,7 @@ class Engine:
             return self._functions[kind](jax.tree.unflatten(structure, arrays), rows)
 
         # The probes were computed with this precision. An accelerator's default rounds the factors of a product.
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"), compiler_threads.remembered():
             call = jax.jit(function).lower(arrays, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
         batch, took_s = aligned_zeros(*shape), 0.0
         for _ in range(2):

@@ -33,8 +33,7 @@ class CanaryShare:
     share: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"the share of a canary must be above 0 and at most 1, got {self.share}")
+        check_share(self.share, of="a canary")
 
     def gets_candidate(self, key: str) -> bool:
         """Return whether the robot `key` gets the candidate.
@@ -52,6 +51,12 @@ class CanaryShare:
     @functools.cached_property
     def _limit(self) -> int:
         return int(self.share * 2 ** (8 * _HASH_BYTES))
+
+
+def check_share(share: float, *, of: str) -> None:
+    """Raise ValueError if a share is out of range. `of` says what it belongs to, with its article."""
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of {of} must be above 0 and at most 1, got {share}")
 
 
 class Canary:

@@ -5,10 +5,11 @@ import dataclasses
 import logging
 from typing import Self
 
+from serving.errors import DeploymentError, Reason
 from serving.policies.canary import Canary
 from serving.policies.source import PolicySource
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
-from serving.policies.status import CanaryStatus, PolicyStatus, RefusedVersion
+from serving.policies.status import CanaryStatus, PolicyStatus, RefusedVersion, ShadowStatus
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
@@ -71,6 +72,29 @@ class PolicyDecisions:
         how = "followed" if source.follow else "not followed"
         _LOGGER.info("%s: the version %s is wanted now, and the policy is %s", self.name, source.wanted, how)
 
+    def require_following_possible(self, *, on: bool) -> None:
+        """Check that following can be turned on or off now.
+
+        Raises:
+            DeploymentError: there is a canary, one fixed version is wanted, or versions are still being loaded after a
+                restart.
+        """
+        if not self.restored.is_set():
+            raise DeploymentError(
+                Reason.BUSY, f"the versions of {self.name} are still being loaded after the restart; try again later"
+            )
+        if on and self.canary:
+            raise DeploymentError(
+                Reason.BUSY,
+                f"{self.name} has a canary of version {self.canary.version}, and is not followed meanwhile; first end"
+                " it with canary --off or rollback, or make a version live with switch",
+            )
+        if on and isinstance(self.source.wanted, int):
+            raise DeploymentError(
+                Reason.FIXED_VERSION,
+                f"version {self.source.wanted} of {self.name} is wanted by --versions, so there is none to follow",
+            )
+
     def forget(self, version: int) -> None:
         """Note that a version, which is not live, is not loaded any more."""
         self.also_loaded.discard(version)
@@ -113,11 +137,14 @@ class PolicyDecisions:
         if not (kept := self.to_restore):
             return now
         previous = tuple(version for version in kept.previous if version != self.live)
-        return dataclasses.replace(now, previous=previous, canary=kept.canary, shadow=kept.shadow)
+        return dataclasses.replace(
+            now, previous=previous, canary=now.canary or kept.canary, shadow=now.shadow or kept.shadow
+        )
 
     def status(self) -> PolicyStatus:
         """Return the status. May be called in any thread."""
-        canary = self.canary
+        # Read once, since metrics are collected in another thread; what is tried now before what is restored.
+        canary, shadow, kept = self.canary, self.shadow, self.to_restore
         return PolicyStatus(
             self.name,
             self.live,
@@ -126,9 +153,19 @@ class PolicyDecisions:
             self.following,
             str(self.source.wanted),
             tuple(about for _, (_, about) in sorted(self.refused.items())),
-            canary and _canary_status(canary),
-            self.shadow,
+            _canary_status(canary) if canary else kept and _loading_canary(kept),
+            ShadowStatus(shadow.version, shadow.share) if shadow else kept and _loading_shadow(kept),
+            tuple(sorted(self.rolled_back)),
         )
+
+
+def _loading_canary(kept: PolicyState) -> CanaryStatus | None:
+    canary = kept.canary
+    return canary and CanaryStatus(canary.version, canary.share, canary.rule, loading=True)
+
+
+def _loading_shadow(kept: PolicyState) -> ShadowStatus | None:
+    return kept.shadow and ShadowStatus(kept.shadow.version, kept.shadow.share, loading=True)
 
 
 def _canary_status(canary: Canary) -> CanaryStatus:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from serving.errors import DeploymentError, Reason
+from serving.errors import DeploymentError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
@@ -31,7 +31,7 @@ from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
 from serving.policies.state_file import ShadowState, State
-from serving.policies.status import PolicyStatus
+from serving.policies.status import PolicyStatus, Rollback
 from serving.policies.trials import TrialHost, Trials
 
 _LOGGER = logging.getLogger(__name__)
@@ -134,8 +134,8 @@ class Deployment:
             surplus = await self._make_live(found, version, following=False)
         await self._loader.unload_unused(found, surplus)
 
-    async def rollback(self, policy: str) -> int:
-        """Undo the last change, and return the version that is live then. The policy is not followed any more.
+    async def rollback(self, policy: str) -> Rollback:
+        """Undo the last change, and return what that did. The policy is not followed any more.
 
         During a canary, this ends the canary. Otherwise the former live version becomes live again. It is loaded, so
         this takes milliseconds, even while another version is being loaded.
@@ -146,14 +146,13 @@ class Deployment:
         found = await self._restored(policy)
         async with found.changing:
             if found.canary:
-                await self._reject_candidate(found)
-                return found.live
+                return Rollback(found.live, await self._reject_candidate(found), ended_canary=True)
             if not found.previous:
                 raise DeploymentError(
                     Reason.NO_PREVIOUS, f"no former live version of {policy} is loaded; switch to a version"
                 )
             left, version = found.live, found.previous[0]
-            await self._host.switch(policy, version)
+            await self._switch(policy, version)
             found.live, found.previous = version, found.previous[1:]
             found.also_loaded.discard(version)
             found.also_loaded.add(left)
@@ -162,7 +161,7 @@ class Deployment:
             await self._trials.end_shadow_of(found, version)
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
             await self._save()
-        return version
+        return Rollback(version, left, ended_canary=False)
 
     async def canary(self, policy: str, version: int, *, share: float, rule: DecisionRule | None = None) -> None:
         """Answer a share of the robots with a version, after loading it if needed. The policy is not followed any more.
@@ -233,19 +232,7 @@ class Deployment:
                 versions are still being loaded after a restart.
         """
         found = self._find(policy)
-        if not found.restored.is_set():
-            raise DeploymentError(
-                Reason.BUSY, f"the versions of {policy} are still being loaded after the restart; try again later"
-            )
-        if on and found.canary:
-            raise DeploymentError(
-                Reason.BUSY, f"version {found.canary.version} of {policy} is the candidate of a canary; end that first"
-            )
-        if on and isinstance(found.source.wanted, int):
-            raise DeploymentError(
-                Reason.FIXED_VERSION,
-                f"version {found.source.wanted} of {policy} is wanted by --versions, so there is none to follow",
-            )
+        found.require_following_possible(on=on)
         found.following = on
         await self._save()
         self._look_now.set()
@@ -290,6 +277,9 @@ class Deployment:
             elif policy.following or policy.has_new_rule:
                 try:
                     await self._take_up(policy)
+                except DeploymentError as error:
+                    _LOGGER.warning("%s; trying again later", error)
+                    policy.retry_in = RETRY_LOOKS
                 except Exception:  # a bug must not end the following of all policies
                     _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
                     policy.retry_in = RETRY_LOOKS
@@ -311,13 +301,13 @@ class Deployment:
     async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> list[int]:
         """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
         name, former = policy.name, policy.live
-        policy.following, policy.has_new_rule = following, False
         if version != former:
-            await self._host.switch(name, version)
+            await self._switch(name, version)  # first: if it fails, nothing is decided
             policy.live = version
             policy.previous = [former, *(each for each in policy.previous if each != version)]
             policy.also_loaded.discard(version)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
+        policy.following, policy.has_new_rule = following, False
         ended = await self._trials.end_canary(policy)
         if ended is not None and ended != version:
             policy.also_loaded.add(ended)
@@ -326,8 +316,14 @@ class Deployment:
         await self._save()
         return surplus
 
-    async def _reject_candidate(self, policy: PolicyDecisions) -> None:
-        """Roll a canary back; the lock is held. Its version stays loaded."""
+    async def _switch(self, policy: str, version: int) -> None:
+        try:
+            await self._host.switch(policy, version)
+        except StartupError as error:
+            raise DeploymentError(Reason.BUSY, f"version {version} of {policy} is not made live: {error}") from error
+
+    async def _reject_candidate(self, policy: PolicyDecisions) -> int:
+        """Roll a canary back; the lock is held. Return its version, which stays loaded."""
         candidate = await self._trials.end_canary(policy)
         assert candidate is not None
         policy.also_loaded.add(candidate)
@@ -335,6 +331,7 @@ class Deployment:
         policy.following = False
         _LOGGER.warning("%s: version %d is rolled back, and version %d stays live", policy.name, candidate, policy.live)
         await self._save()
+        return candidate
 
     def _record(self, report: EpisodeReport, receipt: Receipt) -> None:
         if policy := self._policies.get(report.answered_by.policy):

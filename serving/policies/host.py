@@ -16,7 +16,7 @@ from serving.batching.batcher import Batcher
 from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
 from serving.engine.engine import Engine
-from serving.engine.thread_priority import run_in_background
+from serving.engine.thread_priority import run_in_background, short_turns
 from serving.errors import ProbeError, RefusedVersionError
 from serving.policies import store
 from serving.policies.canary import CanaryShare
@@ -119,7 +119,8 @@ class PolicyHost:
             if (policy, version) in self._engines:
                 return
             try:
-                await self._load(policy, version)
+                with short_turns():
+                    await self._load(policy, version)
             except RefusedVersionError as error:
                 self._metrics.count_rejected_bundle(error.reason)
                 raise
@@ -168,23 +169,26 @@ class PolicyHost:
     async def _load(self, policy: str, version: int) -> None:
         live = self._registry.live()[policy].bundle
         source = self._sources[policy]
+        started_s = self._clock()
         bundle = await run_in_background(functools.partial(store.read, source, version))
+        read_s = self._clock() - started_s
         if difference := live.spec.interface_difference(bundle.spec):
-            raise RefusedVersionError(
-                "interface", f"{bundle.path} does not fit the robots that version {live.version} serves: {difference}"
-            )
+            problem = f"does not fit the robots that version {live.version} serves: {difference}"
+            raise RefusedVersionError("interface", f"{bundle.path} {problem}", detail=f"it {problem}")
         compiler = PolicyCompiler(
             bundle,
             max_batch_rows=source.max_batch_rows,
             device=source.device,
             like=self._engines[policy, live.version],
+            read_s=read_s,
             run=run_in_background,
             clock=self._clock,
         )
         try:
             await compiler.compile_all()
         except ProbeError as error:
-            raise RefusedVersionError("probes", str(error)) from error
+            detail = str(error).removeprefix(f"{bundle.path}, ")
+            raise RefusedVersionError("probes", str(error), detail=detail) from error
         self._registry.add(self._serve(compiler))
 
     def _shadow(self, policy: str, version: int, share: float) -> Shadow:

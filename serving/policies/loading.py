@@ -129,12 +129,12 @@ def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
 
 
 def _refuse(policy: PolicyDecisions, version: int, files: Files, error: RefusedVersionError) -> None:
-    policy.refused[version] = files, RefusedVersion(version, error.reason, str(error))
+    policy.refused[version] = files, RefusedVersion(version, error.reason, error.detail)
     _LOGGER.warning(
         "version %d of %s is refused (%s), and version %d stays live: %s",
         version,
         policy.name,
         error.reason,
         policy.live,
-        error,
+        error.detail,
     )

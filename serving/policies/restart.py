@@ -27,13 +27,15 @@ def restart(config: ServeConfig, sources: Sequence[PolicySource]) -> Restart:
     """Read the decisions of the last run, and say in the log which hold.
 
     Raises:
-        StartupError: a folder of policies cannot be read.
+        StartupError: a folder of policies cannot be read, or another server keeps its decisions in the same folder.
     """
     state_file = _state_file(config)
     kept: Mapping[str, PolicyState] = {}
     if state_file and (problem := state_file.problem()):
         _LOGGER.warning("%s", problem)
         state_file = None
+    if state_file:
+        state_file.lock()
     if state_file and (state := state_file.read()):
         chosen = choose(state, {source.name: Rule(str(source.wanted), source.follow) for source in sources})
         _LOGGER.info("%s", chosen.line)

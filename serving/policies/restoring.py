@@ -1,5 +1,6 @@
 """Restore what was loaded and tried before a restart, while the live version already answers."""
 
+import dataclasses
 import logging
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
@@ -15,16 +16,16 @@ _LOGGER = logging.getLogger(__name__)
 async def restore(policy: PolicyDecisions, loader: VersionLoader, trials: Trials) -> None:
     """Load the former live versions, and go on with the canary and the shadow. What fails is logged and forgotten."""
     if kept := policy.to_restore:
-        try:
-            await _load_previous(policy, kept, loader)
-            await _begin_trials(policy, kept, loader, trials)
-        except Exception:  # a bug must not keep operators waiting
-            _LOGGER.exception("restoring the versions of %s fails", policy.name)
+        for step in (_load_previous, _begin_canary, _begin_shadow):  # one that fails does not stop the others
+            try:
+                await step(policy, kept, loader, trials)
+            except Exception:  # a bug must not keep operators waiting
+                _LOGGER.exception("restoring the versions of %s fails", policy.name)
         policy.to_restore = None
     policy.restored.set()
 
 
-async def _load_previous(policy: PolicyDecisions, kept: PolicyState, loader: VersionLoader) -> None:
+async def _load_previous(policy: PolicyDecisions, kept: PolicyState, loader: VersionLoader, _trials: Trials) -> None:
     for version in kept.previous:
         if version == policy.live:
             continue
@@ -36,14 +37,33 @@ async def _load_previous(policy: PolicyDecisions, kept: PolicyState, loader: Ver
             policy.previous.append(version)
 
 
-async def _begin_trials(policy: PolicyDecisions, kept: PolicyState, loader: VersionLoader, trials: Trials) -> None:
+async def _begin_canary(policy: PolicyDecisions, kept: PolicyState, loader: VersionLoader, trials: Trials) -> None:
+    if not (canary := kept.canary):
+        return
     try:
-        if canary := kept.canary:
-            await loader.load(policy, canary.version)
-            share = CanaryShare(policy=policy.name, candidate=canary.version, share=canary.share)
-            await trials.begin_canary(policy, share, rule=canary.rule)
-        if kept.shadow:
-            await loader.load(policy, kept.shadow.version)
-            await trials.begin_shadow(policy, kept.shadow)
+        await loader.load(policy, canary.version)
+        share = CanaryShare(policy=policy.name, candidate=canary.version, share=canary.share)
+        await trials.begin_canary(policy, share, rule=canary.rule)
     except DeploymentError as error:
-        _LOGGER.warning("what was tried of %s before the restart cannot go on: %s", policy.name, error)
+        _LOGGER.warning(
+            "the canary of version %d of %s from before the restart cannot go on: %s",
+            canary.version,
+            policy.name,
+            error,
+        )
+    policy.to_restore = dataclasses.replace(kept, canary=None)
+
+
+async def _begin_shadow(policy: PolicyDecisions, kept: PolicyState, loader: VersionLoader, trials: Trials) -> None:
+    if not (shadow := kept.shadow):
+        return
+    try:
+        await loader.load(policy, shadow.version)
+        await trials.begin_shadow(policy, shadow)
+    except DeploymentError as error:
+        _LOGGER.warning(
+            "the shadow of version %d of %s from before the restart cannot go on: %s",
+            shadow.version,
+            policy.name,
+            error,
+        )

@@ -13,6 +13,7 @@ import numpy as np
 
 from serving.engine.engine import BatchEngine, Kind
 from serving.engine.thread_priority import run_in_background
+from serving.errors import shortage
 from serving.telemetry.metrics import ShadowMetrics
 
 _LOGGER = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Shadow:
         try:
             found = await run_in_background(self._engine.compute, Kind.ACT, rows)
         except Exception as error:
-            self._fail(len(rows), f"the computation failed: {error!r:.200}")
+            self._fail(len(rows), f"the computation failed: {shortage(error) or error!s:.200}")
         else:
             distances = np.abs(found - actions).max(axis=1)
             is_finite = np.isfinite(distances)

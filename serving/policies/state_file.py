@@ -6,21 +6,26 @@ with other flags takes the flags: the operator has decided anew.
 
 import asyncio
 import dataclasses
+import fcntl
 import json
 import logging
 import os
 import stat
+import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from policy.verified_folder import MALFORMED, fsync
+from policy.verified_folder import MALFORMED, fsync, malformation
+from serving.errors import StartupError
+from serving.policies.canary import check_share
 from serving.policies.sequential_test import DecisionRule
 
 _LOGGER = logging.getLogger(__name__)
 _FORMAT = 1
 _NAME = "state.json"
+_MAX_PID_BYTES = 20
 _MAX_BYTES = 1 << 20  # a few hundred are usual; a damaged file must not fill the memory
 
 
@@ -34,11 +39,14 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class CanaryState:
-    """A canary."""
+    """A canary. ValueError if the share is out of range."""
 
     version: int
-    share: float  # of the robots
+    share: float  # of the robots, above 0 and at most 1
     rule: DecisionRule | None  # when it decides by itself; None: it does not
+
+    def __post_init__(self) -> None:
+        check_share(self.share, of="a canary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +57,7 @@ class ShadowState:
     share: float  # of the rows, above 0 and at most 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"the share of a shadow must be above 0 and at most 1, got {self.share}")
+        check_share(self.share, of="a shadow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Choice:
 
 
 class StateFile:
-    """The state in `folder`, which one server uses at a time. It is made when it is needed."""
+    """The state in `folder`, which one server uses at a time: see `lock`. It is made when it is needed."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / _NAME
@@ -102,6 +109,38 @@ class StateFile:
             )
         return ""
 
+    def lock(self) -> None:
+        """Keep other servers out of the folder until this object or its process ends, however it ends.
+
+        If it cannot be locked, as on a file system without locks, the log says so. The workers of a server do not
+        inherit the lock.
+
+        Raises:
+            StartupError: another server uses the folder.
+        """
+        path = self._beside("lock")
+        descriptor = -1
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            weakref.finalize(self, os.close, descriptor)  # which ends the lock
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            process = os.read(descriptor, _MAX_PID_BYTES).strip()  # empty for a moment after it was locked
+            server = f"the server with process number {int(process)}" if process.isdigit() else "another server"
+            raise StartupError(
+                f"{server} keeps its decisions in {path.parent}; stop it first, or choose another folder with"
+                " --state-dir"
+            ) from error
+        except OSError as error:
+            _LOGGER.warning(
+                "%s cannot be locked (%s); no other server may use it: choose another folder for each with --state-dir",
+                path.parent,
+                error.strerror,
+            )
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
+
     def read(self) -> State | None:
         """Return the state; None: there is none. A damaged file is renamed, with a warning in the log."""
         try:
@@ -119,7 +158,7 @@ class StateFile:
         try:
             return _decode(raw)
         except MALFORMED as error:
-            self._set_aside(str(error) if isinstance(error, _FormatError) else repr(error))
+            self._set_aside(malformation(error))
             return None
 
     async def save(self, state: State) -> None:
@@ -130,7 +169,7 @@ class StateFile:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self.write, state)
         except OSError as error:
-            _LOGGER.error("this decision does not survive a restart: cannot write %s: %s", self.path, error)
+            _LOGGER.error("this decision does not survive a restart: cannot write %s (%s)", self.path, error.strerror)
 
     def write(self, state: State) -> None:
         """Replace the state. A process that is killed meanwhile leaves the earlier one or this one.
@@ -184,7 +223,10 @@ def choose(state: State | None, rules: Mapping[str, Rule]) -> Choice:
 
 
 def _describe(name: str, state: PolicyState) -> str:
-    return f"{name}@{state.live} ({'following' if state.following else 'not following'})"
+    parts = ["following" if state.following else "not following"]
+    parts += [f"canary {state.canary.version} with share {state.canary.share:g}"] if state.canary else []
+    parts += [f"shadow {state.shadow.version} with share {state.shadow.share:g}"] if state.shadow else []
+    return f"{name}@{state.live} ({', '.join(parts)})"
 
 
 def _why(stored: PolicyState | None) -> str:
@@ -231,8 +273,6 @@ def _decode_canary(fields: Mapping[str, Any] | None) -> CanaryState | None:
     if fields is None:
         return None
     rule, share = fields["rule"], _of_type(float, fields["share"])
-    if not 0 < share <= 1:
-        raise _FormatError(f"it has a canary with the share {share}")
     return CanaryState(_of_type(int, fields["version"]), share, None if rule is None else DecisionRule(**rule))
 
 

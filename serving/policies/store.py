@@ -31,9 +31,10 @@ def read(source: PolicySource, version: int) -> Bundle:
         if lacking := shortage(error):  # which has nothing to do with the policy
             raise StartupError(f"cannot load {path}: {lacking}") from error
         if isinstance(error, BundleError):
-            raise RefusedVersionError(error.reason, str(error)) from error
+            raise RefusedVersionError(error.reason, str(error), detail=error.detail) from error
         if isinstance(error, OSError):
-            raise RefusedVersionError(UNREADABLE, f"cannot read {path}: {error}") from error
+            problem = f"cannot read {error.filename or path}: {error.strerror or error}"
+            raise RefusedVersionError(UNREADABLE, problem) from error
         raise
     return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=source.name))
 

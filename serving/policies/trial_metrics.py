@@ -34,7 +34,7 @@ class TrialsCollector(Collector):
             "kilolayer_canary_share", "Share of the robots that get a candidate.", labels=("policy", "version")
         )
         for status in self._trials.status():
-            if status.canary:
+            if status.canary and not status.canary.loading:
                 share.add_metric((status.policy, str(status.canary.version)), status.canary.share)
         verdicts = CounterMetricFamily(
             "kilolayer_canary_verdicts", "Canaries that ended by reports.", labels=("policy", "verdict")

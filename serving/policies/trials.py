@@ -70,8 +70,9 @@ class Trials:
         """Answer all robots with the live version. Return the version of the canary; None: there was none."""
         if not policy.canary:
             return None
-        version, policy.canary = policy.canary.version, None
+        version = policy.canary.version
         await self._host.set_canary(policy.name, version, share=0)
+        policy.canary = None
         _LOGGER.info("%s: the canary of version %d has ended", policy.name, version)
         return version
 
@@ -82,8 +83,9 @@ class Trials:
             DeploymentError: the version is live.
         """
         _require_not_live(policy, shadow.version)
-        before, policy.shadow = policy.shadow, shadow
+        before = policy.shadow
         await self._host.set_shadow(policy.name, shadow.version, share=shadow.share)
+        policy.shadow = shadow
         _LOGGER.info("%s: version %d is a shadow of %g of the rows", policy.name, shadow.version, shadow.share)
         return before and before.version
 
@@ -91,8 +93,9 @@ class Trials:
         """Compare no more rows. Return the version of the shadow; None: there was none."""
         if not policy.shadow:
             return None
-        version, policy.shadow = policy.shadow.version, None
+        version = policy.shadow.version
         await self._host.set_shadow(policy.name, version, share=0)
+        policy.shadow = None
         _LOGGER.info("%s: the shadow of version %d has ended", policy.name, version)
         return version
 

@@ -64,6 +64,7 @@ class Changed:
     number: int
     refused: str = ""  # the reason, in one word, for which the version must not be served
     problem: str = ""  # for people; without `refused`, of the machine or of the program
+    detail: str = ""  # of a refusal, without the version's path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ def metrics_folder() -> Generator[Path]:
             folder = stack.enter_context(temporary_folder(_PREFIX))
         except OSError as error:
             raise StartupError(
-                f"cannot make a temporary folder for the workers' metrics ({error}); set TMPDIR to a writable folder"
-                " with free space"
+                f"cannot make a temporary folder for the workers' metrics ({error.strerror}); set TMPDIR to a"
+                " writable folder with free space"
             ) from error
         yield folder

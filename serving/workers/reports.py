@@ -3,7 +3,8 @@
 A robot's requests and its reports may reach different workers. The supervisor therefore has the only `EpisodeReports`.
 Each worker tells it which version has answered which robot: with the first answer, and then every 10 s, so that a robot
 that is active is not forgotten. A worker writes that line before it sends the answer, so the supervisor can read it
-before any report that follows the answer. Reports of robots that it does not know yet wait a moment for such lines.
+before any report that follows the answer. Reports of robots that it does not know yet wait a moment for such lines. A
+line for which the pipe is full is kept, and sent before the next answer or report.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from serving.workers.messages import Answered, Counted, Reported
 _AGAIN_S = 10.0  # until a worker says again that a version has answered a robot
 _MAX_SAID = 20_000  # pairs of robot and version that a worker remembers
 _LINES_S = 0.1  # for the lines of other workers to be read
+_PIPE_FULL_S = 0.05  # until a report is sent again
 _COUNT_S = 5.0  # for the supervisor to count a report
 
 
@@ -26,16 +28,17 @@ class ForwardedReports:
     """The reports of one worker, as a `serving.policies.episode_reports.ReportSink`.
 
     Args:
-        send: sends a message to the supervisor; it may be lost if the supervisor does not read.
+        send: sends a message to the supervisor; returns False if the pipe to the supervisor is full.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, send: Callable[[Answered | Reported], object], *, clock: Callable[[], float] = time.monotonic
+        self, send: Callable[[Answered | Reported], bool], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._send = send
         self._clock = clock
         self._said_s: dict[tuple[str, PolicyVersion], float] = {}  # when
+        self._unsent: dict[tuple[str, PolicyVersion], None] = {}  # the oldest first
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[ReportStatus]] = {}
 
@@ -48,7 +51,11 @@ class ForwardedReports:
         if len(self._said_s) >= _MAX_SAID:
             self._said_s.clear()
         self._said_s[key] = now_s
-        self._send(Answered(robot_id, version.policy, version.version))
+        self._unsent[key] = None
+        if not self._send_unsent() and len(self._unsent) > _MAX_SAID:
+            oldest = next(iter(self._unsent))
+            del self._unsent[oldest]
+            self._said_s.pop(oldest, None)  # so it is said with the robot's next answer
 
     async def report(self, report: EpisodeReport) -> ReportStatus:
         """Let the supervisor count `report`.
@@ -59,15 +66,27 @@ class ForwardedReports:
         number = next(self._numbers)
         counted = self._waiting[number] = asyncio.get_running_loop().create_future()
         policy, version = report.answered_by
-        self._send(
-            Reported(number, policy, version, report.robot_id, report.episode, report.reached, report.time_at_goal)
+        message = Reported(
+            number, policy, version, report.robot_id, report.episode, report.reached, report.time_at_goal
         )
         try:
-            return await asyncio.wait_for(counted, _COUNT_S)
+            async with asyncio.timeout(_COUNT_S):
+                while not (self._send_unsent() and self._send(message)):  # noqa: ASYNC110  a pipe sets no event
+                    await asyncio.sleep(_PIPE_FULL_S)
+                return await counted
         except TimeoutError as error:
             raise NotReadyError("the server cannot count reports now; send the report again later") from error
         finally:
             del self._waiting[number]
+
+    def _send_unsent(self) -> bool:
+        """Say which versions have answered which robots. Return False if the pipe is full before all is said."""
+        while self._unsent:
+            robot_id, version = key = next(iter(self._unsent))
+            if not self._send(Answered(robot_id, version.policy, version.version)):
+                return False
+            del self._unsent[key]
+        return True
 
     def counted(self, message: Counted) -> None:
         """Take the supervisor's answer to a report."""

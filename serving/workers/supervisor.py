@@ -281,7 +281,9 @@ class Supervisor:
             try:
                 return await self._start_worker(number)
             except OSError as error:
-                _LOGGER.error("cannot start a worker: %s; trying again in %g s", shortage(error) or error, _RETRY_S)
+                _LOGGER.error(
+                    "cannot start a worker: %s; trying again in %g s", shortage(error) or error.strerror, _RETRY_S
+                )
                 await asyncio.sleep(_RETRY_S)
 
     async def _stop(self) -> int:

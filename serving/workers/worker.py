@@ -201,7 +201,7 @@ async def changed(host: VersionHost, change: Change) -> Changed:
     try:
         await act(change.policy, change.version)
     except RefusedVersionError as error:
-        return Changed(change.number, refused=error.reason, problem=str(error))
+        return Changed(change.number, refused=error.reason, problem=str(error), detail=error.detail)
     except StartupError as error:
         return Changed(change.number, problem=str(error))
     except Exception:

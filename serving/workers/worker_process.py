@@ -147,7 +147,7 @@ class WorkerProcess:
             raise WorkerEndedError(self.pid, self._ended.result())
         changed = answer.result()
         if changed.refused:
-            raise RefusedVersionError(changed.refused, changed.problem)
+            raise RefusedVersionError(changed.refused, changed.problem, detail=changed.detail)
         if changed.problem:
             raise StartupError(changed.problem)
 

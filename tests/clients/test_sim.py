@@ -228,24 +228,28 @@ def test_a_refusal_ends_the_run(env: GoalEnv) -> None:
 
 def test_the_results_worked_out_by_hand(env: GoalEnv) -> None:
     path = np.ones((3, 2))
-    ticks = [fleet.Tick(round_trip_s=ms / 1e3, batch_rows=rows) for ms, rows in ((1, 1), (2, 2), (3, 2), (4, 4))]
-    quarters = tuple(itertools.repeat(fleet.Tick(0.005, 4), 3))
+    ticks = [fleet.Tick(ms / 1e3, rows, "8") for ms, rows in ((1, 1), (2, 2), (3, 2), (4, 4))]
+    quarters = tuple(itertools.repeat(fleet.Tick(0.005, 4, "7"), 3))
     episodes = [
         fleet.Episode(np.zeros(2), path, time_at_goal=0, stay=0.0, ticks=tuple(ticks), missed=1),
         fleet.Episode(np.ones(2), path, time_at_goal=10, stay=0.5, ticks=quarters, missed=0),
     ]
-    figures = summary.summarize(env, episodes, policy="p", version="7", robots=2, wall_s=1.5, picture=None)
+    figures = summary.summarize(env, episodes, policy="p", robots=2, wall_s=1.5, picture=None)
     assert (figures.touched, figures.stay, figures.diverged) == (0.5, 0.25, 0)
     assert figures.time_at_goal_steps == 5
     assert figures.time_at_goal_s == pytest.approx(0.8)
     assert (figures.requests, figures.missed) == (8, 1)
     assert figures.latency_p50_ms == pytest.approx(4)
+    assert figures.versions == {"8": 4, "7": 3}
+    assert figures.to_table().title == "p versions 8 (57%), 7 (43%) on point_u_maze"
     assert figures.mean_batch_rows == pytest.approx(7 / 3)  # 7 rows in a batch of one, one of two and one of four
 
 
 def test_without_replies_there_is_no_latency(env: GoalEnv) -> None:
     silent = [fleet.Episode(np.zeros(2), np.ones((2, 2)), time_at_goal=0, stay=0.0, ticks=(), missed=4)]
-    figures = summary.summarize(env, silent, policy="p", version="7", robots=1, wall_s=1.0, picture=None)
+    figures = summary.summarize(env, silent, policy="p", robots=1, wall_s=1.0, picture=None)
     assert figures.latency_p50_ms is None
     assert figures.mean_batch_rows is None
     assert figures.requests == figures.missed == 4
+    assert figures.versions == {}
+    assert figures.to_table().title == "p, which answered no request, on point_u_maze"

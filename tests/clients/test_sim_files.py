@@ -143,7 +143,7 @@ def test_the_results_are_written_before_the_video_is_rendered(
     said = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
         sim.run(config, console=rich.console.Console(file=said, width=200), wall_clock_ns=lambda: 5_999_999)
-    assert "p version 7 on point_u_maze" in said.getvalue()
+    assert "p version 1 on point_u_maze" in said.getvalue()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 32
     # In ms, and the fourth episode is the first robot's second one.
     assert reports == [(5, "1"), (5, "1"), (5, "1"), (6, "1")]

@@ -15,6 +15,8 @@ The harness, each module with a test of its own:
 * `scenarios`: whole courses of events with real servers, as functions of how often.
 * `remote_admin`: what operators ask of a running server.
 * `new_versions`: courses of events in which versions are published.
+* `steady_load`: calls at a fixed rate, every answer compared.
+* `loaded_switches`: what changes of the live version cost the calls of a steady load.
 * `interrupted_training`: training runs that are killed, stopped and damaged at random.
 
 `make soak` and `make soak-training` run the long form of the tests (see `soak` and `soak_training`).
@@ -72,9 +74,12 @@ from tests.serving import in_process
 from tests.serving.in_process import Running
 
 
-def publish(root: Path, version: int) -> Path:
-    """Publish a policy with random parameters and a critic, named point_u_maze, and return its folder."""
-    spec, rng = policy_spec(), np.random.default_rng(version)
+def publish(root: Path, version: int, **changes: object) -> Path:
+    """Publish a policy with random parameters and a critic, named point_u_maze, and return its folder.
+
+    `changes` are fields of the specification.
+    """
+    spec, rng = policy_spec(**changes), np.random.default_rng(version)
     return bundle.write(
         root,
         version,

@@ -36,7 +36,11 @@ class Decisions:
     @classmethod
     def of(cls, status: admin.PolicyStatus) -> Self:
         """Return what a status says."""
-        canary = (int(status.canary.version), status.canary.share) if status.HasField("canary") else None
+        canary = (
+            (int(status.canary.version), status.canary.share)
+            if status.HasField("canary") and not status.canary.loading
+            else None
+        )
         return cls(int(status.live_version), tuple(map(int, status.previous_versions)), status.following, canary)
 
 

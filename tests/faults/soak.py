@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.faults import new_versions, other_clients, scenarios
+from tests.faults import loaded_switches, new_versions, other_clients, scenarios
 from tests.faults.bundle_mutator import array_mutants, file_mutants
 from tests.faults.conftest import publish
 
@@ -28,8 +28,8 @@ HEADER = (
     "",
     f"{platform.system()} on {platform.machine()}, {os.cpu_count()} shared cores, by `make soak`: real server processes"
     " with a policy of depth 4 and",
-    "width 16. A row is written only if every check of its part holds; `scenarios.py` and `new_versions.py` in"
-    " `tests/faults` have the checks.",
+    "width 16. A row is written only if every check of its part holds; `scenarios.py`, `new_versions.py`"
+    " and `loaded_switches.py` in `tests/faults` have the checks.",
     "Times depend on what else the cores did. There is no record beside this page.",
     "",
     "| part | date | events | result | processor time in all [s] | time [s] |",
@@ -188,6 +188,28 @@ def publishing(_policies: Path, folder: Path, scaled: Callable[[int], int]) -> s
     )
 
 
+def switches(_policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Switch between two versions at half of the peak load."""
+    count = scaled(1000)
+    delays = loaded_switches.switch_often(folder, switches=count, seconds=60 * count / 1000)
+    assert delays.ratio <= 2, delays
+    return (
+        f"{count:,} switches between two versions within {delays.change_s:.0f} s, at half of the peak load:"
+        f" {delays.rate_per_s:.0f} calls/s | {delays.calls:,} calls, none lost or answered by two versions; 99th"
+        f" percentile {delays.without_ms:.1f} ms without and {delays.during_ms:.1f} ms during the switches"
+    )
+
+
+def other_depth(_policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Take up a version of another depth at half of the peak load."""
+    delays = loaded_switches.take_up_other_depth(folder, depth=8, seconds=scaled(20))
+    return (
+        f"a version of depth 8 is taken up beside one of depth 4, at half of the peak load: {delays.rate_per_s:.0f}"
+        f" calls/s | {delays.calls:,} calls, none lost or answered by two versions; 99th percentile"
+        f" {delays.without_ms:.1f} ms before and {delays.during_ms:.1f} ms during {delays.change_s:.1f} s of loading"
+    )
+
+
 def _cpu_s() -> float:
     """Return the processor time of this process and of its children that have ended."""
     times = os.times()
@@ -204,6 +226,8 @@ PARTS: dict[str, Callable[[Path, Path, Callable[[int], int]], str]] = {
     "incomplete": incomplete,
     "versions": versions,
     "publishing": publishing,
+    "switches": switches,
+    "depth": other_depth,
 }
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from kilolayer import PolicyClient
 from policy import bundle
+from policy.bundle import BundleError
 from serving.errors import StartupError
 from serving.policies.store import load_all
 from tests.faults.bundle_mutator import (
@@ -45,6 +47,26 @@ def test_matching_hashes_alone_are_no_damage(policies: Path, tmp_path: Path) -> 
     copy = Path(shutil.copytree(policies / "1000", tmp_path / "1000"))
     match_hashes(copy)
     assert bundle.read(copy).version == 1000
+
+
+def test_truncated_arrays_with_matching_hashes_are_named_and_libraries_log_no_error(
+    policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a publisher that hashes files which another process has replaced meanwhile."""
+    unraisable: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: unraisable.append(str(error.exc_value)))
+    copy = Path(shutil.copytree(policies / "1000", tmp_path / "1000"))
+    for file in (copy / "params" / "ocdbt.process_0" / "d").iterdir():
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+    match_hashes(copy)
+    for _ in range(3):  # each read gives the threads of the one before it time to fail
+        with pytest.raises(BundleError) as caught:
+            bundle.read(copy)
+        assert caught.value.reason == "arrays"
+        expected = r"array [a-z_]+\.blocks\.kernel cannot be read: its data is missing or damaged \(OUT_OF_RANGE\)"
+        assert re.fullmatch(expected, caught.value.detail)
+    assert unraisable == []
 
 
 def test_links_to_the_same_content_inside_are_no_damage(policies: Path, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_the_copy_is_removed_and_no_message_names_it(
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     bundle.read(damaged)
-    (damaged / "params" / "_METADATA").write_text("{}")
+    (damaged / "params" / "manifest.ocdbt").write_text("{}")
     recompute_manifest(damaged)
     error = refusal(damaged)
     assert error.reason == "arrays"

@@ -212,7 +212,7 @@ def test_an_array_declared_larger_than_any_memory_is_refused_before_it_is_read(d
     recompute_manifest(damaged)
     error = refusal(damaged)
     assert error.reason == "arrays"
-    assert "array actor.input.kernel is ((1000000, 1000000), 'float32')" in str(error)
+    assert "array actor.input.kernel is [1000000, 1000000] float32" in str(error)
 
 
 def test_a_folder_without_arrays_is_refused(damaged: Path) -> None:
@@ -275,6 +275,28 @@ def test_a_probe_missing_from_the_archive_is_refused(damaged: Path) -> None:
     np.savez(damaged / "probes.npz", state=PROBE_STATE, goal=PROBE_GOAL)
     recompute_manifest(damaged)
     assert refusal(damaged).reason == "probes"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "detail"),
+    [
+        ("params/manifest.ocdbt", None, "params/manifest.ocdbt is missing, so it has no arrays"),
+        ("policy.json", None, "policy.json is missing"),
+        ("policy.json", b"null", "policy.json cannot be parsed: it has another structure than expected"),
+        ("policy.json", b"{}", "policy.json cannot be parsed: it lacks 'format'"),
+        ("policy.json", b"", "policy.json cannot be parsed: it is not JSON: Expecting value in line 1, column 1"),
+        ("policy.json", b"\xff", "policy.json cannot be parsed: it is not JSON: it is not UTF-8 text"),
+        ("probes.npz", None, "probes.npz is missing"),
+    ],
+)
+def test_a_file_that_is_missing_or_malformed_is_named_in_plain_words(
+    damaged: Path, name: str, content: bytes | None, detail: str
+) -> None:
+    (damaged / name).unlink()
+    if content is not None:
+        (damaged / name).write_bytes(content)
+    recompute_manifest(damaged)
+    assert refusal(damaged).detail == detail
 
 
 def test_loading_again_and_again_keeps_no_threads_and_no_files(published: Path) -> None:

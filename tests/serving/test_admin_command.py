@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from kilolayer.v1 import admin_pb2 as pb
 from serving import admin
 from serving.api.admin_server import AdminServer
 from serving.errors import StartupError
@@ -81,6 +82,7 @@ async def test_status_of_one_policy_as_json_is_the_reply(run: Run) -> None:
                 "following": False,
                 "wanted": "7",
                 "refused": [],
+                "rolled_back_versions": [],
             }
         ]
     }
@@ -91,7 +93,14 @@ async def test_each_action_says_what_has_changed(run: Run, decisions: Decisions)
         "load ant 2500": "version 2500 of ant is loaded; version 2000 is live",
         "switch ant --off-by-one 2500": "",
         "switch ant 2500": "version 2500 of ant is live; new versions are not taken up",
-        "rollback ant": "version 2000 of ant is live; new versions are not taken up",
+        "rollback ant": "version 2000 of ant is live in place of version 2500; new versions are not taken up",
+        "status bee": "POLICY  LIVE  PREVIOUS  LOADED  WANTED  FOLLOWING\nbee     7     -         7       7       no",
+        "status ant": (
+            "POLICY  LIVE  PREVIOUS  LOADED          WANTED  FOLLOWING\n"
+            "ant     2000  1000      1000 2000 2500  latest  no\n"
+            "rolled back: ant 2500, not taken up by following\n"
+            "refused: ant 3000 (hash): params/x has changed since it was written"
+        ),
         "unload ant 2500": "version 2500 of ant is not loaded any more",
         "follow ant": "ant takes up new versions by the rule latest",
         "follow ant --off": "ant takes up no new versions; version 2000 is live",
@@ -121,8 +130,29 @@ async def test_canaries_and_shadows_say_what_has_changed_and_are_below_the_table
         ),
         "shadow ant --off": "ant has no shadow",
         "canary ant --off": "version 2000 of ant answers all robots",
+        "canary ant 2500 --share 0.1": (
+            "canary: ant 2500 answers 0.1 of the robots, and does not decide; version 2000 answers the others"
+        ),
+        "rollback ant": (
+            "the canary of ant has ended: version 2000, which stays live, answers all robots, and version 2500 none;"
+            " new versions are not taken up"
+        ),
     }.items():
         assert await run(command) == (0, f"{expected}\n", ""), command
+
+
+def test_what_is_loaded_after_a_restart_is_said() -> None:
+    loading = pb.PolicyStatus(
+        policy="ant",
+        live_version="2000",
+        canary=pb.CanaryStatus(version="2500", share=0.25, loading=True),
+        shadow=pb.ShadowStatus(version="2600", share=0.5, loading=True),
+    )
+    table = admin._table(pb.StatusResponse(policies=[loading]), "")  # pyright: ignore[reportPrivateUsage]
+    assert table.splitlines()[2:] == [
+        "canary: ant 2500 is being loaded after the restart, then it answers 0.25 of the robots",
+        "shadow: ant 2600 for 0.5 of the rows, is being loaded after the restart",
+    ]
 
 
 @pytest.mark.parametrize(

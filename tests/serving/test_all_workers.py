@@ -9,6 +9,7 @@ from serving.errors import RefusedVersionError, StartupError
 from serving.workers import all_workers
 from serving.workers.all_workers import AllWorkers
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
+from tests.serving.fakes import turn_loop
 
 NAME = "maze"
 
@@ -23,6 +24,8 @@ class Worker:
         self.ended = False
         self.held: dict[int, asyncio.Event] = {}  # versions that are loaded later
         self.stopped: asyncio.Event | None = None
+        self.problem = ""
+        self.cannot: set[str] = set()  # do
 
     async def prepare(self, policy: str, version: int) -> None:
         await self._do("prepare", policy, version)
@@ -50,6 +53,8 @@ class Worker:
         if self.ended:
             raise WorkerEndedError(self.pid, -9)
         self.did.append((what, version))
+        if what in self.cannot:
+            raise StartupError("the worker failed; its log says why")
 
 
 class Workers:
@@ -197,3 +202,93 @@ async def test_a_replacement_without_the_live_version_does_not_join(workers: Wor
         await workers.join(third)
     await workers.all.switch(NAME, 1)
     assert third.did == [("prepare", 2)]
+
+
+async def test_a_switch_that_one_worker_cannot_make_is_made_by_none(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    first, second = workers.each
+    second.cannot.add("switch")
+    with pytest.raises(StartupError, match="the worker failed"):
+        await workers.all.switch(NAME, 2)
+    assert first.did == [("prepare", 2), ("switch", 2), ("switch", 1)]
+    assert workers.all.live == {NAME: 1}
+    third = Worker(3)
+    await workers.join(third)
+    assert third.did == [("prepare", 2)], "a replacement joins with version 1"
+
+
+async def test_a_canary_that_one_worker_cannot_begin_is_begun_by_none(workers: Workers) -> None:
+    await workers.all.prepare(NAME, 2)
+    first, second = workers.each
+    second.cannot.add("canary 0.5")
+    with pytest.raises(StartupError, match="the worker failed"):
+        await workers.all.set_canary(NAME, 2, share=0.5)
+    assert first.did == [("prepare", 2), ("canary 0.5", 2), ("canary 0", 2)]
+
+
+async def test_a_worker_that_does_not_respond_makes_loading_fail_and_does_not_keep_the_version(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_workers, "_CHECK_S", 0.01)
+    first, second = workers.each
+    second.stopped, second.problem = asyncio.Event(), "worker 2 has not responded for 6 s"
+    with pytest.raises(StartupError, match="cannot load version 2 of maze: worker 2 does not respond; end it with SIG"):
+        await workers.all.prepare(NAME, 2)
+    assert first.did == [("prepare", 2), ("unload", 2)]
+    second.stopped.set()
+    await turn_loop()
+    assert second.did == [("prepare", 2), ("unload", 2)]
+
+
+async def test_a_version_that_is_loaded_late_stays_if_it_is_wanted_by_then(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_workers, "_CHECK_S", 0.01)
+    second = workers.each[1]
+    second.stopped, second.problem = asyncio.Event(), "worker 2 has not responded for 6 s"
+    with pytest.raises(StartupError, match="worker 2 does not respond"):
+        await workers.all.prepare(NAME, 2)
+    second.problem = ""
+    again = asyncio.create_task(workers.all.prepare(NAME, 2))
+    await turn_loop()
+    second.stopped.set()
+    await again
+    await turn_loop()
+    assert second.did == [("prepare", 2)] * 2
+
+
+async def test_loading_has_a_deadline_also_in_a_worker_that_responds(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_workers, "_LOAD_S", 0.01)
+    workers.each[1].held[2] = asyncio.Event()
+    with pytest.raises(StartupError, match=r"worker 2 has not loaded it within 0.01 s; end it with SIGKILL"):
+        await workers.all.prepare(NAME, 2)
+
+
+async def test_unloading_does_not_wait_for_a_worker_that_does_not_respond(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(all_workers, "_CHECK_S", 0.01)
+    await workers.all.prepare(NAME, 2)
+    first, second = workers.each
+    second.stopped, second.problem = asyncio.Event(), "worker 2 has not responded for 6 s"
+    await workers.all.unload(NAME, 2)
+    assert first.did == [("prepare", 2), ("unload", 2)]
+    assert caplog.messages == ["worker 2 does not answer; it makes the change when it does"]
+    second.stopped.set()
+    await turn_loop()
+    assert second.did == [("prepare", 2), ("unload", 2)]
+
+
+async def test_a_new_worker_that_does_not_answer_does_not_join(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_workers, "_LOAD_S", 0.01)
+    await workers.all.prepare(NAME, 2)
+    third = Worker(3)
+    third.stopped = asyncio.Event()
+    with pytest.raises(StartupError, match=r"worker 3 has not loaded what the others have: no answer within 0.01 s"):
+        await workers.join(third)
+    await workers.all.switch(NAME, 2)
+    assert third.did == []

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.errors import StartupError
 from serving.policies.state_file import Rule
-from serving.policies.status import PolicyStatus
+from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
 from tests.serving.sources import policy_source
@@ -166,13 +167,15 @@ async def test_a_rollback_goes_to_the_former_version_and_stays_there(bench: Benc
         bench.publish(version)
         await deployment.look()
     bench.host.did.clear()
-    assert await deployment.rollback(NAME) == 2
+    assert (await deployment.rollback(NAME)).live == 2
     assert bench.host.did == [("switch", 2)]
-    assert status(deployment) == PolicyStatus(NAME, 2, (1,), (1, 2, 3), following=False, wanted="latest", refused=())
+    assert status(deployment) == PolicyStatus(
+        NAME, 2, (1,), (1, 2, 3), following=False, wanted="latest", refused=(), rolled_back=(3,)
+    )
     bench.publish(4)
     await deployment.look()
     assert status(deployment).live == 2
-    assert await deployment.rollback(NAME) == 1
+    assert (await deployment.rollback(NAME)).live == 1
     with refused("no_previous"):
         await deployment.rollback(NAME)
 
@@ -198,10 +201,12 @@ async def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(bench
     bench.host.held[3] = asyncio.Event()
     looking = asyncio.create_task(deployment.look())
     await wait_until(lambda: ("prepare", 3) in bench.host.did)
-    assert await deployment.rollback(NAME) == 1
+    assert (await deployment.rollback(NAME)).live == 1
     bench.host.held[3].set()
     await looking
-    assert status(deployment) == PolicyStatus(NAME, 1, (), (1, 2, 3), following=False, wanted="latest", refused=())
+    assert status(deployment) == PolicyStatus(
+        NAME, 1, (), (1, 2, 3), following=False, wanted="latest", refused=(), rolled_back=(2,)
+    )
 
 
 async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -> None:
@@ -333,3 +338,34 @@ async def test_a_new_rule_that_no_version_fits_changes_nothing(bench: Bench) -> 
     bench.publish(2, stay=1.0)
     await deployment.look()
     assert bench.host.did == []
+
+
+async def test_a_switch_that_fails_decides_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+
+    async def fail(policy: str, version: int) -> None:
+        raise StartupError("the worker failed; its log says why")
+
+    monkeypatch.setattr(bench.host, "switch", fail)
+    with refused("busy", "version 2 of maze is not made live: the worker failed"):
+        await deployment.switch(NAME, 2)
+    assert (status(deployment).live, status(deployment).following, status(deployment).previous) == (1, True, ())
+
+
+async def test_a_trial_that_cannot_be_ended_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.canary(NAME, 2, share=0.5)
+    await deployment.shadow(NAME, 2, share=0.5)
+
+    async def fail(policy: str, version: int, *, share: float) -> None:
+        raise StartupError("the worker failed; its log says why")
+
+    monkeypatch.setattr(bench.host, "set_canary", fail)
+    monkeypatch.setattr(bench.host, "set_shadow", fail)
+    for end in (deployment.end_canary, deployment.end_shadow):
+        with pytest.raises(StartupError):
+            await end(NAME)
+    found = status(deployment)
+    assert (found.canary, found.shadow) == (CanaryStatus(2, 0.5, None), ShadowStatus(2, 0.5))

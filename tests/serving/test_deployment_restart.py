@@ -30,7 +30,7 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
     running.cancel()
     assert bench.host.did == [("prepare", 1)]
     assert status(deployment).live == 2
-    assert await deployment.rollback(NAME) == 1
+    assert (await deployment.rollback(NAME)).live == 1
 
 
 async def test_actions_wait_until_the_versions_from_before_the_restart_are_loaded(bench: Bench) -> None:
@@ -43,7 +43,7 @@ async def test_actions_wait_until_the_versions_from_before_the_restart_are_loade
         await deployment.follow(NAME, on=True)
     assert bench.host.did == []
     await deployment.restore()
-    assert await rolling_back == 1
+    assert (await rolling_back).live == 1
     assert bench.host.did == [("prepare", 1), ("switch", 1)]
     await deployment.follow(NAME, on=True)
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import gc
+import itertools
 import logging
 import shutil
 import weakref
@@ -160,9 +161,12 @@ async def test_a_version_of_the_same_sizes_is_loaded_without_a_compilation(
 ) -> None:
     publish(hosted.root, 2)
     monkeypatch.setattr(Engine, "build", lambda *_: pytest.fail("compiled"))
+    clock = itertools.count()  # 1 s for reading, and 1 s for each of three stages
+    monkeypatch.setattr(hosted.host, "_clock", lambda: float(next(clock)))
     with caplog.at_level(logging.INFO):
         await hosted.host.prepare(NAME, 2)
-    assert caplog.messages[-1].startswith(f"loaded {NAME}@2 in ")
+    line = f"loaded {NAME}@2 in 4.0 s, of which reading and verifying took 1.0 s: "
+    assert caplog.messages[-1].startswith(line)
 
 
 async def test_a_deeper_version_is_compiled_and_computes_its_own_action(
@@ -171,7 +175,7 @@ async def test_a_deeper_version_is_compiled_and_computes_its_own_action(
     publish_other(hosted.root, 2, actor_depth=8)
     with caplog.at_level(logging.INFO):
         await hosted.host.prepare(NAME, 2)
-    assert caplog.messages[-1].startswith(f"compiled {NAME}@2 in ")
+    assert caplog.messages[-1].startswith(f"loaded and compiled {NAME}@2 in ")
     deeper = fresh_params(2, dataclasses.replace(SPEC, actor_depth=8))
     np.testing.assert_allclose((await hosted.action("2"))[1], acting.act(deeper, ROW[:, :4], ROW[:, 4:]), atol=1e-6)
 

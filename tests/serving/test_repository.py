@@ -73,6 +73,12 @@ async def test_load_without_a_version_takes_up_the_latest_one(
 ) -> None:
     await client.load_model("ant")
     assert decisions.live("ant") == 2500
+    problem = f"version 3000 of ant is refused (hash): {DAMAGE}; version 2500 stays live"
+    with refused("FAILED_PRECONDITION", problem):  # now there is no other one
+        await client.load_model("ant")
+    await decisions.deployment.follow("ant", on=False)
+    await client.load_model("ant")
+    assert decisions.live("ant") == 2500
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,10 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_nothing_is_kept(
 def test_a_port_that_the_system_chooses_names_no_default_folder(folder: Path) -> None:
     chosen = ServeConfig(policies=(folder,), listen="127.0.0.1:0")
     assert restart(chosen, [policy_source(folder)]).state_file is None
+
+
+def test_a_second_server_with_the_same_folder_does_not_start(folder: Path) -> None:
+    began = restart(config(folder), [policy_source(folder)])
+    assert began.state_file
+    with pytest.raises(StartupError, match=f"keeps its decisions in {folder.parent / 'state'}; stop it first"):
+        restart(config(folder, listen="127.0.0.1:50052"), [policy_source(folder)])

@@ -1,14 +1,20 @@
 """The file of an operator's decisions: what a restarted server takes from it, and what it makes of a damaged one."""
 
 import asyncio
+import errno
+import fcntl
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from serving.errors import StartupError
 from serving.policies.sequential_test import DecisionRule
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState, State, StateFile, choose
 
@@ -133,25 +139,80 @@ async def test_the_event_loop_runs_while_a_slow_disk_writes_and_states_keep_thei
     assert file.read() == STATE
 
 
+def test_a_folder_belongs_to_one_server_at_a_time(file: StateFile) -> None:
+    assert file.problem() == ""
+    file.lock()
+    other = StateFile(file.path.parent)
+    refused = (
+        f"the server with process number {os.getpid()} keeps its decisions in {file.path.parent}; stop it first, or"
+        " choose another folder with --state-dir"
+    )
+    with pytest.raises(StartupError) as caught:
+        other.lock()
+    assert str(caught.value) == refused
+    StateFile(file.path.parent.parent / "50052").path.parent.mkdir()
+    StateFile(file.path.parent.parent / "50052").lock()
+
+
+def test_a_killed_server_leaves_no_lock_and_what_it_started_has_none(file: StateFile) -> None:
+    assert file.problem() == ""
+    program = (
+        "import pathlib, subprocess, sys, time; from serving.policies.state_file import StateFile;"
+        " file = StateFile(pathlib.Path(sys.argv[1])); file.lock();"
+        " worker = subprocess.Popen(['sleep', '60']); print(worker.pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(file.path.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        worker = int(server.stdout.readline())
+        with pytest.raises(StartupError, match=f"the server with process number {server.pid} "):
+            file.lock()
+        server.kill()
+    file.lock()
+    os.kill(worker, signal.SIGKILL)
+
+
+def test_a_lock_file_that_cannot_be_opened_is_said(file: StateFile, caplog: pytest.LogCaptureFixture) -> None:
+    assert file.problem() == ""
+    (file.path.parent / ".state.json.lock").mkdir()
+    file.lock()
+    assert caplog.messages[0].startswith(f"{file.path.parent} cannot be locked (Is a directory); no other server may")
+
+
+def test_a_file_system_without_locks_is_said(
+    file: StateFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    assert file.problem() == ""
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    file.lock()
+    assert caplog.messages == [
+        f"{file.path.parent} cannot be locked (No locks available); no other server may use it: choose another folder"
+        " for each with --state-dir"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "JSONDecodeError"),
-        (json.dumps(WRITTEN)[:-40], "JSONDecodeError"),
-        ("[]", "TypeError"),
-        ('{"policies": {}}', "KeyError"),
+        ("", "it is not JSON: Expecting value in line 1, column 1"),
+        (json.dumps(WRITTEN)[:-40], "it is not JSON: "),
+        ("[]", "it has another structure than expected"),
+        ('{"policies": {}}', "it lacks 'format'"),
         ('{"format": 2, "policies": {}}', "it has format 2, and this release reads format 1"),
-        ('{"format": 1, "policies": {"ant": {"live": 900}}}', "KeyError"),
+        ('{"format": 1, "policies": {"ant": {"live": 900}}}', "it lacks 'rule'"),
         (json.dumps(WRITTEN).replace("900", "true"), "it has True where int is expected"),
         (json.dumps(WRITTEN).replace("800", '"800"'), "it has '800' where int is expected"),
         (json.dumps(WRITTEN).replace("false", "0"), "it has 0 where bool is expected"),
-        (json.dumps(WRITTEN).replace("0.25", "2.0"), "it has a canary with the share 2.0"),
+        (json.dumps(WRITTEN).replace("0.25", "2.0"), "the share of a canary must be above 0 and at most 1, got 2.0"),
         (json.dumps(WRITTEN).replace("0.5}", "0.0}"), "the share of a shadow must be above 0 and at most 1, got 0.0"),
         (json.dumps(WRITTEN).replace("99", "0"), "min_episodes must be at least 1, got 0"),
-        (json.dumps(WRITTEN).replace('"margin"', '"x"'), "TypeError"),
-        ("[" * 100_000, "RecursionError"),
+        (json.dumps(WRITTEN).replace('"margin"', '"x"'), "it has another structure than expected"),
+        ("[" * 100_000, "it has another structure than expected"),
         (" " * (1 << 20) + "[]", "it has more than 1048576 bytes"),
-        ("\x00\n\x1b[2J", "JSONDecodeError"),
+        ("\x00\n\x1b[2J", "it is not JSON: "),
     ],
 )
 def test_a_file_that_cannot_be_used_is_set_aside_with_one_line(
@@ -193,7 +254,10 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 def test_a_start_with_the_same_flags_takes_the_decisions() -> None:
     choice = choose(STATE, {"ant": LATEST, "bee": BEE.rule})
     assert choice.kept == {"ant": ANT, "bee": BEE}
-    assert choice.line == "live versions as before the restart: ant@900 (not following), bee@2000 (not following)"
+    assert choice.line == (
+        "live versions as before the restart: ant@900 (not following, canary 1100 with share 0.25, shadow 1200 with"
+        " share 0.5), bee@2000 (not following)"
+    )
 
 
 @pytest.mark.parametrize("rule", [Rule("best", follow=True), Rule("latest", follow=False), Rule("900", follow=True)])
@@ -209,7 +273,8 @@ def test_the_flags_of_one_policy_leave_the_decisions_about_another() -> None:
     choice = choose(STATE, {"ant": LATEST, "bee": LATEST, "cat": LATEST})
     assert choice.kept == {"ant": ANT}
     assert choice.line == (
-        "live versions as before the restart: ant@900 (not following); by the flags: bee (the stored decision was made"
+        "live versions as before the restart: ant@900 (not following, canary 1100 with share 0.25, shadow 1200 with"
+        " share 0.5); by the flags: bee (the stored decision was made"
         " with --versions 2000 --no-follow), cat (no decision is stored)"
     )
 

@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import orbax.checkpoint
 import pytest
+import tensorstore
 
 from policy import bundle
 from policy.bundle import Bundle
-from serving.errors import StartupError
+from serving.errors import RefusedVersionError, StartupError
 from serving.policies.restart import first_choices
-from serving.policies.store import load_all
+from serving.policies.store import load_all, read
 from serving.policy_settings import Wanted
 from tests.serving.sources import policy_source
 
@@ -97,14 +97,14 @@ def test_what_the_machine_lacks_is_not_blamed_on_a_version(
     error: Exception,
     lacking: str,
 ) -> None:
-    """Orbax's own errors are BundleErrors by then; the cause is what counts."""
+    """Errors of tensorstore are BundleErrors by then; the cause is what counts."""
     for version in (1, 2):
         publish(tmp_path, version)
 
     def refuse(*_: object, **__: object) -> object:
         raise error
 
-    monkeypatch.setattr(orbax.checkpoint.PyTreeCheckpointer, "restore", refuse)
+    monkeypatch.setattr(tensorstore, "open", refuse)
     with pytest.raises(StartupError, match=rf"cannot load {tmp_path / '2'}: .*{lacking}"):
         load(tmp_path, on_rejected=unwanted)
 
@@ -157,3 +157,25 @@ def test_a_file_that_cannot_be_read_is_counted_and_passed_over(
     with pytest.raises(StartupError, match="version 1 of point_u_maze cannot be served: .*Permission denied"):
         load(tmp_path, on_rejected=reasons.append)
     assert reasons == ["unreadable"]
+
+
+def test_the_detail_of_a_refusal_repeats_neither_the_version_nor_the_reason(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = publish(tmp_path, 1)
+    (version / "probes.npz").unlink()
+    with pytest.raises(RefusedVersionError) as caught:
+        read(policy_source(tmp_path), 1)
+    assert (caught.value.reason, caught.value.detail) == ("files", "probes.npz is missing")
+    assert str(caught.value).startswith(f"{version} is not a usable policy (files): probes.npz is missing; ")
+
+    def refuse(*_: object, **__: object) -> Bundle:
+        raise PermissionError(errno.EACCES, "Permission denied", str(version / "policy.json"))
+
+    monkeypatch.setattr(bundle, "read", refuse)
+    with pytest.raises(RefusedVersionError) as caught:
+        read(policy_source(tmp_path), 1)
+    assert (caught.value.reason, caught.value.detail) == (
+        "unreadable",
+        f"cannot read {version / 'policy.json'}: Permission denied",
+    )

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from serving.engine.thread_priority import lower_priority, run_in_background, start_at_lower_priority
+from serving.engine.thread_priority import lower_priority, run_in_background, short_turns, start_at_lower_priority
 
 
 def niceness() -> int:
@@ -86,3 +86,10 @@ async def test_work_in_the_background_that_nobody_waits_for_any_more_ends_withou
     for thread in threading.enumerate():
         if thread.name == "background":
             await asyncio.to_thread(thread.join)
+
+
+def test_turns_are_short_in_the_context_only() -> None:
+    usual_s = sys.getswitchinterval()
+    with short_turns():
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    assert sys.getswitchinterval() == usual_s

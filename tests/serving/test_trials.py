@@ -15,7 +15,7 @@ from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReport, PolicyVersion
 from serving.policies.sequential_test import DecisionRule
 from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
-from serving.policies.status import CanaryStatus
+from serving.policies.status import CanaryStatus, Rollback, ShadowStatus
 from serving.policies.trial_metrics import TrialsCollector
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
@@ -83,7 +83,7 @@ async def test_a_canary_loads_its_version_and_ends_the_following(bench: Bench) -
     assert metric(deployment, "canary_share", policy=NAME, version="2") == 0.1
     await deployment.look()
     assert status(deployment).live == 1
-    with refused("busy", "version 2 of maze is the candidate of a canary; end that first"):
+    with refused("busy", "maze has a canary of version 2, and is not followed meanwhile; first end it"):
         await deployment.follow(NAME, on=True)
 
 
@@ -139,10 +139,10 @@ async def test_a_rollback_during_a_canary_ends_it_and_its_version_is_not_followe
 ) -> None:
     await deployment.switch(NAME, 3)
     await deployment.canary(NAME, 2, share=0.1)
-    assert await deployment.rollback(NAME) == 3
+    assert await deployment.rollback(NAME) == Rollback(live=3, rolled_back=2, ended_canary=True)
     assert (status(deployment).live, status(deployment).previous, status(deployment).loaded) == (3, (1,), (1, 2, 3))
-    assert bench.stored().rolled_back == (2,)
-    assert await deployment.rollback(NAME) == 1
+    assert bench.stored().rolled_back == status(deployment).rolled_back == (2,)
+    assert await deployment.rollback(NAME) == Rollback(live=1, rolled_back=3, ended_canary=False)
 
 
 async def test_the_live_version_is_not_tried(deployment: Deployment) -> None:
@@ -164,7 +164,7 @@ async def test_a_share_out_of_range_loads_nothing(bench: Bench, deployment: Depl
 
 async def test_a_shadow_is_loaded_and_unloaded_again(bench: Bench, deployment: Deployment) -> None:
     await deployment.shadow(NAME, 2, share=0.5)
-    assert (status(deployment).shadow, status(deployment).loaded) == (ShadowState(2, 0.5), (1, 2))
+    assert (status(deployment).shadow, status(deployment).loaded) == (ShadowStatus(2, 0.5), (1, 2))
     with refused("version_is_live", "version 2 of maze is a shadow; end that first"):
         await deployment.unload(NAME, 2)
     await deployment.shadow(NAME, 3, share=1.0)
@@ -214,7 +214,7 @@ async def test_a_better_candidate_becomes_live_by_itself(
         assert bench.host.did[-2:] == [("switch", 2), ("canary 0", 2)]
         assert (status(deployment).previous, status(deployment).canary) == ((1,), None)
         assert bench.stored().canary is None
-        assert await deployment.rollback(NAME) == 1
+        assert (await deployment.rollback(NAME)).live == 1
 
 
 async def test_a_worse_candidate_is_rolled_back_by_itself(
@@ -312,7 +312,7 @@ async def test_trials_go_on_after_a_restart(bench: Bench, deployment: Deployment
     bench.host.did.clear()
     restarted = bench.start(follow=False, kept=kept)
     async with running(restarted):
-        await wait_until(lambda: status(restarted).shadow is not None)
+        await wait_until(lambda: status(restarted).shadow == ShadowStatus(3, 0.25))
     assert bench.host.did == [("prepare", 2), ("canary 0.5", 2), ("prepare", 3), ("shadow 0.25", 3)]
     canary = status(restarted).canary
     assert canary
@@ -328,9 +328,49 @@ async def test_a_canary_whose_version_is_gone_after_a_restart_is_one_line(
     async with running(restarted):
         await wait_until(lambda: len(caplog.messages) > 0)
     assert caplog.messages == [
-        f"what was tried of maze before the restart cannot go on: policy maze has no version 9 in {bench.folder}"
-        "/policies; loaded are: 1"
+        "the canary of version 9 of maze from before the restart cannot go on: policy maze has no version 9 in"
+        f" {bench.folder}/policies; loaded are: 1"
     ]
+
+
+async def test_until_they_are_loaded_a_canary_and_a_shadow_from_before_a_restart_are_shown_as_loading(
+    bench: Bench, deployment: Deployment
+) -> None:
+    await deployment.canary(NAME, 2, share=0.5)
+    await deployment.shadow(NAME, 3, share=0.25)
+    kept = bench.stored()
+    for version in (2, 3):
+        bench.host.held[version] = asyncio.Event()
+    restarted = bench.start(follow=False, kept=kept)
+    async with running(restarted):
+        found = status(restarted)
+        assert found.canary == CanaryStatus(2, 0.5, None, loading=True)
+        assert found.shadow == ShadowStatus(3, 0.25, loading=True)
+        assert found.loaded == (1,)
+        assert metric(restarted, "canary_share", policy=NAME, version="2") is None
+        bench.host.held[2].set()
+        await wait_until(lambda: status(restarted).canary == CanaryStatus(2, 0.5, None))
+        assert status(restarted).shadow == ShadowStatus(3, 0.25, loading=True)
+        await restarted.forget(NAME, 9)  # as for another policy, this writes the state
+        assert bench.stored() == kept
+        bench.host.held[3].set()
+        await wait_until(lambda: status(restarted).shadow == ShadowStatus(3, 0.25))
+
+
+@pytest.mark.parametrize("is_bug", [False, True])
+async def test_a_canary_that_cannot_go_on_after_a_restart_does_not_end_the_shadow(
+    bench: Bench, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, *, is_bug: bool
+) -> None:
+    await deployment.canary(NAME, 2, share=0.5)
+    await deployment.shadow(NAME, 3, share=0.25)
+    restarted = bench.start(follow=False, kept=bench.stored())
+    if is_bug:
+        monkeypatch.setattr(bench.host, "set_canary", None)
+    else:
+        bench.host.refuses[2] = "hash"
+    await restarted.restore()
+    assert (status(restarted).canary, status(restarted).shadow) == (None, ShadowStatus(3, 0.25))
+    assert (bench.stored().canary, bench.stored().shadow) == (None, ShadowState(3, 0.25))
 
 
 async def test_a_version_on_trial_that_a_new_worker_cannot_load_is_on_trial_no_more(

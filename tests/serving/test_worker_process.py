@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from serving.errors import RefusedVersionError
 from serving.policy_settings import NamedPath, PolicySettings
 from serving.workers import worker
 from serving.workers.messages import (
@@ -31,6 +32,7 @@ from serving.workers.messages import (
     to_line,
 )
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
+from tests.serving.decisions import FakeHost
 from tests.serving.worker_programs import CONFIG, command
 
 COMPILE_AND_DIE = "say(Compiled()); os._exit(3)"
@@ -79,7 +81,7 @@ async def start(program: str) -> WorkerProcess:
         Reported(5, "maze", 2, "robot\n7", 2**64 - 1, reached=True, time_at_goal=9),
         Counted(5, "accepted"),
         Changed(1),
-        Changed(2, refused="hash", problem="it is damaged"),
+        Changed(2, refused="hash", problem="policies/2 is damaged", detail="it is damaged"),
         Loaded({"ant": 3}),
         Compiled(),
         Changed(3, problem="\u00e9\n"),
@@ -239,3 +241,12 @@ async def test_an_answer_that_the_supervisor_waits_for_is_sent_when_its_pipe_has
         await asyncio.wait_for(sending, timeout=10)
         assert from_line(received.read(4096)) == Changed(7)
     assert not stop.is_set()
+
+
+async def test_the_detail_of_a_refusal_reaches_the_supervisor() -> None:
+    class Refusing(FakeHost):
+        async def prepare(self, policy: str, version: int) -> None:
+            raise RefusedVersionError("hash", "policies/2 is damaged", detail="it is damaged")
+
+    answer = await worker.changed(Refusing(), Change(5, "prepare", "maze", 2))
+    assert answer == Changed(5, refused="hash", problem="policies/2 is damaged", detail="it is damaged")

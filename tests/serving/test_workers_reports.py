@@ -9,6 +9,7 @@ from serving.policies.episode_reports import EpisodeCounts, EpisodeReport, Episo
 from serving.workers import reports as module
 from serving.workers.messages import Answered, Counted, Reported
 from serving.workers.reports import ForwardedReports, ReceivedReports
+from tests.serving.conftest import wait_until
 
 ONE, TWO = PolicyVersion("maze", 1), PolicyVersion("maze", 2)
 
@@ -20,12 +21,15 @@ class Worker:
         self.now_s = 0.0
         self.lines: list[Answered | Reported] = []
         self.sent: list[Answered | Reported] = []
+        self.is_full = False
         self.reports = ForwardedReports(self._send, clock=lambda: self.now_s)
         self._received = received
 
-    def _send(self, message: Answered | Reported) -> None:
-        self.lines.append(message)
-        self.sent.append(message)
+    def _send(self, message: Answered | Reported) -> bool:
+        if not self.is_full:
+            self.lines.append(message)
+            self.sent.append(message)
+        return not self.is_full
 
     def count(self, message: Counted) -> None:
         self.reports.counted(message)
@@ -121,3 +125,45 @@ async def test_a_supervisor_that_does_not_answer_is_not_waited_for_long(
     monkeypatch.undo()
     first.reports.answered("robot 7", ONE)
     assert await first.report(report(2)) is ReportStatus.ACCEPTED
+
+
+async def test_while_the_pipe_is_full_nothing_is_lost(workers: tuple[Worker, Worker], counts: EpisodeReports) -> None:
+    first, second = workers
+    first.is_full = True
+    first.reports.answered("robot 7", ONE)
+    first.reports.answered("robot 8", ONE)
+    assert first.sent == []
+    first.is_full = False
+    first.reports.answered("robot 9", ONE)
+    assert first.sent == [Answered(f"robot {number}", "maze", 1) for number in (7, 8, 9)]
+    first.deliver()
+    assert await second.report(report(1)) is ReportStatus.ACCEPTED
+
+
+async def test_a_report_waits_until_the_pipe_has_room_and_follows_what_is_unsent(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PIPE_FULL_S", 0.001)
+    first, _ = workers
+    first.is_full = True
+    first.reports.answered("robot 7", ONE)
+    reporting = asyncio.ensure_future(first.reports.report(report(1)))
+    await asyncio.sleep(0.005)
+    first.is_full = False
+    await wait_until(lambda: bool(first.lines))
+    first.deliver()
+    assert await reporting is ReportStatus.ACCEPTED
+    assert [type(message) for message in first.sent] == [Answered, Reported]
+
+
+def test_what_is_unsent_is_bounded_and_said_with_the_next_answer(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_SAID", 2)
+    first, _ = workers
+    first.is_full = True
+    for number in (7, 8, 9):
+        first.reports.answered(f"robot {number}", ONE)
+    first.is_full = False
+    first.reports.answered("robot 7", ONE)
+    assert first.sent == [Answered(f"robot {number}", "maze", 1) for number in (8, 9, 7)]

@@ -7,7 +7,7 @@ from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Un
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PolicyStatus(_message.Message):
-    __slots__ = ("policy", "live_version", "previous_versions", "loaded_versions", "following", "wanted", "refused", "canary", "shadow")
+    __slots__ = ("policy", "live_version", "previous_versions", "loaded_versions", "following", "wanted", "refused", "canary", "shadow", "rolled_back_versions")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     LIVE_VERSION_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_VERSIONS_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class PolicyStatus(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     CANARY_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
+    ROLLED_BACK_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     policy: str
     live_version: str
     previous_versions: _containers.RepeatedScalarFieldContainer[str]
@@ -26,7 +27,8 @@ class PolicyStatus(_message.Message):
     refused: _containers.RepeatedCompositeFieldContainer[RefusedVersion]
     canary: CanaryStatus
     shadow: ShadowStatus
-    def __init__(self, policy: _Optional[str] = ..., live_version: _Optional[str] = ..., previous_versions: _Optional[_Iterable[str]] = ..., loaded_versions: _Optional[_Iterable[str]] = ..., following: _Optional[bool] = ..., wanted: _Optional[str] = ..., refused: _Optional[_Iterable[_Union[RefusedVersion, _Mapping[str, _Any]]]] = ..., canary: _Optional[_Union[CanaryStatus, _Mapping[str, _Any]]] = ..., shadow: _Optional[_Union[ShadowStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+    rolled_back_versions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, policy: _Optional[str] = ..., live_version: _Optional[str] = ..., previous_versions: _Optional[_Iterable[str]] = ..., loaded_versions: _Optional[_Iterable[str]] = ..., following: _Optional[bool] = ..., wanted: _Optional[str] = ..., refused: _Optional[_Iterable[_Union[RefusedVersion, _Mapping[str, _Any]]]] = ..., canary: _Optional[_Union[CanaryStatus, _Mapping[str, _Any]]] = ..., shadow: _Optional[_Union[ShadowStatus, _Mapping[str, _Any]]] = ..., rolled_back_versions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CanaryRule(_message.Message):
     __slots__ = ("false_promotion_rate", "false_rollback_rate", "margin", "min_episodes")
@@ -41,7 +43,7 @@ class CanaryRule(_message.Message):
     def __init__(self, false_promotion_rate: _Optional[float] = ..., false_rollback_rate: _Optional[float] = ..., margin: _Optional[float] = ..., min_episodes: _Optional[int] = ...) -> None: ...
 
 class CanaryStatus(_message.Message):
-    __slots__ = ("version", "share", "rule", "live_episodes", "candidate_episodes", "better_evidence", "worse_evidence")
+    __slots__ = ("version", "share", "rule", "live_episodes", "candidate_episodes", "better_evidence", "worse_evidence", "loading")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +51,7 @@ class CanaryStatus(_message.Message):
     CANDIDATE_EPISODES_FIELD_NUMBER: _ClassVar[int]
     BETTER_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     WORSE_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    LOADING_FIELD_NUMBER: _ClassVar[int]
     version: str
     share: float
     rule: CanaryRule
@@ -56,15 +59,18 @@ class CanaryStatus(_message.Message):
     candidate_episodes: int
     better_evidence: float
     worse_evidence: float
-    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ..., rule: _Optional[_Union[CanaryRule, _Mapping[str, _Any]]] = ..., live_episodes: _Optional[int] = ..., candidate_episodes: _Optional[int] = ..., better_evidence: _Optional[float] = ..., worse_evidence: _Optional[float] = ...) -> None: ...
+    loading: bool
+    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ..., rule: _Optional[_Union[CanaryRule, _Mapping[str, _Any]]] = ..., live_episodes: _Optional[int] = ..., candidate_episodes: _Optional[int] = ..., better_evidence: _Optional[float] = ..., worse_evidence: _Optional[float] = ..., loading: _Optional[bool] = ...) -> None: ...
 
 class ShadowStatus(_message.Message):
-    __slots__ = ("version", "share")
+    __slots__ = ("version", "share", "loading")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
+    LOADING_FIELD_NUMBER: _ClassVar[int]
     version: str
     share: float
-    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
+    loading: bool
+    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ..., loading: _Optional[bool] = ...) -> None: ...
 
 class RefusedVersion(_message.Message):
     __slots__ = ("version", "reason", "detail")
@@ -137,10 +143,14 @@ class RollbackRequest(_message.Message):
     def __init__(self, policy: _Optional[str] = ...) -> None: ...
 
 class RollbackResponse(_message.Message):
-    __slots__ = ("policy",)
+    __slots__ = ("policy", "rolled_back_version", "ended_canary")
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    ROLLED_BACK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENDED_CANARY_FIELD_NUMBER: _ClassVar[int]
     policy: PolicyStatus
-    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+    rolled_back_version: str
+    ended_canary: bool
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ..., rolled_back_version: _Optional[str] = ..., ended_canary: _Optional[bool] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("policy", "off")
