@@ -13,10 +13,12 @@ from typing import Any
 from policy.spec import check_name
 from policy.verified_folder import MALFORMED, MANIFEST, malformation
 
+# 1 had neither actuator kinds nor statistics; the probes of 2 had neither sampled actions nor energies
+FORMAT_VERSION = 3
 DESCRIPTION = "policy.json"
 STAY = "eval/stay"
+MAX_DESCRIPTION_BYTES = 1 << 24  # far more than a description has; a damaged one must not fill the memory
 _MAX_DIGITS = 18
-_MAX_BYTES = 1 << 24  # far more than a description has; a damaged one must not fill the memory
 
 
 class DescriptionError(Exception):
@@ -40,6 +42,11 @@ def is_version(name: str) -> bool:
     It has at most 18 digits: more training steps are not plausible, and programs keep versions in 64 bits.
     """
     return len(name) <= _MAX_DIGITS and name.isascii() and name.isdigit() and name == str(int(name))
+
+
+def belongs(name: str) -> bool:
+    """Return whether a version has a file of this relative name."""
+    return name in {DESCRIPTION, "probes.npz"} or name.startswith("params/")
 
 
 def published_name(version: Path) -> str:
@@ -96,6 +103,6 @@ def _read(path: Path) -> bytes:
         if not path.is_file():  # to open a pipe would block
             raise DescriptionError(f"{path} is not a file")
         with path.open("rb") as file:
-            return file.read(_MAX_BYTES)
+            return file.read(MAX_DESCRIPTION_BYTES)
     except OSError as error:
         raise DescriptionError(f"{path} cannot be read: {error.strerror}") from error

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Literal
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 MANIFEST = "manifest.json"
 _WRITING, _DELETING, _REPLACED = ".writing-", ".deleting-", ".replaced-"  # prefixes of names that nobody reads
-_MAX_BYTES = 1 << 20  # a manifest has a few kilobytes; a damaged one must not fill the memory
+MAX_MANIFEST_BYTES = 1 << 20  # a manifest has a few kilobytes; a damaged one must not fill the memory
 _CHUNK_BYTES = 1 << 20
 _REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
 
@@ -74,6 +74,20 @@ def create(
         OSError: the disk is full, or the folder cannot be written or read back; the message names it. Nothing is left
             behind, and a folder of that name is as it was.
     """
+
+    def fill_and_list(scratch: Path) -> None:
+        fill(scratch)
+        write_manifest(scratch, format_version)
+
+    place(target, fill=fill_and_list, check=check, what=what)
+
+
+def place(target: Path, *, fill: Callable[[Path], None], check: Callable[[Path], None], what: str) -> None:
+    """Write the folder `target` as `create` does, except that `fill` writes the manifest, too.
+
+    Raises:
+        OSError: as `create`. Other errors of `fill` and `check` pass through; then, too, nothing is left behind.
+    """
     parent = target.parent
     scratch = parent / f"{_WRITING}{target.name}-{uuid.uuid4().hex[:8]}"
     replaced = parent / f"{_REPLACED}{target.name}"
@@ -81,7 +95,6 @@ def create(
         parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir()
         fill(scratch)
-        write_manifest(scratch, format_version)
         _fsync_tree(scratch)
         check(scratch)
         if target.exists():
@@ -157,6 +170,29 @@ def copy(folder: Path, target: Path, *, root: Path, format_version: int, belongs
     return _read(folder, target, root=root, format_version=format_version, belongs=belongs)
 
 
+def parse_manifest(raw: bytes, format_version: int) -> dict[str, tuple[Any, Any]]:
+    """Return the size and the SHA-256 of every file, by its relative name, as the manifest `raw` states them.
+
+    Raises:
+        DamageError: it cannot be parsed, has another format, or names a file that is not below its folder.
+    """
+    if not raw.endswith(b"\n"):
+        raise DamageError("manifest", f"{MANIFEST} is truncated: it does not end with a newline")
+    try:
+        manifest = json.loads(raw)
+        stated_format = manifest["format"]
+        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except MALFORMED as error:
+        raise DamageError("manifest", f"{MANIFEST} cannot be parsed: {malformation(error)}") from error
+    if stated_format != format_version:
+        detail = f"{MANIFEST} has format {stated_format!r:.80}, but this version reads format {format_version}"
+        raise DamageError("format", detail)
+    folders = _parents(expected)
+    if odd := sorted(name for name in expected if name in folders or not _is_plain_name(name)):
+        raise DamageError("files", f"{odd[0]!a:.200} in {MANIFEST} is not the name of a file below it")
+    return expected
+
+
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield every entry below `folder` that is not a folder, by its relative name; links are not followed."""
     for parent, folders, names in os.walk(folder):
@@ -186,7 +222,7 @@ def _read(folder: Path, target: Path | None, *, root: Path, format_version: int,
     if not folder.is_relative_to(root):
         raise DamageError("files", f"it is a symbolic link to {folder}, outside of {root}")
     raw = _read_manifest(folder, root)
-    expected = _parse_manifest(raw, format_version)
+    expected = parse_manifest(raw, format_version)
     present: set[str] = set()
     for name in _names(folder, _parents(expected)):
         if name != MANIFEST and (name not in expected or not belongs(name)):
@@ -210,26 +246,14 @@ def _read(folder: Path, target: Path | None, *, root: Path, format_version: int,
 
 def _read_manifest(folder: Path, root: Path) -> bytes:
     with _opened(folder / MANIFEST, root, what=MANIFEST, reason="manifest") as (file, size):
-        if size > _MAX_BYTES:
-            raise DamageError("manifest", f"{MANIFEST} has {size} bytes; a manifest has at most {_MAX_BYTES}")
-        raw = file.read(_MAX_BYTES)
-    if not raw.endswith(b"\n"):
-        raise DamageError("manifest", f"{MANIFEST} is truncated: it does not end with a newline")
-    return raw
+        if size > MAX_MANIFEST_BYTES:
+            raise DamageError("manifest", f"{MANIFEST} has {size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}")
+        return file.read(MAX_MANIFEST_BYTES)
 
 
-def _parse_manifest(raw: bytes, format_version: int) -> dict[str, tuple[Any, Any]]:
-    """Return the size and the SHA-256 of every file, by its relative name, as the manifest states them."""
-    try:
-        manifest = json.loads(raw)
-        stated_format = manifest["format"]
-        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except MALFORMED as error:
-        raise DamageError("manifest", f"{MANIFEST} cannot be parsed: {malformation(error)}") from error
-    if stated_format != format_version:
-        detail = f"{MANIFEST} has format {stated_format!r:.80}, but this version reads format {format_version}"
-        raise DamageError("format", detail)
-    return expected
+def _is_plain_name(name: str) -> bool:
+    path = PurePosixPath(name)
+    return str(path) == name and name.isprintable() and not path.is_absolute() and ".." not in path.parts
 
 
 def _parents(names: Collection[str]) -> set[str]:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from policy import verified_folder
+from policy.published import FORMAT_VERSION, belongs
 from policy.verified_folder import DamageError
-
-# 1 had neither actuator kinds nor statistics; the probes of 2 had neither sampled actions nor energies
-FORMAT_VERSION = 3
 
 Reason = Literal["missing", "manifest", "files", "hash", "spec", "arrays", "probes"]
 
@@ -44,7 +42,7 @@ def verify(path: Path) -> str:
         OSError: a file cannot be read.
     """
     with _refusing(path):
-        return verified_folder.verify(path, format_version=FORMAT_VERSION, belongs=_is_of_a_bundle)
+        return verified_folder.verify(path, format_version=FORMAT_VERSION, belongs=belongs)
 
 
 def copy(path: Path, target: Path, *, root: Path) -> str:
@@ -58,7 +56,7 @@ def copy(path: Path, target: Path, *, root: Path) -> str:
         OSError: a file cannot be read or written.
     """
     with _refusing(path):
-        return verified_folder.copy(path, target, root=root, format_version=FORMAT_VERSION, belongs=_is_of_a_bundle)
+        return verified_folder.copy(path, target, root=root, format_version=FORMAT_VERSION, belongs=belongs)
 
 
 @contextlib.contextmanager
@@ -68,7 +66,3 @@ def _refusing(path: Path) -> Generator[None]:
         yield
     except DamageError as error:
         raise BundleError(path, "manifest" if error.reason == "format" else error.reason, error.detail) from error
-
-
-def _is_of_a_bundle(name: str) -> bool:
-    return name in {"policy.json", "probes.npz"} or name.startswith("params/")
