@@ -3,11 +3,12 @@
 #   docker build --target cpu -t kilolayer:cpu .
 #   docker run -p 50051:50051 -p 9464:9464 -v "$PWD/runs/first/policies:/policies:ro" kilolayer:cpu
 #
-# Add `-v kilolayer-cache:/cache` to keep compiled programs when the container is replaced: the next start is faster.
+# Add `-v kilolayer-cache:/cache` to keep compiled programs when the container is replaced: the next start is faster. It
+# also keeps copies of policies from buckets: the next start works while the bucket cannot be read.
 # Add `-v kilolayer-state:/state` to keep the decisions about live versions, such as a rollback.
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
-# KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line. With `--build-arg COMMIT="$(git rev-parse HEAD)"`, the
+# KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line, on a volume or in a bucket. With `--build-arg COMMIT="$(git rev-parse HEAD)"`, the
 # metric kilolayer_build_info names the commit. Change the ports with KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the
 # health check reads the second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
 
@@ -22,13 +23,14 @@ RUN echo "pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd
     && python -m venv --without-pip /opt/venv
 COPY pyproject.toml ./
 COPY requirements/ requirements/
-# The names of the packages that serving needs. `kilolayer` itself is copied from this checkout below.
+# The names of the packages that serving needs, also from buckets. `kilolayer` itself is copied from this checkout below.
 RUN python -c "import tomllib; \
         project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        serve = project['dependencies'] + project['optional-dependencies']['serve']; \
+        extras = project['optional-dependencies']; \
+        serve = project['dependencies'] + extras['serve'] + extras['remote']; \
         serve = [need for need in serve if not need.startswith('kilolayer')]; \
         print(*serve, file=open('serve.txt', 'w'), sep='\n'); \
-        print(*serve, *project['optional-dependencies']['cuda'], file=open('cuda.txt', 'w'), sep='\n')"
+        print(*serve, *extras['cuda'], file=open('cuda.txt', 'w'), sep='\n')"
 
 FROM builder AS packages-cpu
 RUN python -m pip --python /opt/venv install --require-hashes --only-binary=:all: \

@@ -11,7 +11,16 @@ import tyro
 
 from policy.command_line import NO_FLAG, flag, local_path
 from serving import user_folders
-from serving.policy_settings import NamedPath, PolicySettings, Wanted, parse_path, parse_versions
+from serving.policy_settings import (
+    BucketUrl,
+    NamedPath,
+    PolicyPath,
+    PolicySettings,
+    Wanted,
+    parse_path,
+    parse_versions,
+    usable_place,
+)
 from serving.sockets import Address, AddressError, TcpAddress, UnixAddress, parse_address
 
 LogFormat = Literal["auto", "json", "text"]
@@ -43,7 +52,7 @@ class ConfigError(Exception):
     """A setting that is not allowed. The message names its flag, the value, what is allowed, and a value that works."""
 
 
-def _policy_path(words: list[str]) -> Path | NamedPath:
+def _policy_path(words: list[str]) -> PolicyPath | NamedPath:
     try:
         return parse_path(words[0])
     except ValueError as error:
@@ -54,7 +63,7 @@ _PATH = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="[NAME=]PATH",
     instance_from_str=_policy_path,
-    is_instance=lambda value: isinstance(value, Path | NamedPath),
+    is_instance=lambda value: isinstance(value, Path | BucketUrl | NamedPath),
     str_from_instance=lambda value: [f"{value.name}={value.path}" if isinstance(value, NamedPath) else str(value)],
 )
 
@@ -74,10 +83,11 @@ class ServeConfig:
         ConfigError: a setting is out of range, or contradicts another one.
     """
 
-    policies: Annotated[tuple[Annotated[Path | NamedPath, _PATH], ...], _POLICIES] = ()
+    policies: Annotated[tuple[Annotated[PolicyPath | NamedPath, _PATH], ...], _POLICIES] = ()
     """Paths of published policies, at least one, such as runs/first/policies.
     Each is a folder with the versions of one policy, as training writes them, or one version in it, which then is the
-    only one that is served. A NAME replaces the one that training gave the policy."""
+    only one that is served. A NAME replaces the one that training gave the policy. With the extra `remote`, a path may
+    be in a bucket, such as gs://bucket/first/policies or s3://bucket/first/policies."""
 
     versions: Annotated[tuple[str, ...], _VERSIONS] = ()
     """Version of a policy to serve: the latest one, the best one, or exactly the version N.
@@ -226,7 +236,7 @@ class ServeConfig:
 
     def _expand_paths(self) -> None:
         try:
-            policies = tuple(map(_local_policy, self.policies))
+            policies = tuple(map(_usable_policy, self.policies))
             log_rows = self.log_rows and (self.log_rows[0], local_path(self.log_rows[1], name="--log-rows"))
             state_dir = self.state_dir and local_path(self.state_dir, name="--state-dir")
             config = self.config and local_path(self.config, name="--config")
@@ -327,11 +337,11 @@ class ServeConfig:
             )
 
 
-def _local_policy(policy: Path | NamedPath) -> Path | NamedPath:
-    """Return a path of --policies with a leading ~ replaced by the user's home folder."""
+def _usable_policy(policy: PolicyPath | NamedPath) -> PolicyPath | NamedPath:
+    """Return an element of --policies with a leading ~ replaced by the user's home folder."""
     if isinstance(policy, NamedPath):
-        return NamedPath(policy.name, local_path(policy.path, name="--policies"))
-    return local_path(policy, name="--policies")
+        return NamedPath(policy.name, usable_place(policy.path, name="--policies"))
+    return usable_place(policy, name="--policies")
 
 
 def _admin_socket(text: str) -> UnixAddress:

@@ -80,6 +80,10 @@ class StartupError(Exception):
     """The server cannot start. The message is one line that says what to do."""
 
 
+class BucketError(StartupError):
+    """A bucket with policies cannot be read now."""
+
+
 class ProbeError(StartupError):
     """A policy, compiled for this machine, does not give the results that were stored with it."""
 

@@ -1,10 +1,13 @@
 """What the settings say of one policy: its name and path, which version is wanted, and limits of its own."""
 
 import dataclasses
+import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from policy.command_line import local_path
 from policy.published import is_version
 from policy.spec import SpecError, check_name
 
@@ -12,12 +15,42 @@ Wanted: TypeAlias = Literal["latest", "best"] | int
 """The version to serve: the newest one, the one with the highest eval/stay, or exactly one."""
 
 
+_BUCKET = re.compile(r"(gs|s3)://[^/]+(/.*)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketUrl:
+    """The address of a folder in a bucket, such as gs://bucket/run/policies or s3://bucket/run/policies."""
+
+    text: str  # without a slash at its end
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.text.rsplit("/", 1)[1]
+
+    @property
+    def parent(self) -> "BucketUrl":
+        """The folder that this one is in; of a bucket, the bucket itself."""
+        return self if self.text.count("/") == 2 else BucketUrl(self.text.rsplit("/", 1)[0])
+
+    def __truediv__(self, name: str) -> "BucketUrl":
+        return BucketUrl(f"{self.text}/{name}")
+
+
+PolicyPath: TypeAlias = Path | BucketUrl
+"""Where the versions of a policy are, or one version of it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class NamedPath:
     """A path of --policies with the name under which its policy is served."""
 
     name: str
-    path: Path
+    path: PolicyPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +70,31 @@ class PolicySettings:
         return f"policies.{self.name}.{field}"
 
 
-def parse_path(word: str) -> Path | NamedPath:
+def parse_place(word: str) -> PolicyPath:
+    """Read a path, or the address of a folder in a bucket."""
+    return BucketUrl(word.rstrip("/")) if _BUCKET.fullmatch(word) else Path(word)
+
+
+def usable_place(place: PolicyPath, *, name: str) -> PolicyPath:
+    """Return `place` with a leading ~ of a path replaced by the user's home folder.
+
+    Args:
+        name: of the setting, for the message of an error.
+
+    Raises:
+        ValueError: it is a URL that is not supported, or there is no such home folder. The message is one line.
+    """
+    if isinstance(place, Path):
+        return local_path(place, name=name)
+    if importlib.util.find_spec("obstore") is None:
+        raise ValueError(
+            f"{name} {place} is in a bucket, which needs the extra `remote`: pip install 'kilolayer-stack[remote]'; or"
+            " use a folder such as runs/first/policies"
+        )
+    return place
+
+
+def parse_path(word: str) -> PolicyPath | NamedPath:
     """Read a word of --policies, [NAME=]PATH. If the whole word exists as a path, it has no name.
 
     Raises:
@@ -45,11 +102,11 @@ def parse_path(word: str) -> Path | NamedPath:
     """
     name, _, path = word.partition("=")
     if name == word or "/" in name or os.path.exists(word):  # noqa: PTH110  a Path raises for a name that is too long
-        return Path(word)
+        return parse_place(word)
     if not path:
         raise ValueError(f"--policies needs a path after the name, such as {name}=runs/first/policies, got {word!r}")
     try:
-        return NamedPath(check_name(name), Path(path))
+        return NamedPath(check_name(name), parse_place(path))
     except SpecError as error:
         raise ValueError(f"--policies {word!r}: the name before = is not allowed: {error}") from error
 

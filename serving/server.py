@@ -30,6 +30,7 @@ from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
 from serving.config import ServeConfig
 from serving.engine import compiler_threads
+from serving.engine.thread_priority import run_in_thread
 from serving.errors import BrokenError, StartupError
 from serving.policies import store
 from serving.policies.compilation import CompilationCounter
@@ -321,11 +322,13 @@ async def load(
         collectors.register(ReportsCollector(reports))
     if config.tracing and tracing is None:
         tracing = _tracing()
-    sources = sources or await asyncio.to_thread(resolve, config)
-    choices = choices or await asyncio.to_thread(lambda: [first_choices(source) for source in sources])
+    sources = sources or await run_in_thread(resolve, config)
+    choices = choices or await run_in_thread(lambda: [first_choices(source) for source in sources])
     # In a thread, because Orbax runs an event loop of its own.
-    load_all = functools.partial(store.load_all, sources, choices, strict=config.strict)
-    bundles = await asyncio.to_thread(load_all, on_rejected=metrics.count_rejected_bundle)
+    load_all = functools.partial(
+        store.load_all, sources, choices, on_rejected=metrics.count_rejected_bundle, strict=config.strict
+    )
+    bundles = await run_in_thread(load_all)
     return Server(
         config,
         sources=sources,

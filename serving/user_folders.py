@@ -1,4 +1,4 @@
-"""Where a server keeps its admin socket and its state by default: in the user's folders, by the server's address."""
+"""Where a server keeps files by default, in folders of the user: its admin socket, its state, copies of policies."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from serving.sockets import Address, TcpAddress, UnixAddress
 
 _HASH_LENGTH = 8  # hex digits, to tell sockets of one name in several folders apart
+_ENDPOINTS = ("AWS_ENDPOINT", "GOOGLE_BASE_URL")  # how the variables begin
 
 
 def server_name(address: Address) -> str:
@@ -39,9 +40,24 @@ def find_admin_address(address: Address, environ: Mapping[str, str] = os.environ
 
 def state_folder(address: Address, environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for the state of the server at `address` (XDG Base Directory Specification)."""
-    states = Path(environ.get("XDG_STATE_HOME", ""))
-    root = states if states.is_absolute() else _home() / ".local/state"  # a relative path must be ignored
-    return root / "kilolayer" / server_name(address)
+    return _folder(environ, "XDG_STATE_HOME", default=".local/state") / "kilolayer" / server_name(address)
+
+
+def copies_folder(url: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for copies of the policies at `url`, such as s3://bucket/run. All servers of the user share it.
+
+    An address means another bucket at another endpoint, so the folder's name depends on the variables that set one.
+    """
+    endpoints = sorted(item for item in environ.items() if item[0].startswith(_ENDPOINTS))
+    digest = hashlib.sha256(repr((url, endpoints)).encode()).hexdigest()
+    name = f"{url.split('/')[2]}-{digest[:_HASH_LENGTH]}"
+    return _folder(environ, "XDG_CACHE_HOME", default=".cache") / "kilolayer" / "policies" / name
+
+
+def _folder(environ: Mapping[str, str], variable: str, *, default: str) -> Path:
+    """Return a folder of the XDG Base Directory Specification."""
+    named = Path(environ.get(variable, ""))
+    return named if named.is_absolute() else _home() / default  # a relative path must be ignored
 
 
 def _is_own_folder(path: Path) -> bool:

@@ -19,7 +19,7 @@ LOWEST = 19
 _TURN_S = 0.0005  # with Python's 5 ms, the event loop waits several times 5 ms for one request
 
 BACKGROUND = "background"
-"""The name of the threads of `run_in_background`."""
+"""The name of the threads of `run_in_background` and `run_in_thread`."""
 Result = TypeVar("Result")
 
 
@@ -36,12 +36,21 @@ async def run_in_background(function: Callable[..., Result], *arguments: object)
 
     The end of the process does not wait for the thread.
     """
+
+    def run() -> Result:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
+        return function(*arguments)
+
+    return await run_in_thread(run)
+
+
+async def run_in_thread(function: Callable[..., Result], *arguments: object) -> Result:
+    """Return what `function` returns in another thread. The end of the process does not wait for the thread."""
     outcome: Future[Result] = Future()
     outcome.set_running_or_notify_cancel()  # so that the thread can set it, also if nobody waits for it any more
 
     def run() -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         try:
             outcome.set_result(function(*arguments))
         except BaseException as error:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from serving.errors import DeploymentError, Reason, StartupError
+from serving.errors import BucketError, DeploymentError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
@@ -233,7 +233,7 @@ class Deployment:
         """
         found = self._find(policy)
         found.require_following_possible(on=on)
-        found.following = on
+        found.following, found.retry_in = on, 0
         await self._save()
         self._look_now.set()
 
@@ -260,6 +260,7 @@ class Deployment:
         """Load what was loaded before the restart, and go on with what was tried. Actions of operators wait for it."""
         for policy in self._policies.values():
             await restore(policy, self._loader, self._trials)
+            await self._loader.keep_copies(policy)
         await self._save()
 
     async def _follow(self) -> None:
@@ -275,9 +276,10 @@ class Deployment:
             if policy.retry_in:
                 policy.retry_in -= 1
             elif policy.following or policy.has_new_rule:
+                policy.retry_in = policy.source.pause_looks
                 try:
                     await self._take_up(policy)
-                except DeploymentError as error:
+                except (BucketError, DeploymentError) as error:
                     _LOGGER.warning("%s; trying again later", error)
                     policy.retry_in = RETRY_LOOKS
                 except Exception:  # a bug must not end the following of all policies
@@ -288,7 +290,7 @@ class Deployment:
         """Make the most wanted version live that is better than the live one and passes every check."""
         version = await self._loader.load_wanted(policy)
         if version is None:
-            policy.has_new_rule = policy.has_new_rule and policy.retry_in > 0
+            policy.has_new_rule = policy.has_new_rule and policy.retry_in > policy.source.pause_looks
             return
         surplus: list[int] = []
         async with policy.changing:

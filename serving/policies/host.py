@@ -115,15 +115,17 @@ class PolicyHost:
             RefusedVersionError: it must not be served.
             StartupError: the machine lacks a resource that loading needs.
         """
-        async with self._loading:
-            if (policy, version) in self._engines:
-                return
-            try:
-                with short_turns():
-                    await self._load(policy, version)
-            except RefusedVersionError as error:
-                self._metrics.count_rejected_bundle(error.reason)
-                raise
+        if (policy, version) in self._engines:
+            return
+        try:
+            await run_in_background(self._sources[policy].fetch, version)  # other versions are loaded meanwhile
+            async with self._loading:
+                if (policy, version) not in self._engines:
+                    with short_turns():
+                        await self._load(policy, version)
+        except RefusedVersionError as error:
+            self._metrics.count_rejected_bundle(error.reason)
+            raise
 
     async def switch(self, policy: str, version: int) -> None:
         """Make a loaded version live, in one step between two batches."""

@@ -9,7 +9,8 @@ import logging
 from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
-from serving.errors import DeploymentError, Reason, RefusedVersionError, StartupError
+from serving.engine.thread_priority import run_in_thread
+from serving.errors import BucketError, DeploymentError, Reason, RefusedVersionError, StartupError
 from serving.policies import version_files
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.source import candidates
@@ -45,6 +46,7 @@ class VersionLoader:
     def __init__(self, host: LoadingHost, *, keep: int) -> None:
         self.host = host
         self._keep = keep
+        self._sweeping = asyncio.Lock()
 
     async def load(self, policy: PolicyDecisions, version: int) -> bool:
         """Load a version that an operator asked for. Return False, without any effect, if it is loaded.
@@ -54,13 +56,16 @@ class VersionLoader:
         """
         if version in policy.loaded:
             return False
-        files = await asyncio.to_thread(version_files.look, policy.source.path(version))
+        try:
+            files = await run_in_thread(policy.source.files, version)
+        except BucketError as error:
+            raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
         if not version_files.is_complete(files):
             raise unknown_version(policy, version)
         try:
             await self.host.prepare(policy.name, version)
         except RefusedVersionError as error:
-            _refuse(policy, version, files, error)
+            await _refuse(policy, version, files, error)
             raise DeploymentError(Reason.VERSION_REFUSED, str(error)) from error
         except StartupError as error:
             raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
@@ -78,9 +83,13 @@ class VersionLoader:
                     return
 
     async def load_wanted(self, policy: PolicyDecisions) -> int | None:
-        """Load the most wanted version that is better than the live one and passes every check; None: there is none."""
+        """Load the most wanted version that is better than the live one and passes every check; None: there is none.
+
+        Raises:
+            BucketError: the bucket cannot be read.
+        """
         try:
-            wanted = await asyncio.to_thread(candidates, policy.source)
+            wanted = await run_in_thread(candidates, policy.source)
         except OSError as error:
             _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.folder, error.strerror)
             policy.retry_in = RETRY_LOOKS
@@ -91,13 +100,13 @@ class VersionLoader:
                 return None
             if version in policy.rolled_back:
                 continue
-            files = await asyncio.to_thread(version_files.look, policy.source.path(version))
+            files = await run_in_thread(policy.source.files, version)
             if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:
                 await self.host.prepare(policy.name, version)
             except RefusedVersionError as error:
-                _refuse(policy, version, files, error)
+                await _refuse(policy, version, files, error)
             except StartupError as error:
                 _LOGGER.warning("%s; version %d of %s is tried again later", error, version, policy.name)
                 policy.retry_in = RETRY_LOOKS
@@ -117,6 +126,13 @@ class VersionLoader:
         for version in versions:
             if version is not None and version not in policy.loaded:
                 await self.host.unload(policy.name, version)
+        await self.keep_copies(policy)
+
+    async def keep_copies(self, policy: PolicyDecisions) -> None:
+        """Keep the copies of versions from a bucket that are loaded now, and remove old ones."""
+        if copies := policy.source.copies:
+            async with self._sweeping:
+                await asyncio.to_thread(copies.keep, policy.loaded)
 
 
 def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
@@ -124,11 +140,11 @@ def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
     loaded = ", ".join(map(str, sorted(policy.loaded)))
     return DeploymentError(
         Reason.UNKNOWN_VERSION,
-        f"policy {policy.name} has no version {version} in {policy.source.folder}; loaded are: {loaded}",
+        f"policy {policy.name} has no version {version} in {policy.source.place}; loaded are: {loaded}",
     )
 
 
-def _refuse(policy: PolicyDecisions, version: int, files: Files, error: RefusedVersionError) -> None:
+async def _refuse(policy: PolicyDecisions, version: int, files: Files, error: RefusedVersionError) -> None:
     policy.refused[version] = files, RefusedVersion(version, error.reason, error.detail)
     _LOGGER.warning(
         "version %d of %s is refused (%s), and version %d stays live: %s",
@@ -138,3 +154,5 @@ def _refuse(policy: PolicyDecisions, version: int, files: Files, error: RefusedV
         policy.live,
         error.detail,
     )
+    if copies := policy.source.copies:
+        await asyncio.to_thread(copies.discard, version)  # the version in the bucket may be replaced

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from serving.config import ServeConfig
-from serving.errors import StartupError, shortage
-from serving.policies.source import PolicySource, candidates
+from serving.errors import BucketError, StartupError, shortage
+from serving.policies.source import PolicySource, candidates, copied
 from serving.policies.state_file import PolicyState, Rule, StateFile, choose
 from serving.sockets import TcpAddress
 from serving.user_folders import state_folder
@@ -51,17 +51,25 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
             other, because the operator may not have wanted them.
 
     Raises:
-        StartupError: the folder cannot be read.
+        StartupError: the folder cannot be read, or the bucket, of which there are no copies either.
     """
+    is_live_known = True
     try:
         versions = candidates(source)
+    except BucketError as error:
+        versions = copied(source)
+        if not versions:
+            raise
+        _LOGGER.warning("%s; starting with the versions that were copied before", error)
+        is_live_known = kept is not None and kept.live in versions
     except OSError as error:
         hint = shortage(error) or "check its permissions"
-        raise StartupError(f"cannot read {source.folder} ({error.strerror}); {hint}") from error
+        raise StartupError(f"cannot read {source.place} ({error.strerror}); {hint}") from error
     if kept is None or isinstance(source.wanted, int):
         return tuple(versions)
+    live = (kept.live,) if is_live_known else ()
     older = sorted((version for version in versions if version < kept.live), reverse=True)
-    return kept.live, *older, *sorted(version for version in versions if version > kept.live)
+    return *live, *older, *sorted(version for version in versions if version > kept.live)
 
 
 def _state_file(config: ServeConfig) -> StateFile | None:

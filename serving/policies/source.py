@@ -3,17 +3,24 @@
 Imports no JAX, because the supervisor of several workers uses it.
 """
 
+import contextlib
 import dataclasses
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policy import published
-from policy.published import MANIFEST, STAY, DescriptionError
+from policy.published import MANIFEST, STAY, DescriptionError, is_version
 from serving.config import ServeConfig
-from serving.errors import StartupError, shortage
-from serving.policy_settings import NamedPath, PolicySettings, Wanted
+from serving.errors import BucketError, StartupError, shortage
+from serving.policies import version_files
+from serving.policies.bucket import Bucket
+from serving.policies.copies import Copies
+from serving.policies.version_files import Files
+from serving.policy_settings import BucketUrl, NamedPath, PolicyPath, PolicySettings, Wanted
+from serving.user_folders import copies_folder
 
+_BUCKET_PAUSE_LOOKS = 9  # looks are a second apart
 _DEFAULT: Wanted = "latest"
 _LISTED = 8  # versions in a message
 
@@ -23,14 +30,25 @@ class PolicySource:
     """One policy that is served."""
 
     name: str  # under which it is served
-    folder: Path  # holds its versions
-    given: Path  # with --policies: `folder`, or one version in it
+    folder: Path  # holds its versions, or copies of those in a bucket
+    given: Path  # `folder`, or one version in it, if --policies names one
+    copies: Copies | None = None  # of the versions in a bucket; None: the versions are in `folder`
     wanted: Wanted
     follow: bool  # take up new versions
     max_batch_rows: int
     max_batch_delay_s: float
     max_queue_rows: int
     device: str = ""  # that computes it; empty: JAX's default
+
+    @property
+    def place(self) -> PolicyPath:
+        """Where the versions are."""
+        return self.copies.url if self.copies else self.folder
+
+    @property
+    def pause_looks(self) -> int:
+        """How many looks for new versions to skip after each one. Requests to a bucket take time and cost money."""
+        return _BUCKET_PAUSE_LOOKS if self.copies else 0
 
     def path(self, version: int) -> Path:
         """Return the folder of a version."""
@@ -39,6 +57,34 @@ class PolicySource:
     def root(self, version: int) -> Path:
         """Return the folder under which the symbolic links in a version must end."""
         return self.given if self.given == self.path(version) else self.folder
+
+    def files(self, version: int) -> Files:
+        """Return the files of a version, unverified; none if there is no such version.
+
+        Raises:
+            BucketError: there is no copy of the version, and the bucket cannot be read.
+        """
+        if self.copies and not self.copies.has(version):
+            return self.copies.bucket.files(version)
+        return version_files.look(self.path(version))
+
+    def held(self, version: int) -> contextlib.AbstractContextManager[Path]:
+        """Return a context with the folder of a version, to read it. A version in a bucket is copied first if needed.
+
+        Raises:
+            RefusedVersionError, BucketError, StartupError: in the context, as `Copies.held`.
+        """
+        return self.copies.held(version) if self.copies else contextlib.nullcontext(self.path(version))
+
+    def fetch(self, version: int) -> None:
+        """Copy a version in a bucket, if there is no copy of it. Errors as of `held`."""
+        with self.held(version):
+            pass
+
+    def discard(self, version: int) -> None:
+        """Remove the copy of a version that was refused: the version in the bucket may be replaced."""
+        if self.copies:
+            self.copies.discard(version)
 
 
 def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
@@ -55,8 +101,8 @@ def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
         source = _resolve(policy, config)
         if source.name in sources:
             raise StartupError(
-                f"{sources[source.name].folder} and {source.folder} both hold a policy named {source.name}; serve one"
-                f" of them, or give one another name: --policies NAME={source.folder}"
+                f"{sources[source.name].place} and {source.place} both hold a policy named {source.name}; serve one"
+                f" of them, or give one another name: --policies NAME={source.place}"
             )
         sources[source.name] = source
     if unknown := sorted(config.wanted_versions.keys() - sources.keys()):
@@ -69,31 +115,62 @@ def candidates(source: PolicySource) -> list[int]:
 
     Raises:
         OSError: the folder cannot be read.
+        BucketError: the bucket cannot be read.
     """
     if isinstance(source.wanted, int):
         return [source.wanted]
-    versions = published.versions(source.folder)
-    if source.wanted == "best":
-        return published.best_first({each: published.metric(source.path(each), STAY) for each in versions})
-    return versions[::-1]
+    copies = source.copies
+    return _most_wanted(source, copies.bucket.versions() if copies else published.versions(source.folder))
 
 
-def _resolve(policy: Path | NamedPath, config: ServeConfig) -> PolicySource:
+def copied(source: PolicySource) -> list[int]:
+    """Return, as `candidates`, those of which there is a copy. Reads no bucket."""
+    versions = source.copies.versions() if source.copies else []
+    if isinstance(source.wanted, int):
+        return [version for version in versions if version == source.wanted]
+    return _most_wanted(source, versions)
+
+
+def _most_wanted(source: PolicySource, versions: Sequence[int]) -> list[int]:
+    if source.wanted == "latest":
+        return list(reversed(versions))
+    copies = source.copies
+    return published.best_first(
+        {each: copies.stay(each) if copies else published.metric(source.path(each), STAY) for each in versions}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is at a path of --policies."""
+
+    place: PolicyPath  # that holds the versions
+    folder: Path  # as in PolicySource, like the next two
+    given: Path
+    copies: Copies | None
+    versions: Sequence[int]  # oldest first
+    only: int | None = None  # the version that the path is; None: it is a folder of versions
+    outage: BucketError | None = None  # why the bucket cannot be read; then `versions` are those with a copy
+
+
+def _resolve(policy: PolicyPath | NamedPath, config: ServeConfig) -> PolicySource:
     path, name = (policy.path, policy.name) if isinstance(policy, NamedPath) else (policy, "")
-    versions = _versions(path)
-    folder, only = (path, None) if versions else (path.parent, int(path.name))
-    name = name or _stored_name(folder, versions or [int(path.name)])
+    found = _in_bucket(path) if isinstance(path, BucketUrl) else _in_folder(path)
+    name = name or _stored_name(found)
     own = next((each for each in config.policy_settings if each.name == name), PolicySettings(name=name))
     asked = config.wanted_versions.get(name)
-    wanted = _wanted(own.versions if asked is None else asked, name=name, path=path, only=only)
-    if isinstance(wanted, int) and only is None and wanted not in versions:
-        known = ", ".join(map(str, versions[-_LISTED:]))
-        raise StartupError(f"{folder} has no version {wanted} of {name}; the newest ones are: {known}")
+    wanted = _wanted(own.versions if asked is None else asked, name=name, path=path, only=found.only)
+    if isinstance(wanted, int) and wanted not in found.versions:
+        if found.outage:
+            raise found.outage
+        known = ", ".join(map(str, found.versions[-_LISTED:]))
+        raise StartupError(f"{found.place} has no version {wanted} of {name}; the newest ones are: {known}")
     follow = next((each for each in (own.follow, config.follow) if each is not None), wanted == "latest")
     return PolicySource(
         name=name,
-        folder=folder,
-        given=path,
+        folder=found.folder,
+        given=found.given,
+        copies=found.copies,
         wanted=wanted,
         follow=follow and not isinstance(wanted, int),
         max_batch_rows=own.max_batch_rows or config.max_batch_rows,
@@ -103,7 +180,7 @@ def _resolve(policy: Path | NamedPath, config: ServeConfig) -> PolicySource:
     )
 
 
-def _wanted(asked: Wanted | None, *, name: str, path: Path, only: int | None) -> Wanted:
+def _wanted(asked: Wanted | None, *, name: str, path: PolicyPath, only: int | None) -> Wanted:
     """Return the version to serve of the policy `name`.
 
     Args:
@@ -122,15 +199,51 @@ def _wanted(asked: Wanted | None, *, name: str, path: Path, only: int | None) ->
     return only
 
 
-def _stored_name(folder: Path, versions: Sequence[int]) -> str:
-    """Return the name in the newest policy.json in `folder` that can be read."""
+def _stored_name(found: _Found) -> str:
+    """Return the name in the newest policy.json that can be read."""
     problems: list[str] = []
-    for version in reversed(versions):
+    for version in reversed(found.versions):
+        copies, local = found.copies, found.folder / str(version)
+        with copies.described(version) if copies else contextlib.nullcontext(local) as folder:
+            try:
+                return published.published_name(folder)
+            except DescriptionError as error:
+                problems.append(str(error).replace(str(folder), f"{found.place}/{version}"))
+    raise StartupError(
+        f"no version in {found.place} is valid, of {len(found.versions)}; of the newest one: {problems[0]}"
+    )
+
+
+def _in_folder(path: Path) -> _Found:
+    if versions := _versions(path):
+        return _Found(path, path, path, None, versions)
+    return _Found(path.parent, path.parent, path, None, [int(path.name)], only=int(path.name))
+
+
+def _in_bucket(url: BucketUrl) -> _Found:
+    try:
+        return _find(url, lambda folder: Bucket(folder).versions())
+    except BucketError as error:
         try:
-            return published.published_name(folder / str(version))
-        except DescriptionError as error:
-            problems.append(str(error))
-    raise StartupError(f"no version in {folder} is valid, of {len(versions)}; of the newest one: {problems[0]}")
+            return dataclasses.replace(_find(url, lambda folder: _copies(folder).versions()), outage=error)
+        except StartupError:  # there are no copies either
+            raise error from None
+
+
+def _find(url: BucketUrl, versions_in: Callable[[BucketUrl], list[int]]) -> _Found:
+    if versions := versions_in(url):
+        copies = _copies(url)
+        return _Found(url, copies.folder, copies.folder, copies, versions)
+    if is_version(url.name) and int(url.name) in versions_in(url.parent):
+        copies = _copies(url.parent)
+        return _Found(url.parent, copies.folder, copies.folder / url.name, copies, [int(url.name)], int(url.name))
+    if likely := next(filter(versions_in, (url / "policies", url.parent)), None):
+        raise StartupError(f"{url} holds no published version, but {likely} does; use --policies {likely}")
+    raise StartupError(f"{url} holds no published version; upload the folder policies/ of a run to it")
+
+
+def _copies(url: BucketUrl) -> Copies:
+    return Copies(url, copies_folder(str(url)))
 
 
 def _versions(folder: Path) -> list[int]:

@@ -1,11 +1,12 @@
 """Read versions from disk, verified.
 
-A version that fails a check is not changed. This module writes and removes nothing.
+A version that fails a check is not changed.
 """
 
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from policy import bundle
 from policy.bundle import Bundle, BundleError
@@ -22,20 +23,10 @@ def read(source: PolicySource, version: int) -> Bundle:
 
     Raises:
         RefusedVersionError: it fails a check.
-        StartupError: the machine lacks a resource that loading needs.
+        StartupError: the machine lacks a resource that loading needs, or a bucket cannot be read now.
     """
-    path = source.path(version)
-    try:
-        found = bundle.read(path, root=source.root(version))
-    except Exception as error:
-        if lacking := shortage(error):  # which has nothing to do with the policy
-            raise StartupError(f"cannot load {path}: {lacking}") from error
-        if isinstance(error, BundleError):
-            raise RefusedVersionError(error.reason, str(error), detail=error.detail) from error
-        if isinstance(error, OSError):
-            problem = f"cannot read {error.filename or path}: {error.strerror or error}"
-            raise RefusedVersionError(UNREADABLE, problem) from error
-        raise
+    with source.held(version) as path:
+        found = _read(path, root=source.root(version))
     return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=source.name))
 
 
@@ -73,12 +64,27 @@ def _load_first(
             return read(source, version)
         except RefusedVersionError as error:
             on_rejected(error.reason)
+            source.discard(version)
             if len(versions) == 1:
                 raise StartupError(f"version {version} of {source.name} cannot be served: {error}") from error
             if strict:
                 raise StartupError(f"--strict: the {source.wanted} version cannot be served: {error}") from error
             _LOGGER.warning("skipping version %d: %s", version, error)
     raise StartupError(
-        f"no version in {source.folder} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
+        f"no version in {source.place} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
         " version, or choose another folder with --policies"
     )
+
+
+def _read(path: Path, *, root: Path) -> Bundle:
+    try:
+        return bundle.read(path, root=root)
+    except Exception as error:
+        if lacking := shortage(error):  # which has nothing to do with the policy
+            raise StartupError(f"cannot load {path}: {lacking}") from error
+        if isinstance(error, BundleError):
+            raise RefusedVersionError(error.reason, str(error), detail=error.detail) from error
+        if isinstance(error, OSError):
+            problem = f"cannot read {error.filename or path}: {error.strerror or error}"
+            raise RefusedVersionError(UNREADABLE, problem) from error
+        raise

@@ -9,19 +9,19 @@ from typing import TypeAlias
 
 from policy.published import MANIFEST
 
-Files: TypeAlias = frozenset[tuple[str, int, int, int]]
-"""The name, the inode, the size and the time of change, in nanoseconds, of every file of a version."""
+Files: TypeAlias = frozenset[tuple[str, str, int, int]]
+"""The name, the inode or the tag of the content, the size and the time of change, in ns, of every file of a version."""
 
-_MAX_FILES = 10_000  # far more than a version has; a link may lead to a folder with many more
+MAX_FILES = 10_000  # far more than a version has; a link may lead to a folder with many more
 
 
 def look(folder: Path) -> Files:
     """Return the files in `folder`; none if it cannot be read. Symbolic links are followed."""
-    found: set[tuple[str, int, int, int]] = set()
-    for path in itertools.islice(_paths(folder), _MAX_FILES):
+    found: set[tuple[str, str, int, int]] = set()
+    for path in itertools.islice(_paths(folder), MAX_FILES):
         with contextlib.suppress(OSError):  # it has just been removed, or is a link to nothing
             status = path.stat()
-            found.add((str(path.relative_to(folder)), status.st_ino, status.st_size, status.st_mtime_ns))
+            found.add((str(path.relative_to(folder)), str(status.st_ino), status.st_size, status.st_mtime_ns))
     return frozenset(found)
 
 

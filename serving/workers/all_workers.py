@@ -203,6 +203,8 @@ class AllWorkers:
             Exception: the first error of a worker, after all have ended or answered.
         """
         tasks = {asyncio.ensure_future(act(member)): member for member in members}
+        for task in tasks:  # so that asyncio does not log an error that comes after this was cancelled, at a stop
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         late = await _unanswered(tasks, timeout_s)
         for task in late:
             task.add_done_callback(functools.partial(_end_late, member=tasks[task], on_late_end=on_late_end))

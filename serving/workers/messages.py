@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from serving.config import ServeConfig
-from serving.policy_settings import NamedPath, PolicySettings
+from serving.policies.copies import Copies
+from serving.policies.source import PolicySource
+from serving.policy_settings import BucketUrl, NamedPath, PolicyPath, PolicySettings
 
 ChangeKind: TypeAlias = Literal["prepare", "switch", "unload", "set_canary", "set_shadow"]
 """What a worker does: a method of `serving.policies.deployment.VersionHost`."""
@@ -20,6 +22,7 @@ class Start:
     """To a worker: load, with this configuration."""
 
     config: ServeConfig
+    sources: tuple[PolicySource, ...]  # the policies, in the order of --policies
     choices: tuple[tuple[int, ...], ...]  # the versions of each policy to try, in the order of --policies
     cores: tuple[int, ...]  # that it may run on; empty: any
 
@@ -120,6 +123,7 @@ def from_line(line: bytes) -> Message:
     kind = _TYPES[fields.pop("type")]
     if kind is Start:
         fields["config"] = _config(fields["config"])
+        fields["sources"] = tuple(map(_source, fields["sources"]))
         fields["choices"] = tuple(map(tuple, fields["choices"]))
     values: dict[str, Any] = {
         name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()
@@ -140,5 +144,20 @@ def _config(fields: dict[str, Any]) -> ServeConfig:
     return ServeConfig(**fields | restored)
 
 
-def _policy_path(stored: str | dict[str, str]) -> Path | NamedPath:
-    return Path(stored) if isinstance(stored, str) else NamedPath(stored["name"], Path(stored["path"]))
+def _policy_path(stored: Any) -> PolicyPath | NamedPath:
+    is_named = isinstance(stored, dict) and "name" in stored
+    return NamedPath(stored["name"], _place(stored["path"])) if is_named else _place(stored)
+
+
+def _place(stored: Any) -> PolicyPath:
+    return Path(stored) if isinstance(stored, str) else BucketUrl(**stored)
+
+
+def _source(fields: dict[str, Any]) -> PolicySource:
+    copies = fields["copies"]
+    restored: dict[str, Any] = {
+        "folder": Path(fields["folder"]),
+        "given": Path(fields["given"]),
+        "copies": copies and Copies(BucketUrl(**copies["url"]), Path(copies["folder"])),
+    }
+    return PolicySource(**fields | restored)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from serving.config import ConfigError, ServeConfig
+from serving.engine.thread_priority import run_in_thread
 from serving.errors import StartupError
 from serving.policies.deployment import Deployment
 from serving.policies.source import PolicySource, resolve
@@ -51,7 +52,7 @@ class Reload:
         _LOGGER.info("reading the settings again, and looking at the folders of policies")
         try:
             config = await asyncio.to_thread(self._read)
-            sources = await asyncio.to_thread(resolve, config)
+            sources = await run_in_thread(resolve, config)
         except (ConfigError, StartupError) as error:
             _LOGGER.error("the settings stay as they are: %s", error)
             deployment.look_now()

@@ -9,8 +9,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any
+import threading
+from collections.abc import Awaitable, Callable
+
+from serving.engine.thread_priority import BACKGROUND
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,9 +58,9 @@ def _has_terminal() -> bool:
     return True
 
 
-async def finished_before(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
+async def finished_before(stop: asyncio.Event, work: Awaitable[object]) -> bool:
     """Run `work` and return True. If `stop` is set first, cancel the work and return False."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    working, stopping = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -68,3 +70,14 @@ async def finished_before(stop: asyncio.Event, work: Coroutine[Any, Any, object]
     finally:
         working.cancel()
         stopping.cancel()
+
+
+def exit_code(code: int) -> int:
+    """Return `code`. If threads of `thread_priority` still work, end the process with it: the interpreter must not end.
+
+    A native library that one of them is in could abort the process then.
+    """
+    if any(thread.name == BACKGROUND for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(code)
+    return code

@@ -20,7 +20,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -32,7 +32,6 @@ from serving.policies.episode_reports import EpisodeReports
 from serving.policies.report_metrics import ReportsCollector
 from serving.policies.restart import Restart, restart
 from serving.policies.source import PolicySource, resolve
-from serving.policy_settings import NamedPath
 from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
@@ -44,7 +43,7 @@ from serving.workers.control import controlled
 from serving.workers.metrics_folder import metrics_folder
 from serving.workers.reload import Reload
 from serving.workers.reports import ReceivedReports
-from serving.workers.shutdown import finished_before, stop_event
+from serving.workers.shutdown import exit_code, finished_before, stop_event
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
@@ -62,14 +61,15 @@ def supervise(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
     """
     try:
         assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
-        sources = resolve(config)
-        began = restart(config, sources)
-        # A worker that starts later must not find another name in a newer version.
-        named = tuple(map(_named, config.policies, sources))
+        with ThreadPoolExecutor(1) as executor:  # so that this thread handles signals while a bucket does not answer
+            sources = executor.submit(resolve, config).result()
+            began = executor.submit(restart, config, sources).result()
         with metrics_folder() as folder, hold_port(config.address) as address:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
-            of_workers = dataclasses.replace(config, listen=str(address), policies=named)
-            return asyncio.run(Supervisor(of_workers, sources, began, reload=Reload(config, sources, read)).run())
+            of_workers = dataclasses.replace(config, listen=str(address))
+            supervisor = Supervisor(of_workers, sources, began, reload=Reload(config, sources, read))
+            code = asyncio.run(supervisor.run())
+        return exit_code(code)
     except StartupError as error:
         _LOGGER.error("%s", error)
     except Exception as error:
@@ -210,7 +210,7 @@ class Supervisor:
         cores, workers = sorted(os.sched_getaffinity(0)), self._config.workers
         share = cores[number::workers] if len(cores) >= workers else []
         choices = [[self._all.live[source.name]] for source in self._sources] if self._all else self._began.choices
-        worker.load(self._config, choices=choices, cores=share)
+        worker.load(self._config, sources=self._sources, choices=choices, cores=share)
         live = (await worker.loaded()).versions
         self._all = self._all or AllWorkers(live, on_lost=self._forget)
         self._found_versions.set()
@@ -335,7 +335,3 @@ class Supervisor:
         if not any(worker.serves for worker in workers):
             return "no worker serves"
         return self._heartbeat.problem() or "; ".join(filter(None, (worker.problem for worker in workers)))
-
-
-def _named(policy: Path | NamedPath, source: PolicySource) -> NamedPath:
-    return NamedPath(source.name, policy.path if isinstance(policy, NamedPath) else policy)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from threading import Thread
 from typing import Any, BinaryIO, cast
 
@@ -21,14 +21,14 @@ from prometheus_client import CollectorRegistry
 
 from policy import compilation_cache, jax_settings
 from serving.config import ServeConfig
-from serving.engine.thread_priority import start_at_lower_priority
+from serving.engine.thread_priority import run_in_thread, start_at_lower_priority
 from serving.errors import BrokenError, RefusedVersionError, StartupError, shortage
 from serving.policies.deployment import Deployment, VersionHost
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.host import PolicyHost
 from serving.policies.report_metrics import ReportsCollector
-from serving.policies.restart import restart
-from serving.policies.source import resolve
+from serving.policies.restart import Restart, restart
+from serving.policies.source import PolicySource, resolve
 from serving.server import Server, load, process_collectors
 from serving.telemetry.heartbeat import BEAT_S
 from serving.telemetry.logs import log_to_stderr, ready_line
@@ -49,7 +49,7 @@ from serving.workers.messages import (
 )
 from serving.workers.reload import Reload
 from serving.workers.reports import ForwardedReports
-from serving.workers.shutdown import finished_before, stop_event
+from serving.workers.shutdown import exit_code, finished_before, stop_event
 
 _LOGGER = logging.getLogger(__name__)
 _PIPE_FULL_S = 0.05  # until a message is sent again
@@ -100,7 +100,7 @@ def _run(serving: Coroutine[Any, Any, None]) -> int:
             _LOGGER.exception("the server fails: %s", error)
     else:
         _LOGGER.info("stopped; every accepted call was answered")
-        return 0
+        return exit_code(0)
     logging.shutdown()
     # A computation that never returns would prevent its thread and the process from ending.
     os._exit(1)
@@ -112,11 +112,12 @@ class _UnansweredError(Exception):
 
 async def _serve_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> None:
     stop = stop_event()
-    sources = resolve(config)
-    began = restart(config, sources)
     collectors, reports = process_collectors(), EpisodeReports()
     collectors.register(ReportsCollector(reports))
-    server = await load(config, sources=sources, choices=began.choices, collectors=collectors, reports=reports)
+    loading = asyncio.ensure_future(_load_alone(config, collectors, reports))
+    if not await finished_before(stop, loading):
+        return
+    server, sources, began = loading.result()
     await server.start()
     async with _draining(server, config):
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
@@ -140,6 +141,15 @@ async def _serve_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> 
         _LOGGER.info("stopping: refusing new calls, answering accepted ones")
 
 
+async def _load_alone(
+    config: ServeConfig, collectors: CollectorRegistry, reports: EpisodeReports
+) -> tuple[Server, Sequence[PolicySource], Restart]:
+    sources = await run_in_thread(resolve, config)
+    began = await run_in_thread(restart, config, sources)
+    server = await load(config, sources=sources, choices=began.choices, collectors=collectors, reports=reports)
+    return server, sources, began
+
+
 async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> None:
     stop, received = stop_event(), asyncio.Queue[Open | Change]()
     loop = asyncio.get_running_loop()
@@ -147,7 +157,13 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
     Thread(target=listen, args=(from_supervisor, loop, received, reports.counted, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
-    server = await load(start.config, choices=start.choices, collectors=CollectorRegistry(), reports=reports)
+    collectors = CollectorRegistry()
+    loading = asyncio.ensure_future(
+        load(start.config, sources=start.sources, choices=start.choices, collectors=collectors, reports=reports)
+    )
+    if not await finished_before(stop, loading):
+        return
+    server = loading.result()
     send(to_supervisor, Loaded(dict(server.versions())), stop)
     if not await finished_before(stop, server.prepare()):
         return

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from serving.config import ServeConfig
 from serving.errors import RefusedVersionError, StartupError
+from serving.policies.source import PolicySource
 from serving.telemetry.heartbeat import Heartbeat
 from serving.workers.messages import (
     Alive,
@@ -88,15 +89,23 @@ class WorkerProcess:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
 
-    def load(self, config: ServeConfig, *, choices: Sequence[Sequence[int]], cores: Sequence[int]) -> None:
+    def load(
+        self,
+        config: ServeConfig,
+        *,
+        sources: Sequence[PolicySource],
+        choices: Sequence[Sequence[int]],
+        cores: Sequence[int],
+    ) -> None:
         """Let it load and compile its policies.
 
         Args:
             config: what it serves.
+            sources: the policies, in the order of --policies.
             choices: the versions of each policy to try, in the order of --policies.
             cores: that it may run on; empty: any.
         """
-        self._send(Start(config, tuple(map(tuple, choices)), tuple(cores)))
+        self._send(Start(config, tuple(sources), tuple(map(tuple, choices)), tuple(cores)))
 
     async def loaded(self) -> Loaded:
         """Wait until it has loaded its policies. Raises WorkerEndedError if it ends first, as do the next two."""

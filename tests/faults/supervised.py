@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from serving.policy_settings import BucketUrl
 from tests.serving.server_process import RUN
 
 _WAIT_S = 600.0  # a machine may be busy with other programs; pytest ends a test that takes longer
@@ -33,7 +34,7 @@ class Exit:
     uptime_s: float
 
 
-def serve_command(*policies: Path, listen: object = "127.0.0.1:0", **settings: object) -> list[str]:
+def serve_command(*policies: Path | BucketUrl, listen: object = "127.0.0.1:0", **settings: object) -> list[str]:
     """Return the command of a server with batches of at most 2 rows; `settings` are flags, such as workers=2.
 
     A row has the same bits in every batch of the same compiled size, so use max_batch_rows=1 to compare answers.

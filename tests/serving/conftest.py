@@ -3,21 +3,27 @@ import dataclasses
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pytest
 
-from policy import bundle
+from policy import bundle, verified_folder
 from policy.bundle import Bundle
 from serving.config import ServeConfig
 from serving.engine.engine import Kind
+from serving.policies import bucket as bucket_module
 from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from tests.serving import in_process
 from tests.serving.deployment_bench import Bench
+from tests.serving.fake_bucket import FakeBucket, fake_bucket
 from tests.serving.in_process import Running
+
+if TYPE_CHECKING:
+    from obstore.store import BackoffConfig
 
 SPEC = policy_spec()
 
@@ -137,3 +143,19 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 @pytest.fixture(name="wait_until", scope="session")
 def wait_until_fixture() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     return wait_until
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBucket]:
+    """An empty bucket, to which the environment variables lead; copies of it are kept in a temporary folder.
+
+    This process repeats requests after shorter pauses than a server does, and does not wait for the disk.
+    """
+    monkeypatch.setattr(verified_folder, "fsync", lambda _: None)
+    backoff: BackoffConfig = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=2)}
+    monkeypatch.setitem(bucket_module.RETRY, "backoff", backoff)
+    with fake_bucket() as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield bucket

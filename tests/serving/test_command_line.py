@@ -1,6 +1,7 @@
 """The command line: what it reads, and what it says of what it cannot read."""
 
 import dataclasses
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from policy.command_line import SERVER_VARIABLES, options
 from serving.command_line import parse
 from serving.config import ConfigError, ServeConfig
-from serving.policy_settings import NamedPath, PolicySettings
+from serving.policy_settings import BucketUrl, NamedPath, PolicySettings
 from serving.sockets import TcpAddress, UnixAddress
 
 
@@ -108,8 +109,8 @@ def test_the_share_and_the_folder_of_sampled_rows_are_two_words_or_one_variable(
         ({"KILOLAYER_LOG_ROWS": "0.01"}, "KILOLAYER_LOG_ROWS needs 2 values, got '0.01'; --help describes it"),
         ({"KILOLAYER_LOG_ROWS": "a:b"}, "KILOLAYER_LOG_ROWS must be a number, got 'a'"),
         (
-            {"KILOLAYER_POLICIES": "s3://bucket/x"},
-            "KILOLAYER_POLICIES must be a path on this machine, got the URL s3://",
+            {"KILOLAYER_POLICIES": "https://bucket/x"},
+            "KILOLAYER_POLICIES must be a path on this machine, got the URL https://",
         ),
         (
             {"KILOLAYER_POLICIES": "a", "KILOLAYER_MAX_BATCH_ROWS": "3"},
@@ -147,8 +148,9 @@ def test_a_bad_variable_is_named(environ: dict[str, str], message: str) -> None:
             ["--policies", "maze="],
             "--policies needs a path after the name, such as maze=runs/first/policies, got 'maze='",
         ),
-        (["--policies", "maze=s3://b/x"], "--policies must be a path on this machine, got the URL s3://b/x"),
-        (["--policies", "s3://b/x=1"], "--policies must be a path on this machine, got the URL s3://b/x=1"),
+        (["--policies", "maze=az://b/x"], "--policies must be a path on this machine, got the URL az://b/x"),
+        (["--policies", "az://b/x=1"], "--policies must be a path on this machine, got the URL az://b/x=1"),
+        (["--policies", "s3:///x"], "--policies must be a path on this machine, got the URL s3://x"),
     ],
 )
 def test_a_bad_flag_is_named_and_not_the_variable_that_it_overrides(arguments: list[str], message: str) -> None:
@@ -283,6 +285,38 @@ def test_an_impossible_configuration_names_the_flag_the_value_and_one_that_works
         dataclasses.replace(ServeConfig(policies=(Path("a"),)), **fields)
 
 
+def test_a_path_may_be_in_a_bucket() -> None:
+    words = ["maze=s3://bucket/run=1/policies/", "gs://bucket", "gs://bucket/a=b", "maze.2=folder"]
+    config = parse(["--policies", *words], {})
+    assert config.policies == (
+        NamedPath("maze", BucketUrl("s3://bucket/run=1/policies")),
+        BucketUrl("gs://bucket"),
+        BucketUrl("gs://bucket/a=b"),
+        NamedPath("maze.2", Path("folder")),
+    )
+    assert parse([], {"KILOLAYER_POLICIES": "\n".join(words)}) == config
+
+
+def test_a_bucket_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    message = (
+        "--policies gs://bucket/policies is in a bucket, which needs the extra `remote`: pip install"
+        " 'kilolayer-stack[remote]'; or use a folder such as runs/first/policies"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(["--policies", "maze=gs://bucket/policies"], {})
+
+
+def test_the_parts_of_an_address_in_a_bucket() -> None:
+    url = BucketUrl("gs://bucket/run/policies")
+    assert (url.name, str(url / "200"), str(url.parent)) == (
+        "policies",
+        "gs://bucket/run/policies/200",
+        "gs://bucket/run",
+    )
+    assert url.parent.parent == BucketUrl("gs://bucket") == BucketUrl("gs://bucket").parent
+
+
 def test_both_ports_may_be_any_free_one() -> None:
     free = ServeConfig(policies=(Path("a"),), listen="127.0.0.1:0", metrics_port=0)
     assert (free.address, free.metrics_port) == (TcpAddress("127.0.0.1", 0), 0)
@@ -299,4 +333,4 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--" + name.replace("_", "-") in text
     assert "KILOLAYER_MAX_BATCH_ROWS=64" in text
     assert "--policies [NAME=]PATH ..." in text
-    assert "the one that training gave the policy. (required)" in " ".join(text.replace("│", " ").split())
+    assert "or s3://bucket/first/policies. (required)" in " ".join(text.replace("│", " ").split())

@@ -210,7 +210,7 @@ def test_flags_and_variables_override_the_tables() -> None:
         ("policies.maze = 3", "policies.maze in server.toml must be a table, got 3"),
         ("[policies.maze]", "policies.maze.path in server.toml is missing; set it to a folder such as"),
         ('[policies."a b"]', "policies in server.toml has a policy whose name is not allowed: name must be 1 to 64"),
-        ('[policies.maze]\npath = "s3://b/x"', "policies.maze.path in server.toml must be a path on this machine, got"),
+        ('[policies.maze]\npath = "az://b/x"', "policies.maze.path in server.toml must be a path on this machine, got"),
         (
             '[policies.maze]\npath = "a"\nmax-queue-rows = 8',
             "policies.maze.max-queue-rows in server.toml must be written with underscores: max_queue_rows",

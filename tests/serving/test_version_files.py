@@ -81,5 +81,5 @@ def test_links_in_a_circle_and_to_many_files_end(version: Path, monkeypatch: pyt
         "params/d/array",
         "params/up",
     ]
-    monkeypatch.setattr(version_files, "_MAX_FILES", 4)
+    monkeypatch.setattr(version_files, "MAX_FILES", 4)
     assert len(names(version)) == 4

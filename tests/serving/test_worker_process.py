@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from serving.errors import RefusedVersionError
-from serving.policy_settings import NamedPath, PolicySettings
+from serving.policies.copies import Copies
+from serving.policy_settings import BucketUrl, NamedPath, PolicySettings
 from serving.workers import worker
 from serving.workers.messages import (
     Alive,
@@ -33,8 +34,10 @@ from serving.workers.messages import (
 )
 from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 from tests.serving.decisions import FakeHost
+from tests.serving.sources import policy_source
 from tests.serving.worker_programs import CONFIG, command
 
+URL = BucketUrl("gs://bucket/run")
 COMPILE_AND_DIE = "say(Compiled()); os._exit(3)"
 COMPILE_AND_HANG = "say(Compiled()); signal.pause()"
 
@@ -51,16 +54,22 @@ async def watched_loop() -> AsyncGenerator[None]:
 
 async def start(program: str) -> WorkerProcess:
     each = await WorkerProcess.start(command=command(program))
-    each.load(CONFIG, choices=(), cores=())
+    each.load(CONFIG, sources=(), choices=(), cores=())
     return each
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Start(dataclasses.replace(CONFIG, max_batch_delay_s=0.1), choices=((3,), (5, 4)), cores=(0, 2)),
-        Start(CONFIG, choices=(), cores=()),
-        Start(dataclasses.replace(CONFIG, log_rows=(0.01, Path("rows"))), choices=(), cores=()),
+        Start(dataclasses.replace(CONFIG, max_batch_delay_s=0.1), (), choices=((3,), (5, 4)), cores=(0, 2)),
+        Start(CONFIG, (policy_source(Path("a")), policy_source(Path("b"), wanted=3)), choices=(), cores=()),
+        Start(
+            dataclasses.replace(CONFIG, policies=(URL, NamedPath("maze", URL))),
+            (policy_source(Path("a"), given=Path("a/3"), copies=Copies(URL, Path("a"))),),
+            choices=(),
+            cores=(),
+        ),
+        Start(dataclasses.replace(CONFIG, log_rows=(0.01, Path("rows"))), (), choices=(), cores=()),
         Start(
             dataclasses.replace(
                 CONFIG,
@@ -71,6 +80,7 @@ async def start(program: str) -> WorkerProcess:
                 config=Path("server.toml"),
                 policy_settings=(PolicySettings(name="maze", versions=3, max_batch_delay_s=0.5),),
             ),
+            (),
             choices=((3,),),
             cores=(),
         ),
@@ -99,7 +109,7 @@ async def test_a_worker_gets_its_configuration_and_its_messages_arrive() -> None
     program = """
 start = from_line(sys.stdin.buffer.readline())
 (choices,) = start.choices
-cores, policies = sum(start.cores), len(start.config.policies)
+cores, policies = sum(start.cores), len(start.config.policies) + len(start.sources)
 say(Loaded({"a": choices[0], "b": choices[1], "c": cores, "d": start.config.workers, "e": policies}))
 sys.stdin.buffer.readline()
 say(Serving())
@@ -107,8 +117,8 @@ signal.pause()
 """
     async with watched_loop():
         each = await WorkerProcess.start(command=command(program))
-        each.load(CONFIG, choices=[[7, 6]], cores=(1, 4))
-        assert await each.loaded() == Loaded({"a": 7, "b": 6, "c": 5, "d": 2, "e": 2})
+        each.load(CONFIG, sources=[policy_source(Path("a"))], choices=[[7, 6]], cores=(1, 4))
+        assert await each.loaded() == Loaded({"a": 7, "b": 6, "c": 5, "d": 2, "e": 3})
         assert not each.serves
         assert await each.open() == Serving()
         assert each.serves
@@ -194,7 +204,7 @@ def test_a_worker_whose_supervisor_died_before_it_said_what_to_serve_stops(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(worker, "log_to_stderr", lambda *_, **__: None)  # the test's own log stays as it is
-    for received in (b"", to_line(Start(CONFIG, choices=(), cores=()))[:-5]):
+    for received in (b"", to_line(Start(CONFIG, (), choices=(), cores=()))[:-5]):
         assert worker.run_worker(io.BytesIO(received), io.BytesIO()) == 0
     assert caplog.messages == ["the supervisor process is gone; stopping"] * 2
 
