@@ -8,9 +8,9 @@
 # Add `-v kilolayer-state:/state` to keep the decisions about live versions, such as a rollback.
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
-# KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line, on a volume or in a bucket. With `--build-arg COMMIT="$(git rev-parse HEAD)"`, the
-# metric kilolayer_build_info names the commit. Change the ports with KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the
-# health check reads the second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
+# KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line, on a volume or in a bucket. With
+# `--build-arg COMMIT="$(git rev-parse HEAD)"`, the metric kilolayer_build_info names the commit. Change the ports with
+# KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the health check reads the second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
 
 # ---- the packages, installed without pip in the image ----------------------------------------------------------------
 FROM python:3.12-slim AS builder

@@ -321,8 +321,8 @@ def _canary_line(status: "pb.PolicyStatus") -> str:
 
 
 def _shadow_line(status: "pb.PolicyStatus") -> str:
-    loading = ", is being loaded after the restart" if status.shadow.loading else ""
-    return f"shadow: {status.policy} {status.shadow.version} for {status.shadow.share:g} of the rows{loading}"
+    use = "is being loaded after the restart, for" if status.shadow.loading else "for"
+    return f"shadow: {status.policy} {status.shadow.version} {use} {status.shadow.share:g} of the rows"
 
 
 def _canary(reply: "pb.CanaryResponse", _version: str) -> str:

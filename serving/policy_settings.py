@@ -82,13 +82,14 @@ def usable_place(place: PolicyPath, *, name: str) -> PolicyPath:
         name: of the setting, for the message of an error.
 
     Raises:
-        ValueError: it is a URL that is not supported, or there is no such home folder. The message is one line.
+        ValueError: it is a URL that is not supported or whose extra is not installed, or there is no such home folder.
+            The message is one line.
     """
     if isinstance(place, Path):
         return local_path(place, name=name)
     if importlib.util.find_spec("obstore") is None:
         raise ValueError(
-            f"{name} {place} is in a bucket, which needs the extra `remote`: pip install 'kilolayer-stack[remote]'; or"
+            f"{name} {place} is in a bucket, which needs the extra `remote`: pip install -e '.[remote]'; or"
             " use a folder such as runs/first/policies"
         )
     return place

@@ -42,7 +42,7 @@ from serving.policies.restart import first_choices
 from serving.policies.source import PolicySource, resolve
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
-from serving.telemetry.freed_memory import FreedMemory
+from serving.telemetry.freed_memory import FreedMemory, trim
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import dropped_lines
 from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
@@ -188,7 +188,8 @@ class Server:
             earlier, dropped = dropped, dropped_lines()
             self._metrics.dropped_log_lines.inc(dropped - earlier)
             descriptors.check()
-            await asyncio.to_thread(freed_memory.check, self._transport.held.total)
+            if freed_memory.is_due(self._transport.held.total):
+                await asyncio.to_thread(trim)
             await asyncio.sleep(BEAT_S)
 
     def _problem(self) -> str:
@@ -324,7 +325,7 @@ async def load(
         tracing = _tracing()
     sources = sources or await run_in_thread(resolve, config)
     choices = choices or await run_in_thread(lambda: [first_choices(source) for source in sources])
-    # In a thread, because Orbax runs an event loop of its own.
+    # In a thread: reading takes seconds, and signals are handled meanwhile.
     load_all = functools.partial(
         store.load_all, sources, choices, on_rejected=metrics.count_rejected_bundle, strict=config.strict
     )

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
@@ -33,6 +34,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
+
+# A busy machine takes long for a single example.
+hypothesis.settings.register_profile("kilolayer", deadline=None)
+hypothesis.settings.load_profile("kilolayer")
 
 # A shell ignores SIGINT in what it starts in the background, and nohup SIGHUP; programs that tests start inherit that.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

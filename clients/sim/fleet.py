@@ -29,7 +29,7 @@ class Tick(NamedTuple):
 
     round_trip_s: float
     batch_rows: int  # rows that the server computed together, including this one
-    version: str = ""  # of the policy, that answered
+    version: str = ""  # that answered
 
 
 class Episode(NamedTuple):

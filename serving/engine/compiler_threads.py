@@ -29,7 +29,8 @@ def remembered() -> Generator[None]:
 def lower_priority() -> None:
     """Give the remembered threads the lowest priority, for good: without privileges it cannot be raised again."""
     for thread in _threads & _unnamed_threads():
-        os.setpriority(os.PRIO_PROCESS, thread, LOWEST)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.setpriority(os.PRIO_PROCESS, thread, LOWEST)
 
 
 def _unnamed_threads() -> set[int]:

@@ -1,15 +1,16 @@
 """Copies: verified copies of the versions in a bucket, in a folder of the user's cache.
 
 A copy is complete or not there: it is downloaded beside its place, compared with its manifest, and renamed. All
-processes of the user share the folder, workers and other servers. One of them downloads at a time. Whoever uses a copy
-holds a shared lock of its manifest, and nobody removes it meanwhile. The system releases the locks of a process that
-ends, however it ends.
+processes of the user share the folder, workers and other servers. One of them downloads at a time. A process holds a
+shared lock of a copy's manifest while it uses the copy; a locked copy is not removed. The system releases the locks of
+a process that ends, however it ends.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import logging
+import math
 import os
 import time
 from collections.abc import Generator, Set
@@ -26,7 +27,7 @@ from serving.policy_settings import BucketUrl
 _LOGGER = logging.getLogger(__name__)
 
 _SPARE = 3  # copies beside those that are in use, for a restart
-_LOCK = ".lock"  # the file that whoever downloads locks
+_LOCK = ".lock"  # the file that is locked during a download
 _WAIT_S, _PAUSE_S = 600.0, 0.05  # for another process that downloads
 
 
@@ -67,7 +68,8 @@ class Copies:
                     self._download(version)
         try:
             path = self._path(version)
-            os.utime(path)  # copies that were used longer ago are removed first
+            with contextlib.suppress(OSError):  # only the order in which copies are removed depends on it
+                os.utime(path)
             yield path
         finally:
             os.close(lock)
@@ -98,11 +100,15 @@ class Copies:
             with self.described(version) as folder:
                 if not (folder / MANIFEST).exists():  # it is still being uploaded
                     return published.metric(folder, STAY)
-                self._stays[version] = published.metric(folder, STAY)
+                stay = published.metric(folder, STAY)
+            if math.isfinite(stay):  # otherwise a file is damaged, and may be uploaded again
+                self._stays[version] = stay
+            return stay
         return self._stays[version]
 
     def discard(self, version: int) -> None:
         """Remove the copy of a version, so that it is copied anew when it is needed. No effect while it is in use."""
+        self._stays.pop(version, None)
         try:
             if (lock := self._locked(version, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
                 return
@@ -111,10 +117,10 @@ class Copies:
             finally:
                 os.close(lock)
         except OSError as error:
-            _LOGGER.warning("cannot remove the copy of %s/%d: %s", self.url, version, error)
+            _LOGGER.warning("cannot remove the copy of %s/%d: %s", self.url, version, error.strerror or error)
 
     def keep(self, needed: Set[int]) -> None:
-        """Keep the copies of `needed` until the next call. Of those that nobody uses, leave a few: those used last."""
+        """Keep the copies of `needed` until the next call. Of the unused copies, keep the three used last."""
         try:
             for version in self._kept.keys() - needed:
                 os.close(self._kept.pop(version))
@@ -123,7 +129,7 @@ class Copies:
                     self._kept[version] = lock
             others = sorted(set(self.versions()) - needed, key=self._used_s, reverse=True)
         except OSError as error:
-            _LOGGER.warning("cannot read the copies of %s in %s: %s", self.url, self.folder, error)
+            _LOGGER.warning("cannot read the copies of %s in %s: %s", self.url, self.folder, error.strerror or error)
             return
         for version in others[_SPARE:]:
             self.discard(version)
@@ -147,11 +153,12 @@ class Copies:
             lock = os.open(manifest, os.O_RDWR)
         except FileNotFoundError:
             return None
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), contextlib.ExitStack() as closing:
+            closing.callback(os.close, lock)
             fcntl.flock(lock, kind)
             if os.path.samestat(os.fstat(lock), manifest.stat()):  # otherwise it has just been removed
+                closing.pop_all()
                 return lock
-        os.close(lock)
         return None
 
     def _shared(self, version: int) -> int | None:
@@ -162,7 +169,7 @@ class Copies:
 
     @contextlib.contextmanager
     def _downloading(self) -> Generator[None]:
-        """Hold the lock of whoever downloads."""
+        """Hold the lock for downloads."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -177,8 +184,13 @@ class Copies:
     def _wait_for(self, lock: int) -> None:
         ends_s = time.monotonic() + _WAIT_S
         while True:
-            with contextlib.suppress(BlockingIOError):
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            except OSError as error:  # a file system without locks
+                raise _unusable(error) from error
+            else:
                 return
             if time.monotonic() >= ends_s:
                 raise StartupError(f"another process has been copying from {self.url} for {_WAIT_S:g} s; see its log")
@@ -210,6 +222,6 @@ class Copies:
 
 def _unusable(error: OSError) -> StartupError:
     return StartupError(
-        f"policies of a bucket cannot be kept on this machine: {error}; set XDG_CACHE_HOME to a writable folder with"
-        " free space"
+        f"cannot keep copies of policies in a bucket: {error.filename or 'the lock'}: {error.strerror or error}; set"
+        " XDG_CACHE_HOME to a writable folder with free space"
     )

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from serving.errors import BucketError, DeploymentError, Reason, StartupError
+from serving.errors import DeploymentError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
@@ -81,7 +81,7 @@ class Deployment:
         }
         self._trials = Trials(host, clock=clock)
         self._verdicts: Counter[tuple[str, Verdict]] = Counter()
-        self._look_now = asyncio.Event()
+        self._look_now = {source.name: asyncio.Event() for source in sources}
         reports.on_accepted = self._record
 
     def status(self) -> tuple[PolicyStatus, ...]:
@@ -99,8 +99,9 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = await self._restored(policy)
-        if await self._loader.load(found, version) and version not in found.loaded:
-            found.also_loaded.add(version)
+        if await self._loader.load(found, version):
+            async with self._loader.listed(found, version):
+                await self._loader.keep_copies(found)
 
     async def unload(self, policy: str, version: int) -> None:
         """Unload a version that is not live.
@@ -158,9 +159,11 @@ class Deployment:
             found.also_loaded.add(left)
             found.rolled_back.add(left)
             found.following = found.has_new_rule = False
-            await self._trials.end_shadow_of(found, version)
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
-            await self._save()
+            try:
+                await self._trials.end_shadow_of(found, version)
+            finally:
+                await self._save()
         return Rollback(version, left, ended_canary=False)
 
     async def canary(self, policy: str, version: int, *, share: float, rule: DecisionRule | None = None) -> None:
@@ -168,11 +171,7 @@ class Deployment:
 
         With the version and the rule of the present canary, only its share changes, and what reports show is kept.
 
-        Args:
-            policy: its name.
-            version: the candidate.
-            share: of the robots, above 0 and at most 1.
-            rule: when the canary decides by itself; None: it does not.
+        `share` is above 0 and at most 1. `rule` is when the canary decides by itself; None: it does not.
 
         Raises:
             DeploymentError: there is no such policy or version, or the version is refused or live.
@@ -211,7 +210,7 @@ class Deployment:
         await self._loader.unload_unused(found, [replaced])
 
     async def end_shadow(self, policy: str) -> None:
-        """Compare no more rows. No effect without a shadow. Errors as of `end_canary`."""
+        """Compare no more rows. Errors as of `end_canary`."""
         found = await self._restored(policy)
         async with found.changing:
             ended = await self._trials.end_shadow(found)
@@ -235,7 +234,7 @@ class Deployment:
         found.require_following_possible(on=on)
         found.following, found.retry_in = on, 0
         await self._save()
-        self._look_now.set()
+        self._look_now[policy].set()
 
     def take_rules(self, sources: Sequence[PolicySource]) -> None:
         """Take what --versions and --follow say of these policies, and look at the folders as soon as possible."""
@@ -247,13 +246,14 @@ class Deployment:
         """Look at the folders as soon as possible, also at those that could not be read or loaded."""
         for policy in self._policies.values():
             policy.retry_in = 0
-        self._look_now.set()
+            self._look_now[policy.name].set()
 
     async def run(self) -> None:
         """Restore what was decided; then take up new versions and end canaries. Does not return."""
         await self.restore()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow())
+            for policy in self._policies.values():  # one that is slow to read does not delay the others
+                tasks.create_task(self._follow(policy))
             tasks.create_task(self._decide_canaries())
 
     async def restore(self) -> None:
@@ -263,42 +263,55 @@ class Deployment:
             await self._loader.keep_copies(policy)
         await self._save()
 
-    async def _follow(self) -> None:
+    async def _follow(self, policy: PolicyDecisions) -> None:
+        now = self._look_now[policy.name]
         while True:
-            await self.look()
-            self._look_now.clear()
+            await self._look_at(policy)
+            now.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), LOOK_S)
+                await asyncio.wait_for(now.wait(), LOOK_S)
 
     async def look(self) -> None:
         """Look at the folders now, and take up what the followed policies want."""
         for policy in self._policies.values():
-            if policy.retry_in:
-                policy.retry_in -= 1
-            elif policy.following or policy.has_new_rule:
-                policy.retry_in = policy.source.pause_looks
-                try:
-                    await self._take_up(policy)
-                except (BucketError, DeploymentError) as error:
-                    _LOGGER.warning("%s; trying again later", error)
-                    policy.retry_in = RETRY_LOOKS
-                except Exception:  # a bug must not end the following of all policies
-                    _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
-                    policy.retry_in = RETRY_LOOKS
+            await self._look_at(policy)
 
-    async def _take_up(self, policy: PolicyDecisions) -> None:
-        """Make the most wanted version live that is better than the live one and passes every check."""
+    async def take_up(self, policy: str) -> None:
+        """Look at a policy now, and take up what it wants. No effect if it is not followed.
+
+        Raises:
+            DeploymentError: there is no such policy, the wanted version is refused, or its bucket cannot be read.
+        """
+        found = await self._restored(policy)
+        if found.following and not await self._take_up(found):
+            await self._loader.require_wanted(found)
+
+    async def _look_at(self, policy: PolicyDecisions) -> None:
+        if policy.retry_in:
+            policy.retry_in -= 1
+        elif policy.following or policy.has_new_rule:
+            policy.retry_in = policy.source.pause_looks
+            try:
+                await self._take_up(policy)
+            except DeploymentError as error:
+                _LOGGER.warning("%s; trying again later", error)
+                policy.retry_in = RETRY_LOOKS
+            except Exception:  # a bug must not end the following
+                _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
+                policy.retry_in = RETRY_LOOKS
+
+    async def _take_up(self, policy: PolicyDecisions) -> bool:
+        """Make the most wanted version live that is better than the live one and passes every check. False: none is."""
         version = await self._loader.load_wanted(policy)
         if version is None:
             policy.has_new_rule = policy.has_new_rule and policy.retry_in > policy.source.pause_looks
-            return
-        surplus: list[int] = []
-        async with policy.changing:
+            return False
+        surplus = list[int]()
+        async with policy.changing, self._loader.listed(policy, version):
             if policy.following or policy.has_new_rule:  # an operator may have decided meanwhile
                 surplus = await self._make_live(policy, version, following=policy.following)
-            elif version not in policy.loaded:
-                policy.also_loaded.add(version)
         await self._loader.unload_unused(policy, surplus)
+        return True
 
     async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> list[int]:
         """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
@@ -310,13 +323,14 @@ class Deployment:
             policy.also_loaded.discard(version)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
         policy.following, policy.has_new_rule = following, False
-        ended = await self._trials.end_canary(policy)
-        if ended is not None and ended != version:
-            policy.also_loaded.add(ended)
-        await self._trials.end_shadow_of(policy, version)
-        surplus = self._loader.forget_surplus(policy)
-        await self._save()
-        return surplus
+        try:
+            ended = await self._trials.end_canary(policy)
+            if ended is not None and ended != version:
+                policy.also_loaded.add(ended)
+            await self._trials.end_shadow_of(policy, version)
+            return self._loader.forget_surplus(policy)
+        finally:
+            await self._save()
 
     async def _switch(self, policy: str, version: int) -> None:
         try:
@@ -380,7 +394,6 @@ class Deployment:
         return found
 
     def _find(self, policy: str) -> PolicyDecisions:
-        """Return a policy by its name."""
         if policy not in self._policies:
             known = ", ".join(self._policies)
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy!a:.80}; there are: {known}")

@@ -6,10 +6,10 @@ A version that fails a check is refused and logged, and not looked at again unti
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Protocol
 
-from serving.engine.thread_priority import run_in_thread
+from serving.engine.thread_priority import Result, run_in_thread
 from serving.errors import BucketError, DeploymentError, Reason, RefusedVersionError, StartupError
 from serving.policies import version_files
 from serving.policies.decisions import PolicyDecisions
@@ -56,10 +56,7 @@ class VersionLoader:
         """
         if version in policy.loaded:
             return False
-        try:
-            files = await run_in_thread(policy.source.files, version)
-        except BucketError as error:
-            raise DeploymentError(Reason.BUSY, f"{error}; try again later") from error
+        files = await _read(policy.source.files, version)
         if not version_files.is_complete(files):
             raise unknown_version(policy, version)
         try:
@@ -79,19 +76,29 @@ class VersionLoader:
             is_new = await self.load(policy, version)
             async with policy.changing:
                 if is_new or version in policy.loaded:  # it may have been unloaded while this waited for the lock
-                    yield
+                    async with self.listed(policy, version):
+                        yield
                     return
+
+    @contextlib.asynccontextmanager
+    async def listed(self, policy: PolicyDecisions, version: int) -> AsyncGenerator[None]:
+        """List a loaded version as loaded if it has no other use at the end, so that it can be unloaded."""
+        try:
+            yield
+        finally:
+            if version not in policy.loaded:
+                policy.also_loaded.add(version)
 
     async def load_wanted(self, policy: PolicyDecisions) -> int | None:
         """Load the most wanted version that is better than the live one and passes every check; None: there is none.
 
         Raises:
-            BucketError: the bucket cannot be read.
+            DeploymentError: the bucket cannot be read.
         """
         try:
-            wanted = await run_in_thread(candidates, policy.source)
+            wanted = await _read(candidates, policy.source)
         except OSError as error:
-            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.folder, error.strerror)
+            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.place, error.strerror)
             policy.retry_in = RETRY_LOOKS
             return None
         policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
@@ -100,7 +107,7 @@ class VersionLoader:
                 return None
             if version in policy.rolled_back:
                 continue
-            files = await run_in_thread(policy.source.files, version)
+            files = await _read(policy.source.files, version)
             if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
                 continue
             try:
@@ -115,6 +122,23 @@ class VersionLoader:
                 policy.refused.pop(version, None)
                 return version
         return None
+
+    async def require_wanted(self, policy: PolicyDecisions) -> None:
+        """Check that no version that is wanted more than the live one is refused.
+
+        Raises:
+            DeploymentError: one is, or the bucket cannot be read.
+        """
+        for version in await _read(candidates, policy.source):
+            if version == policy.live or (policy.source.wanted == "latest" and version < policy.live):
+                return
+            if version in policy.refused:
+                _, refused = policy.refused[version]
+                raise DeploymentError(
+                    Reason.VERSION_REFUSED,
+                    f"version {version} of {policy.name} is refused ({refused.reason}): {refused.detail}; version"
+                    f" {policy.live} stays live",
+                )
 
     def forget_surplus(self, policy: PolicyDecisions) -> list[int]:
         """Forget former live versions of `policy` beyond those that are kept, and return them."""
@@ -144,6 +168,18 @@ def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
     )
 
 
+async def _read(function: Callable[..., Result], *arguments: object) -> Result:
+    """Return what a function that reads folders or a bucket returns.
+
+    Raises:
+        DeploymentError: the bucket cannot be read.
+    """
+    try:
+        return await run_in_thread(function, *arguments)
+    except BucketError as error:
+        raise DeploymentError(Reason.BUSY, str(error)) from error
+
+
 async def _refuse(policy: PolicyDecisions, version: int, files: Files, error: RefusedVersionError) -> None:
     policy.refused[version] = files, RefusedVersion(version, error.reason, error.detail)
     _LOGGER.warning(
@@ -154,5 +190,4 @@ async def _refuse(policy: PolicyDecisions, version: int, files: Files, error: Re
         policy.live,
         error.detail,
     )
-    if copies := policy.source.copies:
-        await asyncio.to_thread(copies.discard, version)  # the version in the bucket may be replaced
+    await asyncio.to_thread(policy.source.discard, version)

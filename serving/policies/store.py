@@ -10,7 +10,7 @@ from pathlib import Path
 
 from policy import bundle
 from policy.bundle import Bundle, BundleError
-from serving.errors import RefusedVersionError, StartupError, shortage
+from serving.errors import BucketError, RefusedVersionError, StartupError, shortage
 from serving.policies.source import PolicySource
 
 _LOGGER = logging.getLogger(__name__)
@@ -59,9 +59,15 @@ def load_all(
 def _load_first(
     source: PolicySource, versions: Sequence[int], *, on_rejected: Callable[[str], None], strict: bool
 ) -> Bundle:
+    outage: BucketError | None = None  # from then on, only versions with a copy are tried
     for version in versions:
+        if outage and not (source.copies and source.copies.has(version)):
+            continue
         try:
             return read(source, version)
+        except BucketError as error:
+            _LOGGER.warning("skipping version %d: %s", version, error)
+            outage = error
         except RefusedVersionError as error:
             on_rejected(error.reason)
             source.discard(version)
@@ -70,6 +76,8 @@ def _load_first(
             if strict:
                 raise StartupError(f"--strict: the {source.wanted} version cannot be served: {error}") from error
             _LOGGER.warning("skipping version %d: %s", version, error)
+    if outage:
+        raise outage
     raise StartupError(
         f"no version in {source.place} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
         " version, or choose another folder with --policies"

@@ -234,7 +234,7 @@ def _end_late(task: asyncio.Task[None], *, member: _Member, on_late_end: Callabl
         return
     if error := task.exception():
         if not isinstance(error, WorkerEndedError):
-            _LOGGER.error("worker %d, which did not answer for some time, cannot: %s", member.worker.pid, error)
+            _LOGGER.error("worker %d answered late and failed: %s", member.worker.pid, error)
     elif on_late_end:
         on_late_end(member)
 

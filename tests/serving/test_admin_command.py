@@ -151,7 +151,7 @@ def test_what_is_loaded_after_a_restart_is_said() -> None:
     table = admin._table(pb.StatusResponse(policies=[loading]), "")  # pyright: ignore[reportPrivateUsage]
     assert table.splitlines()[2:] == [
         "canary: ant 2500 is being loaded after the restart, then it answers 0.25 of the robots",
-        "shadow: ant 2600 for 0.5 of the rows, is being loaded after the restart",
+        "shadow: ant 2600 is being loaded after the restart, for 0.5 of the rows",
     ]
 
 

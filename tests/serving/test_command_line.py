@@ -301,7 +301,7 @@ def test_a_bucket_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", {}.get)
     message = (
         "--policies gs://bucket/policies is in a bucket, which needs the extra `remote`: pip install"
-        " 'kilolayer-stack[remote]'; or use a folder such as runs/first/policies"
+        " -e '.[remote]'; or use a folder such as runs/first/policies"
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse(["--policies", "maze=gs://bucket/policies"], {})

@@ -350,7 +350,9 @@ async def test_a_switch_that_fails_decides_nothing(bench: Bench, monkeypatch: py
     monkeypatch.setattr(bench.host, "switch", fail)
     with refused("busy", "version 2 of maze is not made live: the worker failed"):
         await deployment.switch(NAME, 2)
-    assert (status(deployment).live, status(deployment).following, status(deployment).previous) == (1, True, ())
+    found = status(deployment)
+    assert (found.live, found.following, found.previous) == (1, True, ())
+    assert found.loaded == (1, 2)  # so that an operator can unload it
 
 
 async def test_a_trial_that_cannot_be_ended_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,8 +366,55 @@ async def test_a_trial_that_cannot_be_ended_is_still_there(bench: Bench, monkeyp
 
     monkeypatch.setattr(bench.host, "set_canary", fail)
     monkeypatch.setattr(bench.host, "set_shadow", fail)
-    for end in (deployment.end_canary, deployment.end_shadow):
-        with pytest.raises(StartupError):
+    for kind, end in (("canary", deployment.end_canary), ("shadow", deployment.end_shadow)):
+        with refused("busy", f"the {kind} of maze stays as it is: the worker failed"):
             await end(NAME)
     found = status(deployment)
     assert (found.canary, found.shadow) == (CanaryStatus(2, 0.5, None), ShadowStatus(2, 0.5))
+
+
+async def test_a_rollback_is_kept_although_the_shadow_cannot_be_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.switch(NAME, 2)
+    await deployment.shadow(NAME, 1, share=0.5)
+
+    async def fail(policy: str, version: int, *, share: float) -> None:
+        raise StartupError("the worker failed; its log says why")
+
+    monkeypatch.setattr(bench.host, "set_shadow", fail)
+    with refused("busy", "the shadow of maze stays as it is"):
+        await deployment.rollback(NAME)
+    assert status(deployment).live == 1
+    kept = bench.state_file.read()
+    assert kept
+    assert kept.policies[NAME].live == 1
+
+
+async def test_taking_up_says_if_the_wanted_version_is_refused(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.take_up(NAME)
+    assert status(deployment).live == 2
+    bench.publish(3)
+    bench.host.refuses[3] = "hash"
+    for _ in range(2):  # it is loaded once, and refused twice
+        with refused("version_refused", "version 3 of maze is refused"):
+            await deployment.take_up(NAME)
+    assert bench.host.did.count(("prepare", 3)) == 1
+    await deployment.follow(NAME, on=False)
+    await deployment.take_up(NAME)  # no effect
+
+
+async def test_with_best_a_refused_version_that_is_worse_than_the_live_one_does_not_matter(bench: Bench) -> None:
+    deployment = bench.start(wanted="best")
+    bench.publish(2, stay=0.5)
+    await deployment.take_up(NAME)
+    bench.publish(3, stay=0.25)
+    bench.host.refuses[3] = "hash"
+    with refused("version_refused"):
+        await deployment.load(NAME, 3)
+    await deployment.take_up(NAME)
+    assert status(deployment).live == 2

@@ -7,12 +7,8 @@ MIB = 1 << 20
 
 def trims(*held_mib: int) -> list[int]:
     """Return the numbers of the checks that trim, for what is held at each check."""
-    checked, trimmed = list[int](), list[int]()
-    memory = FreedMemory(lambda: trimmed.append(len(checked)))
-    for held in held_mib:
-        memory.check(held * MIB)
-        checked.append(held)
-    return trimmed
+    memory = FreedMemory()
+    return [number for number, held in enumerate(held_mib) if memory.is_due(held * MIB)]
 
 
 def test_memory_is_trimmed_once_after_a_peak() -> None:

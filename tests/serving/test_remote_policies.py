@@ -250,7 +250,7 @@ async def test_a_bucket_that_cannot_be_read_is_one_warning_and_is_looked_at_late
     await following.look(31)
     (line,) = caplog.messages
     assert re.fullmatch(r"cannot read gs://\S+ \(.*\); check the address, .*; trying again later", line)
-    with pytest.raises(DeploymentError, match=r"cannot read gs://.*; try again later") as error:
+    with pytest.raises(DeploymentError, match=r"cannot read gs://.*; check the address, .*network$") as error:
         await following.deployment.switch("maze", 8)
     assert error.value.reason is Reason.BUSY
     remote.is_down = False

@@ -53,9 +53,8 @@ class RepositoryService:
         if about.version:
             await self._actions.deployment.load(*self._actions.find(about))
         else:
-            before = self._actions.status(about.policy)
-            await self._actions.deployment.look()
-            _require_not_refused(before, self._actions.status(about.policy))
+            self._actions.status(about.policy)  # raises for an unknown one
+            await self._actions.deployment.take_up(about.policy)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -93,20 +92,6 @@ def _check(repository: str, parameters: Mapping[str, pb.ModelRepositoryParameter
 def _require_no_repository(name: str) -> None:
     if name:
         raise InvalidRequestError(f"repository_name must be empty, got {echo(name)}; policies are in no repository")
-
-
-def _require_not_refused(before: PolicyStatus, after: PolicyStatus) -> None:
-    """Raise DeploymentError if no version was taken up because the wanted one is refused."""
-    if not after.following or after.live != before.live:
-        return
-    wanted = [each for each in after.refused if after.wanted == "best" or each.version > after.live]
-    if wanted:
-        refused = wanted[-1]
-        raise DeploymentError(
-            Reason.VERSION_REFUSED,
-            f"version {refused.version} of {after.policy} is refused ({refused.reason}): {refused.detail}; version"
-            f" {after.live} stays live",
-        )
 
 
 def _models(status: PolicyStatus) -> Iterator[pb.RepositoryIndexResponse.ModelIndex]:
