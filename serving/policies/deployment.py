@@ -99,9 +99,9 @@ class Deployment:
             DeploymentError: there is no such policy or version, or the version is refused.
         """
         found = await self._restored(policy)
-        if await self._loader.load(found, version):
-            async with self._loader.listed(found, version):
-                await self._loader.keep_copies(found)
+        if await self._loader.load(found, version) and version not in found.loaded:
+            found.also_loaded.add(version)
+            await self._loader.keep_copies(found)
 
     async def unload(self, policy: str, version: int) -> None:
         """Unload a version that is not live.
