@@ -30,7 +30,7 @@ from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
 from serving.config import ServeConfig
 from serving.engine import compiler_threads
-from serving.engine.thread_priority import run_in_thread
+from serving.engine.thread_priority import run_in_background, run_in_thread
 from serving.errors import BrokenError, StartupError
 from serving.policies import store
 from serving.policies.compilation import CompilationCounter
@@ -62,6 +62,7 @@ _MAX_VALUE_BYTES = 8
 _MIN_HELD_REQUESTS = 4  # of the largest size, so that one connection may hold a request and its reply
 _BROKEN_GRACE_S = 1.0  # at most, for what other threads compute, if a device failed or hangs
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
+_SPANS_S = 1.0  # for a collector to take the last spans
 _MIN_SEND_S = 1.0  # at least, to send computed answers, even after the grace period
 _MAX_SEND_S = 3.0  # at most, for peers that are slow to receive the last answers
 
@@ -189,7 +190,10 @@ class Server:
             self._metrics.dropped_log_lines.inc(dropped - earlier)
             descriptors.check()
             if freed_memory.is_due(self._transport.held.total):
-                await asyncio.to_thread(trim)
+                try:
+                    await run_in_background(trim)
+                except RuntimeError as error:  # there is no thread for it
+                    _LOGGER.warning("freed memory is not given back: %s", error)
             await asyncio.sleep(BEAT_S)
 
     def _problem(self) -> str:
@@ -229,7 +233,7 @@ class Server:
             await asyncio.wait({compiling, self._broken}, return_when=asyncio.FIRST_COMPLETED)
             if compiling.done():
                 compiling.result()
-            raise BrokenError(await self._broken)
+            raise BrokenError(await asyncio.shield(self._broken))  # `drain` asks it after this task was cancelled
         finally:
             compiling.cancel()
 
@@ -264,10 +268,17 @@ class Server:
         if self._watching:
             self._watching.cancel()
         if self._tracing:
-            await asyncio.to_thread(self._tracing.close)
+            await self._send_spans(self._tracing)
         if self._metrics_server:
             await asyncio.to_thread(self._metrics_server.close)
         return drained
+
+    async def _send_spans(self, tracing: "Tracing") -> None:
+        """Send the last spans, unless their collector does not take them."""
+        try:
+            await asyncio.wait_for(run_in_thread(tracing.close), _SPANS_S)
+        except TimeoutError:
+            _LOGGER.warning("the last spans are lost: their collector did not take them within %g s", _SPANS_S)
 
     def _break(self, policy: str, cause: str) -> None:
         """Take no more calls, because `policy` cannot be computed any more."""

@@ -214,11 +214,15 @@ class RequestQueue:
         """
         own = self.rows_of(connection) + rows
         queued_s = now_s
+        larger: set[str] = set()  # one connection may have thousands of requests, and every call comes here
         for level in self._levels:
             for request in level.untaken:
+                if request.connection in larger:
+                    continue
                 if self.rows_of(request.connection) <= own:
                     queued_s = min(queued_s, request.queued_s)
                     break
+                larger.add(request.connection)
         return now_s - queued_s
 
     def rows_of(self, connection: str) -> int:

@@ -37,6 +37,7 @@ from serving.engine.devices import find_device
 
 _NOISE_COLUMNS = 4  # low and high half of the seed; number of the row in its call; number of the candidate
 _LATEST_WEIGHT = 0.1  # of the latest run in the exponential mean of a bucket's time
+_MOST_OF_MEAN = 4.0  # that a run counts with: a process that was paused says nothing about the next run
 _CPU_FULL_ROWS = 64  # on one core, the time per row does not fall in larger batches
 _CPU_MAX_ROWS = 1024  # on one core, a larger batch is no faster per row and delays other requests
 
@@ -235,7 +236,10 @@ class Engine:
         return self._bucket(kind, rows) - rows
 
     def expected_s(self, kind: Kind, rows: int) -> float:
-        """Return how many seconds `compute` should take for `rows` rows: the mean of its recent runs in that bucket."""
+        """Return how many seconds `compute` should take for `rows` rows: the mean of its recent runs in that bucket.
+
+        A run that took longer than four times the mean counts as four times: one pause of the process changes little.
+        """
         if kind is Kind.BEST_OF:
             return self.expected_s(Kind.SAMPLE, rows) + self.expected_s(Kind.SCORE, rows)
         return self._seconds[kind, self._bucket(kind, rows)]
@@ -259,7 +263,7 @@ class Engine:
         results = np.asarray(executable.call(executable.arrays, batch))
         took_s = time.perf_counter() - began_s
         mean_s = self._seconds.get((kind, bucket), took_s)
-        self._seconds[kind, bucket] = mean_s + _LATEST_WEIGHT * (took_s - mean_s)
+        self._seconds[kind, bucket] = mean_s + _LATEST_WEIGHT * (min(took_s, _MOST_OF_MEAN * mean_s) - mean_s)
         return results[: len(rows)]
 
     def _bucket(self, kind: Kind, rows: int) -> int:

@@ -3,6 +3,7 @@
 Some descriptors are reserved, so that a server with too many connections can still answer scrapes and read files.
 """
 
+import errno
 import logging
 import re
 import resource
@@ -87,8 +88,13 @@ class ConnectionsCollector(Collector):
 
 
 def _used() -> int:
-    """Return the number of descriptors that this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # without that of the folder itself
+    """Return the number of descriptors that this process has open; its limit if none is left to count them with."""
+    try:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # without that of the folder itself
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return _limit()
 
 
 def _limit() -> int:

@@ -6,17 +6,19 @@ are answered. Slow or aborted scrapes are not logged.
 """
 
 import contextlib
+import io
 import logging
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import choose_encoder
 
 from serving.sockets import TcpAddress, bind_error
 
@@ -34,6 +36,10 @@ class ScrapeHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the library's name
         """Do nothing: the library would write lines to stderr that are not in the log's format."""
 
+    def get_stderr(self) -> io.StringIO:
+        """Return a place that is not read: the library would write tracebacks to stderr."""
+        return io.StringIO()
+
 
 class ScrapeServer(ThreadingMixIn, WSGIServer):
     """Answers each connection in a thread of its own, and closes those that take too long."""
@@ -42,6 +48,13 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
     request_queue_size = 128  # connections that wait to be accepted; the system's usual number
     max_connections = 64
     max_s = 5.0  # for one connection
+
+    def server_bind(self) -> None:
+        """Bind without the library's question for the host's full name: it takes seconds if no name server answers."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._opened: dict[socket.socket, float] = {}  # monotonic seconds, the oldest first
@@ -144,7 +157,7 @@ def _app(collectors: CollectorRegistry | None, problem: Callable[[], str]) -> "W
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics" and metrics:
-            return metrics(environ, start_response)
+            return _scraped(metrics, environ, start_response)
         status, reason = "404 Not Found", ""
         if path == "/healthz":
             reason = problem()
@@ -153,3 +166,23 @@ def _app(collectors: CollectorRegistry | None, problem: Callable[[], str]) -> "W
         return [f"{status}\n".encode(), f"{reason}\n".encode() if reason else b""]
 
     return answer
+
+
+def _scraped(
+    metrics: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
+) -> Iterable[bytes]:
+    """Answer a scrape: 400 if the library cannot read its Accept header, 500 if a metric cannot be read."""
+    try:
+        choose_encoder(environ.get("HTTP_ACCEPT", ""))
+    except (TypeError, ValueError):
+        return _failure("400 Bad Request", "the Accept header cannot be read", start_response)
+    try:
+        return metrics(environ, start_response)
+    except Exception:
+        _LOGGER.exception("a scrape failed")
+        return _failure("500 Internal Server Error", "a metric cannot be read; see the log", start_response)
+
+
+def _failure(status: str, reason: str, start_response: "StartResponse") -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain")])
+    return [f"{reason}\n".encode()]

@@ -181,7 +181,7 @@ class Supervisor:
     def _say_ready(self, addresses: dict[str, str]) -> None:
         assert self._all
         policies = " ".join(f"{name}@{version}" for name, version in self._all.live.items())
-        serving = sum(worker.serves for worker in self._workers.values())
+        serving = sum(worker.serves for worker in tuple(self._workers.values()))
         _LOGGER.info("%s workers=%d", ready_line(addresses, policies=policies), serving, extra=addresses)
 
     async def _start_compiled(self, number: int) -> WorkerProcess:
@@ -317,11 +317,13 @@ class Supervisor:
     def _collectors(self) -> CollectorRegistry:
         collectors = CollectorRegistry()
         MultiProcessCollector(collectors)
-        collectors.register(ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in self._workers.values())]))
+        collectors.register(
+            ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in tuple(self._workers.values()))])
+        )
         collectors.register(ConnectionsCollector(self._config.address))
         collectors.register(ReportsCollector(self._reports))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
-        gauge.set_function(lambda: sum(worker.serves for worker in self._workers.values()))
+        gauge.set_function(lambda: sum(worker.serves for worker in tuple(self._workers.values())))
         return collectors
 
     def _problem(self) -> str:

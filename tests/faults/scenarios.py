@@ -7,6 +7,8 @@ import asyncio
 import dataclasses
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -104,6 +106,12 @@ def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[Kill]:
         codes = [each.code for each in server.exits]
     assert codes == [-signal.SIGKILL] * kills
     return measured
+
+
+def start_of_jax_s() -> float:
+    """Start a process that imports what a server needs and compiles one product; return its processor time."""
+    program = "import time, grpc, jax; jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))); print(time.process_time())"
+    return float(subprocess.check_output([sys.executable, "-c", program]))
 
 
 def _kill(server: Supervised, client: PolicyClient) -> Kill:

@@ -1,6 +1,7 @@
 """Descriptors and connections: a fake clock, and tables as the kernel writes them."""
 
 import logging
+import resource
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def test_used_up_descriptors_are_one_warning_a_minute(caplog: pytest.LogCaptureF
         now_s[0] += 1
         watch.check(used=250, limit=256)
     assert len(caplog.messages) == 2
+
+
+def test_with_no_descriptor_left_the_limit_is_in_use(caplog: pytest.LogCaptureFixture) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+    try:
+        DescriptorWatch(clock=lambda: 100.0).check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert caplog.messages[0].startswith("1 of 1 file descriptors are in use")

@@ -35,10 +35,10 @@ def port() -> Generator[int]:
     server.close()
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """Return the status and the body of a page."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", path)
+    connection.request("GET", path, headers=headers or {})
     response = connection.getresponse()
     body = response.read().decode()
     connection.close()
@@ -180,3 +180,32 @@ def test_the_health_check_of_the_image_asks_it() -> None:
     ready.append(True)
     assert check() == 0
     server.close()
+
+
+def test_an_accept_header_that_cannot_be_read_is_a_bad_request_without_a_line(
+    port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert get(port, "/metrics", {"Accept": "application/openmetrics-text;version=a"}) == (
+        400,
+        "the Accept header cannot be read\n",
+    )
+    assert get(port, "/metrics", {"Accept": "application/openmetrics-text;version=1.0.0"})[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_metric_that_cannot_be_read_is_an_error_in_the_log_only(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    collectors = CollectorRegistry()
+    Gauge("broken", "Of everything.", registry=collectors).set_function(lambda: float("x"))
+    server = MetricsServer(collectors, "127.0.0.1", port=0, problem=lambda: "")
+    assert get(server.port, "/metrics") == (500, "a metric cannot be read; see the log\n")
+    assert get(server.port, "/healthz")[0] == 200
+    server.close()
+    assert caplog.messages == ["a scrape failed"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_port_opens_without_a_question_for_the_name_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getfqdn", lambda *_: pytest.fail("asked for the name of the host"))
+    MetricsServer(None, "0.0.0.0", port=0, problem=lambda: "").close()

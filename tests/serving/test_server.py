@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import time
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,7 @@ from serving.errors import BrokenError, StartupError
 from serving.server import Server, load
 from serving.sockets import TcpAddress
 from serving.telemetry import heartbeat
+from serving.workers.shutdown import finished_before
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -161,6 +163,50 @@ async def test_drain_answers_accepted_calls_and_refuses_new_ones(
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert refused.value.trailing_metadata().get("kilolayer-reason") == "draining"
         assert await draining is True
+
+
+async def test_a_server_that_has_compiled_everything_has_its_whole_grace_to_answer(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], bool]], Awaitable[None]]
+) -> None:
+    compute, computing, may_compute = Engine.compute, threading.Event(), threading.Event()
+
+    def held(engine: Engine, kind: Kind, rows: np.ndarray) -> np.ndarray:
+        computing.set()
+        assert may_compute.wait(timeout=30)
+        return compute(engine, kind, rows)
+
+    monkeypatch.setattr(server_module, "_BROKEN_GRACE_S", 0.1)
+    server = await load(config_of(policies, metrics=False))
+    await server.start()
+    await server.prepare()
+    server.open()
+    stop = asyncio.Event()
+    serving = asyncio.create_task(finished_before(stop, server.serve()))
+    monkeypatch.setattr(Engine, "compute", held)
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
+        stub: Any = PolicyStub(channel)
+        accepted = asyncio.ensure_future(stub.Act(GOOD, timeout=20))
+        await wait_until(computing.is_set)
+        stop.set()
+        assert await serving is False
+        draining = asyncio.create_task(server.drain())
+        await asyncio.sleep(0.3)  # longer than a server that is broken would have
+        may_compute.set()
+        assert len((await accepted).action) == 2
+        assert await draining is True
+
+
+async def test_a_collector_of_spans_that_does_not_answer_delays_the_end_by_a_moment_only(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "_SPANS_S", 0.1)
+    released = threading.Event()
+    tracing: Any = types.SimpleNamespace(close=lambda: released.wait(timeout=30))
+    server = await load(config_of(policies, metrics=False), tracing=tracing)
+    await server.start()
+    assert await asyncio.wait_for(server.drain(), timeout=10)
+    released.set()
+    assert "the last spans are lost: their collector did not take them within 0.1 s" in caplog.messages
 
 
 async def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
