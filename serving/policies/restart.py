@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from serving.config import ServeConfig
 from serving.errors import BucketError, StartupError, shortage
 from serving.policies.source import PolicySource, candidates, copied
-from serving.policies.state_file import PolicyState, Rule, StateFile, choose
+from serving.policies.state_file import PolicyState, StateFile, VersionRule, choose
 from serving.sockets import TcpAddress
 from serving.user_folders import state_folder
 
@@ -37,7 +37,7 @@ def restart(config: ServeConfig, sources: Sequence[PolicySource]) -> Restart:
     if state_file:
         state_file.lock()
     if state_file and (state := state_file.read()):
-        chosen = choose(state, {source.name: Rule(str(source.wanted), source.follow) for source in sources})
+        chosen = choose(state, {source.name: VersionRule(str(source.wanted), source.follow) for source in sources})
         _LOGGER.info("%s", chosen.line)
         kept = chosen.kept
     return Restart(state_file, kept, tuple(first_choices(source, kept.get(source.name)) for source in sources))

@@ -8,7 +8,7 @@ from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.restart import Restart
 from serving.policies.source import PolicySource
-from serving.policies.state_file import PolicyState, Rule
+from serving.policies.state_file import PolicyState, VersionRule
 
 DAMAGE = "params/x has changed since it was written"
 
@@ -57,7 +57,7 @@ class Decisions:
         for policy in policies:
             for version in versions[policy]:
                 self.publish(policy, version)
-        ant = PolicyState(Rule("latest", follow=True), 2000, previous=(1000,), following=True)
+        ant = PolicyState(VersionRule("latest", follow=True), 2000, previous=(1000,), following=True)
         self.deployment = Deployment(
             [self._source(policy) for policy in policies],
             self.host,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import StartupError
-from serving.policies.state_file import Rule
+from serving.policies.state_file import VersionRule
 from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
@@ -314,7 +314,7 @@ async def test_a_new_rule_is_taken_once_though_the_policy_is_not_followed(bench:
     await deployment.rollback(NAME)
     await deployment.look()
     assert status(deployment).live == 1
-    assert bench.stored().rule == Rule("2", follow=False)
+    assert bench.stored().rule == VersionRule("2", follow=False)
 
 
 async def test_a_new_rule_ends_what_an_operator_decided_and_an_old_one_does_not(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.restart import Restart, first_choices
 from serving.policies.source import PolicySource, candidates, resolve
-from serving.policies.state_file import PolicyState, Rule
+from serving.policies.state_file import PolicyState, VersionRule
 from serving.policies.store import load_all
 from serving.policy_settings import NamedPath
 from tests.faults.supervised import Supervised, serve_command
@@ -170,7 +170,7 @@ def test_while_the_bucket_cannot_be_read_a_server_starts_with_copies(
     assert line.endswith("; starting with the versions that were copied before")
     assert first_choices(source_of(remote, versions=(f"{NAME}=best",))) == (7, 8)
     assert load_all([source], [(8, 7)], on_rejected=pytest.fail)[NAME].version == 8
-    kept = PolicyState(Rule("latest", follow=True), 8, previous=(7,), following=True)
+    kept = PolicyState(VersionRule("latest", follow=True), 8, previous=(7,), following=True)
     assert first_choices(source, kept) == (8, 7)
     assert first_choices(source, dataclasses.replace(kept, live=9)) == (8, 7)  # there is no copy of 9
     assert first_choices(source_of(remote, versions=(f"{NAME}=7",))) == (7,)

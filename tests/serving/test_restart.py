@@ -9,10 +9,10 @@ import pytest
 from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.policies.restart import first_choices, restart
-from serving.policies.state_file import PolicyState, Rule, State, StateFile
+from serving.policies.state_file import PolicyState, State, StateFile, VersionRule
 from tests.serving.sources import policy_source
 
-KEPT = PolicyState(Rule("latest", follow=True), 20, previous=(10,), following=False)
+KEPT = PolicyState(VersionRule("latest", follow=True), 20, previous=(10,), following=False)
 
 
 @pytest.fixture
