@@ -26,7 +26,7 @@ from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
 from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, unknown_version
-from serving.policies.restart import Restart
+from serving.policies.restart import RestartPlan
 from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
@@ -54,7 +54,7 @@ class Deployment:
     Args:
         sources: the policies.
         host: carries out the decisions; it has loaded the live versions.
-        began: what was decided before the restart, and where decisions are kept.
+        plan: what was decided before the restart, and where decisions are kept.
         live: the live version of each policy.
         keep: how many former live versions of a policy stay loaded.
         reports: how episodes of robots end, for canaries.
@@ -65,7 +65,7 @@ class Deployment:
         self,
         sources: Sequence[PolicySource],
         host: VersionHost,
-        began: Restart,
+        plan: RestartPlan,
         *,
         live: Mapping[str, int],
         keep: int,
@@ -74,9 +74,9 @@ class Deployment:
     ) -> None:
         self._host = host
         self._loader = VersionLoader(host, keep=keep)
-        self._state_file = began.state_file
+        self._state_file = plan.state_file
         self._policies = {
-            source.name: PolicyDecisions.first(source, live[source.name], began.kept.get(source.name))
+            source.name: PolicyDecisions.first(source, live[source.name], plan.kept.get(source.name))
             for source in sources
         }
         self._trials = Trials(host, clock=clock)

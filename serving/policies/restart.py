@@ -1,4 +1,4 @@
-"""What a server starts with: the decisions of its last run, if they still hold, and the versions to try. No JAX."""
+"""RestartPlan: the decisions of the last run that still hold, and the versions that a start tries. No JAX."""
 
 import dataclasses
 import logging
@@ -15,15 +15,15 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Restart:
-    """How a server starts."""
+class RestartPlan:
+    """What a server starts with."""
 
     state_file: StateFile | None  # where decisions are kept; None: nowhere
     kept: Mapping[str, PolicyState]  # what was decided before, for the policies for which that holds
     choices: tuple[tuple[int, ...], ...]  # the versions of each policy to try, the most wanted first
 
 
-def restart(config: ServeConfig, sources: Sequence[PolicySource]) -> Restart:
+def plan_restart(config: ServeConfig, sources: Sequence[PolicySource]) -> RestartPlan:
     """Read the decisions of the last run, and say in the log which hold.
 
     Raises:
@@ -40,7 +40,7 @@ def restart(config: ServeConfig, sources: Sequence[PolicySource]) -> Restart:
         chosen = choose(state, {source.name: VersionRule(str(source.wanted), source.follow) for source in sources})
         _LOGGER.info("%s", chosen.line)
         kept = chosen.kept
-    return Restart(state_file, kept, tuple(first_choices(source, kept.get(source.name)) for source in sources))
+    return RestartPlan(state_file, kept, tuple(first_choices(source, kept.get(source.name)) for source in sources))
 
 
 def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from serving.errors import DeploymentError, RefusedVersionError
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
-from serving.policies.restart import Restart
+from serving.policies.restart import RestartPlan
 from serving.policies.source import PolicySource
 from serving.policies.state_file import PolicyState, VersionRule
 
@@ -61,7 +61,7 @@ class Decisions:
         self.deployment = Deployment(
             [self._source(policy) for policy in policies],
             self.host,
-            Restart(None, {"ant": ant}, choices=((2000,), (7,))),
+            RestartPlan(None, {"ant": ant}, choices=((2000,), (7,))),
             live={"ant": 2000, "bee": 7},
             keep=2,
             reports=EpisodeReports(),

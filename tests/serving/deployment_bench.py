@@ -12,7 +12,7 @@ import pytest
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
-from serving.policies.restart import Restart
+from serving.policies.restart import RestartPlan
 from serving.policies.state_file import PolicyState, StateFile
 from serving.policies.status import PolicyStatus
 from serving.policy_settings import Wanted
@@ -94,7 +94,7 @@ class Bench:
         return Deployment(
             [source],
             self.host,
-            Restart(self.state_file, {NAME: kept} if kept else {}, choices=((live,),)),
+            RestartPlan(self.state_file, {NAME: kept} if kept else {}, choices=((live,),)),
             live={NAME: live},
             keep=keep,
             reports=self.reports,

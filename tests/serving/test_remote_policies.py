@@ -16,7 +16,7 @@ from serving.config import ServeConfig
 from serving.errors import BucketError, DeploymentError, Reason, StartupError
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
-from serving.policies.restart import Restart, first_choices
+from serving.policies.restart import RestartPlan, first_choices
 from serving.policies.source import PolicySource, candidates, resolve
 from serving.policies.state_file import PolicyState, VersionRule
 from serving.policies.store import load_all
@@ -197,7 +197,7 @@ class Following:
     def __init__(self, source: PolicySource) -> None:
         self.host = FakeHost()
         self.deployment = Deployment(
-            [source], self.host, Restart(None, {}, ((7,),)), live={"maze": 7}, keep=0, reports=EpisodeReports()
+            [source], self.host, RestartPlan(None, {}, ((7,),)), live={"maze": 7}, keep=0, reports=EpisodeReports()
         )
 
     @property
