@@ -28,7 +28,7 @@ class PolicyDecisions:
     refused: dict[int, tuple[Files, RefusedVersion]] = dataclasses.field(default_factory=dict)
     canary: Canary | None = None
     shadow: ShadowState | None = None
-    retry_in: int = 0  # looks
+    retry_in: int = 0  # polls
     has_new_rule: bool = False  # what it wants is taken up once, whether it is followed or not
     changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     to_restore: PolicyState | None = None  # what was decided before the restart, until its versions are loaded

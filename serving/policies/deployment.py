@@ -2,8 +2,8 @@
 
 A policy that is followed takes up what its --versions rule wants, as soon as it is published. An operator may load,
 switch and roll back; a switch or a rollback ends the following, so that nothing undoes it. Every version is loaded and
-checked before anything changes for robots. One that fails a check is refused, counted, and not looked at again until
-its files change; the live version goes on.
+checked before anything changes for robots. One that fails a check is refused, counted, and not tried again until its
+files change; the live version goes on.
 
 A version may be tried before it is live: as a canary, which answers a share of the robots, or as a shadow, whose
 actions are only compared. A canary may end by itself: robots report how their episodes end, and a sequential test of
@@ -25,7 +25,7 @@ from serving.errors import DeploymentError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
-from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, unknown_version
+from serving.policies.loading import RETRY_POLLS, LoadingHost, VersionLoader, unknown_version
 from serving.policies.restart import RestartPlan
 from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
@@ -36,8 +36,8 @@ from serving.policies.trials import TrialHost, Trials
 
 _LOGGER = logging.getLogger(__name__)
 
-LOOK_S = 1.0
-"""How often the folders are looked at."""
+POLL_S = 1.0
+"""How often the folders are polled."""
 
 
 class VersionHost(LoadingHost, TrialHost, Protocol):
@@ -81,7 +81,7 @@ class Deployment:
         }
         self._trials = Trials(host, clock=clock)
         self._verdicts: Counter[tuple[str, Verdict]] = Counter()
-        self._look_now = {source.name: asyncio.Event() for source in sources}
+        self._poll_now = {source.name: asyncio.Event() for source in sources}
         reports.on_accepted = self._record
 
     def status(self) -> tuple[PolicyStatus, ...]:
@@ -234,19 +234,19 @@ class Deployment:
         found.require_following_possible(on=on)
         found.following, found.retry_in = on, 0
         await self._save()
-        self._look_now[policy].set()
+        self._poll_now[policy].set()
 
     def take_rules(self, sources: Sequence[PolicySource]) -> None:
-        """Take what --versions and --follow say of these policies, and look at the folders as soon as possible."""
+        """Take what --versions and --follow say of these policies, and poll the folders as soon as possible."""
         for source in sources:
             self._policies[source.name].take_rule(source)
-        self.look_now()
+        self.poll_now()
 
-    def look_now(self) -> None:
-        """Look at the folders as soon as possible, also at those that could not be read or loaded."""
+    def poll_now(self) -> None:
+        """Poll the folders as soon as possible, also those that could not be read or loaded."""
         for policy in self._policies.values():
             policy.retry_in = 0
-            self._look_now[policy.name].set()
+            self._poll_now[policy.name].set()
 
     async def run(self) -> None:
         """Restore what was decided; then take up new versions and end canaries. Does not return."""
@@ -264,20 +264,20 @@ class Deployment:
         await self._save()
 
     async def _follow(self, policy: PolicyDecisions) -> None:
-        now = self._look_now[policy.name]
+        now = self._poll_now[policy.name]
         while True:
-            await self._look_at(policy)
+            await self._poll_policy(policy)
             now.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(now.wait(), LOOK_S)
+                await asyncio.wait_for(now.wait(), POLL_S)
 
-    async def look(self) -> None:
-        """Look at the folders now, and take up what the followed policies want."""
+    async def poll(self) -> None:
+        """Poll the folders now, and take up what the followed policies want."""
         for policy in self._policies.values():
-            await self._look_at(policy)
+            await self._poll_policy(policy)
 
     async def take_up(self, policy: str) -> None:
-        """Look at a policy now, and take up what it wants. No effect if it is not followed.
+        """Poll a policy now, and take up what it wants. No effect if it is not followed.
 
         Raises:
             DeploymentError: there is no such policy, the wanted version is refused, or its bucket cannot be read.
@@ -286,25 +286,25 @@ class Deployment:
         if found.following and not await self._take_up(found):
             await self._loader.require_wanted(found)
 
-    async def _look_at(self, policy: PolicyDecisions) -> None:
+    async def _poll_policy(self, policy: PolicyDecisions) -> None:
         if policy.retry_in:
             policy.retry_in -= 1
         elif policy.following or policy.has_new_rule:
-            policy.retry_in = policy.source.pause_looks
+            policy.retry_in = policy.source.pause_polls
             try:
                 await self._take_up(policy)
             except DeploymentError as error:
                 _LOGGER.warning("%s; trying again later", error)
-                policy.retry_in = RETRY_LOOKS
+                policy.retry_in = RETRY_POLLS
             except Exception:  # a bug must not end the following
                 _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
-                policy.retry_in = RETRY_LOOKS
+                policy.retry_in = RETRY_POLLS
 
     async def _take_up(self, policy: PolicyDecisions) -> bool:
         """Make the most wanted version live that is better than the live one and passes every check. False: none is."""
         version = await self._loader.load_wanted(policy)
         if version is None:
-            policy.has_new_rule = policy.has_new_rule and policy.retry_in > policy.source.pause_looks
+            policy.has_new_rule = policy.has_new_rule and policy.retry_in > policy.source.pause_polls
             return False
         surplus = list[int]()
         async with policy.changing, self._loader.listed(policy, version):

@@ -1,6 +1,6 @@
 """VersionLoader: loads versions of policies for a `serving.policies.deployment`, and unloads those without a use.
 
-A version that fails a check is refused and logged, and not looked at again until its files change.
+A version that fails a check is refused and logged, and not tried again until its files change.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
 
-RETRY_LOOKS = 30
-"""Looks that a policy is left alone after the machine lacked something that loading needs."""
+RETRY_POLLS = 30
+"""Polls for which a policy is left alone after the machine lacked something that loading needs."""
 
 
 class LoadingHost(Protocol):
@@ -98,8 +98,8 @@ class VersionLoader:
         try:
             wanted = await _read(candidates, policy.source)
         except OSError as error:
-            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.place, error.strerror)
-            policy.retry_in = RETRY_LOOKS
+            _LOGGER.warning("cannot read %s (%s); trying again later", policy.source.place, error.strerror)
+            policy.retry_in = RETRY_POLLS
             return None
         policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
         for version in wanted:
@@ -116,7 +116,7 @@ class VersionLoader:
                 await _refuse(policy, version, files, error)
             except StartupError as error:
                 _LOGGER.warning("%s; version %d of %s is tried again later", error, version, policy.name)
-                policy.retry_in = RETRY_LOOKS
+                policy.retry_in = RETRY_POLLS
                 return None
             else:
                 policy.refused.pop(version, None)

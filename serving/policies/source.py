@@ -20,7 +20,7 @@ from serving.policies.version_files import Files
 from serving.policy_settings import BucketUrl, NamedPath, PolicyPath, PolicySettings, Wanted
 from serving.user_folders import copies_folder
 
-_BUCKET_PAUSE_LOOKS = 9  # looks are a second apart
+_BUCKET_PAUSE_POLLS = 9  # polls are a second apart
 _DEFAULT: Wanted = "latest"
 _LISTED = 8  # versions in a message
 
@@ -46,9 +46,9 @@ class PolicySource:
         return self.copies.url if self.copies else self.folder
 
     @property
-    def pause_looks(self) -> int:
-        """How many looks for new versions to skip after each one. Requests to a bucket take time and cost money."""
-        return _BUCKET_PAUSE_LOOKS if self.copies else 0
+    def pause_polls(self) -> int:
+        """How many polls for new versions to skip after each one. Requests to a bucket take time and cost money."""
+        return _BUCKET_PAUSE_POLLS if self.copies else 0
 
     def path(self, version: int) -> Path:
         """Return the folder of a version."""
@@ -66,7 +66,7 @@ class PolicySource:
         """
         if self.copies and not self.copies.has(version):
             return self.copies.bucket.files(version)
-        return version_files.look(self.path(version))
+        return version_files.scan(self.path(version))
 
     def held(self, version: int) -> contextlib.AbstractContextManager[Path]:
         """Return a context with the folder of a version, to read it. A version in a bucket is copied first if needed.

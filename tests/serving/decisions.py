@@ -85,7 +85,7 @@ class Decisions:
             raise AssertionError("the host refuses it")
 
     def publish(self, policy: str, version: int) -> None:
-        """Make the only file of a version that is looked at here."""
+        """Make the only file of a version that is read here."""
         folder = self.folder / policy / str(version)
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")

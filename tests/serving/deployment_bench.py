@@ -72,7 +72,7 @@ class Bench:
         self.publish(1)
 
     def publish(self, version: int, *, stay: float | None = None) -> None:
-        """Make the files of a version that are looked at here."""
+        """Make the files of a version that are read here."""
         path = self.folder / "policies" / str(version)
         path.mkdir(parents=True)
         provenance = {} if stay is None else {"metrics": {"eval/stay": stay}}

@@ -13,7 +13,7 @@ from tests.serving.deployment_bench import NAME, Bench, refused, status
 async def test_decisions_are_kept_for_the_next_start(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
-    await deployment.look()
+    await deployment.poll()
     assert bench.stored() == PolicyState(VersionRule("latest", follow=True), 2, (1,), following=True, rolled_back=())
     await deployment.rollback(NAME)
     assert bench.stored() == PolicyState(VersionRule("latest", follow=True), 1, (), following=False, rolled_back=(2,))
@@ -81,7 +81,7 @@ async def test_a_decision_holds_though_it_cannot_be_kept(bench: Bench, caplog: p
     (bench.folder / "state").write_text("a file where the folder should be")
     deployment = bench.start()
     bench.publish(2)
-    await deployment.look()
+    await deployment.poll()
     assert status(deployment).live == 2
     assert "this decision does not survive a restart" in caplog.text
 
@@ -90,5 +90,5 @@ async def test_former_versions_that_are_not_kept_are_not_in_the_stored_state(ben
     deployment = bench.start(keep=1)
     for version in (2, 3):
         bench.publish(version)
-        await deployment.look()
+        await deployment.poll()
     assert bench.stored().previous == (2,)

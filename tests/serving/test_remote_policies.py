@@ -204,25 +204,25 @@ class Following:
     def live(self) -> int:
         return self.deployment.status()[0].live
 
-    async def look(self, times: int) -> None:
+    async def poll(self, times: int) -> None:
         for _ in range(times):
-            await self.deployment.look()
+            await self.deployment.poll()
 
 
-async def test_a_bucket_is_looked_at_every_ten_seconds_and_immediately_on_request(
+async def test_a_bucket_is_polled_every_ten_seconds_and_immediately_on_request(
     remote: FakeBucket, upload: Callable[..., None]
 ) -> None:
     upload(7)
     following = Following(source_of(remote, name="maze"))
     remote.requests.clear()
-    await following.look(20)
+    await following.poll(20)
     assert remote.count("list") == 2
     upload(8)
-    await following.look(1)
+    await following.poll(1)
     assert following.live == 8
     upload(9)
-    following.deployment.look_now()
-    await following.look(1)
+    following.deployment.poll_now()
+    await following.poll(1)
     assert following.live == 9
 
 
@@ -233,21 +233,21 @@ async def test_a_version_that_is_still_being_uploaded_is_not_taken_up(
     following = Following(source_of(remote, name="maze"))
     upload(8)
     manifest = remote.objects.pop(f"{FOLDER}/8/manifest.json")
-    await following.look(11)
+    await following.poll(11)
     assert following.live == 7
     remote.objects[f"{FOLDER}/8/manifest.json"] = manifest
-    await following.look(10)
+    await following.poll(10)
     assert following.live == 8
 
 
-async def test_a_bucket_that_cannot_be_read_is_one_warning_and_is_looked_at_later(
+async def test_a_bucket_that_cannot_be_read_is_one_warning_and_polled_later(
     remote: FakeBucket, upload: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     upload(7)
     following = Following(source_of(remote, name="maze"))
     remote.is_down = True
     caplog.clear()
-    await following.look(31)
+    await following.poll(31)
     (line,) = caplog.messages
     assert re.fullmatch(r"cannot read gs://\S+ \(.*\); check the address, .*; trying again later", line)
     with pytest.raises(DeploymentError, match=r"cannot read gs://.*; check the address, .*network$") as error:
@@ -255,7 +255,7 @@ async def test_a_bucket_that_cannot_be_read_is_one_warning_and_is_looked_at_late
     assert error.value.reason is Reason.BUSY
     remote.is_down = False
     upload(8)
-    await following.look(1)
+    await following.poll(1)
     assert following.live == 8
 
 
@@ -276,15 +276,15 @@ async def test_a_new_rule_is_taken_once_also_without_following(remote: FakeBucke
     upload(7)
     upload(8)
     following = Following(source_of(remote, name="maze", follow=False))
-    await following.look(11)
+    await following.poll(11)
     assert following.live == 7
     following.deployment.take_rules([source_of(remote, name="maze", versions=("maze=best",), follow=False)])
-    await following.look(1)
+    await following.poll(1)
     assert following.live == 8  # of those without eval/stay the newest
     following.deployment.take_rules([source_of(remote, name="maze", follow=False)])
-    await following.look(1)
+    await following.poll(1)
     upload(9)
-    await following.look(11)
+    await following.poll(11)
     assert following.live == 8
 
 
@@ -296,15 +296,15 @@ async def test_a_refused_version_is_copied_anew_once_its_files_change(
     following = Following(source)
     upload(3000)
     source.fetch(3000)  # as the real host does; the fake one refuses this version
-    await following.look(1)
+    await following.poll(1)
     assert copied(source) == []
-    await following.look(10)  # once more, because the files of the copy were others than those in the bucket
+    await following.poll(10)  # once more, because the files of the copy were others than those in the bucket
     assert [each.version for each in following.deployment.status()[0].refused] == [3000]
     following.host.loading.clear()
-    await following.look(30)
+    await following.poll(30)
     assert not following.host.loading.is_set()
     remote.objects[f"{FOLDER}/3000/probes.npz"] += b"x"
-    await following.look(10)
+    await following.poll(10)
     assert following.host.loading.is_set()
 
 

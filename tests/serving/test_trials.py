@@ -81,7 +81,7 @@ async def test_a_canary_loads_its_version_and_ends_the_following(bench: Bench) -
     assert (status(deployment).live, status(deployment).loaded, status(deployment).following) == (1, (1, 2), False)
     assert status(deployment).canary == CanaryStatus(2, 0.1, None)
     assert metric(deployment, "canary_share", policy=NAME, version="2") == 0.1
-    await deployment.look()
+    await deployment.poll()
     assert status(deployment).live == 1
     with refused("busy", "maze has a canary of version 2, and is not followed meanwhile; first end it"):
         await deployment.follow(NAME, on=True)
