@@ -98,7 +98,7 @@ class VersionLoader:
         try:
             wanted = await _read(candidates, policy.source)
         except OSError as error:
-            _LOGGER.warning("cannot read %s (%s); trying again later", policy.source.place, error.strerror)
+            _LOGGER.warning("cannot read %s (%s); trying again later", policy.source.path, error.strerror)
             policy.retry_in = RETRY_POLLS
             return None
         policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
@@ -164,7 +164,7 @@ def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
     loaded = ", ".join(map(str, sorted(policy.loaded)))
     return DeploymentError(
         Reason.UNKNOWN_VERSION,
-        f"policy {policy.name} has no version {version} in {policy.source.place}; loaded are: {loaded}",
+        f"policy {policy.name} has no version {version} in {policy.source.path}; loaded are: {loaded}",
     )
 
 

@@ -64,7 +64,7 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
         is_live_known = kept is not None and kept.live in versions
     except OSError as error:
         hint = shortage(error) or "check its permissions"
-        raise StartupError(f"cannot read {source.place} ({error.strerror}); {hint}") from error
+        raise StartupError(f"cannot read {source.path} ({error.strerror}); {hint}") from error
     if kept is None or isinstance(source.wanted, int):
         return tuple(versions)
     live = (kept.live,) if is_live_known else ()

@@ -57,7 +57,7 @@ def test_a_named_policy_is_found_without_copying_it(remote: FakeBucket, upload: 
     upload(7)
     upload(12)
     source = source_of(remote, name="maze")
-    assert (source.name, str(source.place), source.wanted, source.follow) == (
+    assert (source.name, str(source.path), source.wanted, source.follow) == (
         "maze",
         f"gs://{remote.name}/{FOLDER}",
         "latest",
@@ -79,8 +79,8 @@ def test_without_a_name_it_gets_that_of_its_newest_version_without_copying_it(
     assert copied(source) == []
     assert remote.count("get") == 4
     remote.objects.pop(f"{FOLDER}/7/manifest.json")
-    place = re.escape(f"gs://{remote.name}/{FOLDER}")
-    with pytest.raises(StartupError, match=rf"no version in {place} is valid, of 2; .*policy.json of {place}/12 has"):
+    path = re.escape(f"gs://{remote.name}/{FOLDER}")
+    with pytest.raises(StartupError, match=rf"no version in {path} is valid, of 2; .*policy.json of {path}/12 has"):
         source_of(remote)
 
 
@@ -92,7 +92,7 @@ def test_only_the_version_that_is_served_is_copied(
     remote.objects[f"{FOLDER}/20/policy.json"] = b"{}"
     source, reasons = source_of(remote, name="maze"), list[str]()
     loaded = load_all([source], [first_choices(source)], on_rejected=reasons.append)
-    assert (loaded["maze"].version, loaded["maze"].spec.name, loaded["maze"].path) == (12, "maze", source.path(12))
+    assert (loaded["maze"].version, loaded["maze"].spec.name, loaded["maze"].path) == (12, "maze", source.folder_of(12))
     assert reasons == ["hash"]
     assert copied(source) == [12]
     assert f"skipping version 20: gs://{remote.name}/{FOLDER}/20 is not a usable policy (hash): " in caplog.text
@@ -123,20 +123,20 @@ def test_one_version_of_a_bucket_is_served_alone(remote: FakeBucket, upload: Cal
     upload(8)
     source = source_of(remote, f"{FOLDER}/7")
     assert (source.name, source.wanted, source.follow, source.given) == (NAME, 7, False, source.folder / "7")
-    place = f"gs://{remote.name}/{FOLDER}"
+    path = f"gs://{remote.name}/{FOLDER}"
     with pytest.raises(
-        StartupError, match=f"{place}/7 is version 7 of maze, .* cannot be served; use --policies {place}"
+        StartupError, match=f"{path}/7 is version 7 of maze, .* cannot be served; use --policies {path}"
     ):
         source_of(remote, f"{FOLDER}/7", name="maze", versions=("maze=8",))
-    with pytest.raises(StartupError, match=f"{place} has no version 9 of maze; the newest ones are: 7, 8"):
+    with pytest.raises(StartupError, match=f"{path} has no version 9 of maze; the newest ones are: 7, 8"):
         source_of(remote, name="maze", versions=("maze=9",))
 
 
 def test_a_folder_without_versions_names_the_one_that_has_them(remote: FakeBucket, upload: Callable[..., None]) -> None:
     upload(7)
-    place = f"gs://{remote.name}/run"
+    path = f"gs://{remote.name}/run"
     for folder in ("run", f"{FOLDER}/8"):
-        with pytest.raises(StartupError, match=f"no published version, but {place}/policies does; use --policies"):
+        with pytest.raises(StartupError, match=f"no published version, but {path}/policies does; use --policies"):
             source_of(remote, folder)
     with pytest.raises(StartupError, match="/nowhere holds no published version; upload the folder policies/ of a run"):
         source_of(remote, "nowhere")
