@@ -239,7 +239,7 @@ class Server:
             return
         await self.host.compile_rest()
         self._compiled = True
-        compiler_threads.lower_priority()  # what is compiled from now on is compiled while others answer
+        compiler_threads.set_lowest_priority()  # what is compiled from now on is compiled while others answer
         # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
         gc.freeze()
