@@ -353,7 +353,9 @@ def _tracing() -> "Tracing":
     try:
         from serving.api.tracing import otlp
     except ImportError as error:
-        raise StartupError("--tracing needs OpenTelemetry: pip install 'kilolayer-stack[tracing]'") from error
+        raise StartupError(
+            "--tracing needs the extra `tracing`: pip install -e '.[tracing]'; or leave out --tracing"
+        ) from error
     return otlp()
 
 
