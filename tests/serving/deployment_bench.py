@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
+from serving.policies.copies import Copies
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.restart import RestartPlan
@@ -89,8 +90,9 @@ class Bench:
         keep: int = 2,
         kept: PolicyState | None = None,
         live: int = 1,
+        copies: Copies | None = None,
     ) -> Deployment:
-        source = policy_source(self.folder / "policies", name=NAME, wanted=wanted, follow=follow)
+        source = policy_source(self.folder / "policies", name=NAME, wanted=wanted, follow=follow, copies=copies)
         return Deployment(
             [source],
             self.host,

@@ -4,8 +4,12 @@ import asyncio
 
 import pytest
 
+from policy import published
 from serving.errors import StartupError
+from serving.policies import copies as copies_module
+from serving.policies.copies import Copies
 from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
+from serving.policy_settings import BucketUrl
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
 
@@ -118,6 +122,20 @@ async def test_a_version_can_be_loaded_beside_the_live_one_and_unloaded(bench: B
         await deployment.unload(NAME, 2)
     with refused("unknown_policy", "there is no policy 'ant'; there are: maze"):
         await deployment.load("ant", 2)
+
+
+async def test_the_copy_of_a_version_that_an_operator_loads_is_kept_and_others_are_removed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies_module, "_SPARE", 0)
+    url, folder = BucketUrl("s3://bucket/maze"), bench.folder / "policies"
+    deployment = bench.start(copies=Copies(url, folder))
+    bench.publish(2)
+    bench.publish(3)
+    await deployment.load(NAME, 2)
+    assert published.versions(folder) == [1, 2]
+    Copies(url, folder).keep(set())  # as another server of this user
+    assert published.versions(folder) == [1, 2]
 
 
 async def test_a_version_that_a_new_worker_cannot_load_is_no_rollback_any_more(bench: Bench) -> None:
