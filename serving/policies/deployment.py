@@ -14,7 +14,6 @@ of several workers uses it. Everything runs on one event loop.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -25,7 +24,8 @@ from serving.errors import DeploymentError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
-from serving.policies.loading import RETRY_POLLS, LoadingHost, VersionLoader, unknown_version
+from serving.policies.loading import LoadingHost, VersionLoader, unknown_version
+from serving.policies.polling import Poller
 from serving.policies.restart import RestartPlan
 from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
@@ -35,9 +35,6 @@ from serving.policies.status import PolicyStatus, Rollback
 from serving.policies.trials import TrialHost, Trials
 
 _LOGGER = logging.getLogger(__name__)
-
-POLL_S = 1.0
-"""How often the folders are polled."""
 
 
 class VersionHost(LoadingHost, TrialHost, Protocol):
@@ -81,7 +78,7 @@ class Deployment:
         }
         self._trials = Trials(host, clock=clock)
         self._verdicts: Counter[tuple[str, Verdict]] = Counter()
-        self._poll_now = {source.name: asyncio.Event() for source in sources}
+        self._poller = Poller(self._take_up)
         reports.on_accepted = self._record
 
     def status(self) -> tuple[PolicyStatus, ...]:
@@ -232,9 +229,9 @@ class Deployment:
         """
         found = self._find(policy)
         found.require_following_possible(on=on)
-        found.following, found.retry_in = on, 0
+        found.following = on
         await self._save()
-        self._poll_now[policy].set()
+        self._poller.poll_now(found)
 
     def take_rules(self, sources: Sequence[PolicySource]) -> None:
         """Take what --versions and --follow say of these policies, and poll the folders as soon as possible."""
@@ -245,15 +242,14 @@ class Deployment:
     def poll_now(self) -> None:
         """Poll the folders as soon as possible, also those that could not be read or loaded."""
         for policy in self._policies.values():
-            policy.retry_in = 0
-            self._poll_now[policy.name].set()
+            self._poller.poll_now(policy)
 
     async def run(self) -> None:
         """Restore what was decided; then take up new versions and end canaries. Does not return."""
         await self.restore()
         async with asyncio.TaskGroup() as tasks:
-            for policy in self._policies.values():  # one that is slow to read does not delay the others
-                tasks.create_task(self._follow(policy))
+            for policy in self._policies.values():
+                tasks.create_task(self._poller.run(policy))
             tasks.create_task(self._decide_canaries())
 
     async def restore(self) -> None:
@@ -263,18 +259,10 @@ class Deployment:
             await self._loader.keep_copies(policy)
         await self._save()
 
-    async def _follow(self, policy: PolicyDecisions) -> None:
-        now = self._poll_now[policy.name]
-        while True:
-            await self._poll_policy(policy)
-            now.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(now.wait(), POLL_S)
-
     async def poll(self) -> None:
         """Poll the folders now, and take up what the followed policies want."""
         for policy in self._policies.values():
-            await self._poll_policy(policy)
+            await self._poller.poll(policy)
 
     async def take_up(self, policy: str) -> None:
         """Poll a policy now, and take up what it wants. No effect if it is not followed.
@@ -285,20 +273,6 @@ class Deployment:
         found = await self._restored(policy)
         if found.following and not await self._take_up(found):
             await self._loader.require_wanted(found)
-
-    async def _poll_policy(self, policy: PolicyDecisions) -> None:
-        if policy.retry_in:
-            policy.retry_in -= 1
-        elif policy.following or policy.has_new_rule:
-            policy.retry_in = policy.source.pause_polls
-            try:
-                await self._take_up(policy)
-            except DeploymentError as error:
-                _LOGGER.warning("%s; trying again later", error)
-                policy.retry_in = RETRY_POLLS
-            except Exception:  # a bug must not end the following
-                _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
-                policy.retry_in = RETRY_POLLS
 
     async def _take_up(self, policy: PolicyDecisions) -> bool:
         """Make the most wanted version live that is better than the live one and passes every check. False: none is."""

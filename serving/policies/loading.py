@@ -13,14 +13,12 @@ from serving.engine.thread_priority import Result, run_in_thread
 from serving.errors import BucketError, DeploymentError, Reason, RefusedVersionError, StartupError
 from serving.policies import version_files
 from serving.policies.decisions import PolicyDecisions
+from serving.policies.polling import RETRY_POLLS
 from serving.policies.source import candidates
 from serving.policies.status import RefusedVersion
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
-
-RETRY_POLLS = 30
-"""Polls for which a policy is left alone after the machine lacked something that loading needs."""
 
 
 class LoadingHost(Protocol):
