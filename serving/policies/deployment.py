@@ -118,7 +118,7 @@ class Deployment:
                 raise unknown_version(found, version)
             found.forget(version)
             await self._save()
-        await self._host.unload(policy, version)
+        await self._loader.unload_unused(found, [version])
 
     async def switch(self, policy: str, version: int) -> None:
         """Make a version live, after loading it if needed. The policy is not followed any more.
@@ -216,9 +216,11 @@ class Deployment:
 
     async def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
-        self._policies[policy].forget(version)
+        found = self._find(policy)
+        found.forget(version)
         _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
         await self._save()
+        await self._loader.keep_copies(found)
 
     async def follow(self, policy: str, *, on: bool) -> None:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.

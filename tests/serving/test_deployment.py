@@ -138,6 +138,22 @@ async def test_the_copy_of_a_version_that_an_operator_loads_is_kept_and_others_a
     assert published.versions(folder) == [1, 2]
 
 
+async def test_the_copy_of_a_version_that_is_not_loaded_any_more_is_removed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies_module, "_SPARE", 0)
+    folder = bench.folder / "policies"
+    deployment = bench.start(copies=Copies(BucketUrl("s3://bucket/maze"), folder))
+    for version in (2, 3):
+        bench.publish(version)
+        await deployment.switch(NAME, version)
+    assert published.versions(folder) == [1, 2, 3]
+    await deployment.unload(NAME, 2)
+    assert published.versions(folder) == [1, 3]
+    await deployment.forget(NAME, 1)
+    assert published.versions(folder) == [3]
+
+
 async def test_a_version_that_a_new_worker_cannot_load_is_no_rollback_any_more(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
