@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 try:
+    from serving.admin_replies import describe
     from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
     from serving.user_folders import find_admin_address
 except ModuleNotFoundError as error:
@@ -55,7 +56,6 @@ _MAY_LOAD = frozenset({"load", "switch"}) | _TRIALS
 _MAY_BE_OFF = frozenset({"follow"}) | _TRIALS
 _SHARE = 0.1
 _RULE = ("false_promotion_rate", "false_rollback_rate", "margin", "min_episodes")
-_COLUMNS = ("POLICY", "LIVE", "PREVIOUS", "LOADED", "WANTED", "FOLLOWING")
 
 
 class _FailedError(Exception):
@@ -190,7 +190,7 @@ def _run(parsed: argparse.Namespace) -> int:
         fields = MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         print(json.dumps(fields))
     else:
-        print(_printable(_DESCRIPTIONS[parsed.action](reply, parsed.version)))
+        print(_printable(describe(parsed.action, reply, version=parsed.version)))
     return 0
 
 
@@ -276,115 +276,6 @@ def _user() -> str:
         name = f"uid {os.getuid()}"
     before = os.environ.get("SUDO_USER")
     return ascii(f"{name} (sudo of {before})" if before else name)[1:-1]
-
-
-def _table(reply: "pb.StatusResponse", _version: str) -> str:
-    """Return the versions of every policy as a table, and the refused ones below it."""
-    rows = [_COLUMNS, *map(_row, reply.policies)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines += [_canary_line(each) for each in reply.policies if each.HasField("canary")]
-    lines += [_shadow_line(each) for each in reply.policies if each.HasField("shadow")]
-    lines += [
-        f"rolled back: {each.policy} {' '.join(each.rolled_back_versions)}, not taken up by following"
-        for each in reply.policies
-        if each.rolled_back_versions
-    ]
-    lines += [
-        f"refused: {each.policy} {refused.version} ({refused.reason}): {refused.detail}"
-        for each in reply.policies
-        for refused in each.refused
-    ]
-    return "\n".join(lines)
-
-
-def _row(status: "pb.PolicyStatus") -> tuple[str, ...]:
-    previous, loaded = (" ".join(versions) or "-" for versions in (status.previous_versions, status.loaded_versions))
-    return (status.policy, status.live_version, previous, loaded, status.wanted, "yes" if status.following else "no")
-
-
-def _canary_line(status: "pb.PolicyStatus") -> str:
-    canary = status.canary
-    if canary.loading:
-        return (
-            f"canary: {status.policy} {canary.version} is being loaded after the restart, then it answers"
-            f" {canary.share:g} of the robots"
-        )
-    line = f"canary: {status.policy} {canary.version} answers {canary.share:g} of the robots"
-    if not canary.HasField("rule"):
-        return f"{line}, and does not decide"
-    return (
-        f"{line}; {canary.candidate_episodes} episodes, {canary.live_episodes} of the live version; evidence that it is"
-        f" better {canary.better_evidence:.3g} of {1 / canary.rule.false_promotion_rate:.3g}, worse"
-        f" {canary.worse_evidence:.3g} of {1 / canary.rule.false_rollback_rate:.3g}"
-    )
-
-
-def _shadow_line(status: "pb.PolicyStatus") -> str:
-    use = "is being loaded after the restart, for" if status.shadow.loading else "for"
-    return f"shadow: {status.policy} {status.shadow.version} {use} {status.shadow.share:g} of the rows"
-
-
-def _canary(reply: "pb.CanaryResponse", _version: str) -> str:
-    status = reply.policy
-    if not status.HasField("canary"):
-        return f"version {status.live_version} of {status.policy} answers all robots"
-    return f"{_canary_line(status)}; version {status.live_version} answers the others"
-
-
-def _shadow(reply: "pb.ShadowResponse", _version: str) -> str:
-    status = reply.policy
-    return _shadow_line(status) if status.HasField("shadow") else f"{status.policy} has no shadow"
-
-
-def _switched(reply: "pb.SwitchResponse", _version: str) -> str:
-    status = reply.policy
-    return f"version {status.live_version} of {status.policy} is live; new versions are not taken up"
-
-
-def _rolled_back(reply: "pb.RollbackResponse", _version: str) -> str:
-    status, rolled_back = reply.policy, reply.rolled_back_version
-    if reply.ended_canary:
-        return (
-            f"the canary of {status.policy} has ended: version {status.live_version}, which stays live, answers all"
-            f" robots, and version {rolled_back} none; new versions are not taken up"
-        )
-    return (
-        f"version {status.live_version} of {status.policy} is live in place of version {rolled_back}; new versions are"
-        " not taken up"
-    )
-
-
-def _loaded(reply: "pb.LoadResponse", version: str) -> str:
-    return f"version {version} of {reply.policy.policy} is loaded; version {reply.policy.live_version} is live"
-
-
-def _unloaded(reply: "pb.UnloadResponse", version: str) -> str:
-    return f"version {version} of {reply.policy.policy} is not loaded any more"
-
-
-def _followed(reply: "pb.FollowResponse", _version: str) -> str:
-    status = reply.policy
-    if status.following:
-        return f"{status.policy} takes up new versions by the rule {status.wanted}"
-    return f"{status.policy} takes up no new versions; version {status.live_version} is live"
-
-
-def _drained(_reply: object, _version: str) -> str:
-    return "the server refuses new requests, answers those that it has accepted, and exits"
-
-
-_DESCRIPTIONS: dict[str, Callable[[Any, str], str]] = {
-    "status": _table,
-    "load": _loaded,
-    "unload": _unloaded,
-    "switch": _switched,
-    "rollback": _rolled_back,
-    "follow": _followed,
-    "canary": _canary,
-    "shadow": _shadow,
-    "drain": _drained,
-}
 
 
 def _printable(text: str) -> str:

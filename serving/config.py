@@ -17,9 +17,9 @@ from serving.policy_settings import (
     PolicyPath,
     PolicySettings,
     Wanted,
-    parse_path,
+    parse_policy,
     parse_versions,
-    usable_place,
+    usable_path,
 )
 from serving.sockets import Address, AddressError, TcpAddress, UnixAddress, parse_address
 
@@ -52,9 +52,9 @@ class ConfigError(Exception):
     """A setting that is not allowed. The message names its flag, the value, what is allowed, and a value that works."""
 
 
-def _policy_path(words: list[str]) -> PolicyPath | NamedPath:
+def _parse_policy(words: list[str]) -> PolicyPath | NamedPath:
     try:
-        return parse_path(words[0])
+        return parse_policy(words[0])
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -62,7 +62,7 @@ def _policy_path(words: list[str]) -> PolicyPath | NamedPath:
 _PATH = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="[NAME=]PATH",
-    instance_from_str=_policy_path,
+    instance_from_str=_parse_policy,
     is_instance=lambda value: isinstance(value, Path | BucketUrl | NamedPath),
     str_from_instance=lambda value: [f"{value.name}={value.path}" if isinstance(value, NamedPath) else str(value)],
 )
@@ -340,8 +340,8 @@ class ServeConfig:
 def _usable_policy(policy: PolicyPath | NamedPath) -> PolicyPath | NamedPath:
     """Return an element of --policies with a leading ~ replaced by the user's home folder."""
     if isinstance(policy, NamedPath):
-        return NamedPath(policy.name, usable_place(policy.path, name="--policies"))
-    return usable_place(policy, name="--policies")
+        return NamedPath(policy.name, usable_path(policy.path, name="--policies"))
+    return usable_path(policy, name="--policies")
 
 
 def _admin_socket(text: str) -> UnixAddress:

@@ -10,7 +10,7 @@ from typing import Any
 from policy.command_line import Option, flag
 from policy.spec import SpecError, check_name
 from serving.config import ConfigError
-from serving.policy_settings import NamedPath, PolicySettings, Wanted, parse_place, parse_wanted, usable_place
+from serving.policy_settings import NamedPath, PolicySettings, Wanted, parse_path, parse_wanted, usable_path
 
 _TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}  # in TOML; others: str
 _NAMES: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number"}
@@ -95,12 +95,12 @@ def _table(name: str, table: Any, *, path: Path) -> tuple[NamedPath, PolicySetti
     if "path" not in values:
         raise ConfigError(f"{_key(own.key('path'), path)} is missing; set it to a folder such as runs/first/policies")
     try:
-        place = usable_place(parse_place(values.pop("path")), name=_key(own.key("path"), path))
+        policy_path = usable_path(parse_path(values.pop("path")), name=_key(own.key("path"), path))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if "versions" in table:
         values["versions"] = _wanted(table["versions"], key=_key(own.key("versions"), path))
-    return NamedPath(name, place), dataclasses.replace(own, **values)
+    return NamedPath(name, policy_path), dataclasses.replace(own, **values)
 
 
 def _wanted(value: Any, *, key: str) -> Wanted:

@@ -70,13 +70,13 @@ class PolicySettings:
         return f"policies.{self.name}.{field}"
 
 
-def parse_place(word: str) -> PolicyPath:
+def parse_path(word: str) -> PolicyPath:
     """Read a path, or the address of a folder in a bucket."""
     return BucketUrl(word.rstrip("/")) if _BUCKET.fullmatch(word) else Path(word)
 
 
-def usable_place(place: PolicyPath, *, name: str) -> PolicyPath:
-    """Return `place` with a leading ~ of a path replaced by the user's home folder.
+def usable_path(path: PolicyPath, *, name: str) -> PolicyPath:
+    """Return `path` with a leading ~ replaced by the user's home folder.
 
     Args:
         name: of the setting, for the message of an error.
@@ -85,17 +85,17 @@ def usable_place(place: PolicyPath, *, name: str) -> PolicyPath:
         ValueError: it is a URL that is not supported or whose extra is not installed, or there is no such home folder.
             The message is one line.
     """
-    if isinstance(place, Path):
-        return local_path(place, name=name)
+    if isinstance(path, Path):
+        return local_path(path, name=name)
     if importlib.util.find_spec("obstore") is None:
         raise ValueError(
-            f"{name} {place} is in a bucket, which needs the extra `remote`: pip install -e '.[remote]'; or"
+            f"{name} {path} is in a bucket, which needs the extra `remote`: pip install -e '.[remote]'; or"
             " use a folder such as runs/first/policies"
         )
-    return place
+    return path
 
 
-def parse_path(word: str) -> PolicyPath | NamedPath:
+def parse_policy(word: str) -> PolicyPath | NamedPath:
     """Read a word of --policies, [NAME=]PATH. If the whole word exists as a path, it has no name.
 
     Raises:
@@ -103,11 +103,11 @@ def parse_path(word: str) -> PolicyPath | NamedPath:
     """
     name, _, path = word.partition("=")
     if name == word or "/" in name or os.path.exists(word):  # noqa: PTH110  a Path raises for a name that is too long
-        return parse_place(word)
+        return parse_path(word)
     if not path:
         raise ValueError(f"--policies needs a path after the name, such as {name}=runs/first/policies, got {word!r}")
     try:
-        return NamedPath(check_name(name), parse_place(path))
+        return NamedPath(check_name(name), parse_path(path))
     except SpecError as error:
         raise ValueError(f"--policies {word!r}: the name before = is not allowed: {error}") from error
 

@@ -243,7 +243,7 @@ class Server:
             return
         await self.host.compile_rest()
         self._compiled = True
-        compiler_threads.lower_priority()  # what is compiled from now on is compiled while others answer
+        compiler_threads.set_lowest_priority()  # what is compiled from now on is compiled while others answer
         # Garbage collections skip the objects that exist now, which live as long as the server, so they are shorter.
         gc.collect()
         gc.freeze()
@@ -364,7 +364,9 @@ def _tracing() -> "Tracing":
     try:
         from serving.api.tracing import otlp
     except ImportError as error:
-        raise StartupError("--tracing needs OpenTelemetry: pip install 'kilolayer-stack[tracing]'") from error
+        raise StartupError(
+            "--tracing needs the extra `tracing`: pip install -e '.[tracing]'; or leave out --tracing"
+        ) from error
     return otlp()
 
 

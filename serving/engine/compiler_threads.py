@@ -26,7 +26,7 @@ def remembered() -> Generator[None]:
     _threads.update(_unnamed_threads() - before)
 
 
-def lower_priority() -> None:
+def set_lowest_priority() -> None:
     """Give the remembered threads the lowest priority, for good: without privileges it cannot be raised again."""
     for thread in _threads & _unnamed_threads():
         with contextlib.suppress(ProcessLookupError):  # it has just ended

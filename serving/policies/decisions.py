@@ -8,7 +8,7 @@ from typing import Self
 from serving.errors import DeploymentError, Reason
 from serving.policies.canary import Canary
 from serving.policies.source import PolicySource
-from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
+from serving.policies.state_file import CanaryState, PolicyState, ShadowState, VersionRule
 from serving.policies.status import CanaryStatus, PolicyStatus, RefusedVersion, ShadowStatus
 from serving.policies.version_files import Files
 
@@ -28,7 +28,7 @@ class PolicyDecisions:
     refused: dict[int, tuple[Files, RefusedVersion]] = dataclasses.field(default_factory=dict)
     canary: Canary | None = None
     shadow: ShadowState | None = None
-    retry_in: int = 0  # looks
+    retry_in: int = 0  # polls
     has_new_rule: bool = False  # what it wants is taken up once, whether it is followed or not
     changing: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     to_restore: PolicyState | None = None  # what was decided before the restart, until its versions are loaded
@@ -126,7 +126,7 @@ class PolicyDecisions:
         """Return what is kept for the next start."""
         canary = self.canary
         now = PolicyState(
-            Rule(str(self.source.wanted), self.source.follow),
+            VersionRule(str(self.source.wanted), self.source.follow),
             self.live,
             tuple(self.previous),
             self.following,

@@ -2,8 +2,8 @@
 
 A policy that is followed takes up what its --versions rule wants, as soon as it is published. An operator may load,
 switch and roll back; a switch or a rollback ends the following, so that nothing undoes it. Every version is loaded and
-checked before anything changes for robots. One that fails a check is refused, counted, and not looked at again until
-its files change; the live version goes on.
+checked before anything changes for robots. One that fails a check is refused, counted, and not tried again until its
+files change; the live version goes on.
 
 A version may be tried before it is live: as a canary, which answers a share of the robots, or as a shadow, whose
 actions are only compared. A canary may end by itself: robots report how their episodes end, and a sequential test of
@@ -14,7 +14,6 @@ of several workers uses it. Everything runs on one event loop.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -25,8 +24,9 @@ from serving.errors import DeploymentError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
-from serving.policies.loading import RETRY_LOOKS, LoadingHost, VersionLoader, unknown_version
-from serving.policies.restart import Restart
+from serving.policies.loading import LoadingHost, VersionLoader, unknown_version
+from serving.policies.polling import Poller
+from serving.policies.restart import RestartPlan
 from serving.policies.restoring import restore
 from serving.policies.sequential_test import DecisionRule, Verdict
 from serving.policies.source import PolicySource
@@ -35,9 +35,6 @@ from serving.policies.status import PolicyStatus, Rollback
 from serving.policies.trials import TrialHost, Trials
 
 _LOGGER = logging.getLogger(__name__)
-
-LOOK_S = 1.0
-"""How often the folders are looked at."""
 
 
 class VersionHost(LoadingHost, TrialHost, Protocol):
@@ -54,7 +51,7 @@ class Deployment:
     Args:
         sources: the policies.
         host: carries out the decisions; it has loaded the live versions.
-        began: what was decided before the restart, and where decisions are kept.
+        plan: what was decided before the restart, and where decisions are kept.
         live: the live version of each policy.
         keep: how many former live versions of a policy stay loaded.
         reports: how episodes of robots end, for canaries.
@@ -65,7 +62,7 @@ class Deployment:
         self,
         sources: Sequence[PolicySource],
         host: VersionHost,
-        began: Restart,
+        plan: RestartPlan,
         *,
         live: Mapping[str, int],
         keep: int,
@@ -74,14 +71,14 @@ class Deployment:
     ) -> None:
         self._host = host
         self._loader = VersionLoader(host, keep=keep)
-        self._state_file = began.state_file
+        self._state_file = plan.state_file
         self._policies = {
-            source.name: PolicyDecisions.first(source, live[source.name], began.kept.get(source.name))
+            source.name: PolicyDecisions.first(source, live[source.name], plan.kept.get(source.name))
             for source in sources
         }
         self._trials = Trials(host, clock=clock)
         self._verdicts: Counter[tuple[str, Verdict]] = Counter()
-        self._look_now = {source.name: asyncio.Event() for source in sources}
+        self._poller = Poller(self._take_up)
         reports.on_accepted = self._record
 
     def status(self) -> tuple[PolicyStatus, ...]:
@@ -121,7 +118,7 @@ class Deployment:
                 raise unknown_version(found, version)
             found.forget(version)
             await self._save()
-        await self._host.unload(policy, version)
+        await self._loader.unload_unused(found, [version])
 
     async def switch(self, policy: str, version: int) -> None:
         """Make a version live, after loading it if needed. The policy is not followed any more.
@@ -219,9 +216,11 @@ class Deployment:
 
     async def forget(self, policy: str, version: int) -> None:
         """Note that a version which is not live is not loaded any more."""
-        self._policies[policy].forget(version)
+        found = self._find(policy)
+        found.forget(version)
         _LOGGER.warning("version %d of %s is not loaded any more; a rollback to it is not possible", version, policy)
         await self._save()
+        await self._loader.keep_copies(found)
 
     async def follow(self, policy: str, *, on: bool) -> None:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.
@@ -232,28 +231,27 @@ class Deployment:
         """
         found = self._find(policy)
         found.require_following_possible(on=on)
-        found.following, found.retry_in = on, 0
+        found.following = on
         await self._save()
-        self._look_now[policy].set()
+        self._poller.poll_now(found)
 
     def take_rules(self, sources: Sequence[PolicySource]) -> None:
-        """Take what --versions and --follow say of these policies, and look at the folders as soon as possible."""
+        """Take what --versions and --follow say of these policies, and poll the folders as soon as possible."""
         for source in sources:
             self._policies[source.name].take_rule(source)
-        self.look_now()
+        self.poll_now()
 
-    def look_now(self) -> None:
-        """Look at the folders as soon as possible, also at those that could not be read or loaded."""
+    def poll_now(self) -> None:
+        """Poll the folders as soon as possible, also those that could not be read or loaded."""
         for policy in self._policies.values():
-            policy.retry_in = 0
-            self._look_now[policy.name].set()
+            self._poller.poll_now(policy)
 
     async def run(self) -> None:
         """Restore what was decided; then take up new versions and end canaries. Does not return."""
         await self.restore()
         async with asyncio.TaskGroup() as tasks:
-            for policy in self._policies.values():  # one that is slow to read does not delay the others
-                tasks.create_task(self._follow(policy))
+            for policy in self._policies.values():
+                tasks.create_task(self._poller.run(policy))
             tasks.create_task(self._decide_canaries())
 
     async def restore(self) -> None:
@@ -263,21 +261,13 @@ class Deployment:
             await self._loader.keep_copies(policy)
         await self._save()
 
-    async def _follow(self, policy: PolicyDecisions) -> None:
-        now = self._look_now[policy.name]
-        while True:
-            await self._look_at(policy)
-            now.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(now.wait(), LOOK_S)
-
-    async def look(self) -> None:
-        """Look at the folders now, and take up what the followed policies want."""
+    async def poll(self) -> None:
+        """Poll the folders now, and take up what the followed policies want."""
         for policy in self._policies.values():
-            await self._look_at(policy)
+            await self._poller.poll(policy)
 
     async def take_up(self, policy: str) -> None:
-        """Look at a policy now, and take up what it wants. No effect if it is not followed.
+        """Poll a policy now, and take up what it wants. No effect if it is not followed.
 
         Raises:
             DeploymentError: there is no such policy, the wanted version is refused, or its bucket cannot be read.
@@ -286,25 +276,11 @@ class Deployment:
         if found.following and not await self._take_up(found):
             await self._loader.require_wanted(found)
 
-    async def _look_at(self, policy: PolicyDecisions) -> None:
-        if policy.retry_in:
-            policy.retry_in -= 1
-        elif policy.following or policy.has_new_rule:
-            policy.retry_in = policy.source.pause_looks
-            try:
-                await self._take_up(policy)
-            except DeploymentError as error:
-                _LOGGER.warning("%s; trying again later", error)
-                policy.retry_in = RETRY_LOOKS
-            except Exception:  # a bug must not end the following
-                _LOGGER.exception("taking up a new version of %s fails; trying again later", policy.name)
-                policy.retry_in = RETRY_LOOKS
-
     async def _take_up(self, policy: PolicyDecisions) -> bool:
         """Make the most wanted version live that is better than the live one and passes every check. False: none is."""
         version = await self._loader.load_wanted(policy)
         if version is None:
-            policy.has_new_rule = policy.has_new_rule and policy.retry_in > policy.source.pause_looks
+            policy.has_new_rule = policy.has_new_rule and policy.retry_in > policy.source.pause_polls
             return False
         surplus = list[int]()
         async with policy.changing, self._loader.listed(policy, version):

@@ -1,6 +1,6 @@
 """VersionLoader: loads versions of policies for a `serving.policies.deployment`, and unloads those without a use.
 
-A version that fails a check is refused and logged, and not looked at again until its files change.
+A version that fails a check is refused and logged, and not tried again until its files change.
 """
 
 import asyncio
@@ -13,14 +13,12 @@ from serving.engine.thread_priority import Result, run_in_thread
 from serving.errors import BucketError, DeploymentError, Reason, RefusedVersionError, StartupError
 from serving.policies import version_files
 from serving.policies.decisions import PolicyDecisions
+from serving.policies.polling import RETRY_POLLS
 from serving.policies.source import candidates
 from serving.policies.status import RefusedVersion
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
-
-RETRY_LOOKS = 30
-"""Looks that a policy is left alone after the machine lacked something that loading needs."""
 
 
 class LoadingHost(Protocol):
@@ -98,8 +96,8 @@ class VersionLoader:
         try:
             wanted = await _read(candidates, policy.source)
         except OSError as error:
-            _LOGGER.warning("cannot read %s (%s); looking again later", policy.source.place, error.strerror)
-            policy.retry_in = RETRY_LOOKS
+            _LOGGER.warning("cannot read %s (%s); trying again later", policy.source.path, error.strerror)
+            policy.retry_in = RETRY_POLLS
             return None
         policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
         for version in wanted:
@@ -116,7 +114,7 @@ class VersionLoader:
                 await _refuse(policy, version, files, error)
             except StartupError as error:
                 _LOGGER.warning("%s; version %d of %s is tried again later", error, version, policy.name)
-                policy.retry_in = RETRY_LOOKS
+                policy.retry_in = RETRY_POLLS
                 return None
             else:
                 policy.refused.pop(version, None)
@@ -164,7 +162,7 @@ def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
     loaded = ", ".join(map(str, sorted(policy.loaded)))
     return DeploymentError(
         Reason.UNKNOWN_VERSION,
-        f"policy {policy.name} has no version {version} in {policy.source.place}; loaded are: {loaded}",
+        f"policy {policy.name} has no version {version} in {policy.source.path}; loaded are: {loaded}",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a server starts with: the decisions of its last run, if they still hold, and the versions to try. No JAX."""
+"""RestartPlan: the decisions of the last run that still hold, and the versions that a start tries. No JAX."""
 
 import dataclasses
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from serving.config import ServeConfig
 from serving.errors import BucketError, StartupError, shortage
 from serving.policies.source import PolicySource, candidates, copied
-from serving.policies.state_file import PolicyState, Rule, StateFile, choose
+from serving.policies.state_file import PolicyState, StateFile, VersionRule, choose
 from serving.sockets import TcpAddress
 from serving.user_folders import state_folder
 
@@ -15,15 +15,15 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Restart:
-    """How a server starts."""
+class RestartPlan:
+    """What a server starts with."""
 
     state_file: StateFile | None  # where decisions are kept; None: nowhere
     kept: Mapping[str, PolicyState]  # what was decided before, for the policies for which that holds
     choices: tuple[tuple[int, ...], ...]  # the versions of each policy to try, the most wanted first
 
 
-def restart(config: ServeConfig, sources: Sequence[PolicySource]) -> Restart:
+def plan_restart(config: ServeConfig, sources: Sequence[PolicySource]) -> RestartPlan:
     """Read the decisions of the last run, and say in the log which hold.
 
     Raises:
@@ -37,10 +37,10 @@ def restart(config: ServeConfig, sources: Sequence[PolicySource]) -> Restart:
     if state_file:
         state_file.lock()
     if state_file and (state := state_file.read()):
-        chosen = choose(state, {source.name: Rule(str(source.wanted), source.follow) for source in sources})
+        chosen = choose(state, {source.name: VersionRule(str(source.wanted), source.follow) for source in sources})
         _LOGGER.info("%s", chosen.line)
         kept = chosen.kept
-    return Restart(state_file, kept, tuple(first_choices(source, kept.get(source.name)) for source in sources))
+    return RestartPlan(state_file, kept, tuple(first_choices(source, kept.get(source.name)) for source in sources))
 
 
 def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
         is_live_known = kept is not None and kept.live in versions
     except OSError as error:
         hint = shortage(error) or "check its permissions"
-        raise StartupError(f"cannot read {source.place} ({error.strerror}); {hint}") from error
+        raise StartupError(f"cannot read {source.path} ({error.strerror}); {hint}") from error
     if kept is None or isinstance(source.wanted, int):
         return tuple(versions)
     live = (kept.live,) if is_live_known else ()

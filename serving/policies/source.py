@@ -20,7 +20,7 @@ from serving.policies.version_files import Files
 from serving.policy_settings import BucketUrl, NamedPath, PolicyPath, PolicySettings, Wanted
 from serving.user_folders import copies_folder
 
-_BUCKET_PAUSE_LOOKS = 9  # looks are a second apart
+_BUCKET_PAUSE_POLLS = 9  # polls are a second apart
 _DEFAULT: Wanted = "latest"
 _LISTED = 8  # versions in a message
 
@@ -41,22 +41,22 @@ class PolicySource:
     device: str = ""  # that computes it; empty: JAX's default
 
     @property
-    def place(self) -> PolicyPath:
+    def path(self) -> PolicyPath:
         """Where the versions are."""
         return self.copies.url if self.copies else self.folder
 
     @property
-    def pause_looks(self) -> int:
-        """How many looks for new versions to skip after each one. Requests to a bucket take time and cost money."""
-        return _BUCKET_PAUSE_LOOKS if self.copies else 0
+    def pause_polls(self) -> int:
+        """How many polls for new versions to skip after each one. Requests to a bucket take time and cost money."""
+        return _BUCKET_PAUSE_POLLS if self.copies else 0
 
-    def path(self, version: int) -> Path:
+    def folder_of(self, version: int) -> Path:
         """Return the folder of a version."""
         return self.folder / str(version)
 
     def root(self, version: int) -> Path:
         """Return the folder under which the symbolic links in a version must end."""
-        return self.given if self.given == self.path(version) else self.folder
+        return self.given if self.given == self.folder_of(version) else self.folder
 
     def files(self, version: int) -> Files:
         """Return the files of a version, unverified; none if there is no such version.
@@ -66,7 +66,7 @@ class PolicySource:
         """
         if self.copies and not self.copies.has(version):
             return self.copies.bucket.files(version)
-        return version_files.look(self.path(version))
+        return version_files.scan(self.folder_of(version))
 
     def held(self, version: int) -> contextlib.AbstractContextManager[Path]:
         """Return a context with the folder of a version, to read it. A version in a bucket is copied first if needed.
@@ -74,7 +74,7 @@ class PolicySource:
         Raises:
             RefusedVersionError, BucketError, StartupError: in the context, as `Copies.held`.
         """
-        return self.copies.held(version) if self.copies else contextlib.nullcontext(self.path(version))
+        return self.copies.held(version) if self.copies else contextlib.nullcontext(self.folder_of(version))
 
     def fetch(self, version: int) -> None:
         """Copy a version in a bucket, if there is no copy of it. Errors as of `held`."""
@@ -101,8 +101,8 @@ def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
         source = _resolve(policy, config)
         if source.name in sources:
             raise StartupError(
-                f"{sources[source.name].place} and {source.place} both hold a policy named {source.name}; serve one"
-                f" of them, or give one another name: --policies NAME={source.place}"
+                f"{sources[source.name].path} and {source.path} both hold a policy named {source.name}; serve one"
+                f" of them, or give one another name: --policies NAME={source.path}"
             )
         sources[source.name] = source
     if unknown := sorted(config.wanted_versions.keys() - sources.keys()):
@@ -136,7 +136,7 @@ def _most_wanted(source: PolicySource, versions: Sequence[int]) -> list[int]:
         return list(reversed(versions))
     copies = source.copies
     return published.best_first(
-        {each: copies.stay(each) if copies else published.metric(source.path(each), STAY) for each in versions}
+        {each: copies.stay(each) if copies else published.metric(source.folder_of(each), STAY) for each in versions}
     )
 
 
@@ -144,7 +144,7 @@ def _most_wanted(source: PolicySource, versions: Sequence[int]) -> list[int]:
 class _Found:
     """What is at a path of --policies."""
 
-    place: PolicyPath  # that holds the versions
+    path: PolicyPath  # that holds the versions
     folder: Path  # as in PolicySource, like the next two
     given: Path
     copies: Copies | None
@@ -164,7 +164,7 @@ def _resolve(policy: PolicyPath | NamedPath, config: ServeConfig) -> PolicySourc
         if found.outage:
             raise found.outage
         known = ", ".join(map(str, found.versions[-_LISTED:]))
-        raise StartupError(f"{found.place} has no version {wanted} of {name}; the newest ones are: {known}")
+        raise StartupError(f"{found.path} has no version {wanted} of {name}; the newest ones are: {known}")
     follow = next((each for each in (own.follow, config.follow) if each is not None), wanted == "latest")
     return PolicySource(
         name=name,
@@ -208,9 +208,9 @@ def _stored_name(found: _Found) -> str:
             try:
                 return published.published_name(folder)
             except DescriptionError as error:
-                problems.append(str(error).replace(str(folder), f"{found.place}/{version}"))
+                problems.append(str(error).replace(str(folder), f"{found.path}/{version}"))
     raise StartupError(
-        f"no version in {found.place} is valid, of {len(found.versions)}; of the newest one: {problems[0]}"
+        f"no version in {found.path} is valid, of {len(found.versions)}; of the newest one: {problems[0]}"
     )
 
 

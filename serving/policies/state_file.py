@@ -30,7 +30,7 @@ _MAX_BYTES = 1 << 20  # a few hundred are usual; a damaged file must not fill th
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class VersionRule:
     """The flags about the versions of one policy."""
 
     wanted: str  # of --versions: latest, best, or a version
@@ -64,7 +64,7 @@ class ShadowState:
 class PolicyState:
     """The decision about one policy, and the flags that it was made under."""
 
-    rule: Rule
+    rule: VersionRule
     live: int
     previous: tuple[int, ...]  # live before, and still loaded; the most recent first
     following: bool
@@ -205,7 +205,7 @@ class StateFile:
         )
 
 
-def choose(state: State | None, rules: Mapping[str, Rule]) -> Choice:
+def choose(state: State | None, rules: Mapping[str, VersionRule]) -> Choice:
     """Return the decisions of `state` that a start with the flags `rules` takes over: those made under equal flags.
 
     Args:
@@ -257,7 +257,7 @@ def _decode(raw: bytes) -> State:
 
 
 def _decode_policy(fields: Mapping[str, Any]) -> PolicyState:
-    rule = Rule(_of_type(str, fields["rule"]["wanted"]), _of_type(bool, fields["rule"]["follow"]))
+    rule = VersionRule(_of_type(str, fields["rule"]["wanted"]), _of_type(bool, fields["rule"]["follow"]))
     return PolicyState(
         rule,
         _of_type(int, fields["live"]),

@@ -79,7 +79,7 @@ def _load_first(
     if outage:
         raise outage
     raise StartupError(
-        f"no version in {source.place} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
+        f"no version in {source.path} is valid, of {len(versions)}; the log has the reason for each. Publish a new"
         " version, or choose another folder with --policies"
     )
 

@@ -15,7 +15,7 @@ Files: TypeAlias = frozenset[tuple[str, str, int, int]]
 MAX_FILES = 10_000  # far more than a version has; a link may lead to a folder with many more
 
 
-def look(folder: Path) -> Files:
+def scan(folder: Path) -> Files:
     """Return the files in `folder`; none if it cannot be read. Symbolic links are followed."""
     found: set[tuple[str, str, int, int]] = set()
     for path in itertools.islice(_paths(folder), MAX_FILES):

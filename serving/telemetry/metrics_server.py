@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _RETRY_S = 0.5  # after a connection could not be accepted
-_CHECK_S = 0.5  # between two looks for connections that have had their time
+_CHECK_S = 0.5  # between two checks for connections that have had their time
 
 
 class ScrapeHandler(WSGIRequestHandler):

@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 _ANSWER_S = 1.0  # a worker that does not answer in this time carries out a switch once it responds again
 _LOAD_S = 600.0  # at most, to load a version; a deep one may compile for minutes
 _UNLOAD_S = 60.0  # at most, to answer the requests of a version that is unloaded
-_CHECK_S = 1.0  # between two looks whether the workers respond
+_CHECK_S = 1.0  # between two checks whether the workers respond
 
 
 _Kind: TypeAlias = Literal["set_canary", "set_shadow"]

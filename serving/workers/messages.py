@@ -135,7 +135,7 @@ def _config(fields: dict[str, Any]) -> ServeConfig:
     """Return the configuration with these fields, in which JSON has no paths and no dataclasses."""
     log_rows = fields["log_rows"]
     restored: dict[str, Any] = {
-        "policies": tuple(map(_policy_path, fields["policies"])),
+        "policies": tuple(map(_policy, fields["policies"])),
         "versions": tuple(fields["versions"]),
         "policy_settings": tuple(PolicySettings(**settings) for settings in fields["policy_settings"]),
         "log_rows": log_rows and (log_rows[0], Path(log_rows[1])),
@@ -144,12 +144,12 @@ def _config(fields: dict[str, Any]) -> ServeConfig:
     return ServeConfig(**fields | restored)
 
 
-def _policy_path(stored: Any) -> PolicyPath | NamedPath:
+def _policy(stored: Any) -> PolicyPath | NamedPath:
     is_named = isinstance(stored, dict) and "name" in stored
-    return NamedPath(stored["name"], _place(stored["path"])) if is_named else _place(stored)
+    return NamedPath(stored["name"], _path(stored["path"])) if is_named else _path(stored)
 
 
-def _place(stored: Any) -> PolicyPath:
+def _path(stored: Any) -> PolicyPath:
     return Path(stored) if isinstance(stored, str) else BucketUrl(**stored)
 
 

@@ -37,7 +37,7 @@ class Reload:
         self._is_next = False  # another call waits for its turn, and reads what changes until then
 
     async def __call__(self, deployment: Deployment) -> None:
-        """Take the rules about versions, and look at the folders of policies. Wrong settings change nothing.
+        """Take the rules about versions, and poll the folders of policies. Wrong settings change nothing.
 
         Calls during one that reads are made one call after it.
         """
@@ -49,13 +49,13 @@ class Reload:
             await self._reload(deployment)
 
     async def _reload(self, deployment: Deployment) -> None:
-        _LOGGER.info("reading the settings again, and looking at the folders of policies")
+        _LOGGER.info("reading the settings again, and polling the folders of policies")
         try:
             config = await asyncio.to_thread(self._read)
             sources = await run_in_thread(resolve, config)
         except (ConfigError, StartupError) as error:
             _LOGGER.error("the settings stay as they are: %s", error)
-            deployment.look_now()
+            deployment.poll_now()
             return
         if changed := [*_changed(self._config, config, apart_from=_RULES), *self._changed_policies(sources)]:
             _LOGGER.warning("a restart is needed to take what has changed: %s", ", ".join(changed))

@@ -1,7 +1,7 @@
 """An event that stop signals set, and a way to run work until that event.
 
 SIGTERM and SIGINT stop a server. So does SIGHUP in a process that was started in a terminal: the terminal is closed. In
-a process without a terminal, a server that is ready looks at the folders of its policies. A process that was started
+a process without a terminal, a server that is ready polls the folders of its policies. A process that was started
 with SIGHUP ignored, as by nohup, keeps ignoring it.
 """
 

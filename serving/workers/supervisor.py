@@ -30,7 +30,7 @@ from serving.errors import RefusedVersionError, StartupError, shortage
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.report_metrics import ReportsCollector
-from serving.policies.restart import Restart, restart
+from serving.policies.restart import RestartPlan, plan_restart
 from serving.policies.source import PolicySource, resolve
 from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
@@ -63,11 +63,11 @@ def supervise(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
         assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
         with ThreadPoolExecutor(1) as executor:  # so that this thread handles signals while a bucket does not answer
             sources = executor.submit(resolve, config).result()
-            began = executor.submit(restart, config, sources).result()
+            plan = executor.submit(plan_restart, config, sources).result()
         with metrics_folder() as folder, hold_port(config.address) as address:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
             of_workers = dataclasses.replace(config, listen=str(address))
-            supervisor = Supervisor(of_workers, sources, began, reload=Reload(config, sources, read))
+            supervisor = Supervisor(of_workers, sources, plan, reload=Reload(config, sources, read))
             code = asyncio.run(supervisor.run())
         return exit_code(code)
     except StartupError as error:
@@ -86,7 +86,7 @@ class Supervisor:
     Args:
         config: what each of them serves; its port is held.
         sources: the policies.
-        began: the versions to try.
+        plan: the versions to try.
         reload: what happens at SIGHUP.
         clock: monotonic seconds.
     """
@@ -95,7 +95,7 @@ class Supervisor:
         self,
         config: ServeConfig,
         sources: Sequence[PolicySource],
-        began: Restart,
+        plan: RestartPlan,
         *,
         reload: Reload,
         clock: Callable[[], float] = time.monotonic,
@@ -103,7 +103,7 @@ class Supervisor:
         self._reload = reload
         self._config = config
         self._sources = sources
-        self._began = began
+        self._plan = plan
         self._clock = clock
         self._all: AllWorkers | None = None  # None until the first worker has found the versions
         self._deployment: Deployment | None = None  # None until the workers serve
@@ -131,7 +131,7 @@ class Supervisor:
                 deployment = Deployment(
                     self._sources,
                     self._all,
-                    self._began,
+                    self._plan,
                     live=self._all.live,
                     keep=self._config.keep,
                     reports=self._reports,
@@ -209,7 +209,7 @@ class Supervisor:
             await self._found_versions.wait()
         cores, workers = sorted(os.sched_getaffinity(0)), self._config.workers
         share = cores[number::workers] if len(cores) >= workers else []
-        choices = [[self._all.live[source.name]] for source in self._sources] if self._all else self._began.choices
+        choices = [[self._all.live[source.name]] for source in self._sources] if self._all else self._plan.choices
         worker.load(self._config, sources=self._sources, choices=choices, cores=share)
         live = (await worker.loaded()).versions
         self._all = self._all or AllWorkers(live, on_lost=self._forget)

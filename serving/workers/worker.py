@@ -27,7 +27,7 @@ from serving.policies.deployment import Deployment, VersionHost
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.host import PolicyHost
 from serving.policies.report_metrics import ReportsCollector
-from serving.policies.restart import Restart, restart
+from serving.policies.restart import RestartPlan, plan_restart
 from serving.policies.source import PolicySource, resolve
 from serving.server import Server, load, process_collectors
 from serving.telemetry.heartbeat import BEAT_S
@@ -117,14 +117,14 @@ async def _serve_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> 
     loading = asyncio.ensure_future(_load_alone(config, collectors, reports))
     if not await finished_before(stop, loading):
         return
-    server, sources, began = loading.result()
+    server, sources, plan = loading.result()
     await server.start()
     async with _draining(server, config):
         _LOGGER.info("ports are open; health is NOT_SERVING until every policy is compiled")
         if await finished_before(stop, server.prepare()):
             server.open()
             deployment = Deployment(
-                sources, server.host, began, live=server.versions(), keep=config.keep, reports=reports
+                sources, server.host, plan, live=server.versions(), keep=config.keep, reports=reports
             )
             control = controlled(
                 deployment,
@@ -143,11 +143,11 @@ async def _serve_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> 
 
 async def _load_alone(
     config: ServeConfig, collectors: CollectorRegistry, reports: EpisodeReports
-) -> tuple[Server, Sequence[PolicySource], Restart]:
+) -> tuple[Server, Sequence[PolicySource], RestartPlan]:
     sources = await run_in_thread(resolve, config)
-    began = await run_in_thread(restart, config, sources)
-    server = await load(config, sources=sources, choices=began.choices, collectors=collectors, reports=reports)
-    return server, sources, began
+    plan = await run_in_thread(plan_restart, config, sources)
+    server = await load(config, sources=sources, choices=plan.choices, collectors=collectors, reports=reports)
+    return server, sources, plan
 
 
 async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> None:

@@ -28,7 +28,7 @@ KNOWN = pb.ActRequest(state=[0.5, -1, 2, 0], goal=[1, 1])
 INCOMPLETE = frozenset({"delete manifest.json", "link manifest.json to nothing"})
 """Mutants without a manifest: a server waits for it, because whoever copies a version writes it last."""
 REASONS = frozenset({"manifest", "files", "hash", "spec", "arrays", "probes"})
-_LOOKS = 3  # at all versions, after every mutant is refused
+_POLLS = 3  # at all versions, after every mutant is refused
 _START_S = 5.0  # versions are published during so much of a start
 
 
@@ -36,7 +36,7 @@ def publish_mutants(policies: Path, folder: Path, mutants: Sequence[Mutant]) -> 
     """Publish damaged versions while version 1000 is live and callers call. Return the reasons, and the calls.
 
     Each is refused once, by name and reason, in the log, in the status and in the metric, however often the server
-    looks. No call fails, and every answer has the same bytes.
+    polls. No call fails, and every answer has the same bytes.
     """
     served = folder / "served"
     shutil.copytree(policies / "1000", served / "1000")
@@ -65,9 +65,9 @@ def publish_mutants(policies: Path, folder: Path, mutants: Sequence[Mutant]) -> 
         outcome = asyncio.run(refuse_all())
         reasons = refused()
         assert reasons.keys() == refusable
-        for look in range(_LOOKS):  # a sound version below the mutants is found after a look at each of them
-            publish(served, 2000 + look)
-            wait_until(lambda: admin.decisions().live == 2000 + look, lambda: str(admin.decisions()))  # noqa: B023
+        for poll in range(_POLLS):  # a sound version below the mutants is found after a poll of each of them
+            publish(served, 2000 + poll)
+            wait_until(lambda: admin.decisions().live == 2000 + poll, lambda: str(admin.decisions()))  # noqa: B023
         with urllib.request.urlopen(metrics, timeout=60) as page:
             text = page.read().decode()
         log = server.logged()

@@ -2,7 +2,7 @@ import asyncio
 import dataclasses
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +18,7 @@ from serving.policies import bucket as bucket_module
 from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from tests.serving import in_process
+from tests.serving.admin_bench import Admin, started
 from tests.serving.deployment_bench import Bench
 from tests.serving.fake_bucket import FakeBucket, fake_bucket
 from tests.serving.in_process import Running
@@ -73,6 +74,14 @@ def running(policies: Path) -> Iterator[Running]:
     )
     with in_process.served(config) as running:
         yield running
+
+
+@pytest.fixture
+async def admin(tmp_path: Path) -> AsyncGenerator[Admin]:
+    """An admin server of the policies ant and bee."""
+    async with started(tmp_path, "bee", "ant") as admin:
+        await admin.decisions.publish_more_of_ant()
+        yield admin
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 from serving.errors import DeploymentError, RefusedVersionError
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
-from serving.policies.restart import Restart
+from serving.policies.restart import RestartPlan
 from serving.policies.source import PolicySource
-from serving.policies.state_file import PolicyState, Rule
+from serving.policies.state_file import PolicyState, VersionRule
 
 DAMAGE = "params/x has changed since it was written"
 
@@ -57,11 +57,11 @@ class Decisions:
         for policy in policies:
             for version in versions[policy]:
                 self.publish(policy, version)
-        ant = PolicyState(Rule("latest", follow=True), 2000, previous=(1000,), following=True)
+        ant = PolicyState(VersionRule("latest", follow=True), 2000, previous=(1000,), following=True)
         self.deployment = Deployment(
             [self._source(policy) for policy in policies],
             self.host,
-            Restart(None, {"ant": ant}, choices=((2000,), (7,))),
+            RestartPlan(None, {"ant": ant}, choices=((2000,), (7,))),
             live={"ant": 2000, "bee": 7},
             keep=2,
             reports=EpisodeReports(),
@@ -85,7 +85,7 @@ class Decisions:
             raise AssertionError("the host refuses it")
 
     def publish(self, policy: str, version: int) -> None:
-        """Make the only file of a version that is looked at here."""
+        """Make the only file of a version that is read here."""
         folder = self.folder / policy / str(version)
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from serving.errors import DeploymentError, RefusedVersionError, StartupError
+from serving.policies.copies import Copies
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
-from serving.policies.restart import Restart
+from serving.policies.restart import RestartPlan
 from serving.policies.state_file import PolicyState, StateFile
 from serving.policies.status import PolicyStatus
 from serving.policy_settings import Wanted
@@ -72,7 +73,7 @@ class Bench:
         self.publish(1)
 
     def publish(self, version: int, *, stay: float | None = None) -> None:
-        """Make the files of a version that are looked at here."""
+        """Make the files of a version that are read here."""
         path = self.folder / "policies" / str(version)
         path.mkdir(parents=True)
         provenance = {} if stay is None else {"metrics": {"eval/stay": stay}}
@@ -89,12 +90,13 @@ class Bench:
         keep: int = 2,
         kept: PolicyState | None = None,
         live: int = 1,
+        copies: Copies | None = None,
     ) -> Deployment:
-        source = policy_source(self.folder / "policies", name=NAME, wanted=wanted, follow=follow)
+        source = policy_source(self.folder / "policies", name=NAME, wanted=wanted, follow=follow, copies=copies)
         return Deployment(
             [source],
             self.host,
-            Restart(self.state_file, {NAME: kept} if kept else {}, choices=((live,),)),
+            RestartPlan(self.state_file, {NAME: kept} if kept else {}, choices=((live,),)),
             live={NAME: live},
             keep=keep,
             reports=self.reports,

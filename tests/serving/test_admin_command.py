@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import admin_pb2 as pb
 from serving import admin
+from serving.admin_replies import describe
 from serving.api.admin_server import AdminServer
 from serving.errors import StartupError
 from serving.sockets import TcpAddress, UnixAddress
@@ -148,7 +149,7 @@ def test_what_is_loaded_after_a_restart_is_said() -> None:
         canary=pb.CanaryStatus(version="2500", share=0.25, loading=True),
         shadow=pb.ShadowStatus(version="2600", share=0.5, loading=True),
     )
-    table = admin._table(pb.StatusResponse(policies=[loading]), "")  # pyright: ignore[reportPrivateUsage]
+    table = describe("status", pb.StatusResponse(policies=[loading]), version="")
     assert table.splitlines()[2:] == [
         "canary: ant 2500 is being loaded after the restart, then it answers 0.25 of the robots",
         "shadow: ant 2600 is being loaded after the restart, for 0.5 of the rows",

@@ -1,91 +1,17 @@
-"""Which version is live, and when that changes: decided with a host that only records what it is told."""
+"""What operators load, switch, roll back and unload, with a host that only records what it is told."""
 
 import asyncio
-import logging
-from pathlib import Path
 
 import pytest
 
+from policy import published
 from serving.errors import StartupError
-from serving.policies.state_file import Rule
+from serving.policies import copies as copies_module
+from serving.policies.copies import Copies
 from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
+from serving.policy_settings import BucketUrl
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
-from tests.serving.sources import policy_source
-
-
-async def test_a_new_version_is_loaded_then_made_live_and_nothing_happens_without_one(bench: Bench) -> None:
-    deployment = bench.start()
-    await deployment.look()
-    assert bench.host.did == []
-    bench.publish(3)
-    bench.publish(2)
-    await deployment.look()
-    await deployment.look()
-    assert bench.host.did == [("prepare", 3), ("switch", 3)]
-    assert status(deployment) == PolicyStatus(NAME, 3, (1,), (1, 3), following=True, wanted="latest", refused=())
-
-
-async def test_versions_that_are_older_than_the_live_one_are_not_taken_up(bench: Bench) -> None:
-    deployment = bench.start(live=5)  # whose folder was deleted meanwhile
-    bench.publish(4)
-    await deployment.look()
-    assert bench.host.did == []
-
-
-async def test_the_best_version_is_followed_by_its_evaluation(bench: Bench) -> None:
-    deployment = bench.start(wanted="best")
-    bench.publish(2, stay=0.5)
-    bench.publish(3, stay=0.4)
-    await deployment.look()
-    assert bench.host.did == [("prepare", 2), ("switch", 2)]
-    bench.publish(4, stay=0.5)
-    await deployment.look()
-    assert status(deployment).live == 4
-
-
-async def test_a_policy_that_is_not_followed_keeps_its_version(bench: Bench) -> None:
-    deployment = bench.start(follow=False)
-    bench.publish(2)
-    await deployment.look()
-    assert bench.host.did == []
-    await deployment.follow(NAME, on=True)
-    await deployment.look()
-    assert status(deployment).live == 2
-    await deployment.follow(NAME, on=False)
-    bench.publish(3)
-    await deployment.look()
-    assert status(deployment).live == 2
-
-
-async def test_two_former_versions_stay_loaded_and_an_older_one_is_unloaded(bench: Bench) -> None:
-    deployment = bench.start(keep=2)
-    for version in (2, 3, 4):
-        bench.publish(version)
-        await deployment.look()
-    assert status(deployment).previous == (3, 2)
-    assert status(deployment).loaded == (2, 3, 4)
-    assert bench.host.did[-1] == ("unload", 1)
-
-
-async def test_a_version_that_is_refused_is_tried_again_only_when_its_files_change(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    bench.host.refuses[2] = "hash"
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            await deployment.look()
-    assert bench.host.did == [("prepare", 2)]
-    assert caplog.messages == ["version 2 of maze is refused (hash), and version 1 stays live: it is damaged"]
-    (about,) = status(deployment).refused
-    assert (about.version, about.reason, about.detail) == (2, "hash", "it is damaged")
-    (bench.folder / "policies/2/probes.npz").write_bytes(b"as it should be")
-    del bench.host.refuses[2]
-    await deployment.look()
-    assert status(deployment).live == 2
-    assert status(deployment).refused == ()
 
 
 async def test_a_version_that_is_loaded_is_not_refused_any_more(bench: Bench) -> None:
@@ -100,72 +26,11 @@ async def test_a_version_that_is_loaded_is_not_refused_any_more(bench: Bench) ->
     assert (status(deployment).loaded, status(deployment).refused) == ((1, 2), ())
 
 
-async def test_the_next_wanted_version_is_taken_if_the_newest_is_refused(bench: Bench) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    bench.publish(3)
-    bench.host.refuses[3] = "probes"
-    await deployment.look()
-    assert bench.host.did == [("prepare", 3), ("prepare", 2), ("switch", 2)]
-
-
-async def test_a_refused_version_that_is_deleted_is_forgotten(bench: Bench) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    bench.host.refuses[2] = "hash"
-    await deployment.look()
-    for path in (bench.folder / "policies/2").iterdir():
-        path.unlink()
-    (bench.folder / "policies/2").rmdir()
-    await deployment.look()
-    assert status(deployment).refused == ()
-
-
-async def test_a_version_without_its_manifest_is_still_being_copied(bench: Bench) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    (bench.folder / "policies/2/manifest.json").unlink()
-    await deployment.look()
-    assert bench.host.did == []
-    with refused("unknown_version", "has no version 2"):
-        await deployment.load(NAME, 2)
-
-
-async def test_what_the_machine_lacks_is_not_blamed_on_the_version(bench: Bench) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    bench.host.lacks.add(2)
-    for _ in range(30):
-        await deployment.look()
-    assert bench.host.did == [("prepare", 2)]
-    with refused("busy", "too little memory; try again later"):
-        await deployment.load(NAME, 2)
-    bench.host.lacks.clear()
-    await deployment.look()
-    await deployment.look()
-    assert status(deployment).live == 2
-
-
-async def test_a_folder_that_cannot_be_read_is_named_and_looked_at_later(
-    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deployment = bench.start()
-
-    def refuse(_folder: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    with caplog.at_level(logging.WARNING):
-        await deployment.look()
-    assert caplog.messages == [f"cannot read {bench.folder}/policies (Permission denied); looking again later"]
-    assert status(deployment).live == 1
-
-
 async def test_a_rollback_goes_to_the_former_version_and_stays_there(bench: Bench) -> None:
     deployment = bench.start()
     for version in (2, 3):
         bench.publish(version)
-        await deployment.look()
+        await deployment.poll()
     bench.host.did.clear()
     assert (await deployment.rollback(NAME)).live == 2
     assert bench.host.did == [("switch", 2)]
@@ -173,37 +38,24 @@ async def test_a_rollback_goes_to_the_former_version_and_stays_there(bench: Benc
         NAME, 2, (1,), (1, 2, 3), following=False, wanted="latest", refused=(), rolled_back=(3,)
     )
     bench.publish(4)
-    await deployment.look()
+    await deployment.poll()
     assert status(deployment).live == 2
     assert (await deployment.rollback(NAME)).live == 1
     with refused("no_previous"):
         await deployment.rollback(NAME)
 
 
-async def test_following_again_takes_up_newer_versions_but_not_the_ones_rolled_back(bench: Bench) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    await deployment.look()
-    await deployment.rollback(NAME)
-    await deployment.follow(NAME, on=True)
-    await deployment.look()
-    assert status(deployment).live == 1
-    bench.publish(3)
-    await deployment.look()
-    assert status(deployment).live == 3
-
-
 async def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
-    await deployment.look()
+    await deployment.poll()
     bench.publish(3)
     bench.host.held[3] = asyncio.Event()
-    looking = asyncio.create_task(deployment.look())
+    polling = asyncio.create_task(deployment.poll())
     await wait_until(lambda: ("prepare", 3) in bench.host.did)
     assert (await deployment.rollback(NAME)).live == 1
     bench.host.held[3].set()
-    await looking
+    await polling
     assert status(deployment) == PolicyStatus(
         NAME, 1, (), (1, 2, 3), following=False, wanted="latest", refused=(), rolled_back=(2,)
     )
@@ -213,7 +65,7 @@ async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -
     deployment = bench.start()
     for version in (2, 3):
         bench.publish(version)
-        await deployment.look()
+        await deployment.poll()
     bench.host.did.clear()
     await deployment.switch(NAME, 2)  # is loaded
     assert bench.host.did == [("switch", 2)]
@@ -229,7 +81,7 @@ async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -
 async def test_a_switch_loads_a_version_again_that_was_unloaded_while_it_waited(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
-    await deployment.look()
+    await deployment.poll()
     bench.host.may_switch.clear()
     rollback = asyncio.create_task(deployment.rollback(NAME))
     await asyncio.sleep(0)  # it holds the lock until the host has made the switch
@@ -272,72 +124,45 @@ async def test_a_version_can_be_loaded_beside_the_live_one_and_unloaded(bench: B
         await deployment.load("ant", 2)
 
 
-async def test_one_fixed_version_is_not_followed(bench: Bench) -> None:
-    deployment = bench.start(wanted=1, follow=False)
-    with refused("fixed_version", "version 1 of maze is wanted by --versions"):
-        await deployment.follow(NAME, on=True)
+async def test_the_copy_of_a_version_that_an_operator_loads_is_kept_and_others_are_removed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies_module, "_SPARE", 0)
+    url, folder = BucketUrl("s3://bucket/maze"), bench.folder / "policies"
+    deployment = bench.start(copies=Copies(url, folder))
+    bench.publish(2)
+    bench.publish(3)
+    await deployment.load(NAME, 2)
+    assert published.versions(folder) == [1, 2]
+    Copies(url, folder).keep(set())  # as another server of this user
+    assert published.versions(folder) == [1, 2]
+
+
+async def test_the_copy_of_a_version_that_is_not_loaded_any_more_is_removed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies_module, "_SPARE", 0)
+    folder = bench.folder / "policies"
+    deployment = bench.start(copies=Copies(BucketUrl("s3://bucket/maze"), folder))
+    for version in (2, 3):
+        bench.publish(version)
+        await deployment.switch(NAME, version)
+    assert published.versions(folder) == [1, 2, 3]
+    await deployment.unload(NAME, 2)
+    assert published.versions(folder) == [1, 3]
+    await deployment.forget(NAME, 1)
+    assert published.versions(folder) == [3]
 
 
 async def test_a_version_that_a_new_worker_cannot_load_is_no_rollback_any_more(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
-    await deployment.look()
+    await deployment.poll()
     await deployment.forget(NAME, 1)
     assert status(deployment).loaded == (2,)
     assert bench.stored().previous == ()
     with refused("no_previous"):
         await deployment.rollback(NAME)
-
-
-async def test_a_bug_while_one_policy_is_looked_at_is_logged_and_does_not_end_the_following(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    with monkeypatch.context() as patch:
-        patch.setattr(bench.host, "prepare", None)
-        await deployment.look()
-    assert caplog.messages == ["taking up a new version of maze fails; trying again later"]
-    deployment.look_now()
-    await deployment.look()
-    assert status(deployment).live == 2
-
-
-async def test_a_new_rule_is_taken_once_though_the_policy_is_not_followed(bench: Bench) -> None:
-    deployment = bench.start(follow=False)
-    bench.publish(2)
-    bench.publish(3)
-    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted=2, follow=False)])
-    await deployment.look()
-    assert status(deployment).live == 2
-    assert status(deployment).wanted == "2"
-    await deployment.rollback(NAME)
-    await deployment.look()
-    assert status(deployment).live == 1
-    assert bench.stored().rule == Rule("2", follow=False)
-
-
-async def test_a_new_rule_ends_what_an_operator_decided_and_an_old_one_does_not(bench: Bench) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    await deployment.look()
-    await deployment.rollback(NAME)
-    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="latest", follow=True)])
-    await deployment.look()
-    assert (status(deployment).live, status(deployment).following) == (1, False)
-    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=True)])
-    bench.publish(3, stay=1.0)
-    await deployment.look()
-    assert (status(deployment).live, status(deployment).following) == (3, True)
-
-
-async def test_a_new_rule_that_no_version_fits_changes_nothing(bench: Bench) -> None:
-    deployment = bench.start(follow=False)
-    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=False)])
-    await deployment.look()
-    bench.publish(2, stay=1.0)
-    await deployment.look()
-    assert bench.host.did == []
 
 
 async def test_a_switch_that_fails_decides_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,30 +216,3 @@ async def test_a_rollback_is_kept_although_the_shadow_cannot_be_ended(
     kept = bench.state_file.read()
     assert kept
     assert kept.policies[NAME].live == 1
-
-
-async def test_taking_up_says_if_the_wanted_version_is_refused(bench: Bench) -> None:
-    deployment = bench.start()
-    bench.publish(2)
-    await deployment.take_up(NAME)
-    assert status(deployment).live == 2
-    bench.publish(3)
-    bench.host.refuses[3] = "hash"
-    for _ in range(2):  # it is loaded once, and refused twice
-        with refused("version_refused", "version 3 of maze is refused"):
-            await deployment.take_up(NAME)
-    assert bench.host.did.count(("prepare", 3)) == 1
-    await deployment.follow(NAME, on=False)
-    await deployment.take_up(NAME)  # no effect
-
-
-async def test_with_best_a_refused_version_that_is_worse_than_the_live_one_does_not_matter(bench: Bench) -> None:
-    deployment = bench.start(wanted="best")
-    bench.publish(2, stay=0.5)
-    await deployment.take_up(NAME)
-    bench.publish(3, stay=0.25)
-    bench.host.refuses[3] = "hash"
-    with refused("version_refused"):
-        await deployment.load(NAME, 3)
-    await deployment.take_up(NAME)
-    assert status(deployment).live == 2

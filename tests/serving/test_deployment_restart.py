@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
+from serving.policies.state_file import CanaryState, PolicyState, ShadowState, VersionRule
 from serving.policies.status import PolicyStatus
 from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
@@ -13,16 +13,16 @@ from tests.serving.deployment_bench import NAME, Bench, refused, status
 async def test_decisions_are_kept_for_the_next_start(bench: Bench) -> None:
     deployment = bench.start()
     bench.publish(2)
-    await deployment.look()
-    assert bench.stored() == PolicyState(Rule("latest", follow=True), 2, (1,), following=True, rolled_back=())
+    await deployment.poll()
+    assert bench.stored() == PolicyState(VersionRule("latest", follow=True), 2, (1,), following=True, rolled_back=())
     await deployment.rollback(NAME)
-    assert bench.stored() == PolicyState(Rule("latest", follow=True), 1, (), following=False, rolled_back=(2,))
+    assert bench.stored() == PolicyState(VersionRule("latest", follow=True), 1, (), following=False, rolled_back=(2,))
 
 
 async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_versions_loaded(bench: Bench) -> None:
     bench.publish(2)
     bench.publish(3)
-    kept = PolicyState(Rule("latest", follow=True), 2, (1,), following=False, rolled_back=(3,))
+    kept = PolicyState(VersionRule("latest", follow=True), 2, (1,), following=False, rolled_back=(3,))
     deployment = bench.start(kept=kept, live=2)
     running = asyncio.create_task(deployment.run())
     await wait_until(lambda: bool(bench.host.did))
@@ -36,7 +36,7 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
 async def test_actions_wait_until_the_versions_from_before_the_restart_are_loaded(bench: Bench) -> None:
     """Version 1 is not loaded yet, so a rollback to it would fail."""
     bench.publish(2)
-    deployment = bench.start(kept=PolicyState(Rule("latest", follow=True), 2, (1,), following=False), live=2)
+    deployment = bench.start(kept=PolicyState(VersionRule("latest", follow=True), 2, (1,), following=False), live=2)
     assert status(deployment) == PolicyStatus(NAME, 2, (), (2,), following=False, wanted="latest", refused=())
     rolling_back = asyncio.create_task(deployment.rollback(NAME))
     with refused("busy", "still being loaded after the restart"):
@@ -50,7 +50,7 @@ async def test_actions_wait_until_the_versions_from_before_the_restart_are_loade
 
 async def test_a_second_kill_before_all_is_loaded_loses_no_decision(bench: Bench) -> None:
     canary = CanaryState(3, 0.25, rule=None)
-    kept = PolicyState(Rule("latest", follow=True), 2, (1,), False, (4,), canary, ShadowState(5, 0.5))
+    kept = PolicyState(VersionRule("latest", follow=True), 2, (1,), False, (4,), canary, ShadowState(5, 0.5))
     deployment = bench.start(kept=kept, live=2)
     await deployment.forget(NAME, 9)  # as for another policy, this writes the state
     assert bench.stored() == kept
@@ -59,7 +59,7 @@ async def test_a_second_kill_before_all_is_loaded_loses_no_decision(bench: Bench
 async def test_a_bug_while_versions_are_restored_does_not_keep_operators_waiting(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    deployment = bench.start(kept=PolicyState(Rule("latest", follow=True), 2, (1,), following=False), live=2)
+    deployment = bench.start(kept=PolicyState(VersionRule("latest", follow=True), 2, (1,), following=False), live=2)
     with monkeypatch.context() as patch:
         patch.setattr(bench.host, "prepare", None)
         await deployment.restore()
@@ -71,7 +71,7 @@ async def test_a_bug_while_versions_are_restored_does_not_keep_operators_waiting
 async def test_a_live_version_that_is_gone_after_a_restart_ends_the_following(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = PolicyState(Rule("latest", follow=True), 2, (1,), following=True, rolled_back=())
+    kept = PolicyState(VersionRule("latest", follow=True), 2, (1,), following=True, rolled_back=())
     deployment = bench.start(kept=kept, live=1)
     assert status(deployment) == PolicyStatus(NAME, 1, (), (1,), following=False, wanted="latest", refused=())
     assert "version 2 of maze, which was live before the restart, cannot be served; version 1 is" in caplog.text
@@ -81,7 +81,7 @@ async def test_a_decision_holds_though_it_cannot_be_kept(bench: Bench, caplog: p
     (bench.folder / "state").write_text("a file where the folder should be")
     deployment = bench.start()
     bench.publish(2)
-    await deployment.look()
+    await deployment.poll()
     assert status(deployment).live == 2
     assert "this decision does not survive a restart" in caplog.text
 
@@ -90,5 +90,5 @@ async def test_former_versions_that_are_not_kept_are_not_in_the_stored_state(ben
     deployment = bench.start(keep=1)
     for version in (2, 3):
         bench.publish(version)
-        await deployment.look()
+        await deployment.poll()
     assert bench.stored().previous == (2,)

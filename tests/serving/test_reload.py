@@ -26,13 +26,13 @@ class Deployed:
 
     def __init__(self) -> None:
         self.rules: list[PolicySource] = []
-        self.looked = 0
+        self.polled = 0
 
     def take_rules(self, sources: Sequence[PolicySource]) -> None:
         self.rules += sources
 
-    def look_now(self) -> None:
-        self.looked += 1
+    def poll_now(self) -> None:
+        self.polled += 1
 
 
 async def reload(
@@ -86,14 +86,14 @@ async def test_what_needs_a_restart_is_named_and_not_taken(
     ("config", "sources"),
     [(ConfigError("key x is wrong"), ()), (CONFIG, StartupError("a does not exist"))],
 )
-async def test_wrong_settings_change_nothing_and_the_folders_are_looked_at(
+async def test_wrong_settings_change_nothing_and_the_folders_are_polled(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     config: ServeConfig | Exception,
     sources: Exception,
 ) -> None:
     deployed = await reload(monkeypatch, config, sources)
-    assert (deployed.rules, deployed.looked) == ([], 1)
+    assert (deployed.rules, deployed.polled) == ([], 1)
     problem = config if isinstance(config, Exception) else sources
     assert caplog.messages == [f"the settings stay as they are: {problem}"]
 

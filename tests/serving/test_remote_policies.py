@@ -16,9 +16,9 @@ from serving.config import ServeConfig
 from serving.errors import BucketError, DeploymentError, Reason, StartupError
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReports
-from serving.policies.restart import Restart, first_choices
+from serving.policies.restart import RestartPlan, first_choices
 from serving.policies.source import PolicySource, candidates, resolve
-from serving.policies.state_file import PolicyState, Rule
+from serving.policies.state_file import PolicyState, VersionRule
 from serving.policies.store import load_all
 from serving.policy_settings import NamedPath
 from tests.faults.supervised import Supervised, serve_command
@@ -57,7 +57,7 @@ def test_a_named_policy_is_found_without_copying_it(remote: FakeBucket, upload: 
     upload(7)
     upload(12)
     source = source_of(remote, name="maze")
-    assert (source.name, str(source.place), source.wanted, source.follow) == (
+    assert (source.name, str(source.path), source.wanted, source.follow) == (
         "maze",
         f"gs://{remote.name}/{FOLDER}",
         "latest",
@@ -79,8 +79,8 @@ def test_without_a_name_it_gets_that_of_its_newest_version_without_copying_it(
     assert copied(source) == []
     assert remote.count("get") == 4
     remote.objects.pop(f"{FOLDER}/7/manifest.json")
-    place = re.escape(f"gs://{remote.name}/{FOLDER}")
-    with pytest.raises(StartupError, match=rf"no version in {place} is valid, of 2; .*policy.json of {place}/12 has"):
+    path = re.escape(f"gs://{remote.name}/{FOLDER}")
+    with pytest.raises(StartupError, match=rf"no version in {path} is valid, of 2; .*policy.json of {path}/12 has"):
         source_of(remote)
 
 
@@ -92,7 +92,7 @@ def test_only_the_version_that_is_served_is_copied(
     remote.objects[f"{FOLDER}/20/policy.json"] = b"{}"
     source, reasons = source_of(remote, name="maze"), list[str]()
     loaded = load_all([source], [first_choices(source)], on_rejected=reasons.append)
-    assert (loaded["maze"].version, loaded["maze"].spec.name, loaded["maze"].path) == (12, "maze", source.path(12))
+    assert (loaded["maze"].version, loaded["maze"].spec.name, loaded["maze"].path) == (12, "maze", source.folder_of(12))
     assert reasons == ["hash"]
     assert copied(source) == [12]
     assert f"skipping version 20: gs://{remote.name}/{FOLDER}/20 is not a usable policy (hash): " in caplog.text
@@ -123,20 +123,20 @@ def test_one_version_of_a_bucket_is_served_alone(remote: FakeBucket, upload: Cal
     upload(8)
     source = source_of(remote, f"{FOLDER}/7")
     assert (source.name, source.wanted, source.follow, source.given) == (NAME, 7, False, source.folder / "7")
-    place = f"gs://{remote.name}/{FOLDER}"
+    path = f"gs://{remote.name}/{FOLDER}"
     with pytest.raises(
-        StartupError, match=f"{place}/7 is version 7 of maze, .* cannot be served; use --policies {place}"
+        StartupError, match=f"{path}/7 is version 7 of maze, .* cannot be served; use --policies {path}"
     ):
         source_of(remote, f"{FOLDER}/7", name="maze", versions=("maze=8",))
-    with pytest.raises(StartupError, match=f"{place} has no version 9 of maze; the newest ones are: 7, 8"):
+    with pytest.raises(StartupError, match=f"{path} has no version 9 of maze; the newest ones are: 7, 8"):
         source_of(remote, name="maze", versions=("maze=9",))
 
 
 def test_a_folder_without_versions_names_the_one_that_has_them(remote: FakeBucket, upload: Callable[..., None]) -> None:
     upload(7)
-    place = f"gs://{remote.name}/run"
+    path = f"gs://{remote.name}/run"
     for folder in ("run", f"{FOLDER}/8"):
-        with pytest.raises(StartupError, match=f"no published version, but {place}/policies does; use --policies"):
+        with pytest.raises(StartupError, match=f"no published version, but {path}/policies does; use --policies"):
             source_of(remote, folder)
     with pytest.raises(StartupError, match="/nowhere holds no published version; upload the folder policies/ of a run"):
         source_of(remote, "nowhere")
@@ -170,7 +170,7 @@ def test_while_the_bucket_cannot_be_read_a_server_starts_with_copies(
     assert line.endswith("; starting with the versions that were copied before")
     assert first_choices(source_of(remote, versions=(f"{NAME}=best",))) == (7, 8)
     assert load_all([source], [(8, 7)], on_rejected=pytest.fail)[NAME].version == 8
-    kept = PolicyState(Rule("latest", follow=True), 8, previous=(7,), following=True)
+    kept = PolicyState(VersionRule("latest", follow=True), 8, previous=(7,), following=True)
     assert first_choices(source, kept) == (8, 7)
     assert first_choices(source, dataclasses.replace(kept, live=9)) == (8, 7)  # there is no copy of 9
     assert first_choices(source_of(remote, versions=(f"{NAME}=7",))) == (7,)
@@ -197,32 +197,32 @@ class Following:
     def __init__(self, source: PolicySource) -> None:
         self.host = FakeHost()
         self.deployment = Deployment(
-            [source], self.host, Restart(None, {}, ((7,),)), live={"maze": 7}, keep=0, reports=EpisodeReports()
+            [source], self.host, RestartPlan(None, {}, ((7,),)), live={"maze": 7}, keep=0, reports=EpisodeReports()
         )
 
     @property
     def live(self) -> int:
         return self.deployment.status()[0].live
 
-    async def look(self, times: int) -> None:
+    async def poll(self, times: int) -> None:
         for _ in range(times):
-            await self.deployment.look()
+            await self.deployment.poll()
 
 
-async def test_a_bucket_is_looked_at_every_ten_seconds_and_immediately_on_request(
+async def test_a_bucket_is_polled_every_ten_seconds_and_immediately_on_request(
     remote: FakeBucket, upload: Callable[..., None]
 ) -> None:
     upload(7)
     following = Following(source_of(remote, name="maze"))
     remote.requests.clear()
-    await following.look(20)
+    await following.poll(20)
     assert remote.count("list") == 2
     upload(8)
-    await following.look(1)
+    await following.poll(1)
     assert following.live == 8
     upload(9)
-    following.deployment.look_now()
-    await following.look(1)
+    following.deployment.poll_now()
+    await following.poll(1)
     assert following.live == 9
 
 
@@ -233,21 +233,21 @@ async def test_a_version_that_is_still_being_uploaded_is_not_taken_up(
     following = Following(source_of(remote, name="maze"))
     upload(8)
     manifest = remote.objects.pop(f"{FOLDER}/8/manifest.json")
-    await following.look(11)
+    await following.poll(11)
     assert following.live == 7
     remote.objects[f"{FOLDER}/8/manifest.json"] = manifest
-    await following.look(10)
+    await following.poll(10)
     assert following.live == 8
 
 
-async def test_a_bucket_that_cannot_be_read_is_one_warning_and_is_looked_at_later(
+async def test_a_bucket_that_cannot_be_read_is_one_warning_and_polled_later(
     remote: FakeBucket, upload: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     upload(7)
     following = Following(source_of(remote, name="maze"))
     remote.is_down = True
     caplog.clear()
-    await following.look(31)
+    await following.poll(31)
     (line,) = caplog.messages
     assert re.fullmatch(r"cannot read gs://\S+ \(.*\); check the address, .*; trying again later", line)
     with pytest.raises(DeploymentError, match=r"cannot read gs://.*; check the address, .*network$") as error:
@@ -255,7 +255,7 @@ async def test_a_bucket_that_cannot_be_read_is_one_warning_and_is_looked_at_late
     assert error.value.reason is Reason.BUSY
     remote.is_down = False
     upload(8)
-    await following.look(1)
+    await following.poll(1)
     assert following.live == 8
 
 
@@ -276,15 +276,15 @@ async def test_a_new_rule_is_taken_once_also_without_following(remote: FakeBucke
     upload(7)
     upload(8)
     following = Following(source_of(remote, name="maze", follow=False))
-    await following.look(11)
+    await following.poll(11)
     assert following.live == 7
     following.deployment.take_rules([source_of(remote, name="maze", versions=("maze=best",), follow=False)])
-    await following.look(1)
+    await following.poll(1)
     assert following.live == 8  # of those without eval/stay the newest
     following.deployment.take_rules([source_of(remote, name="maze", follow=False)])
-    await following.look(1)
+    await following.poll(1)
     upload(9)
-    await following.look(11)
+    await following.poll(11)
     assert following.live == 8
 
 
@@ -296,15 +296,15 @@ async def test_a_refused_version_is_copied_anew_once_its_files_change(
     following = Following(source)
     upload(3000)
     source.fetch(3000)  # as the real host does; the fake one refuses this version
-    await following.look(1)
+    await following.poll(1)
     assert copied(source) == []
-    await following.look(10)  # once more, because the files of the copy were others than those in the bucket
+    await following.poll(10)  # once more, because the files of the copy were others than those in the bucket
     assert [each.version for each in following.deployment.status()[0].refused] == [3000]
     following.host.loading.clear()
-    await following.look(30)
+    await following.poll(30)
     assert not following.host.loading.is_set()
     remote.objects[f"{FOLDER}/3000/probes.npz"] += b"x"
-    await following.look(10)
+    await following.poll(10)
     assert following.host.loading.is_set()
 
 

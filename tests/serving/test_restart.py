@@ -8,11 +8,11 @@ import pytest
 
 from serving.config import ServeConfig
 from serving.errors import StartupError
-from serving.policies.restart import first_choices, restart
-from serving.policies.state_file import PolicyState, Rule, State, StateFile
+from serving.policies.restart import first_choices, plan_restart
+from serving.policies.state_file import PolicyState, State, StateFile, VersionRule
 from tests.serving.sources import policy_source
 
-KEPT = PolicyState(Rule("latest", follow=True), 20, previous=(10,), following=False)
+KEPT = PolicyState(VersionRule("latest", follow=True), 20, previous=(10,), following=False)
 
 
 @pytest.fixture
@@ -50,18 +50,18 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
 def test_a_start_with_the_same_flags_takes_the_decision(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     StateFile(folder.parent / "state").write(State({"point_u_maze": KEPT}))
     with caplog.at_level(logging.INFO):
-        began = restart(config(folder), [policy_source(folder, follow=True)])
-    assert began.kept == {"point_u_maze": KEPT}
-    assert began.choices == ((20, 10, 30),)
+        plan = plan_restart(config(folder), [policy_source(folder, follow=True)])
+    assert plan.kept == {"point_u_maze": KEPT}
+    assert plan.choices == ((20, 10, 30),)
     assert caplog.messages == ["live versions as before the restart: point_u_maze@20 (not following)"]
 
 
 def test_a_start_with_other_flags_takes_the_flags(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     StateFile(folder.parent / "state").write(State({"point_u_maze": KEPT}))
     with caplog.at_level(logging.INFO):
-        began = restart(config(folder), [policy_source(folder, wanted="best", follow=True)])
-    assert began.kept == {}
-    assert sorted(began.choices[0]) == [10, 20, 30]
+        plan = plan_restart(config(folder), [policy_source(folder, wanted="best", follow=True)])
+    assert plan.kept == {}
+    assert sorted(plan.choices[0]) == [10, 20, 30]
     (line,) = caplog.messages
     assert line.startswith("live versions by the flags: point_u_maze (")
 
@@ -70,19 +70,19 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_nothing_is_kept(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder.parent / "state").write_text("a file in its place")
-    began = restart(config(folder), [policy_source(folder)])
-    assert began.state_file is None
+    plan = plan_restart(config(folder), [policy_source(folder)])
+    assert plan.state_file is None
     (line,) = caplog.messages
     assert line.startswith("decisions about live versions do not survive a restart, because ")
 
 
 def test_a_port_that_the_system_chooses_names_no_default_folder(folder: Path) -> None:
     chosen = ServeConfig(policies=(folder,), listen="127.0.0.1:0")
-    assert restart(chosen, [policy_source(folder)]).state_file is None
+    assert plan_restart(chosen, [policy_source(folder)]).state_file is None
 
 
 def test_a_second_server_with_the_same_folder_does_not_start(folder: Path) -> None:
-    began = restart(config(folder), [policy_source(folder)])
-    assert began.state_file
+    plan = plan_restart(config(folder), [policy_source(folder)])
+    assert plan.state_file
     with pytest.raises(StartupError, match=f"keeps its decisions in {folder.parent / 'state'}; stop it first"):
-        restart(config(folder, listen="127.0.0.1:50052"), [policy_source(folder)])
+        plan_restart(config(folder, listen="127.0.0.1:50052"), [policy_source(folder)])

@@ -16,9 +16,9 @@ import pytest
 
 from serving.errors import StartupError
 from serving.policies.sequential_test import DecisionRule
-from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState, State, StateFile, choose
+from serving.policies.state_file import CanaryState, PolicyState, ShadowState, State, StateFile, VersionRule, choose
 
-LATEST = Rule("latest", follow=True)
+LATEST = VersionRule("latest", follow=True)
 ANT = PolicyState(
     LATEST,
     live=900,
@@ -28,7 +28,7 @@ ANT = PolicyState(
     canary=CanaryState(1100, 0.25, DecisionRule(false_rollback_rate=0.01, margin=0.05, min_episodes=99)),
     shadow=ShadowState(1200, 0.5),
 )
-BEE = PolicyState(Rule("2000", follow=False), live=2000, previous=(), following=False)
+BEE = PolicyState(VersionRule("2000", follow=False), live=2000, previous=(), following=False)
 STATE = State({"bee": BEE, "ant": ANT})
 WRITTEN = {
     "format": 1,
@@ -260,8 +260,10 @@ def test_a_start_with_the_same_flags_takes_the_decisions() -> None:
     )
 
 
-@pytest.mark.parametrize("rule", [Rule("best", follow=True), Rule("latest", follow=False), Rule("900", follow=True)])
-def test_a_start_with_other_flags_takes_the_flags(rule: Rule) -> None:
+@pytest.mark.parametrize(
+    "rule", [VersionRule("best", follow=True), VersionRule("latest", follow=False), VersionRule("900", follow=True)]
+)
+def test_a_start_with_other_flags_takes_the_flags(rule: VersionRule) -> None:
     choice = choose(STATE, {"ant": rule})
     assert choice.kept == {}
     assert choice.line == (

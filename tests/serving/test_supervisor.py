@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serving.errors import StartupError
-from serving.policies.restart import Restart
+from serving.policies.restart import RestartPlan
 from serving.telemetry import heartbeat
 from serving.workers import supervisor as supervisor_module
 from serving.workers import worker_process
@@ -60,7 +60,7 @@ def new_supervisor(**arguments: Any) -> Supervisor:
     config = dataclasses.replace(CONFIG, metrics_port=0, admin="off")
     sources = [policy_source(Path("a"), name="ant")]
     reload = Reload(config, sources, lambda: config)
-    return Supervisor(config, sources, Restart(None, {}, choices=((2, 1),)), reload=reload, **arguments)
+    return Supervisor(config, sources, RestartPlan(None, {}, choices=((2, 1),)), reload=reload, **arguments)
 
 
 def test_a_stopped_worker_makes_the_server_unready_until_it_goes_on(

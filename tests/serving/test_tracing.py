@@ -84,5 +84,8 @@ async def test_tracing_without_its_library_names_the_command(policies: Path, mon
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(StartupError, match=r"pip install 'kilolayer-stack\[tracing\]'"):
+    with pytest.raises(StartupError) as error:
         await load(ServeConfig(policies=(policies,), tracing=True), collectors=CollectorRegistry())
+    assert str(error.value) == (
+        "--tracing needs the extra `tracing`: pip install -e '.[tracing]'; or leave out --tracing"
+    )

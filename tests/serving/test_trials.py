@@ -14,7 +14,7 @@ from serving.policies.canary import CanaryShare
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReport, PolicyVersion
 from serving.policies.sequential_test import DecisionRule
-from serving.policies.state_file import CanaryState, PolicyState, Rule, ShadowState
+from serving.policies.state_file import CanaryState, PolicyState, ShadowState, VersionRule
 from serving.policies.status import CanaryStatus, Rollback, ShadowStatus
 from serving.policies.trial_metrics import TrialsCollector
 from tests.serving.conftest import wait_until
@@ -81,7 +81,7 @@ async def test_a_canary_loads_its_version_and_ends_the_following(bench: Bench) -
     assert (status(deployment).live, status(deployment).loaded, status(deployment).following) == (1, (1, 2), False)
     assert status(deployment).canary == CanaryStatus(2, 0.1, None)
     assert metric(deployment, "canary_share", policy=NAME, version="2") == 0.1
-    await deployment.look()
+    await deployment.poll()
     assert status(deployment).live == 1
     with refused("busy", "maze has a canary of version 2, and is not followed meanwhile; first end it"):
         await deployment.follow(NAME, on=True)
@@ -323,7 +323,7 @@ async def test_trials_go_on_after_a_restart(bench: Bench, deployment: Deployment
 async def test_a_canary_whose_version_is_gone_after_a_restart_is_one_line(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = PolicyState(Rule("latest", follow=False), 1, (), False, canary=CanaryState(9, 0.5, None))
+    kept = PolicyState(VersionRule("latest", follow=False), 1, (), False, canary=CanaryState(9, 0.5, None))
     restarted = bench.start(follow=False, kept=kept)
     async with running(restarted):
         await wait_until(lambda: len(caplog.messages) > 0)

@@ -22,7 +22,7 @@ def version(tmp_path: Path) -> Path:
 
 
 def names(version: Path) -> list[str]:
-    return sorted(name for name, *_ in version_files.look(version))
+    return sorted(name for name, *_ in version_files.scan(version))
 
 
 def test_the_files_of_a_version_are_found_through_links(version: Path) -> None:
@@ -30,17 +30,17 @@ def test_the_files_of_a_version_are_found_through_links(version: Path) -> None:
     link = version.parent / "2000"
     link.symlink_to("1000")
     assert names(link) == names(version)
-    assert version_files.look(version.parent / "3000") == frozenset()
+    assert version_files.scan(version.parent / "3000") == frozenset()
 
 
 def test_a_version_is_complete_once_its_manifest_is_there(version: Path) -> None:
-    assert version_files.is_complete(version_files.look(version))
+    assert version_files.is_complete(version_files.scan(version))
     (version / "manifest.json").rename(version.parent / "manifest.json")
-    assert not version_files.is_complete(version_files.look(version))
+    assert not version_files.is_complete(version_files.scan(version))
     (version / "manifest.json").symlink_to("../nowhere")
-    assert not version_files.is_complete(version_files.look(version))
+    assert not version_files.is_complete(version_files.scan(version))
     (version.parent / "nowhere").write_text("{}")
-    assert version_files.is_complete(version_files.look(version))
+    assert version_files.is_complete(version_files.scan(version))
 
 
 def write(version: Path) -> None:
@@ -64,10 +64,10 @@ def remove(version: Path) -> None:
 
 @pytest.mark.parametrize("change", [write, replace, remove])
 def test_a_change_behind_a_link_is_noticed(version: Path, change: Callable[[Path], None]) -> None:
-    before = version_files.look(version)
-    assert version_files.look(version) == before
+    before = version_files.scan(version)
+    assert version_files.scan(version) == before
     change(version)
-    assert version_files.look(version) != before
+    assert version_files.scan(version) != before
 
 
 def test_links_in_a_circle_and_to_many_files_end(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
