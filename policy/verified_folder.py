@@ -106,7 +106,7 @@ def place(target: Path, *, fill: Callable[[Path], None], check: Callable[[Path],
         _remove_scratch(scratch)
         _finish_replacement(replaced)
         if isinstance(error, OSError):
-            raise _named(error, f"{what} {target} cannot be written") from error
+            raise named(error, f"{what} {target} cannot be written") from error
         raise
 
 
@@ -336,7 +336,7 @@ def _finish_replacement(replaced: Path) -> None:
         replaced.rename(target)
 
 
-def _named(error: OSError, what: str) -> OSError:
+def named(error: OSError, what: str) -> OSError:
     """Return the error with a message that begins with `what`."""
     if error.errno is None:
         return OSError(f"{what}: {error}")

@@ -13,15 +13,17 @@ import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from policy import whole_file
+from policy.verified_folder import named
 from training.config import TrainConfig
 from training.run_dir import config_file, elapsed, goal_report, metrics_log, references
 from training.run_dir.provenance import DIFFS, Origin
 
 _LOCK_NAME = ".lock"
-_ENTRIES = frozenset(
-    {config_file.NAME, config_file.DRAFT_NAME, elapsed.NAME, elapsed.DRAFT_NAME, metrics_log.CURVES_DRAFT_NAME}
-    | {"metrics.jsonl", "curves.png", "tensorboard", "policies", "snapshots"}
-    | {DIFFS, goal_report.FOLDER, references.NAME, references.DRAFT_NAME}
+_FILES = (config_file.NAME, elapsed.NAME, metrics_log.NAME, metrics_log.CURVES_NAME, references.NAME)
+_DRAFTS = frozenset(map(whole_file.draft_name, _FILES))
+_ENTRIES = (
+    _DRAFTS.union(_FILES, {"tensorboard", "policies", "snapshots", DIFFS, goal_report.FOLDER})
     | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
 )
 _MAX_PATH_BYTES = 3_800  # the system allows 4,095; the deepest file of a policy needs up to 200 more
@@ -29,6 +31,10 @@ _MAX_PATH_BYTES = 3_800  # the system allows 4,095; the deepest file of a policy
 
 class RunDirError(Exception):
     """The output folder is in use, not empty, or has no run to resume; the message says what to do."""
+
+
+class FolderInUseError(RunDirError):
+    """Another process trains in the folder; once it has ended, the same command works."""
 
 
 @contextlib.contextmanager
@@ -63,9 +69,11 @@ def _lock(folder: Path) -> Generator[None]:
             except OSError:
                 _flock(opened, folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT)
         except BlockingIOError as error:
-            raise RunDirError(
+            raise FolderInUseError(
                 f"another process is training in {folder}; wait until it ends, stop it, or use another --out"
             ) from error
+        except OSError as error:
+            raise named(error, f"{folder} cannot be locked") from error
         yield
 
 
@@ -83,7 +91,7 @@ def _check(config: TrainConfig) -> None:
             f"the path of --out has {size} bytes, at most {_MAX_PATH_BYTES} are possible; use a shorter one"
         )
     entries = {entry.name for entry in config.out.iterdir()} if config.out.exists() else set[str]()
-    entries -= {config_file.DRAFT_NAME, _LOCK_NAME}
+    entries -= {whole_file.draft_name(config_file.NAME), _LOCK_NAME}
     if config.resume and (entries or config.resume != "auto"):
         if config_file.NAME not in entries:
             raise RunDirError(f"{config.out} has no run to resume; use another --out, or leave out --resume")

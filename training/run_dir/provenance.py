@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import mujoco
 
+from policy import whole_file
 from training.budgets import run_cost
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
@@ -46,7 +47,7 @@ class Origin(NamedTuple):
         if self.diff:
             path = folder / self.facts["diff"]
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(self.diff)
+            whole_file.write(path, self.diff)
 
 
 def collect(config: TrainConfig, env: GoalEnv) -> Origin:
