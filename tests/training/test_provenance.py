@@ -110,6 +110,12 @@ def test_a_resume_under_other_versions_says_so_and_keeps_them(finished: Path, ti
     assert config_file.provenance(run)["versions"]["jax"] == jax
 
 
+def test_a_new_run_with_auto_is_not_taken_for_one_of_an_earlier_release(u_maze, tiny, tmp_path: Path) -> None:
+    origin = provenance.collect(tiny(tmp_path / "run", resume="auto"), u_maze)
+    assert origin.lines == [provenance.describe(origin.facts)]
+    assert origin.facts["earlier"] == []
+
+
 def test_what_does_not_differ_is_not_mentioned() -> None:
     one = {"versions": {"jax": "1"}, "device": "CPU", "commit": "a" * 40, "date": "yesterday", "command": "x"}
     assert provenance.changes(one, one | {"date": "today", "command": "y"}) == ""

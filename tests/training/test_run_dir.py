@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from policy import bundle
+from tests.failing_disk import FailingDisk
 from training import trainer
 from training.config import ConfigError
 from training.run import main
@@ -111,7 +112,8 @@ def test_a_file_system_without_locks_is_an_error(tiny, tmp_path, monkeypatch) ->
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.raises(OSError, match="Function not implemented"), lock.claimed(tiny(tmp_path / "run")):
+    message = f"{tmp_path}/run cannot be locked: Function not implemented"
+    with pytest.raises(OSError, match=message), lock.claimed(tiny(tmp_path / "run")):
         pass
 
 
@@ -206,6 +208,42 @@ def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path,
     assert bundle.versions(run / "policies") == [120, 240]
 
 
+@pytest.mark.parametrize("how", [{"resume": "auto"}, {}, {"overwrite": True}], ids=str)
+def test_a_run_begins_in_a_folder_that_has_only_the_changes_of_a_checkout(tiny, tmp_path, how: dict[str, bool]) -> None:
+    """Earlier builds left it if they were killed, or the disk was full, between the changes and config.json."""
+    (tmp_path / "run" / "diffs").mkdir(parents=True)
+    (tmp_path / "run" / ".config.json").write_text("{")
+    with lock.claimed(tiny(tmp_path / "run", **how)) as take_over:
+        take_over(Origin({"diff": "diffs/0.diff"}, diff=b"changed", lines=[]))
+    assert (tmp_path / "run" / "diffs" / "0.diff").read_bytes() == b"changed"
+    with lock.claimed(tiny(tmp_path / "run", resume="auto")):
+        pass
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_wherever_the_start_of_a_run_fails_the_same_command_starts_it_again(tiny, tmp_path, number: int) -> None:
+    config, origin = tiny(tmp_path / "run", resume="auto"), Origin({"diff": "diffs/0.diff"}, diff=b"changed", lines=[])
+    with lock.claimed(config) as take_over, pytest.MonkeyPatch.context() as patch:
+        disk = FailingDisk(patch, fail_at=number)
+        with pytest.raises(OSError, match="No space left on device"):
+            take_over(origin)
+    assert disk.operations[-1] in {"open", "write", "fsync", "rename", "mkdir"}
+    with lock.claimed(config) as take_over:
+        take_over(origin)
+    assert sorted(path.name for path in config.out.iterdir()) == ["config.json", "diffs"]
+    assert [path.name for path in (config.out / "diffs").iterdir()] == ["0.diff"]
+
+
+def test_what_is_left_of_a_run_that_was_being_deleted_is_removed_at_the_next_claim(tiny, tmp_path) -> None:
+    for name in (".r*n.deleting-0123abcd", ".r*n.deleting-notes", ".run.deleting-0123abcd", ".r*n.deleting-0123abcd2"):
+        (tmp_path / name / "snapshots").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "r*n")
+    (tmp_path / "r*n").mkdir()
+    with lock.claimed(tiny(tmp_path / "link")):
+        kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"link", "r*n", ".r*n.deleting-notes", ".run.deleting-0123abcd", ".r*n.deleting-0123abcd2"}
+
+
 def test_a_folder_with_the_longest_possible_name_is_overwritten(tiny, tmp_path) -> None:
     out = tmp_path / ("ü" * 127 + "x")
     out.mkdir()
@@ -260,7 +298,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys: pytest.Ca
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("draft", [".config.json", ".time.json", ".curves.png", ".references.json"])
+@pytest.mark.parametrize("draft", [".config.json", ".time.json", ".metrics.jsonl", ".curves.png", ".references.json"])
 def test_a_run_that_was_killed_while_it_wrote_a_file_can_be_overwritten(tiny, tmp_path, draft: str) -> None:
     config = tiny(tmp_path / "run", overwrite=True)
     config.out.mkdir()

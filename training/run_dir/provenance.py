@@ -67,7 +67,8 @@ def collect(config: TrainConfig, env: GoalEnv) -> Origin:
         "diff": f"{DIFFS}/{found.diff_name}" if found and found.diff else None,
         "robot_files": robot_files(config.env, env),
     }
-    before = config_file.provenance(config.out) if config.resume else now
+    resumed = config.resume and (config.out / config_file.NAME).exists()  # with auto there may be no run
+    before = config_file.provenance(config.out) if resumed else now
     facts = now | {"earlier": _earlier(before, now)}
     return Origin(facts, found.diff if found else b"", list(filter(None, (describe(now), changes(before, now)))))
 
