@@ -35,7 +35,7 @@ from training.envs.building.mazes import LayoutError
 from training.envs.core.errors import EnvError, UnknownNameError
 from training.envs.core.physics import PhysicsOverflowError
 from training.presets.settings import PRESETS
-from training.run_dir import config_file
+from training.run_dir import config_file, snapshots
 
 _FALLBACK_ENV = "point_u_maze"
 _DRY_RUN, _LIST = "--dry-run", "--list-envs"  # no settings of a run, so config.json does not have them
@@ -194,8 +194,7 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
 
 def _without_saving(config: TrainConfig) -> str:
     """Say how to go on after a signal that ended the process without saving."""
-    saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
-    if saved:
+    if snapshots.iterations(config.out / "snapshots"):
         return f"ended without saving; continue from the last snapshot with {config.continuation}"
     again = config.continuation if config.resume == "auto" else "the same command with --overwrite"
     return f"ended; nothing was saved yet. Start again with {again}"
