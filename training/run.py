@@ -151,7 +151,7 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
     from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
     from training.run_dir.checkpoint import SnapshotError
-    from training.run_dir.lock import RunDirError
+    from training.run_dir.lock import FolderInUseError, RunDirError
     from training.run_dir.metrics_log import MetricsError
 
     console = rich.console.Console()
@@ -173,19 +173,17 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
     except OSError as error:
         print(f"error: {error}; check the disk and the folder, or use another --out", file=sys.stderr)
         return 1
+    except (ConfigError, EnvError, LayoutError, RunDirError, SpecError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, FolderInUseError) else 2  # the others would be the same the next time
     except (
-        ConfigError,
         DivergedError,
-        EnvError,
         FloatingPointError,
         ImportError,
-        LayoutError,
         MemoryError,
         MetricsError,
         PhysicsOverflowError,
-        RunDirError,
         SnapshotError,
-        SpecError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

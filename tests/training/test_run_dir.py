@@ -156,6 +156,16 @@ def test_a_folder_that_another_process_trains_in_is_refused(finished: Path, tiny
     assert bundle.versions(finished / "policies") == [120, 240]
 
 
+def test_a_folder_in_use_may_be_tried_again_and_one_with_a_run_may_not(finished: Path, tiny, capsys) -> None:
+    """Exit code 2 says that the same command fails again: a Job of Kubernetes then does not repeat it."""
+    with lock.claimed(tiny(finished, resume=True)):
+        assert main(["--out", str(finished), "--resume"]) == 1
+    assert main(["--out", str(finished), "--env", "point_u_maze"]) == 2
+    in_use, not_empty = capsys.readouterr().err.splitlines()
+    assert in_use.startswith(f"error: another process is training in {finished}; wait")
+    assert not_empty.startswith(f"error: {finished} is not empty; --resume continues")
+
+
 def test_a_run_without_the_snapshots_of_its_policies_is_not_restarted(finished: Path, tiny, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -194,17 +204,19 @@ def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path,
     ]
     resume = ["--env", "point_u_maze", "--out", str(run), "--resume", *flags]
 
-    def refused(message: str) -> None:
-        assert main(resume) == 1
+    def refused(message: str, *, code: int) -> None:
+        assert main(resume) == code
         told = capsys.readouterr().err
         assert message in told
         assert "Traceback" not in told
 
     for path in run.glob("snapshots/*/state.npz"):
         path.write_bytes(path.read_bytes()[:20])
-    refused(f"there is no intact snapshot in {run}/snapshots to resume from: 6 is damaged (state.npz has 20 bytes")
+    refused(
+        f"there is no intact snapshot in {run}/snapshots to resume from: 6 is damaged (state.npz has 20 bytes", code=1
+    )
     (run / "config.json").write_text("garbage")
-    refused("config.json cannot be read")
+    refused("config.json cannot be read", code=2)
     assert bundle.versions(run / "policies") == [120, 240]
 
 
