@@ -388,6 +388,8 @@ def _restore(config: TrainConfig, fresh: RunState, progress: Progress) -> RunSta
             "without the replay buffer would diverge from the published policies; move the later ones out of "
             "policies/, or start again with --overwrite"
         )
+    if line := publish.describe_later(config, reached):
+        progress.say(line)
     if config.snapshot_replay:
         return restored
     return restored._replace(replay=fresh.replay, pending_updates=fresh.pending_updates)  # nothing to learn from

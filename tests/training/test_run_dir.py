@@ -13,10 +13,11 @@ import pytest
 
 from policy import bundle
 from tests.failing_disk import FailingDisk
+from tests.training.lines import Lines
 from training import trainer
 from training.config import ConfigError
 from training.run import main
-from training.run_dir import checkpoint, config_file, elapsed, lock
+from training.run_dir import checkpoint, config_file, elapsed, lock, publish
 from training.run_dir.metrics_log import MetricsError, read_metrics
 from training.run_dir.provenance import Origin
 
@@ -173,6 +174,18 @@ def test_a_run_without_the_snapshots_of_its_policies_is_not_restarted(finished: 
     with pytest.raises(checkpoint.SnapshotError, match="no intact snapshot in"):
         trainer.train(tiny(run, resume=True))
     assert len(read_metrics(run)) == 2
+
+
+def test_a_run_that_goes_back_behind_its_policies_names_those_that_stay(finished: Path, tiny, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "snapshots" / "6")
+    progress, before = Lines(), (run / "policies" / "240" / "manifest.json").read_bytes()
+    trainer.train(tiny(run, resume=True, actor_learning_rate=1e-5), progress=progress)
+    (line,) = [line for line in progress.lines if "newer" in line]
+    assert line.startswith(f"{run}/policies has versions that are newer than the snapshot of step 120: 240. They stay")
+    assert (run / "policies" / "240" / "manifest.json").read_bytes() == before
+    assert publish.describe_later(tiny(run), 240) == ""
 
 
 def test_without_the_replay_a_policy_newer_than_the_snapshot_is_not_taken_for_the_runs_own(tiny, tmp_path) -> None:
