@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +145,24 @@ def test_the_time_of_a_run_is_zero_before_it_is_written_and_refused_if_it_cannot
         (tmp_path / "time.json").write_text(text)
         with pytest.raises(MetricsError, match="time.json cannot be read: .*; repair or remove the file"):
             elapsed.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("config.json", lambda config: config_file.write(config.out, config)),
+        ("time.json", lambda config: elapsed.write(config, 1.0)),
+        ("diffs/0.diff", lambda config: Origin({"diff": "diffs/0.diff"}, b"new", []).store_diff(config.out)),
+    ],
+)
+def test_a_small_file_of_a_run_is_on_disk_before_it_has_its_name(tiny, tmp_path, name: str, write: Any) -> None:
+    (tmp_path / "diffs").mkdir()
+    (tmp_path / name).write_text("earlier")
+    with pytest.MonkeyPatch.context() as patch:
+        disk = FailingDisk(patch)
+        write(tiny(tmp_path))
+    assert [each for each in disk.operations if each != "mkdir"] == ["open", "write", "fsync", "rename", "fsync"]
+    assert (tmp_path / name).read_text() != "earlier"
 
 
 @pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}])
