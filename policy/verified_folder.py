@@ -1,9 +1,9 @@
 """A folder that is written completely or not at all, with a manifest that shows every later change.
 
-Policies and snapshots are such folders. The order, in `create`: fill a scratch folder next to the final place; write
-manifest.json, which has the size and the SHA-256 of every other file; fsync every file and folder; read everything
-back; rename the scratch folder to its final name; fsync the parent folder. A process that is killed on the way leaves a
-scratch folder, which `sweep` removes.
+Policies and snapshots are such folders. manifest.json has the size and the SHA-256 of every other file, and a SHA-256
+of these entries. The order, in `create`: fill a scratch folder next to the final place; write manifest.json; fsync
+every file and folder; read everything back; rename the scratch folder to its final name; fsync the parent folder. A
+process that is killed on the way leaves a scratch folder, which `sweep` removes.
 
 A reader either compares the files with the manifest where they are, in `verify`, or takes a `copy`. The copy is for
 folders that others may change or that consist of symbolic links, as those of Kubernetes volumes and model stores do.
@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Literal
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 MANIFEST = "manifest.json"
 _WRITING, _DELETING, _REPLACED = ".writing-", ".deleting-", ".replaced-"  # prefixes of names that nobody reads
+_DIGEST = "digest"
 MAX_MANIFEST_BYTES = 1 << 20  # a manifest has a few kilobytes; a damaged one must not fill the memory
 _CHUNK_BYTES = 1 << 20
 _REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
@@ -106,7 +107,7 @@ def place(target: Path, *, fill: Callable[[Path], None], check: Callable[[Path],
         _remove_scratch(scratch)
         _finish_replacement(replaced)
         if isinstance(error, OSError):
-            raise _named(error, f"{what} {target} cannot be written") from error
+            raise named(error, f"{what} {target} cannot be written") from error
         raise
 
 
@@ -130,8 +131,9 @@ def remove(folder: Path) -> None:
 
 
 def write_manifest(folder: Path, format_version: int) -> None:
-    """Write the manifest of all files in `folder`."""
+    """Write the manifest of all files in `folder`, with a SHA-256 of what it says itself."""
     manifest = {"format": format_version, "files": {name: fingerprint(path) for name, path in files(folder)}}
+    manifest |= {_DIGEST: _digest(manifest)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
 
 
@@ -180,17 +182,28 @@ def parse_manifest(raw: bytes, format_version: int) -> dict[str, tuple[Any, Any]
         raise DamageError("manifest", f"{MANIFEST} is truncated: it does not end with a newline")
     try:
         manifest = json.loads(raw)
+        # Without it, one flipped bit could make another format. Manifests of earlier builds lack it.
+        intact = _DIGEST not in manifest or manifest.pop(_DIGEST) == _digest(manifest)
         stated_format = manifest["format"]
         expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except MALFORMED as error:
         raise DamageError("manifest", f"{MANIFEST} cannot be parsed: {malformation(error)}") from error
+    if not intact:
+        raise DamageError("manifest", f"{MANIFEST} has changed since it was written")
     if stated_format != format_version:
         detail = f"{MANIFEST} has format {stated_format!r:.80}, but this version reads format {format_version}"
         raise DamageError("format", detail)
+    if unknown := sorted(manifest.keys() - {"format", "files"}):
+        raise DamageError("manifest", f"{MANIFEST} has the unknown entry {unknown[0]!a:.80}")
     folders = _parents(expected)
     if odd := sorted(name for name in expected if name in folders or not _is_plain_name(name)):
         raise DamageError("files", f"{odd[0]!a:.200} in {MANIFEST} is not the name of a file below it")
     return expected
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest without its own digest."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -336,7 +349,7 @@ def _finish_replacement(replaced: Path) -> None:
         replaced.rename(target)
 
 
-def _named(error: OSError, what: str) -> OSError:
+def named(error: OSError, what: str) -> OSError:
     """Return the error with a message that begins with `what`."""
     if error.errno is None:
         return OSError(f"{what}: {error}")

@@ -92,6 +92,6 @@ def test_the_module_is_found_on_pythonpath_and_what_is_wrong_with_its_robot_is_o
     file.write_text(file.read_text().replace('site name="fingertip"', 'site name="finger tip"'))
     paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
     done = run(elsewhere, "training/run.py", "--env", "my_robot:two_link", "--out", "run", PYTHONPATH=paths)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == f"error: {file}: there is no site 'fingertip'; known, nearest first: finger tip\n"
     assert not (elsewhere / "run").exists()

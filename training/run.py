@@ -35,7 +35,7 @@ from training.envs.building.mazes import LayoutError
 from training.envs.core.errors import EnvError, UnknownNameError
 from training.envs.core.physics import PhysicsOverflowError
 from training.presets.settings import PRESETS
-from training.run_dir import config_file
+from training.run_dir import config_file, snapshots
 
 _FALLBACK_ENV = "point_u_maze"
 _DRY_RUN, _LIST = "--dry-run", "--list-envs"  # no settings of a run, so config.json does not have them
@@ -151,7 +151,7 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
     from training.divergence import DivergedError
     from training.progress_display import ConsoleProgress
     from training.run_dir.checkpoint import SnapshotError
-    from training.run_dir.lock import RunDirError
+    from training.run_dir.lock import FolderInUseError, RunDirError
     from training.run_dir.metrics_log import MetricsError
 
     console = rich.console.Console()
@@ -173,19 +173,17 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
     except OSError as error:
         print(f"error: {error}; check the disk and the folder, or use another --out", file=sys.stderr)
         return 1
+    except (ConfigError, EnvError, LayoutError, RunDirError, SpecError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, FolderInUseError) else 2  # the others would be the same the next time
     except (
-        ConfigError,
         DivergedError,
-        EnvError,
         FloatingPointError,
         ImportError,
-        LayoutError,
         MemoryError,
         MetricsError,
         PhysicsOverflowError,
-        RunDirError,
         SnapshotError,
-        SpecError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -194,8 +192,7 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
 
 def _without_saving(config: TrainConfig) -> str:
     """Say how to go on after a signal that ended the process without saving."""
-    saved = (config.out / "snapshots").is_dir() and any((config.out / "snapshots").iterdir())
-    if saved:
+    if snapshots.iterations(config.out / "snapshots"):
         return f"ended without saving; continue from the last snapshot with {config.continuation}"
     again = config.continuation if config.resume == "auto" else "the same command with --overwrite"
     return f"ended; nothing was saved yet. Start again with {again}"

@@ -256,11 +256,11 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
 
 def _save(run: _Run, state: RunState) -> Path:
     """Save a snapshot; return its folder."""
-    elapsed.write(run.config, run.budget.total_s)
     done, folder = int(state.iteration), run.config.out / "snapshots"
     started = run.clock()
     checkpoint.save(folder, done, state=saved_part(run.config, state))
     run.budget.record("snapshot", run.clock() - started)
+    elapsed.write(run.config, run.budget.total_s)  # after the snapshot: what a kill takes is not counted
     return folder / str(done)
 
 
@@ -388,6 +388,8 @@ def _restore(config: TrainConfig, fresh: RunState, progress: Progress) -> RunSta
             "without the replay buffer would diverge from the published policies; move the later ones out of "
             "policies/, or start again with --overwrite"
         )
+    if line := publish.describe_later(config, reached):
+        progress.say(line)
     if config.snapshot_replay:
         return restored
     return restored._replace(replay=fresh.replay, pending_updates=fresh.pending_updates)  # nothing to learn from

@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from policy.verified_folder import MALFORMED, fsync, malformation
+from policy import whole_file
+from policy.verified_folder import MALFORMED, malformation
 from serving.errors import StartupError
 from serving.policies.canary import check_share
 from serving.policies.sequential_test import DecisionRule
@@ -169,7 +170,7 @@ class StateFile:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self.write, state)
         except OSError as error:
-            _LOGGER.error("this decision does not survive a restart: cannot write %s (%s)", self.path, error.strerror)
+            _LOGGER.error("this decision does not survive a restart: %s", error.strerror)
 
     def write(self, state: State) -> None:
         """Replace the state. A process that is killed meanwhile leaves the earlier one or this one.
@@ -177,15 +178,9 @@ class StateFile:
         Raises:
             OSError: the folder cannot be written, or its disk is full. The earlier state is still there.
         """
-        self._make_folder()
-        scratch = self._beside("writing")
-        with scratch.open("w") as file:
-            json.dump(_encode(state), file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self.path)
-        fsync(self.path.parent)
+        with whole_file.named_errors(self.path):
+            self._make_folder()
+        whole_file.write(self.path, json.dumps(_encode(state), indent=2) + "\n")
 
     def _make_folder(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

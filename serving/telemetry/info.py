@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policy import git
+
 if TYPE_CHECKING:
     from policy.spec import PolicySpec  # it imports JAX, which the supervisor does not need
 
@@ -19,7 +21,7 @@ POLICY_LABELS = (
 )
 _ROOT = Path(__file__).parents[2]
 _DISTRIBUTION = "kilolayer-stack"
-_GIT_S = 5.0  # at most, to describe a checkout
+_GIT_S, _MOST_BYTES = 5.0, 1000  # at most, to describe a checkout
 UNKNOWN = ""  # a label without a value
 
 
@@ -70,12 +72,11 @@ def commit(root: Path) -> str:
 
 
 def _describe(checkout: Path) -> str:
-    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     try:
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=_GIT_S, check=True)
-    except (OSError, subprocess.SubprocessError):  # no git, or the checkout is another user's
+        return git.output(checkout, *command, most_bytes=_MOST_BYTES, timeout_s=_GIT_S).decode().strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or the checkout is another user's
         return UNKNOWN
-    return done.stdout.strip()
 
 
 def version(root: Path) -> str:

@@ -46,7 +46,7 @@ def require_one_sentence(error: BundleError) -> None:
 
 
 def recompute_manifest(path: Path) -> None:
-    """What someone would do who changes a bundle on purpose."""
+    """What someone would do who changes a bundle on purpose; like earlier builds, without a hash of the manifest."""
     files = {
         name: verified_folder.fingerprint(file) for name, file in verified_folder.files(path) if name != "manifest.json"
     }

@@ -132,6 +132,7 @@ def test_a_version_may_be_a_link_and_has_the_number_of_the_link(damaged: Path, t
 
 def test_the_manifest_names_no_file_outside_of_the_version(damaged: Path) -> None:
     (damaged.parent / "beside").write_text("x")
+    recompute_manifest(damaged)
     content = (damaged / "manifest.json").read_text()
     for name in ("../beside", "params/../../beside", str(damaged.parent / "beside")):
         (damaged / "manifest.json").write_text(content.replace('"policy.json"', f'"{name}"'))

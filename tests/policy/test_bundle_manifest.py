@@ -137,6 +137,7 @@ def test_a_manifest_of_another_shape_is_refused(damaged: Path, text: str) -> Non
 
 @pytest.mark.parametrize("size", ["Infinity", "-1", '"12"', "null", "[]"])
 def test_a_manifest_with_an_impossible_size_is_refused(damaged: Path, size: str) -> None:
+    recompute_manifest(damaged)
     manifest = json.loads((damaged / "manifest.json").read_text())
     manifest["files"]["policy.json"]["size"] = "SIZE"
     (damaged / "manifest.json").write_text(json.dumps(manifest).replace('"SIZE"', size) + "\n")

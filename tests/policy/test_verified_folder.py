@@ -1,6 +1,7 @@
 """A folder is complete or absent, whatever fails, and never half replaced or half removed."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from policy import verified_folder
+from policy.verified_folder import DamageError
 from tests.failing_disk import FailingDisk
 
 FORMAT = 7
@@ -85,6 +87,31 @@ def test_what_does_not_read_back_does_not_count(tmp_path: Path, monkeypatch: pyt
         write(target, "b")
     assert read(target) == "a"
     assert names(tmp_path) == ["3"]
+
+
+def test_every_flipped_bit_of_the_manifest_is_damage_and_never_another_format(tmp_path: Path) -> None:
+    write(tmp_path / "3", "a")
+    original = (tmp_path / "3" / "manifest.json").read_bytes()
+    assert set(verified_folder.parse_manifest(original, FORMAT)) == {"one.txt", "sub/two.txt"}
+    for bit in range(8 * len(original)):
+        flipped = bytearray(original)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DamageError) as found:
+            verified_folder.parse_manifest(bytes(flipped), FORMAT)
+        assert found.value.reason == "manifest", flipped
+
+
+def test_a_manifest_without_a_hash_of_its_own_is_read(tmp_path: Path) -> None:
+    """Earlier builds wrote none."""
+    target = tmp_path / "3"
+    write(target, "a")
+    manifest = json.loads((target / "manifest.json").read_text())
+    del manifest["digest"]
+    (target / "manifest.json").write_text(json.dumps(manifest) + "\n")
+    assert read(target) == "a"
+    (target / "manifest.json").write_text(json.dumps(manifest | {"format": 8}) + "\n")
+    with pytest.raises(DamageError, match="manifest.json has format 8, but this version reads format 7"):
+        read(target)
 
 
 @pytest.mark.parametrize("killed_at", ["before", "between", "after"])

@@ -116,7 +116,7 @@ def test_file_and_folder_are_on_the_disk_before_and_after_the_new_name(
 
     monkeypatch.setattr(os, "fsync", record)
     file.write(STATE)
-    assert synced == [(".state.json.writing", False), ("50051", True)]
+    assert synced == [(".state.json", False), ("50051", True)]
 
 
 async def test_the_event_loop_runs_while_a_slow_disk_writes_and_states_keep_their_order(

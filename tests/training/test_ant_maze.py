@@ -69,7 +69,7 @@ def test_a_distance_that_the_corridor_has_not_is_refused(name: str, complaint: s
 
 
 def test_such_a_distance_is_one_line_on_the_command_line(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--env", "ant_u_maze_gen_9f", "--out", str(tmp_path / "run")]) == 1
+    assert main(["--env", "ant_u_maze_gen_9f", "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert told == "error: ant_u_maze_gen_9f: u_maze has distances of 1 to 6 cells, not [9]\n"
     assert not (tmp_path / "run").exists()

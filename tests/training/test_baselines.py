@@ -150,5 +150,5 @@ def test_a_baseline_is_not_resumed_and_does_not_overwrite_unasked(on_a_line, cap
     (config.out / "thesis.txt").write_text("precious")
     with pytest.raises(lock.RunDirError, match="is not empty"):
         trainer.train(config)
-    assert main(["--env", "point_u_maze", "--algorithm", "ppo", "--out", str(config.out)]) == 1
+    assert main(["--env", "point_u_maze", "--algorithm", "ppo", "--out", str(config.out)]) == 2
     assert "is not empty" in capsys.readouterr().err

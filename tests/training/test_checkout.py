@@ -1,6 +1,7 @@
 """What a run records of the git checkout that it runs from."""
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def test_a_large_diff_is_cut(repository: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found is not None
     assert len(found.diff.partition(b"\n(cut here")[0]) == 1000
     assert found.diff.endswith(b"(cut here: the rest of the diff is not stored)\n")
+
+
+def test_a_git_that_does_not_answer_is_killed(repository: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "git").write_text("#!/bin/sh\necho $$ > pid\nexec sleep 600\n")
+    (tmp_path / "git").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkout, "_TIMEOUT_S", 0.5)
+    assert checkout.find(repository) is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_code_that_is_no_checkout_has_none(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

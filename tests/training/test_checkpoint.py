@@ -126,9 +126,18 @@ def test_without_an_intact_snapshot_all_are_named_and_left_alone(snapshots: Path
         checkpoint.restore_latest(snapshots / "none", like=state_of(0))
 
 
-def test_a_snapshot_of_a_later_format_is_not_taken_for_a_damaged_one(snapshots: Path) -> None:
+@pytest.mark.parametrize("digit", ["0", "3", "6"])  # a bit away from 2
+def test_a_flipped_bit_in_the_format_is_damage(snapshots: Path, digit: str) -> None:
     manifest = snapshots / "5" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+    manifest.write_text(manifest.read_text().replace('"format": 2', f'"format": {digit}'))
+    said: list[str] = []
+    require_equal(checkpoint.restore_latest(snapshots, like=state_of(0), say=said.append), state_of(4))
+    assert "5 is damaged (manifest.json has changed since it was written); it is now 5.damaged" in said[0]
+
+
+def test_a_snapshot_of_a_later_format_is_not_taken_for_a_damaged_one(snapshots: Path) -> None:
+    (snapshots / "5" / "manifest.json").unlink()
+    verified_folder.write_manifest(snapshots / "5", 3)
     with pytest.raises(SnapshotError, match="5 cannot be read: manifest.json has format 3, but this version reads"):
         checkpoint.restore_latest(snapshots, like=state_of(0))
     assert checkpoint.latest(snapshots) == 5

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from policy import bundle
+from tests.training.lines import Lines
 from training import trainer
 from training.envs.custom.mjcf_env import Box, MjcfEnv
-from training.progress_display import NoProgress
 from training.run_dir import config_file, provenance
 
 ROBOT = """
@@ -34,16 +34,6 @@ ROBOT = """
 """
 MOTORS = '<mujoco><actuator><motor joint="slide" ctrlrange="-1 1"/></actuator></mujoco>'
 TIP = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
-
-
-class Lines(NoProgress):
-    """Keeps the lines that a run says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_the_files_of_a_robot_are_its_model_all_that_it_uses_and_its_module(tmp_path: Path, monkeypatch) -> None:
@@ -108,6 +98,12 @@ def test_a_resume_under_other_versions_says_so_and_keeps_them(finished: Path, ti
     (earlier,) = bundle.read(run / "policies" / "280").provenance["earlier"]
     assert (earlier["versions"]["jax"], earlier["date"]) == ("0.1.2", "2001-02-03T04:05:06+00:00")
     assert config_file.provenance(run)["versions"]["jax"] == jax
+
+
+def test_a_new_run_with_auto_is_not_taken_for_one_of_an_earlier_release(u_maze, tiny, tmp_path: Path) -> None:
+    origin = provenance.collect(tiny(tmp_path / "run", resume="auto"), u_maze)
+    assert origin.lines == [provenance.describe(origin.facts)]
+    assert origin.facts["earlier"] == []
 
 
 def test_what_does_not_differ_is_not_mentioned() -> None:

@@ -5,22 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.training.fake_clock import FakeClock
+from tests.training.lines import Lines
 from training import trainer
 from training.budgets.time_budget import TimeBudget
-from training.progress_display import NoProgress
 from training.run_dir import references
 
 pytestmark = pytest.mark.usefixtures("without_physics")
-
-
-class Lines(NoProgress):
-    """Keeps the lines that a run says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_a_run_measures_both_once_and_says_them_beside_the_policys(tiny, tmp_path) -> None:

@@ -160,7 +160,9 @@ def test_a_run_that_ends_without_saving_says_what_starts_it_again(tmp_path: Path
     auto = dataclasses.replace(plain, resume="auto")
     nothing = "ended; nothing was saved yet. Start again with the same command"
     assert [_without_saving(plain), _without_saving(auto)] == [f"{nothing} with --overwrite", nothing]
-    (tmp_path / "snapshots" / "3").mkdir(parents=True)
+    (tmp_path / "snapshots" / ".writing-3-0123abcd").mkdir(parents=True)
+    assert _without_saving(auto) == nothing
+    (tmp_path / "snapshots" / "3").mkdir()
     saved = "ended without saving; continue from the last snapshot with"
     assert [_without_saving(plain), _without_saving(auto)] == [
         f"{saved} --resume --out {tmp_path}",

@@ -7,15 +7,18 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from policy import bundle
+from tests.failing_disk import FailingDisk
+from tests.training.lines import Lines
 from training import trainer
 from training.config import ConfigError
 from training.run import main
-from training.run_dir import checkpoint, config_file, elapsed, lock
+from training.run_dir import checkpoint, config_file, elapsed, lock, publish
 from training.run_dir.metrics_log import MetricsError, read_metrics
 from training.run_dir.provenance import Origin
 
@@ -111,7 +114,8 @@ def test_a_file_system_without_locks_is_an_error(tiny, tmp_path, monkeypatch) ->
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.raises(OSError, match="Function not implemented"), lock.claimed(tiny(tmp_path / "run")):
+    message = f"{tmp_path}/run cannot be locked: Function not implemented"
+    with pytest.raises(OSError, match=message), lock.claimed(tiny(tmp_path / "run")):
         pass
 
 
@@ -143,6 +147,24 @@ def test_the_time_of_a_run_is_zero_before_it_is_written_and_refused_if_it_cannot
             elapsed.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("config.json", lambda config: config_file.write(config.out, config)),
+        ("time.json", lambda config: elapsed.write(config, 1.0)),
+        ("diffs/0.diff", lambda config: Origin({"diff": "diffs/0.diff"}, b"new", []).store_diff(config.out)),
+    ],
+)
+def test_a_small_file_of_a_run_is_on_disk_before_it_has_its_name(tiny, tmp_path, name: str, write: Any) -> None:
+    (tmp_path / "diffs").mkdir()
+    (tmp_path / name).write_text("earlier")
+    with pytest.MonkeyPatch.context() as patch:
+        disk = FailingDisk(patch)
+        write(tiny(tmp_path))
+    assert [each for each in disk.operations if each != "mkdir"] == ["open", "write", "fsync", "rename", "fsync"]
+    assert (tmp_path / name).read_text() != "earlier"
+
+
 @pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}])
 def test_a_folder_that_another_process_trains_in_is_refused(finished: Path, tiny, how: dict[str, bool]) -> None:
     config = tiny(finished, **how)
@@ -154,6 +176,16 @@ def test_a_folder_that_another_process_trains_in_is_refused(finished: Path, tiny
     assert bundle.versions(finished / "policies") == [120, 240]
 
 
+def test_a_folder_in_use_may_be_tried_again_and_one_with_a_run_may_not(finished: Path, tiny, capsys) -> None:
+    """Exit code 2 says that the same command fails again: a Job of Kubernetes then does not repeat it."""
+    with lock.claimed(tiny(finished, resume=True)):
+        assert main(["--out", str(finished), "--resume"]) == 1
+    assert main(["--out", str(finished), "--env", "point_u_maze"]) == 2
+    in_use, not_empty = capsys.readouterr().err.splitlines()
+    assert in_use.startswith(f"error: another process is training in {finished}; wait")
+    assert not_empty.startswith(f"error: {finished} is not empty; --resume continues")
+
+
 def test_a_run_without_the_snapshots_of_its_policies_is_not_restarted(finished: Path, tiny, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -161,6 +193,18 @@ def test_a_run_without_the_snapshots_of_its_policies_is_not_restarted(finished: 
     with pytest.raises(checkpoint.SnapshotError, match="no intact snapshot in"):
         trainer.train(tiny(run, resume=True))
     assert len(read_metrics(run)) == 2
+
+
+def test_a_run_that_goes_back_behind_its_policies_names_those_that_stay(finished: Path, tiny, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "snapshots" / "6")
+    progress, before = Lines(), (run / "policies" / "240" / "manifest.json").read_bytes()
+    trainer.train(tiny(run, resume=True, actor_learning_rate=1e-5), progress=progress)
+    (line,) = [line for line in progress.lines if "newer" in line]
+    assert line.startswith(f"{run}/policies has versions that are newer than the snapshot of step 120: 240. They stay")
+    assert (run / "policies" / "240" / "manifest.json").read_bytes() == before
+    assert publish.describe_later(tiny(run), 240) == ""
 
 
 def test_without_the_replay_a_policy_newer_than_the_snapshot_is_not_taken_for_the_runs_own(tiny, tmp_path) -> None:
@@ -192,18 +236,56 @@ def test_a_run_that_is_damaged_is_refused_by_name_and_left_alone(finished: Path,
     ]
     resume = ["--env", "point_u_maze", "--out", str(run), "--resume", *flags]
 
-    def refused(message: str) -> None:
-        assert main(resume) == 1
+    def refused(message: str, *, code: int) -> None:
+        assert main(resume) == code
         told = capsys.readouterr().err
         assert message in told
         assert "Traceback" not in told
 
     for path in run.glob("snapshots/*/state.npz"):
         path.write_bytes(path.read_bytes()[:20])
-    refused(f"there is no intact snapshot in {run}/snapshots to resume from: 6 is damaged (state.npz has 20 bytes")
+    refused(
+        f"there is no intact snapshot in {run}/snapshots to resume from: 6 is damaged (state.npz has 20 bytes", code=1
+    )
     (run / "config.json").write_text("garbage")
-    refused("config.json cannot be read")
+    refused("config.json cannot be read", code=2)
     assert bundle.versions(run / "policies") == [120, 240]
+
+
+@pytest.mark.parametrize("how", [{"resume": "auto"}, {}, {"overwrite": True}], ids=str)
+def test_a_run_begins_in_a_folder_that_has_only_the_changes_of_a_checkout(tiny, tmp_path, how: dict[str, bool]) -> None:
+    """Earlier builds left it if they were killed, or the disk was full, between the changes and config.json."""
+    (tmp_path / "run" / "diffs").mkdir(parents=True)
+    (tmp_path / "run" / ".config.json").write_text("{")
+    with lock.claimed(tiny(tmp_path / "run", **how)) as take_over:
+        take_over(Origin({"diff": "diffs/0.diff"}, diff=b"changed", lines=[]))
+    assert (tmp_path / "run" / "diffs" / "0.diff").read_bytes() == b"changed"
+    with lock.claimed(tiny(tmp_path / "run", resume="auto")):
+        pass
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_wherever_the_start_of_a_run_fails_the_same_command_starts_it_again(tiny, tmp_path, number: int) -> None:
+    config, origin = tiny(tmp_path / "run", resume="auto"), Origin({"diff": "diffs/0.diff"}, diff=b"changed", lines=[])
+    with lock.claimed(config) as take_over, pytest.MonkeyPatch.context() as patch:
+        disk = FailingDisk(patch, fail_at=number)
+        with pytest.raises(OSError, match="No space left on device"):
+            take_over(origin)
+    assert disk.operations[-1] in {"open", "write", "fsync", "rename", "mkdir"}
+    with lock.claimed(config) as take_over:
+        take_over(origin)
+    assert sorted(path.name for path in config.out.iterdir()) == ["config.json", "diffs"]
+    assert [path.name for path in (config.out / "diffs").iterdir()] == ["0.diff"]
+
+
+def test_what_is_left_of_a_run_that_was_being_deleted_is_removed_at_the_next_claim(tiny, tmp_path) -> None:
+    for name in (".r*n.deleting-0123abcd", ".r*n.deleting-notes", ".run.deleting-0123abcd", ".r*n.deleting-0123abcd2"):
+        (tmp_path / name / "snapshots").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "r*n")
+    (tmp_path / "r*n").mkdir()
+    with lock.claimed(tiny(tmp_path / "link")):
+        kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"link", "r*n", ".r*n.deleting-notes", ".run.deleting-0123abcd", ".r*n.deleting-0123abcd2"}
 
 
 def test_a_folder_with_the_longest_possible_name_is_overwritten(tiny, tmp_path) -> None:
@@ -260,7 +342,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys: pytest.Ca
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("draft", [".config.json", ".time.json", ".curves.png", ".references.json"])
+@pytest.mark.parametrize("draft", [".config.json", ".time.json", ".metrics.jsonl", ".curves.png", ".references.json"])
 def test_a_run_that_was_killed_while_it_wrote_a_file_can_be_overwritten(tiny, tmp_path, draft: str) -> None:
     config = tiny(tmp_path / "run", overwrite=True)
     config.out.mkdir()

@@ -1,10 +1,13 @@
 """Runs against the clock and with signals: when they evaluate, when they end, and how they go on."""
 
+import errno
 import io
 import itertools
 import json
+import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -181,6 +184,23 @@ def test_auto_counts_the_time_of_all_processes_and_leaves_alone_a_run_whose_time
     ended_s = clock.now
     trainer.train(tiny(out, **endless, max_minutes=1.5), clock=clock)  # more than its 90 s have passed
     assert clock.now == ended_s
+
+
+def test_the_time_since_a_snapshot_does_not_count_if_the_next_one_fails(tiny, tmp_path, monkeypatch, clock) -> None:
+    out, save, saved_s = tmp_path / "run", checkpoint.save, list[float]()
+    set_times(monkeypatch, clock, update=2)
+
+    def fail_the_second_time(*arguments: Any, **options: Any) -> None:
+        if saved_s:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(*arguments, **options)
+        saved_s.append(clock.now)
+
+    monkeypatch.setattr(checkpoint, "save", fail_the_second_time)
+    with pytest.raises(OSError, match="No space left on device"):
+        trainer.train(tiny(out), clock=clock)
+    assert clock.now > saved_s[0] > 0
+    assert elapsed.read(out) == (saved_s[0], 0)
 
 
 def test_without_its_replay_a_snapshot_within_a_round_does_not_go_on_with_the_round(

@@ -1,10 +1,11 @@
 """The state of the git checkout that the code runs from, if it does: its commit, and what was changed since."""
 
 import hashlib
-import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
+
+from policy import git
 
 MOST_BYTES = 1_000_000
 _CUT = b"\n(cut here: the rest of the diff is not stored)\n"
@@ -24,38 +25,16 @@ class Checkout(NamedTuple):
 
 
 def find(root: Path) -> Checkout | None:
-    """Return the state of the checkout whose top folder is `root`; None if there is none, or no git."""
+    """Return the state of the checkout whose top folder is `root`; None if there is none, or no git that answers."""
     try:
         top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").decode().splitlines()
         if Path(top).resolve() != root.resolve():  # installed into a folder of another repository
             return None
         diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv")
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
     return Checkout(commit, diff if len(diff) <= MOST_BYTES else diff[:MOST_BYTES] + _CUT)
 
 
 def _git(root: Path, *arguments: str) -> bytes:
-    """Return up to a byte more than `MOST_BYTES` of what git prints; it takes no lock and nothing from a git around it.
-
-    Raises:
-        OSError: there is no git.
-        ValueError: git failed.
-        TimeoutExpired: git took longer than `_TIMEOUT_S`.
-    """
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    with subprocess.Popen(
-        ["git", "-C", str(root), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environ | {"GIT_OPTIONAL_LOCKS": "0"},
-    ) as process:
-        assert process.stdout is not None
-        try:
-            printed = process.stdout.read(MOST_BYTES + 1)
-            if len(printed) <= MOST_BYTES and process.wait(_TIMEOUT_S):
-                raise ValueError(f"git {arguments[0]} failed")
-        finally:
-            process.kill()
-    return printed
+    return git.output(root, *arguments, most_bytes=MOST_BYTES + 1, timeout_s=_TIMEOUT_S)

@@ -24,7 +24,7 @@ import numpy as np
 from policy import verified_folder
 from policy.verified_folder import DamageError
 from training.budgets.memory_budget import RESTORED_BYTES
-from training.run_dir import array_file
+from training.run_dir import array_file, snapshots
 from training.run_dir.array_file import ArrayFile, ArrayFileError, Header
 
 _FORMAT = 2  # 1 was an Orbax checkpoint without a manifest
@@ -55,7 +55,7 @@ def save(folder: Path, iteration: int, *, state: Any) -> None:
         format_version=_FORMAT,
         what="the snapshot",
     )
-    for old in _iterations(folder)[:-_MAX_TO_KEEP]:
+    for old in snapshots.iterations(folder)[:-_MAX_TO_KEEP]:
         verified_folder.remove(folder / str(old))
 
 
@@ -67,7 +67,7 @@ def any_saved(folder: Path) -> bool:
 
 def latest(folder: Path) -> int | None:
     """Return the iteration of the newest snapshot, unverified, or None if there is none; change nothing."""
-    return max(_iterations(folder), default=None)
+    return max(snapshots.iterations(folder), default=None)
 
 
 def restore_latest(folder: Path, *, like: Any, say: Callable[[str], None] | None = None) -> Any:
@@ -96,7 +96,7 @@ def _newest_intact(folder: Path, *, say: Callable[[str], None]) -> Path:
     """Return the folder of the newest snapshot that is as it was written. Set newer ones aside."""
     verified_folder.sweep(folder)
     damaged: dict[Path, str] = {}
-    for iteration in reversed(_iterations(folder)):
+    for iteration in reversed(snapshots.iterations(folder)):
         path = folder / str(iteration)
         problem = _problem(path)
         if not problem:
@@ -140,12 +140,6 @@ def _set_aside(path: Path) -> Path:
     names = (f"{path.name}{_ASIDE}{f'-{number}' if number else ''}" for number in range(1_000_000))
     aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     return path.rename(aside)
-
-
-def _iterations(folder: Path) -> list[int]:
-    """Return the iterations of all snapshots, unverified, oldest first."""
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
 
 def _require_space(folder: Path, size: int) -> None:

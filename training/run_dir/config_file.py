@@ -13,10 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from policy import whole_file
 from training.config import ConfigError, TrainConfig
 
 NAME = "config.json"
-DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 FORMAT = 2  # increased by a release that adds a field to the configuration
 _FORMAT, _PROVENANCE = "format", "provenance"  # keys that are no fields
 _ABSENT = object()
@@ -67,11 +67,9 @@ class ConfigFileError(Exception):
 
 
 def write(folder: Path, config: TrainConfig, *, provenance: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Write the configuration into `folder`, replacing an earlier one only when the new one is complete."""
-    draft = folder / DRAFT_NAME
+    """Write the configuration into `folder`, whole or not at all, also after a power failure."""
     content = {_FORMAT: FORMAT, **config.to_json(), _PROVENANCE: dict(provenance)}
-    draft.write_text(json.dumps(content, indent=2) + "\n")
-    draft.rename(folder / NAME)
+    whole_file.write(folder / NAME, json.dumps(content, indent=2) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:

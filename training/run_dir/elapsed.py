@@ -1,15 +1,14 @@
 """time.json: how long a run has trained, in all its processes, and which time limit has ended it."""
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from policy import whole_file
 from training.config import TrainConfig
 from training.run_dir.metrics_log import MetricsError
 
 NAME = "time.json"
-DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 
 
 class Elapsed(NamedTuple):
@@ -43,9 +42,4 @@ def write(config: TrainConfig, total_s: float, *, time_is_up: bool = False) -> N
     """
     # A run that was resumed without auto may have trained for longer than its last limit.
     ended_at = max(config.max_minutes, total_s / 60) if time_is_up else 0.0
-    draft = config.out / DRAFT_NAME
-    with draft.open("w") as file:
-        file.write(json.dumps(Elapsed(total_s, ended_at)._asdict()) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(config.out / NAME)
+    whole_file.write(config.out / NAME, json.dumps(Elapsed(total_s, ended_at)._asdict()) + "\n")

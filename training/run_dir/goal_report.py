@@ -1,11 +1,13 @@
 """eval_goals/<environment steps>.csv: what an evaluation found for each of the goals that it was given."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from policy import whole_file
 from training.config import TrainConfig
 from training.evaluation import Evaluation
 
@@ -32,11 +34,12 @@ def write(config: TrainConfig, evaluation: Evaluation, *, env_steps: float, goal
     figures = {name: np.asarray(getattr(evaluation, name), np.float64) for name in _FIGURES}
     commanded = np.asarray(evaluation.goal)
     _, first, of_goal = np.unique(commanded, axis=0, return_index=True, return_inverse=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*goal_names, "episodes", *_FIGURES])
-        for index in np.argsort(first):
-            rows = of_goal.reshape(-1) == index
-            means = (f"{values[rows].mean():.6g}" for values in figures.values())
-            table.writerow([*(f"{value:.7g}" for value in commanded[first[index]]), rows.sum(), *means])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*goal_names, "episodes", *_FIGURES])
+    for index in np.argsort(first):
+        rows = of_goal.reshape(-1) == index
+        means = (f"{values[rows].mean():.6g}" for values in figures.values())
+        table.writerow([*(f"{value:.7g}" for value in commanded[first[index]]), rows.sum(), *means])
+    whole_file.write(path, text.getvalue())
     return path

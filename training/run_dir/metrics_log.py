@@ -2,22 +2,24 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams
+from tensorboardX.summary import hparams, scalar
 
+from policy import whole_file
 from training.config import TrainConfig
 from training.run_dir import curves, references
+from training.run_dir.event_file import EventFile
 
+NAME, CURVES_NAME = "metrics.jsonl", "curves.png"
 _COMPARED = ("eval/stay", "eval/touched", "eval/time_at_goal")  # in TensorBoard's table of hyperparameters
 
 _DRAW_EVERY_S = 30.0  # drawing takes about a second, which many quick evaluations would repeat
-CURVES_DRAFT_NAME = ".curves.png"  # of the picture while it is being written
 
 
 class MetricsError(Exception):
@@ -37,6 +39,7 @@ class MetricsLog:
 
     Raises:
         MetricsError: the earlier log cannot be read.
+        OSError: a file cannot be written; the message names it, or its folder. So do the methods.
     """
 
     def __init__(
@@ -51,13 +54,15 @@ class MetricsLog:
         self._title, self._target_entropy, self._clock = config.title, target_entropy, clock
         self._drawn_s, self._is_drawn = clock(), True
         self.rows = [row for row in read_metrics(folder) if row["env_steps"] <= keep_until]
-        lines = [json.dumps(row) + "\n" for row in self.rows]
-        (folder / "metrics.jsonl").write_text("".join(lines))
-        self._file = (folder / "metrics.jsonl").open("a")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_until + 1)
+        self._path = folder / NAME
+        kept = "".join(json.dumps(row) + "\n" for row in self.rows).encode()
+        if not self._path.exists() or self._path.read_bytes() != kept:
+            whole_file.write(self._path, kept)
+        self._file = self._path.open("a")
+        self._events = EventFile(folder / "tensorboard", purge_step=keep_until + 1)
         shown = {name: "not set" if value is None else value for name, value in config.to_json().items()}
         experiment, begin, self._end = hparams(shown, dict.fromkeys(_COMPARED, 0.0))
-        self._add(experiment, begin)
+        self._events.add(experiment, begin)
 
     def __enter__(self) -> Self:
         return self
@@ -65,21 +70,23 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._add(self._end)
-        self._events.close()
-        if not self._is_drawn:
-            with contextlib.suppress(*() if error is None else (OSError,)):  # a full disk is already being reported
+        reported = (OSError,) if error else ()  # such as a full disk
+        with contextlib.suppress(*reported), contextlib.ExitStack() as files:
+            files.callback(self._file.close)
+            files.callback(self._events.close)
+            self._events.add(self._end)
+            if not self._is_drawn:
                 self.draw_curves()
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append one row of scalars, which must contain `env_steps`. Draw the curves if it is time to."""
         self.rows.append(dict(row))
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, number in row.items():
-            if name != "env_steps":
-                self._events.add_scalar(name, number, int(row["env_steps"]))
+        with whole_file.named_errors(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        scalars = [scalar(name, number) for name, number in row.items() if name != "env_steps"]
+        self._events.add(*scalars, step=int(row["env_steps"]))
         self._events.flush()
         self._is_drawn = False
         if self._clock() - self._drawn_s >= _DRAW_EVERY_S:
@@ -87,21 +94,17 @@ class MetricsLog:
 
     def draw_curves(self) -> Path:
         """Draw the metrics over environment steps into curves.png, whole or not at all; return its path."""
-        draft = curves.draw(
-            [self.rows],
-            self.folder / CURVES_DRAFT_NAME,
-            title=self._title,
-            target_entropy=self._target_entropy,
-            references=references.read(self.folder),
-        )
+        path = self.folder / CURVES_NAME
+        with whole_file.replacing(path) as draft:
+            curves.draw(
+                [self.rows],
+                draft,
+                title=self._title,
+                target_entropy=self._target_entropy,
+                references=references.read(self.folder),
+            )
         self._drawn_s, self._is_drawn = self._clock(), True
-        return draft.rename(self.folder / "curves.png")
-
-    def _add(self, *summaries: Any) -> None:
-        """Add to the same event file, where the hyperparameters stand beside the metrics; `add_hparams` would not."""
-        writer: Any = self._events.file_writer
-        for summary in summaries:
-            writer.add_summary(summary)
+        return path
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -112,7 +115,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         MetricsError: another line is not JSON, or has no `env_steps`.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / NAME
     if not path.exists():
         return []
     try:

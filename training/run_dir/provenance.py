@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import mujoco
 
+from policy import whole_file
 from training.budgets import run_cost
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
@@ -46,7 +47,7 @@ class Origin(NamedTuple):
         if self.diff:
             path = folder / self.facts["diff"]
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(self.diff)
+            whole_file.write(path, self.diff)
 
 
 def collect(config: TrainConfig, env: GoalEnv) -> Origin:
@@ -66,7 +67,8 @@ def collect(config: TrainConfig, env: GoalEnv) -> Origin:
         "diff": f"{DIFFS}/{found.diff_name}" if found and found.diff else None,
         "robot_files": robot_files(config.env, env),
     }
-    before = config_file.provenance(config.out) if config.resume else now
+    resumed = config.resume and (config.out / config_file.NAME).exists()  # with auto there may be no run
+    before = config_file.provenance(config.out) if resumed else now
     facts = now | {"earlier": _earlier(before, now)}
     return Origin(facts, found.diff if found else b"", list(filter(None, (describe(now), changes(before, now)))))
 

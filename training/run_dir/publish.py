@@ -88,6 +88,19 @@ def last_policy(config: TrainConfig) -> Path | None:
     return root / str(versions[-1]) if versions else None
 
 
+def describe_later(config: TrainConfig, env_steps: int) -> str:
+    """Return a line about the policies that are newer than a snapshot of `env_steps`; empty if there are none."""
+    root = config.out / "policies"
+    later = [version for version in bundle.versions(root) if version > env_steps]
+    if not later:
+        return ""
+    return (
+        f"{root} has versions that are newer than the snapshot of step {env_steps}: {', '.join(map(str, later))}. They "
+        "stay, and the run does not publish these versions again. Under other learning rates, from other code or on "
+        "another device it learns other policies: to publish those, stop it, move the newer versions away and resume"
+    )
+
+
 def describe_policies(config: TrainConfig) -> str:
     """Return a line that names the run's newest policy and its best one."""
     root = config.out / "policies"

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from policy import whole_file
 from policy.networks import PolicyParams
 from training import evaluation
 from training.config import TrainConfig
 
 NAME = "references.json"
-DRAFT_NAME = f".{NAME}"  # of the file while it is being written
 _KINDS = {"random_actions": evaluation.RANDOM_ACTIONS, "zero_actions": evaluation.ZERO_ACTIONS}
 
 References = dict[str, dict[str, float]]  # figures of an evaluation by their name in metrics.jsonl, for each kind
@@ -57,9 +57,7 @@ def _measure(config: TrainConfig, evaluate: Callable[..., evaluation.Evaluation]
         name: evaluation.summarize(jax.tree.map(lambda rows, each=each: np.asarray(rows)[kind == each], found))
         for name, each in _KINDS.items()
     }
-    draft = config.out / DRAFT_NAME
-    draft.write_text(json.dumps(figures, indent=2) + "\n")
-    draft.rename(config.out / NAME)
+    whole_file.write(config.out / NAME, json.dumps(figures, indent=2) + "\n")
 
 
 def read(folder: Path) -> References | None:
