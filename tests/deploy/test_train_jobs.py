@@ -110,11 +110,6 @@ def test_the_script_warns_the_shell_and_can_be_queued_again() -> None:
     assert SCRIPT.read_text().index("#SBATCH --output") < SCRIPT.read_text().index(first_command)  # or it is ignored
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_finds_nothing_in_the_script() -> None:
-    subprocess.run(["shellcheck", str(SCRIPT)], check=True, timeout=60)
-
-
 @pytest.fixture
 def job() -> dict[str, Any]:
     """The Job's specification."""
