@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal
 
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised for JSON of another structure
 MANIFEST = "manifest.json"
-_WRITING, _DELETING, _REPLACED = ".writing-", ".deleting-", ".replaced-"  # prefixes of unfinished and removed folders
+_WRITING, _DELETING, _REPLACED = ".writing-", ".deleting-", ".replaced-"  # prefixes of names that nobody reads
 MAX_MANIFEST_BYTES = 1 << 20  # a manifest has a few kilobytes; a damaged one must not fill the memory
 _CHUNK_BYTES = 1 << 20
 _REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
