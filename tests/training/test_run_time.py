@@ -257,22 +257,6 @@ def test_an_unroll_that_overflowed_does_not_become_the_newest_snapshot(tiny, tmp
     assert [path.name for path in (out / "snapshots").iterdir()] == ["1"]
 
 
-def test_a_disk_that_is_full_before_a_snapshot_leaves_the_time_as_it_was(tiny, tmp_path, monkeypatch, clock) -> None:
-    """The second snapshot fails after 12 s; the 6 s since the first one are trained again, so they do not count."""
-    out, save = tmp_path / "run", checkpoint.save
-
-    def save_once(folder: Path, iteration: int, **state) -> None:
-        if iteration == 2:
-            raise OSError(28, "no space")
-        save(folder, iteration, **state)
-
-    monkeypatch.setattr(checkpoint, "save", save_once)
-    set_times(monkeypatch, clock, collect=6)
-    with pytest.raises(OSError, match="no space"):
-        trainer.train(tiny(out, num_evals=1, snapshot_minutes=0.1), clock=clock)
-    assert elapsed.read(out).total_s == 6
-
-
 def test_auto_counts_the_time_of_all_processes_and_leaves_alone_a_run_whose_time_is_up(
     tiny, tmp_path, monkeypatch, clock
 ) -> None:
