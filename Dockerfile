@@ -1,4 +1,4 @@
-# The serving image: policies from /policies, gRPC on 50051, Prometheus metrics on 9464.
+# The serving images: policies from /policies, gRPC on 50051, Prometheus metrics on 9464.
 #
 #   docker build --target cpu -t kilolayer:cpu .
 #   docker run -p 50051:50051 -p 9464:9464 -v "$PWD/runs/first/policies:/policies:ro" kilolayer:cpu
@@ -11,6 +11,11 @@
 # KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line, on a volume or in a bucket. With
 # `--build-arg COMMIT="$(git rev-parse HEAD)"`, the metric kilolayer_build_info names the commit. Change the ports with
 # KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the health check reads the second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
+#
+# The target `training` trains on NVIDIA GPUs. Its user, 10001, must be able to write to the folder of the run:
+#
+#   docker build --target training -t kilolayer-train .
+#   docker run --gpus all -v kilolayer-runs:/runs kilolayer-train --env point_u_maze --out /runs/first --resume auto
 
 # ---- the packages, installed without pip in the image ----------------------------------------------------------------
 FROM python:3.12-slim AS builder
@@ -23,14 +28,17 @@ RUN echo "pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd
     && python -m venv --without-pip /opt/venv
 COPY pyproject.toml ./
 COPY requirements/ requirements/
-# The names of the packages that serving needs, also from buckets. `kilolayer` itself is copied from this checkout below.
+# The names of the packages that serving needs, also from buckets, and those that training needs. `kilolayer` itself is
+# copied from this checkout below.
 RUN python -c "import tomllib; \
         project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         extras = project['optional-dependencies']; \
         serve = project['dependencies'] + extras['serve'] + extras['remote']; \
         serve = [need for need in serve if not need.startswith('kilolayer')]; \
+        train = project['dependencies'] + extras['train'] + extras['warp']; \
         print(*serve, file=open('serve.txt', 'w'), sep='\n'); \
-        print(*serve, *extras['cuda'], file=open('cuda.txt', 'w'), sep='\n')"
+        print(*serve, *extras['cuda'], file=open('cuda.txt', 'w'), sep='\n'); \
+        print(*train, *extras['cuda'], file=open('train.txt', 'w'), sep='\n')"
 
 FROM builder AS packages-cpu
 RUN python -m pip --python /opt/venv install --require-hashes --only-binary=:all: \
@@ -40,8 +48,12 @@ FROM builder AS packages-cuda
 RUN python -m pip --python /opt/venv install --require-hashes --only-binary=:all: \
     -r cuda.txt -c requirements/cuda13.txt
 
-# ---- the image ------------------------------------------------------------------------------------------------------
-FROM python:3.12-slim AS runtime
+FROM builder AS packages-training
+RUN python -m pip --python /opt/venv install --require-hashes --only-binary=:all: \
+    -r train.txt -c requirements/cuda13.txt
+
+# ---- the images -----------------------------------------------------------------------------------------------------
+FROM python:3.12-slim AS base
 RUN useradd --system --uid 10001 --no-create-home kilolayer \
     && install --directory --owner=10001 --mode=700 /cache /state
 WORKDIR /app
@@ -49,13 +61,30 @@ ARG COMMIT=""
 RUN echo "$COMMIT" > commit.txt
 COPY pyproject.toml ./
 COPY policy/ policy/
-COPY serving/ serving/
-COPY clients/python/kilolayer/ kilolayer/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
-    XDG_CACHE_HOME=/cache \
-    XDG_STATE_HOME=/state \
+    XDG_CACHE_HOME=/cache
+
+FROM base AS training
+# The command that an installation of the project has.
+RUN printf '%s\n' '#!/opt/venv/bin/python' 'from training.run import command' 'command()' \
+        > /usr/local/bin/kilolayer-train \
+    && chmod 755 /usr/local/bin/kilolayer-train \
+    && install --directory --owner=10001 --mode=700 /runs
+COPY training/ training/
+COPY --from=packages-training /opt/venv /opt/venv
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    MPLCONFIGDIR=/cache/matplotlib
+USER 10001
+# The exec form, so that SIGTERM reaches the run: it then saves a snapshot and exits with code 75.
+ENTRYPOINT ["kilolayer-train"]
+
+FROM base AS runtime
+COPY serving/ serving/
+COPY clients/python/kilolayer/ kilolayer/
+ENV XDG_STATE_HOME=/state \
     KILOLAYER_LISTEN=0.0.0.0:50051 \
     KILOLAYER_POLICIES=/policies \
     KILOLAYER_METRICS_PORT=9464

@@ -25,10 +25,11 @@ demo: $(READY)  ## train, publish, serve and drive on point_u_maze, in runs/demo
 
 check: lint types imports spelling docs unit  ## run this before every commit; under 2 minutes
 
-lint: $(READY)  ## rules and format of the code, the Dockerfile, and retired names
+lint: $(READY)  ## rules and format of the code, the Dockerfile, shell scripts, and retired names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck deploy/slurm/train.sbatch
 	$(BIN)/python scripts/check_names.py
 
 types: $(READY)  ## strict types everywhere, and none missing in the client's public interface

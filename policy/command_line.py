@@ -119,16 +119,20 @@ def options(config: type) -> dict[str, Option]:
 
 
 def _option(field: "dataclasses.Field[Any]", hint: Any) -> Option:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    (kind,) = (each for each in kinds if each is not type(None))
+    # Before Python 3.14, a union with a Literal is a typing.Union and not a types.UnionType.
+    is_union = typing.get_origin(hint) in {types.UnionType, typing.Union}
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    kind, *others = (each for each in kinds if each is not type(None))
     words, many = (kind,), False
-    if kind is bool:
+    if others:
+        words = (hint,)  # one word of any of these types
+    elif kind is bool:
         words = ()
     elif typing.get_origin(kind) is tuple:
         words = typing.get_args(kind)
         many = words[-1] is Ellipsis
         words = words[:1] if many else words
-    return Option(field.name, words, many, field.default, optional=len(kinds) > 1)
+    return Option(field.name, words, many, field.default, optional=type(None) in kinds)
 
 
 def usage_problem(arguments: Sequence[str], config: type, *, other_flags: Collection[str] = ()) -> str:

@@ -1,7 +1,7 @@
 """A temporary folder that is removed at its end, or, if its process was killed, when the next one is made.
 
 A process that is killed cannot remove its folder. So each process holds a lock on its folder, which the system releases
-when the process ends, however it ends. Whoever makes a folder removes those of the same prefix that have no lock.
+when the process ends, however it ends. Making a folder removes those of the same prefix that have no lock.
 """
 
 import contextlib

@@ -94,7 +94,12 @@ def parse_address(text: str) -> Address:
 def _parse_unix(path: str) -> UnixAddress:
     if not path:
         raise AddressError("must name a path after unix:, such as unix:/run/kilolayer/act.sock")
-    address = UnixAddress(Path(path).expanduser().absolute())
+    try:
+        address = UnixAddress(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        raise AddressError(
+            f"must name a path in a home folder that exists, got {path!r}; use an absolute path"
+        ) from error
     if (size := len(os.fsencode(address.path))) > _MAX_PATH_BYTES:
         raise AddressError(f"must name a path of at most {_MAX_PATH_BYTES} bytes, got {size}: {address.path}")
     return address

@@ -71,7 +71,7 @@ class TrainConfig:
     total_env_steps: int = 100_000_000
     """Environment steps, of all environments together, after which training ends."""
     max_minutes: float = math.inf
-    """Minutes from the start of the command, with --resume auto of all its commands, to the last publication."""
+    """Minutes from the start of the command to the last publication; with --resume auto, of all commands together."""
     target_stay_rate: float = math.inf
     """Training ends after two evaluations in a row with at least this eval/stay, up to 1; inf: never."""
     num_envs: int = 512

@@ -4,13 +4,12 @@ The rollout restarts a world whose joints or state are NaN, infinite or beyond M
 counts are kept until the next evaluation.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from policy.networks import PolicyParams
 from training.config import TrainConfig
 from training.envs.core.goal_env import GoalEnv
 
@@ -102,8 +101,8 @@ def require_finite(metrics: dict[str, np.ndarray], *, first: int, iteration: int
         )
 
 
-def require_finite_parameters(params: PolicyParams, *, iteration: int) -> None:
-    """Check that every parameter is finite. The losses of the last gradient step do not show it.
+def require_finite_parameters(params: Any, *, iteration: int) -> None:
+    """Check that every array of `params`, any pytree, is finite. The losses of the last gradient step do not show it.
 
     Raises:
         FloatingPointError: a parameter is not; the message names it.

@@ -13,7 +13,8 @@ from training.envs.core.goal_env import GoalEnv
 def load(config: TrainConfig, env: GoalEnv) -> np.ndarray | None:
     """Return the goals in the file `config.eval_goals`, [goals, goal_dim] float32; None if no file is named.
 
-    A file that ends in .npy has an array [goals, goal_dim]. Any other is a CSV file; its first line may have names.
+    A file that ends in .npy has an array [goals, goal_dim]. Any other is a CSV file; its first line may have
+    names, none of which is a number.
 
     Raises:
         ConfigError: the file cannot be read, does not fit `env`, or has more goals than an evaluation has episodes.
@@ -43,21 +44,29 @@ def load(config: TrainConfig, env: GoalEnv) -> np.ndarray | None:
 
 
 def _rows(path: Path) -> Iterator[list[float]]:
-    """Yield the rows of a CSV file, without the first if it has names, and without empty ones.
+    """Yield the rows of a CSV file, without the first if none of its cells is a number, and without empty ones.
 
     Raises:
         ValueError: a row has something other than numbers, or another number of them than the first.
     """
     width = 0
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a byte order mark
         for row in filter(any, reader := csv.reader(file)):
+            if reader.line_num == 1 and not any(map(_is_number, row)):
+                continue
             try:
                 numbers = [float(cell) for cell in row]
             except ValueError as error:
-                if reader.line_num == 1:
-                    continue
                 raise ValueError(f"line {reader.line_num}: {error}") from error
             width = width or len(numbers)
             if len(numbers) != width:
                 raise ValueError(f"line {reader.line_num} has {len(numbers)} values, and the first goal has {width}")
             yield numbers
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

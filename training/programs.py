@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from policy.networks import init_policy
 from policy.quaternions import canonical_signs
@@ -73,6 +74,33 @@ def _with_fixed_type(leaf: jax.Array) -> jax.Array:
 def saved_part(config: TrainConfig, state: RunState) -> RunState:
     """Return what goes into a snapshot."""
     return state if config.snapshot_replay else state._replace(replay=None)  # pyright: ignore[reportArgumentType]
+
+
+def is_complete(config: TrainConfig, state: RunState) -> bool:
+    """Return whether the run has taken all its steps."""
+    return int(state.iteration) >= config.iterations and not int(state.pending_updates)
+
+
+def evaluation_due(config: TrainConfig, state: RunState) -> bool:
+    """Return whether an epoch ends at `state`."""
+    done = int(state.iteration)
+    due = done >= config.iterations or (done > 0 and done % config.iterations_per_epoch == 0)
+    return due and not int(state.pending_updates)
+
+
+def env_steps(config: TrainConfig, state: RunState) -> int:
+    """Return the environment steps that the policy has learned from, which are also its version.
+
+    Within a round of gradient steps, the steps of the last unroll count in proportion to the round.
+    """
+    steps, pending = int(state.iteration) * config.steps_per_iteration, int(state.pending_updates)
+    return steps - -(-pending * config.steps_per_iteration // config.updates_per_unroll)
+
+
+def has_learned(state: RunState) -> bool:
+    """Return whether a gradient step has been taken."""
+    counts = optax.tree_utils.tree_get_all_with_path(state.train_state.optimizer, "count")
+    return any(int(count) for _, count in counts)
 
 
 def compile_programs(

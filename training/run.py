@@ -171,7 +171,7 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
         print(f"error: the device is out of memory; {advice}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error}; check the disk and the folder, or use another --out", file=sys.stderr)
+        print(f"error: {describe_os_error(error, config)}", file=sys.stderr)
         return 1
     except (ConfigError, EnvError, LayoutError, RunDirError, SpecError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -188,6 +188,17 @@ def _train(config: TrainConfig, listener: stop_signals.Listener) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return listener.code_of(None) if outcome.stopped else 0
+
+
+def describe_os_error(error: OSError, config: TrainConfig) -> str:
+    """Return one line about a file that cannot be written or read: where it is, and what to try.
+
+    The system names no file when a write, an fsync or a lock fails.
+    """
+    is_named = error.filename is not None or str(config.out) in str(error)
+    where = "" if is_named else f" in {config.out}"
+    has_advice = ";" in (error.strerror or "")  # a message of ours
+    return f"{error}{where}{'' if has_advice else '; check the disk and the folder, or use another --out'}"
 
 
 def _without_saving(config: TrainConfig) -> str:

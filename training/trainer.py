@@ -17,7 +17,7 @@ import numpy as np
 
 from policy import bundle
 from policy.bits import in_32_bits
-from training import divergence, evaluation, warm_start
+from training import divergence, evaluation, programs, warm_start
 from training.budgets import memory_budget, run_cost
 from training.budgets.time_budget import TimeBudget, in_words
 from training.config import TrainConfig
@@ -99,11 +99,11 @@ def train(
         state, origin = _first_state(config, env, progress), provenance.collect(config, env)
         take_over(origin)  # nothing of an earlier run was deleted before this line
         publish.sweep(config)
-        env_steps = _env_steps(config, state)
+        env_steps = programs.env_steps(config, state)
         target = config.target_entropy_per_action * env.action_size
         with MetricsLog(config, keep_until=env_steps, target_entropy=target) as log:
             _announce(config, state, progress, origin)
-            programs = compile_programs(config, env, state, eval_env=eval_env)
+            compiled = compile_programs(config, env, state, eval_env=eval_env)
             progress.say(f"compiled; {in_words(clock() - began)} since the start")
             earlier = log.rows[-1] if log.rows else {}
             earlier_eval_s = earlier.get("time/total_s", 0.0) * earlier.get("time/eval_share", 0.0)
@@ -117,7 +117,7 @@ def train(
             )
             with stop_requested() as stop:
                 cost = run_cost.CostReport(config)
-                run = _Run(config, env, eval_env, programs, log, progress, stop, clock, budget, cost, origin)
+                run = _Run(config, env, eval_env, compiled, log, progress, stop, clock, budget, cost, origin)
                 return _run(run, state)
 
 
@@ -182,33 +182,37 @@ def _run(run: _Run, state: RunState) -> Outcome:
     """Run epoch after epoch, until the steps, the target, the time or a signal ends the run."""
     config, progress = run.config, run.progress
     metrics, policy = run.log.rows[-1] if run.log.rows else {}, publish.last_policy(config)
-    if _evaluation_due(config, state):
+    saved: Path | None = None  # the snapshot of `state`, if there is one
+    if programs.evaluation_due(config, state):
         # The run was killed after the snapshot, before publication. If `num_evals` has changed since then, the snapshot
         # may not have been evaluated either.
-        if metrics.get("env_steps") != _env_steps(config, state):
-            metrics = _evaluate(run, state, {})
-        policy = _publish(run, state, metrics)
-    while not _complete(config, state) and not _target_met(run):
+        if metrics.get("env_steps") != programs.env_steps(config, state):
+            metrics = _evaluate(run, state, {"physics/diverged": divergence.count(state.divergence)})
+        policy, saved = _publish(run, state, metrics), config.out / "snapshots" / str(int(state.iteration))
+        state = state._replace(divergence=divergence.nothing(config.num_envs))
+    while not programs.is_complete(config, state) and not _target_met(run):
+        if saved and run.stop.is_set():  # since the evaluation
+            return _stopped(run, saved, policy=policy, metrics=metrics)
         started = run.clock()
         state, averages = _run_epoch(run, state)
         if run.stop.is_set():
-            saved = _save(run, state)
-            progress.say(f"stopped; saved {saved}, continue with {config.continuation}")
-            return Outcome(policy, metrics, stopped=True)
+            return _stopped(run, _save(run, state), policy=policy, metrics=metrics)
         metrics = _evaluate(run, state, {**averages, "time/train_s": run.clock() - started})
         state = state._replace(divergence=divergence.nothing(config.num_envs))
         started = run.clock()
-        _save(run, state)
+        saved = _save(run, state)
         policy = _publish(run, state, metrics)
         run.budget.record("keep", run.clock() - started)
-        if not _complete(config, state) and run.budget.time_is_up(pending_updates=int(state.pending_updates)):
+        if not programs.is_complete(config, state) and run.budget.time_is_up(
+            pending_updates=int(state.pending_updates)
+        ):
             progress.say(
                 f"ending early: the time limit has passed (max_minutes {config.max_minutes:g}); --resume --out "
                 f"{config.out} continues"
             )
             elapsed.write(config, run.budget.total_s, time_is_up=True)
             break
-    if "loss/critic" not in metrics:
+    if not programs.has_learned(state):
         progress.say(
             "there was no gradient step before the last evaluation; raise --max-minutes or --total-env-steps, or lower "
             "--min-replay-size"
@@ -219,6 +223,13 @@ def _run(run: _Run, state: RunState) -> Outcome:
     progress.say(f"curves in {run.log.draw_curves()}")
     progress.say(publish.describe_policies(config))
     return Outcome(policy, metrics, stopped=False)
+
+
+def _stopped(run: _Run, saved: Path, *, policy: Path | None, metrics: dict[str, float]) -> Outcome:
+    """Say where a run that a signal has stopped is saved, and return how it ended."""
+    elapsed.write(run.config, run.budget.total_s)
+    run.progress.say(f"stopped; saved {saved}, continue with {run.config.continuation}")
+    return Outcome(policy, metrics, stopped=True)
 
 
 def _target_met(run: _Run) -> bool:
@@ -236,7 +247,7 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     key = evaluation.evaluation_key(run.config.seed, done)
     evaluated = run.programs.evaluate(state.train_state.params, key=key)
     run.eval_env.require_no_overflow(evaluated.overflow)
-    row = {"env_steps": _env_steps(run.config, state), **averages, **evaluation.summarize(evaluated)}
+    row = {"env_steps": programs.env_steps(run.config, state), **averages, **evaluation.summarize(evaluated)}
     run.budget.record("evaluate", run.clock() - started)
     row |= {"time/eval_share": run.budget.eval_share, "time/total_s": run.budget.total_s}
     broken = [name for name, number in row.items() if not np.isfinite(number)]
@@ -248,25 +259,39 @@ def _evaluate(run: _Run, state: RunState, averages: dict[str, float]) -> dict[st
     run.log.write(row)
     goal_report.write(run.config, evaluated, env_steps=row["env_steps"], goal_names=run.eval_env.spec.goal_names)
     run.progress.evaluated(row)
-    if run.budget.may_measure_references:
+    if run.budget.may_measure_references and not run.stop.is_set():
         seconds = references.measure_once(run.config, run.programs.evaluate, state.train_state.params, clock=run.clock)
         run.budget.record("references", seconds)
     return row
 
 
 def _save(run: _Run, state: RunState) -> Path:
-    """Save a snapshot; return its folder."""
+    """Save a snapshot of a sound state, and the time of the run until then; return the snapshot's folder.
+
+    Raises:
+        FloatingPointError, PhysicsOverflowError: the state is not sound. A run cannot continue from it, so the snapshot
+            before it stays the newest.
+        OSError: a file cannot be written; earlier snapshots are intact.
+    """
+    _require_sound(run, state)
     done, folder = int(state.iteration), run.config.out / "snapshots"
     started = run.clock()
     checkpoint.save(folder, done, state=saved_part(run.config, state))
     run.budget.record("snapshot", run.clock() - started)
-    elapsed.write(run.config, run.budget.total_s)  # after the snapshot: what a kill takes is not counted
+    elapsed.write(run.config, run.budget.total_s)  # after the snapshot: what is not saved will be trained again
     return folder / str(done)
+
+
+def _require_sound(run: _Run, state: RunState) -> None:
+    """Raise an error if a number that was learned is not finite, or Warp has dropped contacts."""
+    run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
+    learned = state.train_state.params._asdict() | {"log_temperature": state.train_state.log_temperature}
+    divergence.require_finite_parameters(learned, iteration=int(state.iteration))
 
 
 def _publish(run: _Run, state: RunState, metrics: dict[str, float]) -> Path:
     """Publish the current policy; return its folder."""
-    version, params, origin = _env_steps(run.config, state), state.train_state.params, run.origin.facts
+    version, params, origin = programs.env_steps(run.config, state), state.train_state.params, run.origin.facts
     return publish.publish(
         run.config, run.env, params, statistics=state.statistics, env_steps=version, metrics=metrics, origin=origin
     )
@@ -291,8 +316,7 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
         if run.budget.snapshot_due and not (ended or run.stop.is_set()):
             _save(run, state)
             ended = _epoch_ends(run, state)  # saving takes time
-    run.env.require_no_overflow(run.env.overflow(state.rollout.env_state))
-    divergence.require_finite_parameters(state.train_state.params, iteration=int(state.iteration))
+    _require_sound(run, state)
     if line := divergence.describe(state.divergence, run.env):
         run.progress.say(line)
     metrics = {name: np.concatenate([each[name] for each in slices]) for name in (slices[0] if slices else {})}
@@ -303,11 +327,11 @@ def _run_epoch(run: _Run, state: RunState) -> tuple[RunState, dict[str, float]]:
 def _epoch_ends(run: _Run, state: RunState) -> bool:
     """Return whether to evaluate now. The time limit lets a round of gradient steps begin after its unroll."""
     config, pending = run.config, int(state.pending_updates)
-    if _complete(config, state):
+    if programs.is_complete(config, state):
         return True
     if pending < config.updates_per_unroll and run.budget.time_is_up(pending_updates=pending):
         return True
-    due = _evaluation_due(config, state)
+    due = programs.evaluation_due(config, state)
     if due and not run.budget.may_evaluate:
         for line in run.cost.evaluation_skipped(run.budget):
             run.progress.say(line)
@@ -337,27 +361,6 @@ def _learn(run: _Run, state: RunState) -> tuple[RunState, dict[str, np.ndarray]]
     return state, taken
 
 
-def _complete(config: TrainConfig, state: RunState) -> bool:
-    """Return whether the run has taken all its steps."""
-    return int(state.iteration) >= config.iterations and not int(state.pending_updates)
-
-
-def _evaluation_due(config: TrainConfig, state: RunState) -> bool:
-    """Return whether an epoch ends at `state`."""
-    done = int(state.iteration)
-    due = done >= config.iterations or (done > 0 and done % config.iterations_per_epoch == 0)
-    return due and not int(state.pending_updates)
-
-
-def _env_steps(config: TrainConfig, state: RunState) -> int:
-    """Return the environment steps that the policy has learned from, which are also its version.
-
-    Within a round of gradient steps, the steps of the last unroll count in proportion to the round.
-    """
-    steps, pending = int(state.iteration) * config.steps_per_iteration, int(state.pending_updates)
-    return steps - -(-pending * config.steps_per_iteration // config.updates_per_unroll)
-
-
 def _report(run: _Run, state: RunState, *, what: str = "training") -> None:
     """Report where the run is, and what it costs as soon as that is known."""
     config, done, pending = run.config, int(state.iteration), int(state.pending_updates)
@@ -381,7 +384,7 @@ def _restore(config: TrainConfig, fresh: RunState, progress: Progress) -> RunSta
     if not published and not checkpoint.any_saved(folder):
         return fresh
     restored = checkpoint.restore_latest(folder, like=saved_part(config, fresh), say=progress.say)
-    reached = _env_steps(config, restored)
+    reached = programs.env_steps(config, restored)
     if not config.snapshot_replay and any(version > reached for version in published):
         raise checkpoint.SnapshotError(
             f"{config.out} has published step {published[-1]}, but its last snapshot is of step {reached}. Resuming "

@@ -18,6 +18,7 @@ try:
 
     from clients.sim import film, fleet, summary
     from kilolayer import KilolayerError, PolicyDescription
+    from policy import jax_settings
     from training.envs import registry
     from training.envs.core.goal_env import GoalEnv
 except ModuleNotFoundError as error:
@@ -97,6 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
     except DriveError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if warning := jax_settings.apply():
+        print(f"warning: {warning}", file=sys.stderr)
+    if problem := jax_settings.device_problem():
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     try:
         result = run(config, console=console)
     except KeyboardInterrupt:

@@ -41,7 +41,8 @@ def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
     """Refuse parameters that are not those of `spec`: other shapes, dtypes, statistics or indices of quaternions.
 
     Raises:
-        ValueError: naming the first difference, or the first array with NaN or infinity.
+        ValueError: naming the first difference.
+        FloatingPointError: naming the first array with NaN or infinity.
     """
     expected = _expected_params(spec)
     difference = _first_difference(_shapes(to_tree(params)), _shapes(to_tree(expected)))
@@ -53,7 +54,8 @@ def require_fit(params: PolicyParams, spec: PolicySpec) -> None:
     if difference:
         raise ValueError(f"the parameters do not fit the specification: {difference}")
     if name := _first_non_finite(to_tree(params)):
-        raise ValueError(f"array {name} contains NaN or infinity, so the policy is not published; check the losses")
+        message = f"array {name} contains NaN or infinity, so the policy is not published; check the losses"
+        raise FloatingPointError(message)
 
 
 def save(folder: Path, params: PolicyParams) -> None:

@@ -51,7 +51,8 @@ def compute(params: PolicyParams, spec: PolicySpec, *, state: np.ndarray, goal: 
     """Return the probes of `params` for `state: [rows, state_dim]` and `goal: [rows, goal_dim]`.
 
     Raises:
-        ValueError: the shapes do not fit `spec`, or an action or an energy is NaN or infinity.
+        ValueError: the shapes do not fit `spec`.
+        FloatingPointError: an action or an energy is NaN or infinity.
     """
     for name, array, width in (("probe_state", state, spec.state_dim), ("probe_goal", goal, spec.goal_dim)):
         if not len(state) or np.shape(array) != (len(state), width):
@@ -61,7 +62,7 @@ def compute(params: PolicyParams, spec: PolicySpec, *, state: np.ndarray, goal: 
             )
     probes = _compute(params, spec, np.asarray(state, np.float32), goal=np.asarray(goal, np.float32))
     if not all(np.isfinite(array).all() for array in probes):
-        raise ValueError(
+        raise FloatingPointError(
             "the policy gives actions or energies that are NaN or infinity, so it is not published; check the losses"
         )
     return probes

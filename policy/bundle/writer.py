@@ -44,8 +44,9 @@ def write(
 
     Raises:
         FileExistsError: the version is already published.
-        ValueError: the version is negative, the parameters or probes do not fit `spec`, or a parameter, action or
-            energy is NaN or infinity; such a policy could not be read, or not be used.
+        ValueError: the version is negative, or the parameters or probes do not fit `spec`.
+        FloatingPointError: a parameter, action or energy is NaN or infinity; such a policy could not be read, or not be
+            used.
         OSError: the disk is full, or the folder cannot be written or read back; nothing is left behind.
     """
     if version < 0:

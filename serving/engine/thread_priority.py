@@ -48,7 +48,7 @@ async def run_in_background(function: Callable[..., Result], *arguments: object)
 async def run_in_thread(function: Callable[..., Result], *arguments: object) -> Result:
     """Return what `function` returns in another thread. The end of the process does not wait for the thread."""
     outcome: Future[Result] = Future()
-    outcome.set_running_or_notify_cancel()  # so that the thread can set it, also if nobody waits for it any more
+    outcome.set_running_or_notify_cancel()  # so that the thread can set it, also after the caller was cancelled
 
     def run() -> None:
         try:

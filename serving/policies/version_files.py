@@ -26,7 +26,7 @@ def scan(folder: Path) -> Files:
 
 
 def is_complete(files: Files) -> bool:
-    """Return whether a version has all its files: whoever copies one writes its manifest last."""
+    """Return whether a version has all its files: its manifest is copied last."""
     return any(name == MANIFEST for name, *_ in files)
 
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import imageio.v3 as imageio
 import imageio_ffmpeg
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -195,3 +197,32 @@ def test_the_paths_are_drawn_with_the_success_radius_and_without_empty_margins(
     assert panel.get_ylim() == pytest.approx((-margin, 1.1 + margin))
     width_in, height_in = figure.get_size_inches()
     assert (width_in, height_in - 1) == pytest.approx((6, 6 * (1.1 + 2 * margin) / (4.1 + 2 * margin)))
+
+
+def test_the_settings_of_jax_are_those_of_training_whatever_the_shell_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types: list[np.dtype] = []
+
+    def run(*_: object, **__: object) -> SimpleNamespace:
+        types.append(jnp.zeros(1).dtype)
+        return SimpleNamespace(stay=1.0)
+
+    monkeypatch.setattr(sim, "run", run)
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    jax.config.update("jax_enable_x64", True)
+    try:
+        assert sim.main(["--env", "point_u_maze"]) == 0
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert types == [jnp.float32]
+    assert capsys.readouterr().err == "warning: ignoring JAX_ENABLE_X64=1: this program sets it itself\n"
+
+
+def test_a_gpu_that_jax_cannot_use_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sim.jax_settings, "device_problem", lambda: "JAX has no device")
+    monkeypatch.setattr(sim, "run", pytest.fail)
+    assert sim.main(["--env", "point_u_maze"]) == 1
+    assert capsys.readouterr().err == "error: JAX has no device\n"

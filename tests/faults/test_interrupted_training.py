@@ -14,10 +14,8 @@ pytestmark = pytest.mark.slow  # eight processes of a run
 def test_a_run_that_is_killed_stopped_and_damaged_at_random_ends_as_one_left_alone(tmp_path: Path) -> None:
     reference = interrupted_training.run_to_the_end(tmp_path / "straight")
     ended = interrupted_training.interrupt(tmp_path, rounds=6, seed=1, reference=reference)
-    assert ended.counts.total() >= 6
     assert ended.counts["flipped bit"] + ended.counts["cut file"] >= 1
     assert ended.counts["passed over"] >= 1
-    assert len(ended.runs) >= 1
     snapshot = ended.runs[0] / "snapshots" / str(2 * interrupted_training.EPOCHS) / "state.npz"
     with np.load(snapshot) as stored:
         arrays = dict(stored)

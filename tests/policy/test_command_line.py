@@ -24,6 +24,8 @@ class Robot:
     gait: Literal["walk", "trot"] = "walk"
     lights: bool = True
     maps: tuple[Path, ...] = ()
+    # On Python 3.14, every union is a types.UnionType. Before, only those without a Literal are.
+    height: int | str = "auto"
     start: Annotated[tuple[float, str] | None, tyro.conf.arg(metavar="X NAME")] = None
 
 
@@ -34,6 +36,9 @@ class Robot:
         ("--legs 6 --max_speed -1e3 --name=a=b --gait trot --no-lights --maps a b --start 1 door", ""),
         ("--legs=6 --lights --maps --start None", ""),
         ("--max-speed inf --maps=a", ""),
+        ("--height 3 --legs 4", ""),
+        ("--height auto", ""),
+        ("--height", "--height needs a value; --help describes it"),
         ("--legs six", "--legs must be an integer, such as 4, got 'six'"),
         ("--legs 6.5", "--legs must be an integer, such as 4, got '6.5'"),
         ("--max-speed fast", "--max-speed must be a number, such as 0.5, got 'fast'"),

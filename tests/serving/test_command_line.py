@@ -208,6 +208,10 @@ def test_variables_that_kubernetes_sets_for_services_are_no_settings() -> None:
         ({"listen": "a:-1"}, "--listen must end with a port, got 'a:-1'; use HOST:PORT, such as 127.0.0.1:50051"),
         ({"listen": "a:65536"}, "--listen must have a port from 0 to 65535, got 65536; 0 picks a free port"),
         ({"listen": "::1:50051"}, "--listen needs brackets around an IPv6 host, such as [::1]:50051, got '::1:50051'"),
+        (
+            {"listen": "unix:~nobody-here/a"},
+            "--listen must name a path in a home folder that exists, got '~nobody-here/a'; use an absolute path",
+        ),
         ({"listen": "unix:"}, "--listen must name a path after unix:, such as unix:/run/kilolayer/act.sock"),
         (
             {"listen": "unix:/" + 107 * "x"},

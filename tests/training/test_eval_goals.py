@@ -15,11 +15,11 @@ NAMES = "x, y"
 
 @pytest.mark.parametrize(
     "text",
-    ["1,0\n-1,0\n", "x,y\n1,0\n\n-1, 0\n", "1e0,0\r\n-1.0,0"],
-    ids=["numbers", "names and an empty line", "another line ending"],
+    ["1,0\n-1,0\n", "x,y\n1,0\n\n-1, 0\n", "1e0,0\r\n-1.0,0", "\ufeff1,0\n-1,0\n", "\ufeffx,y\n1,0\n-1,0\n"],
+    ids=["numbers", "names and an empty line", "another line ending", "a byte order mark", "the mark before names"],
 )
 def test_a_csv_file_has_a_goal_a_row(tiny, tmp_path: Path, text: str) -> None:
-    (tmp_path / "goals.csv").write_text(text)
+    (tmp_path / "goals.csv").write_text(text, encoding="utf-8")
     goals = eval_goals.load(tiny(tmp_path, eval_goals=tmp_path / "goals.csv"), probes.Line())
     assert goals is not None
     assert goals.tolist() == [[1, 0], [-1, 0]]
@@ -42,6 +42,7 @@ def test_an_array_has_a_goal_a_row(tiny, tmp_path: Path) -> None:
         ("1\n2\n", r"with the 2 values x, y; got the shape \[2, 1\]"),
         ("1,0\n2\n", "cannot be read: line 2 has 1 values, and the first goal has 2"),
         ("1,0\n1,a\n", "cannot be read: line 2: could not convert string to float: 'a'"),
+        ("3.O,1.0\n1,0\n", "cannot be read: line 1: could not convert string to float: '3.O'"),
         ("1,nan\n", "must have finite numbers, but has nan"),
         ("1,0\n" * 5, "has 5 goals, more than eval_episodes 4; use --eval-episodes 5, or a multiple"),
     ],

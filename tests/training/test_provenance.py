@@ -10,6 +10,7 @@ import types
 from importlib import metadata
 from pathlib import Path
 
+import jax
 import pytest
 
 from policy import bundle
@@ -64,6 +65,7 @@ def test_a_run_and_its_policies_carry_the_same_provenance(finished: Path) -> Non
     assert {"kilolayer-stack", "jaxlib", "flax", "optax", "mujoco"} <= stored["versions"].keys()
     assert stored["device"].startswith("CPU, ") or "(" in stored["device"]
     assert Path(sys.argv[0]).name in stored["command"]
+    assert stored["matmul_precision"] is None
     assert stored["earlier"] == []
     assert json.loads((finished / "config.json").read_text())["format"] == config_file.FORMAT
     published = dict(bundle.read(finished / "policies" / "240").provenance)
@@ -114,6 +116,16 @@ def test_what_does_not_differ_is_not_mentioned() -> None:
         f"commit was {'a' * 12} and is {'b' * 12}; robot.xml was absent and is {'c' * 12}"
     )
     assert "did not record its versions" in provenance.changes({}, one)
+
+
+def test_another_precision_of_matrix_products_is_mentioned() -> None:
+    assert provenance.matmul_precision() is None
+    with jax.default_matmul_precision("highest"):
+        chosen = provenance.matmul_precision()
+    earlier = {"versions": {"jax": "1"}}  # of a release that did not record it
+    assert provenance.changes(earlier, earlier | {"matmul_precision": None}) == ""
+    changed = provenance.changes(earlier | {"matmul_precision": None}, earlier | {"matmul_precision": chosen})
+    assert changed.endswith("more: matmul_precision was absent and is highest")
 
 
 def test_the_line_about_the_code() -> None:

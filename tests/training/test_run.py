@@ -155,6 +155,24 @@ def test_auto_needs_an_environment_to_begin_and_refuses_other_settings_as_resume
     assert capsys.readouterr().err.startswith("error: seed was 0 in the run to resume and is 1 now; use 0, or start")
 
 
+ADVICE = "; check the disk and the folder, or use another --out"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device"), f"[Errno 28] No space left on device in runs/first{ADVICE}"),
+        (OSError(13, "Permission denied", "/a"), f"[Errno 13] Permission denied: '/a'{ADVICE}"),
+        (OSError(5, "runs/first/policies/1: no"), f"[Errno 5] runs/first/policies/1: no{ADVICE}"),
+        (OSError(28, "it needs 9 MB in runs/first; free some"), "[Errno 28] it needs 9 MB in runs/first; free some"),
+    ],
+    ids=["without a file", "with a file", "of ours", "of ours, with advice"],
+)
+def test_an_error_of_the_disk_names_the_folder_and_gives_advice_once(error: OSError, line: str) -> None:
+    config = parse(["--env", "point_u_maze", "--out", "runs/first"])
+    assert run.describe_os_error(error, config) == line
+
+
 def test_a_run_that_ends_without_saving_says_what_starts_it_again(tmp_path: Path) -> None:
     plain = parse(["--env", "ant", "--out", str(tmp_path)])
     auto = dataclasses.replace(plain, resume="auto")

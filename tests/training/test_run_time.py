@@ -6,10 +6,12 @@ import itertools
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
@@ -17,8 +19,10 @@ import rich.console
 from policy import bundle
 from tests.training.fake_clock import FakeClock, set_times
 from training import programs, trainer
+from training.divergence import Divergence
 from training.envs import registry
-from training.programs import initial_state
+from training.envs.core.physics import PhysicsOverflowError
+from training.programs import RunState, initial_state
 from training.progress_display import ConsoleProgress
 from training.run_dir import checkpoint, elapsed
 from training.run_dir.metrics_log import read_metrics
@@ -143,14 +147,116 @@ def test_a_run_whose_time_ends_within_a_round_publishes_and_goes_on(
 def test_a_run_stopped_while_it_evaluates_saves_and_publishes_what_it_evaluated(
     finished: Path, tiny, tmp_path, monkeypatch, clock
 ) -> None:
-    out = tmp_path / "run"
+    """It stops after that evaluation of 5 s, and evaluates no other actions before."""
+    out, saved = tmp_path / "run", []
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *given, **named: (saved.append(given[1]), save(*given, **named)))
     set_times(monkeypatch, clock, evaluate=5, while_evaluating=interrupt_at(1))
     outcome = trainer.train(tiny(out), clock=clock)
     assert outcome == (out / "policies" / "120", read_metrics(out)[-1], True)
-    assert checkpoint.latest(out / "snapshots") == 3
+    assert clock.now == 5
+    assert saved == [3]
+    assert elapsed.read(out).total_s == 5
     assert (out / "curves.png").exists()
     trainer.train(tiny(out, resume="auto"), clock=clock)
     require_same_policy(finished, out, 240)
+
+
+def change_programs(monkeypatch: pytest.MonkeyPatch, **changes: Callable[..., Any]) -> None:
+    """Let each of these programs of a run return what the function of its name makes of its result."""
+    compile_programs = trainer.compile_programs
+
+    def changed(*arguments: Any, **options: Any) -> programs.Programs:
+        compiled = compile_programs(*arguments, **options)
+
+        def wrap(name: str) -> Callable[..., Any]:
+            return lambda *given: changes[name](getattr(compiled, name)(*given))
+
+        return compiled._replace(**{name: wrap(name) for name in changes})
+
+    monkeypatch.setattr(trainer, "compile_programs", changed)
+
+
+def restart_a_world(state: RunState) -> RunState:
+    restarts = state.divergence.restarts.at[0].add(1)
+    return state._replace(divergence=Divergence(restarts, part=jnp.int32(0)))
+
+
+def test_a_run_stopped_before_an_evaluation_goes_on_as_one_that_was_never_stopped(
+    tiny, tmp_path, monkeypatch, clock
+) -> None:
+    """The second slice of gradient steps ends the round before the evaluation. A world diverges in each unroll."""
+    out, told = tmp_path / "run", rich.console.Console(file=io.StringIO(), width=10_000)
+    change_programs(monkeypatch, collect=restart_a_world)
+    with monkeypatch.context() as patch:
+        set_times(patch, clock, after_learn=interrupt_at(2))
+        assert trainer.train(tiny(out), clock=clock).stopped
+    trainer.train(tiny(out, num_evals=1, total_env_steps=120, resume=True), progress=ConsoleProgress(told))
+    assert "there was no gradient step" not in told.file.getvalue()
+    trainer.train(tiny(out, resume=True))
+    assert [row["env_steps"] for row in read_metrics(out)] == [120, 240]
+    assert [row["physics/diverged"] for row in read_metrics(out)] == [3, 3]
+
+
+def test_a_run_stopped_while_a_resumed_one_evaluates_saves_nothing_again(tiny, tmp_path, monkeypatch, clock) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        set_times(patch, clock, after_learn=interrupt_at(2))
+        assert trainer.train(tiny(out), clock=clock).stopped
+    set_times(monkeypatch, clock, evaluate=5, while_evaluating=interrupt_at(1))
+    monkeypatch.setattr(checkpoint, "save", pytest.fail)
+    outcome = trainer.train(tiny(out, resume=True), clock=clock)
+    assert outcome == (out / "policies" / "120", read_metrics(out)[-1], True)
+    assert elapsed.read(out).total_s == 5
+
+
+def without(part: str) -> Callable[[tuple[RunState, Any]], tuple[RunState, Any]]:
+    """Return a function that makes NaN of this part of what is learned, after the second of three gradient steps."""
+
+    def spoil(learned: tuple[RunState, Any]) -> tuple[RunState, Any]:
+        state, metrics = learned  # the metrics come from before the step
+        broken = jax.tree.map(lambda leaf: leaf * jnp.nan, getattr(state.train_state, part))
+        spoiled = state._replace(train_state=state.train_state._replace(**{part: broken}))
+        return (spoiled if int(state.pending_updates) == 1 else state), metrics
+
+    return spoil
+
+
+@pytest.mark.parametrize("part", ["params", "log_temperature"])
+def test_what_is_not_finite_does_not_become_the_newest_snapshot_between_evaluations(
+    tiny, tmp_path, monkeypatch, clock, part: str
+) -> None:
+    """A snapshot is due after each gradient step."""
+    out = tmp_path / "run"
+    set_times(monkeypatch, clock, update=6)
+    change_programs(monkeypatch, learn=without(part))
+    with pytest.raises(FloatingPointError, match="^(actor|log_temp).* is NaN or infinity after iteration 3; the last"):
+        trainer.train(tiny(out, num_evals=1, snapshot_minutes=0.1), clock=clock)
+    fresh = initial_state(tiny(tmp_path), registry.make("point_u_maze"))
+    state = checkpoint.restore_latest(out / "snapshots", like=fresh)
+    assert (int(state.iteration), int(state.pending_updates)) == (3, 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.train_state))
+
+
+def test_an_unroll_that_overflowed_does_not_become_the_newest_snapshot(tiny, tmp_path, monkeypatch, clock) -> None:
+    """A snapshot is due after each unroll. In the second one, not all contacts fit into Warp's arrays."""
+    out, line, full = tmp_path / "run", registry.make("point_u_maze"), set[int]()
+
+    def collected(state: RunState) -> RunState:
+        full.update({int(state.iteration)} & {2})
+        return state
+
+    def require_no_overflow(flags: jax.Array) -> None:
+        if np.any(flags):
+            raise PhysicsOverflowError("too many contacts")
+
+    monkeypatch.setattr(line, "overflow", lambda _: jnp.int32(len(full)))
+    monkeypatch.setattr(line, "require_no_overflow", require_no_overflow)
+    set_times(monkeypatch, clock, collect=6)
+    change_programs(monkeypatch, collect=collected)
+    with pytest.raises(PhysicsOverflowError):
+        trainer.train(tiny(out, num_evals=1, snapshot_minutes=0.1), clock=clock)
+    assert [path.name for path in (out / "snapshots").iterdir()] == ["1"]
 
 
 def test_auto_counts_the_time_of_all_processes_and_leaves_alone_a_run_whose_time_is_up(

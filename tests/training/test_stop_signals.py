@@ -28,7 +28,7 @@ from training.stop_signals import (
 SAVING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Ears:
+class Recorder:
     """A listener that notes what it would have done, and by which thread."""
 
     def __init__(self) -> None:
@@ -50,33 +50,33 @@ class Ears:
 
 
 @contextlib.contextmanager
-def saving() -> Generator[tuple[Ears, StopRequest]]:
+def saving() -> Generator[tuple[Recorder, StopRequest]]:
     """A run that looks at signals."""
-    ears = Ears()
-    with ears.listener, ears.listener.saving() as request:
-        yield ears, request
+    recorder = Recorder()
+    with recorder.listener, recorder.listener.saving() as request:
+        yield recorder, request
 
 
 @pytest.mark.parametrize("number", STOPPING)
 def test_the_first_signal_is_told_by_a_thread_while_the_main_thread_computes(number: signal.Signals) -> None:
-    with saving() as (ears, request):
+    with saving() as (recorder, request):
         signal.raise_signal(number)
-        assert ears.changed.wait(10)  # the main thread does not look at the request before
+        assert recorder.changed.wait(10)  # the main thread does not look at the request before
         assert request.signal == number
-    assert ears.thread == "signals"
-    (line,) = ears.lines
+    assert recorder.thread == "signals"
+    (line,) = recorder.lines
     assert line.startswith(f"{number.name}: stopping after the current unroll, slice of gradient steps (about 5 s) or ")
-    assert ears.codes == []
-    assert ears.listener.code_of(None) == (130 if number == signal.SIGINT else 75)
+    assert recorder.codes == []
+    assert recorder.listener.code_of(None) == (130 if number == signal.SIGINT else 75)
 
 
 @pytest.mark.parametrize("first", STOPPING)
 def test_ctrl_c_after_any_signal_ends_the_process(first: signal.Signals, capsys) -> None:
-    with saving() as (ears, _):
+    with saving() as (recorder, _):
         signal.raise_signal(first)
         signal.raise_signal(signal.SIGINT)
-    assert ears.codes == [130]
-    assert len(ears.lines) == 1
+    assert recorder.codes == [130]
+    assert len(recorder.lines) == 1
     assert capsys.readouterr().err == "\nSIGINT: ended before training began\n"
 
 
@@ -84,35 +84,35 @@ def test_ctrl_c_after_any_signal_ends_the_process(first: signal.Signals, capsys)
 @pytest.mark.parametrize("second", SAVING)
 def test_other_signals_do_not_disturb_a_run_that_saves(first: signal.Signals, second: signal.Signals) -> None:
     """A shell that gets SIGHUP sends it once more; SLURM sends SIGTERM after SIGUSR1."""
-    with saving() as (ears, request):
+    with saving() as (recorder, request):
         for number in (first, second, second):
             signal.raise_signal(number)
     assert request.signal == first
-    assert (ears.codes, len(ears.lines)) == ([], 1)  # the thread that reads the signals has ended
+    assert (recorder.codes, len(recorder.lines)) == ([], 1)  # the thread that reads the signals has ended
 
 
 @pytest.mark.parametrize("number", STOPPING)
 def test_while_there_is_nothing_to_save_a_signal_ends_the_process(number: signal.Signals, capsys) -> None:
-    ears, order = Ears(), []
-    ears.listener.exit_code = 3
-    ears.listener.last_words = lambda: order.append("said") or "nothing was saved"
-    ears.listener.before_end = lambda: order.append("cursor")
-    with ears.listener:
+    recorder, order = Recorder(), []
+    recorder.listener.exit_code = 3
+    recorder.listener.last_words = lambda: order.append("said") or "nothing was saved"
+    recorder.listener.before_end = lambda: order.append("cursor")
+    with recorder.listener:
         signal.raise_signal(number)
-        assert ears.changed.wait(10)
-    assert ears.codes == [130 if number == signal.SIGINT else 3]
+        assert recorder.changed.wait(10)
+    assert recorder.codes == [130 if number == signal.SIGINT else 3]
     assert order == ["cursor", "said"]
     assert capsys.readouterr().err == f"\n{number.name}: nothing was saved\n"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_cannot_be_printed_does_not_keep_the_process_from_ending() -> None:
-    ears = Ears()
-    ears.listener.last_words = lambda: str(1 / 0)
-    with ears.listener:
+    recorder = Recorder()
+    recorder.listener.last_words = lambda: str(1 / 0)
+    with recorder.listener:
         signal.raise_signal(signal.SIGTERM)
-        assert ears.changed.wait(10)
-    assert ears.codes == [75]
+        assert recorder.changed.wait(10)
+    assert recorder.codes == [75]
 
 
 @pytest.mark.parametrize("listens", [lambda: Listener(exit_process=pytest.fail), stop_requested])

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import mujoco
 
 from policy import whole_file
@@ -31,7 +32,7 @@ _LIBRARIES = (
     *("kilolayer-stack", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "mujoco", "mujoco-mjx", "brax"),
     *("numpy", "warp-lang"),
 )
-_COMPARED = ("versions", "device", "commit", "diff", "robot_files")
+_COMPARED = ("versions", "device", "matmul_precision", "commit", "diff", "robot_files")
 _MOST_EARLIER = 20
 
 
@@ -62,6 +63,7 @@ def collect(config: TrainConfig, env: GoalEnv) -> Origin:
         "command": shlex.join(sys.argv),
         "device": run_cost.device(),
         "versions": library_versions(),
+        "matmul_precision": matmul_precision(),
         "commit": found.commit if found else None,
         "dirty": bool(found.diff) if found else None,
         "diff": f"{DIFFS}/{found.diff_name}" if found and found.diff else None,
@@ -87,6 +89,11 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # optional, or code that is not installed but on PYTHONPATH
             continue
     return versions
+
+
+def matmul_precision() -> str | None:
+    """Return JAX_DEFAULT_MATMUL_PRECISION, of float32 matrix products; None if the device chooses it."""
+    return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def robot_files(name: str, env: GoalEnv) -> dict[str, str]:
