@@ -1,6 +1,7 @@
 """One gradient step against the plain reference, and the order in which it reads its parts."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -59,21 +60,26 @@ def reference_gradient(
     params: PolicyParams, log_temperature: jax.Array, batch: Batch, noise: jax.Array, **choice: str
 ) -> tuple[Trainable, tuple[jax.Array, ...]]:
     """Each part's gradient, along its own loss alone; and the three losses."""
-    fixed: dict[str, Any] = {"goal_dim": 2, "target_entropy": TARGET_ENTROPY, "penalty": PENALTY, **choice}
+    return reference_of(**choice)(params, jnp.asarray(log_temperature), batch, noise)
 
-    def loss(index: int, params: PolicyParams, log_temperature: jax.Array) -> jax.Array:
-        return reference.losses(params, log_temperature, batch, noise, **fixed)[index]
+
+@functools.cache
+def reference_of(**choice: str) -> Callable[..., tuple[Trainable, tuple[jax.Array, ...]]]:
+    """The reference with a loss and an energy, compiled once for all tests."""
+    losses = functools.partial(reference.losses, goal_dim=2, target_entropy=TARGET_ENTROPY, penalty=PENALTY, **choice)
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # its time is compilation
-    def gradients():
+    def gradients(params: PolicyParams, log_temperature: jax.Array, batch: Batch, noise: jax.Array) -> Any:
+        def loss(index: int, params: PolicyParams, log_temperature: jax.Array) -> jax.Array:
+            return losses(params, log_temperature, batch, noise)[index]
+
         actor = jax.grad(lambda actor: loss(0, params._replace(actor=actor), log_temperature))(params.actor)
         temperature = jax.grad(lambda log_temperature: loss(1, params, log_temperature))(log_temperature)
         critic = jax.grad(lambda params: loss(2, params, log_temperature))(params)
-        return Trainable(critic._replace(actor=actor), temperature), reference.losses(
-            params, log_temperature, batch, noise, **fixed
-        )
+        found = Trainable(critic._replace(actor=actor), temperature)
+        return found, losses(params, log_temperature, batch, noise)
 
-    return gradients()
+    return gradients
 
 
 def assert_gradients_agree(found: Trainable, expected: Trainable) -> None:
