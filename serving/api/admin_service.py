@@ -1,18 +1,15 @@
 """AdminService: the methods of `kilolayer.v1.PolicyAdmin`."""
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
 from kilolayer.v1 import admin_pb2 as pb
 from serving.api.admin_actions import AdminActions, Subject
 from serving.api.rpc import RpcService, UnaryMethod
 from serving.errors import InvalidRequestError
-from serving.policies.canary import CanaryShare
 from serving.policies.sequential_test import DecisionRule
-from serving.policies.state_file import ShadowState
 from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
 
 _NamesVersion: TypeAlias = pb.LoadRequest | pb.UnloadRequest | pb.SwitchRequest | pb.CanaryRequest | pb.ShadowRequest
@@ -94,9 +91,7 @@ class AdminService:
             await deployment.end_canary(policy)
         else:
             policy, version = self._actions.find(self._of_version(request))
-            with _checked():
-                CanaryShare(policy=policy, candidate=version, share=request.share)
-                rule = _decode_rule(request.rule) if request.HasField("rule") else None
+            rule = _decode_rule(request.rule) if request.HasField("rule") else None
             await deployment.canary(policy, version, share=request.share, rule=rule)
         return pb.CanaryResponse(policy=self._encoded(policy))
 
@@ -107,8 +102,6 @@ class AdminService:
             await deployment.end_shadow(policy)
         else:
             policy, version = self._actions.find(self._of_version(request))
-            with _checked():
-                ShadowState(version, request.share)
             await deployment.shadow(policy, version, share=request.share)
         return pb.ShadowResponse(policy=self._encoded(policy))
 
@@ -132,18 +125,16 @@ class AdminService:
         return _encode(self._actions.status(policy))
 
 
-@contextlib.contextmanager
-def _checked() -> Generator[None]:
-    """Turn the error for a share or a rule that is out of range into one for the caller."""
+def _decode_rule(rule: pb.CanaryRule) -> DecisionRule:
+    """Return the rule of a request, in which 0 stands for the default.
+
+    Raises:
+        InvalidRequestError: a value is out of range.
+    """
     try:
-        yield
+        return DecisionRule(**{field.name: value for field, value in rule.ListFields()})
     except ValueError as error:
         raise InvalidRequestError(str(error)) from error
-
-
-def _decode_rule(rule: pb.CanaryRule) -> DecisionRule:
-    """Return the rule of a request, in which 0 stands for the default. ValueError if a value is out of range."""
-    return DecisionRule(**{field.name: value for field, value in rule.ListFields()})
 
 
 def _encode(status: PolicyStatus) -> pb.PolicyStatus:

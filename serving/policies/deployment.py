@@ -14,13 +14,14 @@ of several workers uses it. Everything runs on one event loop.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol
 
-from serving.errors import DeploymentError, Reason, StartupError
+from serving.errors import DeploymentError, InvalidRequestError, Reason, StartupError
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
@@ -172,10 +173,11 @@ class Deployment:
 
         Raises:
             DeploymentError: there is no such policy or version, or the version is refused or live.
-            ValueError: the share is out of range.
+            InvalidRequestError: the share is out of range.
         """
+        with _checked():
+            assignment = CanaryShare(policy=policy, candidate=version, share=share)
         found = await self._restored(policy)
-        assignment = CanaryShare(policy=found.name, candidate=version, share=share)
         async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_canary(found, assignment, rule=rule)
             found.following = False
@@ -200,7 +202,9 @@ class Deployment:
 
         `share` is above 0 and at most 1. Errors as of `canary`.
         """
-        found, shadow = await self._restored(policy), ShadowState(version, share)
+        with _checked():
+            shadow = ShadowState(version, share)
+        found = await self._restored(policy)
         async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_shadow(found, shadow)
             await self._save()
@@ -374,3 +378,12 @@ class Deployment:
             known = ", ".join(self._policies)
             raise DeploymentError(Reason.UNKNOWN_POLICY, f"there is no policy {policy!a:.80}; there are: {known}")
         return self._policies[policy]
+
+
+@contextlib.contextmanager
+def _checked() -> Generator[None]:
+    """Turn the error for a share that is out of range into one for the caller."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from error

@@ -19,8 +19,9 @@ from serving.workers.worker_process import WorkerEndedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
 
+LOAD_S = 600.0
+"""Most seconds to load a version; a deep one may compile for minutes."""
 _ANSWER_S = 1.0  # a worker that does not answer in this time carries out a switch once it responds again
-_LOAD_S = 600.0  # at most, to load a version; a deep one may compile for minutes
 _UNLOAD_S = 60.0  # at most, to answer the requests of a version that is unloaded
 _CHECK_S = 1.0  # between two checks whether the workers respond
 
@@ -70,11 +71,11 @@ class AllWorkers:
         member = _Member(worker, dict(live), set(live.items()))
         try:
             while member not in self._members:  # the others may change while it loads
-                async with asyncio.timeout(_LOAD_S):
+                async with asyncio.timeout(LOAD_S):
                     await self._approach(member)
         except TimeoutError as error:
             raise StartupError(
-                f"worker {worker.pid} has not loaded what the others have: no answer within {_LOAD_S:g} s"
+                f"worker {worker.pid} has not loaded what the others have: no answer within {LOAD_S:g} s"
             ) from error
 
     async def _approach(self, member: _Member) -> None:
@@ -158,11 +159,11 @@ class AllWorkers:
             undoing.add_done_callback(self._undoing.discard)
 
         late = await self._each(
-            lacking, lambda member: _prepare(member, policy, version), timeout_s=_LOAD_S, on_late_end=undo
+            lacking, lambda member: _prepare(member, policy, version), timeout_s=LOAD_S, on_late_end=undo
         )
         if late:
             worker = late[0].worker
-            problem = "does not respond" if worker.problem else f"has not loaded it within {_LOAD_S:g} s"
+            problem = "does not respond" if worker.problem else f"has not loaded it within {LOAD_S:g} s"
             raise StartupError(
                 f"cannot load version {version} of {policy}: worker {worker.pid} {problem}; end it with SIGKILL, and"
                 " the server replaces it"

@@ -13,13 +13,14 @@ The supervisor decides about versions for all workers (`serving.policies.deploym
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -38,7 +39,7 @@ from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import ready_line
 from serving.telemetry.metrics import ProcessesCollector
 from serving.telemetry.metrics_server import MetricsServer
-from serving.workers.all_workers import AllWorkers
+from serving.workers.all_workers import LOAD_S, AllWorkers
 from serving.workers.control import controlled
 from serving.workers.metrics_folder import metrics_folder
 from serving.workers.reload import Reload
@@ -51,6 +52,7 @@ _LOGGER = logging.getLogger(__name__)
 _MAX_STARTS = 5  # of one worker, until it serves for the first time
 _RETRY_S = 5.0  # until a worker that could not be started, or that ended before it served, is tried again
 _MAX_DEATHS, _WITHIN_S = 5, 60.0  # after this many deaths in this time, the supervisor gives up
+_OPEN_S = 60.0  # at most, to open the port; this takes milliseconds
 _EXIT_S = 5.0  # time for a worker to exit by itself after the grace period
 
 
@@ -167,16 +169,19 @@ class Supervisor:
             await asyncio.sleep(BEAT_S)
 
     async def _start(self) -> None:
-        """Start all workers; they open the port together. One that has died meanwhile is replaced later."""
+        """Start all workers; they open the port together. One that dies or hangs meanwhile is replaced later."""
         starting = [asyncio.ensure_future(self._start_compiled(number)) for number in range(self._config.workers)]
         try:
             workers = await asyncio.gather(*starting)
         finally:
             for task in starting:  # after a failure
                 task.cancel()
-        outcomes = await asyncio.gather(*(worker.open() for worker in workers), return_exceptions=True)
+        outcomes = await asyncio.gather(*(_open(worker) for worker in workers), return_exceptions=True)
         if all(isinstance(outcome, BaseException) for outcome in outcomes):
             raise next(outcome for outcome in outcomes if isinstance(outcome, BaseException))
+        for outcome in outcomes:
+            if isinstance(outcome, StartupError):
+                _LOGGER.error("%s; it is killed", outcome)
 
     def _say_ready(self, addresses: dict[str, str]) -> None:
         assert self._all
@@ -203,7 +208,7 @@ class Supervisor:
 
         Raises:
             WorkerEndedError: it ended meanwhile.
-            RefusedVersionError, StartupError: it cannot load a version that became live meanwhile.
+            RefusedVersionError, StartupError: it cannot load a version that became live meanwhile, or it hangs.
         """
         if number > 0:
             await self._found_versions.wait()
@@ -211,10 +216,12 @@ class Supervisor:
         share = cores[number::workers] if len(cores) >= workers else []
         choices = [[self._all.live[source.name]] for source in self._sources] if self._all else self._plan.choices
         worker.load(self._config, sources=self._sources, choices=choices, cores=share)
-        live = (await worker.loaded()).versions
-        self._all = self._all or AllWorkers(live, on_lost=self._forget)
-        self._found_versions.set()
-        await worker.compiled()
+        timeout_s = LOAD_S * len(self._sources)
+        async with _answered_within(timeout_s, worker, "loaded and compiled its policies"):
+            live = (await worker.loaded()).versions
+            self._all = self._all or AllWorkers(live, on_lost=self._forget)
+            self._found_versions.set()
+            await worker.compiled()
         await self._all.join(worker, live=live)
 
     async def _replace_dead(self) -> None:
@@ -246,7 +253,7 @@ class Supervisor:
             worker = await self._start_until_possible(number)
             try:
                 await self._load(number, worker)
-                await worker.open()
+                await _open(worker)
             except (RefusedVersionError, StartupError) as error:
                 _LOGGER.error("a worker cannot serve what the others do: %s; starting another in %g s", error, _RETRY_S)
                 worker.kill()
@@ -337,3 +344,30 @@ class Supervisor:
         if not any(worker.serves for worker in workers):
             return "no worker serves"
         return self._heartbeat.problem() or "; ".join(filter(None, (worker.problem for worker in workers)))
+
+
+async def _open(worker: WorkerProcess) -> None:
+    """Let a worker open the port. One that hangs is killed.
+
+    Raises:
+        WorkerEndedError: it ended meanwhile.
+        StartupError: it hangs.
+    """
+    try:
+        async with _answered_within(_OPEN_S, worker, "opened the port"):
+            await worker.open()
+    except StartupError:
+        worker.kill()
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _answered_within(timeout_s: float, worker: WorkerProcess, done: str) -> AsyncGenerator[None]:
+    """Raise StartupError if the context, which waits until a worker has `done` something, takes longer."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise StartupError(
+            f"worker {worker.pid} has not {done} within {timeout_s:g} s (its last line in the log may say why)"
+        ) from error

@@ -260,7 +260,7 @@ async def test_a_version_that_is_loaded_late_stays_if_it_is_wanted_by_then(
 async def test_loading_has_a_deadline_also_in_a_worker_that_responds(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(all_workers, "_LOAD_S", 0.01)
+    monkeypatch.setattr(all_workers, "LOAD_S", 0.01)
     workers.each[1].held[2] = asyncio.Event()
     with pytest.raises(StartupError, match=r"worker 2 has not loaded it within 0.01 s; end it with SIGKILL"):
         await workers.all.prepare(NAME, 2)
@@ -284,7 +284,7 @@ async def test_unloading_does_not_wait_for_a_worker_that_does_not_respond(
 async def test_a_new_worker_that_does_not_answer_does_not_join(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(all_workers, "_LOAD_S", 0.01)
+    monkeypatch.setattr(all_workers, "LOAD_S", 0.01)
     await workers.all.prepare(NAME, 2)
     third = Worker(3)
     third.stopped = asyncio.Event()

@@ -18,6 +18,7 @@ from serving.policies.restart import RestartPlan
 from serving.telemetry import heartbeat
 from serving.workers import supervisor as supervisor_module
 from serving.workers import worker_process
+from serving.workers.messages import Serving
 from serving.workers.reload import Reload
 from serving.workers.supervisor import Supervisor
 from serving.workers.worker_process import WorkerProcess
@@ -51,6 +52,8 @@ from_line(sys.stdin.buffer.readline())
 say(Loaded({"ant": 1}))
 os.kill(os.getpid(), 9)
 """
+HANG_UNLOADED = "sys.stdin.buffer.readline(); signal.pause()"
+HANG_UNOPENED = SERVE.replace("say(Serving())\n", "")
 DIE_UNLOADED = "os.kill(os.getpid(), 9)"
 CANNOT_SERVE = "sys.stdin.buffer.readline(); os._exit(1)"
 
@@ -195,6 +198,85 @@ def test_a_worker_that_says_that_it_cannot_serve_ends_the_server_at_the_first_tr
     code, _ = supervise([CANNOT_SERVE], monkeypatch, tmp_path, until=lambda _: False)
     assert code == 1
     assert not any("starting another" in line for line in caplog.messages)
+
+
+def test_a_worker_that_hangs_while_it_loads_ends_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(supervisor_module, "LOAD_S", 0.05)
+    with pytest.raises(StartupError, match=r"worker \d+ has not loaded and compiled its policies within 0.05 s \("):
+        supervise([HANG_UNLOADED], monkeypatch, tmp_path, until=lambda _: False)
+
+
+@pytest.mark.parametrize(
+    "hang",
+    [
+        (HANG_UNLOADED, "LOAD_S", "has not loaded and compiled its policies"),
+        (HANG_UNOPENED, "_OPEN_S", "has not opened the port"),
+    ],
+    ids=["loading", "opening"],
+)
+def test_a_replacement_that_hangs_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    wait_until: WaitUntil,
+    hang: tuple[str, str, str],
+) -> None:
+    program, limit, problem = hang
+    monkeypatch.setattr(supervisor_module, "_RETRY_S", 0.01)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    start_worker, started, programs = WorkerProcess.start, list[WorkerProcess](), [SERVE, SERVE, program, SERVE]
+
+    async def start_fake() -> WorkerProcess:
+        hangs = programs[len(started)] is program
+        monkeypatch.setattr(supervisor_module, limit, 0.05 if hangs else 60.0)
+        started.append(await start_worker(command=command(programs[len(started)])))
+        return started[-1]
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
+
+    async def run() -> int:
+        running = asyncio.create_task(new_supervisor().run())
+        await wait_until(lambda: [each.serves for each in started] == [True, True])
+        started[0].kill()
+        await wait_until(lambda: [each.serves for each in started] == [False, True, False, True])
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await running
+
+    assert asyncio.run(run()) == 0
+    hung = f"worker {started[2].pid} {problem} within 0.05 s (its last line in the log may say why)"
+    assert f"a worker cannot serve what the others do: {hung}; starting another in 0.01 s" in caplog.messages
+
+
+def test_a_worker_that_hangs_when_all_open_the_port_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    start_worker, open_worker, started = WorkerProcess.start, WorkerProcess.open, list[WorkerProcess]()
+
+    async def start_fake() -> WorkerProcess:
+        started.append(await start_worker(command=command(SERVE)))
+        return started[-1]
+
+    async def open_fake(each: WorkerProcess) -> Serving:
+        if each is started[1]:
+            raise TimeoutError  # as after `_OPEN_S`
+        return await open_worker(each)
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
+    monkeypatch.setattr(worker_process.WorkerProcess, "open", open_fake)
+
+    async def run() -> int:
+        running = asyncio.create_task(new_supervisor().run())
+        await wait_until(lambda: [each.serves for each in started] == [True, False, True])
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await running
+
+    assert asyncio.run(run()) == 0
+    pid = started[1].pid
+    assert f"worker {pid} has not opened the port within 60 s (its last line in the log may say why); it is killed" in (
+        caplog.messages
+    )
+    assert f"worker {pid} ended by signal 9; starting another" in caplog.messages
 
 
 def test_while_no_process_can_be_started_the_other_workers_go_on(

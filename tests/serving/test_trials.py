@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from prometheus_client import CollectorRegistry
 
+from serving.errors import InvalidRequestError
 from serving.policies.canary import CanaryShare
 from serving.policies.deployment import Deployment
 from serving.policies.episode_reports import EpisodeReport, PolicyVersion
@@ -155,9 +156,9 @@ async def test_the_live_version_is_not_tried(deployment: Deployment) -> None:
 
 
 async def test_a_share_out_of_range_loads_nothing(bench: Bench, deployment: Deployment) -> None:
-    with pytest.raises(ValueError, match="the share of a canary must be above 0 and at most 1, got 0"):
+    with pytest.raises(InvalidRequestError, match="the share of a canary must be above 0 and at most 1, got 0"):
         await deployment.canary(NAME, 2, share=0)
-    with pytest.raises(ValueError, match="the share of a shadow must be above 0 and at most 1, got 1.5"):
+    with pytest.raises(InvalidRequestError, match="the share of a shadow must be above 0 and at most 1, got 1.5"):
         await deployment.shadow(NAME, 2, share=1.5)
     assert bench.host.did == []
 
