@@ -24,7 +24,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead
 
 from serving.config import ServeConfig
 from serving.errors import RefusedVersionError, StartupError, shortage
@@ -41,7 +41,12 @@ from serving.telemetry.metrics import ProcessesCollector
 from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.all_workers import LOAD_S, AllWorkers
 from serving.workers.control import controlled
-from serving.workers.metrics_folder import metrics_folder
+from serving.workers.metrics_folder import (
+    WorkersCollector,
+    metrics_folder,
+    remove_metrics,
+    write_workers_metrics_to,
+)
 from serving.workers.reload import Reload
 from serving.workers.reports import ReceivedReports
 from serving.workers.shutdown import exit_code, finished_before, stop_event
@@ -67,7 +72,7 @@ def supervise(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
             sources = executor.submit(resolve, config).result()
             plan = executor.submit(plan_restart, config, sources).result()
         with metrics_folder() as folder, hold_port(config.address) as address:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # for the workers' metrics
+            write_workers_metrics_to(folder)
             of_workers = dataclasses.replace(config, listen=str(address))
             supervisor = Supervisor(of_workers, sources, plan, reload=Reload(config, sources, read))
             code = asyncio.run(supervisor.run())
@@ -196,6 +201,7 @@ class Supervisor:
             try:
                 await self._load(number, worker)
             except WorkerEndedError as death:
+                remove_metrics(worker.pid)
                 if death.exit_code > 0 or not left:
                     raise
                 _LOGGER.error("%s before it could serve; starting another", death)
@@ -256,13 +262,14 @@ class Supervisor:
                 await _open(worker)
             except (RefusedVersionError, StartupError) as error:
                 _LOGGER.error("a worker cannot serve what the others do: %s; starting another in %g s", error, _RETRY_S)
+                del self._workers[number]  # it never served, so its exit code says nothing about the server's end
                 worker.kill()
                 await worker.ended()
-                mark_process_dead(worker.pid)
+                remove_metrics(worker.pid)
                 await asyncio.sleep(_RETRY_S)
             except WorkerEndedError as death:
-                mark_process_dead(worker.pid)
-                del self._workers[number]  # it never served, so its exit code says nothing about the server's end
+                del self._workers[number]  # as above
+                remove_metrics(worker.pid)
                 if not any(each.serves for each in self._workers.values()):
                     self._count(death)
                 _LOGGER.error("%s before it could serve; starting another in %g s", death, _RETRY_S)
@@ -323,7 +330,7 @@ class Supervisor:
 
     def _collectors(self) -> CollectorRegistry:
         collectors = CollectorRegistry()
-        MultiProcessCollector(collectors)
+        collectors.register(WorkersCollector())
         collectors.register(
             ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in tuple(self._workers.values()))])
         )
