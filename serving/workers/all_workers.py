@@ -2,7 +2,8 @@
 
 A version counts as loaded once every worker has it; if one refuses it, or does not respond, the others unload it. A
 switch is then only a message to each; if it fails in one, the others go back. A worker that ends takes part in nothing
-more; its replacement joins with what is loaded by then. Every wait for a worker has a deadline.
+more; its replacement joins with what is loaded by then. If it lacks memory for a former version, it joins without that
+version, and loads it when the version is made live or tried. Every wait for a worker has a deadline.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ class _Member:
     live: dict[str, int]
     loaded: set[tuple[str, int]]
     trials: dict[_Trial, tuple[int, float]] = dataclasses.field(default_factory=dict)
+    lacks: set[tuple[str, int]] = dataclasses.field(default_factory=set)  # former versions that it could not load
 
 
 class AllWorkers:
@@ -80,7 +82,7 @@ class AllWorkers:
 
     async def _approach(self, member: _Member) -> None:
         """Make one change that a new worker lacks; if it lacks none, let it take part."""
-        if missing := self._loaded - member.loaded:
+        if missing := self._loaded - member.loaded - (member.lacks - self._needed()):
             await self._catch_up(member, *min(missing))
         elif behind := [policy for policy, version in self._live.items() if member.live[policy] != version]:
             await _switch(member, behind[0], self._live[behind[0]])
@@ -90,6 +92,11 @@ class AllWorkers:
             await _unload(member, *min(surplus))
         else:
             self._members.append(member)
+
+    def _needed(self) -> set[tuple[str, int]]:
+        """Return the policies with their versions that are live or tried."""
+        tried = {(policy, version) for (_, policy), (version, share) in self._trials.items() if share}
+        return tried | {*self._live.items()}
 
     async def prepare(self, policy: str, version: int) -> None:
         """Load a version in every worker, or in none.
@@ -103,8 +110,9 @@ class AllWorkers:
                 try:
                     await self._load(lacking, policy, version)
                 except (RefusedVersionError, StartupError):
-                    having = [member for member in self._members if (policy, version) in member.loaded]
-                    await self._each(having, lambda member: _unload(member, policy, version), timeout_s=_UNLOAD_S)
+                    if (policy, version) not in self._loaded:
+                        having = [member for member in self._members if (policy, version) in member.loaded]
+                        await self._each(having, lambda member: _unload(member, policy, version), timeout_s=_UNLOAD_S)
                     raise
             self._loaded.add((policy, version))
         finally:
@@ -116,6 +124,7 @@ class AllWorkers:
         Raises:
             StartupError: a worker cannot. The others are back at the version before.
         """
+        await self._load_where_lacking(policy, version)
         before, self._live[policy] = self._live[policy], version
         try:
             await self._each(self._members, lambda member: _switch(member, policy, version), timeout_s=_ANSWER_S)
@@ -139,6 +148,8 @@ class AllWorkers:
 
     async def _set_trial(self, trial: _Trial, version: int, share: float) -> None:
         """Begin, change or end a trial in every worker, or in none."""
+        if share:
+            await self._load_where_lacking(trial[1], version)
         before = self._trials.get(trial, (version, 0.0))
         self._trials[trial] = version, share
         try:
@@ -149,6 +160,16 @@ class AllWorkers:
             self._trials[trial] = before
             await self._each(self._members, lambda member: _set_trial(member, trial, *before), timeout_s=_ANSWER_S)
             raise
+
+    async def _load_where_lacking(self, policy: str, version: int) -> None:
+        """Load a version, which the others have, in the workers that have joined without it. Raises StartupError."""
+        if any((policy, version) in member.lacks for member in self._members):
+            try:
+                await self.prepare(policy, version)
+            except RefusedVersionError as error:
+                raise StartupError(
+                    f"a worker has no version {version} of {policy}, and cannot load it: {error}"
+                ) from error
 
     async def _load(self, lacking: Sequence[_Member], policy: str, version: int) -> None:
         """Load a version in the workers `lacking`. One that loads it too late unloads it. Errors as of `prepare`."""
@@ -185,6 +206,17 @@ class AllWorkers:
                 if (of, lost) == (policy, version):
                     await self._set_trial((kind, of), version, 0.0)
             await self.unload(policy, version)
+        except StartupError as error:
+            if (policy, version) in self._needed():
+                raise
+            member.lacks.add((policy, version))
+            _LOGGER.warning(
+                "worker %d serves without version %d of %s, and refuses requests that name it: %s",
+                member.worker.pid,
+                version,
+                policy,
+                error,
+            )
 
     async def _each(
         self,
@@ -243,6 +275,7 @@ def _end_late(task: asyncio.Task[None], *, member: _Member, on_late_end: Callabl
 async def _prepare(member: _Member, policy: str, version: int) -> None:
     await member.worker.prepare(policy, version)
     member.loaded.add((policy, version))
+    member.lacks.discard((policy, version))
 
 
 async def _switch(member: _Member, policy: str, version: int) -> None:
@@ -259,4 +292,5 @@ async def _set_trial(member: _Member, trial: _Trial, version: int, share: float)
 
 async def _unload(member: _Member, policy: str, version: int) -> None:
     member.loaded.discard((policy, version))
+    member.lacks.discard((policy, version))
     await member.worker.unload(policy, version)

@@ -193,6 +193,46 @@ async def test_a_former_version_that_a_replacement_cannot_load_is_given_up_every
     assert [worker.did[-1] for worker in workers.each] == [("unload", 1)] * 2
 
 
+async def test_a_replacement_without_memory_for_a_former_version_serves_the_live_one(
+    workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    await workers.all.prepare(NAME, 2)
+    await workers.all.switch(NAME, 2)
+    third = Worker(3)
+    third.problems[1] = StartupError("too little memory")
+    await workers.join(third, version=2)
+    assert workers.lost == []
+    assert caplog.messages == [
+        "worker 3 serves without version 1 of maze, and refuses requests that name it: too little memory"
+    ]
+    with pytest.raises(StartupError, match="too little memory"):
+        await workers.all.switch(NAME, 1)
+    assert workers.all.live == {NAME: 2}
+    for worker in workers.each:
+        assert worker.did == [("prepare", 2), ("switch", 2)]
+    del third.problems[1]
+    await workers.all.switch(NAME, 1)
+    assert third.did == [("prepare", 1)] * 3 + [("switch", 1)]
+    await workers.all.switch(NAME, 2)
+    assert third.did[-1] == ("switch", 2)
+
+
+@pytest.mark.parametrize("trial", ["set_canary", "set_shadow"])
+async def test_a_replacement_without_memory_for_a_version_that_is_tried_does_not_join(
+    workers: Workers, trial: str
+) -> None:
+    await workers.all.prepare(NAME, 2)
+    await getattr(workers.all, trial)(NAME, 2, share=0.1)
+    third = Worker(3)
+    third.problems[2] = StartupError("too little memory")
+    with pytest.raises(StartupError, match="too little memory"):
+        await workers.join(third)
+    await getattr(workers.all, trial)(NAME, 2, share=0)
+    await workers.join(third)
+    await workers.all.unload(NAME, 2)
+    assert third.did[-1] == ("unload", 2)
+
+
 async def test_a_replacement_without_the_live_version_does_not_join(workers: Workers) -> None:
     await workers.all.prepare(NAME, 2)
     await workers.all.switch(NAME, 2)
