@@ -35,7 +35,7 @@ from serving.batching.overload import Overload
 from serving.batching.queue import InferenceResult, QueuedRequest, RequestQueue
 from serving.batching.scheduler import Arrival, BatchingPolicy, Dispatch, Idle, Rejection, Scheduler, WaitUntil
 from serving.engine.engine import BatchEngine, Kind
-from serving.errors import DeadlinePassedError, DrainingError, UnexpectedError
+from serving.errors import DeadlinePassedError, DrainingError, ServingError, UnexpectedError
 from serving.telemetry.metrics import PolicyMetrics
 
 _LOGGER = logging.getLogger(__name__)
@@ -182,8 +182,9 @@ class Batcher:
         is_drained = self._drained.done()
         if not is_drained:
             error = DrainingError("the server shut down before this request was computed")
-            for request in (*(part.request for part in self._in_flight.slices()), *self._queue):
-                request.fail(error)
+            for part in self._in_flight.slices():
+                part.request.fail(error)
+            self._fail_queued(error)
             self._drained.cancel()
         self._stop_waiting()
         self._executor.end(wait=is_drained)
@@ -230,16 +231,20 @@ class Batcher:
                 self._dispatch(decision)
         except Exception:  # guard against a bug: fail every caller instead of leaving it waiting
             _LOGGER.exception("scheduling failed; %d queued rows are failed", self._queue.rows)
-            for request in list(self._queue):
-                self._queue.remove(request)
-                request.fail(UnexpectedError())
-            self._metrics.show_queue_rows(self._queue.rows)
+            self._fail_queued(UnexpectedError())
             decision = Idle(rows=1)
         self._wait = decision
         if isinstance(decision, WaitUntil):
             self._timer = self._loop.call_later(decision.time_s - self._clock(), self._step)
         if self._drained and not self._queue and not len(self._in_flight):
             self._drained.set_result(None)
+
+    def _fail_queued(self, error: ServingError) -> None:
+        """Fail every request of the queue, and empty the queue."""
+        for request in list(self._queue):
+            self._queue.remove(request)
+            request.fail(error)
+        self._metrics.show_queue_rows(self._queue.rows)
 
     def _decide(self) -> Dispatch | WaitUntil | Idle:
         now_s = self._clock()

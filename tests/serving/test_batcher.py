@@ -367,10 +367,13 @@ async def test_drain_fails_what_is_left_when_the_grace_period_ends(
 ) -> None:
     bench = Bench(make_engine(max_rows=1, max_concurrency=max_concurrency))
     bench.engine.hold()
-    requests = [bench.submit(value) for value in range(max_concurrency + 1)]
+    requests = [bench.submit(value) for value in range(max_concurrency)]
     await wait_until(lambda: len(bench.engine.batches) == max_concurrency)
+    queued = bench.batcher.admit(np.ones((2, 1), np.float32))  # as a stream does, which does not withdraw it
+    assert bench.metric("queue_rows") == 2
     assert await bench.batcher.drain(grace_s=0.05) is False
-    for request in requests:
+    assert bench.metric("queue_rows") == 0
+    for request in (*requests, queued.result):
         with pytest.raises(DrainingError):
             await request
     bench.engine.release()
