@@ -154,9 +154,7 @@ class GrpcTransport:
                 rpc_context = self._context(name, context)
                 call = self._open(context, rpc_context)
                 call.hold(len(raw))
-                reply = await method(raw, rpc_context)
-                call.hold(len(reply))
-                return reply
+                return await method(raw, rpc_context._replace(hold_reply=call.hold))
             except ServingError as error:
                 del raw  # the exception that ends the call keeps this frame until a garbage collection
                 await _abort(context, error)
@@ -188,9 +186,7 @@ class GrpcTransport:
                 if raw is grpc.aio.EOF:
                     raise InvalidRequestError("the call ended without a request")
                 call.hold(len(raw))
-                reply = await method(raw, rpc_context)
-                call.hold(len(reply))
-                return reply
+                return await method(raw, rpc_context._replace(hold_reply=call.hold))
             except ServingError as error:
                 del raw
                 await _abort(context, error)

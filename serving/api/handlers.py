@@ -127,7 +127,9 @@ class RpcHandlers:
                     await self.hold()
                 answering = answer(request, context)
                 del request  # it may be large, and the answer keeps what it needs
-                return await answering
+                reply = await answering
+                context.hold_reply(len(reply))
+                return reply
             except BaseException as error:
                 failure, status = self.failure(error, context)
                 if failure is None or failure is error:

@@ -206,6 +206,8 @@ class _Requests(ABC, Generic[Blocks]):
         queued = served.batcher.admit(
             work.rows, kind=work.kind, priority=request.priority, timeout_s=timeout_s, connection=context.connection
         )
+        if self._range_check and is_out_of_range:
+            self._range_check.count(served)
         observation = self._observe(request, served, work)
         return _Pending(served, request.sequence, work.candidates, queued, is_out_of_range, observation)
 

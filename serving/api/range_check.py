@@ -8,7 +8,7 @@ from serving.telemetry.metrics import Metrics
 
 
 class RangeCheck:
-    """Finds and counts requests with a state out of range.
+    """Finds and counts requests with a state out of range. One that is rejected for load does not count.
 
     Args:
         metrics: count them.
@@ -23,11 +23,15 @@ class RangeCheck:
         """Return whether a state of `state: [rows, state_dim]` is out of the range that `served` saw in training.
 
         Raises:
-            OutOfRangeError: it is, and such requests are refused.
+            OutOfRangeError: it is, and such requests are refused. The request is counted.
         """
         if served.seen_range.contains(state):
             return False
-        self._metrics.out_of_range.labels(served.name).inc()
         if self._refuses:
+            self.count(served)
             raise OutOfRangeError(f"{served.seen_range.complaint(state)}; send a state of the kind that it saw")
         return True
+
+    def count(self, served: ServedPolicy) -> None:
+        """Count an admitted request for which `is_out_of_range` returned True."""
+        self._metrics.out_of_range.labels(served.name).inc()

@@ -8,6 +8,7 @@ and gives an iterator of replies (`StreamMethod`). Both also get an `RpcContext`
   runs the method. No other `asyncio.CancelledError` leaves a method.
 * Backpressure: the transport asks for the next reply of a stream only after it has sent the one before, and receives a
   request only when the method asks for it. If a peer does not read its replies, its requests are therefore not read.
+* A unary method has its reply counted by `RpcContext.hold_reply` before it returns it, unless the reply is small.
 * Each call runs in a task of its own.
 * Under overload, the transport has an `OverloadCheck` reject calls before it reads them. The caller notices no
   difference.
@@ -35,6 +36,9 @@ class RpcContext(NamedTuple):
 
     metadata: Callable[[], Mapping[str, str]] = dict
     """Returns the caller's metadata. A function, because reading it takes microseconds and few calls need it."""
+
+    hold_reply: Callable[[int], None] = lambda _size: None
+    """Counts the bytes of a unary reply until it is sent. Raises MemoryLimitError if the connection holds too many."""
 
     def timeout_s(self, now_s: float, *, limit_us: int = 0) -> float | None:
         """Return the seconds from `now_s` until the reply is too late; None: no limit.

@@ -211,6 +211,21 @@ async def test_a_request_beyond_the_byte_limit_is_refused_before_a_method_sees_i
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_a_method_can_have_its_reply_counted_and_refused() -> None:
+    async def give_much(_raw: bytes, context: RpcContext) -> bytes:
+        context.hold_reply(2**40)
+        raise AssertionError("it is not refused")
+
+    async with served(give_much) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary(ECHO)(b"x", timeout=10)
+        trailers: Any = refused.value.trailing_metadata()
+        assert (refused.value.code(), trailers["kilolayer-reason"]) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "memory_limit",
+        )
+
+
 async def test_a_taken_port_is_named_and_stopping_what_did_not_start_is_harmless() -> None:
     first, second = GrpcTransport([], max_request_bytes=1), GrpcTransport([], max_request_bytes=1)
     address = await first.start(FREE)

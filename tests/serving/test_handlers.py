@@ -16,6 +16,7 @@ from serving.api.rpc import RpcContext
 from serving.errors import (
     DrainingError,
     InvalidRequestError,
+    MemoryLimitError,
     OverloadedError,
     Reason,
     UnexpectedError,
@@ -46,8 +47,11 @@ class Service:
         service = PolicyService(policies_of(batcher), handlers=self.handlers, max_rows=8).service()
         self._act = service.unary["Act"]
 
-    async def act(self, raw: bytes = GOOD, *, timeout_s: float = 10) -> bytes:
-        return await self._act(raw, RpcContext(ACT, self.clock.now_s + timeout_s, "ipv4:10.0.0.7:1"))
+    async def act(
+        self, raw: bytes = GOOD, *, timeout_s: float = 10, hold_reply: Callable[[int], None] = lambda _size: None
+    ) -> bytes:
+        context = RpcContext(ACT, self.clock.now_s + timeout_s, "ipv4:10.0.0.7:1", hold_reply=hold_reply)
+        return await self._act(raw, context)
 
     def count(self, code: str, policy: str = MODEL) -> float | None:
         labels = {"method": "Act", "policy": policy, "code": code}
@@ -55,6 +59,20 @@ class Service:
 
     def total_s(self) -> float | None:
         return self._collectors.get_sample_value("kilolayer_total_seconds_sum", {"method": "Act", "policy": MODEL})
+
+
+async def test_a_reply_that_the_connection_may_not_hold_is_counted_with_the_status_that_the_caller_gets() -> None:
+    service, sizes = Service(AnsweringBatcher()), list[int]()
+
+    def refuse(size: int) -> None:
+        sizes.append(size)
+        raise MemoryLimitError("too much")
+
+    reply = await service.act()
+    with pytest.raises(MemoryLimitError):
+        await service.act(hold_reply=refuse)
+    assert sizes == [len(reply)]
+    assert (service.count("OK"), service.count("RESOURCE_EXHAUSTED")) == (1, 1)
 
 
 async def test_an_answer_is_counted_with_the_time_it_took() -> None:

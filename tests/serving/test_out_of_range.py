@@ -24,7 +24,14 @@ from serving.batching.batcher import Batcher
 from serving.batching.scheduler import BatchingPolicy
 from serving.config import ServeConfig
 from serving.engine.engine import Kind
-from serving.errors import ExtremeInputError, InvalidRequestError, NonFiniteActionError, OutOfRangeError
+from serving.errors import (
+    ExtremeInputError,
+    InvalidRequestError,
+    NonFiniteActionError,
+    OutOfRangeError,
+    OverloadedError,
+    Reason,
+)
 from serving.server import load
 from serving.telemetry.metrics import Metrics
 from tests.open_inference import infer_request, method
@@ -165,6 +172,15 @@ async def test_open_inference_flags_with_a_parameter_or_refuses() -> None:
     assert reply.error_message == REFUSED
     assert reply.infer_response.parameters["kilolayer-reason"].string_param == "out_of_range"
     assert (service.counted, refusing.counted) == (1, 2)
+
+
+async def test_a_request_out_of_range_that_is_rejected_for_load_does_not_count() -> None:
+    service = Service(FakeBatcher(OverloadedError("full", reason=Reason.QUEUE_FULL)))
+    with pytest.raises(OverloadedError):
+        await service.call("Act", act(FAR))
+    with pytest.raises(OverloadedError):
+        await service.call("ModelInfer", infer(FAR))
+    assert service.counted == 0
 
 
 @pytest.mark.parametrize("refuses", [False, True])

@@ -93,6 +93,8 @@ class InferRequests:
         except BaseException:
             statistics.failed(self._clock() - started_s)
             raise
+        if self._range_check and is_out_of_range:
+            self._range_check.count(served)
         return PendingInference(
             served,
             queued,
