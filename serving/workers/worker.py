@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from threading import Thread
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import jax
 import uvloop
@@ -33,6 +33,7 @@ from serving.server import Server, load, process_collectors
 from serving.telemetry.heartbeat import BEAT_S
 from serving.telemetry.logs import log_to_stderr, ready_line
 from serving.workers.control import controlled
+from serving.workers.line_pipe import LinePipe
 from serving.workers.messages import (
     Alive,
     Change,
@@ -73,7 +74,7 @@ def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
     log_to_stderr(start.config.log_format, worker=os.getpid())
     if start.cores:
         os.sched_setaffinity(0, start.cores)  # before JAX counts them
-    return _run(_serve_shared(start, from_supervisor, to_supervisor))
+    return _run(_serve_shared(start, from_supervisor, LinePipe(to_supervisor)))
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> int:
@@ -150,7 +151,7 @@ async def _load_alone(
     return server, sources, plan
 
 
-async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> None:
+async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: LinePipe) -> None:
     stop, received = stop_event(), asyncio.Queue[Open | Change]()
     loop = asyncio.get_running_loop()
     reports = ForwardedReports(lambda message: send(to_supervisor, message, stop))
@@ -188,7 +189,7 @@ async def _change(
     host: PolicyHost,
     received: "asyncio.Queue[Open | Change]",
     may_open: asyncio.Event,
-    to_supervisor: BinaryIO,
+    to_supervisor: LinePipe,
     stop: asyncio.Event,
 ) -> None:
     """Do what the supervisor sends. A switch does not wait until another version is loaded. Does not return."""
@@ -244,23 +245,22 @@ async def _draining(server: Server, config: ServeConfig) -> AsyncGenerator[None]
         )
 
 
-def send(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> bool:
+def send(to_supervisor: LinePipe, message: Message, stop: asyncio.Event) -> bool:
     """Send a message to the supervisor; set `stop` if the supervisor has ended. Return False if its pipe is full."""
     try:
-        written = cast("int | None", to_supervisor.write(to_line(message)))  # None: of a raw stream that is full
+        return to_supervisor.write(to_line(message))
     except OSError:  # `listen` notices it too
         stop.set()
         return True
-    return written is not None
 
 
-async def send_surely(to_supervisor: BinaryIO, message: Message, stop: asyncio.Event) -> None:
+async def send_surely(to_supervisor: LinePipe, message: Message, stop: asyncio.Event) -> None:
     """Send a message that the supervisor waits for. While its pipe is full, try again."""
     while not send(to_supervisor, message, stop):  # noqa: ASYNC110  a pipe sets no event
         await asyncio.sleep(_PIPE_FULL_S)
 
 
-async def beat(to_supervisor: BinaryIO, stop: asyncio.Event) -> None:
+async def beat(to_supervisor: LinePipe, stop: asyncio.Event) -> None:
     """Tell the supervisor every second that the event loop runs. Does not return."""
     while True:
         send(to_supervisor, Alive(), stop)

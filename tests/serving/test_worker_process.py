@@ -16,6 +16,7 @@ from serving.errors import RefusedVersionError
 from serving.policies.copies import Copies
 from serving.policy_settings import BucketUrl, NamedPath, PolicySettings
 from serving.workers import worker
+from serving.workers.line_pipe import LinePipe
 from serving.workers.messages import (
     Alive,
     Answered,
@@ -214,10 +215,10 @@ def test_a_worker_that_cannot_reach_its_supervisor_stops() -> None:
     os.close(read_end)
     stop = asyncio.Event()
     with os.fdopen(write_end, "wb", buffering=0) as to_supervisor:
-        worker.send(to_supervisor, Compiled(), stop)
+        worker.send(LinePipe(to_supervisor), Compiled(), stop)
     assert stop.is_set()
     pipe, alive = io.BytesIO(), asyncio.Event()
-    worker.send(pipe, Compiled(), alive)
+    worker.send(LinePipe(pipe), Compiled(), alive)
     assert pipe.getvalue() == to_line(Compiled())
     assert not alive.is_set()
 
@@ -229,7 +230,7 @@ async def test_a_supervisor_that_reads_nothing_does_not_block_its_worker() -> No
     with os.fdopen(write_end, "wb", buffering=0) as to_supervisor, os.fdopen(read_end, "rb"):
         while to_supervisor.write(bytes(4096)):
             pass
-        beating = asyncio.create_task(worker.beat(to_supervisor, stop))
+        beating = asyncio.create_task(worker.beat(LinePipe(to_supervisor), stop))
         await asyncio.sleep(0.01)
         assert not stop.is_set()
         beating.cancel()
@@ -243,7 +244,7 @@ async def test_an_answer_that_the_supervisor_waits_for_is_sent_when_its_pipe_has
         full = 0
         while written := to_supervisor.write(bytes(4096)):
             full += written
-        sending = asyncio.create_task(worker.send_surely(to_supervisor, Changed(7), stop))
+        sending = asyncio.create_task(worker.send_surely(LinePipe(to_supervisor), Changed(7), stop))
         await asyncio.sleep(0.01)
         assert not sending.done()
         while full:
@@ -251,6 +252,24 @@ async def test_an_answer_that_the_supervisor_waits_for_is_sent_when_its_pipe_has
         await asyncio.wait_for(sending, timeout=10)
         assert from_line(received.read(4096)) == Changed(7)
     assert not stop.is_set()
+
+
+def test_a_line_of_which_a_nearly_full_pipe_takes_a_part_is_completed_before_the_next_one() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    stop = asyncio.Event()
+    long = Changed(7, problem="x" * 9000)
+    with os.fdopen(write_end, "wb", buffering=0) as to_supervisor, os.fdopen(read_end, "rb", buffering=0) as received:
+        full = 0
+        while written := to_supervisor.write(bytes(4096)):
+            full += written
+        received.read(4096)  # room for a part of the line
+        pipe = LinePipe(to_supervisor)
+        assert worker.send(pipe, long, stop)
+        assert not worker.send(pipe, Compiled(), stop)
+        assert len(received.read(full - 4096)) == full - 4096
+        assert worker.send(pipe, Compiled(), stop)
+        assert received.read(2**16) == to_line(long) + to_line(Compiled())
 
 
 async def test_the_detail_of_a_refusal_reaches_the_supervisor() -> None:
