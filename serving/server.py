@@ -313,6 +313,7 @@ async def load(
     reports: ReportSink | None = None,
     sources: Sequence[PolicySource] | None = None,
     choices: Sequence[Sequence[int]] | None = None,
+    on_rejected: Callable[[str], None] | None = None,
 ) -> Server:
     """Load and verify the policies that `config` names.
 
@@ -322,6 +323,7 @@ async def load(
         reports: takes the reports of robots; None: this process counts them.
         sources: the policies; None: those of `config`.
         choices: the versions of each policy to try, the most wanted first; None: as `sources` say.
+        on_rejected: called with the reason for every version that fails a check; None: the metrics count it.
 
     Raises:
         StartupError: a path has no usable policy, or OpenTelemetry is wanted and not installed.
@@ -338,7 +340,11 @@ async def load(
     choices = choices or await run_in_thread(lambda: [first_choices(source) for source in sources])
     # In a thread: reading takes seconds, and signals are handled meanwhile.
     load_all = functools.partial(
-        store.load_all, sources, choices, on_rejected=metrics.count_rejected_bundle, strict=config.strict
+        store.load_all,
+        sources,
+        choices,
+        on_rejected=on_rejected or metrics.count_rejected_bundle,
+        strict=config.strict,
     )
     bundles = await run_in_thread(load_all)
     return Server(

@@ -124,7 +124,8 @@ class PolicyHost:
                     with short_turns():
                         await self._load(policy, version)
         except RefusedVersionError as error:
-            self._metrics.count_rejected_bundle(error.reason)
+            if self._config.workers == 1:  # otherwise the supervisor counts it, once for all workers
+                self._metrics.count_rejected_bundle(error.reason)
             raise
 
     async def switch(self, policy: str, version: int) -> None:

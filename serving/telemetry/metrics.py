@@ -76,7 +76,7 @@ class Metrics:
             "build_info", "Which release serves; always 1.", *info.BUILD_LABELS, of_workers="livemin"
         )
         self.dropped_log_lines = counter("dropped_log_lines", "Lines of the log that were not written.")
-        self.bundles_rejected = counter("bundles_rejected", "Versions on disk that failed a check.", "reason")
+        self.bundles_rejected = rejected_bundles(collectors)
         self.compilations = counter("compilations_after_ready", "Compilations while serving; must stay 0.")
         self.shadow_rows = counter(
             "shadow_rows", "Rows that were sampled for a shadow, by what became of them.", "policy", "outcome"
@@ -197,6 +197,12 @@ def admin_actions(collectors: CollectorRegistry) -> Counter:
     """Return the counter of what operators ask for. One process of a server has it: with workers, the supervisor."""
     text = "Actions and queries of operators, by outcome: ok, stopped, or the reason of the failure."
     return Counter("kilolayer_admin_actions", text, ("action", "outcome"), registry=collectors)
+
+
+def rejected_bundles(collectors: CollectorRegistry) -> Counter:
+    """Return the counter of versions that failed a check. With workers, the supervisor counts, and no worker does."""
+    text = "Versions on disk that failed a check."
+    return Counter("kilolayer_bundles_rejected", text, ("reason",), registry=collectors)
 
 
 class ProcessesCollector(Collector):

@@ -47,13 +47,21 @@ class AllWorkers:
         live: the live version of every policy, which every worker has loaded when it joins.
         on_lost: called with a policy and a former live version that a new worker could not load any more; it is
             unloaded everywhere.
+        on_rejected: called with the reason, one word, once for a version that fails a check in one or more workers.
     """
 
-    def __init__(self, live: Mapping[str, int], *, on_lost: Callable[[str, int], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        live: Mapping[str, int],
+        *,
+        on_lost: Callable[[str, int], Awaitable[None]],
+        on_rejected: Callable[[str], None],
+    ) -> None:
         self._live = dict(live)
         self._loaded = set(live.items())
         self._trials: dict[_Trial, tuple[int, float]] = {}  # with their versions and shares; a share of 0: it has ended
         self._on_lost = on_lost
+        self._on_rejected = on_rejected
         self._members: list[_Member] = []
         self._preparing: Counter[tuple[str, int]] = Counter()
         self._undoing: set[asyncio.Task[None]] = set()
@@ -109,7 +117,9 @@ class AllWorkers:
             while lacking := [member for member in self._members if (policy, version) not in member.loaded]:
                 try:
                     await self._load(lacking, policy, version)
-                except (RefusedVersionError, StartupError):
+                except (RefusedVersionError, StartupError) as error:
+                    if isinstance(error, RefusedVersionError):
+                        self._on_rejected(error.reason)
                     if (policy, version) not in self._loaded:
                         having = [member for member in self._members if (policy, version) in member.loaded]
                         await self._each(having, lambda member: _unload(member, policy, version), timeout_s=_UNLOAD_S)
@@ -198,9 +208,10 @@ class AllWorkers:
     async def _catch_up(self, member: _Member, policy: str, version: int) -> None:
         try:
             await _prepare(member, policy, version)
-        except RefusedVersionError:
+        except RefusedVersionError as error:
             if self._live[policy] == version:
                 raise
+            self._on_rejected(error.reason)
             await self._on_lost(policy, version)
             for (kind, of), (lost, _) in list(self._trials.items()):
                 if (of, lost) == (policy, version):

@@ -37,6 +37,7 @@ class Loaded:
     """From a worker: the policies are loaded."""
 
     versions: dict[str, int]  # by policy
+    rejected: tuple[str, ...] = ()  # the reasons, in one word, of the versions that failed a check before
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import ready_line
-from serving.telemetry.metrics import ProcessesCollector
+from serving.telemetry.metrics import ProcessesCollector, rejected_bundles
 from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.all_workers import LOAD_S, AllWorkers
 from serving.workers.control import controlled
@@ -121,6 +121,8 @@ class Supervisor:
         self._deaths: deque[float] = deque(maxlen=_MAX_DEATHS)
         self._stopping = False
         self._heartbeat = Heartbeat(clock=time.monotonic, whose="the supervisor's event loop")
+        self._collectors = self._new_collectors()
+        self._rejected_bundles = rejected_bundles(self._collectors)
 
     async def run(self) -> int:
         """Start the workers, replace those that die, and stop them after SIGTERM or SIGINT. Return the exit code.
@@ -130,7 +132,7 @@ class Supervisor:
         """
         stop = stop_event()
         beating = asyncio.create_task(self._beat())
-        collectors = self._collectors()
+        collectors = self._collectors
         addresses = {"grpc": str(self._config.address)} | self._serve_metrics(collectors)
         try:
             if await finished_before(stop, self._start()):
@@ -224,8 +226,12 @@ class Supervisor:
         worker.load(self._config, sources=self._sources, choices=choices, cores=share)
         timeout_s = LOAD_S * len(self._sources)
         async with _answered_within(timeout_s, worker, "loaded and compiled its policies"):
-            live = (await worker.loaded()).versions
-            self._all = self._all or AllWorkers(live, on_lost=self._forget)
+            loaded = await worker.loaded()
+            live = loaded.versions
+            if not self._all:
+                self._all = AllWorkers(live, on_lost=self._forget, on_rejected=self._count_rejected)
+                for reason in loaded.rejected:
+                    self._count_rejected(reason)
             self._found_versions.set()
             await worker.compiled()
         await self._all.join(worker, live=live)
@@ -276,6 +282,9 @@ class Supervisor:
                 await asyncio.sleep(_RETRY_S)
             else:
                 return worker
+
+    def _count_rejected(self, reason: str) -> None:
+        self._rejected_bundles.labels(reason).inc()
 
     async def _forget(self, policy: str, version: int) -> None:
         if self._deployment:
@@ -328,7 +337,7 @@ class Supervisor:
         server = MetricsServer(shown, config.metrics_host, port=config.metrics_port, problem=self._problem)
         return server.addresses()
 
-    def _collectors(self) -> CollectorRegistry:
+    def _new_collectors(self) -> CollectorRegistry:
         collectors = CollectorRegistry()
         collectors.register(WorkersCollector())
         collectors.register(

@@ -158,14 +158,21 @@ async def _serve_shared(start: Start, from_supervisor: BinaryIO, to_supervisor: 
     Thread(target=listen, args=(from_supervisor, loop, received, reports.counted, stop), daemon=True).start()
     if (platform := jax.default_backend()) != "cpu":
         raise StartupError(f"--workers needs a CPU; a {platform} device is served by one process: leave out --workers")
-    collectors = CollectorRegistry()
+    rejected: list[str] = []
     loading = asyncio.ensure_future(
-        load(start.config, sources=start.sources, choices=start.choices, collectors=collectors, reports=reports)
+        load(
+            start.config,
+            sources=start.sources,
+            choices=start.choices,
+            collectors=CollectorRegistry(),
+            reports=reports,
+            on_rejected=rejected.append,
+        )
     )
     if not await finished_before(stop, loading):
         return
     server = loading.result()
-    send(to_supervisor, Loaded(dict(server.versions())), stop)
+    send(to_supervisor, Loaded(dict(server.versions()), tuple(rejected)), stop)
     if not await finished_before(stop, server.prepare()):
         return
     server.open()  # before the port: until then no call arrives

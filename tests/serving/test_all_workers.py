@@ -62,7 +62,8 @@ class Workers:
 
     def __init__(self) -> None:
         self.lost: list[tuple[str, int]] = []
-        self.all = AllWorkers({NAME: 1}, on_lost=self._lose)
+        self.rejected: list[str] = []
+        self.all = AllWorkers({NAME: 1}, on_lost=self._lose, on_rejected=self.rejected.append)
         self.each = (Worker(1), Worker(2))
 
     async def _lose(self, policy: str, version: int) -> None:
@@ -99,6 +100,15 @@ async def test_a_version_that_one_worker_cannot_load_is_unloaded_by_the_others(
         await workers.all.prepare(NAME, 2)
     assert first.did == [("prepare", 2), ("unload", 2)]
     assert second.did == [("prepare", 2)]
+
+
+async def test_a_version_that_several_workers_refuse_counts_once(workers: Workers) -> None:
+    for worker in workers.each:
+        worker.problems |= {2: RefusedVersionError("hash", "damaged"), 3: StartupError("too little memory")}
+    for version, problem in ((2, RefusedVersionError), (3, StartupError)):
+        with pytest.raises(problem):
+            await workers.all.prepare(NAME, version)
+    assert workers.rejected == ["hash"]
 
 
 async def test_a_worker_that_has_ended_stops_nothing(workers: Workers) -> None:
@@ -189,7 +199,7 @@ async def test_a_former_version_that_a_replacement_cannot_load_is_given_up_every
     third = Worker(3)
     third.problems[1] = RefusedVersionError("missing", "it was deleted")
     await workers.join(third, version=2)
-    assert workers.lost == [(NAME, 1)]
+    assert (workers.lost, workers.rejected) == ([(NAME, 1)], ["missing"])
     assert [worker.did[-1] for worker in workers.each] == [("unload", 1)] * 2
 
 

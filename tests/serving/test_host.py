@@ -205,6 +205,15 @@ async def test_a_version_that_must_not_be_served_is_refused_and_the_live_one_goe
     assert (await hosted.action())[0] == "1"
 
 
+async def test_a_worker_leaves_the_count_of_refused_versions_to_its_supervisor(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosted.host, "_config", ServeConfig(policies=(hosted.root,), workers=2))
+    with pytest.raises(RefusedVersionError):
+        await hosted.host.prepare(NAME, 2)
+    assert hosted.sample("bundles_rejected_total", reason="missing") is None
+
+
 async def test_a_version_that_gives_other_actions_here_is_refused(
     hosted: Hosted, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:

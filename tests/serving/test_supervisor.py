@@ -47,6 +47,7 @@ assert from_line(sys.stdin.buffer.readline()) == Open()
 say(Serving())
 signal.pause()
 """
+SERVE_AFTER_REFUSALS = SERVE.replace('Loaded({"ant": 1})', 'Loaded({"ant": 1}, ("hash", "missing", "hash"))')
 SERVE_AND_BEAT = SERVE.replace("signal.pause()", "import time\nwhile True: say(Alive()); time.sleep(0.02)")
 DIE_LOADED = """
 from_line(sys.stdin.buffer.readline())
@@ -335,6 +336,33 @@ def supervise_replacement(
         return await running
 
     return asyncio.run(run())
+
+
+def test_refusals_before_the_first_version_was_found_count_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    start_worker = WorkerProcess.start
+
+    async def start_fake() -> WorkerProcess:
+        return await start_worker(command=command(SERVE_AFTER_REFUSALS))
+
+    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
+    supervisor = new_supervisor()
+    collectors = supervisor._collectors  # pyright: ignore[reportPrivateUsage]
+
+    async def run() -> None:
+        running = asyncio.create_task(supervisor.run())
+        await wait_until(lambda: health(supervisor) == 200)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+    asyncio.run(run())
+    counted = [
+        collectors.get_sample_value("kilolayer_bundles_rejected_total", {"reason": reason})
+        for reason in ("hash", "missing")
+    ]
+    assert counted == [2, 1]
 
 
 WRITE_METRICS = """
