@@ -3,6 +3,7 @@
 Names that clients send never become labels: a policy that is not served is counted as UNKNOWN_POLICY.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -16,12 +17,14 @@ from serving.telemetry import info
 if TYPE_CHECKING:
     from policy.spec import PolicySpec  # it imports JAX, which the supervisor does not need
 
+MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that makes prometheus_client write metrics into files, which the supervisor sums up."""
 UNKNOWN_POLICY = "(unknown)"  # a policy's name has no brackets
 NO_POLICY = "(none)"  # for methods that are not about one policy
 UNREAD_POLICY = "(unread)"  # for calls that are rejected before they are read
-# Control loops run at 10 to 1000 Hz, so 0.1 ms to 1 s.
 # An action lies in [-1, 1], so two of them differ by at most 2.
 _DISTANCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+# Control loops run at 10 to 1000 Hz, so 0.1 ms to 1 s.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -68,7 +71,7 @@ class Metrics:
         )
         self.policy_info = gauge(
             "policy_info",
-            "What a policy is: 1 for its live version, 0 for earlier ones.",
+            "What a policy is, by its live version; always 1.",
             *info.POLICY_LABELS,
             of_workers="livemin",
         )
@@ -119,7 +122,9 @@ class Metrics:
         """Show which version of a policy is live, and what it is; the one that was live before is not any more."""
         labels = info.policy_labels(spec, version)
         if before := self._live_labels.get(spec.name):
-            self.policy_info.labels(**before).set(0)
+            self.policy_info.labels(**before).set(0)  # a worker's file keeps it, and the supervisor leaves it out
+            if MULTIPROCESS_FOLDER not in os.environ:
+                self.policy_info.remove(*(before[name] for name in info.POLICY_LABELS))
         self._live_labels[spec.name] = labels
         self.policy_info.labels(**labels).set(1)
         self.live_version.labels(spec.name).set(version)

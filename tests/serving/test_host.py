@@ -153,7 +153,9 @@ async def test_the_metrics_name_the_live_version(hosted: Hosted, publish: Publis
         if metric.name == "kilolayer_policy_info"
         for sample in metric.samples
     }
-    assert described == {"1": 0, "2": 1}
+    assert described == {"2": 1}
+    await hosted.host.switch(NAME, 2)  # again, without an effect
+    assert hosted.sample("live_version", policy=NAME) == 2
 
 
 async def test_a_version_of_the_same_sizes_is_loaded_without_a_compilation(
