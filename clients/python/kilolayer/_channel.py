@@ -66,7 +66,10 @@ _EXCEPTIONS: dict[grpc.StatusCode, tuple[type[KilolayerError], str]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "Send the next observation, or allow more time"),
     grpc.StatusCode.UNIMPLEMENTED: (ServerFailure, "Check that a Kilolayer server of this version is at the address"),
 }
-_TOO_MANY_CANDIDATES = (InvalidRequest, "best_of is the number of candidates; use a smaller one")
+_CHECK_BEST_OF = (
+    InvalidRequest,
+    "describe() gives the sizes and the row limit; best_of is the number of candidates, and each counts as a row",
+)
 _MESSAGE_TOO_LARGE = (InvalidRequest, "Send fewer rows in one call")
 
 
@@ -139,8 +142,8 @@ class Endpoint:
             # Our server gives a reason when it rejects a call for load. gRPC itself uses the same status, without a
             # reason, for a message that is too large.
             kind, advice = _MESSAGE_TOO_LARGE
-        elif kind is InvalidRequest and details.startswith("candidates "):
-            kind, advice = _TOO_MANY_CANDIDATES
+        elif kind is InvalidRequest and getattr(request, "candidates", 0):
+            kind, advice = _CHECK_BEST_OF
         happened = details.rstrip(".") or "no details"
         return kind(
             f"{method} at {self.address} failed ({code.name}, timeout {timeout_s:g} s): {happened}. {advice}.",
