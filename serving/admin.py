@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 try:
     from serving.admin_replies import describe
-    from serving.sockets import AddressError, TcpAddress, UnixAddress, parse_address
+    from serving.sockets import MAX_PORT, AddressError, TcpAddress, UnixAddress, parse_address
     from serving.user_folders import find_admin_address
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _INSTALL = "pip install -e clients/python -e '.[serve]'"
 _PORT = 50051  # of the server's --listen
-_MAX_PORT = 65535
 _MAX_NUMBER = 10**9
 _LOAD_S, _OTHER_S = 600.0, 10.0  # most seconds to wait; a deep version may compile for minutes
 _USER_KEY = "kilolayer-admin-user"
@@ -169,8 +168,8 @@ def _check_trial(parsed: argparse.Namespace) -> None:
 
 
 def _address(parsed: argparse.Namespace) -> UnixAddress:
-    if not 1 <= parsed.port <= _MAX_PORT:
-        raise UsageError(f"--port must be from 1 to {_MAX_PORT}, got {parsed.port}")
+    if not 1 <= parsed.port <= MAX_PORT:
+        raise UsageError(f"--port must be from 1 to {MAX_PORT}, got {parsed.port}")
     if parsed.admin is None:
         return find_admin_address(TcpAddress("localhost", parsed.port))
     try:

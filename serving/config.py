@@ -21,13 +21,12 @@ from serving.policy_settings import (
     parse_versions,
     usable_path,
 )
-from serving.sockets import Address, AddressError, TcpAddress, UnixAddress, parse_address
+from serving.sockets import MAX_PORT, Address, AddressError, TcpAddress, UnixAddress, parse_address
 
 LogFormat = Literal["auto", "json", "text"]
 OutOfRange = Literal["flag", "refuse"]
 ServeWhen = Literal["first-batch", "all"]
 _LOCALHOST = "127.0.0.1"
-_MAX_PORT = 65535
 _MAX_WORKERS = 256
 _MAX_HELD_MB = 2**20
 _MAX_STREAMS = 2**31 - 1  # of HTTP/2
@@ -263,9 +262,9 @@ class ServeConfig:
         except AddressError as error:
             raise ConfigError(f"--listen {error}") from error
         self._check_admin(address)
-        if not 0 <= self.metrics_port <= _MAX_PORT:
+        if not 0 <= self.metrics_port <= MAX_PORT:
             raise ConfigError(
-                f"--metrics-port must be from 0 to {_MAX_PORT}, got {self.metrics_port}; 0 picks a free port"
+                f"--metrics-port must be from 0 to {MAX_PORT}, got {self.metrics_port}; 0 picks a free port"
             )
         if isinstance(address, TcpAddress) and address.port == self.metrics_port != 0:
             raise ConfigError(

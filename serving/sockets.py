@@ -22,8 +22,8 @@ from serving.errors import StartupError, shortage
 
 _FORMS = "use HOST:PORT, such as 127.0.0.1:50051, [::1]:50051 or 0.0.0.0:50051, or unix:PATH"
 
+MAX_PORT = 65535
 _UNIX = "unix:"
-_MAX_PORT = 65535
 _MAX_PATH_BYTES = 107  # of a Unix socket: the kernel's limit
 _OWNER_ONLY = 0o177  # the umask that leaves a socket the mode 0600
 _LOCK_S = 5.0  # for another server to bind in the same folder
@@ -86,8 +86,8 @@ def parse_address(text: str) -> Address:
         raise AddressError(
             f"must name a host, got {text!r}; use 127.0.0.1 for this machine only, 0.0.0.0 for every network"
         )
-    if int(port) > _MAX_PORT:
-        raise AddressError(f"must have a port from 0 to {_MAX_PORT}, got {port}; 0 picks a free port")
+    if int(port) > MAX_PORT:
+        raise AddressError(f"must have a port from 0 to {MAX_PORT}, got {port}; 0 picks a free port")
     return TcpAddress(host, int(port))
 
 
@@ -114,7 +114,7 @@ def raise_descriptor_limit() -> None:
 def bind_error(flag: str, address: TcpAddress) -> StartupError:
     """Return the error for an address, given by `flag`, that cannot be bound. Binds it once more to learn the cause.
 
-    gRPC does not tell the cause, so it is read from an attempt of our own.
+    gRPC gives no cause, so the cause is read from an attempt of our own.
     """
     host, port = address.host, address.port
     what = f"{flag} {address}" if flag == "--listen" else f"{flag} {port} on {host}"
@@ -183,7 +183,7 @@ def may_bind(address: UnixAddress) -> Generator[None]:
             stack.enter_context(_locked(path.parent))
             _require_free(path)
             path.unlink(missing_ok=True)  # of a server that was killed
-            with socket.socket(socket.AF_UNIX) as probe:  # to learn why it fails: gRPC does not tell
+            with socket.socket(socket.AF_UNIX) as probe:  # finds out why it fails: gRPC gives no reason
                 probe.bind(str(path))
             path.unlink()
         except OSError as error:
