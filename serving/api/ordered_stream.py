@@ -70,7 +70,7 @@ def ordered_stream(
     Args:
         name: of the method, for metrics.
         requests: what its requests mean.
-        handlers: count outcomes, and know when the server shuts down.
+        handlers: count outcomes, and say whether the server shuts down.
         policies: a stream is refused until policies are served.
     """
 

@@ -12,8 +12,8 @@ class UnreadCallCheck:
 
     Args:
         methods: names of the unary methods that compute.
-        policies: know whether they are overloaded.
-        handlers: count the rejected calls, and know when the server shuts down.
+        policies: say whether they are overloaded.
+        handlers: count the rejected calls, and say whether the server shuts down.
     """
 
     def __init__(self, *methods: str, policies: PolicyRegistry, handlers: RpcHandlers) -> None:

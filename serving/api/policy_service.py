@@ -47,7 +47,7 @@ class PolicyService:
         handlers: make the methods.
         max_rows: most rows in one call.
         range_check: finds states far from those of training; None: no state is.
-        observers: learn of the requests that are answered, and take reports; None: new ones.
+        observers: get the requests that are answered, and reports; None: new ones.
     """
 
     def __init__(

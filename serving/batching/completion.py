@@ -64,9 +64,19 @@ class Completion:
             self._metrics.failed_batches.inc()
             for part in slices:
                 if batch.is_hung:
-                    self._fail(part.request, ComputationTimeoutError("the computation took too long and was given up"))
+                    self._fail(
+                        part.request,
+                        ComputationTimeoutError(
+                            "the computation took too long and was given up; bring the robot to rest: the server stops"
+                        ),
+                    )
                 else:
-                    self._fail(part.request, ComputationError("the policy could not be computed"))
+                    self._fail(
+                        part.request,
+                        ComputationError(
+                            "the policy could not be computed; hold a safe action, then send the next observation"
+                        ),
+                    )
             return
         rows, start = len(batch.results), 0
         padding = self._engine.padding(slices[0].request.kind, rows)

@@ -46,7 +46,7 @@ def on_hangup(handler: Callable[[], None]) -> None:
 
 
 def _ignore_hangup() -> None:
-    _LOGGER.info("SIGHUP has no effect on a server that starts, or on a worker; stop it with SIGTERM")
+    _LOGGER.info("SIGHUP has no effect on a server that starts; stop it with SIGTERM")
 
 
 def _has_terminal() -> bool:

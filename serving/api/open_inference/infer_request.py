@@ -37,7 +37,7 @@ class InferRequests:
         max_rows: most rows of one request.
         clock: monotonic seconds.
         serialize: makes the bytes of a reply.
-        observers: learn of the requests that are answered.
+        observers: get the requests that are answered.
         range_check: finds states far from those of training; None: no state is.
     """
 

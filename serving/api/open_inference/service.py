@@ -39,7 +39,7 @@ class OpenInferenceService:
         metrics: count the rows and batches of each policy.
         config: how the server batches, for ModelConfig.
         range_check: finds states far from those of training; None: no state is.
-        observers: learn of the requests that are answered; None: new ones.
+        observers: get the requests that are answered; None: new ones.
     """
 
     def __init__(
