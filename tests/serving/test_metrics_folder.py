@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from serving.workers.metrics_folder import WorkersCollector, remove_metrics, write_workers_metrics_to
 
@@ -41,3 +43,17 @@ def test_of_a_policy_only_the_live_version_is_shown_and_a_worker_that_is_removed
     assert versions() == [("2", 1)]
     remove_metrics(pid)
     assert (versions(), list(tmp_path.iterdir())) == ([], [])
+
+
+def test_files_that_are_removed_during_a_scrape_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    collect, removed = MultiProcessCollector.collect, [FileNotFoundError(), FileNotFoundError()]
+
+    def collect_late(collector: MultiProcessCollector) -> Iterable[Metric]:
+        if removed:
+            raise removed.pop()
+        return collect(collector)
+
+    monkeypatch.setattr(MultiProcessCollector, "collect", collect_late)
+    assert list(WorkersCollector().collect()) == []
+    assert removed == []
