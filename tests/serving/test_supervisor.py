@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from serving.policies.restart import RestartPlan
 from serving.telemetry import heartbeat
 from serving.workers import supervisor as supervisor_module
 from serving.workers import worker_process
-from serving.workers.all_workers import AllWorkers
 from serving.workers.messages import Serving
 from serving.workers.reload import Reload
 from serving.workers.supervisor import Supervisor
@@ -47,7 +46,6 @@ assert from_line(sys.stdin.buffer.readline()) == Open()
 say(Serving())
 signal.pause()
 """
-SERVE_AFTER_REFUSALS = SERVE.replace('Loaded({"ant": 1})', 'Loaded({"ant": 1}, ("hash", "missing", "hash"))')
 SERVE_AND_BEAT = SERVE.replace("signal.pause()", "import time\nwhile True: say(Alive()); time.sleep(0.02)")
 DIE_LOADED = """
 from_line(sys.stdin.buffer.readline())
@@ -308,108 +306,3 @@ def test_while_no_process_can_be_started_the_other_workers_go_on(
     assert asyncio.run(run()) == 0
     lines = [line for line in caplog.messages if line.startswith("cannot start a worker: too little memory or too few")]
     assert len(lines) == 3
-
-
-def supervise_replacement(
-    program: str, monkeypatch: pytest.MonkeyPatch, folder: Path, wait_until: WaitUntil, *, tried: Callable[[], bool]
-) -> int:
-    """Supervise two workers, of which one dies; its replacement runs `program`. Stop the supervisor once `tried`.
-
-    Returns:
-        The exit code.
-    """
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
-    start_worker, started = WorkerProcess.start, list[WorkerProcess]()
-
-    async def start_fake() -> WorkerProcess:
-        started.append(await start_worker(command=command(SERVE if len(started) < 2 else program)))
-        return started[-1]
-
-    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
-
-    async def run() -> int:
-        running = asyncio.create_task(new_supervisor().run())
-        await wait_until(lambda: [each.serves for each in started] == [True, True])
-        started[0].kill()
-        await wait_until(tried)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return await running
-
-    return asyncio.run(run())
-
-
-def test_refusals_before_the_first_version_was_found_count_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_until: WaitUntil
-) -> None:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    start_worker = WorkerProcess.start
-
-    async def start_fake() -> WorkerProcess:
-        return await start_worker(command=command(SERVE_AFTER_REFUSALS))
-
-    monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
-    supervisor = new_supervisor()
-    collectors = supervisor._collectors  # pyright: ignore[reportPrivateUsage]
-
-    async def run() -> None:
-        running = asyncio.create_task(supervisor.run())
-        await wait_until(lambda: health(supervisor) == 200)
-        os.kill(os.getpid(), signal.SIGTERM)
-        await running
-
-    asyncio.run(run())
-    counted = [
-        collectors.get_sample_value("kilolayer_bundles_rejected_total", {"reason": reason})
-        for reason in ("hash", "missing")
-    ]
-    assert counted == [2, 1]
-
-
-WRITE_METRICS = """
-for kind in ("counter", "histogram", "gauge_livesum"):
-    open(f"{os.environ['PROMETHEUS_MULTIPROC_DIR']}/{kind}_{os.getpid()}.db", "w").close()
-"""
-
-
-def test_a_replacement_that_cannot_load_leaves_no_metrics_and_no_exit_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
-) -> None:
-    join, joined = AllWorkers.join, list[int]()
-
-    async def join_only_two(workers: AllWorkers, worker: WorkerProcess, *, live: Mapping[str, int]) -> None:
-        joined.append(worker.pid)
-        if len(joined) > 2:
-            raise StartupError("too little memory")
-        await join(workers, worker, live=live)
-
-    monkeypatch.setattr(AllWorkers, "join", join_only_two)
-
-    def is_removed() -> bool:
-        return any("too little memory" in line for line in caplog.messages) and not any(tmp_path.iterdir())
-
-    code = supervise_replacement(WRITE_METRICS + SERVE, monkeypatch, tmp_path, wait_until, tried=is_removed)
-    assert code == 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_replacement_that_dies_before_it_serves_leaves_no_metrics(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
-) -> None:
-    code = supervise_replacement(
-        WRITE_METRICS + DIE_LOADED,
-        monkeypatch,
-        tmp_path,
-        wait_until,
-        tried=lambda: any("before it could serve" in line for line in caplog.messages),
-    )
-    assert code == 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_first_worker_that_dies_before_it_serves_leaves_no_metrics(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    programs = [WRITE_METRICS + DIE_UNLOADED, SERVE]
-    code, _ = supervise(programs, monkeypatch, tmp_path, until=lambda statuses: 200 in statuses)
-    assert code == 0
-    assert not list(tmp_path.iterdir())
