@@ -42,16 +42,22 @@ class Part:
 
     requirement: str  # for pip
     project: Path
-    extra: str  # of the project; empty: none
+    extras: tuple[str, ...]  # of the project
     trial: tuple[str, ...]  # a command of the environment that shows that it works
 
 
 PARTS = {
     "client": Part(
-        "kilolayer", PROJECTS[0], "", ("python", "-c", "import kilolayer; kilolayer.PolicyClient('unix:a')")
+        "kilolayer", PROJECTS[0], (), ("python", "-c", "import kilolayer; kilolayer.PolicyClient('unix:a')")
     ),
-    "server": Part("kilolayer-stack[serve]", PROJECTS[1], "serve", ("kilolayer-serve", "--help")),
-    "training": Part("kilolayer-stack[train]", PROJECTS[1], "train", ("kilolayer-train", "--list-envs")),
+    "server": Part("kilolayer-stack[serve]", PROJECTS[1], ("serve",), ("kilolayer-serve", "--help")),
+    "server with buckets and tracing": Part(
+        "kilolayer-stack[serve,remote,tracing]",
+        PROJECTS[1],
+        ("serve", "remote", "tracing"),
+        ("python", "-c", "import obstore, serving.api.tracing, serving.policies.bucket"),
+    ),
+    "training": Part("kilolayer-stack[train]", PROJECTS[1], ("train",), ("kilolayer-train", "--list-envs")),
 }
 
 
@@ -108,7 +114,7 @@ def check(folder: Path) -> dict[str, float]:
     """
     taken_s: dict[str, float] = {}
     for name, part in PARTS.items():
-        with tempfile.TemporaryDirectory(prefix=f"kilolayer-{name}-") as environment:
+        with tempfile.TemporaryDirectory(prefix="kilolayer-part-") as environment:
             python = new_environment(Path(environment))
             begin_s = time.monotonic()
             install_offline(python, folder, part.requirement)
@@ -160,7 +166,7 @@ def required() -> list[str]:
     for folder in PROJECTS:
         project = tomllib.loads((folder / "pyproject.toml").read_text())
         needs += project["build-system"]["requires"] + project["project"]["dependencies"]
-        extras = {part.extra for part in PARTS.values() if part.project == folder and part.extra}
+        extras = {extra for part in PARTS.values() if part.project == folder for extra in part.extras}
         needs += [need for extra in sorted(extras) for need in project["project"]["optional-dependencies"][extra]]
     names = {_normalized(found[0]) for need in needs if (found := _NAME.match(need))}
     return sorted(names - {"kilolayer"})
