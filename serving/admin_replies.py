@@ -110,7 +110,11 @@ def _unloaded(reply: "pb.UnloadResponse", version: str) -> str:
 def _followed(reply: "pb.FollowResponse", _version: str) -> str:
     status = reply.policy
     if status.following:
-        return f"{status.policy} takes up new versions by the rule {status.wanted}"
+        skipped = f"; rolled back, so not taken up: {' '.join(status.rolled_back_versions)}"
+        return (
+            f"{status.policy} takes up new versions by the rule {status.wanted}; until one is loaded, version"
+            f" {status.live_version} is live{skipped if status.rolled_back_versions else ''}"
+        )
     return f"{status.policy} takes up no new versions; version {status.live_version} is live"
 
 

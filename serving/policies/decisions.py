@@ -24,7 +24,7 @@ class PolicyDecisions:
     following: bool
     previous: list[int] = dataclasses.field(default_factory=list)  # the most recent first
     also_loaded: set[int] = dataclasses.field(default_factory=set)  # by an operator, or left by a rollback
-    rolled_back: set[int] = dataclasses.field(default_factory=set)  # never taken up again by following
+    rolled_back: set[int] = dataclasses.field(default_factory=set)  # not taken up by following, unless live since
     refused: dict[int, tuple[Files, RefusedVersion]] = dataclasses.field(default_factory=dict)
     canary: Canary | None = None
     shadow: ShadowState | None = None
@@ -69,6 +69,8 @@ class PolicyDecisions:
             return
         self.source = dataclasses.replace(self.source, wanted=source.wanted, follow=source.follow)
         self.following, self.has_new_rule = source.follow, True
+        if isinstance(source.wanted, int):  # an operator names it, as with switch
+            self.rolled_back.discard(source.wanted)
         how = "followed" if source.follow else "not followed"
         _LOGGER.info("%s: the version %s is wanted now, and the policy is %s", self.name, source.wanted, how)
 

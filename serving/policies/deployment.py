@@ -129,7 +129,6 @@ class Deployment:
         """
         found = await self._restored(policy)
         async with self._loader.loaded(found, version):
-            found.rolled_back.discard(version)
             surplus = await self._make_live(found, version, following=False)
         await self._loader.unload_unused(found, surplus)
 
@@ -155,7 +154,7 @@ class Deployment:
             found.live, found.previous = version, found.previous[1:]
             found.also_loaded.discard(version)
             found.also_loaded.add(left)
-            found.rolled_back.add(left)
+            found.rolled_back = found.rolled_back - {version} | {left}
             found.following = found.has_new_rule = False
             _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
             try:
@@ -167,7 +166,8 @@ class Deployment:
     async def canary(self, policy: str, version: int, *, share: float, rule: DecisionRule | None = None) -> None:
         """Answer a share of the robots with a version, after loading it if needed. The policy is not followed any more.
 
-        With the version and the rule of the present canary, only its share changes, and what reports show is kept.
+        With the version and the rule of the present canary, only its share changes, and what reports show is kept. A
+        version that was rolled back counts as rolled back until it is live.
 
         `share` is above 0 and at most 1. `rule` is when the canary decides by itself; None: it does not.
 
@@ -181,7 +181,6 @@ class Deployment:
         async with self._loader.loaded(found, version):
             replaced = await self._trials.begin_canary(found, assignment, rule=rule)
             found.following = False
-            found.rolled_back.discard(version)
             await self._save()
         await self._loader.unload_unused(found, [replaced])
 
@@ -303,6 +302,7 @@ class Deployment:
             policy.also_loaded.discard(version)
             _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
         policy.following, policy.has_new_rule = following, False
+        policy.rolled_back.discard(version)
         try:
             ended = await self._trials.end_canary(policy)
             if ended is not None and ended != version:

@@ -48,7 +48,7 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
 
     Args:
         kept: what was decided before. Its live version is wanted, then the older ones; newer ones only if there is no
-            other, because the operator may not have wanted them.
+            other, because the operator may not have wanted them. Those that were rolled back come last.
 
     Raises:
         StartupError: the folder cannot be read, or the bucket, of which there are no copies either.
@@ -69,7 +69,8 @@ def first_choices(source: PolicySource, kept: PolicyState | None = None) -> tupl
         return tuple(versions)
     live = (kept.live,) if is_live_known else ()
     older = sorted((version for version in versions if version < kept.live), reverse=True)
-    return *live, *older, *sorted(version for version in versions if version > kept.live)
+    others = [*older, *sorted(version for version in versions if version > kept.live)]
+    return *live, *sorted(others, key=lambda version: version in kept.rolled_back)
 
 
 def _state_file(config: ServeConfig) -> StateFile | None:

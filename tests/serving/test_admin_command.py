@@ -103,7 +103,10 @@ async def test_each_action_says_what_has_changed(run: Run, decisions: Decisions)
             "refused: ant 3000 (hash): params/x has changed since it was written"
         ),
         "unload ant 2500": "version 2500 of ant is not loaded any more",
-        "follow ant": "ant takes up new versions by the rule latest",
+        "follow ant": (
+            "ant takes up new versions by the rule latest; until one is loaded, version 2000 is live; rolled back, so"
+            " not taken up: 2500"
+        ),
         "follow ant --off": "ant takes up no new versions; version 2000 is live",
     }.items():
         code, printed, _ = await run(command)

@@ -207,6 +207,16 @@ async def test_a_new_rule_ends_what_an_operator_decided_and_an_old_one_does_not(
     assert (status(deployment).live, status(deployment).following) == (3, True)
 
 
+async def test_a_new_rule_that_names_a_version_takes_it_up_though_it_was_rolled_back(bench: Bench) -> None:
+    deployment = bench.start()
+    bench.publish(2)
+    await deployment.poll()
+    await deployment.rollback(NAME)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted=2, follow=False)])
+    await deployment.poll()
+    assert (status(deployment).live, status(deployment).rolled_back) == (2, ())
+
+
 async def test_a_new_rule_that_no_version_fits_changes_nothing(bench: Bench) -> None:
     deployment = bench.start(follow=False)
     deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=False)])

@@ -38,6 +38,12 @@ def test_a_decision_is_followed_by_older_versions_and_newer_ones_are_the_last_re
     assert first_choices(policy_source(folder), gone) == (5, 10, 20, 30)
 
 
+def test_versions_that_were_rolled_back_are_the_very_last_resort(folder: Path) -> None:
+    assert first_choices(policy_source(folder), dataclasses.replace(KEPT, rolled_back=(10,))) == (20, 30, 10)
+    gone = dataclasses.replace(KEPT, live=40, rolled_back=(20, 30))
+    assert first_choices(policy_source(folder), gone) == (40, 10, 30, 20)
+
+
 def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_folder: Path) -> None:
         raise PermissionError(13, "Permission denied")
