@@ -72,7 +72,8 @@ def _shadow_line(status: "pb.PolicyStatus") -> str:
 def _canary(reply: "pb.CanaryResponse", _version: str) -> str:
     status = reply.policy
     if not status.HasField("canary"):
-        return f"version {status.live_version} of {status.policy} answers all robots"
+        unfollowed = "" if status.following else "; new versions are not taken up"
+        return f"version {status.live_version} of {status.policy} answers all robots{unfollowed}"
     return f"{_canary_line(status)}; version {status.live_version} answers the others"
 
 

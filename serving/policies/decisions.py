@@ -112,6 +112,12 @@ class PolicyDecisions:
         return self.source.name
 
     @property
+    def unfollowed(self) -> str:
+        """What it means that the policy is not followed any more, for the log."""
+        until = "" if isinstance(self.source.wanted, int) else " until kilolayer-admin follow"
+        return f"new versions are not taken up{until}"
+
+    @property
     def on_trial(self) -> dict[int, str]:
         """The versions of the canary and the shadow, with what they are."""
         canary, shadow = self.canary, self.shadow  # read once, since metrics are collected in another thread

@@ -156,7 +156,7 @@ class Deployment:
             found.also_loaded.add(left)
             found.rolled_back = found.rolled_back - {version} | {left}
             found.following = found.has_new_rule = False
-            _LOGGER.warning("%s is rolled back from version %d to %d, and not followed any more", policy, left, version)
+            _LOGGER.warning("%s is rolled back from version %d to %d; %s", policy, left, version, found.unfollowed)
             try:
                 await self._trials.end_shadow_of(found, version)
             finally:
@@ -325,7 +325,8 @@ class Deployment:
         policy.also_loaded.add(candidate)
         policy.rolled_back.add(candidate)
         policy.following = False
-        _LOGGER.warning("%s: version %d is rolled back, and version %d stays live", policy.name, candidate, policy.live)
+        names = policy.name, candidate, policy.live, policy.unfollowed
+        _LOGGER.warning("%s: version %d is rolled back, and version %d stays live; %s", *names)
         await self._save()
         return candidate
 
@@ -357,6 +358,7 @@ class Deployment:
         surplus: list[int] = []
         if verdict is Verdict.BETTER:
             surplus = await self._make_live(policy, version, following=False)
+            _LOGGER.info("%s: %s", policy.name, policy.unfollowed)
         else:
             await self._reject_candidate(policy)
         self._verdicts[policy.name, verdict] += 1

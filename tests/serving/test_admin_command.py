@@ -133,7 +133,7 @@ async def test_canaries_and_shadows_say_what_has_changed_and_are_below_the_table
             "refused: ant 3000 (hash): params/x has changed since it was written"
         ),
         "shadow ant --off": "ant has no shadow",
-        "canary ant --off": "version 2000 of ant answers all robots",
+        "canary ant --off": "version 2000 of ant answers all robots; new versions are not taken up",
         "canary ant 2500 --share 0.1": (
             "canary: ant 2500 answers 0.1 of the robots, and does not decide; version 2000 answers the others"
         ),

@@ -6,6 +6,7 @@ import pytest
 
 from serving.errors import StartupError
 from serving.policies.deployment import Deployment
+from serving.policy_settings import Wanted
 from tests.serving.deployment_bench import NAME, Bench, refused, status
 
 
@@ -52,3 +53,14 @@ async def test_a_version_that_was_rolled_back_counts_as_such_until_it_is_live(
     assert status(deployment).rolled_back == (3,)
     await deployment.switch(NAME, 3)
     assert status(deployment).rolled_back == bench.stored().rolled_back == ()
+
+
+@pytest.mark.parametrize(("wanted", "hint"), [("latest", " until kilolayer-admin follow"), (1, "")])
+async def test_a_rollback_says_how_to_follow_again_if_that_is_possible(
+    bench: Bench, wanted: Wanted, hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.publish(2)
+    deployment = bench.start(wanted=wanted, follow=False)
+    await deployment.switch(NAME, 2)
+    await deployment.rollback(NAME)
+    assert caplog.messages == [f"maze is rolled back from version 2 to 1; new versions are not taken up{hint}"]

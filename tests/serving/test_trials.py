@@ -212,6 +212,7 @@ async def test_a_better_candidate_becomes_live_by_itself(
             await decided(deployment, "better")
         assert status(deployment).live == 2
         assert "maze: the reports show that version 2 is better" in caplog.messages
+        assert "maze: new versions are not taken up until kilolayer-admin follow" in caplog.messages
         assert bench.host.did[-2:] == [("switch", 2), ("canary 0", 2)]
         assert (status(deployment).previous, status(deployment).canary) == ((1,), None)
         assert bench.stored().canary is None
@@ -234,7 +235,8 @@ async def test_a_worse_candidate_is_rolled_back_by_itself(
         assert bench.stored().rolled_back == (2,)
         assert caplog.messages == [
             "maze: the reports show that version 2 is worse",
-            "maze: version 2 is rolled back, and version 1 stays live",
+            "maze: version 2 is rolled back, and version 1 stays live; new versions are not taken up until"
+            " kilolayer-admin follow",
         ]
 
 
