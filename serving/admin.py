@@ -250,9 +250,12 @@ def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return _FailedError(f"the server failed with {error.code().name}: {error.details()}")
     if _is_there(parsed.address.path):
-        return _FailedError(f"cannot connect to {parsed.address}: its server has ended, or it is another user's")
+        return _FailedError(
+            f"cannot connect to {parsed.address}: its server has ended or is still starting, or it is another user's"
+        )
     return _FailedError(
-        f"there is no server at {parsed.address}; its ready line has the address for --admin, and the port for --port"
+        f"there is no server at {parsed.address}, or it is still starting; its ready line has the address for --admin,"
+        " and the port for --port"
     )
 
 

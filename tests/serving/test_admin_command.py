@@ -271,7 +271,9 @@ def test_a_server_that_does_not_run_is_one_line(tmp_path: Path, capsys: pytest.C
     path = tmp_path / "a.sock"
     assert admin.main(["status", "--admin", f"unix:{path}"]) == 1
     expected = "its ready line has the address for --admin, and the port for --port"
-    assert capsys.readouterr().err == f"error: there is no server at unix:{path}; {expected}\n"
+    assert capsys.readouterr().err == (
+        f"error: there is no server at unix:{path}, or it is still starting; {expected}\n"
+    )
 
 
 def test_a_server_that_was_killed_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +281,8 @@ def test_a_server_that_was_killed_is_one_line(tmp_path: Path, capsys: pytest.Cap
     path.write_text("")
     assert admin.main(["status", "--admin", f"unix:{path}"]) == 1
     assert capsys.readouterr().err == (
-        f"error: cannot connect to {UnixAddress(path)}: its server has ended, or it is another user's\n"
+        f"error: cannot connect to {UnixAddress(path)}: its server has ended or is still starting, or it is another"
+        " user's\n"
     )
 
 
@@ -291,7 +294,7 @@ def test_a_server_of_another_user_is_one_line(
 
     monkeypatch.setattr(Path, "lstat", forbidden)
     assert admin.main(["status", "--admin", f"unix:{tmp_path}/a.sock"]) == 1
-    assert capsys.readouterr().err.endswith("its server has ended, or it is another user's\n")
+    assert capsys.readouterr().err.endswith("its server has ended or is still starting, or it is another user's\n")
 
 
 def test_an_interrupted_command_says_that_the_server_goes_on(
