@@ -53,6 +53,11 @@ _TRIALS = frozenset({"canary", "shadow"})
 _NAME_VERSION = frozenset({"load", "unload", "switch"}) | _TRIALS
 _MAY_LOAD = frozenset({"load", "switch"}) | _TRIALS
 _MAY_BE_OFF = frozenset({"follow"}) | _TRIALS
+_HANGS = "the server is stopped, blocked or overloaded, see its log and /healthz"
+_AFTER_NO_ANSWER = {  # by whether the command only asks
+    True: f"{_HANGS}; or use a longer --timeout-s",
+    False: f"a change that has begun goes on, and kilolayer-admin status shows the result; if it does not, {_HANGS}",
+}
 _SHARE = 0.1
 _RULE = ("false_promotion_rate", "false_rollback_rate", "margin", "min_episodes")
 
@@ -81,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}: install with {_INSTALL}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: stopped waiting; the server completes what it has begun", file=sys.stderr)
+        print("error: stopped waiting; a change that has begun goes on", file=sys.stderr)
         return 1
 
 
@@ -244,9 +249,7 @@ def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
         kind = UsageError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else _FailedError
         return kind(error.details())
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return _FailedError(
-            f"no answer within {parsed.timeout_s:g} s; the server goes on, and kilolayer-admin status shows the result"
-        )
+        return _FailedError(f"no answer within {parsed.timeout_s:g} s; {_AFTER_NO_ANSWER[parsed.action == 'status']}")
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return _FailedError(f"the server failed with {error.code().name}: {error.details()}")
     if _is_there(parsed.address.path):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -222,7 +223,8 @@ async def test_a_change_that_takes_too_long_goes_on(run: Run, decisions: Decisio
     assert await run("switch ant 2500 --timeout-s 0.2") == (
         1,
         "",
-        "error: no answer within 0.2 s; the server goes on, and kilolayer-admin status shows the result\n",
+        "error: no answer within 0.2 s; a change that has begun goes on, and kilolayer-admin status shows the result;"
+        " if it does not, the server is stopped, blocked or overloaded, see its log and /healthz\n",
     )
     decisions.host.may_load.set()
     async with asyncio.timeout(10):
@@ -276,6 +278,19 @@ def test_a_server_that_does_not_run_is_one_line(tmp_path: Path, capsys: pytest.C
     )
 
 
+def test_a_server_that_does_not_answer_about_its_status_has_begun_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.bind(str(tmp_path / "a.sock"))
+        stopped.listen()  # and accepts nothing
+        assert admin.main(["status", "--admin", f"unix:{tmp_path}/a.sock", "--timeout-s", "0.2"]) == 1
+    assert capsys.readouterr().err == (
+        "error: no answer within 0.2 s; the server is stopped, blocked or overloaded, see its log and /healthz; or use"
+        " a longer --timeout-s\n"
+    )
+
+
 def test_a_server_that_was_killed_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.sock"
     path.write_text("")
@@ -297,7 +312,7 @@ def test_a_server_of_another_user_is_one_line(
     assert capsys.readouterr().err.endswith("its server has ended or is still starting, or it is another user's\n")
 
 
-def test_an_interrupted_command_says_that_the_server_goes_on(
+def test_an_interrupted_command_says_that_a_change_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_parsed: object) -> int:
@@ -305,7 +320,7 @@ def test_an_interrupted_command_says_that_the_server_goes_on(
 
     monkeypatch.setattr(admin, "_run", interrupt)
     assert admin.main(["switch", "2500"]) == 1
-    assert capsys.readouterr().err == "error: stopped waiting; the server completes what it has begun\n"
+    assert capsys.readouterr().err == "error: stopped waiting; a change that has begun goes on\n"
 
 
 def test_the_file_runs_as_a_program() -> None:
