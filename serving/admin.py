@@ -250,6 +250,11 @@ def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
         return kind(error.details())
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _FailedError(f"no answer within {parsed.timeout_s:g} s; {_AFTER_NO_ANSWER[parsed.action == 'status']}")
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return _FailedError(
+            f"{parsed.address} does not take this command: it is the address for robots, or that of another program;"
+            " the server's ready line has the address for --admin after admin="
+        )
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return _FailedError(f"the server failed with {error.code().name}: {error.details()}")
     if _is_there(parsed.address.path):

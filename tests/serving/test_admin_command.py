@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -288,6 +290,18 @@ def test_a_server_that_does_not_answer_about_its_status_has_begun_nothing(
     assert capsys.readouterr().err == (
         "error: no answer within 0.2 s; the server is stopped, blocked or overloaded, see its log and /healthz; or use"
         " a longer --timeout-s\n"
+    )
+
+
+def test_the_address_for_robots_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))  # without the admin service
+    server.add_insecure_port(f"unix:{tmp_path}/a.sock")
+    server.start()
+    assert admin.main(["status", "--admin", f"unix:{tmp_path}/a.sock"]) == 1
+    server.stop(None).wait(timeout=10)
+    assert capsys.readouterr().err == (
+        f"error: unix:{tmp_path}/a.sock does not take this command: it is the address for robots, or that of another"
+        " program; the server's ready line has the address for --admin after admin=\n"
     )
 
 
