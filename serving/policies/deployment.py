@@ -25,7 +25,7 @@ from serving.errors import DeploymentError, InvalidRequestError, Reason, Startup
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
-from serving.policies.loading import LoadingHost, VersionLoader, unknown_version
+from serving.policies.loading import LoadingHost, VersionLoader
 from serving.policies.polling import Poller
 from serving.policies.restart import RestartPlan
 from serving.policies.restoring import restore
@@ -116,7 +116,10 @@ class Deployment:
                     Reason.VERSION_IS_LIVE, f"version {version} of {policy} is live; switch to another one"
                 )
             if version not in found.loaded:
-                raise unknown_version(found, version)
+                loaded = ", ".join(map(str, sorted(found.loaded)))
+                raise DeploymentError(
+                    Reason.UNKNOWN_VERSION, f"version {version} of {policy} is not loaded; loaded are: {loaded}"
+                )
             found.forget(version)
             await self._save()
         await self._loader.unload_unused(found, [version])

@@ -14,7 +14,7 @@ from serving.errors import BucketError, DeploymentError, Reason, RefusedVersionE
 from serving.policies import version_files
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.polling import RETRY_POLLS
-from serving.policies.source import candidates
+from serving.policies.source import PolicySource, candidates, newest
 from serving.policies.status import RefusedVersion
 from serving.policies.version_files import Files
 
@@ -56,7 +56,7 @@ class VersionLoader:
             return False
         files = await _read(policy.source.files, version)
         if not version_files.is_complete(files):
-            raise unknown_version(policy, version)
+            raise await _unknown_version(policy.source, version, files)
         try:
             await self.host.prepare(policy.name, version)
         except RefusedVersionError as error:
@@ -157,15 +157,6 @@ class VersionLoader:
                 await asyncio.to_thread(copies.keep, policy.loaded)
 
 
-def unknown_version(policy: PolicyDecisions, version: int) -> DeploymentError:
-    """Return the error for a version that the policy does not have."""
-    loaded = ", ".join(map(str, sorted(policy.loaded)))
-    return DeploymentError(
-        Reason.UNKNOWN_VERSION,
-        f"policy {policy.name} has no version {version} in {policy.source.path}; loaded are: {loaded}",
-    )
-
-
 async def _read(function: Callable[..., Result], *arguments: object) -> Result:
     """Return what a function that reads folders or a bucket returns.
 
@@ -176,6 +167,19 @@ async def _read(function: Callable[..., Result], *arguments: object) -> Result:
         return await run_in_thread(function, *arguments)
     except BucketError as error:
         raise DeploymentError(Reason.BUSY, str(error)) from error
+
+
+async def _unknown_version(source: PolicySource, version: int, files: Files) -> DeploymentError:
+    """Return the error for a version that is not there, or of which only some files are. Errors as of `_read`."""
+    try:
+        others = [each for each in await _read(source.versions) if each != version]
+    except OSError:
+        others = []
+    incomplete = " with a manifest.json, which is copied last" if files else ""
+    return DeploymentError(
+        Reason.UNKNOWN_VERSION,
+        f"policy {source.name} has no version {version} in {source.path}{incomplete}; {newest(others)}",
+    )
 
 
 async def _refuse(policy: PolicyDecisions, version: int, files: Files, error: RefusedVersionError) -> None:

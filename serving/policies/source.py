@@ -58,6 +58,15 @@ class PolicySource:
         """Return the folder under which the symbolic links in a version must end."""
         return self.given if self.given == self.folder_of(version) else self.folder
 
+    def versions(self) -> list[int]:
+        """Return the versions that are there, oldest first, unverified.
+
+        Raises:
+            OSError: the folder cannot be read.
+            BucketError: the bucket cannot be read.
+        """
+        return self.copies.bucket.versions() if self.copies else published.versions(self.folder)
+
     def files(self, version: int) -> Files:
         """Return the files of a version, unverified; none if there is no such version.
 
@@ -110,6 +119,11 @@ def resolve(config: ServeConfig) -> tuple[PolicySource, ...]:
     return tuple(sources.values())
 
 
+def newest(versions: Sequence[int]) -> str:
+    """Return, for the message of an error, the newest of `versions`, which are the oldest first."""
+    return f"the newest ones are: {', '.join(map(str, versions[-_LISTED:]))}" if versions else "there are no others"
+
+
 def candidates(source: PolicySource) -> list[int]:
     """Return the versions in the folder of `source` that may be served, the most wanted first, unverified.
 
@@ -119,8 +133,7 @@ def candidates(source: PolicySource) -> list[int]:
     """
     if isinstance(source.wanted, int):
         return [source.wanted]
-    copies = source.copies
-    return _most_wanted(source, copies.bucket.versions() if copies else published.versions(source.folder))
+    return _most_wanted(source, source.versions())
 
 
 def copied(source: PolicySource) -> list[int]:
@@ -163,8 +176,7 @@ def _resolve(policy: PolicyPath | NamedPath, config: ServeConfig) -> PolicySourc
     if isinstance(wanted, int) and wanted not in found.versions:
         if found.outage:
             raise found.outage
-        known = ", ".join(map(str, found.versions[-_LISTED:]))
-        raise StartupError(f"{found.path} has no version {wanted} of {name}; the newest ones are: {known}")
+        raise StartupError(f"{found.path} has no version {wanted} of {name}; {newest(found.versions)}")
     follow = next((each for each in (own.follow, config.follow) if each is not None), wanted == "latest")
     return PolicySource(
         name=name,

@@ -113,7 +113,11 @@ REFUSALS: list[tuple[str, dict[str, str], tuple[str, str, str]]] = [
     (
         "Load",
         {"policy": "ant", "version": "10000"},
-        ("NOT_FOUND", "unknown_version", "policy ant has no version 10000 in .*; loaded are: 1000, 2000"),
+        (
+            "NOT_FOUND",
+            "unknown_version",
+            "policy ant has no version 10000 in .*; the newest ones are: 1000, 2000, 2500, 3000",
+        ),
     ),
     (
         "Switch",

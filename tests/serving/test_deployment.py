@@ -74,7 +74,7 @@ async def test_a_switch_loads_the_version_and_ends_the_following(bench: Bench) -
     bench.publish(4)
     await deployment.switch(NAME, 4)
     assert bench.host.did[1:] == [("prepare", 4), ("switch", 4), ("unload", 1)]
-    with refused("unknown_version", "policy maze has no version 9 in .*; loaded are: 2, 3, 4"):
+    with refused("unknown_version", "policy maze has no version 9 in .*; the newest ones are: 1, 2, 3, 4"):
         await deployment.switch(NAME, 9)
 
 
@@ -118,7 +118,7 @@ async def test_a_version_can_be_loaded_beside_the_live_one_and_unloaded(bench: B
         await deployment.unload(NAME, 1)
     await deployment.unload(NAME, 2)
     assert bench.host.did == [("prepare", 2), ("unload", 2)]
-    with refused("unknown_version"):
+    with refused("unknown_version", "version 2 of maze is not loaded; loaded are: 1"):
         await deployment.unload(NAME, 2)
     with refused("unknown_policy", "there is no policy 'ant'; there are: maze"):
         await deployment.load("ant", 2)

@@ -332,7 +332,7 @@ async def test_a_canary_whose_version_is_gone_after_a_restart_is_one_line(
         await wait_until(lambda: len(caplog.messages) > 0)
     assert caplog.messages == [
         "the canary of version 9 of maze from before the restart cannot go on: policy maze has no version 9 in"
-        f" {bench.folder}/policies; loaded are: 1"
+        f" {bench.folder}/policies; the newest ones are: 1"
     ]
 
 
