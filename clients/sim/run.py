@@ -17,6 +17,7 @@ try:
     import tyro
 
     from clients.sim import film, fleet, summary
+    from clients.sim.outage import Outage
     from kilolayer import KilolayerError, PolicyDescription
     from policy import jax_settings
     from training.envs import registry
@@ -112,6 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DriveError, ImportError, KilolayerError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if not result.versions:
+        print("error: no request was answered; see the server's log, or raise --timeout-s", file=sys.stderr)
+        return 1
     if result.stay < config.min_stay_rate:
         print(
             f"error: the stay at the goals is {result.stay:.3f}, below min_stay_rate {config.min_stay_rate:g}",
@@ -134,7 +138,7 @@ def run(
     Raises:
         DriveError: the served policy does not fit the environment, or an output file cannot be written.
         UnknownNameError, EnvError: there is no such environment, or it cannot be built.
-        KilolayerError: the server cannot be reached, or refuses a request.
+        KilolayerError: the server is not ready within `wait_for_server_s`, or refuses a request as wrong.
         OSError: writing into the folder `out` failed.
     """
     _require_writable(config)
@@ -199,13 +203,24 @@ def _drive_with_progress(
             episode_length=episode_length,
             keep_poses=config.video is not None or config.picture is not None,
             on_step=lambda robots: progress.advance(task, robots),
+            outage=Outage(say=_say),
         )
         episodes: list[fleet.Episode] = []
+        unreported, sent = 0, True
         for number, episode in enumerate(drive):
             round_number, robot = divmod(number, len(clients))
-            fleet.report(clients[robot], episode, number=first_number + round_number)
+            # After a failure the rest of the round is not sent, or each of its reports could wait for its timeout.
+            if sent or robot == 0:
+                sent = fleet.report(clients[robot], episode, number=first_number + round_number)
+            unreported += not sent
             episodes.append(episode)
-        return episodes
+    if unreported:
+        _say(f"{unreported:,} of {len(episodes):,} episodes were not reported, because the server did not answer.")
+    return episodes
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import imageio.v3 as imageio
 import imageio_ffmpeg
@@ -17,6 +18,7 @@ from matplotlib.patches import Circle
 
 from clients.sim import film, fleet, summary
 from clients.sim import run as sim
+from kilolayer import PolicyClient
 from tests.clients.fakes import Pusher
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
@@ -206,7 +208,7 @@ def test_the_settings_of_jax_are_those_of_training_whatever_the_shell_says(
 
     def run(*_: object, **__: object) -> SimpleNamespace:
         types.append(jnp.zeros(1).dtype)
-        return SimpleNamespace(stay=1.0)
+        return SimpleNamespace(stay=1.0, versions={"7": 1})
 
     monkeypatch.setattr(sim, "run", run)
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
@@ -217,6 +219,33 @@ def test_the_settings_of_jax_are_those_of_training_whatever_the_shell_says(
         jax.config.update("jax_enable_x64", False)
     assert types == [jnp.float32]
     assert capsys.readouterr().err == "warning: ignoring JAX_ENABLE_X64=1: this program sets it itself\n"
+
+
+def test_a_run_without_any_reply_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sim, "run", lambda *_, **__: SimpleNamespace(stay=0.0, versions={}))
+    assert sim.main(["--env", "point_u_maze"]) == 1
+    assert "error: no request was answered; see the server's log, or raise --timeout-s" in capsys.readouterr().err
+
+
+def test_after_a_report_that_failed_the_rest_of_its_round_is_not_sent(
+    env: GoalEnv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounds of three: the first report of the first round fails, and the second round is reported."""
+    tried: list[int] = []
+    episodes = [moving_episode()] * 5
+    monkeypatch.setattr(fleet, "drive", lambda *_, **__: iter(episodes))
+    monkeypatch.setattr(fleet, "report", lambda *_, number: tried.append(number) or number == 8)
+    config = sim.DriveConfig(env="point_u_maze", robots=3, episodes=5)
+    console = rich.console.Console(file=io.StringIO())
+    driven = sim._drive_with_progress(  # pyright: ignore[reportPrivateUsage]
+        config, env, [cast("PolicyClient", None)] * 3, console=console, first_number=7
+    )
+    assert driven == episodes
+    assert tried == [7, 8, 8]
+    assert capsys.readouterr().err == "3 of 5 episodes were not reported, because the server did not answer.
+"
 
 
 def test_a_gpu_that_jax_cannot_use_is_one_line(
