@@ -20,6 +20,7 @@ try:
     from clients.sim.outage import Outage
     from kilolayer import KilolayerError, PolicyDescription
     from policy import jax_settings
+    from policy.command_line import local_path
     from training.envs import registry
     from training.envs.core.goal_env import GoalEnv
 except ModuleNotFoundError as error:
@@ -85,9 +86,15 @@ class DriveConfig:
             raise DriveError(f"episode_length must be at least 1, got {self.episode_length}")
         if not 0 <= self.min_stay_rate <= 1:
             raise DriveError(f"min_stay_rate must be from 0 to 1, got {self.min_stay_rate}; try 0.9")
-        for field, ending in (("video", ".mp4"), ("picture", ".png")):
+        for field, ending in (("out", ""), ("video", ".mp4"), ("picture", ".png")):
             path: Path | None = getattr(self, field)
-            if path is not None and path.suffix.lower() != ending:
+            if path is None:
+                continue
+            try:
+                object.__setattr__(self, field, local_path(path, name=field))
+            except ValueError as error:
+                raise DriveError(str(error)) from error
+            if ending and path.suffix.lower() != ending:
                 raise DriveError(f"{field} must be a file name that ends in {ending}, got {path}")
 
 

@@ -159,6 +159,21 @@ def test_a_file_extension_may_be_in_capitals() -> None:
     assert (config.video, config.picture) == (Path("-x.MP4"), Path("END.Png"))
 
 
+@pytest.mark.parametrize(
+    ("field", "url"), [("out", "gs://x/y"), ("video", "s3://x/a.mp4"), ("picture", "gs://x/a.png")]
+)
+def test_a_url_is_refused_before_the_run(field: str, url: str) -> None:
+    with pytest.raises(
+        sim.DriveError, match=f"{field} must be a path on this machine, got the URL {url}; use a folder"
+    ):
+        sim.DriveConfig(env="point_u_maze", **{field: Path(url)})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert sim.DriveConfig(env="point_u_maze", out=Path("~/drive")).out == Path("/home/ada/drive")
+
+
 @pytest.mark.parametrize(("field", "ending"), [("video", ".mp4"), ("picture", ".png")])
 def test_another_file_extension_is_refused_before_the_run(field: str, ending: str) -> None:
     with pytest.raises(sim.DriveError, match=f"{field} must be a file name that ends in {ending}, got film.avi"):
@@ -244,8 +259,7 @@ def test_after_a_report_that_failed_the_rest_of_its_round_is_not_sent(
     )
     assert driven == episodes
     assert tried == [7, 8, 8]
-    assert capsys.readouterr().err == "3 of 5 episodes were not reported, because the server did not answer.
-"
+    assert capsys.readouterr().err == "3 of 5 episodes were not reported, because the server did not answer.\n"
 
 
 def test_a_gpu_that_jax_cannot_use_is_one_line(
