@@ -154,6 +154,7 @@ def run(
     try:
         served = clients[0].wait_until_ready(config.wait_for_server_s)
         _require_fit(env, served)
+        _say(f"{served.name} is ready at {config.address}; compiling {config.env}, which may take a minute")
         began = time.monotonic()
         first = wall_clock_ns() // 10**6
         episodes = _drive_with_progress(config, env, clients, console=console, first_number=first)

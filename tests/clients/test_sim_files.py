@@ -119,7 +119,7 @@ def drive_into(field: str, path: Path) -> summary.Summary:
 
 
 def test_the_results_are_written_before_the_video_is_rendered(
-    env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever becomes of the film: here Ctrl-C."""
 
@@ -148,6 +148,7 @@ def test_the_results_are_written_before_the_video_is_rendered(
     with pytest.raises(KeyboardInterrupt):
         sim.run(config, console=rich.console.Console(file=said, width=200), wall_clock_ns=lambda: 5_999_999)
     assert "p version 1 on point_u_maze" in said.getvalue()
+    assert capsys.readouterr().err == "p is ready at 127.0.0.1:50051; compiling point_u_maze, which may take a minute\n"
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 32
     # In ms, and the fourth episode is the first robot's second one.
     assert reports == [(5, "1"), (5, "1"), (5, "1"), (6, "1")]
