@@ -99,7 +99,8 @@ def _check(config: TrainConfig) -> None:
     entries -= _BEFORE_THE_RUN if config_file.NAME not in entries else {_LOCK_NAME}
     if config.resume and (entries or config.resume != "auto"):
         if config_file.NAME not in entries:
-            raise RunDirError(f"{config.out} has no run to resume; use another --out, or leave out --resume")
+            advice = " and is not empty; use another --out" if entries else "; use another --out, or leave out --resume"
+            raise RunDirError(f"{config.out} has no run to resume{advice}")
         earlier = _read_config(config.out)
         if not config_file.is_of_a_run(earlier):
             raise RunDirError(f"{config.out}/{config_file.NAME} is not the configuration of a run; use another --out")
