@@ -199,6 +199,11 @@ def test_a_run_that_ends_without_saving_says_what_starts_it_again(tmp_path: Path
     ]
 
 
+def test_a_command_to_continue_with_is_quoted_for_a_shell() -> None:
+    assert TrainConfig(env="ant", out=Path("runs/lr[1e-3]")).continuation == "--resume --out 'runs/lr[1e-3]'"
+    assert TrainConfig(env="ant", out=Path("runs/first")).continuation == "--resume --out runs/first"
+
+
 @pytest.mark.parametrize("flags", [["--resume", "maybe"], ["--resume=maybe"], ["auto"]])
 def test_another_value_of_resume_is_refused(tmp_path: Path, flags: list[str]) -> None:
     assert main(["--env", "ant", "--out", str(tmp_path / "run"), *flags]) == 2
