@@ -134,8 +134,15 @@ def _describe(arguments: list[str]) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     from training import dry_run  # imported here, as in `_train`
+    from training.run_dir.lock import RunDirError
+    from training.run_dir.metrics_log import MetricsError
 
-    print("\n".join(dry_run.describe(config)))
+    is_folder_given = _early_flags(arguments).out is not None
+    try:
+        print("\n".join(dry_run.describe(config, is_folder_given=is_folder_given)))
+    except (MetricsError, OSError, RunDirError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, RunDirError) else 1
     return 0
 
 
