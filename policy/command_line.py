@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import io
 import re
+import shlex
 import sys
 import types
 import typing
@@ -226,6 +227,11 @@ def unknown_variable(environ: Mapping[str, str], known: Collection[str]) -> str:
     foreign = foreign_variables(environ)
     names = (name for name in environ if name.startswith(PREFIX) and name not in known and name not in foreign)
     return next(names, "")
+
+
+def quoted(path: Path) -> str:
+    """Return `path` as a word of a shell's command line."""
+    return shlex.quote(str(path))
 
 
 def local_path(path: Path, *, name: str) -> Path:

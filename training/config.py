@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from policy.command_line import local_path
+from policy.command_line import local_path, quoted
 from policy.spec import PolicySpec, SpecError, check_depth, check_name
 from training.envs.core.goal_env import GoalEnv
 from training.envs.registry import bare_name, find
@@ -206,7 +206,7 @@ class TrainConfig:
     @property
     def continuation(self) -> str:
         """What continues the run after it was stopped."""
-        return "the same command" if self.resume == "auto" else f"--resume --out {self.out}"
+        return "the same command" if self.resume == "auto" else f"--resume --out {quoted(self.out)}"
 
     @property
     def commanded_rows(self) -> int:

@@ -14,6 +14,7 @@ from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
 from training.presets.published import PUBLISHED, Published
 from training.programs import initial_state, saved_part
+from training.run_dir import checkpoint, config_file, elapsed, finished, lock
 
 # Fields that may differ from the preset in a run that is compared with a published figure.
 _FREE = frozenset(
@@ -24,14 +25,24 @@ _FREE = frozenset(
 )
 
 
-def describe(config: TrainConfig) -> list[str]:
+def describe(config: TrainConfig, *, is_folder_given: bool) -> list[str]:
     """Return lines that say what `config` trains, on which networks, what was published for it, and what it costs.
 
-    The costs are those of the first lines of a run, as far as they are known without compiling anything.
+    The costs are those of the first lines of a run, as far as they are known without compiling anything. If the run to
+    resume is finished, the only line says so.
+
+    Args:
+        is_folder_given: whether the command names its folder, so that what is in it counts.
 
     Raises:
         ConfigError, EnvError, SpecError: the environments do not fit each other, or one of them cannot be built.
+        RunDirError: the command would refuse the folder.
+        MetricsError, OSError: a file of the run to resume cannot be read.
     """
+    if is_folder_given:
+        lock.require_usable(config)
+        if config.resume and (ended := finished.describe(config)):
+            return [_line("run", ended)]
     env = registry.make(config.env, impl=config.impl)
     evaluation.make_env(config, env)
     spec = config.policy_spec(env)
@@ -39,6 +50,7 @@ def describe(config: TrainConfig) -> list[str]:
     steps = config.iterations * config.steps_per_iteration
     memory = memory_budget.estimate(config, env)
     parts = {
+        "run": _run(config) if is_folder_given else "",
         "environment": f"{config.env}: {spec.state_dim} state, {spec.goal_dim} goal, {spec.action_dim} action values",
         "evaluated on": f"{config.eval_env or config.env}, {evaluations:,} times, {config.eval_episodes:,} episodes of "
         f"{config.episode_length:,} steps",
@@ -53,12 +65,24 @@ def describe(config: TrainConfig) -> list[str]:
         "device": run_cost.device(),
         "memory": f"{memory.total / 1e9:.2f} GB of {memory_budget.device_memory() / 1e9:.2f} GB",
         "disk": _disk(config, env),
-        "time": _time(config),
+        "time": _time(config, earlier_s=elapsed.read(config.out).total_s if is_folder_given else 0.0),
         "warning": run_cost.unused_gpu(jax.local_devices()[0].platform),
         "too large": memory_budget.advice(config, env) if memory.total > memory_budget.device_memory() else "",
         "advice": run_cost.preset_advice(config),
     }
-    return [f"{name:<18} {text}" for name, text in parts.items() if text]
+    return [_line(name, text) for name, text in parts.items() if text]
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<18} {text}"
+
+
+def _run(config: TrainConfig) -> str:
+    """Return where the run begins, or from which snapshot it continues."""
+    if config.resume and (iteration := checkpoint.latest(config.out / "snapshots")) is not None:
+        return f"continues from {config.out / 'snapshots' / str(iteration)}, of {config.iterations:,} iterations"
+    replaces = config.overwrite and (config.out / config_file.NAME).exists()
+    return f"replaces the one in {config.out}" if replaces else f"begins in {config.out}"
 
 
 def _disk(config: TrainConfig, env: GoalEnv) -> str:
@@ -69,12 +93,18 @@ def _disk(config: TrainConfig, env: GoalEnv) -> str:
     return run_cost.disk(config, state.train_state.params, snapshot=saved_part(config, state)).removeprefix("disk: ")
 
 
-def _time(config: TrainConfig) -> str:
-    """Return what is known of the time that a run takes before it has run."""
+def _time(config: TrainConfig, *, earlier_s: float) -> str:
+    """Return what is known of the time that a run takes before it has run.
+
+    Args:
+        earlier_s: seconds of earlier processes of the run; with `resume` auto they count towards the time limit.
+    """
     measured = "printed by the run, once it has measured its first iterations"
     if math.isinf(config.max_minutes):
         return measured
-    return f"at most {in_words(config.max_minutes * 60)} (--max-minutes); a forecast is {measured}"
+    limit_s, counted_s = config.max_minutes * 60, earlier_s if config.resume == "auto" else 0.0
+    why = f"--max-minutes, less {in_words(counted_s)} that the run has taken" if counted_s else "--max-minutes"
+    return f"at most {in_words(max(0.0, limit_s - counted_s))} ({why}); a forecast is {measured}"
 
 
 def _published(config: TrainConfig) -> str:

@@ -101,11 +101,13 @@ def _require_usage(arguments: list[str], environ: Mapping[str, str]) -> None:
     if problem := command_line.usage_problem(words, TrainConfig, other_flags=(_DRY_RUN, _LIST)):
         raise ConfigError(problem)
     if name := command_line.unknown_variable(environ, SERVER_VARIABLES):
-        flags = {PREFIX + option.name.upper(): option.flag for option in command_line.options(TrainConfig).values()}
-        (nearest,) = difflib.get_close_matches(name, flags, n=1, cutoff=0)
+        options = command_line.options(TrainConfig).values()
+        flags = {PREFIX + option.name.upper(): f"use a flag, did you mean {option.flag}?" for option in options}
+        meant = {variable: f"did you mean the server's {variable}?" for variable in SERVER_VARIABLES} | flags
+        (nearest,) = difflib.get_close_matches(name, meant, n=1, cutoff=0)
         raise ConfigError(
-            f"{name} is not a setting: training reads no variables; use a flag, did you mean {flags[nearest]}? If the "
-            "variable is of another program, unset it here"
+            f"{name} is not a setting: training reads no variables; {meant[nearest]} If the variable is of another "
+            "program, unset it here"
         )
 
 
@@ -132,8 +134,15 @@ def _describe(arguments: list[str]) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     from training import dry_run  # imported here, as in `_train`
+    from training.run_dir.lock import RunDirError
+    from training.run_dir.metrics_log import MetricsError
 
-    print("\n".join(dry_run.describe(config)))
+    is_folder_given = _early_flags(arguments).out is not None
+    try:
+        print("\n".join(dry_run.describe(config, is_folder_given=is_folder_given)))
+    except (MetricsError, OSError, RunDirError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, RunDirError) else 1
     return 0
 
 

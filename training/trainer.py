@@ -17,6 +17,7 @@ import numpy as np
 
 from policy import bundle
 from policy.bits import in_32_bits
+from policy.command_line import quoted
 from training import divergence, evaluation, programs, warm_start
 from training.budgets import memory_budget, run_cost
 from training.budgets.time_budget import TimeBudget, in_words
@@ -208,7 +209,7 @@ def _run(run: _Run, state: RunState) -> Outcome:
         ):
             progress.say(
                 f"ending early: the time limit has passed (max_minutes {config.max_minutes:g}); --resume --out "
-                f"{config.out} continues"
+                f"{quoted(config.out)} continues"
             )
             elapsed.write(config, run.budget.total_s, time_is_up=True)
             break

@@ -3,11 +3,14 @@
 Each robot sends its own `Act` request, executes all actions of the reply, one per control period, and then sends the
 next request. If the policy's action_chunk is 1, a robot sends a request in every control period. The physics advances
 when every request has its reply or has failed. A robot without a reply in time applies the middle of its action range
-for one control period and then sends a new request; the first one counts as missed and is not sent again. After its
-episode, a robot reports to the server how it ended.
+for one control period and then sends a new request; the first one counts as missed and is not sent again. If the server
+restarts or hangs, the robots go on in this way until it answers again. Requests to a server that is gone fail
+immediately, so each control period then takes its real time. After its episode, a robot reports to the server how it
+ended.
 """
 
 import functools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kilolayer import Action, DeadlineExceeded, Overloaded, PolicyClient
+from clients.sim.outage import Outage, Reply
+from kilolayer import Action, DeadlineExceeded, PolicyClient, ServerError
 from training.envs.core.goal_env import GoalEnv, State
 from training.envs.core.goal_record import GoalRecord
 
@@ -69,6 +73,8 @@ def drive(
     episode_length: int,
     keep_poses: bool = False,
     on_step: Callable[[int], None] = lambda _: None,
+    outage: Outage | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Episode]:
     """Run `episodes` episodes, as many at the same time as there are clients; yield each when its round ends.
 
@@ -79,12 +85,15 @@ def drive(
         episode_length: control steps; the path of an episode that terminates earlier stays where it ended.
         keep_poses: whether the first episode keeps its joint positions until it terminates, for pictures.
         on_step: called after every control period with the number of robots that moved.
+        outage: says that requests fail. None: one that says nothing.
+        sleep: waits for a number of seconds.
 
     Raises:
-        KilolayerError: the server refused a request or is gone. A late or rejected request counts as missed instead.
+        KilolayerError: the server refused a request as wrong. Every other request without a reply counts as missed.
         PhysicsOverflowError: MuJoCo Warp has no room for the robots' contacts.
     """
     reset, step, achieved, diverged_part = _programs(env)
+    outage = outage or Outage(say=lambda _: None)
     with ThreadPoolExecutor(len(clients), thread_name_prefix="robot") as pool:
         for first in range(0, episodes, len(clients)):
             key, round_key = jax.random.split(key)
@@ -96,7 +105,9 @@ def drive(
             record, reached = GoalRecord.begin(np.zeros(len(clients), np.int32)), np.zeros(len(clients), bool)
             robots = [_Robot(env.action_size) for _ in range(len(clients))]
             for number in range(1, episode_length + 1):
-                _ask(pool, clients[:active], robots, current=current)
+                outage.after(_ask(pool, clients[:active], robots, current=current))
+                if outage.is_on:
+                    sleep(env.control_period_s)
                 actions = np.stack([robot.next_action() for robot in robots])
                 current = step(current, jnp.asarray(actions))
                 finite = (np.asarray(diverged_part(current)) < 0) & np.isfinite(current.metrics["distance"])
@@ -139,16 +150,21 @@ def connect(address: str, *, robots: int, policy: str, timeout_s: float) -> list
     ]
 
 
-def report(client: PolicyClient, episode: Episode, *, number: int) -> None:
+def report(client: PolicyClient, episode: Episode, *, number: int) -> bool:
     """Tell the server how `episode` ended, unless none of its requests was answered.
 
     Args:
         number: the robot's number for the episode.
 
+    Returns:
+        Whether that succeeded: False if the server is gone or did not answer in time.
+
     Raises:
-        KilolayerError: the server refused the report or is gone.
+        KilolayerError: the server refused the report as wrong.
     """
-    if episode.version:
+    if not episode.version:
+        return True
+    try:
         client.report(
             number,
             version=episode.version,
@@ -156,6 +172,9 @@ def report(client: PolicyClient, episode: Episode, *, number: int) -> None:
             time_at_goal=episode.time_at_goal,
             timeout_s=_REPORT_S,
         )
+    except (DeadlineExceeded, ServerError):
+        return False
+    return True
 
 
 class _Robot:
@@ -172,31 +191,34 @@ class _Robot:
     def has_action(self) -> bool:
         return bool(self._actions)
 
-    def receive(self, reply: Action | None) -> None:
-        """Execute the actions of `reply` from now on. None: the request was missed."""
-        if reply is None:
-            self.missed += 1
-        else:
+    def receive(self, reply: Reply) -> None:
+        """Execute the actions of `reply` from now on. An error: the request was missed."""
+        if isinstance(reply, Action):
             self._actions.extend(reply.chunk)
             self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows, reply.version))
             self.version = reply.version
+        else:
+            self.missed += 1
 
     def next_action(self) -> np.ndarray:
         """Return the action for this control period, [action_size]: the middle of the range if there is none."""
         return self._actions.popleft() if self._actions else self._rest
 
 
-def _ask(pool: ThreadPoolExecutor, clients: Sequence[ActClient], robots: Sequence[_Robot], *, current: State) -> None:
-    """Send the request of every robot that has no action left, and wait for the replies.
+def _ask(
+    pool: ThreadPoolExecutor, clients: Sequence[ActClient], robots: Sequence[_Robot], *, current: State
+) -> list[Reply]:
+    """Send the request of every robot that has no action left, wait for the replies and return them.
 
     A robot whose state is NaN or infinite sends none.
     """
     states, goals = np.asarray(current.info["state"]), np.asarray(current.info["goal"])  # a goal may move
     finite = np.flatnonzero(np.isfinite(states[: len(clients)]).all(axis=1)).tolist()
     asking = [number for number in finite if not robots[number].has_action]
-    replies = pool.map(_act, [clients[number] for number in asking], states[asking], goals[asking])
+    replies = list(pool.map(_act, [clients[number] for number in asking], states[asking], goals[asking]))
     for number, reply in zip(asking, replies, strict=True):
         robots[number].receive(reply)
+    return replies
 
 
 def _pose(current: State) -> np.ndarray:
@@ -205,9 +227,9 @@ def _pose(current: State) -> np.ndarray:
     return np.array(physics.qpos[0])
 
 
-def _act(client: ActClient, state: np.ndarray, goal: np.ndarray) -> Action | None:
-    """Return the reply to one robot's request, or None if the request was late or rejected."""
+def _act(client: ActClient, state: np.ndarray, goal: np.ndarray) -> Reply:
+    """Return the reply to one robot's request, or why there is none. A request that is wrong raises."""
     try:
         return client.act(state, goal)
-    except (DeadlineExceeded, Overloaded):
-        return None
+    except (DeadlineExceeded, ServerError) as error:
+        return error

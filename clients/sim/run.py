@@ -17,8 +17,10 @@ try:
     import tyro
 
     from clients.sim import film, fleet, summary
+    from clients.sim.outage import Outage
     from kilolayer import KilolayerError, PolicyDescription
     from policy import jax_settings
+    from policy.command_line import local_path
     from training.envs import registry
     from training.envs.core.goal_env import GoalEnv
 except ModuleNotFoundError as error:
@@ -84,9 +86,15 @@ class DriveConfig:
             raise DriveError(f"episode_length must be at least 1, got {self.episode_length}")
         if not 0 <= self.min_stay_rate <= 1:
             raise DriveError(f"min_stay_rate must be from 0 to 1, got {self.min_stay_rate}; try 0.9")
-        for field, ending in (("video", ".mp4"), ("picture", ".png")):
+        for field, ending in (("out", ""), ("video", ".mp4"), ("picture", ".png")):
             path: Path | None = getattr(self, field)
-            if path is not None and path.suffix.lower() != ending:
+            if path is None:
+                continue
+            try:
+                object.__setattr__(self, field, local_path(path, name=field))
+            except ValueError as error:
+                raise DriveError(str(error)) from error
+            if ending and path.suffix.lower() != ending:
                 raise DriveError(f"{field} must be a file name that ends in {ending}, got {path}")
 
 
@@ -112,6 +120,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DriveError, ImportError, KilolayerError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if not result.versions:
+        print("error: no request was answered; see the server's log, or raise --timeout-s", file=sys.stderr)
+        return 1
     if result.stay < config.min_stay_rate:
         print(
             f"error: the stay at the goals is {result.stay:.3f}, below min_stay_rate {config.min_stay_rate:g}",
@@ -134,7 +145,7 @@ def run(
     Raises:
         DriveError: the served policy does not fit the environment, or an output file cannot be written.
         UnknownNameError, EnvError: there is no such environment, or it cannot be built.
-        KilolayerError: the server cannot be reached, or refuses a request.
+        KilolayerError: the server is not ready within `wait_for_server_s`, or refuses a request as wrong.
         OSError: writing into the folder `out` failed.
     """
     _require_writable(config)
@@ -143,6 +154,7 @@ def run(
     try:
         served = clients[0].wait_until_ready(config.wait_for_server_s)
         _require_fit(env, served)
+        _say(f"{served.name} is ready at {config.address}; compiling {config.env}, which may take a minute")
         began = time.monotonic()
         first = wall_clock_ns() // 10**6
         episodes = _drive_with_progress(config, env, clients, console=console, first_number=first)
@@ -199,13 +211,24 @@ def _drive_with_progress(
             episode_length=episode_length,
             keep_poses=config.video is not None or config.picture is not None,
             on_step=lambda robots: progress.advance(task, robots),
+            outage=Outage(say=_say),
         )
         episodes: list[fleet.Episode] = []
+        unreported, sent = 0, True
         for number, episode in enumerate(drive):
             round_number, robot = divmod(number, len(clients))
-            fleet.report(clients[robot], episode, number=first_number + round_number)
+            # After a failure the rest of the round is not sent, or each of its reports could wait for its timeout.
+            if sent or robot == 0:
+                sent = fleet.report(clients[robot], episode, number=first_number + round_number)
+            unreported += not sent
             episodes.append(episode)
-        return episodes
+    if unreported:
+        _say(f"{unreported:,} of {len(episodes):,} episodes were not reported, because the server did not answer.")
+    return episodes
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:

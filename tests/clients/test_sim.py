@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from clients.sim import fleet, summary
-from kilolayer import Action, DeadlineExceeded, InvalidRequest, PolicyClient
+from clients.sim.outage import Outage
+from kilolayer import (
+    Action,
+    DeadlineExceeded,
+    InvalidRequest,
+    KilolayerError,
+    Overloaded,
+    PolicyClient,
+    ServerFailure,
+    Unavailable,
+)
 from tests.clients.fakes import Pusher, answer
 from tests.parameters import fresh_params
 from tests.training.cart import Cart
@@ -165,6 +175,50 @@ def test_a_robot_executes_every_action_of_a_chunk_and_then_asks_again(cart: Goal
     assert (len(missing.ticks), missing.missed) == (2, 1)
 
 
+class Restarting:
+    """Pushes with 1 N. Gives `failures` in place of the replies to the requests after the first one."""
+
+    def __init__(self, failures: list[KilolayerError]) -> None:
+        self.failures: list[KilolayerError | None] = [None, *failures]
+
+    def act(self, state: np.ndarray, goal: np.ndarray) -> Action:
+        if self.failures and (error := self.failures.pop(0)):
+            raise error
+        return answer(np.ones(1, np.float32), batch_rows=1)
+
+
+def test_a_robot_goes_on_while_the_server_is_gone(cart: GoalEnv) -> None:
+    """It rolls for three periods of 0.1 s, which take as long on the wall clock; then it is pushed again."""
+    gone = Unavailable("Act failed: shutting down.", status="UNAVAILABLE")
+    broken = ServerFailure("Act failed: Stream removed.", status="UNKNOWN")
+    waited, lines = list[float](), list[str]()
+    (episode,) = fleet.drive(
+        cart,
+        [Restarting([gone, DeadlineExceeded("late", status="DEADLINE_EXCEEDED"), broken])],
+        key=jax.random.key(0),
+        episodes=1,
+        episode_length=5,
+        outage=Outage(say=lines.append, clock=lambda: sum(waited)),
+        sleep=waited.append,
+    )
+    np.testing.assert_allclose(episode.path[:, 0], [0, 0.01, 0.02, 0.03, 0.04, 0.06], atol=1e-6)
+    assert (len(episode.ticks), episode.missed) == (2, 3)
+    assert waited == pytest.approx([0.1] * 3)
+    assert lines == [
+        "Act failed: shutting down. The robots go on without replies, and send a request in every control period.",
+        "The server answers again after 0.3 s; 3 requests were missed.",
+    ]
+
+
+def test_late_and_rejected_requests_are_no_outage() -> None:
+    lines = list[str]()
+    outage = Outage(say=lines.append)
+    outage.after(
+        [DeadlineExceeded("late", status="DEADLINE_EXCEEDED"), Overloaded("full", status="RESOURCE_EXHAUSTED")]
+    )
+    assert (outage.is_on, lines) == (False, [])
+
+
 class Push:
     """Pushes with 1 N. The requests whose numbers are above `last` get no reply."""
 
@@ -203,9 +257,22 @@ def test_a_robot_reports_its_episode_with_the_version_of_its_last_action(cart: G
     drive = fleet.drive(cart, [Push(1), Push(0)], key=jax.random.key(0), episodes=2, episode_length=3)
     client = Reporting()
     for number, episode in enumerate(drive):
-        fleet.report(cast("PolicyClient", client), episode, number=40 + number)
+        assert fleet.report(cast("PolicyClient", client), episode, number=40 + number)
     # after one push it rolls: 0.01, 0.02 and 0.03 m. The other robot got no action.
     assert client.reports == [(40, {"version": "0", "reached": False, "time_at_goal": 0, "timeout_s": 10.0})]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("gone", status="UNAVAILABLE"), DeadlineExceeded("late", status="DEADLINE_EXCEEDED")],
+)
+def test_a_report_that_does_not_arrive_is_no_error(error: KilolayerError) -> None:
+    class Gone:
+        def report(self, number: int, **about: object) -> None:
+            raise error
+
+    episode = fleet.Episode(np.zeros(1), np.zeros((2, 1)), time_at_goal=0, stay=0.0, ticks=(), missed=1, version="7")
+    assert not fleet.report(cast("PolicyClient", Gone()), episode, number=40)
 
 
 def test_every_simulated_robot_has_an_id() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import imageio.v3 as imageio
 import imageio_ffmpeg
@@ -17,6 +18,7 @@ from matplotlib.patches import Circle
 
 from clients.sim import film, fleet, summary
 from clients.sim import run as sim
+from kilolayer import PolicyClient
 from tests.clients.fakes import Pusher
 from training.envs import registry
 from training.envs.core.goal_env import GoalEnv
@@ -117,7 +119,7 @@ def drive_into(field: str, path: Path) -> summary.Summary:
 
 
 def test_the_results_are_written_before_the_video_is_rendered(
-    env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env: GoalEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever becomes of the film: here Ctrl-C."""
 
@@ -146,6 +148,7 @@ def test_the_results_are_written_before_the_video_is_rendered(
     with pytest.raises(KeyboardInterrupt):
         sim.run(config, console=rich.console.Console(file=said, width=200), wall_clock_ns=lambda: 5_999_999)
     assert "p version 1 on point_u_maze" in said.getvalue()
+    assert capsys.readouterr().err == "p is ready at 127.0.0.1:50051; compiling point_u_maze, which may take a minute\n"
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["requests"] == 32
     # In ms, and the fourth episode is the first robot's second one.
     assert reports == [(5, "1"), (5, "1"), (5, "1"), (6, "1")]
@@ -155,6 +158,21 @@ def test_the_results_are_written_before_the_video_is_rendered(
 def test_a_file_extension_may_be_in_capitals() -> None:
     config = sim.DriveConfig(env="point_u_maze", video=Path("-x.MP4"), picture=Path("END.Png"))
     assert (config.video, config.picture) == (Path("-x.MP4"), Path("END.Png"))
+
+
+@pytest.mark.parametrize(
+    ("field", "url"), [("out", "gs://x/y"), ("video", "s3://x/a.mp4"), ("picture", "gs://x/a.png")]
+)
+def test_a_url_is_refused_before_the_run(field: str, url: str) -> None:
+    with pytest.raises(
+        sim.DriveError, match=f"{field} must be a path on this machine, got the URL {url}; use a folder"
+    ):
+        sim.DriveConfig(env="point_u_maze", **{field: Path(url)})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert sim.DriveConfig(env="point_u_maze", out=Path("~/drive")).out == Path("/home/ada/drive")
 
 
 @pytest.mark.parametrize(("field", "ending"), [("video", ".mp4"), ("picture", ".png")])
@@ -206,7 +224,7 @@ def test_the_settings_of_jax_are_those_of_training_whatever_the_shell_says(
 
     def run(*_: object, **__: object) -> SimpleNamespace:
         types.append(jnp.zeros(1).dtype)
-        return SimpleNamespace(stay=1.0)
+        return SimpleNamespace(stay=1.0, versions={"7": 1})
 
     monkeypatch.setattr(sim, "run", run)
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
@@ -217,6 +235,32 @@ def test_the_settings_of_jax_are_those_of_training_whatever_the_shell_says(
         jax.config.update("jax_enable_x64", False)
     assert types == [jnp.float32]
     assert capsys.readouterr().err == "warning: ignoring JAX_ENABLE_X64=1: this program sets it itself\n"
+
+
+def test_a_run_without_any_reply_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sim, "run", lambda *_, **__: SimpleNamespace(stay=0.0, versions={}))
+    assert sim.main(["--env", "point_u_maze"]) == 1
+    assert "error: no request was answered; see the server's log, or raise --timeout-s" in capsys.readouterr().err
+
+
+def test_after_a_report_that_failed_the_rest_of_its_round_is_not_sent(
+    env: GoalEnv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounds of three: the first report of the first round fails, and the second round is reported."""
+    tried: list[int] = []
+    episodes = [moving_episode()] * 5
+    monkeypatch.setattr(fleet, "drive", lambda *_, **__: iter(episodes))
+    monkeypatch.setattr(fleet, "report", lambda *_, number: tried.append(number) or number == 8)
+    config = sim.DriveConfig(env="point_u_maze", robots=3, episodes=5)
+    console = rich.console.Console(file=io.StringIO())
+    driven = sim._drive_with_progress(  # pyright: ignore[reportPrivateUsage]
+        config, env, [cast("PolicyClient", None)] * 3, console=console, first_number=7
+    )
+    assert driven == episodes
+    assert tried == [7, 8, 8]
+    assert capsys.readouterr().err == "3 of 5 episodes were not reported, because the server did not answer.\n"
 
 
 def test_a_gpu_that_jax_cannot_use_is_one_line(

@@ -7,7 +7,7 @@ import pytest
 
 from policy.bundle import FORMAT_VERSION
 from policy.verified_folder import write_manifest
-from training.run_dir.best import best_version
+from training.run_dir.best import best_version, stays_in_words
 
 
 def write_versions(root: Path, found: dict[int, object]) -> None:
@@ -32,6 +32,15 @@ def write_versions(root: Path, found: dict[int, object]) -> None:
 def test_the_best_version_has_the_highest_stay(tmp_path: Path, found: dict[int, object], best: int | None) -> None:
     write_versions(tmp_path, found)
     assert best_version(tmp_path) == best
+
+
+def test_the_stays_of_two_versions_have_the_digits_that_tell_them_apart(tmp_path: Path) -> None:
+    found = {100: {"eval/stay": 0.99951}, 200: {"eval/stay": 0.9987}, 300: {"eval/stay": 0.75}, 400: None}
+    write_versions(tmp_path, found)
+    assert stays_in_words(tmp_path, 200, 100) == ["eval/stay 0.999", "eval/stay 1.000"]
+    assert stays_in_words(tmp_path, 300, 100) == ["eval/stay 0.75", "eval/stay 1.00"]
+    assert stays_in_words(tmp_path, 400, 100) == ["no eval/stay", "eval/stay 1.00"]
+    assert stays_in_words(tmp_path, 100) == ["eval/stay 1.00"]
 
 
 def test_a_damaged_version_is_not_the_best(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_the_file_of_a_run_is_the_configuration_to_resume_it_with(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "has no run to resume; use another --out, or leave out --resume"),
+        (None, "has no run to resume; use another --out, or leave out --resume if the folder is new or empty"),
         ("{}", "is not the configuration of a run"),
         ("[", "cannot be read as a run's configuration"),
         ('{"env": "ant", "seed": 0, "num_envs": 1, "batch_size": 2, "actor_depth": 4}', "lacks out|lacks algorithm"),

@@ -1,5 +1,6 @@
 """A dry run says what a command will do, and which published figure stands beside it; it writes and trains nothing."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from training.envs import registry
 from training.presets.published import PUBLISHED
 from training.programs import initial_state
 from training.run import main, parse
+from training.run_dir import config_file
 
 pytestmark = pytest.mark.usefixtures("without_physics")
 Lines = Callable[..., dict[str, str]]
@@ -105,6 +107,45 @@ def test_a_command_stands_beside_the_figure_of_its_own_preset_and_depth(
     lines: Lines, flags: str, published: str
 ) -> None:
     assert lines("--env", *flags.split())["published"].startswith(published)
+
+
+def started(folder: Path, *, snapshot: int, total_s: float, ended_at_minutes: float) -> list[str]:
+    """Leave what a run of 20 minutes leaves in `folder`; return the flags that continue it."""
+    flags = ["--env", "point_u_maze", "--out", str(folder), "--resume", "auto", "--max-minutes", "20"]
+    config_file.write(folder, parse(flags))
+    (folder / "snapshots" / str(snapshot)).mkdir(parents=True)
+    (folder / "time.json").write_text(json.dumps({"total_s": total_s, "ended_at_minutes": ended_at_minutes}))
+    return [*flags, "--dry-run"]
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    return {name: text.strip() for name, text in (line.split("  ", 1) for line in capsys.readouterr().out.splitlines())}
+
+
+def test_a_run_that_is_continued_says_from_where_and_how_much_time_is_left(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(started(tmp_path, snapshot=145, total_s=300, ended_at_minutes=0)) == 0
+    told = printed(capsys)
+    assert told["run"] == f"continues from {tmp_path}/snapshots/145, of 2,000 iterations"
+    assert told["time"].startswith("at most 15 min 0 s (--max-minutes, less 5 min 0 s that the run has taken); a")
+
+
+def test_of_a_finished_run_it_says_only_that(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(started(tmp_path, snapshot=145, total_s=1200, ended_at_minutes=20)) == 0
+    told = printed(capsys)
+    assert list(told) == ["run"]
+    assert told["run"].startswith(f"{tmp_path} is finished: it has trained for max_minutes 20; raise --max-minutes")
+
+
+def test_a_folder_that_the_command_would_refuse_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ["--env", "point_u_maze", "--dry-run", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert printed(capsys)["run"] == f"begins in {tmp_path}/run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/run is not empty; --resume continues the run in it")
 
 
 def test_bad_flags_are_refused_as_without(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,17 @@ def test_a_variable_that_nothing_reads_is_one_line_with_the_nearest_flag_and_exi
     assert told.count("\n") == 1
 
 
+def test_a_variable_that_resembles_one_of_the_server_names_that_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KILOLAYER_LISTN", "[::1]:1")
+    assert main(["--env", "ant", "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == (
+        "error: KILOLAYER_LISTN is not a setting: training reads no variables; did you mean the server's "
+        "KILOLAYER_LISTEN? If the variable is of another program, unset it here\n"
+    )
+
+
 def test_variables_of_the_server_and_of_kubernetes_are_ignored_with_one_line() -> None:
     environ = {"KILOLAYER_PORT": "tcp://10.0.0.1:1", "KILOLAYER_LISTEN": "[::1]:1", "KILOLAYER_WEB_SERVICE_PORT": "1"}
     assert ignored_variables(environ) == (
@@ -186,6 +197,11 @@ def test_a_run_that_ends_without_saving_says_what_starts_it_again(tmp_path: Path
         f"{saved} --resume --out {tmp_path}",
         f"{saved} the same command",
     ]
+
+
+def test_a_command_to_continue_with_is_quoted_for_a_shell() -> None:
+    assert TrainConfig(env="ant", out=Path("runs/lr[1e-3]")).continuation == "--resume --out 'runs/lr[1e-3]'"
+    assert TrainConfig(env="ant", out=Path("runs/first")).continuation == "--resume --out runs/first"
 
 
 @pytest.mark.parametrize("flags", [["--resume", "maybe"], ["--resume=maybe"], ["auto"]])

@@ -95,6 +95,21 @@ def test_the_cost_is_told_as_soon_as_it_is_known(tiny) -> None:
     assert bound == "288,040 environment steps take 2 h 0 min or more here, before any gradient step"
 
 
+def test_a_run_resumed_within_a_round_gives_no_forecast_before_its_second_unroll(tiny) -> None:
+    """An iteration takes 1 + 5 x 3 s, and nine of them remain."""
+    config = tiny(Path("run"), total_env_steps=40 * 11, updates_per_unroll=5)
+    budget, report = TimeBudget(config, clock=FakeClock(), began=0.0), run_cost.CostReport(config)
+    for pending in (4, 3, 2, 1, 0):
+        budget.record("update", 3.0)
+        assert report.after_training(budget, done=1, pending_updates=pending) == []
+    assert budget.steps_per_s is None
+    budget.record("collect", 10.0)
+    assert report.after_training(budget, done=2, pending_updates=0) == []
+    budget.record("collect", 1.0)
+    (line,) = report.after_training(budget, done=2, pending_updates=0)
+    assert line == "about 2 environment steps/s; the remaining 360 steps take about 2 min 24 s"
+
+
 def test_a_forecast_is_never_more_than_what_the_time_limit_leaves(tiny) -> None:
     assert report_after(tiny, collect=1, update=3, steps=40 * 7, max_minutes=1) == [
         "about 2 environment steps/s; the remaining 240 steps would take about 1 min 39 s, but --max-minutes ends the "

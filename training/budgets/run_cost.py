@@ -133,11 +133,11 @@ class CostReport:
                     f"{config.total_env_steps:,} environment steps take {in_words(alone_s)} or more here, before any "
                     f"gradient step{self._advice(alone_s)}"
                 )
-        elif budget.knows_updates and self._first("time"):
+        elif budget.knows_updates and budget.steps_per_s is not None and self._first("time"):
             steps = (config.iterations - done) * config.steps_per_iteration
             whole_s = budget.to_the_end_s(done=done, pending_updates=pending_updates)
             lines.append(
-                f"about {budget.steps_per_s or 0:,.0f} environment steps/s; the remaining {steps:,} steps "
+                f"about {budget.steps_per_s:,.0f} environment steps/s; the remaining {steps:,} steps "
                 + self._forecast(whole_s, budget.limit_left_s)
             )
         return lines

@@ -137,10 +137,10 @@ class TimeBudget:
     def steps_per_s(self) -> float | None:
         """Environment steps per second of training, gradient steps included once they have begun.
 
-        None while only the first unroll or the first gradient step was timed.
+        None until this process has timed a second unroll, and while only the first gradient step was timed.
         """
         seconds = self._iteration_s
-        known = seconds > 0 and 1 not in (self._records["collect"], self._records["update"])
+        known = seconds > 0 and self._records["collect"] > 1 and self._records["update"] != 1
         return self._config.steps_per_iteration / seconds if known else None
 
     def left_s(self, *, done: int, pending_updates: int) -> float | None:

@@ -119,7 +119,9 @@ def to_resume(folder: Path) -> TrainConfig:
         ConfigFileError: there is no run, or its file cannot be read, lacks a field or has values that are not valid.
     """
     if not (folder / NAME).is_file():
-        raise ConfigFileError(f"{folder} has no run to resume; use another --out, or leave out --resume")
+        raise ConfigFileError(
+            f"{folder} has no run to resume; use another --out, or leave out --resume if the folder is new or empty"
+        )
     stored = read(folder)
     if not is_of_a_run(stored):
         raise ConfigFileError(f"{folder / NAME} is not the configuration of a run; use another --out")

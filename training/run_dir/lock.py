@@ -54,11 +54,11 @@ def claimed(config: TrainConfig) -> Generator[Callable[[Origin], None]]:
         ConfigError: the run to resume had a different configuration.
         OSError: it cannot be created or written.
     """
-    _check(config)
+    require_usable(config)
     config.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as locks:
         locks.enter_context(_lock(config.out))
-        _check(config)  # again: another process may have changed it before the lock
+        require_usable(config)  # again: another process may have changed it before the lock
         _sweep(config.out.resolve())
         yield functools.partial(_take_over, config, locks)
 
@@ -89,8 +89,13 @@ def _flock(opened: contextlib.ExitStack, path: Path, flags: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _check(config: TrainConfig) -> None:
-    """Refuse a folder that is not empty, unless it has a run and `config` says what to do with it."""
+def require_usable(config: TrainConfig) -> None:
+    """Refuse a folder that is not empty, unless it has a run and `config` says what to do with it. Changes nothing.
+
+    Raises:
+        RunDirError: it is not empty, or there is nothing to resume.
+        ConfigError: the run to resume had a different configuration.
+    """
     if (size := len(os.fsencode(config.out.absolute()))) > _MAX_PATH_BYTES:
         raise RunDirError(
             f"the path of --out has {size} bytes, at most {_MAX_PATH_BYTES} are possible; use a shorter one"
@@ -99,7 +104,8 @@ def _check(config: TrainConfig) -> None:
     entries -= _BEFORE_THE_RUN if config_file.NAME not in entries else {_LOCK_NAME}
     if config.resume and (entries or config.resume != "auto"):
         if config_file.NAME not in entries:
-            raise RunDirError(f"{config.out} has no run to resume; use another --out, or leave out --resume")
+            advice = " and is not empty; use another --out" if entries else "; use another --out, or leave out --resume"
+            raise RunDirError(f"{config.out} has no run to resume{advice}")
         earlier = _read_config(config.out)
         if not config_file.is_of_a_run(earlier):
             raise RunDirError(f"{config.out}/{config_file.NAME} is not the configuration of a run; use another --out")

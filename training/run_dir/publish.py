@@ -108,6 +108,7 @@ def describe_policies(config: TrainConfig) -> str:
     if best_version is None or newest is None:
         return f"no policy in {root}"
     if root / str(best_version) == newest:
-        return f"policy in {newest}: the newest, and the best ({best.stay_in_words(root, best_version)})"
-    last = f"policy in {newest}: the newest ({best.stay_in_words(root, int(newest.name))})"
-    return f"{last}; the best is {root / str(best_version)} ({best.stay_in_words(root, best_version)})"
+        (stay,) = best.stays_in_words(root, best_version)
+        return f"policy in {newest}: the newest, and the best ({stay})"
+    stay, best_stay = best.stays_in_words(root, int(newest.name), best_version)
+    return f"policy in {newest}: the newest ({stay}); the best is {root / str(best_version)} ({best_stay})"
