@@ -101,7 +101,7 @@ def test_best_of_gives_each_row_the_draw_that_scores_highest(
 def test_the_server_refuses_in_the_stream_what_it_refuses_outside(client: kilolayer.PolicyClient) -> None:
     with client.stream() as stream:
         with pytest.raises(
-            kilolayer.InvalidRequest, match=r"candidates must be from 1 to 8 .*, got 9: .*\. best_of is the"
+            kilolayer.InvalidRequest, match=r"candidates must be from 1 to 8 .*, got 9: .*; best_of is the number"
         ):
             stream.act([0, 0, 0, 0], [0, 0], seed=1, best_of=9)
         with pytest.raises(kilolayer.InvalidRequest, match=r"state needs 4 values of .*, got 3 values in all"):
