@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from training.config import TrainConfig
+from training.run_dir import config_file, lock
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "scripts" / "demo.py"
 PORTS = {"--listen", "--metrics-port", "--address"}  # the demonstration uses free ones
@@ -120,6 +123,23 @@ def test_the_best_version_of_the_run_is_served(checkout: Path) -> None:
     assert serve[:2] == ["--policies", "runs/demo/policies"]
     assert serve[4:6] == ["--versions", "point_u_maze=best"]
     assert serve[6:8] == ["--state-dir", "runs/demo/state"], "nothing is left in the user's folders"
+
+
+def test_the_demonstration_replaces_everything_that_it_left_the_last_time(checkout: Path, tmp_path: Path) -> None:
+    demo = start(checkout)
+    _, complained = demo.communicate(timeout=60)
+    assert demo.returncode == 0, complained
+    words = [word for stage in ("serve", "drive") for word in json.loads((checkout / f"{stage}.json").read_text())]
+    left = {Path(word).parts[2] for word in words if word.startswith("runs/demo/")}
+    left |= {entry.name for entry in (checkout / "runs/demo").iterdir()}
+    assert left == {"policies", "server.log", "state", "summary.json"}
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in left | {"paths.png"}:  # of the real program that drives
+        (run / name).touch()
+    config = TrainConfig(env="point_u_maze", out=run, overwrite=True)
+    config_file.write(run, config, provenance={})
+    lock.require_usable(config)
 
 
 def test_no_command_of_a_page_uses_the_folder_that_the_demonstration_replaces() -> None:

@@ -25,7 +25,7 @@ _FILES = (config_file.NAME, elapsed.NAME, metrics_log.NAME, metrics_log.CURVES_N
 _DRAFTS = frozenset(map(whole_file.draft_name, _FILES))
 _ENTRIES = (
     _DRAFTS.union(_FILES, {"tensorboard", "policies", "snapshots", DIFFS, goal_report.FOLDER})
-    | {"server.log", "summary.json", "paths.png", "best"}  # of the demonstration, next to its policies
+    | {"server.log", "state", "summary.json", "paths.png"}  # of the demonstration, next to its policies
 )
 # Without config.json, what a process has left that was killed before it had begun a run; earlier builds stored the
 # changes of a checkout first.
