@@ -172,13 +172,13 @@ async def _read(function: Callable[..., Result], *arguments: object) -> Result:
 async def _unknown_version(source: PolicySource, version: int, files: Files) -> DeploymentError:
     """Return the error for a version that is not there, or of which only some files are. Errors as of `_read`."""
     try:
-        others = [each for each in await _read(source.versions) if each != version]
-    except OSError:
-        others = []
+        others = newest([each for each in await _read(source.versions) if each != version])
+    except OSError as error:
+        others = f"the others cannot be listed: {error}"
     incomplete = " with a manifest.json, which is copied last" if files else ""
     return DeploymentError(
         Reason.UNKNOWN_VERSION,
-        f"policy {source.name} has no version {version} in {source.path}{incomplete}; {newest(others)}",
+        f"policy {source.name} has no version {version} in {source.path}{incomplete}; {others}",
     )
 
 
