@@ -206,6 +206,16 @@ def test_a_worker_that_hangs_while_it_loads_ends_the_start(monkeypatch: pytest.M
         supervise([HANG_UNLOADED], monkeypatch, tmp_path, until=lambda _: False)
 
 
+async def supervise_until(done: Callable[[], bool], started: list[WorkerProcess], wait_until: WaitUntil) -> int:
+    """Kill the first of two workers that serve, stop the supervisor once it is `done`, and return its exit code."""
+    running = asyncio.create_task(new_supervisor().run())
+    await wait_until(lambda: [each.serves for each in started] == [True, True])
+    started[0].kill()
+    await wait_until(done)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return await running
+
+
 @pytest.mark.parametrize(
     "hang",
     [
@@ -234,15 +244,10 @@ def test_a_replacement_that_hangs_is_replaced(
 
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
 
-    async def run() -> int:
-        running = asyncio.create_task(new_supervisor().run())
-        await wait_until(lambda: [each.serves for each in started] == [True, True])
-        started[0].kill()
-        await wait_until(lambda: [each.serves for each in started] == [False, True, False, True])
-        os.kill(os.getpid(), signal.SIGTERM)
-        return await running
+    def replaced() -> bool:
+        return [each.serves for each in started] == [False, True, False, True]
 
-    assert asyncio.run(run()) == 0
+    assert asyncio.run(supervise_until(replaced, started, wait_until)) == 0
     hung = f"worker {started[2].pid} {problem} within 0.05 s (its last line in the log may say why)"
     assert f"a worker cannot serve what the others do: {hung}; starting another in 0.01 s" in caplog.messages
 
@@ -295,14 +300,9 @@ def test_while_no_process_can_be_started_the_other_workers_go_on(
 
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
 
-    async def run() -> int:
-        running = asyncio.create_task(new_supervisor().run())
-        await wait_until(lambda: [each.serves for each in started] == [True, True])
-        started[0].kill()
-        await wait_until(lambda: [each.serves for each in started] == [False, True, True])
-        os.kill(os.getpid(), signal.SIGTERM)
-        return await running
+    def replaced() -> bool:
+        return [each.serves for each in started] == [False, True, True]
 
-    assert asyncio.run(run()) == 0
+    assert asyncio.run(supervise_until(replaced, started, wait_until)) == 0
     lines = [line for line in caplog.messages if line.startswith("cannot start a worker: too little memory or too few")]
     assert len(lines) == 3

@@ -13,7 +13,15 @@ from serving.workers import worker_process
 from serving.workers.all_workers import AllWorkers
 from serving.workers.worker_process import WorkerProcess
 from tests.serving.batcher_bench import WaitUntil
-from tests.serving.test_supervisor import DIE_LOADED, DIE_UNLOADED, SERVE, health, new_supervisor, supervise
+from tests.serving.test_supervisor import (
+    DIE_LOADED,
+    DIE_UNLOADED,
+    SERVE,
+    health,
+    new_supervisor,
+    supervise,
+    supervise_until,
+)
 from tests.serving.worker_programs import command
 
 SERVE_AFTER_REFUSALS = SERVE.replace('Loaded({"ant": 1})', 'Loaded({"ant": 1}, ("hash", "missing", "hash"))')
@@ -36,15 +44,7 @@ def supervise_replacement(
 
     monkeypatch.setattr(worker_process.WorkerProcess, "start", start_fake)
 
-    async def run() -> int:
-        running = asyncio.create_task(new_supervisor().run())
-        await wait_until(lambda: [each.serves for each in started] == [True, True])
-        started[0].kill()
-        await wait_until(tried)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return await running
-
-    return asyncio.run(run())
+    return asyncio.run(supervise_until(tried, started, wait_until))
 
 
 def test_refusals_before_the_first_version_was_found_count_once(
