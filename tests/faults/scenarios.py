@@ -7,8 +7,6 @@ import asyncio
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -20,6 +18,7 @@ import numpy as np
 
 from kilolayer import DeadlineExceeded, PolicyClient, Unavailable
 from kilolayer.v1 import policy_pb2 as pb
+from policy.compilation_cache import FOLDER_VARIABLE
 from tests.clients.fakes import free_port
 from tests.faults import hostile_messages, other_clients, resources, stream_calls
 from tests.faults.resources import Resources
@@ -31,6 +30,7 @@ GROWTH_BYTES = 20_000_000
 """Most growth of a server's memory, after it has warmed up."""
 _RELEASE_S = 30.0  # for descriptors of ended connections to be closed
 _KILL_S = 60.0
+_BATCH_SIZES = 9  # 1, 2, 4, ... 256 rows
 _GROUP = 100  # calls on one connection
 
 
@@ -94,24 +94,32 @@ async def _call_while_restarting(servers: list[Supervised], addresses: list[str]
 
 
 def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[Kill]:
-    """Kill a supervised server with SIGKILL, several times.
+    """Kill a supervised server with SIGKILL, several times. The caller tries again every 10 ms.
 
-    The server compiles all default batch sizes, with a warm cache. The caller tries again every 10 ms.
+    The server compiles all default batch sizes at its first start, and after a kill none.
     """
     command = serve_command(policies, listen=f"127.0.0.1:{free_port()}", max_batch_rows=256)
-    with Supervised(command, log=folder / "log") as server:
+    programs = folder / "programs"
+    variables = {FOLDER_VARIABLE: str(programs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    with Supervised([*_with(variables), *command], log=folder / "log") as server:
         (address,) = server.wait_for(r"ready: grpc=(\S+)")
+        compiled = _programs(programs)
+        assert len(compiled) >= _BATCH_SIZES
         with PolicyClient(address, timeout_s=1.0) as client:
             measured = [_kill(server, client) for _ in range(kills)]
+        assert _programs(programs) == compiled
         codes = [each.code for each in server.exits]
     assert codes == [-signal.SIGKILL] * kills
     return measured
 
 
-def start_of_jax_s() -> float:
-    """Start a process that imports what a server needs and compiles one product; return its processor time."""
-    program = "import time, grpc, jax; jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))); print(time.process_time())"
-    return float(subprocess.check_output([sys.executable, "-c", program]))
+def _with(variables: dict[str, str]) -> list[str]:
+    return ["env", *(f"{name}={value}" for name, value in variables.items())]
+
+
+def _programs(folder: Path) -> set[str]:
+    """Compiled programs by the names that JAX gives them; beside each it writes when it was last read."""
+    return {file.name for file in folder.glob("*-cache")}
 
 
 def _kill(server: Supervised, client: PolicyClient) -> Kill:
