@@ -35,8 +35,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 
-# A busy machine takes long for a single example.
-hypothesis.settings.register_profile("kilolayer", deadline=None)
+# A busy machine takes long for a single example, and for drawing its data.
+hypothesis.settings.register_profile(
+    "kilolayer", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("kilolayer")
 
 # A shell ignores SIGINT in what it starts in the background, and nohup SIGHUP; programs that tests start inherit that.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 import kilolayer
-from tests.clients.fakes import FakePolicy, start_server
+from tests.clients.fakes import FakePolicy, closed_address, start_server
 
 
 @pytest.fixture
@@ -21,6 +21,13 @@ def address(fake: FakePolicy) -> Iterator[str]:
 
 
 @pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address without a server."""
+    with closed_address() as address:
+        yield address
+
+
+@pytest.fixture
 def client(address: str) -> Iterator[kilolayer.PolicyClient]:
-    with kilolayer.PolicyClient(address, timeout_s=5) as client:
+    with kilolayer.PolicyClient(address, timeout_s=60) as client:
         yield client

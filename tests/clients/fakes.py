@@ -4,9 +4,11 @@
 from __future__ import annotations  # for Python 3.9
 
 import contextlib
+import random
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -159,8 +161,28 @@ def start_server(fake: FakePolicy, port: int = 0) -> tuple[grpc.Server, int]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """Return a port that nothing listens on. Systems give none of this range to a program that asks for any port."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextlib.contextmanager
+def closed_address() -> Generator[str, None, None]:
+    """An address that refuses connections. Its port is bound, so that no other program can listen there meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, for a minute at most."""
+    ends_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends_s, "waited for 60 s"
+        time.sleep(0.005)
 
 
 class Relay:
@@ -183,7 +205,7 @@ class Relay:
             with contextlib.suppress(OSError):  # the other side closed it already
                 end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for end in (self._listener, *self._ends):
             end.close()
 

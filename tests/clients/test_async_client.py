@@ -23,19 +23,19 @@ Client = kilolayer.AsyncPolicyClient
 @pytest.fixture
 def held(fake: FakePolicy) -> Iterator[threading.Event]:
     """Set once the server holds an Act, which it does until the test ends or the caller gives up."""
-    fake.on_act = lambda _: fake.act_ended.wait(10)
+    fake.on_act = lambda _: fake.act_ended.wait(60)
     yield fake.act_arrived
     fake.act_ended.set()
 
 
 @pytest_asyncio.fixture
 async def client(address: str) -> AsyncIterator[Client]:
-    async with Client(address, timeout_s=30) as client:
+    async with Client(address, timeout_s=60) as client:
         yield client
 
 
 async def test_it_gives_what_policy_client_gives(address: str, fake: FakePolicy) -> None:
-    async with Client(address, policy="ant", version=7, timeout_s=5, robot_id="robot 7") as client:
+    async with Client(address, policy="ant", version=7, timeout_s=60, robot_id="robot 7") as client:
         drawn = await client.act([0.5, 0.25, 9], [0.25, 0.75], seed=5, best_of=8, priority=2, sequence=41)
         block = await client.act([[0.5, 0, 0], [0.25, 0, 0]], [0, 0])
         score = await client.score([0, 0, 0], [0.75, 0], goal=[0.25, 0], priority=1)
@@ -45,7 +45,7 @@ async def test_it_gives_what_policy_client_gives(address: str, fake: FakePolicy)
     assert drawn.action.tolist() == [0.75, -0.25]
     assert (drawn.policy, drawn.version, drawn.sequence) == ("ant", "7", 41)
     assert (drawn.queue_us, drawn.compute_us, drawn.batch_rows) == (11, 22, 6)
-    assert 0 < drawn.round_trip_s < 5
+    assert 0 < drawn.round_trip_s < 60
     assert block.action.tolist() == [[1, 0], [0.5, 0]]
     assert float(score.energy) == 0.5
     assert score.policy == description.name == "ant"
@@ -115,7 +115,7 @@ async def test_the_server_sees_the_deadline(client: Client, fake: FakePolicy) ->
     for timeout_s in (None, 600):
         await client.act([0, 0, 0], [0, 0], timeout_s=timeout_s)
     first_s, second_s = (remaining_s or 0 for remaining_s in fake.remaining_s)
-    assert 5 < first_s < 35  # gRPC rounds up
+    assert 30 < first_s < 70  # gRPC rounds up
     assert 570 < second_s < 630
 
 
@@ -134,23 +134,23 @@ async def test_the_round_trip_includes_the_time_of_the_server(
 
 async def test_canceling_a_task_cancels_its_call(client: Client, fake: FakePolicy, held: threading.Event) -> None:
     call = asyncio.create_task(client.act([0, 0, 0], [0, 0]))
-    assert await asyncio.to_thread(held.wait, 5)
+    assert await asyncio.to_thread(held.wait, 60)
     assert not fake.act_ended.is_set()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert await asyncio.to_thread(fake.act_ended.wait, 5), "the server still works on the call"
+    assert await asyncio.to_thread(fake.act_ended.wait, 60), "the server still works on the call"
     fake.on_act = lambda _: None
     assert (await client.act([0.5, 0, 0], [0, 0])).action.tolist() == [1, 0]
 
 
 async def test_closing_ends_a_pending_call(address: str, held: threading.Event) -> None:
-    client = Client(address, timeout_s=30)
+    client = Client(address, timeout_s=60)
     call = asyncio.create_task(client.act([0, 0, 0], [0, 0]))
-    assert await asyncio.to_thread(held.wait, 5)
+    assert await asyncio.to_thread(held.wait, 60)
     await client.close()
     with pytest.raises(kilolayer.ClientClosed, match="Make a new PolicyClient"):
-        await asyncio.wait_for(call, 5)
+        await asyncio.wait_for(call, 60)
     await client.close()
     calls: list[Callable[[], Any]] = [
         lambda: client.act([0, 0, 0], [0, 0]),
@@ -165,9 +165,9 @@ async def test_closing_ends_a_pending_call(address: str, held: threading.Event) 
 
 
 async def test_a_task_cancelled_just_before_closing_is_cancelled(address: str, held: threading.Event) -> None:
-    client = Client(address, timeout_s=30)
+    client = Client(address, timeout_s=60)
     call = asyncio.create_task(client.act([0, 0, 0], [0, 0]))
-    assert await asyncio.to_thread(held.wait, 5)
+    assert await asyncio.to_thread(held.wait, 60)
     call.cancel()
     await client.close()
     with pytest.raises(asyncio.CancelledError):
@@ -175,40 +175,40 @@ async def test_a_task_cancelled_just_before_closing_is_cancelled(address: str, h
     assert call.cancelled()
 
 
-async def test_an_absent_server_is_unavailable_immediately() -> None:
-    async with Client(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
+async def test_an_absent_server_is_unavailable_immediately(nowhere: str) -> None:
+    async with Client(nowhere, timeout_s=60) as client:
         with pytest.raises(kilolayer.Unavailable, match="Connection refused"):  # and not DeadlineExceeded
             await client.act([0, 0, 0], [0, 0])
 
 
 async def test_wait_until_ready_waits_for_a_server_that_starts_later(fake: FakePolicy) -> None:
     fake.failure = (grpc.StatusCode.UNAVAILABLE, "loading")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as listener:
         client = Client(f"127.0.0.1:{port}")
-        wait = asyncio.create_task(client.wait_until_ready(30))
+        wait = asyncio.create_task(client.wait_until_ready(120))
         connection, _ = await asyncio.to_thread(listener.accept)  # the client tries to connect
         connection.close()
     server, _ = start_server(fake, port)
-    assert await asyncio.to_thread(fake.describe_arrived.wait, 10)
+    assert await asyncio.to_thread(fake.describe_arrived.wait, 60)
     assert not wait.done()
     fake.failure = None
     assert (await wait).name == "maze"
     fake.failure = (grpc.StatusCode.NOT_FOUND, "there are: maze")
     with pytest.raises(kilolayer.PolicyNotFound, match="there are: maze"):
-        await client.wait_until_ready(5)
+        await client.wait_until_ready(60)
     await client.close()
     server.stop(0).wait()
 
 
-async def test_wait_until_ready_ends_at_its_deadline() -> None:
-    async with Client(f"127.0.0.1:{free_port()}") as client:
+async def test_wait_until_ready_ends_at_its_deadline(nowhere: str) -> None:
+    async with Client(nowhere) as client:
         with pytest.raises(kilolayer.DeadlineExceeded, match=r"was not ready within 0\.05 s"):
             await client.wait_until_ready(0.05)
 
 
 def test_a_client_may_be_made_before_its_event_loop_and_used_in_one_only(address: str, fake: FakePolicy) -> None:
-    client = Client(address, timeout_s=30)
+    client = Client(address, timeout_s=60)
 
     async def act() -> list[float]:
         return (await client.act([0.5, 0, 0], [0, 0])).action.tolist()

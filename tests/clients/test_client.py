@@ -28,7 +28,7 @@ def test_one_state_gives_one_action_and_its_metadata(client: kilolayer.PolicyCli
     assert answer.action.dtype == np.float32
     assert (answer.policy, answer.version, answer.sequence) == ("maze", "200", 41)
     assert (answer.queue_us, answer.compute_us, answer.batch_rows) == (11, 22, 6)
-    assert 0 < answer.round_trip_s < 5
+    assert 0 < answer.round_trip_s < 60
 
 
 def test_a_chunk_has_all_actions_and_action_is_the_first(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
@@ -83,7 +83,7 @@ def test_actions_and_chunks_are_converted_to_the_units_of_the_robot(client: kilo
 
 def test_every_request_for_actions_or_scores_names_the_robot(address: str, fake: FakePolicy) -> None:
     longest = "é" * 64  # 128 bytes in UTF-8
-    with kilolayer.PolicyClient(address, robot_id=longest) as client:
+    with kilolayer.PolicyClient(address, robot_id=longest, timeout_s=60) as client:
         client.act([0, 0, 0], [0, 0])
         client.score([0, 0, 0], [0, 0], goal=[0, 0])
         with client.stream() as stream:
@@ -95,7 +95,7 @@ def test_every_request_for_actions_or_scores_names_the_robot(address: str, fake:
 
 
 def test_a_report_has_what_the_server_counts_and_returns_what_became_of_it(address: str, fake: FakePolicy) -> None:
-    with kilolayer.PolicyClient(address, policy="ant", robot_id="robot 7") as client:
+    with kilolayer.PolicyClient(address, policy="ant", robot_id="robot 7", timeout_s=60) as client:
         assert client.report(2**64 - 1, version=200, reached=False, time_at_goal=2**32 - 1) == "accepted"
         fake.report_status = policy_pb2.REPORT_STATUS_DUPLICATE
         assert client.report(0, version="200", reached=True) is kilolayer.ReportStatus.DUPLICATE
@@ -127,7 +127,7 @@ def test_a_report_that_cannot_count_is_not_sent(
 ) -> None:
     given: dict[str, Any] = {"episode": 1, "version": "200", "reached": True, **wrong}
     refused = pytest.raises(kilolayer.InvalidRequest, match=f"Not sent: {message}")
-    with kilolayer.PolicyClient(address, robot_id=robot_id) as client, refused:
+    with kilolayer.PolicyClient(address, robot_id=robot_id, timeout_s=60) as client, refused:
         client.report(given.pop("episode"), **given)
     assert fake.reports == []
 
@@ -182,7 +182,7 @@ def test_integers_are_numbers_too(client: kilolayer.PolicyClient) -> None:
 
 
 def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) -> None:
-    with kilolayer.PolicyClient(address, policy="ant", version=7) as client:
+    with kilolayer.PolicyClient(address, policy="ant", version=7, timeout_s=60) as client:
         answer = client.act([0, 0, 0], [0, 0])
     assert (fake.acts[0].policy, fake.acts[0].version) == ("ant", "7")
     assert (answer.policy, answer.version) == ("ant", "7")

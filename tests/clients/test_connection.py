@@ -18,8 +18,8 @@ from kilolayer import _channel
 from tests.clients.fakes import FakePolicy, Relay, free_port, start_server
 
 
-def test_an_absent_server_is_unavailable_immediately() -> None:
-    with kilolayer.PolicyClient(f"127.0.0.1:{free_port()}", timeout_s=30) as client:
+def test_an_absent_server_is_unavailable_immediately(nowhere: str) -> None:
+    with kilolayer.PolicyClient(nowhere, timeout_s=60) as client:
         for _ in range(3):
             with pytest.raises(kilolayer.Unavailable, match="Connection refused"):  # and not DeadlineExceeded
                 client.act([0, 0, 0], [0, 0])
@@ -33,15 +33,15 @@ def test_a_host_that_accepts_and_stays_silent_is_too_late() -> None:
 
 
 def test_a_restarted_server_is_found_again() -> None:
-    server, port = start_server(FakePolicy())
-    with kilolayer.PolicyClient(f"127.0.0.1:{port}") as client:
+    server, port = start_server(FakePolicy(), free_port())
+    with kilolayer.PolicyClient(f"127.0.0.1:{port}", timeout_s=60) as client:
         assert client.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
         server.stop(0).wait()
         with pytest.raises(kilolayer.Unavailable):
             client.act([0.5, 0, 0], [0, 0])
         second = FakePolicy()
         server, _ = start_server(second, port)
-        client.wait_until_ready(5)
+        client.wait_until_ready(60)
         assert client.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
         assert len(second.acts) == 1
         server.stop(0).wait()
@@ -56,14 +56,14 @@ def test_a_long_outage_does_not_delay_reconnecting() -> None:
 def test_a_connection_that_went_silent_is_replaced(address: str, fake: FakePolicy) -> None:
     with (
         contextlib.closing(Relay(int(address.rpartition(":")[2]))) as relay,
-        kilolayer.PolicyClient(relay.address, timeout_s=10) as client,
+        kilolayer.PolicyClient(relay.address, timeout_s=60) as client,
     ):
-        client.wait_until_ready(5)
+        client.wait_until_ready(60)
         assert client.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
         relay.freeze()
-        with pytest.raises(kilolayer.Unavailable):  # and not DeadlineExceeded, after 10 s
+        with pytest.raises(kilolayer.Unavailable):  # and not DeadlineExceeded, after 60 s
             client.act([0.5, 0, 0], [0, 0])
-        client.wait_until_ready(5)
+        client.wait_until_ready(60)
         assert client.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
     assert len(fake.acts) == 2
 
@@ -71,22 +71,22 @@ def test_a_connection_that_went_silent_is_replaced(address: str, fake: FakePolic
 def test_wait_until_ready_waits_for_a_server_that_starts_later(fake: FakePolicy) -> None:
     fake.failure = (grpc.StatusCode.UNAVAILABLE, "loading")
     with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        port = listener.getsockname()[1]
+        port = free_port()
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", port)))
         client = stack.enter_context(kilolayer.PolicyClient(f"127.0.0.1:{port}", policy="ant"))
-        wait = stack.enter_context(futures.ThreadPoolExecutor(1)).submit(client.wait_until_ready, 30)
+        wait = stack.enter_context(futures.ThreadPoolExecutor(1)).submit(client.wait_until_ready, 120)
         listener.accept()[0].close()  # the client tries to connect
         listener.close()
         server, _ = start_server(fake, port)
-        assert fake.describe_arrived.wait(10)
+        assert fake.describe_arrived.wait(60)
         assert not wait.done()
         fake.failure = None
         assert wait.result().name == "ant"
         server.stop(0).wait()
 
 
-def test_wait_until_ready_ends_at_its_deadline() -> None:
-    with kilolayer.PolicyClient(f"127.0.0.1:{free_port()}") as client:
+def test_wait_until_ready_ends_at_its_deadline(nowhere: str) -> None:
+    with kilolayer.PolicyClient(nowhere) as client:
         with pytest.raises(kilolayer.DeadlineExceeded, match=r"was not ready within 0\.05 s") as failure:
             client.wait_until_ready(0.05)
         assert failure.value.status == "DEADLINE_EXCEEDED"
@@ -96,20 +96,23 @@ def test_wait_until_ready_ends_at_its_deadline() -> None:
 def test_wait_until_ready_of_a_server_that_never_is(address: str, fake: FakePolicy) -> None:
     fake.failure = (grpc.StatusCode.UNAVAILABLE, "loading")
     with kilolayer.PolicyClient(address) as client:
-        with pytest.raises(kilolayer.DeadlineExceeded, match=r"was not ready within 0\.2 s") as failure:
-            client.wait_until_ready(0.2)
-        assert isinstance(failure.value.__cause__, kilolayer.KilolayerError)
+        for timeout_s in (0.2, 2.0, 20.0):  # the longer ones for a machine too busy to send anything in a shorter one
+            with pytest.raises(kilolayer.DeadlineExceeded, match=f"was not ready within {timeout_s} s") as failure:
+                client.wait_until_ready(timeout_s)
+            assert isinstance(failure.value.__cause__, kilolayer.KilolayerError)
+            if fake.describe_arrived.is_set():
+                break
     assert fake.describe_arrived.is_set()
 
 
 def test_wait_until_ready_reports_a_policy_that_is_not_there(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
     fake.failure = (grpc.StatusCode.NOT_FOUND, "there are: maze")
     with pytest.raises(kilolayer.PolicyNotFound, match="there are: maze"):
-        client.wait_until_ready(5)
+        client.wait_until_ready(60)
 
 
 def test_a_closed_client_raises_client_closed(address: str, fake: FakePolicy) -> None:
-    with kilolayer.PolicyClient(address) as client:
+    with kilolayer.PolicyClient(address, timeout_s=60) as client:
         client.act([0, 0, 0], [0, 0])
     client.close()  # a second time
     calls: list[Callable[[], Any]] = [
@@ -129,14 +132,14 @@ def test_a_closed_client_raises_client_closed(address: str, fake: FakePolicy) ->
 
 def test_closing_ends_a_pending_call(address: str, fake: FakePolicy) -> None:
     release = threading.Event()
-    fake.on_act = lambda _: release.wait(10)
-    client = kilolayer.PolicyClient(address, timeout_s=30)
+    fake.on_act = lambda _: release.wait(60)
+    client = kilolayer.PolicyClient(address, timeout_s=600)
     with futures.ThreadPoolExecutor(1) as pool:
         call = pool.submit(client.act, [0, 0, 0], [0, 0])
-        assert fake.act_arrived.wait(5)
+        assert fake.act_arrived.wait(60)
         client.close()
         with pytest.raises(kilolayer.ClientClosed):
-            call.result(timeout=5)
+            call.result(timeout=60)
     release.set()
 
 
@@ -166,22 +169,22 @@ def test_closing_ends_a_wait_for_the_server(address: str, fake: FakePolicy) -> N
     fake.failure = (grpc.StatusCode.UNAVAILABLE, "loading")
     client = kilolayer.PolicyClient(address)
     with futures.ThreadPoolExecutor(1) as pool:
-        wait = pool.submit(client.wait_until_ready, 60)
-        assert fake.describe_arrived.wait(5)
+        wait = pool.submit(client.wait_until_ready, 600)
+        assert fake.describe_arrived.wait(60)
         client.close()
         with pytest.raises(kilolayer.ClientClosed):
-            wait.result(timeout=5)
+            wait.result(timeout=60)
 
 
 def test_closing_ends_a_wait_for_a_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = kilolayer.PolicyClient(f"127.0.0.1:{listener.getsockname()[1]}")
         with futures.ThreadPoolExecutor(1) as pool:
-            wait = pool.submit(client.wait_until_ready, 60)
+            wait = pool.submit(client.wait_until_ready, 600)
             connection, _ = listener.accept()  # it says nothing to the client
             client.close()
             with pytest.raises(kilolayer.ClientClosed):
-                wait.result(timeout=5)
+                wait.result(timeout=60)
             connection.close()
 
 

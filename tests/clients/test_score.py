@@ -57,7 +57,7 @@ def test_a_chunk_is_sent_first_action_first(client: kilolayer.PolicyClient, fake
 
 
 def test_a_request_names_its_policy_and_version(address: str, fake: FakePolicy) -> None:
-    with kilolayer.PolicyClient(address, policy="ant", version=7) as client:
+    with kilolayer.PolicyClient(address, policy="ant", version=7, timeout_s=60) as client:
         answer = client.score([0, 0, 0], [0, 0], goal=[0, 0])
     assert (fake.scores[0].policy, fake.scores[0].version) == (answer.policy, answer.version) == ("ant", "7")
 

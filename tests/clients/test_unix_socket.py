@@ -29,19 +29,19 @@ def path(request: pytest.FixtureRequest, fake: FakePolicy, tmp_path: Path) -> It
 
 
 def test_a_client_takes_the_path_literally(path: Path) -> None:
-    with kilolayer.PolicyClient(f"unix:{path}", timeout_s=30) as client, client.stream() as stream:
+    with kilolayer.PolicyClient(f"unix:{path}", timeout_s=60) as client, client.stream() as stream:
         assert client.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
         assert stream.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
 
 
 async def test_an_async_client_takes_the_home_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(path.parent))
-    async with kilolayer.AsyncPolicyClient(f"unix:~/{path.name}", timeout_s=30) as client:
+    async with kilolayer.AsyncPolicyClient(f"unix:~/{path.name}", timeout_s=60) as client:
         assert (await client.act([0.5, 0, 0], [0, 0])).action.tolist() == [1, 0]
 
 
 def test_a_socket_that_is_not_there_is_unavailable_immediately(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/act.sock"
     missing = pytest.raises(kilolayer.Unavailable, match=f"Act at {address} failed .*No such file or directory")
-    with kilolayer.PolicyClient(address, timeout_s=30) as client, missing:
+    with kilolayer.PolicyClient(address, timeout_s=60) as client, missing:
         client.act([0, 0, 0], [0, 0])

@@ -83,7 +83,7 @@ class Job:
 def test_at_its_time_limit_the_job_stops_the_run_and_is_queued_again(tmp_path: Path) -> None:
     job = Job(tmp_path)
     job.signal(signal.SIGUSR1)
-    assert job.process.wait(60) == STOPPED_EXIT_CODE
+    assert job.process.wait(240) == STOPPED_EXIT_CODE
     assert job.noted("scontrol") == "requeue 4711"
     assert job.noted("arguments") == "--resume auto --stopped-exit-code 75 --env ant --out runs/my ant"
 
@@ -92,14 +92,14 @@ def test_at_its_time_limit_the_job_stops_the_run_and_is_queued_again(tmp_path: P
 def test_a_job_that_is_cancelled_stops_the_run_and_is_not_queued_again(tmp_path: Path, to_all: bool) -> None:
     job = Job(tmp_path)
     job.signal(signal.SIGTERM, to_all=to_all)
-    assert job.process.wait(60) == STOPPED_EXIT_CODE
+    assert job.process.wait(240) == STOPPED_EXIT_CODE
     assert job.noted("scontrol") == ""
 
 
 @pytest.mark.parametrize("code", ["0", "1", "75"])
 def test_a_run_that_ends_by_itself_ends_the_job(tmp_path: Path, code: str) -> None:
     job = Job(tmp_path, code=code)
-    assert job.process.wait(60) == int(code)
+    assert job.process.wait(240) == int(code)
     assert job.noted("scontrol") == ""
 
 

@@ -74,7 +74,7 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PATH": os.pathsep.join(paths), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients/python'}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=480,
         check=False,
     )
 
@@ -109,7 +109,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert ready is not None, "the server ended before it was ready"
         yield ready.group(1)
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)
     assert server.returncode == 0
 
 

@@ -43,7 +43,7 @@ Where each fault of one server with its present policies is tested:
 | every such version, published while another one serves | refused once; the live one answers | `test_new_versions` |
 | versions published while servers start | every server ends up on the newest | `test_new_versions` |
 | a killed server or worker, after decisions about versions | comes up with them | `test_decisions_survive` |
-| a rollback | within milliseconds, in all workers | `test_new_versions` |
+| a rollback | faster than loading a version, in all workers | `test_new_versions` |
 | other sizes, another format, a pickle | refused by name | `policy/test_bundle_reader`, `test_bundle_manifest` |
 | a policy that gives NaN while serving | an error for that call, counted | `serving/test_batcher` |
 | a computation that fails | that batch fails, not the server | `serving/test_batcher` |

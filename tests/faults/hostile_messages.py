@@ -38,7 +38,7 @@ ALL_CHECKS: Sequence[Any] = list(hypothesis.HealthCheck)
 """Hypothesis's checks of how fast and how large examples are."""
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client sends first, here without any setting."""
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 120.0
 _LONG = 60_000  # characters of a long name; larger messages are refused by their size
 _STREAM_LENGTH = 8
 

@@ -33,7 +33,7 @@ STOPPED = (0, STOPPED_EXIT_CODE)  # exit codes of a run that a signal may have s
 SAVING_OFTEN = ("--snapshot-minutes=1e-9", "--resume", "auto")
 OPERATIONS = 400  # on files, about as many as a run has that saves after every gradient step
 _EVENTS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"})
-_LONGEST_S = 400.0
+_LONGEST_S = 900.0
 _STARTING_S, _TRAINING_S = 4.0, 3.0  # about how long a process takes until it trains, and to the end of the run
 
 _PROCESSES = multiprocessing.get_context("forkserver")

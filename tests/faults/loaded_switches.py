@@ -22,6 +22,7 @@ from tests.faults.supervised import Supervised, serve_command
 
 _PEAK_S = 3.0
 _MAX_BATCH_ROWS = 64
+_PATIENCE = {"max_queue_age_s": 60.0, "max_queue_rows": 1_000_000}  # a busy machine may stop a process for seconds
 _TAKE_UP_S = 300.0
 _POLL_S = 0.1
 
@@ -48,7 +49,12 @@ def switch_often(folder: Path, *, switches: int, seconds: float, workers: int = 
     publish(served, 1)
     publish(served, 2)
     command = serve_command(
-        served, workers=workers, max_batch_rows=_MAX_BATCH_ROWS, state_dir=folder / "state", follow=False
+        served,
+        workers=workers,
+        max_batch_rows=_MAX_BATCH_ROWS,
+        state_dir=folder / "state",
+        follow=False,
+        **_PATIENCE,
     )
     with Supervised(command, log=folder / "log") as server:
         address, _, socket = server.wait_for(READY)
@@ -82,7 +88,7 @@ def take_up_other_depth(folder: Path, *, depth: int, seconds: float) -> Delays:
     served = folder / "served"
     publish(served, 1)
     new = publish(folder / "new", 2, actor_depth=depth, critic_depth=depth)
-    command = serve_command(served, max_batch_rows=_MAX_BATCH_ROWS, state_dir=folder / "state")
+    command = serve_command(served, max_batch_rows=_MAX_BATCH_ROWS, state_dir=folder / "state", **_PATIENCE)
     with Supervised(command, log=folder / "log") as server:
         address, _, socket = server.wait_for(READY)
 

@@ -4,6 +4,7 @@ Each starts real server processes, checks what must hold, and returns what it me
 """
 
 import asyncio
+import dataclasses
 import random
 import re
 import shutil
@@ -32,6 +33,14 @@ _POLLS = 3  # at all versions, after every mutant is refused
 _START_S = 5.0  # versions are published during so much of a start
 
 
+@dataclasses.dataclass(frozen=True)
+class Rollbacks:
+    """The seconds that a server logged for its actions."""
+
+    taken_s: list[float]  # of every rollback
+    loading_s: float  # of a switch to a version that was not loaded
+
+
 def publish_mutants(policies: Path, folder: Path, mutants: Sequence[Mutant]) -> tuple[Counter[str], Outcome]:
     """Publish damaged versions while version 1000 is live and callers call. Return the reasons, and the calls.
 
@@ -42,7 +51,8 @@ def publish_mutants(policies: Path, folder: Path, mutants: Sequence[Mutant]) -> 
     shutil.copytree(policies / "1000", served / "1000")
     made = dict(zip(count(5001), mutants, strict=False))
     refusable = {version for version, mutant in made.items() if mutant.name not in INCOMPLETE}
-    with Supervised(serve_command(served, max_batch_rows=1), log=folder / "log") as server:
+    command = serve_command(served, max_batch_rows=1, max_queue_age_s=60.0)  # the machine may be busy
+    with Supervised(command, log=folder / "log") as server:
         address, metrics, socket = server.wait_for(READY)
         admin = RemoteAdmin(socket)
 
@@ -133,8 +143,8 @@ def _publish_at(served: Path, versions: Sequence[int], moments: random.Random) -
         publish(served, version)
 
 
-def roll_back(policies: Path, folder: Path, *, workers: int, times: int) -> list[float]:
-    """Roll a server back several times. Return the seconds that each took, as the server logs them.
+def roll_back(policies: Path, folder: Path, *, workers: int, times: int) -> Rollbacks:
+    """Roll a server back several times.
 
     After each, the next answers name the former version, over a connection for each of 24 robots.
     """
@@ -151,8 +161,11 @@ def roll_back(policies: Path, folder: Path, *, workers: int, times: int) -> list
             assert admin.switch(2000).live == 2000
             assert admin.rollback().live == 1000
             assert versions_of_robots(address, robots) == dict.fromkeys(robots, "1000")
-        taken = re.findall(
-            r"admin: rollback 'point_u_maze' by an unnamed caller at unix: ok after (\S+) s", server.logged()
+        rollback, switch = (
+            re.findall(
+                rf"admin: {action} 'point_u_maze'.* by an unnamed caller at unix: ok after (\S+) s", server.logged()
+            )
+            for action in ("rollback", "switch")
         )
-    assert len(taken) == times
-    return [float(each) for each in taken]
+    assert len(rollback) == times
+    return Rollbacks([float(each) for each in rollback], loading_s=float(switch[0]))

@@ -21,10 +21,10 @@ STREAMS, REQUESTS, ROWS = 1000, 75, 4096
 """Of the flood: its streams, the requests of each, and the rows of a request."""
 
 _ACT = "/kilolayer.v1.Policy/Act"
-_SENT_S = 60.0
+_SENT_S = 480.0
 _ROBOTS = 3
 _PERIOD_S = 0.05
-_TIMEOUT_S = 1.0
+_ANSWER_S = 60.0  # a busy machine
 _REQUEST = pb.ActRequest(state=[0.1] * 4, goal=[0.2] * 2).SerializeToString()
 
 
@@ -39,11 +39,12 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Flood:
-    """Calls of others before the flood and during it."""
+    """Calls of others before the flood and during it, and the timeout of each."""
 
     before: Sequence[Call]
     during: Sequence[Call]
     growth_mb: float  # of the server's memory, at most
+    timeout_s: float
 
     @property
     def late(self) -> int:
@@ -57,21 +58,24 @@ def percentile_ms(calls: Sequence[Call], share: float) -> float:
     return 1e3 * taken_s[min(len(taken_s) - 1, int(share * len(taken_s)))]
 
 
-def measure(address: str, pid: int, *, seconds: float) -> Flood:
-    """Call for `seconds`, then during a flood of `seconds`, on connections that are open before it."""
-    return asyncio.run(_measure(address, pid, seconds))
+def measure(address: str, pid: int, *, seconds: float, timeout_s: float) -> Flood:
+    """Call for `seconds`, then during a flood of `seconds` or more, on connections that are open before it.
+
+    The flood lasts until each caller has had two calls end.
+    """
+    return asyncio.run(_measure(address, pid, seconds, timeout_s=timeout_s))
 
 
-async def _measure(address: str, pid: int, seconds: float) -> Flood:
+async def _measure(address: str, pid: int, seconds: float, *, timeout_s: float) -> Flood:
     calls: list[Call] = []
-    robots = [asyncio.create_task(_robot(address, calls)) for _ in range(_ROBOTS)]
+    robots = [asyncio.create_task(_robot(address, calls, timeout_s=timeout_s)) for _ in range(_ROBOTS)]
     await asyncio.sleep(seconds)
     before_bytes = most_bytes = resources.read(pid).resident_bytes
     begins_s = time.monotonic()
     command = [sys.executable, str(GREEDY), address, str(STREAMS), str(REQUESTS), str(ROWS)]
     flood = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
     try:
-        while time.monotonic() < begins_s + seconds:
+        while time.monotonic() < begins_s + seconds or _begun_since(begins_s, calls) < 2 * _ROBOTS:
             await asyncio.sleep(0.1)
             most_bytes = max(most_bytes, resources.read(pid).resident_bytes)
     finally:
@@ -80,8 +84,12 @@ async def _measure(address: str, pid: int, seconds: float) -> Flood:
     for robot in robots:
         robot.cancel()
     await asyncio.gather(*robots, return_exceptions=True)
-    before = [call for call in calls if call.began_s < begins_s]
-    return Flood(before, calls[len(before) :], growth_mb=(most_bytes - before_bytes) / 1e6)
+    before, during = ([call for call in calls if (call.began_s >= begins_s) is late] for late in (False, True))
+    return Flood(before, during, growth_mb=(most_bytes - before_bytes) / 1e6, timeout_s=timeout_s)
+
+
+def _begun_since(begins_s: float, calls: Sequence[Call]) -> int:
+    return sum(call.began_s >= begins_s for call in calls)
 
 
 def leave_incomplete(address: str, pid: int, *, calls: int, size: int) -> tuple[float, int]:
@@ -114,13 +122,13 @@ def leave_incomplete(address: str, pid: int, *, calls: int, size: int) -> tuple[
 def _is_answered(channel: grpc.Channel) -> bool:
     act: Any = channel.unary_unary(_ACT)
     try:
-        act(_REQUEST, timeout=_TIMEOUT_S)
+        act(_REQUEST, timeout=_ANSWER_S)
     except grpc.RpcError:
         return False
     return True
 
 
-async def _robot(address: str, calls: list[Call]) -> None:
+async def _robot(address: str, calls: list[Call], *, timeout_s: float) -> None:
     """Call every 50 ms on a connection of its own."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
@@ -129,7 +137,7 @@ async def _robot(address: str, calls: list[Call]) -> None:
         while True:
             began_s = time.monotonic()
             try:
-                await act(_REQUEST, timeout=_TIMEOUT_S)
+                await act(_REQUEST, timeout=timeout_s)
                 answered = True
             except grpc.aio.AioRpcError:
                 answered = False

@@ -52,7 +52,7 @@ class RetryingCallers:
     """
 
     def __init__(
-        self, addresses: Sequence[str], *, request: pb.ActRequest, count: int = 4, timeout_s: float = 20.0
+        self, addresses: Sequence[str], *, request: pb.ActRequest, count: int = 4, timeout_s: float = 120.0
     ) -> None:
         self._addresses = addresses
         self._request = request

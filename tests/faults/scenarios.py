@@ -28,7 +28,7 @@ from tests.faults.supervised import Supervised, serve_command
 KNOWN = pb.ActRequest(state=[0.5, -1, 2, 0], goal=[1, 1])
 GROWTH_BYTES = 20_000_000
 """Most growth of a server's memory, after it has warmed up."""
-_RELEASE_S = 30.0  # for descriptors of ended connections to be closed
+_RELEASE_S = 240.0  # for descriptors of ended connections to be closed, on a busy machine
 _KILL_S = 60.0
 _BATCH_SIZES = 9  # 1, 2, 4, ... 256 rows
 _GROUP = 100  # calls on one connection
@@ -201,17 +201,17 @@ def open_and_cancel(policies: Path, folder: Path, *, count: int) -> tuple[Counte
     return statuses, growth
 
 
-def call_beside_a_flood(policies: Path, folder: Path, *, seconds: float) -> other_clients.Flood:
-    """Call while one client floods the server with rows and never reads. Most calls are answered within a second."""
+def call_beside_a_flood(policies: Path, folder: Path, *, seconds: float, timeout_s: float = 1.0) -> other_clients.Flood:
+    """Call while one client floods the server with rows and never reads. Most calls are answered in time."""
     with _running(policies, folder, max_batch_rows=64) as (server, address):
-        flood = other_clients.measure(address, server.pid, seconds=seconds)
+        flood = other_clients.measure(address, server.pid, seconds=seconds, timeout_s=timeout_s)
     assert flood.late < len(flood.during) / 2, f"{flood.late} of {len(flood.during)}"
     assert flood.growth_mb < 600, flood.growth_mb
     return flood
 
 
-def leave_calls_incomplete(policies: Path, folder: Path, *, calls: int, size: int) -> float:
-    """Leave the requests of calls incomplete; return by how many MB the server's memory grew at most.
+def leave_calls_incomplete(policies: Path, folder: Path, *, calls: int, size: int, most_mb: float = 250.0) -> float:
+    """Leave the requests of calls incomplete; return by how many MB the server's memory grew, `most_mb` at most.
 
     Another client is answered meanwhile, and the server returns what the calls held.
     """
@@ -222,7 +222,7 @@ def leave_calls_incomplete(policies: Path, folder: Path, *, calls: int, size: in
         _settled(server, limit=before)
         assert _known_answer(address) == expected
     assert answered == 20
-    assert growth_mb < 250, growth_mb  # half of the limit, and what arrives in 0.1 s
+    assert growth_mb < most_mb, growth_mb  # half of the limit, and what arrives until the server looks, in 0.1 s
     return growth_mb
 
 
@@ -230,7 +230,7 @@ def _open_and_cancel(address: str, count: int) -> Counter[grpc.StatusCode]:
     options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own
     with grpc.insecure_channel(address, options=options) as channel:
         act = channel.unary_unary("/kilolayer.v1.Policy/Act")
-        calls = [act.future(KNOWN.SerializeToString(), timeout=60) for _ in range(count)]
+        calls = [act.future(KNOWN.SerializeToString(), timeout=240) for _ in range(count)]
         for call in calls[::2]:
             call.cancel()
         return Counter(call.code() for call in calls[1::2])
@@ -249,7 +249,7 @@ def _running(policies: Path, folder: Path, **settings: object) -> Generator[tupl
 
 
 def _known_answer(address: str) -> list[float]:
-    with PolicyClient(address, timeout_s=30) as client:
+    with PolicyClient(address, timeout_s=120) as client:
         return client.act(list(KNOWN.state), list(KNOWN.goal)).action.tolist()
 
 

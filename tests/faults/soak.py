@@ -188,6 +188,20 @@ def publishing(_policies: Path, folder: Path, scaled: Callable[[int], int]) -> s
     )
 
 
+def rollbacks(policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
+    """Roll servers back, with one worker and with two."""
+    count, median_ms = scaled(50), list[float]()
+    for workers, most_s in ((1, 0.010), (2, 0.250)):
+        measured = new_versions.roll_back(policies, folder / f"workers-{workers}", workers=workers, times=count)
+        taken_s = sorted(measured.taken_s)
+        assert taken_s[0] < most_s, measured
+        median_ms.append(1e3 * taken_s[len(taken_s) // 2])
+    return (
+        f"{count} rollbacks of a server, and of one with two workers | median {median_ms[0]:.0f} ms, and"
+        f" {median_ms[1]:.0f} ms with two workers; the next answers named the former version"
+    )
+
+
 def switches(_policies: Path, folder: Path, scaled: Callable[[int], int]) -> str:
     """Switch between two versions at half of the peak load."""
     count = scaled(1000)
@@ -226,6 +240,7 @@ PARTS: dict[str, Callable[[Path, Path, Callable[[int], int]], str]] = {
     "incomplete": incomplete,
     "versions": versions,
     "publishing": publishing,
+    "rollbacks": rollbacks,
     "switches": switches,
     "depth": other_depth,
 }

@@ -135,11 +135,11 @@ class TcpProxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.address = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(timeout=10)
+        self.address = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(timeout=60)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

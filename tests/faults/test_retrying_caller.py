@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 
 from kilolayer.v1 import policy_pb2 as pb
-from tests.clients.fakes import free_port
+from tests.clients.fakes import closed_address
 from tests.faults.retrying_caller import RetryingCallers
 
 REQUEST = pb.ActRequest(state=[1], goal=[2])
@@ -54,9 +54,12 @@ async def broken_at_first(number: int, context: Any) -> Any:
 
 
 async def test_a_refused_call_goes_to_the_next_server_and_is_not_lost() -> None:
-    async with serving(draining) as first, serving(sound) as second:
-        nowhere = f"127.0.0.1:{free_port()}"
-        async with RetryingCallers([first, nowhere, second], request=REQUEST, count=2) as callers:
+    with closed_address() as nowhere:
+        async with (
+            serving(draining) as first,
+            serving(sound) as second,
+            RetryingCallers([first, nowhere, second], request=REQUEST, count=2) as callers,
+        ):
             await callers.until_answered(6)
             outcome = await callers.stop()
     assert outcome.refused == {"draining": 1, "not sent": 2}  # caller 0 begins with the first, caller 1 with `nowhere`

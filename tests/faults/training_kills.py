@@ -35,7 +35,7 @@ FLAGS = (
     f"--eval-episodes=4 --resample-goal-probability=0.1 --num-evals={EPOCHS} --max-eval-share=1 "
     f"--total-env-steps={8 * 5 * 2 * EPOCHS}"
 ).split()
-_WAIT_S = 200.0  # for one process, on a busy machine
+_WAIT_S = 900.0  # for one process, on a busy machine
 _POLL_S = 0.02
 _MOST_STARTS = 20
 

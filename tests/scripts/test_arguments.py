@@ -69,7 +69,7 @@ def test_a_folder_that_does_not_exist_is_refused(
 def test_make_lists_every_target(arguments: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # not a sub-make
     done = subprocess.run(
-        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=True
+        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     listed = dict(re.findall(r"^make ([a-z-]+) +(\S.*)$", done.stdout, flags=re.MULTILINE))
     assert len(listed) == len(done.stdout.splitlines())

@@ -98,7 +98,7 @@ def running(checkout: Path) -> list[str]:
 
 def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped(checkout: Path) -> None:
     demo = start(checkout)
-    said, complained = demo.communicate(timeout=60)
+    said, complained = demo.communicate(timeout=240)
     assert demo.returncode == 0, complained
     assert "stay 0.910, 0.970 of the goals touched" in said
     train, serve, drive = (json.loads((checkout / f"{stage}.json").read_text()) for stage in STAGES)
@@ -116,7 +116,7 @@ def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped
 
 def test_the_best_version_of_the_run_is_served(checkout: Path) -> None:
     demo = start(checkout)
-    said, complained = demo.communicate(timeout=60)
+    said, complained = demo.communicate(timeout=240)
     assert demo.returncode == 0, complained
     assert "2 of 3: serve the best version in runs/demo/policies on 127.0.0.1:" in said
     serve = json.loads((checkout / "serve.json").read_text())
@@ -127,7 +127,7 @@ def test_the_best_version_of_the_run_is_served(checkout: Path) -> None:
 
 def test_the_demonstration_replaces_everything_that_it_left_the_last_time(checkout: Path, tmp_path: Path) -> None:
     demo = start(checkout)
-    _, complained = demo.communicate(timeout=60)
+    _, complained = demo.communicate(timeout=240)
     assert demo.returncode == 0, complained
     words = [word for stage in ("serve", "drive") for word in json.loads((checkout / f"{stage}.json").read_text())]
     left = {Path(word).parts[2] for word in words if word.startswith("runs/demo/")}
@@ -152,7 +152,7 @@ def test_no_command_of_a_page_uses_the_folder_that_the_demonstration_replaces() 
 @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--nope", 2), ("here", 2)])
 def test_an_argument_starts_nothing(checkout: Path, argument: str, code: int) -> None:
     demo = start(checkout, argument)
-    said, complained = demo.communicate(timeout=30)
+    said, complained = demo.communicate(timeout=120)
     assert demo.returncode == code
     assert "replaces a run that is there" in said if code == 0 else f"unrecognized arguments: {argument}" in complained
     assert not (checkout / "train.json").exists()
@@ -164,7 +164,7 @@ def test_a_signal_in_any_stage_ends_everything(checkout: Path, stage: str, numbe
     demo = start(checkout, **({stage: "wait"} if stage != "serve" else {"drive": "wait"}))
     wait_for(checkout / f"{stage}.json")
     demo.send_signal(number)
-    _, complained = demo.communicate(timeout=30)
+    _, complained = demo.communicate(timeout=120)
     assert demo.returncode == 130
     assert "interrupted" in complained
     assert "Traceback" not in complained
@@ -174,7 +174,7 @@ def test_a_signal_in_any_stage_ends_everything(checkout: Path, stage: str, numbe
 @pytest.mark.parametrize(("stage", "message"), [("train", "training failed"), ("drive", "driving failed")])
 def test_a_stage_that_fails_fails_the_demonstration(checkout: Path, stage: str, message: str) -> None:
     demo = start(checkout, **{stage: "3"})
-    _, complained = demo.communicate(timeout=60)
+    _, complained = demo.communicate(timeout=240)
     assert demo.returncode == 1
     assert f"{message} with exit code 3" in complained
     assert running(checkout) == []
@@ -182,7 +182,7 @@ def test_a_stage_that_fails_fails_the_demonstration(checkout: Path, stage: str, 
 
 def test_a_server_that_dies_is_named_with_its_log(checkout: Path) -> None:
     demo = start(checkout, serve="4", drive="wait")
-    _, complained = demo.communicate(timeout=60)
+    _, complained = demo.communicate(timeout=240)
     assert demo.returncode == 1
     assert "server.log, failed with exit code 4" in complained
     assert running(checkout) == []

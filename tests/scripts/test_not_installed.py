@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_program_that_is_not_installed_says_what_to_install(program: str, missing: str) -> None:
     # Without site-packages, and without PYTHONPATH and the current folder.
     command = [sys.executable, "-S", "-I", program, "status"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ")
     assert f"No module named '{missing}': run make install and use .venv/bin/python, or install with pip" in line
@@ -32,7 +32,7 @@ def test_the_operators_command_without_its_libraries_says_what_to_install(tmp_pa
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert ended.stderr == (
         "error: No module named 'google': install with pip install -e clients/python -e '.[serve]'\n"

@@ -40,7 +40,7 @@ class Admin:
     async def call(self, method: str, **fields: object) -> Any:
         """Call a method of PolicyAdmin as ann."""
         request = getattr(pb, f"{method}Request")(**fields)
-        return await getattr(self.stub, method)(request, timeout=10, metadata=[("kilolayer-admin-user", "ann")])
+        return await getattr(self.stub, method)(request, timeout=60, metadata=[("kilolayer-admin-user", "ann")])
 
     def count(self, action: str, outcome: str) -> float | None:
         labels = {"action": action, "outcome": outcome}

@@ -16,7 +16,7 @@ import kilolayer
 
 def call_everything(address: str, state: list[list[float]], goal: list[list[float]]) -> dict[str, Any]:
     """Return what the methods of both clients give, as plain numbers and texts."""
-    with kilolayer.PolicyClient(address, timeout_s=30) as client:
+    with kilolayer.PolicyClient(address, timeout_s=60) as client:
         description = client.wait_until_ready(30)
         action = client.act(state, goal)
         with client.stream() as stream:
@@ -43,7 +43,7 @@ def call_everything(address: str, state: list[list[float]], goal: list[list[floa
 
 async def act_with_asyncio(address: str, state: list[list[float]], goal: list[list[float]]) -> list[Any]:
     """Return one action per row, from concurrent calls of one row each."""
-    async with kilolayer.AsyncPolicyClient(address, timeout_s=30) as client:
+    async with kilolayer.AsyncPolicyClient(address, timeout_s=60) as client:
         responses = await asyncio.gather(*(client.act(*row) for row in zip(state, goal)))
     return [response.action.tolist() for response in responses]
 

@@ -68,9 +68,18 @@ def served_bundle(policies: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def running(policies: Path) -> Iterator[Running]:
-    """One server for all tests that only call it: batches and calls of at most 8 rows, metrics without a port."""
+    """One server for all tests that only call it: batches and calls of at most 8 rows, metrics without a port.
+
+    Calls may wait for longer than by default: the machine may be busy.
+    """
     config = ServeConfig(
-        policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=8, max_call_rows=8
+        policies=(policies,),
+        listen="127.0.0.1:0",
+        metrics_port=0,
+        metrics=False,
+        max_batch_rows=8,
+        max_call_rows=8,
+        max_queue_age_s=60.0,
     )
     with in_process.served(config) as running:
         yield running
@@ -119,7 +128,7 @@ class FakeEngine:
     def compute(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         self.batches.append(rows.tolist())
         self.kinds.append(kind)
-        self._may_compute.wait(timeout=30)
+        self._may_compute.wait(timeout=120)
         self.now_s += self.compute_s
         if self.failure is not None:
             raise self.failure
@@ -143,9 +152,9 @@ def make_engine() -> type[FakeEngine]:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < ends, "waited for 10 s"
+        assert time.monotonic() < ends, "waited for 60 s"
         await asyncio.sleep(0.001)
 
 
@@ -158,11 +167,15 @@ def wait_until_fixture() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBucket]:
     """An empty bucket, to which the environment variables lead; copies of it are kept in a temporary folder.
 
-    This process repeats requests after shorter pauses than a server does, and does not wait for the disk.
+    This process repeats requests after shorter pauses than a server does, waits longer for a reply, and does not wait
+    for the disk.
     """
     monkeypatch.setattr(verified_folder, "fsync", lambda _: None)
     backoff: BackoffConfig = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=2)}
     monkeypatch.setitem(bucket_module.RETRY, "backoff", backoff)
+    monkeypatch.setitem(bucket_module.RETRY, "retry_timeout", timedelta(seconds=300))
+    for limit in ("connect_timeout", "read_timeout"):
+        monkeypatch.setitem(bucket_module.CLIENT, limit, "300s")  # the bucket's thread may be late
     with fake_bucket() as bucket:
         for name, value in bucket.environ.items():
             monkeypatch.setenv(name, value)

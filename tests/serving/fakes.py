@@ -64,7 +64,7 @@ class FakeBatcher:
 
     async def until_admitted(self, count: int) -> None:
         """Wait until `count` requests have been admitted."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.admitted) < count:
                 self._arrival.clear()
                 await self._arrival.wait()

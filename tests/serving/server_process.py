@@ -38,7 +38,7 @@ def launch(
 def fail(*arguments: str, prefix: Sequence[str] = ()) -> tuple[int, list[str]]:
     """The exit code of a server that cannot start, and its lines. `prefix` is the command that starts the server."""
     with launch(*arguments, prefix=prefix) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
     assert "Traceback" not in errors
     return process.returncode, errors.splitlines()
 

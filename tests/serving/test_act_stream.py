@@ -69,7 +69,7 @@ async def test_answers_keep_the_order_of_their_stream_and_a_bad_request_does_not
 def test_bytes_that_are_no_request_end_the_stream_after_the_answers_before_them(running: Running) -> None:
     good = pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=1).SerializeToString()
     with grpc.insecure_channel(running.address) as channel:
-        answers = channel.stream_stream("/kilolayer.v1.Policy/ActStream")(iter([good, b"\xff" * 7]), timeout=10)
+        answers = channel.stream_stream("/kilolayer.v1.Policy/ActStream")(iter([good, b"\xff" * 7]), timeout=60)
         assert pb.ActResponse.FromString(next(answers)).sequence == 1
         with pytest.raises(grpc.RpcError) as ended:
             next(answers)
@@ -104,7 +104,7 @@ def test_the_served_energy_is_that_of_the_critic(running: Running, served_bundle
     )
     with grpc.insecure_channel(running.address) as channel:
         stub: Any = PolicyStub(channel)
-        response = stub.Score(request, timeout=10)
+        response = stub.Score(request, timeout=60)
     expected = acting.score(
         served_bundle.params,
         jnp.array(state),
@@ -120,10 +120,10 @@ def test_the_best_of_candidates_scores_at_least_as_high_as_each_sample(running: 
     fields: dict[str, Any] = {"state": [0.3, -1, 0.5, 2], "goal": [1, 1], "seed": 9}
     with grpc.insecure_channel(running.address) as channel:
         stub: Any = PolicyStub(channel)
-        best = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_BEST_OF", candidates=8), timeout=10).action
-        first = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_STOCHASTIC"), timeout=10).action
-        again = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_STOCHASTIC"), timeout=10).action
-        one = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_BEST_OF", candidates=1), timeout=10).action
+        best = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_BEST_OF", candidates=8), timeout=60).action
+        first = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_STOCHASTIC"), timeout=60).action
+        again = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_STOCHASTIC"), timeout=60).action
+        one = stub.Act(pb.ActRequest(**fields, mode="ACT_MODE_BEST_OF", candidates=1), timeout=60).action
     assert list(first) == list(again)
     np.testing.assert_allclose(one, first, atol=1e-6)
 

@@ -56,8 +56,8 @@ async def test_the_log_names_the_policy_and_what_is_ended_though_the_caller_left
 async def test_an_action_goes_on_when_its_caller_leaves(admin: Admin, log: io.StringIO) -> None:
     admin.decisions.host.may_load.clear()
     request = pb.SwitchRequest(policy="ant", version="2500")
-    call = admin.stub.Switch(request, timeout=10, metadata=[("kilolayer-admin-user", "ann")])
-    async with asyncio.timeout(10):
+    call = admin.stub.Switch(request, timeout=60, metadata=[("kilolayer-admin-user", "ann")])
+    async with asyncio.timeout(60):
         await admin.decisions.host.loading.wait()
         call.cancel()
         await admin.call("Status")  # the server has seen the cancellation
@@ -72,8 +72,8 @@ async def test_an_action_that_hangs_is_cancelled_when_the_server_stops(tmp_path:
     async with started(tmp_path, "ant") as admin:
         admin.decisions.publish("ant", 2500)
         admin.decisions.host.may_load.clear()
-        call = admin.stub.Load(pb.LoadRequest(version="2500"), timeout=10)
-        async with asyncio.timeout(10):
+        call = admin.stub.Load(pb.LoadRequest(version="2500"), timeout=60)
+        async with asyncio.timeout(60):
             await admin.decisions.host.loading.wait()
             call.cancel()
             await admin.server.stop()
@@ -98,13 +98,13 @@ async def test_an_action_is_one_line_with_who_and_what(admin: Admin, log: io.Str
     await admin.call("Switch", policy="ant", version="2500")
     with contextlib.suppress(grpc.aio.AioRpcError):
         await admin.call("Switch", policy="ant", version="3000")
-    await admin.stub.Rollback(pb.RollbackRequest(policy="ant"), timeout=10)
+    await admin.stub.Rollback(pb.RollbackRequest(policy="ant"), timeout=60)
     await admin.call("Status")
     switched, failed, rolled_back = lines(log)
-    assert re.fullmatch(r"admin: switch 'ant' '2500' by 'ann' at unix: ok after \d.\d{3} s", switched["message"])
+    assert re.fullmatch(r"admin: switch 'ant' '2500' by 'ann' at unix: ok after \d+\.\d{3} s", switched["message"])
     facts = {"policy": "ant", "version": "2500", "user": "ann", "peer": "unix", "outcome": "ok", "level": "INFO"}
     assert facts.items() <= switched.items()
-    assert 0 <= switched["seconds"] < 10
+    assert 0 <= switched["seconds"] < 60
     assert (failed["level"], failed["outcome"]) == ("WARNING", "version_refused")
     assert failed["message"].endswith(f" s: {DAMAGE}")
     assert rolled_back["message"].startswith("admin: rollback 'ant' by an unnamed caller at unix: ok after ")
@@ -116,7 +116,7 @@ async def test_words_of_a_caller_do_not_break_the_log_and_are_no_labels(admin: A
     with contextlib.suppress(grpc.aio.AioRpcError):
         metadata = [("kilolayer-admin-user", "'; ann " + "y" * 5000)]
         request = pb.SwitchRequest(policy=rude, version=rude)
-        await admin.stub.Switch(request, timeout=10, metadata=metadata)
+        await admin.stub.Switch(request, timeout=60, metadata=metadata)
     (line,) = lines(log)
     assert line["policy"] == r"ann\x1b[2J\n" + "x" * 56 + "..."
     assert line["user"] == "'; ann " + "y" * 57 + "..."

@@ -222,14 +222,17 @@ async def test_names_of_files_do_not_command_the_terminal(run: Run, decisions: D
 
 async def test_a_change_that_takes_too_long_goes_on(run: Run, decisions: Decisions) -> None:
     decisions.host.may_load.clear()
-    assert await run("switch ant 2500 --timeout-s 0.2") == (
-        1,
-        "",
-        "error: no answer within 0.2 s; a change that has begun goes on, and kilolayer-admin status shows the result;"
-        " if it does not, the server is stopped, blocked or overloaded, see its log and /healthz\n",
-    )
+    for limit in ("0.2", "2", "20"):  # the longer ones for a machine too busy to begin the change in a shorter one
+        assert await run(f"switch ant 2500 --timeout-s {limit}") == (
+            1,
+            "",
+            f"error: no answer within {limit} s; a change that has begun goes on, and kilolayer-admin status shows the"
+            " result; if it does not, the server is stopped, blocked or overloaded, see its log and /healthz\n",
+        )
+        if decisions.host.loading.is_set():
+            break
     decisions.host.may_load.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while decisions.live("ant") != 2500:  # noqa: ASYNC110  driven by the server's own turns
             await asyncio.sleep(0.001)
 
@@ -298,7 +301,7 @@ def test_the_address_for_robots_is_one_line(tmp_path: Path, capsys: pytest.Captu
     server.add_insecure_port(f"unix:{tmp_path}/a.sock")
     server.start()
     assert admin.main(["status", "--admin", f"unix:{tmp_path}/a.sock"]) == 1
-    server.stop(None).wait(timeout=10)
+    server.stop(None).wait(timeout=60)
     assert capsys.readouterr().err == (
         f"error: unix:{tmp_path}/a.sock does not take this command: it is the address for robots, or that of another"
         " program; the server's ready line has the address for --admin after admin=\n"

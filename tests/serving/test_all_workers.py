@@ -130,7 +130,7 @@ async def test_a_worker_that_does_not_answer_does_not_delay_the_others_for_long(
     assert first.did[-1] == ("switch", 2)
     assert caplog.messages == ["worker 2 does not answer; it makes the change when it does"]
     second.stopped.set()
-    await asyncio.sleep(0.01)
+    await turn_loop()
     assert second.did[-1] == ("switch", 2)
 
 

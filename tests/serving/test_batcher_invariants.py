@@ -135,14 +135,14 @@ def test_every_request_ends_once_in_an_allowed_way_and_no_bound_is_exceeded(
         ends = await asyncio.gather(*results, return_exceptions=True)
         outcomes.update(zip(admitted, ends, strict=True))
         assert batcher.queue_rows == 0
-        assert await batcher.drain(grace_s=5)
+        assert await batcher.drain(grace_s=60)
         rejected = sum(
             registry.get_sample_value("kilolayer_rejected_total", {"policy": "p", "reason": reason}) or 0
             for reason in ("queue_full", "queue_age", "deadline_too_short")
         )
         assert rejected == sum(isinstance(end, OverloadedError) for end in outcomes.values())
 
-    asyncio.run(asyncio.wait_for(test(), timeout=30))
+    asyncio.run(asyncio.wait_for(test(), timeout=120))
     assert set(outcomes) == set(range(len(arrivals)))
     for number, end in outcomes.items():
         _check_outcome(number, end, arrivals[number], is_admitted=number in admitted)

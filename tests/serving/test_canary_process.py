@@ -31,7 +31,7 @@ class Robot:
 
     def __init__(self, address: str, number: int, clients: ExitStack) -> None:
         self.name = f"robot {number}"
-        self._client = clients.enter_context(PolicyClient(address, robot_id=self.name, timeout_s=10))
+        self._client = clients.enter_context(PolicyClient(address, robot_id=self.name, timeout_s=60))
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._reporting = PolicyStub(clients.enter_context(grpc.insecure_channel(address, options=options)))
         self._episode = 0
@@ -43,7 +43,7 @@ class Robot:
     def report(self, version: str, *, reached: bool) -> int:
         self._episode += 1
         report = pb.ReportRequest(version=version, robot_id=self.name, episode=self._episode, reached=reached)
-        return self._reporting.Report(report, timeout=10).status
+        return self._reporting.Report(report, timeout=60).status
 
 
 @contextmanager
@@ -58,17 +58,17 @@ def serving(tmp_path: Path, publish: Publish, *, workers: int) -> Generator[tupl
         assert found
         yield address, found[1]
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
 
 
 def administer(tmp_path: Path, *words: str) -> dict[str, Any]:
     command = [sys.executable, str(ADMIN), *words, "--json", "--admin", f"unix:{tmp_path}/admin.sock"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout)
     return found.get("policy") or found["policies"][0]
 
 
 def metric(url: str, name: str) -> float:
-    with urllib.request.urlopen(url, timeout=10) as page:
+    with urllib.request.urlopen(url, timeout=60) as page:
         line = re.search(rf"^kilolayer_{name} (\S+)$", page.read().decode(), re.MULTILINE)
     return float(line[1]) if line else 0.0
 
@@ -93,7 +93,7 @@ def let_reports_decide(tmp_path: Path, address: str, metrics: str, *, better: bo
         chosen = {robot.name: "2" if assignment.gets_candidate(robot.name) else "1" for robot in robots}
         assert set(chosen.values()) == {"1", "2"}
         statuses: set[int] = set()
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + 240
         while admin.decisions().canary:
             assert time.monotonic() < ends
             for robot in robots:

@@ -106,7 +106,7 @@ def running(bundles: dict[str, bundle.Bundle]) -> Iterator[Running]:
 
 
 def client_of(running: Running, policy: str) -> kilolayer.PolicyClient:
-    return kilolayer.PolicyClient(running.address, policy=policy, timeout_s=10, robot_id="robot 7")
+    return kilolayer.PolicyClient(running.address, policy=policy, timeout_s=60, robot_id="robot 7")
 
 
 def rows_of(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +158,7 @@ def test_a_reply_has_the_chunk_of_the_policy(running: Running, bundles: dict[str
 
 async def test_every_client_shows_whether_a_state_is_out_of_range(running: Running) -> None:
     """The bounds are -6 and 6 for x, 4.5 for its speed, and 0.001 around 2 for the first value of the quaternion."""
-    async with kilolayer.AsyncPolicyClient(running.address, policy="chunky", timeout_s=10) as of_asyncio:
+    async with kilolayer.AsyncPolicyClient(running.address, policy="chunky", timeout_s=60) as of_asyncio:
         with client_of(running, "chunky") as client, client.stream() as stream:
             for state, expected in (
                 ([6, -4.5, 2, 14, 20, -26], False),
@@ -176,7 +176,7 @@ async def test_every_client_shows_whether_a_state_is_out_of_range(running: Runni
 def test_open_inference_gives_the_same_chunk_in_one_row(running: Running) -> None:
     state, goal = rows_of(2)
     with grpc.insecure_channel(running.address) as channel, client_of(running, "chunky") as client:
-        reply = method(channel, "ModelInfer")(infer_request(state, goal, model_name="chunky"), timeout=10)
+        reply = method(channel, "ModelInfer")(infer_request(state, goal, model_name="chunky"), timeout=60)
         chunk = client.act(state, goal).chunk
     np.testing.assert_allclose(actions(reply), chunk.reshape(ROWS, 6), atol=1e-6)
 
@@ -233,9 +233,9 @@ def test_a_quaternion_and_its_negative_give_the_same_bytes(running: Running) -> 
     requests = [pb.ActRequest(policy="turner", state=state, goal=[0.3]) for state in turned]
     with grpc.insecure_channel(running.address) as channel:
         stub = PolicyStub(channel)
-        same, negative, other = (np.array(stub.Act(request, timeout=10).action) for request in requests)
+        same, negative, other = (np.array(stub.Act(request, timeout=60).action) for request in requests)
         scores = [
-            stub.Score(pb.ScoreRequest(policy="turner", state=state, action=[0.5, -0.5], goal=[0.3]), timeout=10).energy
+            stub.Score(pb.ScoreRequest(policy="turner", state=state, action=[0.5, -0.5], goal=[0.3]), timeout=60).energy
             for state in turned
         ]
     assert same.tobytes() == negative.tobytes()
@@ -246,12 +246,15 @@ def test_a_quaternion_and_its_negative_give_the_same_bytes(running: Running) -> 
 def test_a_request_may_hold_the_chunks_of_every_row(running: Running) -> None:
     """A row of the widest policy has 6 + 1 + 3 * 2 values, of 8 bytes at most: 8 * 13 * 8 + 65536 bytes in all."""
     with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError, match="66368"):
-        PolicyStub(channel).Score(pb.ScoreRequest(state=[0.0] * 20_000), timeout=10)
+        PolicyStub(channel).Score(pb.ScoreRequest(state=[0.0] * 20_000), timeout=60)
 
 
 def test_reports_of_a_robot_that_was_answered_count_once_by_version(running: Running) -> None:
     accepted, duplicate, unknown = kilolayer.ReportStatus
-    with client_of(running, "blind") as client, kilolayer.PolicyClient(running.address, robot_id="robot 8") as other:
+    with (
+        client_of(running, "blind") as client,
+        kilolayer.PolicyClient(running.address, robot_id="robot 8", timeout_s=60) as other,
+    ):
         version = client.act(np.zeros(6), [0.3]).version
         other.score(np.zeros(6), np.zeros((3, 2)), goal=[0.3])  # of the policy chunky; a score is not an action
         reports = [
@@ -275,16 +278,16 @@ def test_reports_of_a_robot_that_was_answered_count_once_by_version(running: Run
 
 
 def test_an_answer_of_a_stream_or_of_the_other_protocol_makes_reports_possible(running: Running) -> None:
-    with kilolayer.PolicyClient(running.address, policy="turner", robot_id="streamed", timeout_s=10) as client:
+    with kilolayer.PolicyClient(running.address, policy="turner", robot_id="streamed", timeout_s=60) as client:
         with client.stream() as stream:
             stream.act(np.zeros(6), [0.3])
         assert client.report(1, version="1000", reached=True) == "accepted"
     with grpc.insecure_channel(running.address) as channel:
         request = infer_request(np.zeros((1, 6), np.float32), np.zeros((1, 1), np.float32), model_name="turner")
         request.parameters["robot_id"].string_param = "inferred"
-        method(channel, "ModelInfer")(request, timeout=10)
+        method(channel, "ModelInfer")(request, timeout=60)
         report = pb.ReportRequest(policy="turner", version="1000", robot_id="inferred", episode=1)
-        assert PolicyStub(channel).Report(report, timeout=10).status == pb.REPORT_STATUS_ACCEPTED
+        assert PolicyStub(channel).Report(report, timeout=60).status == pb.REPORT_STATUS_ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -303,7 +306,7 @@ def test_a_report_about_nothing_is_refused(running: Running, wrong: dict[str, st
     fields: dict[str, Any] = {"policy": "blind", "version": "1000", "robot_id": "robot 7", **wrong}
     report = pb.ReportRequest(**fields)
     with grpc.insecure_channel(running.address) as channel, pytest.raises(grpc.RpcError) as refused:
-        PolicyStub(channel).Report(report, timeout=10)
+        PolicyStub(channel).Report(report, timeout=60)
     error: Any = refused.value
     assert error.code().name == status
     assert message in error.details()
@@ -343,7 +346,7 @@ class Turntable(GoalEnv):
 
 
 def driven(running: Running, policy: str, *, sign: float = 1.0) -> list[fleet.Episode]:
-    clients = fleet.connect(running.address, robots=2, policy=policy, timeout_s=10)
+    clients = fleet.connect(running.address, robots=2, policy=policy, timeout_s=60)
     try:
         return list(fleet.drive(Turntable(sign), clients, key=jax.random.key(0), episodes=2, episode_length=6))
     finally:

@@ -116,7 +116,7 @@ def test_two_that_need_a_version_at_the_same_time_copy_it_once(copies: Copies, r
     threads = [threading.Thread(target=take, args=(copies, 1000)) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert remote.waits.wait(60)
+    assert remote.waits.wait(240)
     remote.answers.set()
     for thread in threads:
         thread.join()
@@ -130,7 +130,7 @@ def test_a_copy_that_does_not_end_is_not_waited_for_without_end(
     remote.answers.clear()
     first = threading.Thread(target=take, args=(copies, 1000))
     first.start()
-    assert remote.waits.wait(60)
+    assert remote.waits.wait(240)
     with pytest.raises(
         StartupError, match=f"another process has been copying from {copies.url} for 0.2 s; see its log"
     ):

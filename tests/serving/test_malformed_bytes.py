@@ -35,9 +35,9 @@ STREAMS = [
 
 def call(channel: grpc.Channel, path: str, request: bytes) -> None:
     if path in STREAMS:
-        list(channel.stream_stream(path)(iter([request]), timeout=10))
+        list(channel.stream_stream(path)(iter([request]), timeout=60))
     else:
-        channel.unary_unary(path)(request, timeout=10)
+        channel.unary_unary(path)(request, timeout=60)
 
 
 @pytest.mark.parametrize("path", [*UNARY, *STREAMS])
@@ -56,7 +56,7 @@ def test_bytes_that_are_no_message_are_an_invalid_argument_and_leave_no_line(
 
 def test_health_lists_the_server_and_its_policies(running: Running) -> None:
     with grpc.insecure_channel(running.address) as channel:
-        raw = channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=10)
+        raw = channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=60)
     statuses = HealthListResponse.FromString(raw).statuses
     assert {name: about.status for name, about in statuses.items()} == {"": 1, "point_u_maze": 1}
 

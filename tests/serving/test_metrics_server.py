@@ -35,9 +35,15 @@ def port() -> Generator[int]:
     server.close()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections may take longer than a server lets them: the machine may be busy."""
+    monkeypatch.setattr(ScrapeServer, "max_s", 120.0)
+
+
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """Return the status and the body of a page."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers=headers or {})
     response = connection.getresponse()
     body = response.read().decode()
@@ -46,15 +52,19 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
 
 
 def scrape(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
         return page.read().decode().splitlines()[-1]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < ends, "waited for 10 s"
+        assert time.monotonic() < ends, "waited for 60 s"
         time.sleep(0.01)
+
+
+def connection_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if "process_request_thread" in thread.name}
 
 
 def is_closed_to(peer: socket.socket) -> bool:
@@ -71,12 +81,12 @@ def is_closed_to(peer: socket.socket) -> bool:
 def test_a_peer_that_resets_its_connection_leaves_no_line(
     port: int, said: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = threading.active_count()
+    before = connection_threads()
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.send(said)
-        wait_for(lambda: threading.active_count() > before)
+        wait_for(lambda: len(connection_threads() - before) == 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
-    wait_for(lambda: threading.active_count() == before)
+    wait_for(lambda: not connection_threads() - before)
     assert scrape(port) == "answer 42.0"
     assert capfd.readouterr().err == ""
 
@@ -88,8 +98,9 @@ def test_a_peer_that_says_nothing_or_a_byte_now_and_then_is_let_go(port: int, mo
         socket.create_connection(("127.0.0.1", port)) as slow,
     ):
         wait_for(lambda: is_closed_to(slow))
-        silent.settimeout(10)
+        silent.settimeout(60)
         assert silent.recv(1) == b""
+    monkeypatch.setattr(ScrapeServer, "max_s", 120.0)
     assert scrape(port) == "answer 42.0"
 
 
@@ -97,13 +108,13 @@ def test_peers_that_say_nothing_hold_a_bounded_number_of_threads_and_block_no_sc
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ScrapeServer, "max_connections", 4)
-    before = threading.active_count()
+    before = connection_threads()
     with contextlib.ExitStack() as opened:
         peers = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(40)]
         assert scrape(port) == "answer 42.0"
-        wait_for(lambda: threading.active_count() <= before + 4)
+        wait_for(lambda: len(connection_threads() - before) <= 4)
         for peer in peers[:36]:  # the oldest ones
-            peer.settimeout(10)
+            peer.settimeout(60)
             assert peer.recv(1) == b""
         assert scrape(port) == "answer 42.0"
 
@@ -113,14 +124,14 @@ def test_many_connections_may_wait_to_be_accepted(monkeypatch: pytest.MonkeyPatc
     go_on, accept = threading.Event(), ScrapeServer.get_request
 
     def wait_and_accept(server: ScrapeServer) -> tuple[socket.socket, Any]:
-        go_on.wait(timeout=30)
+        go_on.wait(timeout=120)
         return accept(server)
 
     monkeypatch.setattr(ScrapeServer, "get_request", wait_and_accept)
     server = MetricsServer(None, "127.0.0.1", port=0, problem=lambda: "")
     with contextlib.ExitStack() as opened:
         for _ in range(100):
-            opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=2))
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
         go_on.set()
     server.close()
 
@@ -159,7 +170,7 @@ def test_an_ipv6_host_is_served() -> None:
     server = MetricsServer(None, "::1", port=0, problem=lambda: "")
     url = server.addresses()["health"]
     assert url == f"http://[::1]:{server.port}/healthz"
-    with urllib.request.urlopen(url, timeout=5) as page:
+    with urllib.request.urlopen(url, timeout=60) as page:
         assert page.status == 200
     server.close()
 
@@ -174,7 +185,7 @@ def test_the_health_check_of_the_image_asks_it() -> None:
     environ = os.environ | {"KILOLAYER_METRICS_PORT": str(server.port)}
 
     def check() -> int:
-        return subprocess.run([sys.executable, *arguments], env=environ, timeout=30, check=False).returncode
+        return subprocess.run([sys.executable, *arguments], env=environ, timeout=120, check=False).returncode
 
     assert check() == 1
     ready.append(True)

@@ -49,9 +49,9 @@ def server(folder: Path) -> Iterator[Running]:
 def test_answers_have_the_name_and_the_version_that_were_chosen(server: Running, folder: Path) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub: Any = PolicyStub(channel)
-        listed = stub.List(pb.ListRequest(), timeout=10)
-        replies = [stub.Act(pb.ActRequest(policy=name, state=STATE, goal=GOAL), timeout=10) for name in ("", "maze")]
-        described = stub.Describe(pb.DescribeRequest(policy="maze"), timeout=10)
+        listed = stub.List(pb.ListRequest(), timeout=60)
+        replies = [stub.Act(pb.ActRequest(policy=name, state=STATE, goal=GOAL), timeout=60) for name in ("", "maze")]
+        described = stub.Describe(pb.DescribeRequest(policy="maze"), timeout=60)
     assert sorted(entry.policy for entry in listed.policies) == ["maze", "point_u_maze"]
     assert [(reply.policy, reply.version) for reply in replies] == [("point_u_maze", "2000"), ("maze", "1000")]
     assert described.spec.name == "maze"
@@ -66,7 +66,7 @@ def test_each_policy_has_its_own_delay(server: Running) -> None:
     with grpc.insecure_channel(server.address) as channel:
         call = method(channel, "ModelConfig")
         configs = [
-            call(open_inference.ModelConfigRequest(name=name), timeout=10).config for name in ("point_u_maze", "maze")
+            call(open_inference.ModelConfigRequest(name=name), timeout=60).config for name in ("point_u_maze", "maze")
         ]
     delays = [config.dynamic_batching.max_queue_delay_microseconds for config in configs]
     assert delays == [4_000, 500_000]

@@ -42,11 +42,11 @@ def acted(channel: grpc.Channel, state: np.ndarray, goal: np.ndarray) -> np.ndar
     """What Act answers."""
     stub: Any = PolicyStub(channel)
     request = policy_pb2.ActRequest(state=state.ravel().tolist(), goal=goal.ravel().tolist())
-    return np.asarray(stub.Act(request, timeout=10).action, np.float32).reshape(len(state), 2)
+    return np.asarray(stub.Act(request, timeout=60).action, np.float32).reshape(len(state), 2)
 
 
 def infer(channel: grpc.Channel, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-    return method(channel, "ModelInfer")(request, timeout=10)
+    return method(channel, "ModelInfer")(request, timeout=60)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
@@ -121,33 +121,33 @@ def test_refusals_have_the_statuses_of_act(
 @pytest.mark.parametrize("name", ["ModelInfer", "ModelMetadata", "ServerLive"])
 def test_bytes_that_are_no_request_are_refused(channel: grpc.Channel, name: str) -> None:
     with pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary(f"{SERVICE}/{name}")(b"\xff" * 7, timeout=10)
+        channel.unary_unary(f"{SERVICE}/{name}")(b"\xff" * 7, timeout=60)
     code, message = refusal(refused.value)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message == f"the 7 bytes of the request are not a inference.{name}Request message"
 
 
 def test_the_server_and_its_models_are_described(channel: grpc.Channel) -> None:
-    assert method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=10).live
-    assert method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=10).ready
-    server = method(channel, "ServerMetadata")(pb.ServerMetadataRequest(), timeout=10)
+    assert method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=60).live
+    assert method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=60).ready
+    server = method(channel, "ServerMetadata")(pb.ServerMetadataRequest(), timeout=60)
     assert server.name == "kilolayer"
     assert list(server.extensions) == ["model_configuration", "schedule_policy", "statistics"]
     ready = method(channel, "ModelReady")
     names = [(MODEL, ""), (MODEL, "1000"), (MODEL, "7"), ("ant", "")]
-    answers = [ready(pb.ModelReadyRequest(name=name, version=version), timeout=10).ready for name, version in names]
+    answers = [ready(pb.ModelReadyRequest(name=name, version=version), timeout=60).ready for name, version in names]
     assert answers == [True, True, False, False]
-    about = method(channel, "ModelMetadata")(pb.ModelMetadataRequest(name=MODEL), timeout=10)
+    about = method(channel, "ModelMetadata")(pb.ModelMetadataRequest(name=MODEL), timeout=60)
     assert (about.name, list(about.versions)) == (MODEL, ["1000"])
     tensors = [(each.name, each.datatype, list(each.shape)) for each in (*about.inputs, *about.outputs)]
     assert tensors == [("state", "FP32", [-1, 4]), ("goal", "FP32", [-1, 2]), ("action", "FP32", [-1, 2])]
     with pytest.raises(grpc.RpcError) as unknown:
-        method(channel, "ModelMetadata")(pb.ModelMetadataRequest(name="ant"), timeout=10)
+        method(channel, "ModelMetadata")(pb.ModelMetadataRequest(name="ant"), timeout=60)
     assert refusal(unknown.value)[0] is grpc.StatusCode.NOT_FOUND
 
 
 def test_the_configuration_is_that_of_the_server(channel: grpc.Channel) -> None:
-    config = method(channel, "ModelConfig")(pb.ModelConfigRequest(name=MODEL), timeout=10).config
+    config = method(channel, "ModelConfig")(pb.ModelConfigRequest(name=MODEL), timeout=60).config
     assert (config.name, config.max_batch_size) == (MODEL, 8)
     tensors = [(each.name, each.data_type, list(each.dims)) for each in (*config.input, *config.output)]
     assert tensors == [("state", 11, [4]), ("goal", 11, [2]), ("action", 11, [2])]  # 11 is FP32
@@ -159,7 +159,7 @@ def test_the_configuration_is_that_of_the_server(channel: grpc.Channel) -> None:
 
 def test_statistics_count_what_happened(channel: grpc.Channel, running: Running) -> None:
     def statistics(**names: str) -> Any:
-        reply = method(channel, "ModelStatistics")(pb.ModelStatisticsRequest(**names), timeout=10)
+        reply = method(channel, "ModelStatistics")(pb.ModelStatisticsRequest(**names), timeout=60)
         (about,) = reply.model_stats
         return about
 
@@ -170,7 +170,7 @@ def test_statistics_count_what_happened(channel: grpc.Channel, running: Running)
         return counted | {"rows": (about.inference_count, 0), "batches": (about.execution_count, 0)}
 
     labels = {"method": "ModelInfer", "policy": MODEL}
-    before, started_s = flat(statistics()), time.time()
+    before, started_s, began_s = flat(statistics()), time.time(), time.perf_counter()
     counted = [running.sample("requests_total", code=code, **labels) for code in ("OK", "INVALID_ARGUMENT")]
     for rows in (1, 3, 5):
         infer(channel, infer_request(*rows_of(rows, rows)))
@@ -192,7 +192,7 @@ def test_statistics_count_what_happened(channel: grpc.Channel, running: Running)
         "batches": 3,
     }
     parts = sum(rose[name][1] for name in ("queue", "compute_input", "compute_infer", "compute_output"))
-    assert 0 < parts < rose["success"][1] < (time.time() - started_s) * 1e9
+    assert 0 < parts < rose["success"][1] < (time.perf_counter() - began_s) * 1e9
     assert (about.name, about.version) == (MODEL, "1000")
     assert started_s * 1e3 - 1 <= about.last_inference <= time.time() * 1e3 + 1
     after = [running.sample("requests_total", code=code, **labels) for code in ("OK", "INVALID_ARGUMENT")]
@@ -225,7 +225,7 @@ def test_a_stream_answers_in_order_and_a_bad_request_does_not_end_it(channel: gr
 
 def test_bytes_that_are_no_request_end_the_stream_after_the_answers_before_them(channel: grpc.Channel) -> None:
     good = infer_request(np.zeros((1, 4)), np.zeros((1, 2)), id="a").SerializeToString()
-    replies = channel.stream_stream(f"{SERVICE}/ModelStreamInfer")(iter([good, b"\xff" * 7]), timeout=10)
+    replies = channel.stream_stream(f"{SERVICE}/ModelStreamInfer")(iter([good, b"\xff" * 7]), timeout=60)
     assert pb.ModelStreamInferResponse.FromString(next(replies)).infer_response.id == "a"
     with pytest.raises(grpc.RpcError) as ended:
         next(replies)
@@ -238,11 +238,11 @@ async def test_a_server_that_compiles_is_live_and_not_ready(policies: Path) -> N
     )
     await server.start()
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
-        live = await method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=10)
-        ready = await method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=10)
-        model = await method(channel, "ModelReady")(pb.ModelReadyRequest(name=MODEL), timeout=10)
+        live = await method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=60)
+        ready = await method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=60)
+        model = await method(channel, "ModelReady")(pb.ModelReadyRequest(name=MODEL), timeout=60)
         assert (live.live, ready.ready, model.ready) == (True, False, False)
         with pytest.raises(grpc.aio.AioRpcError, match="still compiling") as early:
-            await method(channel, "ModelInfer")(infer_request(np.zeros((1, 4)), np.zeros((1, 2))), timeout=10)
+            await method(channel, "ModelInfer")(infer_request(np.zeros((1, 4)), np.zeros((1, 2))), timeout=60)
         assert early.value.code() is grpc.StatusCode.UNAVAILABLE
     await server.drain()

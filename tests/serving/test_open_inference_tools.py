@@ -104,7 +104,7 @@ def test_a_stream_of_a_client_keeps_its_order(client: Any) -> None:
         width = 3 if index == 7 else 4
         inputs = inputs_of(state[index : index + 1, :width], goal[index : index + 1])
         client.async_stream_infer(MODEL, inputs, request_id=str(index))
-    answers = [results.get(timeout=10) for _ in range(20)]
+    answers = [results.get(timeout=60) for _ in range(20)]
     client.stop_stream()
     for index, (result, error) in enumerate(answers):
         if index == 7:
@@ -156,7 +156,7 @@ def test_perf_analyzer_measures_a_policy(running: Running, tmp_path: Path, strea
     how = ["--async", "--streaming"] if streaming else ["--sync"]
     command = [program, "-m", MODEL, "-i", "grpc", "-u", running.address, "-b", "2", "--concurrency-range", "1:2", *how]
     limits = ["--measurement-interval", "500", "--stability-percentage", "999", "-f", str(report)]
-    done = subprocess.run([*command, *limits], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*command, *limits], capture_output=True, text=True, check=False, timeout=480)
     assert done.returncode == 0, done.stdout + done.stderr
     with report.open() as file:
         rows = list(csv.DictReader(file))

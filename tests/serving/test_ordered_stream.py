@@ -48,7 +48,7 @@ class Stream:
         )
 
     async def reply(self) -> pb.ActResponse:
-        return pb.ActResponse.FromString(await asyncio.wait_for(anext(self.replies), timeout=10))
+        return pb.ActResponse.FromString(await asyncio.wait_for(anext(self.replies), timeout=60))
 
     def count(self, code: str, policy: str = MODEL) -> float | None:
         labels = {"method": "ActStream", "policy": policy, "code": code}

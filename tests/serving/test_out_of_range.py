@@ -221,7 +221,7 @@ async def outcomes(*requests: list[float]) -> tuple[list[type[BaseException]], d
     )
     calls = (batcher.submit(np.array([[value] for value in values], np.float32)) for values in requests)
     failures = await asyncio.gather(*calls, return_exceptions=True)
-    assert await batcher.drain(grace_s=5)
+    assert await batcher.drain(grace_s=60)
     names = ("non_finite", "extreme_input", "failed_batches")
     counted = {name: registry.get_sample_value(f"kilolayer_{name}_total", {"policy": "p"}) or 0 for name in names}
     return [type(each) for each in failures if isinstance(each, BaseException)], counted
@@ -248,7 +248,7 @@ async def test_a_request_whose_parts_fail_in_several_batches_counts_once() -> No
 def test_huge_values_are_the_fault_of_the_caller_in_every_method(running: Running) -> None:
     huge, goal, zeros = [3e38] * 4, [3e38, -3e38], [0.0] * 4  # of which this policy makes NaN
     before = running.sample("extreme_input_total", policy="point_u_maze")
-    with kilolayer.PolicyClient(running.address, timeout_s=10) as client, client.stream() as stream:
+    with kilolayer.PolicyClient(running.address, timeout_s=60) as client, client.stream() as stream:
         calls = [
             lambda: client.act(huge, GOAL),
             lambda: client.act(zeros, goal),
@@ -285,8 +285,8 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 async def test_every_client_raises_the_refusal(refusing: Running) -> None:
-    with kilolayer.PolicyClient(refusing.address, timeout_s=10) as client, client.stream() as stream:
-        async with kilolayer.AsyncPolicyClient(refusing.address, timeout_s=10) as of_asyncio:
+    with kilolayer.PolicyClient(refusing.address, timeout_s=60) as client, client.stream() as stream:
+        async with kilolayer.AsyncPolicyClient(refusing.address, timeout_s=60) as of_asyncio:
             assert (await of_asyncio.act(NEAR, GOAL)).out_of_range is False
             with pytest.raises(kilolayer.InvalidRequest) as awaited:
                 await of_asyncio.act(FAR, GOAL)

@@ -50,7 +50,7 @@ class Server:
 
     async def answer(self, raw: bytes, method: str = ACT) -> tuple[str, str | None]:
         """The status of a call, and its reason."""
-        call = self.channel.unary_unary(method)(raw, timeout=30)
+        call = self.channel.unary_unary(method)(raw, timeout=120)
         code, trailers = await call.code(), await call.trailing_metadata()
         return code.name, trailers.get("kilolayer-reason")
 
@@ -79,7 +79,7 @@ async def overloaded(
             await asyncio.gather(*admitted)
     finally:
         engine.release()
-        await server.batcher.drain(grace_s=5)
+        await server.batcher.drain(grace_s=60)
         await server.transport.stop(1)
 
 
@@ -87,7 +87,7 @@ async def test_a_call_is_rejected_unread_with_the_usual_reason_and_counted_by_it
     make_engine: MakeEngine, wait_until: WaitUntil
 ) -> None:
     async with overloaded(make_engine(), wait_until) as (server, _):
-        call = server.channel.unary_unary(ACT)(NO_REQUEST, timeout=30)
+        call = server.channel.unary_unary(ACT)(NO_REQUEST, timeout=120)
         assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await call.details() == (
             "the queue is full: 2 of 2 rows wait; send fewer rows at a time, or raise --max-queue-rows"
@@ -119,7 +119,7 @@ async def test_a_call_that_may_be_admitted_is_read_and_answered(make_engine: Mak
         assert server.batcher.is_overloaded
         assert await server.answer(GOOD) == ("OK", None)
         assert await server.answer(NO_REQUEST) == ("INVALID_ARGUMENT", "invalid_request")
-        empty = server.channel.stream_unary(ACT)(iter(()), timeout=30)  # a caller that sends no request
+        empty = server.channel.stream_unary(ACT)(iter(()), timeout=120)  # a caller that sends no request
         assert await empty.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -23,7 +23,7 @@ class Running(Protocol):
 
 @pytest.fixture
 def client(running: Running) -> Iterator[kilolayer.PolicyClient]:
-    with kilolayer.PolicyClient(running.address, timeout_s=10) as client:
+    with kilolayer.PolicyClient(running.address, timeout_s=60) as client:
         yield client
 
 
@@ -126,7 +126,7 @@ def test_a_refusal_has_its_reason_in_single_calls_and_streams(
     kind: type[kilolayer.KilolayerError],
     reason: str,
 ) -> None:
-    with kilolayer.PolicyClient(running.address, policy=policy, version=version, timeout_s=10) as client:
+    with kilolayer.PolicyClient(running.address, policy=policy, version=version, timeout_s=60) as client:
         for call in (client.act, client.stream().act):
             with pytest.raises(kind) as refusal:
                 call(state, [0, 0])
@@ -144,7 +144,7 @@ def test_a_deadline_too_short_to_meet_is_missed_and_the_stream_continues(client:
 async def test_the_asyncio_client_gives_the_same(
     running: Running, client: kilolayer.PolicyClient, *, state: np.ndarray, goal: np.ndarray
 ) -> None:
-    async with kilolayer.AsyncPolicyClient(running.address, timeout_s=10) as other:
+    async with kilolayer.AsyncPolicyClient(running.address, timeout_s=60) as other:
         action = (await other.act(state, goal, seed=7)).action
         energy = (await other.score(state, action, goal=goal)).energy
     np.testing.assert_allclose(action, client.act(state, goal, seed=7).action, atol=1e-6)

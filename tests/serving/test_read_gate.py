@@ -79,7 +79,7 @@ async def test_room_that_another_connection_makes_is_found_by_the_timer(monkeypa
     one, two = full(held, "one", 30), full(held, "two", 50)  # 40 are free
     tasks = await waiting(gate, one, 1)
     gate.release(two, 50)
-    await asyncio.wait_for(tasks[0], timeout=10)
+    await asyncio.wait_for(tasks[0], timeout=60)
 
 
 async def test_the_streams_of_a_peer_that_reads_nothing_end_and_those_of_a_slow_one_do_not() -> None:

@@ -104,13 +104,13 @@ async def test_signals_during_a_reload_are_one_reload_after_it(monkeypatch: pyte
     def read() -> ServeConfig:
         reads.append(1)
         started.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         return CONFIG
 
     monkeypatch.setattr(reload_module, "resolve", lambda _: SOURCES)
     deployed, reload_settings = Deployed(), Reload(CONFIG, SOURCES, read)
     first = asyncio.create_task(reload_settings(cast("Deployment", deployed)))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, 60)
     later = [asyncio.create_task(reload_settings(cast("Deployment", deployed))) for _ in range(50)]
     await asyncio.sleep(0)
     may_end.set()

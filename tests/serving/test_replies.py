@@ -47,7 +47,7 @@ async def reply_of(method: str, request: Message, *, results: list[list[float]],
 async def refusal_of(method: str, request: Message, **spec: Any) -> ServingError:
     batcher = FakeBatcher()
     with pytest.raises(ServingError) as refused:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await service(batcher, policy_spec(**spec)).unary[method](request.SerializeToString(), CONTEXT)
     assert not batcher.admitted
     return refused.value

@@ -40,7 +40,7 @@ async def call(client: triton.InferenceServerClient, method: str, model: str, pa
     """Call a method with parameters that Triton's client does not send."""
     request = getattr(pb, f"{method}Request")(model_name=model, parameters=parameters)
     channel = client._channel  # pyright: ignore[reportPrivateUsage]
-    await channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(request.SerializeToString(), timeout=10)
+    await channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(request.SerializeToString(), timeout=60)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ async def test_the_index_has_loaded_and_refused_versions(client: triton.Inferenc
 async def test_the_index_can_leave_out_what_is_not_ready(client: triton.InferenceServerClient) -> None:
     request = pb.RepositoryIndexRequest(ready=True).SerializeToString()
     channel = client._channel  # pyright: ignore[reportPrivateUsage]
-    reply = await channel.unary_unary("/inference.GRPCInferenceService/RepositoryIndex")(request, timeout=10)
+    reply = await channel.unary_unary("/inference.GRPCInferenceService/RepositoryIndex")(request, timeout=60)
     versions = [model.version for model in pb.RepositoryIndexResponse.FromString(reply).models]
     assert versions == ["1000", "2000", "7"]
 
@@ -119,7 +119,7 @@ async def test_there_are_no_repositories(client: triton.InferenceServerClient) -
     channel = client._channel  # pyright: ignore[reportPrivateUsage]
     index = channel.unary_unary("/inference.GRPCInferenceService/RepositoryIndex")
     with pytest.raises(Exception, match="repository_name must be empty, got 'disk'; policies are in no repository"):
-        await index(request, timeout=10)
+        await index(request, timeout=60)
 
 
 async def test_robots_are_not_served_here(client: triton.InferenceServerClient) -> None:

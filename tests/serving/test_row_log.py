@@ -5,7 +5,6 @@ The sampling is compared with numbers drawn from a generator of the same seed, a
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from serving.telemetry.metrics import Metrics
 from serving.telemetry.row_files import AnsweredRows, RowFolder
 from serving.telemetry.row_log import RowLog, RowWriter
 from tests.open_inference import actions, infer_request, method
+from tests.processor_time import in_comparisons
 from tests.samples import policy_spec
 from tests.serving.in_process import served
 from tests.serving.test_row_files import MIB, answered, files
@@ -52,7 +52,7 @@ class BlockedFolder(RowFolder):
 
     def write(self, rows: Sequence[AnsweredRows]) -> None:
         self.started.set()
-        assert self.released.wait(20)
+        assert self.released.wait(60)
         super().write(rows)
 
 
@@ -128,7 +128,7 @@ def test_rows_beyond_the_queue_are_dropped_and_nothing_waits(tmp_path: Path) -> 
         sample.answered(block[:, :2])
 
     answer()
-    assert folder.started.wait(20)
+    assert folder.started.wait(60)
     for _ in range(200):  # in all 26 MB; the queue holds 16 MiB: 127 requests of 131,072 + 500 bytes
         answer()
     assert counted.dropped("queue_full") == (200 - 127) * 4096
@@ -219,7 +219,7 @@ def test_the_rows_of_a_server_are_those_of_its_replies(policies: Path, tmp_path:
     state, goal = random.normal(size=(2, 4)).astype(np.float32), random.normal(size=(2, 2)).astype(np.float32)
     with (
         served(ServeConfig(policies=(policies,), log_rows=(1.0, tmp_path), **settings)) as running,
-        kilolayer.PolicyClient(running.address, timeout_s=10, robot_id="arm") as client,
+        kilolayer.PolicyClient(running.address, timeout_s=60, robot_id="arm") as client,
         client.stream() as stream,
         grpc.insecure_channel(running.address) as channel,
     ):
@@ -232,7 +232,7 @@ def test_the_rows_of_a_server_are_those_of_its_replies(policies: Path, tmp_path:
         client.score(state[0], [0, 0], goal=goal[0])
         with pytest.raises(kilolayer.InvalidRequest):
             client.act([3e38] * 4, goal[0])
-        reply = method(channel, "ModelInfer")(infer_request(state, goal), timeout=10)
+        reply = method(channel, "ModelInfer")(infer_request(state, goal), timeout=60)
         expected.append(actions(reply)[:, None])
     found = read(tmp_path)
     np.testing.assert_array_equal(found["action"], np.concatenate(expected))
@@ -246,14 +246,8 @@ def test_the_rows_of_a_server_are_those_of_its_replies(policies: Path, tmp_path:
 
 
 def test_a_row_that_is_not_sampled_costs_little(tmp_path: Path) -> None:
-    """Twenty times what an idle core needs, since other programs use it too."""
+    """The limit is about twenty times what it needs."""
     log = RowLog(RowFolder(tmp_path, max_bytes=MIB), share=1e-12, metrics=Counted().metrics)
-
-    def cpu_s() -> float:
-        started_s = time.thread_time()
-        for _ in range(1000):
-            assert log.sample(SPEC, "1", inputs=ROW, robot_id="") is None
-        return (time.thread_time() - started_s) / 1000
-
-    assert min(cpu_s() for _ in range(5)) < 20e-6
+    assert log.sample(SPEC, "1", inputs=ROW, robot_id="") is None
+    assert in_comparisons(lambda: log.sample(SPEC, "1", inputs=ROW, robot_id="")) < 8
     log.close()

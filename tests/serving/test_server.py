@@ -22,6 +22,8 @@ from prometheus_client import CollectorRegistry
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving import server as server_module
+from serving.api import grpc_transport
+from serving.api.handlers import RpcHandlers
 from serving.batching.batcher import Batcher
 from serving.batching.queue import QueuedRequest
 from serving.config import ServeConfig
@@ -43,6 +45,8 @@ def config_of(policies: Path, **fields: Any) -> ServeConfig:
         "listen": "127.0.0.1:0",
         "metrics_port": 0,
         "max_batch_rows": 1,
+        "max_queue_age_s": 60.0,  # the machine may be busy
+        "grace_s": 60.0,
         **fields,
     }
     return ServeConfig(**settings)
@@ -58,7 +62,7 @@ async def http_status(server: Server, path: str = "/healthz") -> int:
 
     def get() -> int:
         try:
-            with urllib.request.urlopen(url, timeout=10) as page:
+            with urllib.request.urlopen(url, timeout=60) as page:
                 return page.status
         except urllib.error.HTTPError as error:
             return error.code
@@ -67,7 +71,7 @@ async def http_status(server: Server, path: str = "/healthz") -> int:
 
 
 async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> None:
-    server = await load(config_of(policies, metrics=False))
+    server = await load(config_of(policies, metrics=False, grace_s=600.0))
     await server.start()
     assert await http_status(server) == 503
     assert await http_status(server, "/metrics") == 404
@@ -76,7 +80,7 @@ async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> 
         stub: Any = PolicyStub(channel)
 
         async def status(name: str) -> int:
-            return (await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)).status
+            return (await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)).status
 
         assert [await status(""), await status("point_u_maze")] == [NOT_SERVING, NOT_SERVING]
         for call in (stub.Act(GOOD), stub.Describe(pb.DescribeRequest()), stub.List(pb.ListRequest())):
@@ -97,7 +101,7 @@ async def test_health_follows_the_server_from_start_to_drain(policies: Path) -> 
         assert (await watch.read()).status == NOT_SERVING
         assert await http_status(server) == 503  # while it drains
         assert await watch.read() is grpc.aio.EOF
-        assert await asyncio.wait_for(draining, timeout=5) is True  # an open watch does not use up the grace of 10 s
+        assert await asyncio.wait_for(draining, timeout=120) is True  # an open watch does not use up the grace
 
 
 async def test_a_blocked_event_loop_is_unready_and_says_so(policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,25 +111,27 @@ async def test_a_blocked_event_loop_is_unready_and_says_so(policies: Path, monke
     await server.start()
     await server.prepare()
     server.open()
-    assert await http_status(server) == 200
+    while await http_status(server) != 200:  # noqa: ASYNC110  a busy machine may have kept the event loop waiting
+        await asyncio.sleep(0.01)
     time.sleep(1.2)  # noqa: ASYNC251  this thread is the event loop's
     with pytest.raises(urllib.error.HTTPError) as unready:
-        urllib.request.urlopen(server.addresses()["health"], timeout=10)  # noqa: ASYNC210
+        urllib.request.urlopen(server.addresses()["health"], timeout=60)  # noqa: ASYNC210
     assert unready.value.code == 503
     assert unready.value.read().decode().splitlines()[1].startswith("the event loop has not responded for ")
     unready.value.close()
     assert await server.drain()
 
 
-async def test_a_connection_that_says_nothing_does_not_use_up_the_grace(
+async def test_a_connection_that_says_nothing_delays_the_end_by_at_most_a_second_whatever_the_limits_are(
     policies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_MAX_SEND_S", 0.1)
-    server = await load(config_of(policies, metrics=False, grace_s=60.0))
+    assert 1.1 * grpc_transport._CLOSE_S < 1  # pyright: ignore[reportPrivateUsage]  with a pause between two looks
+    monkeypatch.setattr(server_module, "_MAX_SEND_S", 600.0)
+    server = await load(config_of(policies, metrics=False, grace_s=600.0))
     await server.start()
     with socket.create_connection(("127.0.0.1", port_of(server))) as silent:
         assert await asyncio.to_thread(silent.recv, 1)  # the server has accepted it
-        assert await asyncio.wait_for(server.drain(), timeout=10) is True
+        assert await asyncio.wait_for(server.drain(), timeout=120) is True
 
 
 async def test_drain_answers_accepted_calls_and_refuses_new_ones(
@@ -133,13 +139,18 @@ async def test_drain_answers_accepted_calls_and_refuses_new_ones(
 ) -> None:
     compute, admit, may_compute = Engine.compute, Batcher.admit, threading.Event()
     admitted: list[QueuedRequest] = []
+    hold, waiting = RpcHandlers.hold, list[RpcHandlers]()
+
+    async def hold_and_note(handlers: RpcHandlers) -> None:
+        waiting.append(handlers)
+        await hold(handlers)
 
     def remembered(*arguments: Any, **options: Any) -> QueuedRequest:
         admitted.append(admit(*arguments, **options))
         return admitted[-1]
 
     def held(engine: Engine, kind: Kind, rows: np.ndarray) -> np.ndarray:
-        assert may_compute.wait(timeout=30)
+        assert may_compute.wait(timeout=120)
         return compute(engine, kind, rows)
 
     server = await load(config_of(policies, metrics=False))
@@ -148,13 +159,15 @@ async def test_drain_answers_accepted_calls_and_refuses_new_ones(
     server.open()
     monkeypatch.setattr(Engine, "compute", held)
     monkeypatch.setattr(Batcher, "admit", remembered)
+    monkeypatch.setattr(RpcHandlers, "hold", hold_and_note)
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
-        accepted = [asyncio.ensure_future(stub.Act(GOOD, timeout=20)) for _ in range(5)]
+        accepted = [asyncio.ensure_future(stub.Act(GOOD, timeout=60)) for _ in range(5)]
         await wait_until(lambda: len(admitted) == 5)
         draining = asyncio.create_task(server.drain())
         await asyncio.sleep(0)  # it has begun
-        late = asyncio.ensure_future(stub.Act(GOOD, timeout=20))
+        late = asyncio.ensure_future(stub.Act(GOOD, timeout=60))
+        await wait_until(lambda: len(waiting) == 1)
         may_compute.set()
         answers = await asyncio.gather(*accepted)
         assert all(len(answer.action) == 2 for answer in answers)
@@ -172,7 +185,7 @@ async def test_a_server_that_has_compiled_everything_has_its_whole_grace_to_answ
 
     def held(engine: Engine, kind: Kind, rows: np.ndarray) -> np.ndarray:
         computing.set()
-        assert may_compute.wait(timeout=30)
+        assert may_compute.wait(timeout=120)
         return compute(engine, kind, rows)
 
     monkeypatch.setattr(server_module, "_BROKEN_GRACE_S", 0.1)
@@ -185,7 +198,7 @@ async def test_a_server_that_has_compiled_everything_has_its_whole_grace_to_answ
     monkeypatch.setattr(Engine, "compute", held)
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
-        accepted = asyncio.ensure_future(stub.Act(GOOD, timeout=20))
+        accepted = asyncio.ensure_future(stub.Act(GOOD, timeout=60))
         await wait_until(computing.is_set)
         stop.set()
         assert await serving is False
@@ -201,10 +214,10 @@ async def test_a_collector_of_spans_that_does_not_answer_delays_the_end_by_a_mom
 ) -> None:
     monkeypatch.setattr(server_module, "_SPANS_S", 0.1)
     released = threading.Event()
-    tracing: Any = types.SimpleNamespace(close=lambda: released.wait(timeout=30))
+    tracing: Any = types.SimpleNamespace(close=lambda: released.wait(timeout=120))
     server = await load(config_of(policies, metrics=False), tracing=tracing)
     await server.start()
-    assert await asyncio.wait_for(server.drain(), timeout=10)
+    assert await asyncio.wait_for(server.drain(), timeout=60)  # and not 120 s, as the collector
     released.set()
     assert "the last spans are lost: their collector did not take them within 0.1 s" in caplog.messages
 
@@ -221,7 +234,7 @@ async def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
     assert server.addresses()["health"] == url.replace("/metrics", "/healthz")
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
-        await stub.Act(GOOD, timeout=10)
+        await stub.Act(GOOD, timeout=60)
     text = await asyncio.to_thread(read, url)
     assert 'kilolayer_requests_total{code="OK",method="Act",policy="point_u_maze"} 1.0\n' in text
     assert 'kilolayer_live_version{policy="point_u_maze"} 1000.0\n' in text
@@ -236,7 +249,7 @@ async def test_metrics_are_served_on_their_own_port(policies: Path) -> None:
 
 
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         return response.read().decode()
 
 
@@ -247,7 +260,7 @@ async def test_with_first_batch_rows_are_answered_one_by_one_until_larger_batche
     built: list[tuple[Kind, int]] = []
 
     def held(engine: Engine, kind: Kind, bucket: int) -> Executable:
-        assert bucket == 1 or may_build.wait(timeout=30)
+        assert bucket == 1 or may_build.wait(timeout=120)
         built.append((kind, bucket))
         return build(engine, kind, bucket)
 
@@ -265,14 +278,14 @@ async def test_with_first_batch_rows_are_answered_one_by_one_until_larger_batche
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         three = pb.ActRequest(state=[0.5] * 12, goal=[1] * 2, rows=3)
-        early = await stub.Act(three, timeout=10)
+        early = await stub.Act(three, timeout=60)
         assert batches() == 3
         assert await http_status(server) == 200
         may_build.set()
         await wait_until(lambda: len(built) == 7)
         assert built[:3] == [(Kind.ACT, 1), (Kind.SAMPLE, 1), (Kind.SCORE, 1)]
         assert built[3:] == [(Kind.ACT, 4), (Kind.SAMPLE, 4), (Kind.SCORE, 4), (Kind.ACT, 2)]
-        late = await stub.Act(three, timeout=10)
+        late = await stub.Act(three, timeout=60)
         np.testing.assert_allclose(late.action, early.action, atol=1e-6)
     serving.cancel()
     assert await server.drain()
@@ -297,7 +310,7 @@ async def test_a_policy_that_cannot_be_computed_any_more_ends_the_server(
         for before in range(5):
             assert await http_status(server) == 200, before
             with pytest.raises(grpc.aio.AioRpcError, match="the policy could not be computed") as failed:
-                await stub.Act(GOOD, timeout=10)
+                await stub.Act(GOOD, timeout=60)
             assert failed.value.trailing_metadata().get("kilolayer-reason") == "computation_failed"
         with pytest.raises(BrokenError, match="policy point_u_maze cannot be computed any more: 5 batches in a row"):
             await serving
@@ -319,13 +332,13 @@ async def test_two_policies_answer_side_by_side(publish: Callable[..., Path], tm
         stub: Any = PolicyStub(channel)
         state, goal = [0.5, -1, 2, 0], [1, 1]
         answers = {
-            name: await stub.Act(pb.ActRequest(policy=name, state=state, goal=goal), timeout=10)
+            name: await stub.Act(pb.ActRequest(policy=name, state=state, goal=goal), timeout=60)
             for name in ("zebra", "ant", "")
         }
         assert [answers[name].policy for name in answers] == ["zebra", "ant", "zebra"]
         assert [answers[name].version for name in answers] == ["1", "2", "1"]
         assert list(answers["zebra"].action) == list(answers[""].action) != list(answers["ant"].action)
-        listed = (await stub.List(pb.ListRequest(), timeout=10)).policies
+        listed = (await stub.List(pb.ListRequest(), timeout=60)).policies
         assert [(entry.policy, entry.is_default) for entry in listed] == [("ant", False), ("zebra", True)]
     await server.drain()
 

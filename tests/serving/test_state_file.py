@@ -126,7 +126,7 @@ async def test_the_event_loop_runs_while_a_slow_disk_writes_and_states_keep_thei
     fsync = os.fsync
 
     def slow(descriptor: int) -> None:
-        assert written.wait(timeout=10)
+        assert written.wait(timeout=60)
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
@@ -159,7 +159,7 @@ def test_a_killed_server_leaves_no_lock_and_what_it_started_has_none(file: State
     program = (
         "import pathlib, subprocess, sys, time; from serving.policies.state_file import StateFile;"
         " file = StateFile(pathlib.Path(sys.argv[1])); file.lock();"
-        " worker = subprocess.Popen(['sleep', '60']); print(worker.pid, flush=True); time.sleep(60)"
+        " worker = subprocess.Popen(['sleep', '600']); print(worker.pid, flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", program, str(file.path.parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

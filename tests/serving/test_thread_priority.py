@@ -74,7 +74,7 @@ async def test_work_in_the_background_that_nobody_waits_for_any_more_ends_withou
     may_end, ended = threading.Event(), threading.Event()
 
     def work() -> None:
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         ended.set()
 
     waiting = asyncio.create_task(run_in_background(work))
@@ -82,7 +82,7 @@ async def test_work_in_the_background_that_nobody_waits_for_any_more_ends_withou
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     may_end.set()
-    assert await asyncio.to_thread(ended.wait, 10)
+    assert await asyncio.to_thread(ended.wait, 60)
     for thread in threading.enumerate():
         if thread.name == "background":
             await asyncio.to_thread(thread.join)

@@ -37,11 +37,11 @@ async def spans_of_calls(policies: Path) -> tuple[dict[str, ReadableSpan], pb.Ac
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = PolicyStub(channel)
         request = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
-        replies.append(await stub.Act(request, metadata=(("traceparent", PARENT), ("x-bin", b"\x00")), timeout=10))
+        replies.append(await stub.Act(request, metadata=(("traceparent", PARENT), ("x-bin", b"\x00")), timeout=60))
         with pytest.raises(grpc.aio.AioRpcError):
-            await stub.Act(pb.ActRequest(), timeout=10)
-        await stub.List(pb.ListRequest(), timeout=10)
-        stream = stub.ActStream(timeout=10)
+            await stub.Act(pb.ActRequest(), timeout=60)
+        await stub.List(pb.ListRequest(), timeout=60)
+        stream = stub.ActStream(timeout=60)
         await stream.write(request)
         await stream.done_writing()
         assert (await stream.read()).version == "1000"

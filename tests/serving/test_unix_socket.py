@@ -42,7 +42,7 @@ async def call(path: Path) -> bytes:
     # Otherwise gRPC would use one connection for all channels to an address.
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(UnixAddress(path).uri, options=options) as channel:
-        return await channel.unary_unary(ECHO)(b"hi", timeout=10)
+        return await channel.unary_unary(ECHO)(b"hi", timeout=60)
 
 
 @pytest.fixture
@@ -127,6 +127,7 @@ def test_a_folder_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
 def test_of_two_servers_that_start_together_one_waits_for_the_other(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sockets, "_LOCK_S", 60.0)
     found: list[str] = []
     may_end = threading.Event()
 
@@ -148,7 +149,7 @@ def test_of_two_servers_that_start_together_one_waits_for_the_other(
         # The lock is released with the context, and the first one still listens.
         held = socket.socket(fileno=os.dup(first.fileno()))
     with held:
-        second.join(10)
+        second.join(60)
     assert "another program listens there" in found[0]
 
 
@@ -179,7 +180,7 @@ async def test_a_peer_that_reads_no_replies_does_not_stop_the_others(
     transport = GrpcTransport([service], max_request_bytes=limit, max_held_bytes=limit)
     await transport.start(UnixAddress(path))
     large = b"x" * (limit // 3)  # with what the call itself needs, more than half of what is free
-    async with grpc.aio.insecure_channel(UnixAddress(path).uri) as channel, asyncio.timeout(10):
+    async with grpc.aio.insecure_channel(UnixAddress(path).uri) as channel, asyncio.timeout(60):
         stalled, other = (channel.stream_stream("/test.Service/Stream")() for _ in range(2))
         await stalled.write(large)
         await other.write(b"answer")

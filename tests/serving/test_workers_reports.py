@@ -1,6 +1,8 @@
 """Reports with several workers: forwarded by each, and counted by the supervisor."""
 
 import asyncio
+import functools
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +12,7 @@ from serving.workers import reports as module
 from serving.workers.messages import Answered, Counted, Reported
 from serving.workers.reports import ForwardedReports, ReceivedReports
 from tests.serving.conftest import wait_until
+from tests.serving.fakes import turn_loop
 
 ONE, TWO = PolicyVersion("maze", 1), PolicyVersion("maze", 2)
 
@@ -73,13 +76,22 @@ async def test_a_report_may_reach_another_worker_than_the_requests(
 
 
 async def test_a_report_that_overtakes_the_line_of_another_worker_counts(
-    workers: tuple[Worker, Worker], counts: EpisodeReports
+    workers: tuple[Worker, Worker], counts: EpisodeReports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = workers
+    later: list[Callable[[], object]] = []
+
+    def call_later(_delay_s: float, call: Callable[..., object], *arguments: object) -> None:
+        later.append(functools.partial(call, *arguments))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later, raising=False)
     first.reports.answered("robot 7", ONE)
     reporting = asyncio.create_task(second.report(report(1)))
-    await asyncio.sleep(0.01)
+    await turn_loop()
+    assert not reporting.done()
     first.deliver()
+    (count,) = later  # as the loop does `_LINES_S` later
+    count()
     assert await reporting is ReportStatus.ACCEPTED
 
 

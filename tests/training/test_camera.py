@@ -302,7 +302,7 @@ def test_a_backend_that_is_none_matters_only_where_something_is_drawn(tmp_path: 
         ),
     ):
         command = [sys.executable, "-c", code, str(tmp_path / "end.png")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=480, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith(told)
         assert done.stderr.count("\n") == bool(told)

@@ -52,7 +52,7 @@ def test_a_thread_writes_it_while_the_main_thread_computes(monkeypatch: pytest.M
 
     with ConsoleProgress(rich.console.Console(file=File(), width=200), clock=clock):
         clock.now = 25.0
-        assert written.wait(10)
+        assert written.wait(60)
 
 
 def test_a_log_file_gets_the_time_left_with_each_evaluation_and_a_terminal_in_its_bar() -> None:

@@ -113,7 +113,7 @@ def test_a_gpu_that_is_asked_for_and_missing_is_one_line_and_exit_1(tmp_path: Pa
     environ = os.environ | {"JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": "", "JAX_ENABLE_X64": "1"}
     for flags in (["--dry-run"], ["--out", str(tmp_path / "run")]):
         command = [sys.executable, str(ROOT / "training" / "run.py"), "--env", "point_u_maze", *flags]
-        ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200, check=False)
+        ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=800, check=False)
         assert ran.returncode == 1
         ignoring, missing = ran.stderr.splitlines()
         assert ignoring == "warning: ignoring JAX_ENABLE_X64=1: this program sets it itself"
@@ -251,7 +251,7 @@ def test_a_preset_that_differs_only_in_what_may_change_resumes_a_run(tmp_path: P
 
 def test_a_bad_flag_fails_before_training_is_imported() -> None:
     code = "import sys; from training.run import main; main(['--env', 'x']); print('training.trainer' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=800, check=True)
     assert ran.stdout == "False\n"
     assert "--out is required" in ran.stderr
 
@@ -261,7 +261,7 @@ def test_the_command_ends_without_waiting_for_the_interpreter() -> None:
     code = (
         "import atexit; from training import run; atexit.register(print, 'late'); run.main = lambda: print('end') or 3"
     )
-    ran = subprocess.run([sys.executable, "-c", f"{code}; run.command()"], capture_output=True, text=True, timeout=200)  # noqa: PLW1510
+    ran = subprocess.run([sys.executable, "-c", f"{code}; run.command()"], capture_output=True, text=True, timeout=800)  # noqa: PLW1510
     assert (ran.returncode, ran.stdout, ran.stderr) == (3, "end\n", "")
 
 

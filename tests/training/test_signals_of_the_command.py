@@ -25,7 +25,7 @@ def while_importing(number: signal.Signals, *flags: str) -> tuple[int, str]:
                 break
         process.send_signal(number)
         told = re.sub(r"import time:.*\n", "", process.stderr.read())  # one may stand in the middle of another line
-        return process.wait(60), told
+        return process.wait(240), told
 
 
 @pytest.mark.parametrize(

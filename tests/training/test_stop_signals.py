@@ -61,7 +61,7 @@ def saving() -> Generator[tuple[Recorder, StopRequest]]:
 def test_the_first_signal_is_told_by_a_thread_while_the_main_thread_computes(number: signal.Signals) -> None:
     with saving() as (recorder, request):
         signal.raise_signal(number)
-        assert recorder.changed.wait(10)  # the main thread does not look at the request before
+        assert recorder.changed.wait(60)  # the main thread does not look at the request before
         assert request.signal == number
     assert recorder.thread == "signals"
     (line,) = recorder.lines
@@ -99,7 +99,7 @@ def test_while_there_is_nothing_to_save_a_signal_ends_the_process(number: signal
     recorder.listener.before_end = lambda: order.append("cursor")
     with recorder.listener:
         signal.raise_signal(number)
-        assert recorder.changed.wait(10)
+        assert recorder.changed.wait(60)
     assert recorder.codes == [130 if number == signal.SIGINT else 3]
     assert order == ["cursor", "said"]
     assert capsys.readouterr().err == f"\n{number.name}: nothing was saved\n"
@@ -111,7 +111,7 @@ def test_what_cannot_be_printed_does_not_keep_the_process_from_ending() -> None:
     recorder.listener.last_words = lambda: str(1 / 0)
     with recorder.listener:
         signal.raise_signal(signal.SIGTERM)
-        assert recorder.changed.wait(10)
+        assert recorder.changed.wait(60)
     assert recorder.codes == [75]
 
 
@@ -159,7 +159,7 @@ def test_other_threads_get_no_signals() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert found == [False, True]
 
 
@@ -196,7 +196,7 @@ def test_a_run_says_that_it_stops_while_it_still_computes(tmp_path: Path, monkey
 
     def interrupt() -> None:
         signal.raise_signal(signal.SIGHUP)
-        assert told.wait(10)
+        assert told.wait(60)
 
     out = Output()
     monkeypatch.setattr(sys, "stdout", out)
