@@ -10,6 +10,7 @@ from tests.faults import interrupted_training
 pytestmark = pytest.mark.slow  # eight processes of a run
 
 
+@pytest.mark.timeout(3600)  # if the first seeds do not suffice
 def test_a_run_that_is_killed_stopped_and_damaged_at_random_ends_as_one_left_alone(tmp_path: Path) -> None:
     reference = interrupted_training.run_to_the_end(tmp_path / "straight")
     for seed in range(1, 6):  # what is damaged depends on the speed of the machine too; usually one is enough
