@@ -12,6 +12,7 @@ Servers that tests start keep their states and admin sockets out of the user's f
 states of its own: a port may be used again, and a decision of another test must not be taken over with it.
 """
 
+import contextlib
 import itertools
 import os
 import signal
@@ -76,10 +77,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Delete the oldest entries of the cache until the others fit into `_MOST_BYTES`; workers leave that to pytest."""
     if hasattr(session.config, "workerinput") or not _CACHE.is_dir():
         return
-    entries = sorted((entry.stat().st_mtime, entry.stat().st_size, entry) for entry in _CACHE.iterdir())
+    entries: list[tuple[float, int, Path]] = []
+    for entry in _CACHE.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another run of the tests has just deleted or renamed it
+            entries.append((entry.stat().st_mtime, entry.stat().st_size, entry))
     total = sum(size for _, size, _ in entries)
-    for _, size, entry in entries:
+    for _, size, entry in sorted(entries):
         if total <= _MOST_BYTES:
             return
-        entry.unlink()
+        entry.unlink(missing_ok=True)
         total -= size

@@ -68,6 +68,8 @@ def served(policies: Path) -> Generator[str]:
             "--metrics-port",
             "0",
             "--no-metrics",
+            "--max-queue-age-s",
+            "60",  # the machine may be busy
         ],
         cwd=ROOT,
         stderr=subprocess.PIPE,

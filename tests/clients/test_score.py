@@ -19,7 +19,7 @@ def test_one_action_has_one_energy_and_its_metadata(client: kilolayer.PolicyClie
     assert float(answer.energy) == 0.5
     assert (answer.policy, answer.version, answer.sequence) == ("maze", "200", 41)
     assert (answer.queue_us, answer.compute_us, answer.batch_rows) == (33, 44, 6)
-    assert 0 < answer.round_trip_s < 5
+    assert 0 < answer.round_trip_s < 60
 
 
 def test_a_block_has_an_energy_per_row_in_order(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:

@@ -25,9 +25,9 @@ SCRIPT = ROOT / "deploy/slurm/train.sbatch"
 MANIFEST = ROOT / "deploy/kubernetes/train-job.yaml"
 PROGRAMS = {
     "srun": """
-trap 'kill -s USR1 $task' USR1
-trap 'kill -s USR2 $task' USR2
-trap 'kill -s KILL $task' TERM HUP
+trap 'kill -s USR1 $!' USR1
+trap 'kill -s USR2 $!' USR2
+trap 'kill -s KILL $!' TERM HUP
 "$@" & task=$!
 wait $task; code=$?
 while kill -0 $task 2>/dev/null; do wait $task; code=$?; done
@@ -63,9 +63,9 @@ class Job:
         )
 
     def signal(self, number: signal.Signals, *, to_all: bool = False) -> None:
-        """Send a signal to the script, or to all processes of the job, once training has begun."""
-        deadline = time.monotonic() + 60
-        while not self.record.with_suffix(".ready").exists():
+        """Send a signal to the script, or to all processes of the job, once it trains and has set its traps."""
+        deadline = time.monotonic() + 240
+        while not (self.record.with_suffix(".ready").exists() and self._has_traps()):
             assert time.monotonic() < deadline
             assert self.process.poll() is None
             time.sleep(0.01)
@@ -73,6 +73,12 @@ class Job:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
+
+    def _has_traps(self) -> bool:
+        """Whether the script handles SIGTERM, which it does last."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
     def noted(self, name: str) -> str:
         """What a program was called with; empty if it was not."""

@@ -158,7 +158,7 @@ def send_hostile_messages(
         assert _known_answer(address) == expected
     assert set(statuses) <= hostile_messages.EXPECTED, statuses
     assert after.log_bytes == before.log_bytes, server.logged()
-    assert after.threads <= before.threads + 4  # gRPC's and the allocator's own pools may still be filling
+    assert after.threads <= before.threads + 16  # gRPC's and the allocator's own pools grow while cores are busy
     growth = Growth(before, after)
     assert growth.megabytes < GROWTH_BYTES / 1e6, growth
     return statuses, growth

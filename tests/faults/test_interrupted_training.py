@@ -10,12 +10,15 @@ from tests.faults import interrupted_training
 pytestmark = pytest.mark.slow  # eight processes of a run
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)  # if the first seeds do not suffice
 def test_a_run_that_is_killed_stopped_and_damaged_at_random_ends_as_one_left_alone(tmp_path: Path) -> None:
     reference = interrupted_training.run_to_the_end(tmp_path / "straight")
-    ended = interrupted_training.interrupt(tmp_path, rounds=6, seed=1, reference=reference)
-    assert ended.counts["flipped bit"] + ended.counts["cut file"] >= 1
-    assert ended.counts["passed over"] >= 1
+    for seed in range(1, 6):  # what is damaged depends on the speed of the machine too; usually one is enough
+        ended = interrupted_training.interrupt(tmp_path / str(seed), rounds=6, seed=seed, reference=reference)
+        if ended.counts["flipped bit"] + ended.counts["cut file"] and ended.counts["passed over"]:
+            break
+    else:
+        pytest.fail("no snapshot was damaged and passed over")
     snapshot = ended.runs[0] / "snapshots" / str(2 * interrupted_training.EPOCHS) / "state.npz"
     with np.load(snapshot) as stored:
         arrays = dict(stored)

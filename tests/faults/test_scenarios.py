@@ -37,7 +37,7 @@ def test_calls_that_are_cancelled_as_soon_as_they_are_open_leave_nothing_behind(
 
 def test_twenty_thousand_calls_leave_the_memory_as_it_was(policies: Path, tmp_path: Path) -> None:
     _, growth = scenarios.call_many_times(policies, tmp_path, count=20_000, warm_up=5_000)
-    assert growth.after.threads <= growth.before.threads + 4  # pools of gRPC and the allocator may still be filling
+    assert growth.after.threads <= growth.before.threads + 16  # pools of gRPC and the allocator grow on busy cores
 
 
 def test_most_calls_are_answered_beside_a_client_that_floods_the_server(policies: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_process_is_killed_at_a_time_or_at_a_line(
 ) -> None:
     script = tmp_path / "tests/training/killed_run.py"
     script.parent.mkdir(parents=True)
-    pause = "import time; time.sleep(60)" if kill.line or kill.after_s is not None else ""
+    pause = "import time; time.sleep(600)" if kill.line or kill.after_s is not None else ""
     script.write_text(f"print('ready', flush=True)\n{pause}\nraise SystemExit(7)")
     monkeypatch.setattr(training_kills, "ROOT", tmp_path)
     run = KilledRun(tmp_path / "run")

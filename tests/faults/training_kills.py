@@ -3,7 +3,7 @@
 run = KilledRun(tmp_path / "run")
 run.kill(Kill(after_s=3.0))                              # SIGKILL, 3 s after the process began
 run.kill(Kill(line="stay", number=signal.SIGTERM))       # when its log gets a line with this text
-run.kill(Kill(event="open", fragment="policy.json"))     # SIGKILL at one of Python's audit events
+run.kill(Kill(event="open", fragment="policy.json"))     # at one of Python's audit events
 codes = run.until_done()
 assert differences(straight, run.out) == []
 
@@ -45,10 +45,11 @@ class Kill:
     """When a process gets which signal. One of `after_s`, `line` and `event` says when; none of them: never.
 
     Args:
-        number: the signal; an event kills with SIGKILL.
+        number: the signal.
         after_s: seconds after the process began.
         line: a text that the log of this process must contain.
-        event: the name of one of Python's audit events, which has not happened yet when the process is killed.
+        event: the name of one of Python's audit events, which has not happened yet when the process is killed; or
+            "compiling".
         fragment: a part of the path that the event names.
     """
 
@@ -76,7 +77,13 @@ class KilledRun:
 
     def start(self, kill: Kill = Kill()) -> subprocess.Popen[bytes]:
         """Start the command; at an event of `kill` the process kills itself."""
-        script = [sys.executable, str(ROOT / "tests/training/killed_run.py"), kill.event, kill.fragment]
+        script = [
+            sys.executable,
+            str(ROOT / "tests/training/killed_run.py"),
+            kill.event,
+            kill.fragment,
+            str(int(kill.number)),
+        ]
         settings = {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"}
         settings["JAX_ENABLE_COMPILATION_CACHE"] = str(self._cache).lower()
         with self.log.open("ab") as log:

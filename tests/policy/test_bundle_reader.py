@@ -305,8 +305,8 @@ def test_loading_again_and_again_keeps_no_threads_and_no_files(published: Path) 
     process = psutil.Process()
     bundle.read(published / "200")
     before = process.num_threads(), process.num_fds()
-    for _ in range(10):
+    for _ in range(20):
         bundle.read(published / "200")
     after = process.num_threads(), process.num_fds()
-    assert after[0] <= before[0] + 4  # pools of the libraries may still be filling
+    assert after[0] < before[0] + 16  # pools of the libraries may still be filling
     assert after[1] <= before[1]

@@ -43,7 +43,7 @@ if behavior.isdigit():
 if stage == "train":
     (root / "runs" / "demo").mkdir(parents=True, exist_ok=True)
 if behavior == "wait" or stage == "serve":
-    time.sleep(60)
+    time.sleep(600)
 if stage == "drive":
     (root / "runs" / "demo" / "summary.json").write_text(json.dumps({{"stay": 0.91, "touched": 0.97}}))
 """
@@ -75,7 +75,7 @@ def start(checkout: Path, *arguments: str, **behaviors: str) -> subprocess.Popen
 
 
 def wait_for(path: Path) -> str:
-    for _ in range(300):
+    for _ in range(2400):  # two minutes: the machine may be busy
         if path.exists() and path.read_text():
             return path.read_text()
         time.sleep(0.05)

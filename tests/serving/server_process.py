@@ -13,18 +13,23 @@ RUN = Path(__file__).parents[2] / "serving" / "run.py"
 
 @contextlib.contextmanager
 def launch(
-    *arguments: str, prefix: Sequence[str] = (), own_session: bool = False, pass_fds: Sequence[int] = ()
+    *arguments: str,
+    program: Sequence[Path | str] = (RUN,),
+    prefix: Sequence[str] = (),
+    own_session: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> Generator["subprocess.Popen[str]"]:
     """A server process, which ends with the block at the latest.
 
     Args:
         arguments: of the server.
+        program: in Python, and its first arguments.
         prefix: a command that executes its arguments.
         own_session: whether it is in a session of its own, without a terminal.
         pass_fds: descriptors for `prefix`.
     """
     settings = ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--max-batch-rows", "2", "--log-format", "text"]
-    command = [*prefix, sys.executable, str(RUN), *settings, *arguments]
+    command = [*prefix, sys.executable, *map(str, program), *settings, *arguments]
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": "/nowhere"}  # of a program that counts for itself
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environ, start_new_session=own_session, pass_fds=pass_fds

@@ -99,7 +99,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bundle.Bundle
 def running(bundles: dict[str, bundle.Bundle]) -> Iterator[Running]:
     folders: list[Path] = [each.path.parent for each in bundles.values()]
     config = ServeConfig(
-        policies=tuple(folders), listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=1, max_call_rows=8
+        policies=tuple(folders),
+        listen="127.0.0.1:0",
+        metrics_port=0,
+        metrics=False,
+        max_batch_rows=1,
+        max_call_rows=8,
+        max_queue_age_s=60.0,  # the machine may be busy
     )
     with served(config) as running:
         yield running

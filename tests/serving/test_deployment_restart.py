@@ -6,7 +6,6 @@ import pytest
 
 from serving.policies.state_file import CanaryState, PolicyState, ShadowState, VersionRule
 from serving.policies.status import PolicyStatus
-from tests.serving.conftest import wait_until
 from tests.serving.deployment_bench import NAME, Bench, refused, status
 
 
@@ -24,10 +23,9 @@ async def test_a_restart_after_a_rollback_stays_rolled_back_with_its_former_vers
     bench.publish(3)
     kept = PolicyState(VersionRule("latest", follow=True), 2, (1,), following=False, rolled_back=(3,))
     deployment = bench.start(kept=kept, live=2)
-    running = asyncio.create_task(deployment.run())
-    await wait_until(lambda: bool(bench.host.did))
-    await asyncio.sleep(0.05)
-    running.cancel()
+    await deployment.restore()
+    for _ in range(3):
+        await deployment.poll()
     assert bench.host.did == [("prepare", 1)]
     assert status(deployment).live == 2
     assert (await deployment.rollback(NAME)).live == 1

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-import re
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ import pytest
 
 from kilolayer.v1 import policy_pb2 as pb
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from tests.held_import import HeldImport
 from tests.serving.server_process import fail, flip_a_bit, launch, ready
 
+COMPILING = Path(__file__).parent / "compiling_server.py"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 
@@ -84,15 +87,15 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_library_is_imported_is_one_line_and_exits_0(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held = HeldImport(tmp_path, "serving.sockets")  # the first one that a server imports
+    monkeypatch.setenv("PYTHONPATH", held.environ["PYTHONPATH"])
     with launch("--policies", str(tmp_path)) as process:
-        folder = Path(f"/proc/{process.pid}")
-        caught, sigterm = re.compile(r"SigCgt:\s*(\w+)"), 1 << (signal.SIGTERM - 1)
-        while not int(caught.findall((folder / "status").read_text())[0], 16) & sigterm:
-            assert process.poll() is None
-        maps = (folder / "maps").read_text()
+        held.wait(process)
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
         process.send_signal(number)
+        held.go_on()
         _, errors = process.communicate(timeout=240)
     assert "_asyncio" not in maps  # which logging does not need
     assert process.returncode == 0, errors
@@ -101,25 +104,31 @@ def test_a_signal_before_the_first_library_is_imported_is_one_line_and_exits_0(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_libraries_are_imported_exits_0(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_while_libraries_are_imported_exits_0(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldImport(tmp_path, "numpy")  # the first of those that take seconds
+    monkeypatch.setenv("PYTHONPATH", held.environ["PYTHONPATH"])
     with launch("--policies", str(tmp_path)) as process:
-        maps = Path(f"/proc/{process.pid}/maps")
-        while "numpy" not in maps.read_text():  # the first of those that take seconds
-            assert process.poll() is None
-            time.sleep(0.001)
+        held.wait(process)
         process.send_signal(number)
+        held.go_on()
         _, errors = process.communicate(timeout=240)
     assert process.returncode == 0
     assert "Traceback" not in errors
 
 
-def test_sigterm_while_compiling_exits_0(policies: Path) -> None:
-    with launch("--policies", str(policies), "--max-batch-rows", "1024") as process:
+def test_sigterm_while_compiling_exits_0(policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with launch("--policies", str(policies), program=(COMPILING, tmp_path)) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if "NOT_SERVING until every policy is compiled" in line:
-                break
+        assert any("NOT_SERVING until every policy is compiled" in line for line in process.stderr)
+        while not (tmp_path / "compiling").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
+        assert any("stopping: refusing new calls" in line for line in process.stderr)
+        (tmp_path / "go-on").touch()
         _, rest = process.communicate(timeout=240)
     assert process.returncode == 0
     assert "ready:" not in rest

@@ -16,7 +16,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(checkout, "_TIMEOUT_S", 120.0)  # the machine may be busy
     folder = tmp_path / "repository"
     folder.mkdir()
     (folder / "code.py").write_text("one = 1\n")
@@ -55,12 +56,15 @@ def test_a_large_diff_is_cut(repository: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_git_that_does_not_answer_is_killed(repository: Path, tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "git").write_text("#!/bin/sh\necho $$ > pid\nexec sleep 600\n")
+    (tmp_path / "git").write_text("#!/bin/sh\necho $$ > pid\nexec sleep 6000\n")
     (tmp_path / "git").chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkout, "_TIMEOUT_S", 0.5)
-    assert checkout.find(repository) is None
+    for limit_s in (0.5, 5.0, 50.0):  # the longer ones for a machine too busy to start it in a shorter one
+        monkeypatch.setattr(checkout, "_TIMEOUT_S", limit_s)
+        assert checkout.find(repository) is None
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            break
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

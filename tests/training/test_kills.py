@@ -22,7 +22,6 @@ def straight(without_physics: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.slow  # eight processes, of which each imports everything and traces its programs
-@pytest.mark.timeout(900)
 def test_a_command_that_is_killed_and_repeated_until_it_exits_0_ends_as_one_left_alone(
     straight: Path, tmp_path: Path
 ) -> None:
@@ -33,9 +32,9 @@ def test_a_command_that_is_killed_and_repeated_until_it_exits_0_ends_as_one_left
     run.kill(Kill(event="import", fragment="training.trainer"))  # before anything is written
     run.kill(Kill(event="os.rename", fragment="/snapshots/"))  # the snapshot is written, not yet in its place
     run.kill(Kill(event="open", fragment="policy.json"))  # the snapshot is there, its policy is not
-    run.kill(Kill(number=signal.SIGTERM, line="  stay "))  # after an evaluation
+    run.kill(Kill(event="os.rename", fragment="/policies/", number=signal.SIGTERM))  # after an evaluation
     run.kill(Kill(event="os.rename", fragment="/policies/"))  # the policy is written, not yet in its place
-    run.kill(Kill(number=signal.SIGINT, line="  stay "))
+    run.kill(Kill(event="os.rename", fragment="/policies/", number=signal.SIGINT))
     killed = -signal.SIGKILL
     assert run.until_done() == [killed, killed, killed, 75, killed, 130, 0], run.logged()
     assert len(read_metrics(straight)) == EPOCHS

@@ -1,6 +1,6 @@
 """Signals to a real process, at moments that a run inside a test cannot have: its imports, its compilation, nohup."""
 
-import re
+import os
 import signal
 import subprocess
 import sys
@@ -9,23 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.faults.training_kills import Kill, KilledRun
+from tests.held_import import HeldImport
 from training.run_dir.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
-RUN = [sys.executable, "-X", "importtime", str(ROOT / "training/run.py")]
 
 
-def while_importing(number: signal.Signals, *flags: str) -> tuple[int, str]:
-    """Send a signal when the command has imported its first large library; return the exit code and what it said."""
-    command = [*RUN, "--env=ant", "--out=runs/x", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.endswith(" numpy\n"):
-                break
+def while_importing(number: signal.Signals, folder: Path, *flags: str) -> tuple[int, str]:
+    """Send a signal while the command imports its first large library; return the exit code and what it said."""
+    held = HeldImport(folder, "numpy")
+    command = [sys.executable, str(ROOT / "training/run.py"), "--env=ant", f"--out={folder / 'run'}", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | held.environ, text=True) as process:
+        held.wait(process)
         process.send_signal(number)
-        told = re.sub(r"import time:.*\n", "", process.stderr.read())  # one may stand in the middle of another line
-        return process.wait(240), told
+        try:
+            _, told = process.communicate(timeout=240)  # while the import still lasts
+        finally:
+            process.kill()
+    return process.returncode, told
 
 
 @pytest.mark.parametrize(
@@ -37,15 +38,15 @@ def while_importing(number: signal.Signals, *flags: str) -> tuple[int, str]:
     ],
 )
 def test_a_signal_during_the_imports_ends_the_process_with_its_code(
-    number: signal.Signals, flags: list[str], code: int
+    number: signal.Signals, flags: list[str], code: int, tmp_path: Path
 ) -> None:
-    assert while_importing(number, *flags) == (code, f"\n{number.name}: ended before training began\n")
+    assert while_importing(number, tmp_path, *flags) == (code, f"\n{number.name}: ended before training began\n")
 
 
-@pytest.mark.slow  # two processes that import everything
+@pytest.mark.slow  # a process that imports everything
 def test_a_signal_during_compilation_ends_the_process_and_leaves_what_auto_begins_again(tmp_path: Path) -> None:
-    run = KilledRun(tmp_path / "run", cache=False)
-    assert run.kill(Kill(number=signal.SIGUSR2, line="Ctrl-C or SIGTERM saves")) == 75
+    run = KilledRun(tmp_path / "run")
+    assert run.kill(Kill(event="compiling", number=signal.SIGUSR2)) == 75
     assert "\nSIGUSR2: ended; nothing was saved yet. Start again with the same command\n" in run.logged()
     assert "Traceback" not in run.logged()
     assert not (run.out / "snapshots").exists()

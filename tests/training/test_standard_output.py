@@ -51,7 +51,7 @@ def test_a_stream_that_takes_nothing_keeps_nobody_waiting_and_says_what_is_missi
             got += os.read(reading, 65536)
         note = "[19 characters of output are missing here: they could not be written in time]"
         assert got.strip(b".").decode() == f"first\nsecond\n\nfour\n\n{note}\n"
-        monkeypatch.setattr(standard_output, "_PATIENCE_S", 10)
+        monkeypatch.setattr(standard_output, "_PATIENCE_S", 60)
         print("on", file=output)  # is written again, and the print waits until it is
         os.set_blocking(reading, False)
         assert os.read(reading, 65536) == b"on\n"
@@ -155,6 +155,7 @@ def test_a_run_goes_on_when_its_terminal_is_closed_and_its_errors_are_not_read(
     """The terminal shows a progress bar when it disappears. Its encoding is ASCII, and the bar's characters are not."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(standard_output, "_PATIENCE_S", 0.1)
+    hidden = b"\x1b[?25l"  # what a progress bar does with the cursor
     controlling, terminal = os.openpty()
     reading, errors = full_pipe()
     output = os.fdopen(terminal, "w", encoding="ascii")
@@ -164,7 +165,9 @@ def test_a_run_goes_on_when_its_terminal_is_closed_and_its_errors_are_not_read(
 
     def close() -> None:
         if not shown:
-            shown.append(os.read(controlling, 65536))
+            shown.append(b"")
+            while hidden not in shown[0]:  # what is written may arrive late
+                shown[0] += os.read(controlling, 65536)
             os.close(controlling)
 
     set_times(monkeypatch, FakeClock(), after_learn=close)
@@ -173,7 +176,7 @@ def test_a_run_goes_on_when_its_terminal_is_closed_and_its_errors_are_not_read(
         with contextlib.suppress(OSError):
             closed.close()
     os.close(reading)
-    assert b"\x1b[?25l" in shown[0]  # the cursor is hidden, so there was a progress bar
+    assert hidden in shown[0]
     ours, theirs = ([row["loss/critic"] for row in read_metrics(run)] for run in (tmp_path / "run", finished))
     assert ours == theirs
     assert bundle.versions(tmp_path / "run" / "policies") == [120, 240]
@@ -187,7 +190,7 @@ def test_the_exit_code_says_how_training_ended_and_not_what_became_of_the_output
     tmp_path: Path, flags: list[str], code: int
 ) -> None:
     """Both outputs go into one pipe, and its reader ends after the first line, as `2>&1 | head -1` does."""
-    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", *TINY_RUN, *flags]
+    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", "", *TINY_RUN, *flags]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen([*command, f"--out={tmp_path / 'run'}"], **streams, env=environ, cwd=ROOT) as run:
@@ -201,7 +204,7 @@ def test_the_exit_code_says_how_training_ended_and_not_what_became_of_the_output
 @pytest.mark.slow  # a process that imports everything and compiles three programs
 def test_a_process_whose_output_nobody_reads_trains_to_its_end(tmp_path: Path) -> None:
     """Also what libraries write to standard error without Python does not hold it up."""
-    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", *TINY_RUN]
+    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), "", "", "", *TINY_RUN]
     reading, errors = full_pipe()
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     with (
