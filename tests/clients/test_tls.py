@@ -4,7 +4,7 @@ from __future__ import annotations  # for Python 3.9
 
 import contextlib
 import datetime
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ ROBOT = Identity("robot-7.example.com")
 
 
 @contextlib.contextmanager
-def serving(identity: Identity | None = None, *, asks_for_certificates: bool = False) -> Iterator[str]:
+def serving(identity: Identity | None = None, *, asks_for_certificates: bool = False) -> Generator[str]:
     """Yield the address of a server that has `identity`, or that speaks plain text without one."""
     credentials = identity and grpc.ssl_server_credentials(
         [(identity.key, identity.cert)], CA if asks_for_certificates else None, asks_for_certificates

@@ -148,14 +148,25 @@ class Endpoint:
     def open_channel(self) -> grpc.Channel:
         """Return a new channel to the server. It connects with the first call."""
         if self._access.credentials is None:
-            return grpc.insecure_channel(self._address.target, options=self._options())
-        return grpc.secure_channel(self._address.target, self._access.credentials, options=self._options())
+            return grpc.insecure_channel(self._address.target, options=self.channel_options())
+        return grpc.secure_channel(self._address.target, self._access.credentials, options=self.channel_options())
 
     def open_async_channel(self) -> grpc.aio.Channel:
         """Return a new channel of `grpc.aio` to the server. It connects with the first call."""
         if self._access.credentials is None:
-            return grpc.aio.insecure_channel(self._address.target, options=self._options())
-        return grpc.aio.secure_channel(self._address.target, self._access.credentials, options=self._options())
+            return grpc.aio.insecure_channel(self._address.target, options=self.channel_options())
+        return grpc.aio.secure_channel(self._address.target, self._access.credentials, options=self.channel_options())
+
+    def channel_options(self) -> list[tuple[str, Any]]:
+        """Return the options of a channel to the server."""
+        options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS]
+        if self._address.is_balanced:
+            options.append(("grpc.service_config", _BALANCED))
+        if self._address.connects_directly:
+            options += _NO_PROXY
+        if self._access.server_name:
+            options.append(("grpc.ssl_target_name_override", self._access.server_name))
+        return options
 
     def metadata(self) -> Metadata:
         """Return the metadata of the next call: the token."""
@@ -225,16 +236,6 @@ class Endpoint:
             f"The server at {self.address} was not ready within {timeout_s} s. {advice}",
             status=grpc.StatusCode.DEADLINE_EXCEEDED.name,
         )
-
-    def _options(self) -> list[tuple[str, Any]]:
-        options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS]
-        if self._address.is_balanced:
-            options.append(("grpc.service_config", _BALANCED))
-        if self._address.connects_directly:
-            options += _NO_PROXY
-        if self._access.server_name:
-            options.append(("grpc.ssl_target_name_override", self._access.server_name))
-        return options
 
     def _explain(self, happened: str, advice: str) -> tuple[str, str]:
         """Return what happened and an advice, with the likely cause if the connection failed, and a proxy if any."""
