@@ -51,6 +51,11 @@ class Address:
         return len(self.hosts) > 1 or any(_ip(host) is None and host.lower() != _LOCALHOST for host in self.hosts)
 
     @property
+    def is_name(self) -> bool:
+        """Whether DNS, or a list of hosts, gives the IP addresses of the server or servers."""
+        return len(self.hosts) == 1 and self.is_balanced
+
+    @property
     def is_local(self) -> bool:
         """Whether every server is on this machine: a Unix socket, localhost or a loopback address."""
         return all(host.lower() == _LOCALHOST or _is_loopback(_ip(host)) for host in self.hosts)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from kilolayer._access import TlsSetting
 from kilolayer._channel import READY_POLL_S, Endpoint, unary_methods
+from kilolayer._renewal import RenewedAsyncChannel
 from kilolayer._requests import Request, RequestFactory, Response
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._token import TokenSource
@@ -48,7 +49,7 @@ class AsyncPolicyClient:
         self._endpoint = Endpoint(address, timeout_s=timeout_s, tls=tls, token=token, server_name=server_name)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: grpc.aio.Channel | RenewedAsyncChannel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
     async def act(

@@ -12,8 +12,9 @@ import grpc.aio
 
 from kilolayer._access import Access, TlsSetting, resolve_access
 from kilolayer._address import Address, parse_address
-from kilolayer._connect_failures import Security, explain
+from kilolayer._connect_failures import Security, explain, is_unreachable
 from kilolayer._internal import blocks_pb2
+from kilolayer._renewal import Renewal, RenewedAsyncChannel, RenewedChannel
 from kilolayer._token import TokenSource
 from kilolayer.errors import (
     AccessDenied,
@@ -100,7 +101,7 @@ def unary_methods(channel: Any, metadata: Callable[[], Metadata]) -> dict[str, C
     }
 
 
-def stream_method(channel: grpc.Channel, metadata: Callable[[], Metadata]) -> Callable[..., Any]:
+def stream_method(channel: grpc.Channel | RenewedChannel, metadata: Callable[[], Metadata]) -> Callable[..., Any]:
     """Return ActStream on `channel`. Each stream sends what `metadata` returns when it opens."""
     request, reply = _UNARY["Act"]
     method = channel.stream_stream(
@@ -144,18 +145,15 @@ class Endpoint:
         self.address: str = self._address.text
         self.closed: threading.Event = threading.Event()
         self._timeout_s = _check_timeout(timeout_s)
+        self._renewal = Renewal()
 
-    def open_channel(self) -> grpc.Channel:
+    def open_channel(self) -> grpc.Channel | RenewedChannel:
         """Return a new channel to the server. It connects with the first call."""
-        if self._access.credentials is None:
-            return grpc.insecure_channel(self._address.target, options=self.channel_options())
-        return grpc.secure_channel(self._address.target, self._access.credentials, options=self.channel_options())
+        return RenewedChannel(self._open, self._renewal) if self._address.is_name else self._open()
 
-    def open_async_channel(self) -> grpc.aio.Channel:
+    def open_async_channel(self) -> grpc.aio.Channel | RenewedAsyncChannel:
         """Return a new channel of `grpc.aio` to the server. It connects with the first call."""
-        if self._access.credentials is None:
-            return grpc.aio.insecure_channel(self._address.target, options=self.channel_options())
-        return grpc.aio.secure_channel(self._address.target, self._access.credentials, options=self.channel_options())
+        return RenewedAsyncChannel(self._open_async, self._renewal) if self._address.is_name else self._open_async()
 
     def channel_options(self) -> list[tuple[str, Any]]:
         """Return the options of a channel to the server."""
@@ -212,6 +210,8 @@ class Endpoint:
         elif kind is AccessDenied:
             advice = self._access_advice(code)
         elif not reason and kind in (Unavailable, DeadlineExceeded):
+            if is_unreachable(happened):
+                self._renewal.failed()
             happened, advice = self._explain(happened, advice)
         return kind(
             f"{method} at {self.address} failed ({code.name}, timeout {timeout_s:g} s): {happened}. {advice}.",
@@ -236,6 +236,18 @@ class Endpoint:
             f"The server at {self.address} was not ready within {timeout_s} s. {advice}",
             status=grpc.StatusCode.DEADLINE_EXCEEDED.name,
         )
+
+    def _open(self) -> grpc.Channel:
+        target, credentials, options = self._address.target, self._access.credentials, self.channel_options()
+        if credentials is None:
+            return grpc.insecure_channel(target, options=options)
+        return grpc.secure_channel(target, credentials, options=options)
+
+    def _open_async(self) -> grpc.aio.Channel:
+        target, credentials, options = self._address.target, self._access.credentials, self.channel_options()
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, credentials, options=options)
 
     def _explain(self, happened: str, advice: str) -> tuple[str, str]:
         """Return what happened and an advice, with the likely cause if the connection failed, and a proxy if any."""

@@ -23,6 +23,11 @@ def explain(details: str, security: Security) -> Explanation | None:
     return next((each(details, security) for pattern, each in _EXPLANATIONS if pattern.search(details)), None)
 
 
+def is_unreachable(details: str) -> bool:
+    """Return whether no server was found, by gRPC's `details` of an UNAVAILABLE call."""
+    return _UNREACHABLE.search(details) is not None
+
+
 def _untrusted(details: str, security: Security) -> Explanation:
     """Return what is wrong with the server's certificate; old versions of gRPC say only that it was not accepted."""
     if "has expired" in details:
@@ -82,11 +87,13 @@ def _closed(_details: str, security: Security) -> Explanation:
 
 
 _CONNECTING = "^(?:failed to connect to all addresses|connections to all backends failing)"
+_UNRESOLVED = "^(?:DNS resolution failed|errors resolving)"
+_UNREACHABLE = re.compile(f"{_UNRESOLVED}|{_CONNECTING}(?!.*backend unhealthy)")
 _EXPLANATIONS: tuple[tuple[re.Pattern[str], Callable[[str, Security], Explanation]], ...] = (
     (re.compile("CERTIFICATE_VERIFY_FAILED"), _untrusted),
     (re.compile("Hostname Verification Check failed|is not in peer certificate"), _other_name),
     (re.compile("WRONG_VERSION_NUMBER"), _plain_server),
-    (re.compile("^(?:DNS resolution failed|errors resolving)"), _unknown_host),
+    (re.compile(_UNRESOLVED), _unknown_host),
     (re.compile(f"{_CONNECTING}.*backend unhealthy"), _not_ready),
     (re.compile(rf"{_CONNECTING}.*(?:http1\.x|Failed parsing HTTP/2|(?i:settings frame))"), _other_server),
     # But not "Failed to connect to remote host: Connection reset", which is before any handshake.
