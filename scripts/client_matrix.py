@@ -23,7 +23,7 @@ from typing import Any, Literal
 REPOSITORY = Path(__file__).parents[1]
 CLIENT = REPOSITORY / "clients/python"
 RECORD = REPOSITORY / "benchmarks/results/client_matrix.md"
-TEST_TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout")
+TEST_TOOLS = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "trustme")
 
 Resolution = Literal["lowest", "newest"]
 

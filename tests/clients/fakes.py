@@ -152,10 +152,15 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
             context.abort(*self.failure)
 
 
-def start_server(fake: FakePolicy, port: int = 0) -> tuple[grpc.Server, int]:
+def start_server(
+    fake: FakePolicy, port: int = 0, *, credentials: grpc.ServerCredentials | None = None, host: str = "127.0.0.1"
+) -> tuple[grpc.Server, int]:
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     policy_pb2_grpc.add_PolicyServicer_to_server(fake, server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    if credentials is None:
+        port = server.add_insecure_port(f"{host}:{port}")
+    else:
+        port = server.add_secure_port(f"{host}:{port}", credentials)
     server.start()
     return server, port
 

@@ -132,7 +132,24 @@ def test_a_report_that_cannot_count_is_not_sent(
     assert fake.reports == []
 
 
-@pytest.mark.parametrize("robot_id", ["é" * 64 + "a", 7, None])
+@pytest.mark.parametrize(("field", "name"), [("policy", "\ud800"), ("policy", 7), ("version", "1\udcff")])
+def test_a_name_that_cannot_be_sent_is_an_invalid_request(field: str, name: Any) -> None:
+    names: dict[str, Any] = {field: name}
+    with kilolayer.PolicyClient("localhost:50051", robot_id="robot 7", **names) as client, client.stream() as stream:
+        calls: list[Callable[[], Any]] = [
+            lambda: client.act([0], [0]),
+            lambda: client.score([0], [0], goal=[0]),
+            lambda: stream.act([0], [0]),
+            lambda: client.report(1, version=name, reached=True) if field == "version" else client.describe(),
+            client.describe,
+            lambda: client.wait_until_ready(5),
+        ]
+        for call in calls:
+            with pytest.raises(kilolayer.InvalidRequest, match=f"Not sent: {field} must be a string without lone surr"):
+                call()
+
+
+@pytest.mark.parametrize("robot_id", ["é" * 64 + "a", 7, None, "\ud800"])
 def test_a_robot_id_that_is_too_long_or_no_string_is_refused(robot_id: Any) -> None:
     for kind in (kilolayer.PolicyClient, kilolayer.AsyncPolicyClient):
         with pytest.raises(ValueError, match="robot_id must be a string of at most 128 bytes in UTF-8, got "):

@@ -157,23 +157,6 @@ def test_the_round_trip_includes_the_time_of_the_server(
     assert client.act([0, 0, 0], [0, 0]).round_trip_s == 0.25
 
 
-@pytest.mark.parametrize(
-    ("address", "complaint"),
-    [
-        ("localhost", "must name a port"),
-        ("", "must name a port"),
-        ("unix:", "must name a Unix socket with a path of at most 107 bytes, such as unix:/run/kilolayer.sock, got"),
-        ("unix:/" + 107 * "x", "must name a Unix socket with a path of at most 107 bytes"),
-        ("unix:/" + 54 * "é", "must name a Unix socket with a path of at most 107 bytes"),
-        ("http://localhost:50051", "without a scheme"),
-        ("grpc://localhost:50051", "without a scheme"),
-    ],
-)
-def test_an_invalid_address_is_refused(address: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        kilolayer.PolicyClient(address)
-
-
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
 def test_every_limit_is_a_positive_number(client: kilolayer.PolicyClient, timeout_s: float) -> None:
     calls: list[Callable[[], Any]] = [

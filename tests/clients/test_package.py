@@ -30,8 +30,17 @@ def test_importing_the_client_imports_nothing_else_of_ours_and_no_jax() -> None:
     )
     imported = set(subprocess.check_output([sys.executable, "-c", program], text=True, cwd=REPOSITORY).split())
     third_party = {name for name in imported - sys.stdlib_module_names if not name.startswith(("_cython", "cython"))}
-    # grpcio needs typing_extensions, and imports its own two add-ons where they are installed.
-    expected = {"kilolayer", "google", "grpc", "grpc_health", "grpc_tools", "numpy", "typing_extensions"}
+    # grpcio needs typing_extensions, and imports its own add-ons where they are installed.
+    expected = {
+        "kilolayer",
+        "google",
+        "grpc",
+        "grpc_health",
+        "grpc_reflection",
+        "grpc_tools",
+        "numpy",
+        "typing_extensions",
+    }
     assert "kilolayer" in imported
     assert third_party <= expected, f"importing kilolayer also imports {sorted(third_party - expected)}"
 

@@ -4,6 +4,7 @@ from kilolayer._async_client import AsyncPolicyClient
 from kilolayer._client import PolicyClient
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._stream import PendingAction, PolicyStream
+from kilolayer._tls import Tls
 from kilolayer.errors import (
     AccessDenied,
     BadReply,
@@ -42,5 +43,6 @@ __all__ = [
     "Score",
     "ServerError",
     "ServerFailure",
+    "Tls",
     "Unavailable",
 ]

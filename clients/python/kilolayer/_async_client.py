@@ -15,9 +15,12 @@ import grpc
 import grpc.aio
 from numpy.typing import ArrayLike
 
-from kilolayer._channel import CHANNEL_OPTIONS, READY_POLL_S, Endpoint, unary_methods
+from kilolayer._access import TlsSetting
+from kilolayer._channel import READY_POLL_S, Endpoint, unary_methods
+from kilolayer._renewal import RenewedAsyncChannel
 from kilolayer._requests import Request, RequestFactory, Response
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
+from kilolayer._token import TokenSource
 from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
 
 if TYPE_CHECKING:
@@ -39,11 +42,14 @@ class AsyncPolicyClient:
         version: str | int = "",
         timeout_s: float = 1.0,
         robot_id: str = "",
+        tls: TlsSetting = None,
+        token: TokenSource | None = None,
+        server_name: str | None = None,
     ) -> None:
-        self._endpoint = Endpoint(address, timeout_s=timeout_s)
+        self._endpoint = Endpoint(address, timeout_s=timeout_s, tls=tls, token=token, server_name=server_name)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: grpc.aio.Channel | RenewedAsyncChannel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
     async def act(
@@ -102,11 +108,13 @@ class AsyncPolicyClient:
         last_error: KilolayerError | None = None
         while (remaining_s := deadline_s - time.monotonic()) > 0:
             try:
-                return await self._call(self._requests.describe(), remaining_s, wait_for_connection=True)
-            except (Unavailable, DeadlineExceeded) as error:
+                return await self._call(self._requests.describe(), remaining_s)
+            except Unavailable as error:
                 last_error = error
+            except DeadlineExceeded as error:
+                last_error = last_error or error
             await asyncio.sleep(min(READY_POLL_S, max(0.0, deadline_s - time.monotonic())))
-        raise self._endpoint.not_ready(timeout_s) from last_error
+        raise self._endpoint.not_ready(timeout_s, last_error) from last_error
 
     async def close(self) -> None:
         """As `PolicyClient.close`. RuntimeError in another event loop than its own, unless that loop is closed."""
@@ -127,16 +135,14 @@ class AsyncPolicyClient:
     ) -> None:
         await self.close()
 
-    async def _call(
-        self, request: Request[Response], timeout_s: float | None, *, wait_for_connection: bool = False
-    ) -> Response:
+    async def _call(self, request: Request[Response], timeout_s: float | None) -> Response:
         """As `PolicyClient._call`."""
         endpoint, method = self._endpoint, request.method
         limit_s = endpoint.timeout_s(timeout_s)
         endpoint.require_open(method)
         self._open()
         sent_s = time.perf_counter()
-        call = self._methods[method](request.message, timeout=limit_s, wait_for_ready=wait_for_connection)
+        call = self._methods[method](request.message, timeout=limit_s, wait_for_ready=False)
         await _done(call)
         if call.cancelled() and endpoint.closed.is_set():
             raise endpoint.client_closed(method)
@@ -150,8 +156,8 @@ class AsyncPolicyClient:
         """Open the channel if this is the first call. RuntimeError if that was in another event loop."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._channel = grpc.aio.insecure_channel(self._endpoint.target, options=CHANNEL_OPTIONS)
-            self._methods = unary_methods(self._channel)
+            self._channel = self._endpoint.open_async_channel()
+            self._methods = unary_methods(self._channel, self._endpoint.metadata)
         else:
             self._require_own_loop()
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-import urllib.parse
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import grpc
+import grpc.aio
 
+from kilolayer._access import Access, TlsSetting, resolve_access
+from kilolayer._address import Address, parse_address
+from kilolayer._connect_failures import Security, explain, is_unreachable
 from kilolayer._internal import blocks_pb2
+from kilolayer._renewal import Renewal, RenewedAsyncChannel, RenewedChannel
+from kilolayer._token import TokenSource
 from kilolayer.errors import (
     AccessDenied,
     ClientClosed,
@@ -35,11 +41,16 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.http2.ping_timeout_ms", 2000),
     ("grpc.max_receive_message_length", -1),  # gRPC's 4 MiB are less than the chunks of a request with many rows
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),  # a restarted server may have another IP address
 )
 READY_POLL_S = 0.1  # pause between two calls to a server that answers but is not ready
 STREAM = "ActStream"
 
+Metadata = Optional[tuple[tuple[str, str], ...]]
+
 _SERVICE = "kilolayer.v1.Policy"
+# Servers get calls in turn. One that is NOT_SERVING or cannot be reached gets none.
+_BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 _UNARY: dict[str, tuple[type[Any], type[Any]]] = {
     "Act": (blocks_pb2.ActRequestBlocks, policy_pb2.ActResponse),
     "Score": (blocks_pb2.ScoreRequestBlocks, policy_pb2.ScoreResponse),
@@ -47,9 +58,8 @@ _UNARY: dict[str, tuple[type[Any], type[Any]]] = {
     "List": (policy_pb2.ListRequest, policy_pb2.ListResponse),
     "Report": (policy_pb2.ReportRequest, policy_pb2.ReportResponse),
 }
+_NO_PROXY = (("grpc.enable_http_proxy", 0), ("grpc.address_http_proxy_enabled_addresses", ""))
 _MAX_TIMEOUT_S = 1e9
-_UNIX = "unix:"
-_MAX_SOCKET_PATH_BYTES = 107  # of the kernel
 _REASON_KEY = "kilolayer-reason"  # in the trailing metadata of a call that fails
 _ALWAYS_ACCEPTED_BYTES = 65536  # every server accepts messages of this size, whatever its row limit
 
@@ -73,40 +83,92 @@ _CHECK_BEST_OF = (
 _MESSAGE_TOO_LARGE = (InvalidRequest, "Send fewer rows in one call")
 
 
-def unary_methods(channel: Any) -> dict[str, Callable[..., Any]]:
-    """Return the methods of one request and one reply, by name, on a channel of `grpc` or `grpc.aio`."""
+def unary_methods(channel: Any, metadata: Callable[[], Metadata]) -> dict[str, Callable[..., Any]]:
+    """Return the methods of one request and one reply, by name, on a channel of `grpc` or `grpc.aio`.
+
+    Each call sends what `metadata` returns at that time.
+    """
     return {
-        name: channel.unary_unary(
-            f"/{_SERVICE}/{name}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=reply.FromString,
+        name: _with_metadata(
+            channel.unary_unary(
+                f"/{_SERVICE}/{name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=reply.FromString,
+            ),
+            metadata,
         )
         for name, (request, reply) in _UNARY.items()
     }
 
 
-def stream_method(channel: grpc.Channel) -> Callable[..., Any]:
-    """Return ActStream on `channel`."""
+def stream_method(channel: grpc.Channel | RenewedChannel, metadata: Callable[[], Metadata]) -> Callable[..., Any]:
+    """Return ActStream on `channel`. Each stream sends what `metadata` returns when it opens."""
     request, reply = _UNARY["Act"]
-    return channel.stream_stream(
+    method = channel.stream_stream(
         f"/{_SERVICE}/{STREAM}",
         request_serializer=request.SerializeToString,
         response_deserializer=reply.FromString,
     )
+    return _with_metadata(method, metadata)
+
+
+def _with_metadata(method: Callable[..., Any], metadata: Callable[[], Metadata]) -> Callable[..., Any]:
+    def call(request: Any, **options: Any) -> Any:
+        return method(request, metadata=metadata(), **options)
+
+    return call
 
 
 class Endpoint:
-    """The server that a client calls, the default timeout, and whether the client was closed.
+    """The server that a client calls, how it is let in, the default timeout, and whether the client was closed.
+
+    The arguments are those of `PolicyClient`.
 
     Raises:
-        ValueError: the address has no port and no path, or the timeout is not a positive number.
+        ValueError: the address, the timeout, a file or a value is wrong; the message says what would work.
     """
 
-    def __init__(self, address: str, *, timeout_s: float) -> None:
-        self.address: str = _check_address(address)
-        self.target: str = _target(address)
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float,
+        tls: TlsSetting = None,
+        token: TokenSource | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        self._address: Address = parse_address(address)
+        self._access: Access = resolve_access(
+            self._address, tls=tls, token=token, server_name=server_name, environment=os.environ
+        )
+        self._proxy_variable = self._address.proxy_variable(os.environ)
+        self.address: str = self._address.text
         self.closed: threading.Event = threading.Event()
         self._timeout_s = _check_timeout(timeout_s)
+        self._renewal = Renewal()
+
+    def open_channel(self) -> grpc.Channel | RenewedChannel:
+        """Return a new channel to the server. It connects with the first call."""
+        return RenewedChannel(self._open, self._renewal) if self._address.is_name else self._open()
+
+    def open_async_channel(self) -> grpc.aio.Channel | RenewedAsyncChannel:
+        """Return a new channel of `grpc.aio` to the server. It connects with the first call."""
+        return RenewedAsyncChannel(self._open_async, self._renewal) if self._address.is_name else self._open_async()
+
+    def channel_options(self) -> list[tuple[str, Any]]:
+        """Return the options of a channel to the server."""
+        options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS]
+        if self._address.is_balanced:
+            options.append(("grpc.service_config", _BALANCED))
+        if self._address.connects_directly:
+            options += _NO_PROXY
+        if self._access.server_name:
+            options.append(("grpc.ssl_target_name_override", self._access.server_name))
+        return options
+
+    def metadata(self) -> Metadata:
+        """Return the metadata of the next call: the token."""
+        return None if self._access.token is None else self._access.token.metadata()
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """Return the timeout of a call in seconds: its own, or the client's if None. ValueError if not positive."""
@@ -138,13 +200,19 @@ class Endpoint:
     ) -> KilolayerError:
         """Return the exception for a status of a call of `method` with `request`."""
         kind, advice = _EXCEPTIONS.get(code, _LOOK_AT_SERVER_LOG)
+        happened = details.rstrip(".") or "no details"
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason and request.ByteSize() > _ALWAYS_ACCEPTED_BYTES:
             # Our server gives a reason when it rejects a call for load. gRPC itself uses the same status, without a
             # reason, for a message that is too large.
             kind, advice = _MESSAGE_TOO_LARGE
         elif kind is InvalidRequest and getattr(request, "candidates", 0):
             kind, advice = _CHECK_BEST_OF
-        happened = details.rstrip(".") or "no details"
+        elif kind is AccessDenied:
+            advice = self._access_advice(code)
+        elif not reason and kind in (Unavailable, DeadlineExceeded):
+            if is_unreachable(happened):
+                self._renewal.failed()
+            happened, advice = self._explain(happened, advice)
         return kind(
             f"{method} at {self.address} failed ({code.name}, timeout {timeout_s:g} s): {happened}. {advice}.",
             status=code.name,
@@ -159,12 +227,51 @@ class Endpoint:
         """Return the exception for a call on a closed stream."""
         return self._closed(STREAM, "the stream was closed. Open another with client.stream()")
 
-    def not_ready(self, timeout_s: float) -> DeadlineExceeded:
-        """Return the exception for a server that was not ready in time."""
+    def not_ready(self, timeout_s: float, last_error: KilolayerError | None) -> DeadlineExceeded:
+        """Return the exception for a server that was not ready in time; `last_error` says why, if it is Unavailable."""
+        advice = "Start it, or check the address."
+        if isinstance(last_error, Unavailable):
+            advice = f"The last attempt: {last_error}"
         return DeadlineExceeded(
-            f"The server at {self.address} was not ready within {timeout_s} s. Start it, or check the address.",
+            f"The server at {self.address} was not ready within {timeout_s} s. {advice}",
             status=grpc.StatusCode.DEADLINE_EXCEEDED.name,
         )
+
+    def _open(self) -> grpc.Channel:
+        target, credentials, options = self._address.target, self._access.credentials, self.channel_options()
+        if credentials is None:
+            return grpc.insecure_channel(target, options=options)
+        return grpc.secure_channel(target, credentials, options=options)
+
+    def _open_async(self) -> grpc.aio.Channel:
+        target, credentials, options = self._address.target, self._access.credentials, self.channel_options()
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, credentials, options=options)
+
+    def _explain(self, happened: str, advice: str) -> tuple[str, str]:
+        """Return what happened and an advice, with the likely cause if the connection failed, and a proxy if any."""
+        tls = self._access.tls
+        name = self._access.server_name or next(iter(self._address.hosts), "localhost")
+        explained = explain(happened, Security(tls is not None, tls is not None and tls.ca is not None, name))
+        if explained is not None:
+            happened, advice = f"{explained[0]} ({happened})", explained[1]
+        if self._proxy_variable:
+            advice += (
+                f". The variable {self._proxy_variable} sends this connection to a proxy: unset it, or add"
+                f" {self._address.hosts[0]} to no_proxy"
+            )
+        return happened, advice
+
+    def _access_advice(self, code: grpc.StatusCode) -> str:
+        """Return what to do about UNAUTHENTICATED or PERMISSION_DENIED. A token in a file is read again."""
+        token, ask = self._access.token, "ask the server's operator for access"
+        if token is None:
+            return f"Pass a token, or set KILOLAYER_TOKEN_FILE; {ask}"
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            return f"The token from {token.origin} is not allowed to do this; {ask}"
+        token.refused()
+        return f"The token from {token.origin} was not accepted; {ask}"
 
     def _closed(self, method: str, problem: str) -> ClientClosed:
         return ClientClosed(f"{method} at {self.address} failed: {problem}.", status=grpc.StatusCode.CANCELLED.name)
@@ -176,32 +283,6 @@ def _reason(metadata: Any) -> str:
         if key == _REASON_KEY:
             return value
     return ""
-
-
-def _check_address(address: str) -> str:
-    if "://" in address and address.startswith(("http:", "https:", "grpc:")):
-        raise ValueError(f"address must be host:port without a scheme, such as localhost:50051, got {address!r}")
-    if ":" not in address:  # gRPC would use port 443 and report a refused connection
-        raise ValueError(
-            f"address must name a port, such as localhost:50051, or a Unix socket, such as unix:/run/kilolayer.sock,"
-            f" got {address!r}"
-        )
-    if address.startswith(_UNIX) and not 0 < len(_socket_path(address)) <= _MAX_SOCKET_PATH_BYTES:
-        raise ValueError(
-            f"address must name a Unix socket with a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, such as"
-            f" unix:/run/kilolayer.sock, got {address!r}"
-        )
-    return address
-
-
-def _target(address: str) -> str:
-    """Return `address` as gRPC takes it, which reads a Unix socket as a URI: with `%`, `#` and `?` quoted."""
-    return _UNIX + urllib.parse.quote(_socket_path(address)) if address.startswith(_UNIX) else address
-
-
-def _socket_path(address: str) -> bytes:
-    path = address[len(_UNIX) :]
-    return os.fsencode(os.path.expanduser(path))  # noqa: PTH111  a Path would make `.` of an empty path
 
 
 def _check_timeout(timeout_s: float) -> float:

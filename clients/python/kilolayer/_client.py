@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import grpc
 from numpy.typing import ArrayLike
 
-from kilolayer._channel import CHANNEL_OPTIONS, READY_POLL_S, Endpoint, stream_method, unary_methods
+from kilolayer._access import TlsSetting
+from kilolayer._channel import READY_POLL_S, Endpoint, stream_method, unary_methods
 from kilolayer._requests import Request, RequestFactory, Response
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._stream import PolicyStream
+from kilolayer._token import TokenSource
 from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
 
 if TYPE_CHECKING:
@@ -32,17 +34,26 @@ class PolicyClient:
     one server, make two clients.
 
     Args:
-        address: `"host:port"`, `"unix:/path"` for a Unix socket, or another gRPC target such as `"dns:///host:port"`.
+        address: `"host:port"`, or `"unix:/path"` for a Unix socket. Several servers are one name that stands for all
+            of them, or IP addresses separated by commas: `"10.0.0.5:50051,10.0.0.6:50051"`. Calls then go to them in
+            turn, and a server that is down or not ready gets none.
         policy: name of the policy, one of `list_policies()`; empty means the server's default.
         version: a training step as a string, such as `"2000"`; an int is converted. Replies give it as a string.
             Empty means the version that is live at each call.
         timeout_s: timeout in seconds of a call that has none of its own.
         robot_id: a name of the robot, sent with every request for actions; at most 128 bytes in UTF-8. Empty means
             none. A canary gives a robot with an id the same version, whatever connection it uses.
+        tls: a `Tls` with files, or True for `Tls()`, which trusts the system's authorities. False means plain text,
+            and None what the variables `KILOLAYER_TLS`, `KILOLAYER_TLS_CA`, `KILOLAYER_TLS_CERT` and
+            `KILOLAYER_TLS_KEY` say: without any, plain text.
+        token: the bearer token of this robot or program as a string, or a `pathlib.Path` of a file that holds it. The
+            file is read again when it changes. None means `KILOLAYER_TOKEN_FILE` or `KILOLAYER_TOKEN`, if set.
+        server_name: the name that the server's certificate must have. None means `KILOLAYER_SERVER_NAME`, or the host
+            of the address.
 
     Raises:
-        ValueError: the address has neither a port nor a path of a socket, the timeout is not a positive number, or
-            `robot_id` is not a string or is too long.
+        ValueError: an argument or a variable is wrong, a file cannot be used, or a token would be sent over a network
+            in plain text. The message says what would work.
     """
 
     def __init__(
@@ -53,12 +64,15 @@ class PolicyClient:
         version: str | int = "",
         timeout_s: float = 1.0,
         robot_id: str = "",
+        tls: TlsSetting = None,
+        token: TokenSource | None = None,
+        server_name: str | None = None,
     ) -> None:
-        self._endpoint = Endpoint(address, timeout_s=timeout_s)
+        self._endpoint = Endpoint(address, timeout_s=timeout_s, tls=tls, token=token, server_name=server_name)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
-        self._channel = grpc.insecure_channel(self._endpoint.target, options=CHANNEL_OPTIONS)
-        self._methods = unary_methods(self._channel)
-        self._act_stream = stream_method(self._channel)
+        self._channel = self._endpoint.open_channel()
+        self._methods = unary_methods(self._channel, self._endpoint.metadata)
+        self._act_stream = stream_method(self._channel, self._endpoint.metadata)
 
     def act(
         self,
@@ -183,11 +197,13 @@ class PolicyClient:
         last_error: KilolayerError | None = None
         while (remaining_s := deadline_s - time.monotonic()) > 0:
             try:
-                return self._call(self._requests.describe(), remaining_s, wait_for_connection=True)
-            except (Unavailable, DeadlineExceeded) as error:
+                return self._call(self._requests.describe(), remaining_s)
+            except Unavailable as error:
                 last_error = error
+            except DeadlineExceeded as error:
+                last_error = last_error or error
             self._endpoint.closed.wait(min(READY_POLL_S, max(0.0, deadline_s - time.monotonic())))
-        raise self._endpoint.not_ready(timeout_s) from last_error
+        raise self._endpoint.not_ready(timeout_s, last_error) from last_error
 
     def close(self) -> None:
         """Close the connection and its streams. Pending and later calls raise ClientClosed.
@@ -205,16 +221,14 @@ class PolicyClient:
     ) -> None:
         self.close()
 
-    def _call(
-        self, request: Request[Response], timeout_s: float | None, *, wait_for_connection: bool = False
-    ) -> Response:
-        """Send `request` and return its response. A refused connection fails, unless `wait_for_connection`."""
+    def _call(self, request: Request[Response], timeout_s: float | None) -> Response:
+        """Send `request` and return its response."""
         endpoint, method = self._endpoint, request.method
         limit_s = endpoint.timeout_s(timeout_s)
         endpoint.require_open(method)
         sent_s = time.perf_counter()
         try:
-            reply = self._methods[method](request.message, timeout=limit_s, wait_for_ready=wait_for_connection)
+            reply = self._methods[method](request.message, timeout=limit_s, wait_for_ready=False)
         except grpc.RpcError as error:
             raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
         except ValueError as error:  # gRPC raises it if another thread has just closed the channel

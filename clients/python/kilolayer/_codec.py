@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import operator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from kilolayer._internal import blocks_pb2
 from kilolayer.errors import BadReply, InvalidRequest
 from kilolayer.v1 import policy_pb2
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
 
 _MAX_UINT64 = 2**64 - 1
 _MAX_UINT32 = 2**32 - 1
@@ -122,7 +126,7 @@ def encode_report(
     """Return the report of an episode.
 
     Raises:
-        InvalidRequest: there is no robot id or no version, or a number is out of range.
+        InvalidRequest: there is no robot id or no version, it is not text, or a number is out of range.
     """
     if not robot_id:
         raise _invalid("a report needs a robot_id; pass one to the client, which sends it with every act")
@@ -132,7 +136,7 @@ def encode_report(
         )
     return policy_pb2.ReportRequest(
         policy=policy,
-        version=str(version),
+        version=check_name("version", str(version)),
         robot_id=robot_id,
         episode=_integer("episode", episode, most=_MAX_UINT64),
         reached=bool(reached),
@@ -190,9 +194,28 @@ def _rows(states: NDArray[np.float32]) -> int:
     return len(states) if states.ndim == 2 else 1
 
 
+def check_name(field: str, name: object) -> str:
+    """Return `name`, the value of a text field. InvalidRequest if it is not a string, or cannot be sent in UTF-8."""
+    if not _is_text(name):
+        raise _invalid(f"{field} must be a string without lone surrogates, got {name!r:.200}")
+    return name
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Return whether `value` is a string that UTF-8 can encode: Python's may have lone surrogates, which it cannot."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    else:
+        return True
+
+
 def check_robot_id(robot_id: object) -> str:
-    """Return `robot_id`. ValueError if it is not a string, or has more than 128 bytes in UTF-8."""
-    if not isinstance(robot_id, str) or len(robot_id.encode()) > _MAX_ROBOT_ID_BYTES:
+    """Return `robot_id`. ValueError if it is not a string in UTF-8, or has more than 128 bytes."""
+    if not _is_text(robot_id) or len(robot_id.encode()) > _MAX_ROBOT_ID_BYTES:
         raise ValueError(
             f"robot_id must be a string of at most {_MAX_ROBOT_ID_BYTES} bytes in UTF-8, got {robot_id!r:.200}"
         )

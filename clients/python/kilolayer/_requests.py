@@ -8,7 +8,7 @@ from typing import Any, Callable, Generic, TypeVar
 
 from numpy.typing import ArrayLike
 
-from kilolayer._codec import check_robot_id, encode_act, encode_report, encode_score
+from kilolayer._codec import check_name, check_robot_id, encode_act, encode_report, encode_score
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer.v1 import policy_pb2
 
@@ -37,8 +37,7 @@ class RequestFactory:
     """
 
     def __init__(self, policy: str, version: str | int, *, robot_id: str = "") -> None:
-        self._policy = policy
-        self._version = str(version)
+        self._unchecked = {"policy": policy, "version": str(version)}
         self._robot_id = check_robot_id(robot_id)
         self._sequences = itertools.count(1)
 
@@ -58,8 +57,7 @@ class RequestFactory:
         message, leading_axes = encode_act(
             state,
             goal,
-            policy=self._policy,
-            version=self._version,
+            **self._names(),
             sequence=number,
             seed=seed,
             best_of=best_of,
@@ -82,8 +80,7 @@ class RequestFactory:
             state,
             action,
             goal=goal,
-            policy=self._policy,
-            version=self._version,
+            **self._names(),
             sequence=number,
             priority=priority,
             robot_id=self._robot_id,
@@ -98,7 +95,7 @@ class RequestFactory:
         """Build the request of `PolicyClient.report`."""
         message = encode_report(
             episode,
-            policy=self._policy,
+            policy=self._names()["policy"],
             version=version,
             robot_id=self._robot_id,
             reached=reached,
@@ -108,7 +105,7 @@ class RequestFactory:
 
     def describe(self) -> Request[PolicyDescription]:
         """Build the request of `PolicyClient.describe`."""
-        message = policy_pb2.DescribeRequest(policy=self._policy, version=self._version)
+        message = policy_pb2.DescribeRequest(**self._names())
         return Request("Describe", message, lambda reply, _: PolicyDescription.from_proto(reply))
 
     def list_policies(self) -> Request[tuple[PolicyListing, ...]]:
@@ -118,3 +115,7 @@ class RequestFactory:
             return tuple(PolicyListing.from_proto(entry) for entry in reply.policies)
 
         return Request("List", policy_pb2.ListRequest(), read)
+
+    def _names(self) -> dict[str, str]:
+        """Return the policy and the version, for a request. InvalidRequest if one of them is not text."""
+        return {field: check_name(field, name) for field, name in self._unchecked.items()}
