@@ -22,6 +22,7 @@ from serving.api.open_inference.repository import RepositoryService
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.rpc import RpcService
+from serving.api.tracing import Tracing
 from serving.config import ServeConfig
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.report_metrics import ReportsCollector
@@ -39,16 +40,22 @@ class Services:
         folder: for the files of the admin services' policies.
         tokens: that it accepts; None: it needs none.
         reads_itself: whether requests are read by our handlers, as under overload, and not by gRPC.
+        tracing: makes a span of every call.
     """
 
     def __init__(
-        self, folder: Path, tokens: Iterable[Token] | None = ONE_FOR_EACH_ROLE, *, reads_itself: bool = False
+        self,
+        folder: Path,
+        tokens: Iterable[Token] | None = ONE_FOR_EACH_ROLE,
+        *,
+        reads_itself: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         self.now_s = 100.0
         self.collectors = CollectorRegistry()
         metrics = Metrics(self.collectors)
         self.batcher = AnsweringBatcher()
-        policies, handlers = policies_of(self.batcher), RpcHandlers(metrics, clock=self.clock)
+        policies, handlers = policies_of(self.batcher), RpcHandlers(metrics, tracing=tracing, clock=self.clock)
         reports = EpisodeReports(clock=self.clock)
         self.collectors.register(ReportsCollector(reports))
         observers = Observers(policies, reports=reports)
@@ -66,12 +73,13 @@ class Services:
         )
         self.tokens = Tokens(tokens or ())
         refusals = Refusals(metrics.refused.labels, clock=self.clock)
+        self.guard = None if tokens is None else Guard(self.tokens, refusals, clock=self.clock)
         largest = 1 << 20
         self.transport = GrpcTransport(
             self.services,
             max_request_bytes=largest,
             max_held_bytes=4 * largest if reads_itself else 512 * largest,
-            guard=None if tokens is None else Guard(self.tokens, refusals, clock=self.clock),
+            guard=self.guard,
             clock=self.clock,
         )
         self.channel: Any = None
