@@ -31,6 +31,7 @@ SERVER_VARIABLES = frozenset(
         *("KILOLAYER_MAX_HELD_MB", "KILOLAYER_MAX_STREAMS", "KILOLAYER_MAX_COMPUTE_S", "KILOLAYER_GRACE_S"),
         *("KILOLAYER_TRACING", "KILOLAYER_LOG_FORMAT", "KILOLAYER_VERSIONS", "KILOLAYER_FOLLOW", "KILOLAYER_KEEP"),
         *("KILOLAYER_STATE_DIR", "KILOLAYER_DEVICE", "KILOLAYER_ADMIN", "KILOLAYER_CONFIG"),
+        "KILOLAYER_TOKENS",
     }
 )
 # Kubernetes sets such variables in every pod for each Service whose name is "kilolayer" or begins with "kilolayer-".

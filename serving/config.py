@@ -44,6 +44,7 @@ _STATE_DIR = tyro.conf.arg(
     metavar="DIR", help_behavior_hint="(default: $XDG_STATE_HOME/kilolayer/PORT or ~/.local/state/kilolayer/PORT)"
 )
 _CONFIG = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")
+_TOKENS = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: anyone may call)")
 _FOLLOW = tyro.conf.arg(help_behavior_hint="(default: policies with latest)")
 
 
@@ -117,6 +118,10 @@ class ServeConfig:
     The host 127.0.0.1 accepts connections from this machine only, 0.0.0.0 from every network. Connections to a port are
     neither encrypted nor authenticated. The port 0 picks a free one, which the ready line in the log shows.
     Only the user that runs the server can connect to a Unix socket: its mode is 0600."""
+
+    tokens: Annotated[Path | None, _TOKENS] = None
+    """TOML file with the tokens that callers need, and the roles and the rate of each; docs/security.md describes it.
+    Health needs no token. The file is read again when it changes."""
 
     metrics: bool = True
     """Serve Prometheus metrics over HTTP, at /metrics of the metrics port."""
@@ -216,7 +221,7 @@ class ServeConfig:
         """The versions of --versions, by the name of the policy."""
         return parse_versions(self.versions)
 
-    def admin_address(self, address: Address) -> UnixAddress | None:
+    def admin_address(self, address: Address) -> Address | None:
         """Return the address for operators of a server that listens at `address`; None: it has none."""
         if self.admin == _OFF:
             return None
@@ -239,12 +244,14 @@ class ServeConfig:
             log_rows = self.log_rows and (self.log_rows[0], local_path(self.log_rows[1], name="--log-rows"))
             state_dir = self.state_dir and local_path(self.state_dir, name="--state-dir")
             config = self.config and local_path(self.config, name="--config")
+            tokens = self.tokens and local_path(self.tokens, name="--tokens")
         except ValueError as error:
             raise ConfigError(str(error)) from error
         object.__setattr__(self, "policies", policies)
         object.__setattr__(self, "log_rows", log_rows)
         object.__setattr__(self, "state_dir", state_dir)
         object.__setattr__(self, "config", config)
+        object.__setattr__(self, "tokens", tokens)
 
     def _check_versions(self) -> None:
         try:

@@ -25,11 +25,13 @@ class Status(enum.IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     ABORTED = 10
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class Reason(enum.StrEnum):
@@ -39,6 +41,9 @@ class Reason(enum.StrEnum):
     QUEUE_AGE = "queue_age"
     DEADLINE_TOO_SHORT = "deadline_too_short"
     MEMORY_LIMIT = "memory_limit"
+    RATE_LIMIT = "rate_limit"
+    UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     DRAINING = "draining"
     NOT_READY = "not_ready"
@@ -188,6 +193,36 @@ class MemoryLimitError(ServingError):
 
     status = Status.RESOURCE_EXHAUSTED
     reason = Reason.MEMORY_LIMIT
+
+
+class RateLimitError(ServingError):
+    """The token made more calls than its rate allows."""
+
+    status = Status.RESOURCE_EXHAUSTED
+    reason = Reason.RATE_LIMIT
+
+
+class AccessError(ServingError):
+    """The caller may not call this. Every cause has the same message; the log names the cause."""
+
+    def __init__(
+        self, message: str = "the call is not allowed; it needs a token with the method's role, and the log says more"
+    ) -> None:
+        super().__init__(message)
+
+
+class UnauthenticatedError(AccessError):
+    """The call has no token that the server accepts."""
+
+    status = Status.UNAUTHENTICATED
+    reason = Reason.UNAUTHENTICATED
+
+
+class PermissionDeniedError(AccessError):
+    """The call's token does not have the role that the method needs."""
+
+    status = Status.PERMISSION_DENIED
+    reason = Reason.PERMISSION_DENIED
 
 
 class DeploymentError(ServingError):

@@ -71,7 +71,10 @@ def _configure_and_serve() -> int:
     log_to_stderr(config.log_format)
     if foreign := foreign_variables(os.environ):
         _LOGGER.info("ignoring variables that Kubernetes sets for a Service: %s", ", ".join(foreign))
-    if config.log_rows and not _can_write(config.log_rows[1]):  # or each worker would report it
+    # Each worker would report these.
+    if config.log_rows and not _can_write(config.log_rows[1]):
+        return 1
+    if config.tokens and not _can_read_tokens(config.tokens):
         return 1
     return _serve(config, functools.partial(parse, sys.argv[1:], os.environ))
 
@@ -176,6 +179,21 @@ def _can_write(folder: "Path") -> bool:
     except StartupError as error:
         _LOGGER.error("%s", error)
         return False
+    return True
+
+
+def _can_read_tokens(path: "Path") -> bool:
+    """Return whether the file has tokens. Otherwise the log says why. Warns of a file that others can read."""
+    from serving.access import token_file
+    from serving.errors import StartupError
+
+    try:
+        token_file.parse(token_file.read(path), path)
+    except StartupError as error:
+        _LOGGER.error("%s", error)
+        return False
+    if token_file.is_open_to_others(path):
+        _LOGGER.warning("--tokens %s can be read by every user of this machine; run chmod 600 %s", path, path)
     return True
 
 

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import Bundle
 from policy.spec import PolicySpec
+from serving.access.token_watch import TokenWatch
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
@@ -81,7 +82,8 @@ class Server:
         clock: monotonic seconds.
 
     Raises:
-        StartupError: the default policy is not served, or the folder for sampled rows cannot be written.
+        StartupError: the default policy is not served, the folder for sampled rows cannot be written, or the tokens
+            cannot be read.
     """
 
     def __init__(
@@ -147,6 +149,8 @@ class Server:
             )
         self.services = (policy_service.service(), open_inference.service(), self._health.service())
         """The services on the gRPC port."""
+        self.tokens = TokenWatch(config.tokens) if config.tokens else None
+        """The tokens that are accepted; None: calls need none."""
         self._transport = GrpcTransport(
             self.services,
             max_request_bytes=max_request_bytes,
@@ -154,11 +158,12 @@ class Server:
             max_streams=config.max_streams,
             max_connections=max_connections(),
             on_limit=metrics.memory_limit.inc,
+            guard=self.tokens.guard(metrics.refused.labels, clock=clock) if self.tokens else None,
             share_port=config.workers > 1,
             clock=clock,
         )
         self._metrics_server: MetricsServer | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._heartbeat = Heartbeat(clock=clock)
         self.address: Address = config.address
         """The address for gRPC; its port is known after `start`."""
@@ -178,7 +183,9 @@ class Server:
         self.address = await self._transport.start(config.address)
         if config.metrics:
             self._collectors.register(ConnectionsCollector(self.address))
-        self._watching = asyncio.create_task(self._watch())
+        self._watching.append(asyncio.create_task(self._watch()))
+        if self.tokens:
+            self._watching.append(asyncio.create_task(self.tokens.run()))
 
     async def _watch(self) -> None:
         """Every second, update the metrics of what is held and dropped; check the descriptors and the freed memory."""
@@ -265,8 +272,8 @@ class Server:
         self._compilations.stop()
         if self._row_log:
             await asyncio.to_thread(self._row_log.close)
-        if self._watching:
-            self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
         if self._tracing:
             await self._send_spans(self._tracing)
         if self._metrics_server:

@@ -9,13 +9,14 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 from prometheus_client import Counter
 
+from serving.access.roles import Role
 from serving.api.handlers import parse
-from serving.api.rpc import RpcContext, UnaryMethod
+from serving.api.rpc import Method, RpcContext
 from serving.errors import DeploymentError, InvalidRequestError, Reason, ServingError, UnexpectedError, echo
 from serving.policies.deployment import Deployment
 from serving.policies.status import PolicyStatus
@@ -29,6 +30,7 @@ _UNIX = "unix:"
 _VERSION = re.compile(r"0|[1-9][0-9]{0,17}")  # as policy.bundle names versions, within an int64
 
 RequestMessage = TypeVar("RequestMessage", bound=Message)
+AdminMethod: TypeAlias = Method[[bytes, RpcContext], Awaitable[bytes]]
 
 
 class Subject(NamedTuple):
@@ -42,6 +44,7 @@ class Subject(NamedTuple):
 class _Caller(NamedTuple):
     user: str  # as it names itself; empty: it does not
     peer: str  # as gRPC names it, which has no process or user for the connections of a Unix socket
+    token: str  # the name of its token; empty: it needs none
 
 
 class AdminActions:
@@ -68,7 +71,7 @@ class AdminActions:
         *,
         subject: Callable[[RequestMessage], Subject],
         perform: Callable[[RequestMessage], Awaitable[Message]],
-    ) -> UnaryMethod:
+    ) -> AdminMethod:
         """Make the method of an action.
 
         Args:
@@ -103,11 +106,11 @@ class AdminActions:
                 raise reply
             return reply
 
-        return method
+        return Method(Role.ADMIN, method)
 
     def query(
         self, name: str, request_type: type[RequestMessage], *, answer: Callable[[RequestMessage], Message]
-    ) -> UnaryMethod:
+    ) -> AdminMethod:
         """Make the method of a query. `name` is a metric label."""
 
         async def method(raw: bytes, _context: RpcContext) -> bytes:
@@ -122,7 +125,7 @@ class AdminActions:
             finally:
                 self._count(name, failure)
 
-        return method
+        return Method(Role.ADMIN, method)
 
     def status(self, policy: str) -> PolicyStatus:
         """Return the status of `policy`; empty: of the only one.
@@ -183,7 +186,7 @@ class AdminActions:
 
 def _caller(context: RpcContext) -> _Caller:
     peer = "unix" if context.connection.startswith(_UNIX) else context.connection
-    return _Caller(context.metadata().get(USER_KEY, ""), peer)
+    return _Caller(context.metadata().get(USER_KEY, ""), peer, context.token)
 
 
 def _log(
@@ -192,6 +195,7 @@ def _log(
     """Log an action that has ended. In a JSON log, each fact is a field."""
     subject = "".join(f" {echo(word)}" for word in (about.policy, about.version) if word) + " off" * about.off
     user = echo(caller.user) if caller.user else "an unnamed caller"
+    user += f" with the token {caller.token}" if caller.token else ""
     problem = f": {failure}" if isinstance(failure, ServingError) else ""
     _LOGGER.log(
         _level(outcome),
@@ -204,6 +208,7 @@ def _log(
             "off": about.off,
             "user": _plain(caller.user),
             "peer": caller.peer,
+            "token_name": caller.token,
             "outcome": outcome,
             "seconds": round(seconds, 6),
         },

@@ -12,39 +12,46 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from serving.access.token_watch import TokenWatch
 from serving.api.admin_actions import AdminActions
 from serving.api.admin_service import AdminService
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_inference.repository import RepositoryService
 from serving.errors import StartupError, shortage
 from serving.policies.deployment import Deployment
-from serving.sockets import UnixAddress
+from serving.sockets import Address, TcpAddress, UnixAddress
 from serving.telemetry.metrics import admin_actions
 
 _MAX_REQUEST_BYTES = 64 << 10  # names and a version
 _MAX_HELD_BYTES = 64 << 20
 _MAX_STREAMS = 64  # most open calls of one connection
+_REFUSED = "(refused)"  # the action of calls that are refused because of who calls; the outcome is the cause
 _GRACE_S = 1.0  # for replies under way when the server stops
 
 
 class AdminServer:
-    """Answers the methods of PolicyAdmin, and the repository calls of the Open Inference Protocol, at a Unix socket.
+    """Answers the methods of PolicyAdmin, and the repository calls of the Open Inference Protocol, at one address.
 
     Args:
         deployment: carries out what operators ask for.
-        address: to listen at.
+        address: to listen at. At a Unix socket no token is needed, because only its user can connect.
+        tokens: of which one with the role admin is needed at a port.
         drain: begins to stop the whole server, and returns immediately.
         collectors: what the counter of actions is registered with.
         owns_folder: whether the folder of `address` is this program's own: it is made, for this user only. Otherwise it
             must exist.
         clock: monotonic seconds.
+
+    Raises:
+        StartupError: the address is a port, and there are no tokens.
     """
 
     def __init__(
         self,
         deployment: Deployment,
-        address: UnixAddress,
+        address: Address,
         *,
+        tokens: TokenWatch | None = None,
         drain: Callable[[], None],
         collectors: CollectorRegistry,
         owns_folder: bool = False,
@@ -52,26 +59,33 @@ class AdminServer:
     ) -> None:
         self._address = address
         self._owns_folder = owns_folder
-        self._actions = AdminActions(deployment, admin_actions(collectors), clock=clock)
+        counter = admin_actions(collectors)
+        self._actions = AdminActions(deployment, counter, clock=clock)
+        guard = None
+        if isinstance(address, TcpAddress):
+            if tokens is None:
+                raise StartupError(f"--admin {address} is a port, which needs tokens; add --tokens FILE")
+            guard = tokens.guard(lambda cause: counter.labels(_REFUSED, cause), clock=clock)
         services = (AdminService(self._actions, drain=drain), RepositoryService(self._actions))
         self._transport = GrpcTransport(
             [each.service() for each in services],
             max_request_bytes=_MAX_REQUEST_BYTES,
             max_held_bytes=_MAX_HELD_BYTES,
             max_streams=_MAX_STREAMS,
+            guard=guard,
             clock=clock,
         )
 
     async def start(self) -> None:
-        """Listen at the address. Only this user and root can connect.
+        """Listen at the address. Only this user and root can connect to a Unix socket.
 
         Raises:
-            StartupError: the socket cannot be bound, for example because another server listens there.
+            StartupError: the address cannot be bound, for example because another server listens there.
         """
         try:
-            if self._owns_folder:
+            if self._owns_folder and isinstance(self._address, UnixAddress):
                 _make_folder(self._address.path.parent)
-            await self._transport.start(self._address)
+            self._address = await self._transport.start(self._address)
         except StartupError as error:
             raise StartupError(f"--admin: {error}; --admin off serves without this address") from error
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
 from kilolayer.v1 import admin_pb2 as pb
-from serving.api.admin_actions import AdminActions, Subject
-from serving.api.rpc import RpcService, UnaryMethod
+from serving.api.admin_actions import AdminActions, AdminMethod, Subject
+from serving.api.rpc import RpcService
 from serving.errors import InvalidRequestError
 from serving.policies.sequential_test import DecisionRule
 from serving.policies.status import CanaryStatus, PolicyStatus, ShadowStatus
@@ -56,7 +56,7 @@ class AdminService:
         change: Callable[[str, int], Awaitable[None]],
         *,
         reply: _Reply,
-    ) -> UnaryMethod:
+    ) -> AdminMethod:
         """Return the method of a change to a version."""
 
         async def perform(request: _Version) -> pb.LoadResponse | pb.UnloadResponse | pb.SwitchResponse:

@@ -1,4 +1,4 @@
-"""GrpcTransport: serves RPC services over gRPC. This is the only file of a server that imports gRPC."""
+"""GrpcTransport: serves RPC services over gRPC."""
 
 import asyncio
 import dataclasses
@@ -7,21 +7,25 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
 
+from serving.access.guard import Guard, StreamAccess
+from serving.access.roles import Role
+from serving.access.tokens import Caller
+from serving.api.call_handlers import CallHandlers, GrpcContext, GrpcHandler, ServeUnary, UnaryHandlers
 from serving.api.cancellable_read import CancellableRead
 from serving.api.grpc_options import server_options
 from serving.api.held_bytes import HeldBytes
 from serving.api.incomplete_messages import IncompleteMessages
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
-from serving.api.rpc import OverloadCheck, RpcContext, RpcService, StreamMethod, UnaryMethod
+from serving.api.rpc import Method, OverloadCheck, RpcContext, RpcService, UnaryMethod
 from serving.errors import InvalidRequestError, ServingError, StartupError
 from serving.sockets import Address, TcpAddress, UnixAddress, bind_error, may_bind
 
@@ -31,10 +35,6 @@ _MAX_HELD_BYTES, _MAX_STREAMS = 512 << 20, 16384  # as the flags --max-held-mb a
 _GRPC_LOGGER = "grpc._cython.cygrpc"
 _UNIX_PEER = "unix:"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-
-_GrpcContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-_GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-_Serve: TypeAlias = "Callable[[bytes, _GrpcContext], Coroutine[Any, Any, bytes]]"
 
 
 class GrpcTransport:
@@ -47,6 +47,7 @@ class GrpcTransport:
         max_streams: most open calls of one connection.
         max_connections: most open connections; None: any number. Further ones are closed.
         on_limit: called when a call is ended because its connection holds too many bytes.
+        guard: checks who calls; None: anyone may call every method.
         share_port: whether other processes may listen on the port too.
         clock: monotonic seconds.
     """
@@ -60,12 +61,14 @@ class GrpcTransport:
         max_streams: int = _MAX_STREAMS,
         max_connections: int | None = None,
         on_limit: Callable[[], None] = lambda: None,
+        guard: Guard | None = None,
         share_port: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._services = services
         self._clock = clock
         self._on_limit = on_limit
+        self._guard = guard
         self._gate = ReadGate(stalled_s=_STALLED_S, clock=clock)
         self._incomplete = IncompleteMessages(max_bytes=max_request_bytes, max_held_bytes=max_held_bytes, clock=clock)
         self._calls = itertools.count()
@@ -132,26 +135,31 @@ class GrpcTransport:
     def _handlers(self, service: RpcService) -> grpc.GenericRpcHandler:
         path, overload = f"/{service.name}/", service.overload
         checked = overload.methods if overload else ()
-        return _Handlers(
-            {path + name: self._serve(path + name, method) for name, method in service.unary.items()},
-            reading={
-                path + name: self._reading(path + name, method, overload if name in checked else None)
-                for name, method in service.unary.items()
-            },
+        unary = {
+            path + name: UnaryHandlers(
+                method.role,
+                self._serve(path + name, method.serve),
+                self._reading(path + name, method, overload if name in checked else None),
+            )
+            for name, method in service.unary.items()
+        }
+        return CallHandlers(
+            unary,
             streams={path + name: stream for name, stream in self._streams(service).items()},
             is_overloaded=overload.is_active if overload else lambda: False,
             incomplete=self._incomplete,
+            guard=self._guard,
         )
 
-    def _streams(self, service: RpcService) -> dict[str, _GrpcHandler]:
+    def _streams(self, service: RpcService) -> dict[str, GrpcHandler]:
         return {name: self._stream(f"/{service.name}/{name}", method) for name, method in service.streams.items()}
 
-    def _serve(self, name: str, method: UnaryMethod) -> _Serve:
+    def _serve(self, name: str, method: UnaryMethod) -> ServeUnary:
         """Return what serves a unary call whose request gRPC has read."""
 
-        async def serve(raw: bytes, context: _GrpcContext) -> bytes:
+        async def serve(raw: bytes, context: GrpcContext, caller: Caller | None) -> bytes:
             try:
-                rpc_context = self._context(name, context)
+                rpc_context = self._context(name, context, caller)
                 call = self._open(context, rpc_context)
                 call.hold(len(raw))
                 return await method(raw, rpc_context._replace(hold_reply=call.hold))
@@ -161,18 +169,18 @@ class GrpcTransport:
 
         return serve
 
-    def _reading(self, name: str, method: UnaryMethod, overload: OverloadCheck | None) -> _GrpcHandler:
+    def _reading(self, name: str, method: Method[..., Any], overload: OverloadCheck | None) -> GrpcHandler:
         """Return a handler of unary calls that reads the request itself.
 
         gRPC itself reads the request of a unary method before it calls the handler. Therefore this is the handler of a
-        method with a stream of requests. On the wire there is no difference. Under overload it checks a call before it
-        reads it.
+        method with a stream of requests. On the wire there is no difference. It checks who calls, and under overload
+        whether the call is rejected, before it reads the call.
         """
 
-        async def serve(_requests: object, context: _GrpcContext) -> bytes:
+        async def serve(_requests: object, context: GrpcContext) -> bytes:
             call, raw = None, b""
             try:
-                rpc_context = self._context(name, context)
+                rpc_context = self._context(name, context, self._admit(method.role, name, context))
                 if overload is not None and overload.is_active():
                     overload.check(rpc_context)
                 call = self._open(context, rpc_context)
@@ -186,7 +194,7 @@ class GrpcTransport:
                 if raw is grpc.aio.EOF:
                     raise InvalidRequestError("the call ended without a request")
                 call.hold(len(raw))
-                return await method(raw, rpc_context._replace(hold_reply=call.hold))
+                return await method.serve(raw, rpc_context._replace(hold_reply=call.hold))
             except ServingError as error:
                 del raw
                 await _abort(context, error)
@@ -195,12 +203,14 @@ class GrpcTransport:
 
         return grpc.stream_unary_rpc_method_handler(serve)
 
-    def _stream(self, name: str, method: StreamMethod) -> _GrpcHandler:
-        async def serve(_requests: object, context: _GrpcContext) -> None:
-            rpc_context = self._stream_context(name, context)
-            call = self._open(context, rpc_context, STREAM_BYTES)
+    def _stream(self, name: str, method: Method[..., AsyncGenerator[bytes]]) -> GrpcHandler:
+        async def serve(_requests: object, context: GrpcContext) -> None:
+            call = None
             try:
-                async with aclosing(method(_Requests(context, call), rpc_context)) as replies:
+                access = self._admit_stream(method.role, name, context)
+                rpc_context = self._stream_context(name, context, access)
+                call = self._open(context, rpc_context, STREAM_BYTES)
+                async with aclosing(method.serve(_Requests(context, call, access), rpc_context)) as replies:
                     async for reply in replies:
                         call.hold(len(reply))
                         await _write(context, reply)
@@ -212,25 +222,39 @@ class GrpcTransport:
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
-    def _open(self, context: _GrpcContext, rpc_context: RpcContext, size: int = 0) -> OpenCall:
+    def _admit(self, role: Role, name: str, context: GrpcContext) -> Caller | None:
+        """Return who makes a call; None: anyone may. Raises ServingError if the call is refused."""
+        if self._guard is None or role is Role.ANYONE:
+            return None
+        return self._guard.admit(role, context.invocation_metadata() or (), method=name, peer=context.peer())
+
+    def _admit_stream(self, role: Role, name: str, context: GrpcContext) -> StreamAccess | None:
+        """Return the access of a stream; None: anyone has it. Raises ServingError if the stream is refused."""
+        if self._guard is None or role is Role.ANYONE:
+            return None
+        return self._guard.open_stream(role, context.invocation_metadata() or (), method=name, peer=context.peer())
+
+    def _open(self, context: GrpcContext, rpc_context: RpcContext, size: int = 0) -> OpenCall:
         """Return the call of `context`, for which `size` bytes are held in addition to those of every call."""
         connection = self.held.connection(rpc_context.connection)
         call = OpenCall(connection, self._gate, size=CALL_BYTES + size, on_limit=self._on_limit)
         context.add_done_callback(cast("Any", call.end))
         return call
 
-    def _context(self, name: str, context: _GrpcContext) -> RpcContext:
+    def _context(self, name: str, context: GrpcContext, who: Caller | None) -> RpcContext:
         now_s = self._clock()
         left_s = cast("float | None", context.time_remaining())  # the published type leaves out the None
         deadline_s = math.inf if left_s is None else now_s + left_s
         peer = caller = context.peer()
         if peer == _UNIX_PEER:  # the same for every connection: each call counts as a connection of its own
             peer, caller = f"{peer}{next(self._calls)}", ""
-        return RpcContext(name, deadline_s, peer, caller, functools.partial(_metadata, context))
+        metadata = functools.partial(_metadata, context)
+        return RpcContext(name, deadline_s, peer, caller, metadata, token=who.token.name if who else "")
 
-    def _stream_context(self, name: str, context: _GrpcContext) -> RpcContext:
-        rpc_context = self._context(name, context)
-        return rpc_context._replace(caller=f"{rpc_context.connection} {next(self._calls)}")
+    def _stream_context(self, name: str, context: GrpcContext, access: StreamAccess | None) -> RpcContext:
+        rpc_context = self._context(name, context, access.caller if access else None)
+        rpc_context = rpc_context._replace(caller=f"{rpc_context.connection} {next(self._calls)}")
+        return rpc_context._replace(count_message=access.count) if access else rpc_context
 
 
 def _bind_tcp(server: grpc.aio.Server, address: TcpAddress) -> TcpAddress:
@@ -252,20 +276,23 @@ def _bind_unix(server: grpc.aio.Server, address: UnixAddress) -> UnixAddress:
 class _Requests(AsyncIterator[bytes]):
     """The requests of a stream. While its connection has no room, none is read."""
 
-    def __init__(self, context: _GrpcContext, call: OpenCall) -> None:
+    def __init__(self, context: GrpcContext, call: OpenCall, access: StreamAccess | None = None) -> None:
         self._context = context
         self._call = call
+        self._access = access
 
     async def __anext__(self) -> bytes:
         await self._call.may_read()
         raw = await _read(self._context, self._call)
         if raw is grpc.aio.EOF:
             raise StopAsyncIteration
+        if self._access is not None:
+            self._access.check()
         self._call.receive(len(raw))
         return raw
 
 
-async def _read(context: _GrpcContext, call: OpenCall) -> Any:
+async def _read(context: GrpcContext, call: OpenCall) -> Any:
     """Receive the next message of a call; EOF: there is none.
 
     Raises:
@@ -278,76 +305,12 @@ async def _read(context: _GrpcContext, call: OpenCall) -> Any:
         raise InvalidRequestError("the message cannot be read, for example decompressed") from error
 
 
-class _UnaryHandler:
-    """gRPC's handler of one unary call. It counts the request until that has arrived or the call has ended."""
-
-    request_streaming = response_streaming = False
-    request_deserializer = response_serializer = None
-
-    def __init__(self, serve: _Serve, incomplete: IncompleteMessages) -> None:
-        self._serve = serve
-        self._incomplete: IncompleteMessages | None = incomplete
-        incomplete.read_by_grpc += 1
-
-    async def unary_unary(self, raw: bytes, context: _GrpcContext) -> bytes:
-        """Serve the call, whose request has arrived."""
-        self._release()
-        serving = self._serve(raw, context)
-        del raw
-        return await serving
-
-    def __del__(self) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        if self._incomplete:
-            self._incomplete.read_by_grpc -= 1
-            self._incomplete = None
-
-
-class _Handlers(grpc.GenericRpcHandler):
-    """Gives gRPC the handler of each call.
-
-    Args:
-        unary: what serves unary calls, by path, such as "/kilolayer.v1.Policy/Act".
-        reading: handlers of unary calls that read the requests themselves, by path.
-        streams: handlers of streams, by path.
-        is_overloaded: whether those of `reading` are used, to check calls before they are read.
-        incomplete: if it is full, they are used, too.
-    """
-
-    def __init__(
-        self,
-        unary: Mapping[str, _Serve],
-        *,
-        reading: Mapping[str, _GrpcHandler],
-        streams: Mapping[str, _GrpcHandler],
-        is_overloaded: Callable[[], bool],
-        incomplete: IncompleteMessages,
-    ) -> None:
-        self._unary = unary
-        self._reading = reading
-        self._streams = streams
-        self._is_overloaded = is_overloaded
-        self._incomplete = incomplete
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "_GrpcHandler | None":
-        """Return the handler of a call that arrives; None: there is no such method."""
-        path = handler_call_details.method
-        serve = self._unary.get(path)
-        if serve is None:
-            return self._streams.get(path)
-        if self._incomplete.is_full or self._is_overloaded():
-            return self._reading[path]
-        return cast("_GrpcHandler", _UnaryHandler(serve, self._incomplete))
-
-
-def _metadata(context: _GrpcContext) -> Mapping[str, str]:
+def _metadata(context: GrpcContext) -> Mapping[str, str]:
     """Return the metadata of a call without binary values, whose keys end with "-bin"."""
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
-async def _write(context: _GrpcContext, reply: bytes) -> None:
+async def _write(context: GrpcContext, reply: bytes) -> None:
     """Send one reply of a stream.
 
     Raises:
@@ -364,7 +327,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
 
 
-async def _abort(context: _GrpcContext, error: ServingError) -> NoReturn:
+async def _abort(context: GrpcContext, error: ServingError) -> NoReturn:
     """End a call with `error`, and forget where it was raised: those frames hold the request.
 
     Raises:
@@ -378,7 +341,7 @@ async def _abort(context: _GrpcContext, error: ServingError) -> NoReturn:
         raise asyncio.CancelledError from failed
 
 
-async def _end(context: _GrpcContext, call: OpenCall | None, cancelled: asyncio.CancelledError) -> NoReturn:
+async def _end(context: GrpcContext, call: OpenCall | None, cancelled: asyncio.CancelledError) -> NoReturn:
     """End a call whose task was cancelled: with its failure, if it has one.
 
     Raises:

@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse
 
+from serving.access.roles import Role
 from serving.api.handlers import parse
-from serving.api.rpc import RpcContext, RpcService
+from serving.api.rpc import Method, RpcContext, RpcService
 from serving.errors import UnknownPolicyError, echo
 
 _OVERALL = ""  # the name of the whole server, by the protocol
@@ -29,8 +30,8 @@ class Health:
         """Return the methods, for a transport."""
         return RpcService(
             "grpc.health.v1.Health",
-            unary={"Check": self._check, "List": self._list},
-            streams={"Watch": self._watch},
+            unary={"Check": Method(Role.ANYONE, self._check), "List": Method(Role.ANYONE, self._list)},
+            streams={"Watch": Method(Role.ANYONE, self._watch)},
         )
 
     @property

@@ -170,6 +170,7 @@ class _OrderedStream(Generic[Request]):
             raise
         outcome: PendingReply | ServingError
         try:
+            self._context.count_message()
             outcome = self._requests.admit(request, self._context)
         except ServingError as error:
             outcome = error.with_traceback(None)  # its frames hold the rows

@@ -16,13 +16,14 @@ from kilolayer._internal.blocks_pb2 import (
 )
 from kilolayer.v1 import policy_pb2 as pb
 from policy.spec import PolicySpec
+from serving.access.roles import Role
 from serving.api import codec
 from serving.api.handlers import RpcHandlers, parse, parse_blocks
 from serving.api.observers import Observation, Observers
 from serving.api.ordered_stream import ordered_stream
 from serving.api.overload_check import UnreadCallCheck
 from serving.api.range_check import RangeCheck
-from serving.api.rpc import RpcContext, RpcService
+from serving.api.rpc import Method, RpcContext, RpcService
 from serving.batching.queue import QueuedRequest
 from serving.engine.engine import Kind
 from serving.errors import ServingError
@@ -73,28 +74,41 @@ class PolicyService:
         return RpcService(
             "kilolayer.v1.Policy",
             unary={
-                "Act": inference("Act", act),
-                "Score": inference("Score", score),
-                "Describe": unary(
-                    "Describe",
-                    parse=lambda raw: parse(raw, pb.DescribeRequest),
-                    label=lambda request: self._policies.label(request.policy),
-                    answer=self._describe,
+                "Act": Method(Role.ACT, inference("Act", act)),
+                "Score": Method(Role.ACT, inference("Score", score)),
+                "Describe": Method(
+                    Role.DESCRIBE,
+                    unary(
+                        "Describe",
+                        parse=lambda raw: parse(raw, pb.DescribeRequest),
+                        label=lambda request: self._policies.label(request.policy),
+                        answer=self._describe,
+                    ),
                 ),
-                "List": unary(
-                    "List",
-                    parse=lambda raw: parse(raw, pb.ListRequest),
-                    label=lambda _: NO_POLICY,
-                    answer=self._list,
+                "List": Method(
+                    Role.DESCRIBE,
+                    unary(
+                        "List",
+                        parse=lambda raw: parse(raw, pb.ListRequest),
+                        label=lambda _: NO_POLICY,
+                        answer=self._list,
+                    ),
                 ),
-                "Report": unary(
-                    "Report",
-                    parse=lambda raw: parse(raw, pb.ReportRequest),
-                    label=lambda request: self._policies.label(request.policy),
-                    answer=self._report,
+                "Report": Method(
+                    Role.REPORT,
+                    unary(
+                        "Report",
+                        parse=lambda raw: parse(raw, pb.ReportRequest),
+                        label=lambda request: self._policies.label(request.policy),
+                        answer=self._report,
+                    ),
                 ),
             },
-            streams={"ActStream": ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)},
+            streams={
+                "ActStream": Method(
+                    Role.ACT, ordered_stream("ActStream", act, handlers=self._handlers, policies=self._policies)
+                )
+            },
             overload=UnreadCallCheck("Act", "Score", policies=self._policies, handlers=self._handlers),
         )
 

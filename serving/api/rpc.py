@@ -10,13 +10,21 @@ and gives an iterator of replies (`StreamMethod`). Both also get an `RpcContext`
   request only when the method asks for it. If a peer does not read its replies, its requests are therefore not read.
 * A unary method has its reply counted by `RpcContext.hold_reply` before it returns it, unless the reply is small.
 * Each call runs in a task of its own.
+* Every method declares the role that its callers need (`Method`). With a `Guard`, the transport asks it before it reads
+  a request, and before it passes on a message of a stream. The method counts messages with `RpcContext.count_message`.
 * Under overload, the transport has an `OverloadCheck` reject calls before it reads them. The caller notices no
   difference.
 """
 
+import dataclasses
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Generic, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
+
+from serving.access.roles import Role
+
+_P = ParamSpec("_P")
+_R_co = TypeVar("_R_co", covariant=True)
 
 
 class RpcContext(NamedTuple):
@@ -40,6 +48,12 @@ class RpcContext(NamedTuple):
     hold_reply: Callable[[int], None] = lambda _size: None
     """Counts the bytes of a unary reply until it is sent. Raises MemoryLimitError if the connection holds too many."""
 
+    token: str = ""
+    """The name of the caller's token; empty: it needs none."""
+
+    count_message: Callable[[], None] = lambda: None
+    """Counts a message of a stream for the rate of the caller's token. Raises RateLimitError if there are too many."""
+
     def timeout_s(self, now_s: float, *, limit_us: int = 0) -> float | None:
         """Return the seconds from `now_s` until the reply is too late; None: no limit.
 
@@ -53,6 +67,18 @@ class RpcContext(NamedTuple):
 
 UnaryMethod: TypeAlias = Callable[[bytes, RpcContext], Awaitable[bytes]]
 StreamMethod: TypeAlias = Callable[[AsyncIterator[bytes], RpcContext], AsyncGenerator[bytes]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Method(Generic[_P, _R_co]):
+    """A method, and the role that its callers need."""
+
+    role: Role
+    serve: Callable[_P, _R_co]
+
+    def __call__(self, *arguments: _P.args, **more: _P.kwargs) -> _R_co:
+        """Serve a call without asking for the role."""
+        return self.serve(*arguments, **more)
 
 
 class OverloadCheck(Protocol):
@@ -80,7 +106,7 @@ class RpcService(NamedTuple):
     """A service and its methods by name."""
 
     name: str
-    unary: Mapping[str, UnaryMethod]
-    streams: Mapping[str, StreamMethod]
+    unary: Mapping[str, Method[[bytes, RpcContext], Awaitable[bytes]]]
+    streams: Mapping[str, Method[[AsyncIterator[bytes], RpcContext], AsyncGenerator[bytes]]]
     overload: OverloadCheck | None = None
     """Rejects calls before they are read; None: every call is read."""

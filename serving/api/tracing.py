@@ -7,8 +7,11 @@ say where spans are sent and which are kept, such as OTEL_EXPORTER_OTLP_ENDPOINT
 OpenTelemetry is an optional dependency: import this module only if spans are wanted.
 """
 
+import logging
+from collections.abc import Mapping
+
 from opentelemetry import propagate, trace
-from opentelemetry.context import attach
+from opentelemetry.context import Context, attach
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -17,6 +20,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from serving.api.rpc import RpcContext
 from serving.batching.queue import InferenceResult
 from serving.errors import Status
+
+_OF_HEADERS = ("opentelemetry.baggage", "opentelemetry.trace")  # loggers that warn of every header that is malformed
 
 
 class Span:
@@ -43,10 +48,12 @@ class Tracing:
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("kilolayer")
+        for name in _OF_HEADERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
     def begin(self, context: RpcContext) -> Span:
         """Start the span of a call: a child of the span in its metadata (`traceparent`), current in this task."""
-        parent = propagate.extract(context.metadata())
+        parent = _parent(context.metadata())
         name = context.method[1:]
         service, method = name.split("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
@@ -67,6 +74,14 @@ class Tracing:
     def close(self) -> None:
         """Send the spans that were not sent yet."""
         self._provider.shutdown()
+
+
+def _parent(metadata: Mapping[str, str]) -> Context | None:
+    """Return the context that a call's metadata names; None: it cannot be read."""
+    try:
+        return propagate.extract(metadata)
+    except ValueError:  # such as a text that has no UTF-8
+        return None
 
 
 def otlp() -> Tracing:

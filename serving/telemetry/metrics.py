@@ -58,6 +58,7 @@ class Metrics:
             "dropped_log_rows", "Answered rows that were sampled and not written, by reason.", "reason"
         )
         self.rejected = counter("rejected", "Requests rejected for load, by reason.", "policy", "reason")
+        self.refused = counter("refused", "Calls refused because of who calls, by cause.", "reason")
         self.memory_limit = counter("memory_limit", "Calls ended because their connection held too many bytes.")
         self.held_bytes = gauge(
             "held_bytes", "Requests under way and replies that are not sent yet.", of_workers="livesum"

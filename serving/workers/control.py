@@ -8,11 +8,12 @@ from collections.abc import AsyncGenerator, Callable
 
 from prometheus_client import CollectorRegistry
 
+from serving.access.token_watch import TokenWatch
 from serving.api.admin_server import AdminServer
 from serving.config import ServeConfig
 from serving.policies.deployment import Deployment
 from serving.policies.trial_metrics import TrialsCollector
-from serving.sockets import Address
+from serving.sockets import Address, TcpAddress
 from serving.workers.reload import Reload
 from serving.workers.shutdown import on_hangup
 
@@ -28,6 +29,7 @@ async def controlled(
     drain: Callable[[], None],
     collectors: CollectorRegistry,
     reload: Reload,
+    tokens: TokenWatch | None = None,
 ) -> AsyncGenerator[dict[str, str]]:
     """Follow the folders and answer operators until the end of the context. Yield the admin address by its name.
 
@@ -36,23 +38,32 @@ async def controlled(
         drain: begins to stop the server, and returns immediately.
         collectors: what the metrics of operators' actions and of canaries are registered with.
         reload: what happens at SIGHUP.
+        tokens: the accepted ones, which their owner watches; None: they are read here if operators need one.
 
     Raises:
-        StartupError: the admin socket cannot be bound.
+        StartupError: the admin address cannot be bound, or the tokens cannot be read.
     """
     admin: AdminServer | None = None
+    tasks: set[asyncio.Task[None]] = set()
     if admin_address := config.admin_address(address):
+        if tokens is None and config.tokens and isinstance(admin_address, TcpAddress):
+            tokens = TokenWatch(config.tokens)
+            tasks.add(asyncio.create_task(tokens.run()))
         admin = AdminServer(
-            deployment, admin_address, drain=drain, collectors=collectors, owns_folder=config.owns_admin_folder
+            deployment,
+            admin_address,
+            tokens=tokens,
+            drain=drain,
+            collectors=collectors,
+            owns_folder=config.owns_admin_folder,
         )
         await admin.start()
     collectors.register(TrialsCollector(deployment))
-    reloads: set[asyncio.Task[None]] = set()
 
     def begin_reload() -> None:
         reloading = asyncio.create_task(reload(deployment))
-        reloads.add(reloading)
-        reloading.add_done_callback(reloads.discard)
+        tasks.add(reloading)
+        reloading.add_done_callback(tasks.discard)
         reloading.add_done_callback(functools.partial(_log_failure, problem="the settings stay as they are"))
 
     on_hangup(begin_reload)
@@ -63,7 +74,7 @@ async def controlled(
     try:
         yield admin.addresses() if admin else {}
     finally:
-        for task in (following, *reloads):
+        for task in (following, *tasks):
             task.cancel()
         if admin:
             await admin.stop()

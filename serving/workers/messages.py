@@ -140,7 +140,7 @@ def _config(fields: dict[str, Any]) -> ServeConfig:
         "versions": tuple(fields["versions"]),
         "policy_settings": tuple(PolicySettings(**settings) for settings in fields["policy_settings"]),
         "log_rows": log_rows and (log_rows[0], Path(log_rows[1])),
-        **{name: fields[name] and Path(fields[name]) for name in ("config", "state_dir")},
+        **{name: fields[name] and Path(fields[name]) for name in ("config", "state_dir", "tokens")},
     }
     return ServeConfig(**fields | restored)
 

@@ -134,6 +134,7 @@ async def _serve_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> 
                 drain=stop.set,
                 collectors=collectors,
                 reload=Reload(config, sources, read),
+                tokens=server.tokens,
             )
             async with control as admin:
                 addresses = server.addresses() | admin

@@ -27,6 +27,8 @@ BUNDLE = Bundle(
 class FakeBatcher:
     """Admits everything and answers when told; or refuses everything with `failure`."""
 
+    is_overloaded = False
+
     def __init__(self, failure: BaseException | None = None) -> None:
         self.failure = failure
         self.admitted: list[QueuedRequest] = []

@@ -90,6 +90,7 @@ def test_every_setting_may_be_in_the_file() -> None:
         log_format = "json"
         device = "gpu:0"
         admin = "off"
+        tokens = "~/tokens.toml"
     """
     config = read(text)
     assert config == ServeConfig(
@@ -122,6 +123,7 @@ def test_every_setting_may_be_in_the_file() -> None:
         log_format="json",
         device="gpu:0",
         admin="off",
+        tokens=Path("/home/robot/tokens.toml"),
     )
     unchanged = {each.name for each in dataclasses.fields(config) if getattr(config, each.name) == each.default}
     assert unchanged == {"policy_settings"}, "settings that the file above lacks"

@@ -32,6 +32,9 @@ TABLE = {
     OverloadedError("x", reason=Reason.QUEUE_AGE): (Status.RESOURCE_EXHAUSTED, "queue_age"),
     OverloadedError("x", reason=Reason.DEADLINE_TOO_SHORT): (Status.RESOURCE_EXHAUSTED, "deadline_too_short"),
     errors.MemoryLimitError("x"): (Status.RESOURCE_EXHAUSTED, "memory_limit"),
+    errors.RateLimitError("x"): (Status.RESOURCE_EXHAUSTED, "rate_limit"),
+    errors.UnauthenticatedError(): (Status.UNAUTHENTICATED, "unauthenticated"),
+    errors.PermissionDeniedError(): (Status.PERMISSION_DENIED, "permission_denied"),
     errors.DeadlinePassedError("x"): (Status.DEADLINE_EXCEEDED, "deadline_exceeded"),
     errors.DrainingError(): (Status.UNAVAILABLE, "draining"),
     errors.NotReadyError("x"): (Status.UNAVAILABLE, "not_ready"),
@@ -83,7 +86,8 @@ def test_a_change_of_what_does_not_exist_is_not_found(reason: Reason) -> None:
 
 def test_only_a_rejection_tells_grpc_not_to_retry() -> None:
     told = {error for error in TABLE if ("grpc-retry-pushback-ms", "-1") in error.trailers}
-    assert told == {error for error in TABLE if isinstance(error, OverloadedError | errors.MemoryLimitError)}
+    kinds = OverloadedError | errors.MemoryLimitError | errors.RateLimitError
+    assert told == {error for error in TABLE if isinstance(error, kinds)}
 
 
 def test_statuses_have_the_names_and_numbers_of_grpc() -> None:

@@ -17,6 +17,7 @@ from serving.api.rpc import RpcContext, RpcService
 from serving.errors import InvalidRequestError, MemoryLimitError
 from tests.serving.batcher_bench import WaitUntil
 from tests.serving.fakes import turn_loop
+from tests.serving.open_service import open_service
 
 ECHO, STREAM = "/test.Service/Echo", "/test.Service/Stream"
 
@@ -76,7 +77,7 @@ async def test_a_peer_that_does_not_read_its_replies_is_not_read_from() -> None:
             yield request
 
     context = FakeGrpcContext(b"1", b"2")
-    handler = grpc_handler(RpcService("test.Service", {}, {"Stream": echo}), STREAM)
+    handler = grpc_handler(open_service({}, {"Stream": echo}), STREAM)
     serving = asyncio.create_task(handler.stream_stream(None, context))
     await turn_loop()
     assert context.events == ["read b'1'", "write b'1'"]
@@ -97,7 +98,7 @@ async def test_a_peer_that_leaves_while_a_reply_is_sent_ends_its_method() -> Non
         finally:
             ended.set()
 
-    handler = grpc_handler(RpcService("test.Service", {}, {"Stream": stream}), STREAM)
+    handler = grpc_handler(open_service({}, {"Stream": stream}), STREAM)
     context = FakeGrpcContext()
     serving = asyncio.create_task(handler.stream_stream(None, context))
     await turn_loop()
@@ -112,7 +113,7 @@ async def test_a_caller_that_leaves_while_it_is_refused_makes_no_error() -> None
         raise InvalidRequestError("bad")
 
     context = FakeGrpcContext(abort_raises=grpc.aio.InternalError("execute_batch"))
-    handler = grpc_handler(RpcService("test.Service", {"Echo": refuse}, {}), ECHO)
+    handler = grpc_handler(open_service({"Echo": refuse}, {}), ECHO)
     with pytest.raises(asyncio.CancelledError):
         await handler.unary_unary(b"", context)
     assert context.aborted == (grpc.StatusCode.INVALID_ARGUMENT, "bad", (("kilolayer-reason", "invalid_request"),))
@@ -124,7 +125,7 @@ async def echo_stream(requests: AsyncIterator[bytes], _context: RpcContext) -> A
 
 
 async def test_what_a_stream_holds_is_counted_until_its_reply_is_sent() -> None:
-    service = RpcService("test.Service", {}, {"Stream": echo_stream})
+    service = open_service({}, {"Stream": echo_stream})
     transport = GrpcTransport([service], max_request_bytes=1)
     handler, context = grpc_handler(service, STREAM, transport), FakeGrpcContext(b"12345", endless=True)
     serving = asyncio.create_task(handler.stream_stream(None, context))
@@ -155,7 +156,7 @@ async def test_a_stream_beyond_the_limit_ends_even_while_its_reply_cannot_be_sen
         reader.append(asyncio.create_task(read()))
         yield b"reply"
 
-    service = RpcService("test.Service", {}, {"Stream": pipelined})
+    service = open_service({}, {"Stream": pipelined})
     limit = 3 * (CALL_BYTES + STREAM_BYTES + 5)  # the stream and its reply take a third, so it may still be read from
     transport = GrpcTransport(
         [service], max_request_bytes=1, max_held_bytes=limit, on_limit=lambda: limits.append(None)
@@ -177,7 +178,7 @@ async def test_a_unary_call_beyond_the_limit_is_refused_and_counts_until_grpc_ha
     async def never(_raw: bytes, _context: RpcContext) -> bytes:
         raise AssertionError("it was served")
 
-    service = RpcService("test.Service", {"Echo": never}, {})
+    service = open_service({"Echo": never}, {})
     size = (
         CALL_BYTES // 2 + 1
     )  # with three times a call's bytes, a call has room, and a request of half of them is over
@@ -206,7 +207,7 @@ async def test_a_request_that_stays_incomplete_counts_with_the_largest_size_unti
         await asyncio.Event().wait()
         return b""
 
-    service = RpcService("test.Service", {"Echo": wait}, {})
+    service = open_service({"Echo": wait}, {})
     transport = GrpcTransport([service], max_request_bytes=CALL_BYTES, max_held_bytes=7 * CALL_BYTES)
     serving = asyncio.create_task(grpc_handler(service, ECHO, transport).stream_unary(None, Slow()))
     await wait_until(lambda: transport.held.total == CALL_BYTES + CALL_BYTES)
@@ -225,7 +226,7 @@ async def test_incomplete_requests_beyond_the_limit_end_and_those_of_another_con
     async def never(_raw: bytes, _context: RpcContext) -> bytes:
         raise AssertionError("it was served")
 
-    service, size = RpcService("test.Service", {"Echo": never}, {}), 10 * CALL_BYTES
+    service, size = open_service({"Echo": never}, {}), 10 * CALL_BYTES
     # One connection may hold half of 60. Five calls count as 5 * 11, of which two fit, the other as 11.
     transport = GrpcTransport([service], max_request_bytes=size, max_held_bytes=60 * CALL_BYTES)
     contexts = [FakeGrpcContext(abort_raises=grpc.aio.AbortError(), endless=True) for _ in range(6)]
@@ -246,7 +247,7 @@ async def test_grpc_reads_as_many_requests_as_can_have_an_eighth_of_the_limit_an
     async def echo(raw: bytes, _context: RpcContext) -> bytes:
         return raw
 
-    service = RpcService("test.Service", {"Echo": echo}, {})
+    service = open_service({"Echo": echo}, {})
     transport = GrpcTransport([service], max_request_bytes=100, max_held_bytes=16 * 100 + 7 * CALL_BYTES)
     by_grpc = (16 * 100 + 7 * CALL_BYTES) // 800
     handlers = [grpc_handler(service, ECHO, transport) for _ in range(by_grpc + 1)]
@@ -264,7 +265,7 @@ async def test_a_call_without_a_request_is_the_fault_of_its_caller() -> None:
         raise AssertionError("it was served")
 
     context = FakeGrpcContext(abort_raises=grpc.aio.AbortError())
-    service = RpcService("test.Service", {"Echo": never}, {})
+    service = open_service({"Echo": never}, {})
     transport = GrpcTransport([service], max_request_bytes=CALL_BYTES, max_held_bytes=7 * CALL_BYTES)
     with pytest.raises(grpc.aio.AbortError):
         await grpc_handler(service, ECHO, transport).stream_unary(None, context)
@@ -282,7 +283,7 @@ async def test_a_cancelled_read_keeps_the_memory_that_grpc_writes_to_until_the_c
                 finished.append("read")
             return b""
 
-    service, context = RpcService("test.Service", {}, {"Stream": echo_stream}), Slow()
+    service, context = open_service({}, {"Stream": echo_stream}), Slow()
     serving = asyncio.create_task(grpc_handler(service, STREAM).stream_stream(None, context))
     await turn_loop()
     serving.cancel()

@@ -16,9 +16,10 @@ import pytest
 from serving.api import grpc_options, grpc_transport
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES
-from serving.api.rpc import RpcContext, RpcService, StreamMethod, UnaryMethod
+from serving.api.rpc import RpcContext, StreamMethod, UnaryMethod
 from serving.errors import OverloadedError, Reason, StartupError
 from serving.sockets import Address, TcpAddress, UnixAddress
+from tests.serving.open_service import open_service
 
 HTTP2_HELLO = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\0\0\0\4\0\0\0\0\0"  # and no setting
 FREE = TcpAddress("127.0.0.1", 0)
@@ -30,7 +31,7 @@ async def served(
     unary: UnaryMethod, stream: StreamMethod | None = None, *, max_request_bytes: int = 2**20
 ) -> AsyncGenerator[grpc.aio.Channel]:
     """A channel to a service with the methods Echo, which is `unary`, and Stream."""
-    service = RpcService("test.Service", {"Echo": unary}, {"Stream": stream} if stream else {})
+    service = open_service({"Echo": unary}, {"Stream": stream} if stream else {})
     transport = GrpcTransport([service], max_request_bytes=max_request_bytes)
     address = await transport.start(FREE)
     async with grpc.aio.insecure_channel(str(address)) as channel:
@@ -38,14 +39,15 @@ async def served(
     await transport.stop(1)
 
 
-def test_no_other_file_of_the_server_imports_grpc() -> None:
+def test_no_other_files_of_the_server_import_grpc() -> None:
     serving = Path(grpc_transport.__file__).parents[1]
     found = [
         path.relative_to(serving).as_posix()
         for path in serving.rglob("*.py")
         if re.search(r"^\s*(import|from) grpc\b", path.read_text(), re.MULTILINE)
     ]
-    assert sorted(found) == ["admin.py", "api/grpc_transport.py"]  # the first is a client of the server
+    # the first is a client of the server
+    assert sorted(found) == ["admin.py", "api/call_handlers.py", "api/grpc_transport.py"]
 
 
 async def test_a_method_gets_the_bytes_the_name_the_deadline_and_the_metadata() -> None:
@@ -81,7 +83,7 @@ async def contexts_of_two_connections(address: Address) -> list[RpcContext]:
         async for request in requests:
             yield request
 
-    transport = GrpcTransport([RpcService("test.Service", {"Echo": unary}, {"Stream": stream})], max_request_bytes=1)
+    transport = GrpcTransport([open_service({"Echo": unary}, {"Stream": stream})], max_request_bytes=1)
     address = await transport.start(address)
     target = address.uri if isinstance(address, UnixAddress) else str(address)
     for _ in range(2):
@@ -257,7 +259,7 @@ async def test_a_peer_whose_stream_is_ended_gets_status_and_reason(monkeypatch: 
             if not request:
                 yield request
 
-    service = RpcService("test.Service", {}, {"Stream": wait})
+    service = open_service({}, {"Stream": wait})
     transport = GrpcTransport([service], max_request_bytes=1000, max_held_bytes=3 * (CALL_BYTES + STREAM_BYTES))
     address = await transport.start(FREE)
     async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(60):
@@ -279,7 +281,7 @@ async def test_streams_beyond_the_limit_of_a_connection_wait_at_the_client() -> 
         await may_end.wait()
         return b""
 
-    service = RpcService("test.Service", {"Echo": wait, "Now": answer_now}, {})
+    service = open_service({"Echo": wait, "Now": answer_now}, {})
     transport = GrpcTransport([service], max_request_bytes=1, max_streams=2)
     address = await transport.start(FREE)
     async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(60):

@@ -21,11 +21,12 @@ from serving import sockets
 from serving.api import grpc_transport
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES
-from serving.api.rpc import RpcContext, RpcService
+from serving.api.rpc import RpcContext
 from serving.config import ServeConfig
 from serving.errors import StartupError
 from serving.server import load
 from serving.sockets import UnixAddress, may_bind, parse_address
+from tests.serving.open_service import open_service
 
 ECHO = "/test.Service/Echo"
 
@@ -35,7 +36,7 @@ async def echo(raw: bytes, _context: RpcContext) -> bytes:
 
 
 def transport_of() -> GrpcTransport:
-    return GrpcTransport([RpcService("test.Service", {"Echo": echo}, {})], max_request_bytes=1000)
+    return GrpcTransport([open_service({"Echo": echo}, {})], max_request_bytes=1000)
 
 
 async def call(path: Path) -> bytes:
@@ -175,7 +176,7 @@ async def test_a_peer_that_reads_no_replies_does_not_stop_the_others(
             if request == b"answer":
                 yield request
 
-    service = RpcService("test.Service", {}, {"Stream": wait})
+    service = open_service({}, {"Stream": wait})
     limit = 6 * (CALL_BYTES + STREAM_BYTES)
     transport = GrpcTransport([service], max_request_bytes=limit, max_held_bytes=limit)
     await transport.start(UnixAddress(path))

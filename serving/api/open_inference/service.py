@@ -5,6 +5,7 @@ from typing import TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
+from serving.access.roles import Role
 from serving.api.handlers import RpcHandlers, parse
 from serving.api.observers import Observers
 from serving.api.open_inference import open_inference_pb2 as pb
@@ -14,7 +15,7 @@ from serving.api.open_inference.statistics import StatisticsByVersion
 from serving.api.ordered_stream import ordered_stream
 from serving.api.overload_check import UnreadCallCheck
 from serving.api.range_check import RangeCheck
-from serving.api.rpc import RpcContext, RpcService, UnaryMethod
+from serving.api.rpc import Method, RpcContext, RpcService, UnaryMethod
 from serving.config import ServeConfig
 from serving.errors import NotFoundError, UnavailableError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
@@ -67,20 +68,34 @@ class OpenInferenceService:
         return RpcService(
             SERVICE_NAME,
             unary={
-                "ServerLive": about_server("ServerLive", pb.ServerLiveRequest, answer=_server_live),
-                "ServerReady": about_server("ServerReady", pb.ServerReadyRequest, answer=self._server_ready),
-                "ServerMetadata": about_server("ServerMetadata", pb.ServerMetadataRequest, answer=server_metadata),
-                "ModelReady": about_model("ModelReady", pb.ModelReadyRequest, answer=self._model_ready),
-                "ModelMetadata": about_model("ModelMetadata", pb.ModelMetadataRequest, answer=self._model_metadata),
-                "ModelConfig": about_model("ModelConfig", pb.ModelConfigRequest, answer=self._model_config),
-                "ModelStatistics": about_model(
-                    "ModelStatistics", pb.ModelStatisticsRequest, answer=self._model_statistics
+                "ServerLive": Method(
+                    Role.ANYONE, about_server("ServerLive", pb.ServerLiveRequest, answer=_server_live)
                 ),
-                "ModelInfer": self._handlers.inference("ModelInfer", infer),
+                "ServerReady": Method(
+                    Role.ANYONE, about_server("ServerReady", pb.ServerReadyRequest, answer=self._server_ready)
+                ),
+                "ServerMetadata": Method(
+                    Role.DESCRIBE, about_server("ServerMetadata", pb.ServerMetadataRequest, answer=server_metadata)
+                ),
+                "ModelReady": Method(
+                    Role.DESCRIBE, about_model("ModelReady", pb.ModelReadyRequest, answer=self._model_ready)
+                ),
+                "ModelMetadata": Method(
+                    Role.DESCRIBE, about_model("ModelMetadata", pb.ModelMetadataRequest, answer=self._model_metadata)
+                ),
+                "ModelConfig": Method(
+                    Role.DESCRIBE, about_model("ModelConfig", pb.ModelConfigRequest, answer=self._model_config)
+                ),
+                "ModelStatistics": Method(
+                    Role.DESCRIBE,
+                    about_model("ModelStatistics", pb.ModelStatisticsRequest, answer=self._model_statistics),
+                ),
+                "ModelInfer": Method(Role.ACT, self._handlers.inference("ModelInfer", infer)),
             },
             streams={
-                "ModelStreamInfer": ordered_stream(
-                    "ModelStreamInfer", stream_infer, handlers=self._handlers, policies=self._policies
+                "ModelStreamInfer": Method(
+                    Role.ACT,
+                    ordered_stream("ModelStreamInfer", stream_infer, handlers=self._handlers, policies=self._policies),
                 )
             },
             overload=UnreadCallCheck("ModelInfer", policies=self._policies, handlers=self._handlers),
