@@ -71,7 +71,7 @@ def _configure_and_serve() -> int:
     log_to_stderr(config.log_format)
     if foreign := foreign_variables(os.environ):
         _LOGGER.info("ignoring variables that Kubernetes sets for a Service: %s", ", ".join(foreign))
-    if config.log_rows and not _can_write(config.log_rows[1]):  # or each worker would report it
+    if not _has_locks(config) or (config.log_rows and not _can_write(config.log_rows[1])):  # or each worker reports it
         return 1
     return _serve(config, functools.partial(parse, sys.argv[1:], os.environ))
 
@@ -176,6 +176,25 @@ def _can_write(folder: "Path") -> bool:
     except StartupError as error:
         _LOGGER.error("%s", error)
         return False
+    return True
+
+
+def _has_locks(config: "ServeConfig") -> bool:
+    """Return whether the locks that the addresses need are there and can be used. Otherwise the log says why."""
+    from serving.errors import StartupError
+    from serving.lock_settings import require_locks
+
+    try:
+        warnings = [require_locks(config)]
+        if config.tls:
+            from serving.access.tls import Certificates
+
+            warnings += Certificates(config.tls).warnings()
+    except StartupError as error:
+        _LOGGER.error("%s", error)
+        return False
+    for warning in filter(None, warnings):
+        _LOGGER.warning("%s", warning)
     return True
 
 

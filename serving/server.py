@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import Bundle
 from policy.spec import PolicySpec
+from serving.access.tls import Certificates
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
@@ -81,7 +82,8 @@ class Server:
         clock: monotonic seconds.
 
     Raises:
-        StartupError: the default policy is not served, or the folder for sampled rows cannot be written.
+        StartupError: the default policy is not served, the folder for sampled rows cannot be written, or the files of
+            TLS cannot be used.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class Server:
             max_connections=max_connections(),
             on_limit=metrics.memory_limit.inc,
             share_port=config.workers > 1,
+            certificates=config.tls and Certificates(config.tls),
             clock=clock,
         )
         self._metrics_server: MetricsServer | None = None

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from serving.access.tls import Certificates
 from serving.api.admin_actions import AdminActions
 from serving.api.admin_service import AdminService
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_inference.repository import RepositoryService
 from serving.errors import StartupError, shortage
 from serving.policies.deployment import Deployment
-from serving.sockets import UnixAddress
+from serving.sockets import Address, TcpAddress
 from serving.telemetry.metrics import admin_actions
 
 _MAX_REQUEST_BYTES = 64 << 10  # names and a version
@@ -28,11 +29,12 @@ _GRACE_S = 1.0  # for replies under way when the server stops
 
 
 class AdminServer:
-    """Answers the methods of PolicyAdmin, and the repository calls of the Open Inference Protocol, at a Unix socket.
+    """Answers the methods of PolicyAdmin, and the repository calls of the Open Inference Protocol, at one address.
 
     Args:
         deployment: carries out what operators ask for.
-        address: to listen at.
+        address: to listen at, a Unix socket or a port.
+        certificates: encrypt the connections to a port, which needs them.
         drain: begins to stop the whole server, and returns immediately.
         collectors: what the counter of actions is registered with.
         owns_folder: whether the folder of `address` is this program's own: it is made, for this user only. Otherwise it
@@ -43,8 +45,9 @@ class AdminServer:
     def __init__(
         self,
         deployment: Deployment,
-        address: UnixAddress,
+        address: Address,
         *,
+        certificates: Certificates | None = None,
         drain: Callable[[], None],
         collectors: CollectorRegistry,
         owns_folder: bool = False,
@@ -59,15 +62,19 @@ class AdminServer:
             max_request_bytes=_MAX_REQUEST_BYTES,
             max_held_bytes=_MAX_HELD_BYTES,
             max_streams=_MAX_STREAMS,
+            certificates=certificates,
             clock=clock,
         )
 
     async def start(self) -> None:
-        """Listen at the address. Only this user and root can connect.
+        """Listen at the address. Only this user and root can connect to a Unix socket.
 
         Raises:
-            StartupError: the socket cannot be bound, for example because another server listens there.
+            StartupError: the address cannot be bound, for example because another server listens there.
         """
+        if isinstance(self._address, TcpAddress):
+            self._address = await self._transport.start(self._address, flag="--admin")
+            return
         try:
             if self._owns_folder:
                 _make_folder(self._address.path.parent)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from prometheus_client import CollectorRegistry
 
+from serving.access.tls import Certificates
 from serving.api.admin_server import AdminServer
 from serving.config import ServeConfig
 from serving.policies.deployment import Deployment
@@ -38,12 +39,17 @@ async def controlled(
         reload: what happens at SIGHUP.
 
     Raises:
-        StartupError: the admin socket cannot be bound.
+        StartupError: the admin address cannot be bound.
     """
     admin: AdminServer | None = None
     if admin_address := config.admin_address(address):
         admin = AdminServer(
-            deployment, admin_address, drain=drain, collectors=collectors, owns_folder=config.owns_admin_folder
+            deployment,
+            admin_address,
+            certificates=config.tls and Certificates(config.tls),
+            drain=drain,
+            collectors=collectors,
+            owns_folder=config.owns_admin_folder,
         )
         await admin.start()
     collectors.register(TrialsCollector(deployment))
