@@ -131,14 +131,18 @@ def too_small_limit() -> str:
 
 
 def _prepare_environment() -> None:
-    # gRPC's own log lines repeat what our errors say, less clearly. gRPC reads this when it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Only the supervisor may set these, for its workers. A program that starts this one may have set them for itself.
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(variable, None)
 
 
 def _serve(config: "ServeConfig", read: "Callable[[], ServeConfig]") -> int:
+    if config.tls:
+        from serving.access import handshakes
+
+        handshakes.prepare()
+    # gRPC's own log lines repeat what our errors say, less clearly. gRPC reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
         if config.workers > 1:

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import Bundle
 from policy.spec import PolicySpec
+from serving.access import handshakes
 from serving.access.tls import Certificates
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
@@ -191,6 +192,7 @@ class Server:
             self._metrics.held_bytes.set(self._transport.held.total)
             earlier, dropped = dropped, dropped_lines()
             self._metrics.dropped_log_lines.inc(dropped - earlier)
+            self._metrics.count_tls_failures(handshakes.FAILURES.take())
             descriptors.check()
             if freed_memory.is_due(self._transport.held.total):
                 try:
