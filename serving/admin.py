@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 try:
+    from serving import admin_channel
+    from serving.admin_channel import ChannelError
     from serving.admin_replies import describe
-    from serving.sockets import MAX_PORT, AddressError, TcpAddress, UnixAddress, parse_address
+    from serving.sockets import MAX_PORT, Address, AddressError, TcpAddress, parse_address
     from serving.user_folders import find_admin_address
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     actions = "\n".join(f"  {name} {words}".ljust(28) + text for name, (words, text) in _ACTIONS.items())
     made = _Parser(
         prog="kilolayer-admin",
-        usage="%(prog)s ACTION [POLICY] [VERSION] [--port PORT | --admin unix:PATH] [OPTIONS]",
+        usage="%(prog)s ACTION [POLICY] [VERSION] [--port PORT | --admin ADDRESS] [OPTIONS]",
         description="Show and change the versions that a running server serves.",
         epilog=f"actions:\n{actions}\n\nPOLICY may be left out if the server has only one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -104,7 +106,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("action", choices=_ACTIONS, metavar="ACTION", help="one of the actions below")
     made.add_argument("names", nargs="*", metavar="POLICY, VERSION", help="what it is about")
     made.add_argument("--port", type=int, default=_PORT, help=f"the server's port for gRPC (default: {_PORT})")
-    made.add_argument("--admin", metavar="unix:PATH", help="the address instead, as the server's ready line shows it")
+    made.add_argument(
+        "--admin",
+        metavar="ADDRESS",
+        help="unix:PATH or HOST:PORT instead of --port, as the server's ready line shows it after admin=",
+    )
+    admin_channel.add_options(made)
     made.add_argument("--off", action="store_true", help="with follow, canary or shadow: end it")
     made.add_argument(
         "--share", type=float, metavar="S", help=f"of robots or rows, with canary or shadow (default: {_SHARE:g})"
@@ -154,6 +161,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if not (math.isfinite(parsed.timeout_s) and parsed.timeout_s > 0):
         raise UsageError(f"--timeout-s must be a positive number of seconds, got {parsed.timeout_s:g}")
     parsed.address = _address(parsed)
+    try:
+        admin_channel.check(parsed, parsed.address)
+    except ChannelError as error:
+        raise UsageError(str(error)) from error
     return parsed
 
 
@@ -172,18 +183,15 @@ def _check_trial(parsed: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be above 0, got {getattr(parsed, name)}")
 
 
-def _address(parsed: argparse.Namespace) -> UnixAddress:
+def _address(parsed: argparse.Namespace) -> Address:
     if not 1 <= parsed.port <= MAX_PORT:
         raise UsageError(f"--port must be from 1 to {MAX_PORT}, got {parsed.port}")
     if parsed.admin is None:
         return find_admin_address(TcpAddress("localhost", parsed.port))
     try:
-        address = parse_address(parsed.admin)
+        return parse_address(parsed.admin)
     except AddressError as error:
         raise UsageError(f"--admin {error}") from error
-    if not isinstance(address, UnixAddress):
-        raise UsageError(f"--admin must be unix:PATH, as the server's ready line shows it, got {parsed.admin!r}")
-    return address
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -221,10 +229,14 @@ def _call(parsed: argparse.Namespace) -> "Message":
         ),
         "drain": pb.DrainRequest,
     }
-    with grpc.insecure_channel(parsed.address.uri) as channel:
+    try:
+        channel, token = admin_channel.connect(parsed), admin_channel.metadata(parsed)
+    except ChannelError as error:
+        raise _FailedError(str(error)) from error
+    with channel:
         method = getattr(PolicyAdminStub(channel), parsed.action.capitalize())
         try:
-            return method(requests[parsed.action](), timeout=parsed.timeout_s, metadata=((_USER_KEY, _user()),))
+            return method(requests[parsed.action](), timeout=parsed.timeout_s, metadata=((_USER_KEY, _user()), *token))
         except grpc.RpcError as error:
             raise _failure(error, parsed) from error
 
@@ -257,13 +269,18 @@ def _failure(error: Any, parsed: argparse.Namespace) -> _FailedError:
         )
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
         return _FailedError(f"the server failed with {error.code().name}: {error.details()}")
-    if _is_there(parsed.address.path):
-        return _FailedError(
-            f"cannot connect to {parsed.address}: its server has ended or is still starting, or it is another user's"
-        )
-    return _FailedError(
-        f"there is no server at {parsed.address}, or it is still starting; its ready line has the address for --admin,"
-        " and the port for --port"
+    return _FailedError(_unreachable(parsed.address, error.details()))
+
+
+def _unreachable(address: Address, details: str) -> str:
+    """Return why the server at `address` cannot be reached; `details` are gRPC's."""
+    if isinstance(address, TcpAddress):
+        return f"cannot connect to {address}: {admin_channel.cause(details)}"
+    if _is_there(address.path):
+        return f"cannot connect to {address}: its server has ended or is still starting, or it is another user's"
+    return (
+        f"there is no server at {address}, or it is still starting; its ready line has the address for --admin, and the"
+        " port for --port"
     )
 
 

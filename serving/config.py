@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from policy.command_line import NO_FLAG, flag, local_path
-from serving import user_folders
+from serving import lock_settings, user_folders
+from serving.lock_settings import TlsFiles
 from serving.policy_settings import (
     BucketUrl,
     NamedPath,
@@ -35,6 +36,9 @@ _MAX_ROWS = 65536  # the server compiles an executable for every power of two up
 
 _MAX_KEPT = 16  # each has its parameters in memory, and on the device
 
+PATHS = ("state_dir", "config", "tls_cert", "tls_key", "tls_client_ca", "tokens")
+"""The settings that are the path of one file or folder."""
+
 _DEVICE = re.compile(r"cpu|(gpu|tpu)(:\d{1,3})?")
 
 _LOG_ROWS = tyro.conf.arg(metavar="SHARE DIR", help_behavior_hint="(default: no rows)")
@@ -43,6 +47,7 @@ _VERSIONS = tyro.conf.arg(metavar="NAME=latest|best|N ...", help_behavior_hint="
 _STATE_DIR = tyro.conf.arg(
     metavar="DIR", help_behavior_hint="(default: $XDG_STATE_HOME/kilolayer/PORT or ~/.local/state/kilolayer/PORT)"
 )
+_FILE = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
 _CONFIG = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")
 _TOKENS = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: anyone may call)")
 _FOLLOW = tyro.conf.arg(help_behavior_hint="(default: policies with latest)")
@@ -115,25 +120,46 @@ class ServeConfig:
 
     listen: str = "127.0.0.1:50051"
     """Address for gRPC: HOST:PORT, or unix:PATH for a Unix socket.
-    The host 127.0.0.1 accepts connections from this machine only, 0.0.0.0 from every network. Connections to a port are
-    neither encrypted nor authenticated. The port 0 picks a free one, which the ready line in the log shows.
-    Only the user that runs the server can connect to a Unix socket: its mode is 0600."""
+    The host 127.0.0.1 accepts connections from this machine only, 0.0.0.0 from every network, which needs TLS or
+    --insecure. The port 0 picks a free one, which the ready line in the log shows.
+    Only the user that runs the server can connect to a Unix socket: its mode is 0600. It is never encrypted."""
+
+    tls_cert: Annotated[Path | None, _FILE] = None
+    """Certificate of the server for TLS, in PEM format, followed by the intermediate ones; see docs/security.md.
+    It needs --tls-key. It is read again when the file changes, as are the two files below."""
+
+    tls_key: Annotated[Path | None, _FILE] = None
+    """Private key of that certificate, in PEM format, not encrypted."""
+
+    tls_client_ca: Annotated[Path | None, _FILE] = None
+    """Certificates of the authorities that sign clients' certificates, in PEM format (mutual TLS).
+    A client without a certificate of theirs is refused."""
 
     tokens: Annotated[Path | None, _TOKENS] = None
     """TOML file with the tokens that callers need, and the roles and the rate of each; docs/security.md describes it.
     Health needs no token. The file is read again when it changes."""
+
+    insecure: bool = False
+    """Allow other machines to connect in plain text. Anyone on the network can read and change what they send."""
+
+    reflection: bool = False
+    """Describe the services to tools such as grpcurl (gRPC server reflection). Not allowed beside locks."""
 
     metrics: bool = True
     """Serve Prometheus metrics over HTTP, at /metrics of the metrics port."""
 
     metrics_port: int = 9464
     """Port for /healthz and /metrics over HTTP; 0 picks a free one, which the ready line in the log shows.
-    It is on the host of --listen, or on 127.0.0.1 beside a Unix socket. /healthz is there with --no-metrics, too."""
+    /healthz is there with --no-metrics, too."""
+
+    metrics_host: str = _LOCALHOST
+    """Host of that port: 127.0.0.1 for this machine only, 0.0.0.0 for every network.
+    It is always plain HTTP and needs no token, so that probes and Prometheus can read it."""
 
     admin: str = "auto"
-    """Address for kilolayer-admin, which switches versions: unix:PATH, auto or off.
+    """Address for kilolayer-admin, which switches versions: unix:PATH, HOST:PORT, auto or off.
     auto is a Unix socket in a folder of the user, named after the port; the ready line in the log shows it. Only the
-    user that runs the server, and root, can connect."""
+    user that runs the server, and root, can connect. HOST:PORT needs TLS and a token with the role admin."""
 
     max_batch_rows: int = 256
     """Maximum rows in a batch, a power of two; 1 disables batching.
@@ -212,9 +238,9 @@ class ServeConfig:
         return parse_address(self.listen)
 
     @property
-    def metrics_host(self) -> str:
-        """The host of the metrics port."""
-        return self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
+    def tls(self) -> TlsFiles | None:
+        """The files of TLS; None: connections are not encrypted."""
+        return lock_settings.tls_files(self)
 
     @property
     def wanted_versions(self) -> Mapping[str, Wanted]:
@@ -225,7 +251,7 @@ class ServeConfig:
         """Return the address for operators of a server that listens at `address`; None: it has none."""
         if self.admin == _OFF:
             return None
-        return user_folders.admin_address(address) if self.admin == _AUTO else _admin_socket(self.admin)
+        return user_folders.admin_address(address) if self.admin == _AUTO else parse_address(self.admin)
 
     @property
     def owns_admin_folder(self) -> bool:
@@ -242,16 +268,12 @@ class ServeConfig:
         try:
             policies = tuple(map(_usable_policy, self.policies))
             log_rows = self.log_rows and (self.log_rows[0], local_path(self.log_rows[1], name="--log-rows"))
-            state_dir = self.state_dir and local_path(self.state_dir, name="--state-dir")
-            config = self.config and local_path(self.config, name="--config")
-            tokens = self.tokens and local_path(self.tokens, name="--tokens")
+            given = {name: getattr(self, name) for name in PATHS}
+            files = {name: path and local_path(path, name=flag(name)) for name, path in given.items()}
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        object.__setattr__(self, "policies", policies)
-        object.__setattr__(self, "log_rows", log_rows)
-        object.__setattr__(self, "state_dir", state_dir)
-        object.__setattr__(self, "config", config)
-        object.__setattr__(self, "tokens", tokens)
+        for name, value in {"policies": policies, "log_rows": log_rows, **files}.items():
+            object.__setattr__(self, name, value)
 
     def _check_versions(self) -> None:
         try:
@@ -290,11 +312,13 @@ class ServeConfig:
 
     def _check_admin(self, address: Address) -> None:
         try:
-            admin = None if self.admin in (_AUTO, _OFF) else _admin_socket(self.admin)
+            admin = None if self.admin in (_AUTO, _OFF) else _admin_address(self.admin)
         except AddressError as error:
             raise ConfigError(f"--admin {error}") from error
         if admin == address:
             raise ConfigError(f"--admin must differ from --listen, got {admin} for both; leave out --admin")
+        if problem := lock_settings.impossible(self, admin=admin):
+            raise ConfigError(problem)
 
     def _check_sizes(self) -> None:
         if not 1 <= self.max_call_rows <= _MAX_ROWS:
@@ -350,12 +374,8 @@ def _usable_policy(policy: PolicyPath | NamedPath) -> PolicyPath | NamedPath:
     return usable_path(policy, name="--policies")
 
 
-def _admin_socket(text: str) -> UnixAddress:
-    """Return the address that --admin names. Raises AddressError if it is no Unix socket."""
-    if not text.startswith("unix:"):
-        raise AddressError(
-            f"must be unix:PATH, auto or off, got {text!r}; a port would need TLS, which the server does not have"
-        )
-    address = parse_address(text)
-    assert isinstance(address, UnixAddress)
-    return address
+def _admin_address(text: str) -> Address:
+    """Return the address that --admin names. Raises AddressError if it names none."""
+    if not text.startswith("unix:") and ":" not in text:
+        raise AddressError(f"must be unix:PATH, HOST:PORT, auto or off, got {text!r}")
+    return parse_address(text)

@@ -72,9 +72,7 @@ def _configure_and_serve() -> int:
     if foreign := foreign_variables(os.environ):
         _LOGGER.info("ignoring variables that Kubernetes sets for a Service: %s", ", ".join(foreign))
     # Each worker would report these.
-    if config.log_rows and not _can_write(config.log_rows[1]):
-        return 1
-    if config.tokens and not _can_read_tokens(config.tokens):
+    if not _has_locks(config) or (config.log_rows and not _can_write(config.log_rows[1])):
         return 1
     return _serve(config, functools.partial(parse, sys.argv[1:], os.environ))
 
@@ -134,14 +132,18 @@ def too_small_limit() -> str:
 
 
 def _prepare_environment() -> None:
-    # gRPC's own log lines repeat what our errors say, less clearly. gRPC reads this when it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Only the supervisor may set these, for its workers. A program that starts this one may have set them for itself.
     for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(variable, None)
 
 
 def _serve(config: "ServeConfig", read: "Callable[[], ServeConfig]") -> int:
+    if config.tls:
+        from serving.access import handshakes
+
+        handshakes.prepare()
+    # gRPC's own log lines repeat what our errors say, less clearly. gRPC reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         # Imported here, because importing JAX takes seconds: --help and wrong flags need no JAX.
         if config.workers > 1:
@@ -182,18 +184,26 @@ def _can_write(folder: "Path") -> bool:
     return True
 
 
-def _can_read_tokens(path: "Path") -> bool:
-    """Return whether the file has tokens. Otherwise the log says why. Warns of a file that others can read."""
-    from serving.access import token_file
+def _has_locks(config: "ServeConfig") -> bool:
+    """Return whether the locks that the addresses need are there and can be used. Otherwise the log says why."""
     from serving.errors import StartupError
+    from serving.lock_settings import require_locks
 
     try:
-        token_file.parse(token_file.read(path), path)
+        warnings = [require_locks(config)]
+        if config.tls:
+            from serving.access.tls import Certificates
+
+            warnings += Certificates(config.tls).warnings()
+        if config.tokens:
+            from serving.access import token_file
+
+            warnings.append(token_file.check(config.tokens))
     except StartupError as error:
         _LOGGER.error("%s", error)
         return False
-    if token_file.is_open_to_others(path):
-        _LOGGER.warning("--tokens %s can be read by every user of this machine; run chmod 600 %s", path, path)
+    for warning in filter(None, warnings):
+        _LOGGER.warning("%s", warning)
     return True
 
 

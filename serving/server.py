@@ -11,7 +11,6 @@ import asyncio
 import functools
 import gc
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,8 +19,10 @@ import jax
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import Bundle
-from policy.spec import PolicySpec
+from serving.access import handshakes
+from serving.access.tls import Certificates
 from serving.access.token_watch import TokenWatch
+from serving.api import request_bytes
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
@@ -29,6 +30,7 @@ from serving.api.observers import Observers
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
+from serving.api.rpc import RpcService
 from serving.config import ServeConfig
 from serving.engine import compiler_threads
 from serving.engine.thread_priority import run_in_background, run_in_thread
@@ -56,11 +58,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-_GRPC_MAX_BYTES = 2**31 - 1  # of a message
-_MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fields of later versions
-# A float32 is 4 bytes packed and 5 unpacked. With 8, calls with slightly too many rows get our own, clearer error.
-_MAX_VALUE_BYTES = 8
-_MIN_HELD_REQUESTS = 4  # of the largest size, so that one connection may hold a request and its reply
 _BROKEN_GRACE_S = 1.0  # at most, for what other threads compute, if a device failed or hangs
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
 _SPANS_S = 1.0  # for a collector to take the last spans
@@ -82,8 +79,8 @@ class Server:
         clock: monotonic seconds.
 
     Raises:
-        StartupError: the default policy is not served, the folder for sampled rows cannot be written, or the tokens
-            cannot be read.
+        StartupError: the default policy is not served, the folder for sampled rows cannot be written, or the tokens or
+            the files of TLS cannot be used.
     """
 
     def __init__(
@@ -135,19 +132,11 @@ class Server:
             range_check=range_check,
             observers=observers,
         )
-        max_request_bytes = _max_request_bytes([bundle.spec for bundle in bundles.values()], config)
-        if max_request_bytes > _GRPC_MAX_BYTES:
-            raise StartupError(
-                f"requests of {config.max_call_rows} rows can have {max_request_bytes} bytes, and gRPC takes at most"
-                f" {_GRPC_MAX_BYTES}; use a smaller --max-call-rows"
-            )
-        if config.max_held_mb << 20 < _MIN_HELD_REQUESTS * max_request_bytes:
-            needed = math.ceil(_MIN_HELD_REQUESTS * max_request_bytes / 2**20)
-            raise StartupError(
-                f"--max-held-mb {config.max_held_mb} is too small for requests of {config.max_call_rows} rows; use at"
-                f" least {needed}, or a smaller --max-call-rows"
-            )
-        self.services = (policy_service.service(), open_inference.service(), self._health.service())
+        max_request_bytes = request_bytes.limit([bundle.spec for bundle in bundles.values()], config)
+        self.services = (
+            *(policy_service.service(), open_inference.service(), self._health.service()),
+            *([_reflection()] if config.reflection else []),
+        )
         """The services on the gRPC port."""
         self.tokens = TokenWatch(config.tokens) if config.tokens else None
         """The tokens that are accepted; None: calls need none."""
@@ -160,6 +149,7 @@ class Server:
             on_limit=metrics.memory_limit.inc,
             guard=self.tokens.guard(metrics.refused.labels, clock=clock) if self.tokens else None,
             share_port=config.workers > 1,
+            certificates=config.tls and Certificates(config.tls),
             clock=clock,
         )
         self._metrics_server: MetricsServer | None = None
@@ -195,6 +185,7 @@ class Server:
             self._metrics.held_bytes.set(self._transport.held.total)
             earlier, dropped = dropped, dropped_lines()
             self._metrics.dropped_log_lines.inc(dropped - earlier)
+            self._metrics.count_tls_failures(handshakes.FAILURES.take())
             descriptors.check()
             if freed_memory.is_due(self._transport.held.total):
                 try:
@@ -383,14 +374,15 @@ def _tracing() -> "Tracing":
     return otlp()
 
 
+def _reflection() -> RpcService:
+    from serving.api import reflection  # only --reflection needs it
+
+    return reflection.service()
+
+
 def _row_log(config: ServeConfig, metrics: Metrics) -> RowLog | None:
     if not config.log_rows:
         return None
     share, folder = config.log_rows
     files = RowFolder(folder, max_bytes=config.log_rows_mb * 2**20, writers=config.workers)
     return RowLog(files, share=share, metrics=metrics)
-
-
-def _max_request_bytes(specs: list[PolicySpec], config: ServeConfig) -> int:
-    row_dim = max(spec.state_dim + spec.goal_dim + spec.chunk_dim for spec in specs)
-    return config.max_call_rows * row_dim * _MAX_VALUE_BYTES + _MESSAGE_BYTES

@@ -117,7 +117,9 @@ def bind_error(flag: str, address: TcpAddress) -> StartupError:
     gRPC gives no cause, so the cause is read from an attempt of our own.
     """
     host, port = address.host, address.port
-    what = f"{flag} {address}" if flag == "--listen" else f"{flag} {port} on {host}"
+    of_metrics = flag == "--metrics-port"
+    what = f"{flag} {port} on {host}" if of_metrics else f"{flag} {address}"
+    host_flag = "--metrics-host" if of_metrics else flag
     try:
         family, _, _, _, numeric = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
@@ -128,7 +130,7 @@ def bind_error(flag: str, address: TcpAddress) -> StartupError:
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError: no host can have this name
         reason = error.strerror if isinstance(error, OSError) else "not a valid name"
         return StartupError(
-            f"the host {host} of --listen does not resolve to an address ({reason}); use 127.0.0.1 for this machine"
+            f"the host {host} of {host_flag} does not resolve to an address ({reason}); use 127.0.0.1 for this machine"
             " only, 0.0.0.0 for every network"
         )
     except OSError as error:
@@ -136,8 +138,8 @@ def bind_error(flag: str, address: TcpAddress) -> StartupError:
             return StartupError(f"cannot bind {what}: {lacking}")
         if error.errno == errno.EADDRNOTAVAIL:
             return StartupError(
-                f"the host {host} of --listen is not an address of this machine; use 127.0.0.1 for this machine only,"
-                " 0.0.0.0 for every network"
+                f"the host {host} of {host_flag} is not an address of this machine; use 127.0.0.1 for this machine"
+                " only, 0.0.0.0 for every network"
             )
         problem = _PROBLEMS.get(error.errno or 0, str(error.strerror))
     return StartupError(f"cannot bind {what}: {problem}; choose another port with {flag}, or 0 for any free one")

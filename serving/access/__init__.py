@@ -1,1 +1,1 @@
-"""Who may call what: bearer tokens with roles and rates, and how refused calls are logged and counted."""
+"""Who may connect, and who may call what: certificates, and bearer tokens with roles and rates."""

@@ -51,9 +51,16 @@ def read(path: Path) -> bytes:
     return content
 
 
-def is_open_to_others(path: Path) -> bool:
-    """Return whether users other than the file's owner and group may read it. Raises OSError if there is no file."""
-    return bool(path.stat().st_mode & stat.S_IROTH)
+def check(path: Path) -> str:
+    """Return a warning, in one line, about a file that every user of the machine can read; empty if it is closed.
+
+    Raises:
+        StartupError: the file cannot be read, or breaks a rule.
+    """
+    parse(read(path), path)
+    if not path.stat().st_mode & stat.S_IROTH:
+        return ""
+    return f"--tokens {path} can be read by every user of this machine; run chmod 600 {path}"
 
 
 def parse(content: bytes, path: Path) -> tuple[Token, ...]:

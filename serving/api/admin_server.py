@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from serving.access.tls import Certificates
 from serving.access.token_watch import TokenWatch
 from serving.api.admin_actions import AdminActions
 from serving.api.admin_service import AdminService
@@ -19,7 +20,7 @@ from serving.api.grpc_transport import GrpcTransport
 from serving.api.open_inference.repository import RepositoryService
 from serving.errors import StartupError, shortage
 from serving.policies.deployment import Deployment
-from serving.sockets import Address, TcpAddress, UnixAddress
+from serving.sockets import Address, TcpAddress
 from serving.telemetry.metrics import admin_actions
 
 _MAX_REQUEST_BYTES = 64 << 10  # names and a version
@@ -36,6 +37,7 @@ class AdminServer:
         deployment: carries out what operators ask for.
         address: to listen at. At a Unix socket no token is needed, because only its user can connect.
         tokens: of which one with the role admin is needed at a port.
+        certificates: encrypt the connections to a port, which needs them.
         drain: begins to stop the whole server, and returns immediately.
         collectors: what the counter of actions is registered with.
         owns_folder: whether the folder of `address` is this program's own: it is made, for this user only. Otherwise it
@@ -52,6 +54,7 @@ class AdminServer:
         address: Address,
         *,
         tokens: TokenWatch | None = None,
+        certificates: Certificates | None = None,
         drain: Callable[[], None],
         collectors: CollectorRegistry,
         owns_folder: bool = False,
@@ -73,6 +76,7 @@ class AdminServer:
             max_held_bytes=_MAX_HELD_BYTES,
             max_streams=_MAX_STREAMS,
             guard=guard,
+            certificates=certificates,
             clock=clock,
         )
 
@@ -82,8 +86,11 @@ class AdminServer:
         Raises:
             StartupError: the address cannot be bound, for example because another server listens there.
         """
+        if isinstance(self._address, TcpAddress):
+            self._address = await self._transport.start(self._address, flag="--admin")
+            return
         try:
-            if self._owns_folder and isinstance(self._address, UnixAddress):
+            if self._owns_folder:
                 _make_folder(self._address.path.parent)
             self._address = await self._transport.start(self._address)
         except StartupError as error:

@@ -1,7 +1,6 @@
 """GrpcTransport: serves RPC services over gRPC."""
 
 import asyncio
-import dataclasses
 import functools
 import itertools
 import logging
@@ -17,7 +16,9 @@ import grpc.aio
 
 from serving.access.guard import Guard, StreamAccess
 from serving.access.roles import Role
+from serving.access.tls import Certificates
 from serving.access.tokens import Caller
+from serving.api import grpc_port
 from serving.api.call_handlers import CallHandlers, GrpcContext, GrpcHandler, ServeUnary, UnaryHandlers
 from serving.api.cancellable_read import CancellableRead
 from serving.api.grpc_options import server_options
@@ -26,8 +27,8 @@ from serving.api.incomplete_messages import IncompleteMessages
 from serving.api.open_call import CALL_BYTES, STREAM_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.api.rpc import Method, OverloadCheck, RpcContext, RpcService, UnaryMethod
-from serving.errors import InvalidRequestError, ServingError, StartupError
-from serving.sockets import Address, TcpAddress, UnixAddress, bind_error, may_bind
+from serving.errors import InvalidRequestError, ServingError
+from serving.sockets import Address, UnixAddress
 
 _CLOSE_S = 0.8  # for living peers to close their connections when the server stops
 _STALLED_S = 10.0  # after which the calls of a connection that has no room and reads no replies are ended
@@ -49,6 +50,7 @@ class GrpcTransport:
         on_limit: called when a call is ended because its connection holds too many bytes.
         guard: checks who calls; None: anyone may call every method.
         share_port: whether other processes may listen on the port too.
+        certificates: encrypt the connections to a port; None: they are plain text.
         clock: monotonic seconds.
     """
 
@@ -63,9 +65,11 @@ class GrpcTransport:
         on_limit: Callable[[], None] = lambda: None,
         guard: Guard | None = None,
         share_port: bool = False,
+        certificates: Certificates | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._services = services
+        self._certificates = certificates
         self._clock = clock
         self._on_limit = on_limit
         self._guard = guard
@@ -83,8 +87,8 @@ class GrpcTransport:
         self._server: grpc.aio.Server | None = None  # a server that is made and never started warns when Python exits
         self._socket: Path | None = None
 
-    async def start(self, address: Address) -> Address:
-        """Listen on `address`, and return it with the number of its port.
+    async def start(self, address: Address, *, flag: str = "--listen") -> Address:
+        """Listen on `address`, which `flag` gives, and return it with the number of its port.
 
         gRPC removes the file of a Unix socket during `stop`.
 
@@ -97,7 +101,7 @@ class GrpcTransport:
         # registered method apart from the others. A thousand new streams therefore do not delay calls of other clients.
         for service in self._services:
             server.add_registered_method_handlers(service.name, self._streams(service))
-        bound = _bind_tcp(server, address) if isinstance(address, TcpAddress) else _bind_unix(server, address)
+        bound = grpc_port.bind(server, address, certificates=self._certificates, flag=flag)
         await server.start()
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_worth_a_line)
         self._server = server
@@ -255,22 +259,6 @@ class GrpcTransport:
         rpc_context = self._context(name, context, access.caller if access else None)
         rpc_context = rpc_context._replace(caller=f"{rpc_context.connection} {next(self._calls)}")
         return rpc_context._replace(count_message=access.count) if access else rpc_context
-
-
-def _bind_tcp(server: grpc.aio.Server, address: TcpAddress) -> TcpAddress:
-    try:
-        return dataclasses.replace(address, port=server.add_insecure_port(str(address)))
-    except RuntimeError as error:
-        raise bind_error("--listen", address) from error
-
-
-def _bind_unix(server: grpc.aio.Server, address: UnixAddress) -> UnixAddress:
-    with may_bind(address):
-        try:
-            server.add_insecure_port(address.uri)
-        except RuntimeError as error:
-            raise StartupError(f"cannot listen on {address}: gRPC cannot bind it; choose another path") from error
-    return address
 
 
 class _Requests(AsyncIterator[bytes]):

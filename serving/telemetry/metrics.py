@@ -4,7 +4,7 @@ Names that clients send never become labels: a policy that is not served is coun
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
@@ -59,6 +59,7 @@ class Metrics:
         )
         self.rejected = counter("rejected", "Requests rejected for load, by reason.", "policy", "reason")
         self.refused = counter("refused", "Calls refused because of who calls, by cause.", "reason")
+        self.tls_failures = counter("tls_failures", "TLS handshakes that failed, by reason.", "reason")
         self.memory_limit = counter("memory_limit", "Calls ended because their connection held too many bytes.")
         self.held_bytes = gauge(
             "held_bytes", "Requests under way and replies that are not sent yet.", of_workers="livesum"
@@ -110,6 +111,11 @@ class Metrics:
     def count_rejected_unread(self, reason: str) -> None:
         """Count one call that was rejected, before it was read, for one of `REJECTION_REASONS`."""
         self._rejected_unread[reason].inc()
+
+    def count_tls_failures(self, failures: Mapping[str, int]) -> None:
+        """Count TLS handshakes that failed, by one of `serving.access.handshakes.REASONS`."""
+        for reason, count in failures.items():
+            self.tls_failures.labels(reason).inc(count)
 
     def count_rejected_bundle(self, reason: str) -> None:
         """Count one version on disk that failed a check."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from prometheus_client import CollectorRegistry
 
+from serving.access.tls import Certificates
 from serving.access.token_watch import TokenWatch
 from serving.api.admin_server import AdminServer
 from serving.config import ServeConfig
@@ -53,6 +54,7 @@ async def controlled(
             deployment,
             admin_address,
             tokens=tokens,
+            certificates=config.tls and Certificates(config.tls),
             drain=drain,
             collectors=collectors,
             owns_folder=config.owns_admin_folder,

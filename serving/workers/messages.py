@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from serving.config import ServeConfig
+from serving.config import PATHS, ServeConfig
 from serving.policies.copies import Copies
 from serving.policies.source import PolicySource
 from serving.policy_settings import BucketUrl, NamedPath, PolicyPath, PolicySettings
@@ -140,7 +140,7 @@ def _config(fields: dict[str, Any]) -> ServeConfig:
         "versions": tuple(fields["versions"]),
         "policy_settings": tuple(PolicySettings(**settings) for settings in fields["policy_settings"]),
         "log_rows": log_rows and (log_rows[0], Path(log_rows[1])),
-        **{name: fields[name] and Path(fields[name]) for name in ("config", "state_dir", "tokens")},
+        **{name: fields[name] and Path(fields[name]) for name in PATHS},
     }
     return ServeConfig(**fields | restored)
 

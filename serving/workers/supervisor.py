@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.multiprocess import mark_process_dead
 
+from serving.access import handshakes
 from serving.config import ServeConfig
 from serving.errors import RefusedVersionError, StartupError, shortage
 from serving.policies.deployment import Deployment
@@ -36,7 +37,7 @@ from serving.policies.source import PolicySource, resolve
 from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
-from serving.telemetry.logs import ready_line
+from serving.telemetry.logs import log_to_stderr, ready_line
 from serving.telemetry.metrics import ProcessesCollector, rejected_bundles
 from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.all_workers import LOAD_S, AllWorkers
@@ -66,6 +67,9 @@ def supervise(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
 
     `read` reads the settings again at SIGHUP.
     """
+    if config.tls:  # the admin address may be a port
+        handshakes.watch()
+        log_to_stderr(config.log_format)  # to where stderr was before
     try:
         assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
         with ThreadPoolExecutor(1) as executor:  # so that this thread handles signals while a bucket does not answer

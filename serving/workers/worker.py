@@ -20,6 +20,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from policy import compilation_cache, jax_settings
+from serving.access import handshakes
 from serving.config import ServeConfig
 from serving.engine.thread_priority import run_in_thread, start_at_lower_priority
 from serving.errors import BrokenError, RefusedVersionError, StartupError, shortage
@@ -59,6 +60,9 @@ _SUPERVISOR_GONE = "the supervisor process is gone; stopping"
 
 def run_alone(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code. `read` reads the settings again at SIGHUP."""
+    if config.tls:
+        handshakes.watch()
+        log_to_stderr(config.log_format)  # to where stderr was before
     return _run(_serve_alone(config, read))
 
 
@@ -71,6 +75,8 @@ def run_worker(from_supervisor: BinaryIO, to_supervisor: BinaryIO) -> int:
         return 0
     start = from_line(line)
     assert isinstance(start, Start)
+    if start.config.tls:
+        handshakes.watch()
     log_to_stderr(start.config.log_format, worker=os.getpid())
     if start.cores:
         os.sched_setaffinity(0, start.cores)  # before JAX counts them

@@ -15,6 +15,7 @@ from typing import TypeVar
 from serving.config import ServeConfig
 from serving.errors import RefusedVersionError, StartupError
 from serving.policies.source import PolicySource
+from serving.telemetry import native_lines
 from serving.telemetry.heartbeat import Heartbeat
 from serving.workers.messages import (
     Alive,
@@ -87,7 +88,9 @@ class WorkerProcess:
         pipe = asyncio.subprocess.PIPE
         # The worker imports from the same folders as this process.
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environ))
+        stderr = native_lines.stderr()  # that of this process may be a pipe to itself
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=stderr, env=environ)
+        return cls(process)
 
     def load(
         self,

@@ -276,9 +276,11 @@ USAGE = [
     ("status --timeout-s 0", "--timeout-s must be a positive number of seconds, got 0"),
     ("status --timeout-s nan", "--timeout-s must be a positive number of seconds, got nan"),
     ("status --timeout-s inf", "--timeout-s must be a positive number of seconds, got inf"),
+    ("status --admin 127.0.0.1:50052", "--admin 127.0.0.1:50052 is a port, which needs a token: add --token-file FILE"),
+    ("status --token-file t", "--token-file goes with --admin HOST:PORT; a Unix socket needs no TLS and no token"),
     (
-        "status --admin 127.0.0.1:50052",
-        "--admin must be unix:PATH, as the server's ready line shows it, got '127.0.0.1",
+        "status --admin a:1 --token-file t --tls-cert c",
+        "--tls-cert and --tls-key go together: a certificate and its key",
     ),
     ("status --admin unix:", "--admin must name a path after unix:, such as"),
     ("status --js", "unrecognized arguments: --js; --help describes the usage"),

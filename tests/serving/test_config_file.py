@@ -89,8 +89,13 @@ def test_every_setting_may_be_in_the_file() -> None:
         tracing = true
         log_format = "json"
         device = "gpu:0"
-        admin = "off"
-        tokens = "~/tokens.toml"
+        admin = "127.0.0.1:3"
+        tls_cert = "~/server.pem"
+        tls_key = "server.key"
+        tls_client_ca = "clients.pem"
+        tokens = "tokens.toml"
+        insecure = true
+        metrics_host = "::1"
     """
     config = read(text)
     assert config == ServeConfig(
@@ -122,11 +127,17 @@ def test_every_setting_may_be_in_the_file() -> None:
         tracing=True,
         log_format="json",
         device="gpu:0",
-        admin="off",
-        tokens=Path("/home/robot/tokens.toml"),
+        admin="127.0.0.1:3",
+        tls_cert=Path("/home/robot/server.pem"),
+        tls_key=Path("server.key"),
+        tls_client_ca=Path("clients.pem"),
+        tokens=Path("tokens.toml"),
+        insecure=True,
+        metrics_host="::1",
     )
     unchanged = {each.name for each in dataclasses.fields(config) if getattr(config, each.name) == each.default}
-    assert unchanged == {"policy_settings"}, "settings that the file above lacks"
+    assert unchanged == {"policy_settings", "reflection"}, "settings that the file above lacks"
+    assert read("policies = ['a']\nreflection = true").reflection  # it cannot be used beside tokens
 
 
 def test_a_flag_overrides_a_variable_and_both_override_the_file() -> None:

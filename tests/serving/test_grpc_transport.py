@@ -47,7 +47,7 @@ def test_no_other_files_of_the_server_import_grpc() -> None:
         if re.search(r"^\s*(import|from) grpc\b", path.read_text(), re.MULTILINE)
     ]
     # the first is a client of the server
-    assert sorted(found) == ["admin.py", "api/call_handlers.py", "api/grpc_transport.py"]
+    assert sorted(found) == ["admin.py", "api/call_handlers.py", "api/grpc_port.py", "api/grpc_transport.py"]
 
 
 async def test_a_method_gets_the_bytes_the_name_the_deadline_and_the_metadata() -> None:

@@ -119,9 +119,10 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, kind: str) -> No
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o640, False), (0o644, True)])
-def test_a_file_that_every_user_can_read_is_open_to_others(tmp_path: Path, mode: int, is_open: bool) -> None:
+@pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_file_that_every_user_can_read_gives_a_warning(tmp_path: Path, mode: int, warns: bool) -> None:
     path = tmp_path / "t.toml"
-    path.write_text("")
+    path.write_text('[tokens.cell]\ntoken = "0123456789abcdef"\nroles = ["act"]\n')
     path.chmod(mode)
-    assert token_file.is_open_to_others(path) is is_open
+    warning = f"--tokens {path} can be read by every user of this machine; run chmod 600 {path}"
+    assert token_file.check(path) == (warning if warns else "")
