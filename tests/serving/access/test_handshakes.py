@@ -89,7 +89,7 @@ async def main():
         return raw
     log_to_stderr("text")
     certificates = Certificates(TlsFiles(*map(Path, sys.argv[1:])))
-    service = RpcService("test.Service", {"Echo": echo}, {})
+    service = RpcService("test.Service", {"Echo": Method(Role.ANYONE, echo)}, {})
     transport = GrpcTransport([service], max_request_bytes=99, certificates=certificates)
     print(await transport.start(TcpAddress("127.0.0.1", 0)), flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
