@@ -2,7 +2,8 @@
 
 gRPC refuses the client and tells a program nothing. It only writes a line to stderr, if its log has the level INFO.
 The line has the reason, not the address of the client. A client that refuses the server, for example because it trusts
-another authority, closes the connection, and there is no line.
+another authority, closes the connection, and there is no line. Connections that this process makes itself, for example
+to a collector of spans, count too.
 """
 
 import logging
