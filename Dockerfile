@@ -10,7 +10,11 @@
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
 # KILOLAYER_ variables. KILOLAYER_POLICIES has one folder a line, on a volume or in a bucket. With
 # `--build-arg COMMIT="$(git rev-parse HEAD)"`, the metric kilolayer_build_info names the commit. Change the ports with
-# KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the health check reads the second. With KILOLAYER_LISTEN=unix:/PATH, the metrics port is on 127.0.0.1 in the container.
+# KILOLAYER_LISTEN and KILOLAYER_METRICS_PORT: the health check reads the second.
+#
+# KILOLAYER_INSECURE allows plain text on the container's network, with a warning at the start. Encrypt the connections
+# with KILOLAYER_TLS_CERT and KILOLAYER_TLS_KEY, which overrides it (docs/security.md). The metrics port is always plain
+# HTTP, on all addresses of the container.
 #
 # The target `training` trains on NVIDIA GPUs. Its user, 10001, must be able to write to the folder of the run:
 #
@@ -86,7 +90,9 @@ COPY serving/ serving/
 COPY clients/python/kilolayer/ kilolayer/
 ENV XDG_STATE_HOME=/state \
     KILOLAYER_LISTEN=0.0.0.0:50051 \
+    KILOLAYER_INSECURE=true \
     KILOLAYER_POLICIES=/policies \
+    KILOLAYER_METRICS_HOST=0.0.0.0 \
     KILOLAYER_METRICS_PORT=9464
 EXPOSE 50051 9464
 # A number, because Kubernetes cannot tell from a name that the user is not root.

@@ -20,6 +20,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Literal
 
 # Keep gRPC's log lines out of the output. gRPC reads this variable at import.
@@ -64,6 +65,7 @@ class Plan:
     probe_s: float = 0.0  # open: duration of single calls after the last scheduled call
     calls: int = 0  # burst: number of calls
     in_flight: int = 1  # stream: messages in flight per stream
+    ca: str = ""  # file of the authority of the server's certificate; empty: plain text
 
 
 class LoadOutcome:
@@ -118,7 +120,7 @@ class Load:
 
 async def run(plan: Plan) -> dict[str, Any]:
     """Connect the channels, then run `plan` and return its outcome."""
-    channels = [grpc.aio.insecure_channel(plan.address, options=_CHANNEL_OPTIONS) for _ in range(plan.channels)]
+    channels = [connect(plan) for _ in range(plan.channels)]
     try:
         await asyncio.wait_for(asyncio.gather(*(channel.channel_ready() for channel in channels)), _CONNECTED_S)
         started_s, cpu_s = _clock(), time.process_time()
@@ -138,6 +140,14 @@ async def run(plan: Plan) -> dict[str, Any]:
         "reply_bytes": [min(tally.reply_bytes, default=0), max(tally.reply_bytes, default=0)],
         "probes": tally.probes,
     }
+
+
+def connect(plan: Plan) -> grpc.aio.Channel:
+    """Return a channel of its own to the server."""
+    if not plan.ca:
+        return grpc.aio.insecure_channel(plan.address, options=_CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(Path(plan.ca).read_bytes())
+    return grpc.aio.secure_channel(plan.address, credentials, options=_CHANNEL_OPTIONS)
 
 
 def encode(plan: Plan) -> bytes:

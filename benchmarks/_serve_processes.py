@@ -38,6 +38,8 @@ class ServerSettings:
     max_batch_rows: int = 256
     max_queue_rows: int = 1024
     workers: int = 1
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Target:
     name: str
     address: str
     pid: int
+    ca: str = ""  # file of the authority of its certificate; empty: plain text
 
     @property
     def memory_bytes(self) -> int:
@@ -91,6 +94,8 @@ def server_command(policies: Path, settings: ServerSettings, *, profile: Path | 
         "--max-queue-rows": settings.max_queue_rows,
         "--workers": settings.workers,
     }
+    if settings.tls_cert and settings.tls_key:
+        flags |= {"--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key}
     profiler = [] if profile is None else ["-m", "cProfile", "-o", str(profile)]
     words = [str(word) for flag in flags.items() for word in flag]
     return [sys.executable, *profiler, str(ROOT / "serving" / "run.py"), *words]

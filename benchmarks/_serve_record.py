@@ -78,6 +78,6 @@ def _summary(rounds: Sequence[Phase]) -> dict[str, Any]:
 
 
 def _settings(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a plan that differ from the defaults; the address differs from run to run."""
+    """Return the fields of a plan that differ from the defaults; the address and the file differ from run to run."""
     defaults = {name: field.default for name, field in Plan.__dataclass_fields__.items()}
-    return {name: value for name, value in plan.items() if name != "address" and value != defaults[name]}
+    return {name: value for name, value in plan.items() if name not in {"address", "ca"} and value != defaults[name]}

@@ -46,7 +46,7 @@ class Bench:
         fields = {"seconds": self.seconds, "warm_s": self.warm_s} | plan
         sizes = {"state_dim": self.state_dim, "goal_dim": self.goal_dim}
         cpu_s = target.cpu_s
-        result = self.generator.run({"address": target.address, **sizes, **fields})
+        result = self.generator.run({"address": target.address, "ca": target.ca, **sizes, **fields})
         cpu_s = target.cpu_s - cpu_s
         calls = sum(count for part in ("codes", "discarded") for count in result[part].values())
         cpu = {"server_cpu_share": cpu_s / result["took_s"], "server_cpu_us_per_call": cpu_s / calls * 1e6}

@@ -3,6 +3,7 @@
 import dataclasses
 import ipaddress
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -89,28 +90,35 @@ def _host_problem(host: str) -> str:
     )
 
 
-def require_locks(settings: LockSettings) -> str:
-    """Return a warning about plain text that --insecure allows, in one line; empty if there is none.
+def require_locks(settings: LockSettings, addresses: Mapping[str, Address]) -> list[str]:
+    """Return warnings about plain text that --insecure allows, each in one line.
+
+    Args:
+        settings: of locks.
+        addresses: for robots, by the flag that gives them.
 
     Raises:
-        StartupError: other machines can connect in plain text, and --insecure does not allow it.
+        StartupError: other machines can connect to one in plain text, and --insecure does not allow it.
     """
-    address = settings.address
-    if tls_files(settings) or not isinstance(address, TcpAddress) or is_loopback(address):
-        return ""
-    if not settings.insecure:
-        raise StartupError(
-            f"--listen {address} accepts plain text from other machines; encrypt connections with --tls-cert FILE and"
-            f" --tls-key FILE, as {PAGE} shows, or allow plain text with --insecure (KILOLAYER_INSECURE=true)"
-        )
-    return (
+    if tls_files(settings):
+        return []
+    ports = {flag: each for flag, each in addresses.items() if isinstance(each, TcpAddress)}
+    plain = {flag: address for flag, address in ports.items() if not is_loopback(address, flag=flag)}
+    for flag, address in plain.items():
+        if not settings.insecure:
+            raise StartupError(
+                f"{flag} {address} accepts plain text from other machines; encrypt connections with --tls-cert FILE and"
+                f" --tls-key FILE, as {PAGE} shows, or allow plain text with --insecure (KILOLAYER_INSECURE=true)"
+            )
+    return [
         f"connections to {address} are not encrypted, because --insecure allows plain text; on a network that others"
         f" use, {PAGE} shows how to use TLS"
-    )
+        for address in plain.values()
+    ]
 
 
-def is_loopback(address: TcpAddress) -> bool:
-    """Return whether only programs of this machine can connect to `address`.
+def is_loopback(address: TcpAddress, *, flag: str) -> bool:
+    """Return whether only programs of this machine can connect to `address`, which `flag` gives.
 
     Raises:
         StartupError: its host does not resolve.
@@ -118,7 +126,7 @@ def is_loopback(address: TcpAddress) -> bool:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
-        raise bind_error("--listen", address) from error
+        raise bind_error(flag, address) from error
     return all(_is_loopback(str(each[4][0])) for each in found)
 
 

@@ -190,7 +190,7 @@ def _has_locks(config: "ServeConfig") -> bool:
     from serving.lock_settings import require_locks
 
     try:
-        warnings = [require_locks(config)]
+        warnings = require_locks(config, {"--listen": config.address})
         if config.tls:
             from serving.access.tls import Certificates
 
@@ -202,7 +202,7 @@ def _has_locks(config: "ServeConfig") -> bool:
     except StartupError as error:
         _LOGGER.error("%s", error)
         return False
-    for warning in filter(None, warnings):
+    for warning in warnings:
         _LOGGER.warning("%s", warning)
     return True
 

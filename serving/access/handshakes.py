@@ -2,7 +2,8 @@
 
 gRPC refuses the client and tells a program nothing. It only writes a line to stderr, if its log has the level INFO.
 The line has the reason, not the address of the client. A client that refuses the server, for example because it trusts
-another authority, closes the connection, and there is no line.
+another authority, closes the connection, and there is no line. Connections that this process makes itself, for example
+to a collector of spans, count too.
 """
 
 import logging
@@ -89,7 +90,11 @@ FAILURES = HandshakeFailures()
 
 
 def watch() -> None:
-    """Count the failures of this process in `FAILURES`, if gRPC writes them; see `prepare`."""
+    """Count the failures of this process in `FAILURES`, if gRPC writes them; see `prepare`.
+
+    The log has no handler after this: `sys.stderr` is another file, and lines that still wait belong to the former one.
+    """
+    logging.basicConfig(handlers=[logging.NullHandler()], force=True)  # the former handlers write what waits
     if os.environ.get(_VARIABLE) == LEVEL:
         native_lines.capture(FAILURES.read)
 

@@ -92,7 +92,7 @@ def test_the_token_is_sent_as_a_bearer_token(tmp_path: Path) -> None:
     assert admin_channel.metadata(parsed) == (("authorization", "Bearer secret"),)
 
 
-@pytest.mark.parametrize("content", ["", "two words", "two\nlines", "caf\u00e9"])
+@pytest.mark.parametrize("content", ["", "two words", "two\nlines", "\u00e9"])
 async def test_a_file_without_a_token_is_one_line(run: Run, tmp_path: Path, content: str) -> None:
     (tmp_path / "bad").write_text(content)
     assert await run("--token-file bad") == (1, "", "error: --token-file bad must have one token, in one line\n")
