@@ -183,17 +183,16 @@ def _can_write(folder: "Path") -> bool:
 
 
 def _can_read_tokens(path: "Path") -> bool:
-    """Return whether the file has tokens. Otherwise the log says why. Warns of a file that others can read."""
+    """Return whether the file has tokens. Otherwise the log says why."""
     from serving.access import token_file
     from serving.errors import StartupError
 
     try:
-        token_file.parse(token_file.read(path), path)
+        if warning := token_file.check(path):
+            _LOGGER.warning("%s", warning)
     except StartupError as error:
         _LOGGER.error("%s", error)
         return False
-    if token_file.is_open_to_others(path):
-        _LOGGER.warning("--tokens %s can be read by every user of this machine; run chmod 600 %s", path, path)
     return True
 
 

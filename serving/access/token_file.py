@@ -11,6 +11,7 @@
 import difflib
 import hashlib
 import re
+import shlex
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -51,9 +52,16 @@ def read(path: Path) -> bytes:
     return content
 
 
-def is_open_to_others(path: Path) -> bool:
-    """Return whether users other than the file's owner and group may read it. Raises OSError if there is no file."""
-    return bool(path.stat().st_mode & stat.S_IROTH)
+def check(path: Path) -> str:
+    """Return a warning about the file in one line; empty if there is none.
+
+    Raises:
+        StartupError: it cannot be read, or breaks a rule.
+    """
+    parse(read(path), path)
+    if path.stat().st_mode & stat.S_IROTH:
+        return f"--tokens {path} can be read by every user of this machine; run chmod 600 {shlex.quote(str(path))}"
+    return ""
 
 
 def parse(content: bytes, path: Path) -> tuple[Token, ...]:

@@ -79,6 +79,7 @@ async def start(program: str) -> WorkerProcess:
                 follow=True,
                 state_dir=Path("state"),
                 config=Path("server.toml"),
+                tokens=Path("tokens.toml"),
                 policy_settings=(PolicySettings(name="maze", versions=3, max_batch_delay_s=0.5),),
             ),
             (),

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 
 from kilolayer.v1 import policy_pb2 as pb

@@ -9,6 +9,7 @@ import pytest
 from serving.access import token_file
 from serving.access.roles import Role
 from serving.errors import StartupError
+from tests.serving.server_process import fail
 
 SECRET = "0123456789abcdef"
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
@@ -119,9 +120,18 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, kind: str) -> No
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o640, False), (0o644, True)])
-def test_a_file_that_every_user_can_read_is_open_to_others(tmp_path: Path, mode: int, is_open: bool) -> None:
-    path = tmp_path / "t.toml"
-    path.write_text("")
+@pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_file_that_every_user_can_read_is_a_warning(tmp_path: Path, mode: int, warns: bool) -> None:
+    path = tmp_path / "t s.toml"
+    path.write_text(f"[tokens.a]\n{GOOD}")
     path.chmod(mode)
-    assert token_file.is_open_to_others(path) is is_open
+    text = f"--tokens {path} can be read by every user of this machine; run chmod 600 '{path}'"
+    assert token_file.check(path) == (text if warns else "")
+
+
+def test_a_server_with_a_broken_file_does_not_start(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    code, lines = fail("--tokens", str(path), "--policies", str(tmp_path))
+    assert code == 1
+    (line,) = lines
+    assert f"ERROR --tokens {path} cannot be read: No such file or directory" in line
