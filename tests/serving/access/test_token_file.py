@@ -9,6 +9,7 @@ import pytest
 from serving.access import token_file
 from serving.access.roles import Role
 from serving.errors import StartupError
+from tests.docs.blocks import ROOT, blocks
 from tests.serving.server_process import fail
 
 SECRET = "0123456789abcdef"
@@ -31,6 +32,15 @@ def test_a_token_is_given_by_itself_or_by_its_digest() -> None:
     assert first.calls_per_second == 200.0
     assert second.digest == hashlib.sha256(b"another-token-of-32-bytes-or-so!").digest()
     assert (second.roles, second.calls_per_second) == ({Role.DESCRIBE, Role.ADMIN}, None)
+
+
+def test_the_file_in_the_documentation_is_valid() -> None:
+    (block,) = [each for each in blocks(ROOT / "docs/security.md") if "[tokens." in each.text]
+    tokens = token_file.parse(block.text.encode(), PATH)
+    assert [(each.name, sorted(each.roles), each.calls_per_second) for each in tokens] == [
+        ("cell-7", ["act", "report"], 200),
+        ("console", ["admin", "describe"], None),
+    ]
 
 
 GOOD = f'sha256 = "{DIGEST}"\nroles = ["act"]\n'
