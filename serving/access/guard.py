@@ -5,6 +5,7 @@ and values. HTTP headers with lower-case names are such pairs, too. A stream als
 its token is still accepted, and whether the token's rate allows one more.
 """
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 from serving.access.refusals import Cause, Refusals
 from serving.access.roles import Role
 from serving.access.tokens import Caller, Tokens
+from serving.errors import ServingError
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
@@ -61,17 +63,8 @@ class Guard:
     def open_stream(self, role: Role, metadata: Metadata, *, method: str, peer: str) -> "StreamAccess":
         """Return what checks the messages of a stream; the stream itself does not count. As `admit` otherwise."""
         caller = self._accepted(self._find(role, metadata), method=method, peer=peer)
-        return StreamAccess(self, caller, role, method=method, peer=peer)
-
-    def check_message(self, caller: Caller, role: Role, *, method: str, peer: str) -> None:
-        """Refuse a message of a stream whose token is no longer accepted. Arguments and errors as of `admit`."""
-        if caller.is_removed:
-            raise self._refusals.refuse(Cause.REMOVED, method=method, peer=peer, caller=caller)
-        self._accepted(_with_role(caller, role), method=method, peer=peer)
-
-    def count_message(self, caller: Caller, *, method: str, peer: str) -> None:
-        """Count a message of a stream for the rate of the token. Arguments and errors as of `admit`."""
-        self._accepted(self._take(_Found(None, caller)), method=method, peer=peer)
+        refuse = functools.partial(self._refusals.refuse, method=method, peer=peer, caller=caller)
+        return StreamAccess(caller, role, refuse=refuse, clock=self._clock)
 
     def _find(self, role: Role, metadata: Metadata) -> _Found:
         presented: str | bytes | None = None
@@ -101,24 +94,35 @@ class Guard:
 
 
 class StreamAccess:
-    """The access of an open stream; the arguments are those of `Guard.admit`."""
+    """The access of an open stream.
 
-    __slots__ = ("_guard", "_method", "_peer", "_role", "caller")
+    Args:
+        caller: who opened it.
+        role: that its method needs.
+        refuse: counts and logs a message that is refused, and returns its error.
+        clock: monotonic seconds.
+    """
 
-    def __init__(self, guard: Guard, caller: Caller, role: Role, *, method: str, peer: str) -> None:
-        self._guard = guard
+    __slots__ = ("_clock", "_refuse", "_role", "caller")
+
+    def __init__(
+        self, caller: Caller, role: Role, *, refuse: Callable[[Cause], ServingError], clock: Callable[[], float]
+    ) -> None:
         self.caller = caller
         self._role = role
-        self._method = method
-        self._peer = peer
+        self._refuse = refuse
+        self._clock = clock
 
     def check(self) -> None:
         """Check a message that has arrived, before it is parsed.
 
         Raises:
-            ServingError: the token was removed, or has lost the role. The stream ends.
+            AccessError: the token was removed, or has lost the role. The stream ends.
         """
-        self._guard.check_message(self.caller, self._role, method=self._method, peer=self._peer)
+        if self.caller.is_removed:
+            raise self._refuse(Cause.REMOVED)
+        if self._role not in self.caller.token.roles:
+            raise self._refuse(Cause.ROLE)
 
     def count(self) -> None:
         """Count a message for the rate of the token.
@@ -126,7 +130,8 @@ class StreamAccess:
         Raises:
             RateLimitError: there are too many. The stream goes on.
         """
-        self._guard.count_message(self.caller, method=self._method, peer=self._peer)
+        if not self.caller.take(self._clock()):
+            raise self._refuse(Cause.RATE_LIMIT)
 
 
 def _with_role(caller: Caller, role: Role) -> _Found:

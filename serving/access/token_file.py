@@ -11,6 +11,7 @@
 import difflib
 import hashlib
 import re
+import shlex
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -52,15 +53,15 @@ def read(path: Path) -> bytes:
 
 
 def check(path: Path) -> str:
-    """Return a warning, in one line, about a file that every user of the machine can read; empty if it is closed.
+    """Return a warning about the file in one line; empty if there is none.
 
     Raises:
-        StartupError: the file cannot be read, or breaks a rule.
+        StartupError: it cannot be read, or breaks a rule.
     """
     parse(read(path), path)
-    if not path.stat().st_mode & stat.S_IROTH:
-        return ""
-    return f"--tokens {path} can be read by every user of this machine; run chmod 600 {path}"
+    if path.stat().st_mode & stat.S_IROTH:
+        return f"--tokens {path} can be read by every user of this machine; run chmod 600 {shlex.quote(str(path))}"
+    return ""
 
 
 def parse(content: bytes, path: Path) -> tuple[Token, ...]:

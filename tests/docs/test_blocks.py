@@ -44,8 +44,10 @@ FOREIGN = {
     "python3",
     "python3.12",
     "sbatch",
+    "sha256sum",
     "source",
     "tensorboard",
+    "umask",
     "uv",
 }
 INSTALLED = {

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 import kilolayer
 from clients.sim.run import DriveConfig
+from serving.access.refusals import Cause
 from serving.admin import parser as admin_parser
 from serving.config import ServeConfig
 from serving.policies.episode_reports import EpisodeReports
@@ -124,6 +125,11 @@ def test_the_reasons_are_those_of_the_contract(proto: str) -> None:
     shown = [(reason.strip("`"), status.strip("`")) for reason, status, _ in cells(*REASONS[proto])]
     assert len(actual) > 3
     assert shown == actual
+
+
+def test_the_causes_of_refused_calls_are_those_of_the_server() -> None:
+    shown = [row[0].strip("`") for row in cells("docs/security.md", "| reason of a refused call | meaning |")]
+    assert shown == list(Cause)
 
 
 def test_the_exceptions_are_those_of_the_client() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import serving
 from serving.access.roles import TOKEN_ROLES, Role
+from tests.docs.blocks import ROOT
 from tests.serving.access.services import Services, outcome, started
 from tests.serving.access.token_samples import bearer
 
@@ -53,6 +54,17 @@ def test_every_method_declares_the_role_that_it_should(tmp_path: Path) -> None:
         for name, method in {**service.unary, **service.streams}.items()
     }
     assert declared == {path: role for role, paths in ROLES.items() for path in paths}
+
+
+def test_the_documentation_lists_the_methods_of_each_role() -> None:
+    header = "| role | methods of `kilolayer.v1` | methods of the Open Inference Protocol |"
+    rows = (ROOT / "docs/security.md").read_text().split(header)[1].split("\n\n")[0].splitlines()[2:]
+    documented = {row.split(" | ")[0].strip("| "): set(re.findall(r"`(\w+)`", row.split(" | ", 1)[1])) for row in rows}
+    roles = {f"`{role}`": {path.split("/")[2] for path in paths} for role, paths in ROLES.items()}
+    roles["none is needed"] = {"ServerLive", "ServerReady"}
+    del roles["`anyone`"]
+    roles["`admin`"] = {"PolicyAdmin", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"}
+    assert documented == roles
 
 
 @pytest.mark.parametrize("reads_itself", [False, True])

@@ -9,6 +9,8 @@ import pytest
 from serving.access import token_file
 from serving.access.roles import Role
 from serving.errors import StartupError
+from tests.docs.blocks import ROOT, blocks
+from tests.serving.server_process import fail
 
 SECRET = "0123456789abcdef"
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
@@ -30,6 +32,15 @@ def test_a_token_is_given_by_itself_or_by_its_digest() -> None:
     assert first.calls_per_second == 200.0
     assert second.digest == hashlib.sha256(b"another-token-of-32-bytes-or-so!").digest()
     assert (second.roles, second.calls_per_second) == ({Role.DESCRIBE, Role.ADMIN}, None)
+
+
+def test_the_file_in_the_documentation_is_valid() -> None:
+    (block,) = [each for each in blocks(ROOT / "docs/security.md") if "[tokens." in each.text]
+    tokens = token_file.parse(block.text.encode(), PATH)
+    assert [(each.name, sorted(each.roles), each.calls_per_second) for each in tokens] == [
+        ("cell-7", ["act", "report"], 200),
+        ("console", ["admin", "describe"], None),
+    ]
 
 
 GOOD = f'sha256 = "{DIGEST}"\nroles = ["act"]\n'
@@ -120,9 +131,17 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])
-def test_a_file_that_every_user_can_read_gives_a_warning(tmp_path: Path, mode: int, warns: bool) -> None:
-    path = tmp_path / "t.toml"
-    path.write_text('[tokens.cell]\ntoken = "0123456789abcdef"\nroles = ["act"]\n')
+def test_a_file_that_every_user_can_read_is_a_warning(tmp_path: Path, mode: int, warns: bool) -> None:
+    path = tmp_path / "t s.toml"
+    path.write_text(f"[tokens.a]\n{GOOD}")
     path.chmod(mode)
-    warning = f"--tokens {path} can be read by every user of this machine; run chmod 600 {path}"
-    assert token_file.check(path) == (warning if warns else "")
+    text = f"--tokens {path} can be read by every user of this machine; run chmod 600 '{path}'"
+    assert token_file.check(path) == (text if warns else "")
+
+
+def test_a_server_with_a_broken_file_does_not_start(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    code, lines = fail("--tokens", str(path), "--policies", str(tmp_path))
+    assert code == 1
+    (line,) = lines
+    assert f"ERROR --tokens {path} cannot be read: No such file or directory" in line
