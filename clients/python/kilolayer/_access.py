@@ -24,6 +24,7 @@ from kilolayer._token import Token, TokenSource
 
 TlsSetting = Union[Tls, bool, None]
 
+# policy/command_line.py names the variables too, so that the server and training accept them in their environment.
 _TLS = "KILOLAYER_TLS"
 _TLS_FILES = {"ca": "KILOLAYER_TLS_CA", "cert": "KILOLAYER_TLS_CERT", "key": "KILOLAYER_TLS_KEY"}
 _TOKEN, _TOKEN_FILE = "KILOLAYER_TOKEN", "KILOLAYER_TOKEN_FILE"
