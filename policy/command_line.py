@@ -46,6 +46,14 @@ _OF_TYRO = "--tyro-"  # flags for the completion of a shell
 _BOX = re.compile(r"[╭╮╰╯│─]+")
 _KINDS = {int: "an integer", float: "a number"}
 
+CLIENT_VARIABLES = frozenset(
+    {
+        *("KILOLAYER_TLS", "KILOLAYER_TLS_CA", "KILOLAYER_TLS_CERT", "KILOLAYER_TLS_KEY", "KILOLAYER_SERVER_NAME"),
+        *("KILOLAYER_TOKEN", "KILOLAYER_TOKEN_FILE"),
+    }
+)
+"""The Python client's settings. They may be set in a shell in which a server or training is started."""
+
 NO_FLAG: Mapping[str, bool] = MappingProxyType({"flag": False})
 """Metadata of a field of a configuration that is not set by a flag."""
 
@@ -225,9 +233,9 @@ def foreign_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def unknown_variable(environ: Mapping[str, str], known: Collection[str]) -> str:
-    """Return the first KILOLAYER_ variable that is neither in `known` nor set by Kubernetes; empty if there is none."""
-    foreign = foreign_variables(environ)
-    names = (name for name in environ if name.startswith(PREFIX) and name not in known and name not in foreign)
+    """Return the first KILOLAYER_ variable not in `known`, of the client or of Kubernetes; empty if there is none."""
+    others = CLIENT_VARIABLES.union(foreign_variables(environ))
+    names = (name for name in environ if name.startswith(PREFIX) and name not in known and name not in others)
     return next(names, "")
 
 

@@ -52,7 +52,8 @@ class DriveConfig:
     env: str
     """Environment to run, the one that the policy was trained on. MODULE:NAME selects one of your own."""
     address: str = "127.0.0.1:50051"
-    """Address of the server, HOST:PORT or unix:PATH."""
+    """Address of the server, HOST:PORT or unix:PATH; several as IP:PORT,IP:PORT. KILOLAYER_TLS_CA and
+    KILOLAYER_TOKEN_FILE, and the client's other variables, secure the connection."""
     policy: str = ""
     """Name of the policy. Default: the server's default policy."""
     robots: int = 32

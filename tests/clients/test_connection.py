@@ -15,6 +15,7 @@ import pytest
 
 import kilolayer
 from kilolayer import _channel
+from kilolayer.v1 import policy_pb2
 from tests.clients.fakes import FakePolicy, Relay, free_port, start_server
 
 
@@ -201,3 +202,48 @@ def test_threads_share_a_client_and_each_gets_its_own_answers(client: kilolayer.
         numbers = [number for numbers in pool.map(drive, range(8)) for number in numbers]
     assert sorted(numbers) == list(range(1, 401))
     assert len(fake.acts) == 400
+
+
+class StartsAndStalls(FakePolicy):
+    """Is not ready at the first Describe, and answers no later one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+
+    def Describe(  # noqa: N802  as in the protocol
+        self, request: policy_pb2.DescribeRequest, context: grpc.ServicerContext
+    ) -> policy_pb2.DescribeResponse:
+        if self.describe_arrived.is_set():
+            self.release.wait(30)
+        self.describe_arrived.set()
+        context.abort(grpc.StatusCode.UNAVAILABLE, "loading")
+        raise AssertionError("abort raises")
+
+
+def test_a_wait_in_vain_names_the_last_reason_not_its_own_deadline() -> None:
+    fake = StartsAndStalls()
+    server, port = start_server(fake)
+    named = pytest.raises(kilolayer.DeadlineExceeded, match=r"within 2 s. The last attempt: Describe at .*: loading")
+    with kilolayer.PolicyClient(f"127.0.0.1:{port}") as client, named:
+        client.wait_until_ready(2)
+    fake.release.set()
+    server.stop(0).wait()
+
+
+def test_a_restart_after_a_long_outage_is_found_without_a_long_pause() -> None:
+    """By gRPC's own pauses, 1 s and each 1.6 times the one before, the eighth attempt comes after 43 s."""
+    attempts = 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        client = kilolayer.PolicyClient(f"127.0.0.1:{port}")
+        with futures.ThreadPoolExecutor(1) as pool:
+            wait = pool.submit(client.wait_until_ready, 30)
+            while attempts < 7:
+                listener.accept()[0].close()
+                attempts += 1
+            listener.close()
+            server, _ = start_server(FakePolicy(), port)
+            assert wait.result().name == "maze"
+    client.close()
+    server.stop(0).wait()

@@ -124,8 +124,11 @@ def test_a_silent_proxy_is_named_too(monkeypatch: pytest.MonkeyPatch, proxy: Pro
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
         named = pytest.raises(kilolayer.DeadlineExceeded, match="The variable http_proxy sends this connection to a")
-        with kilolayer.PolicyClient(FAR, timeout_s=0.05) as client, named:
-            client.act([0, 0, 0], [0, 0])
+        with kilolayer.PolicyClient(FAR, timeout_s=0.05) as client:
+            with named:
+                client.act([0, 0, 0], [0, 0])
+            with named:
+                client.wait_until_ready(0.05)
 
 
 def test_a_servers_own_answer_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A channel to a name: another takes its place when no server is found, and calls under way are not lost."""
+"""A channel to a name: another takes its place when no server is found, and pending calls are not lost."""
 
 from __future__ import annotations  # for Python 3.9
 
@@ -121,37 +121,37 @@ def test_a_server_with_a_new_ip_address_is_found(names: Names, address: str) -> 
 
 
 @pytest.mark.parametrize("method", ["act", "stream"])
-def test_a_call_under_way_outlives_its_channel(names: Names, draining: Draining, *, address: str, method: str) -> None:
+def test_a_pending_call_outlives_its_channel(names: Names, draining: Draining, *, address: str, method: str) -> None:
     names.target = draining.target
     with (
         kilolayer.PolicyClient(NAME, timeout_s=60) as client,
         client.stream() as stream,
         futures.ThreadPoolExecutor(1) as pool,
     ):
-        under_way = pool.submit(client.act if method == "act" else stream.act, [0.5, 0, 0], [0, 0])
+        pending = pool.submit(client.act if method == "act" else stream.act, [0.5, 0, 0], [0, 0])
         assert draining.fake.act_arrived.wait(30)
         draining.begin_to_stop()
         names.target = f"dns:///{address}"
         client.wait_until_ready(30)
         assert names.opened >= 2
-        assert not under_way.done()
+        assert not pending.done()
         draining.release.set()
-        assert under_way.result(30).action.tolist() == [1, 0]
+        assert pending.result(30).action.tolist() == [1, 0]
         assert client.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
         assert stream.act([0.25, 0, 0], [0, 0]).action.tolist() == [0.5, 0]
 
 
-async def test_an_async_call_under_way_outlives_its_channel(names: Names, draining: Draining, address: str) -> None:
+async def test_an_async_pending_call_outlives_its_channel(names: Names, draining: Draining, address: str) -> None:
     names.target = draining.target
     async with kilolayer.AsyncPolicyClient(NAME, timeout_s=60) as client:
-        under_way = asyncio.ensure_future(client.act([0.5, 0, 0], [0, 0]))
+        pending = asyncio.ensure_future(client.act([0.5, 0, 0], [0, 0]))
         assert await asyncio.to_thread(draining.fake.act_arrived.wait, 30)
         draining.begin_to_stop()
         names.target = f"dns:///{address}"
         await client.wait_until_ready(30)
-        assert not under_way.done()
+        assert not pending.done()
         draining.release.set()
-        assert (await under_way).action.tolist() == [1, 0]
+        assert (await pending).action.tolist() == [1, 0]
         assert (await client.act([0.25, 0, 0], [0, 0])).action.tolist() == [0.5, 0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations  # for Python 3.9
 import contextlib
 import datetime
 from collections.abc import Generator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import trustme
 
 import kilolayer
+from kilolayer.v1 import policy_pb2_grpc
 from tests.clients.fakes import FakePolicy, free_port, start_server
 
 AUTHORITY, OTHER_AUTHORITY = trustme.CA(), trustme.CA()
@@ -107,6 +109,22 @@ def test_the_server_name_replaces_the_host_of_the_address() -> None:
         error = failure(address, tls=kilolayer.Tls(ca=CA))
         assert "the server's certificate is not for 127.0.0.1 (" in str(error)
         assert "pass one of its names as server_name." in str(error)
+
+
+@pytest.mark.parametrize("name", ["localhost", "policy.example.com"])
+def test_a_unix_socket_may_have_tls_too(name: str, tmp_path: Path) -> None:
+    identity = Identity(name)
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    policy_pb2_grpc.add_PolicyServicer_to_server(FakePolicy(), server)
+    credentials = grpc.ssl_server_credentials([(identity.key, identity.cert)])
+    server.add_secure_port(f"unix:{tmp_path}/act.sock", credentials)
+    server.start()
+    server_name = None if name == "localhost" else name
+    with kilolayer.PolicyClient(
+        f"unix:{tmp_path}/act.sock", tls=kilolayer.Tls(ca=CA), server_name=server_name, token="a", timeout_s=30
+    ) as client:
+        assert client.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+    server.stop(0).wait()
 
 
 def test_a_server_of_another_authority_is_named_as_the_cause() -> None:

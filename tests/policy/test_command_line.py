@@ -1,13 +1,16 @@
 """Words of a command line, variables and paths, on a configuration of the test's own."""
 
 import dataclasses
+import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 import tyro
 
-from policy.command_line import foreign_variables, local_path, parse, unknown_variable, usage_problem
+from kilolayer import _access
+from policy.command_line import CLIENT_VARIABLES, foreign_variables, local_path, parse, unknown_variable, usage_problem
 
 
 class UsageError(Exception):
@@ -81,6 +84,13 @@ def test_variables_of_kubernetes_are_foreign_and_others_must_be_known() -> None:
     assert unknown_variable(environ, ()) == "KILOLAYER_LEGS"
     assert foreign_variables({"KILOLAYER_PORT": "80"}) == []
     assert unknown_variable({"KILOLAYER_PORT": "80"}, ()) == "KILOLAYER_PORT"
+
+
+def test_the_variables_of_the_client_are_accepted_everywhere() -> None:
+    of_the_client = set(re.findall(r"KILOLAYER_[A-Z_]+", inspect.getsource(_access)))
+    assert of_the_client == CLIENT_VARIABLES
+    assert unknown_variable(dict.fromkeys(of_the_client, "x"), ()) == ""
+    assert unknown_variable({"KILOLAYER_TLS_CERTS": "x"}, ()) == "KILOLAYER_TLS_CERTS"
 
 
 @pytest.mark.parametrize("path", ["runs/first", "/a:/b", "./a:/b", "a:b", "12:30:00/policies", "b~/~", ""])

@@ -24,12 +24,14 @@ from kilolayer._token import Token, TokenSource
 
 TlsSetting = Union[Tls, bool, None]
 
+# policy/command_line.py names the variables too, so that the server and training accept them in their environment.
 _TLS = "KILOLAYER_TLS"
 _TLS_FILES = {"ca": "KILOLAYER_TLS_CA", "cert": "KILOLAYER_TLS_CERT", "key": "KILOLAYER_TLS_KEY"}
 _TOKEN, _TOKEN_FILE = "KILOLAYER_TOKEN", "KILOLAYER_TOKEN_FILE"
 _SERVER_NAME = "KILOLAYER_SERVER_NAME"
 _BOOLEANS = {"true": True, "false": False}
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+_NAME_FOR_SOCKET = "localhost"  # versions of gRPC differ in what they compare a certificate with: some take the path
 _TURN_ON_TLS = "pass tls=True, or tls=kilolayer.Tls(ca=...) if the server's certificate is from your own authority"
 
 
@@ -77,6 +79,8 @@ def resolve_access(
             "several addresses with TLS need server_name (KILOLAYER_SERVER_NAME), a name that the certificate of every"
             " server has"
         )
+    if chosen_tls is not None and not address.hosts and not name:
+        name = _NAME_FOR_SOCKET
     return Access(chosen_tls, chosen_tls.credentials() if chosen_tls else None, chosen_token, name)
 
 

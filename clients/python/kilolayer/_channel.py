@@ -229,7 +229,7 @@ class Endpoint:
 
     def not_ready(self, timeout_s: float, last_error: KilolayerError | None) -> DeadlineExceeded:
         """Return the exception for a server that was not ready in time; `last_error` says why, if it is Unavailable."""
-        advice = "Start it, or check the address."
+        advice = f"Start it, or check the address{self._proxy_advice()}."
         if isinstance(last_error, Unavailable):
             advice = f"The last attempt: {last_error}"
         return DeadlineExceeded(
@@ -256,12 +256,16 @@ class Endpoint:
         explained = explain(happened, Security(tls is not None, tls is not None and tls.ca is not None, name))
         if explained is not None:
             happened, advice = f"{explained[0]} ({happened})", explained[1]
-        if self._proxy_variable:
-            advice += (
-                f". The variable {self._proxy_variable} sends this connection to a proxy: unset it, or add"
-                f" {self._address.hosts[0]} to no_proxy"
-            )
-        return happened, advice
+        return happened, advice + self._proxy_advice()
+
+    def _proxy_advice(self) -> str:
+        """Return what to do about a proxy, to follow another advice; empty without a proxy."""
+        if not self._proxy_variable:
+            return ""
+        return (
+            f". The variable {self._proxy_variable} sends this connection to a proxy: unset it, or add"
+            f" {self._address.hosts[0]} to no_proxy"
+        )
 
     def _access_advice(self, code: grpc.StatusCode) -> str:
         """Return what to do about UNAUTHENTICATED or PERMISSION_DENIED. A token in a file is read again."""
