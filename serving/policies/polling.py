@@ -35,8 +35,10 @@ class Poller:
         """Poll the folder of a policy again and again. Does not return."""
         asked = self._asked[policy.name]
         while True:
+            asked.clear()  # before the poll, which may have passed what a request during it is about
             await self.poll(policy)
-            asked.clear()
+            if asked.is_set():
+                policy.retry_in = 0  # a failure of this poll does not delay the one that was asked for
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asked.wait(), _POLL_S)
 
