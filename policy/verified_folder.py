@@ -29,6 +29,7 @@ _WRITING, _DELETING, _REPLACED = ".writing-", ".deleting-", ".replaced-"  # pref
 _DIGEST = "digest"
 MAX_MANIFEST_BYTES = 1 << 20  # a manifest has a few kilobytes; a damaged one must not fill the memory
 _CHUNK_BYTES = 1 << 20
+_MAX_NAME_BYTES = 255  # of a file or a folder, on all common file systems
 _REMOVALS, _REMOVAL_PAUSE_S = 20, 0.1
 
 Reason = Literal["manifest", "format", "files", "hash"]
@@ -117,7 +118,7 @@ def sweep(parent: Path) -> None:
         if entry.name.startswith(_REPLACED):
             _finish_replacement(entry)
         elif entry.name.startswith((_WRITING, _DELETING)):
-            shutil.rmtree(entry, ignore_errors=True)  # what is left of it is swept the next time
+            _delete(entry)  # what is left of it is swept the next time
 
 
 def remove(folder: Path) -> None:
@@ -127,7 +128,16 @@ def remove(folder: Path) -> None:
     """
     doomed = folder.with_name(f"{_DELETING}{folder.name}-{uuid.uuid4().hex[:8]}")
     folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _delete(doomed)
+
+
+def _delete(entry: Path) -> None:
+    """Delete a folder as far as possible, or what stands in the place of one."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink()
 
 
 def write_manifest(folder: Path, format_version: int) -> None:
@@ -266,7 +276,9 @@ def _read_manifest(folder: Path, root: Path) -> bytes:
 
 def _is_plain_name(name: str) -> bool:
     path = PurePosixPath(name)
-    return str(path) == name and name.isprintable() and not path.is_absolute() and ".." not in path.parts
+    if str(path) != name or not name.isprintable() or path.is_absolute() or ".." in path.parts:
+        return False
+    return all(len(part.encode()) <= _MAX_NAME_BYTES for part in path.parts)  # what prints has an encoding
 
 
 def _parents(names: Collection[str]) -> set[str]:

@@ -6,8 +6,10 @@ environment variables of the cloud. Every call here blocks, for at most about a 
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
+import shutil
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +22,7 @@ from serving.policies.version_files import MAX_FILES, Files
 from serving.policy_settings import BucketUrl
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
@@ -28,6 +31,8 @@ RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)
 CLIENT: "ClientConfig" = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "30min", "allow_http": True}
 _CHUNK_BYTES = 4 << 20
 _MESSAGE_LENGTH = 300
+_CHECK = "check the address, the credentials and the network"
+_INVALID_NAME = "object with invalid path"  # in the library's message
 _METADATA = "//169.254.169.254/"  # where a machine in a cloud is asked for credentials, if the environment has none
 _NO_CREDENTIALS = (
     "neither the environment nor this machine has credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
@@ -51,18 +56,21 @@ class Bucket:
         return sorted(int(name) for name in (prefix.rsplit("/", 1)[-1] for prefix in found) if is_version(name))
 
     def files(self, version: int) -> Files:
-        """Return the files of a version; none if there is no such version."""
-        with self._reading() as store:
-            objects = itertools.chain.from_iterable(store.list(f"{version}"))
-            return frozenset(
-                (
-                    each["path"].removeprefix(f"{version}/"),
-                    each["e_tag"] or "",
-                    each["size"],
-                    int(each["last_modified"].timestamp() * 1e9),
-                )
-                for each in itertools.islice(objects, MAX_FILES)
-            )
+        """Return the files of a version; none if there is no such version.
+
+        If one has a name that cannot be listed, such as `params//x`, the manifest stands for all: the others are not
+        known, and those that the manifest names can still be read.
+        """
+        try:
+            with self._reading() as store:
+                objects = itertools.chain.from_iterable(store.list(f"{version}"))
+                return frozenset(_file(each, version) for each in itertools.islice(objects, MAX_FILES))
+        except _UnlistableError:
+            with self._reading() as store:
+                try:
+                    return frozenset({_file(store.get(f"{version}/{MANIFEST}").meta, version)})
+                except FileNotFoundError:
+                    return frozenset()
 
     def read(self, version: int, name: str, *, most_bytes: int) -> bytes | None:
         """Return the content of a small file of a version; None if there is no such file.
@@ -88,6 +96,7 @@ class Bucket:
         """
         manifest = self.read(version, MANIFEST, most_bytes=MAX_MANIFEST_BYTES)
         if manifest is None:
+            self._require_unlisted(version, MANIFEST)
             raise DamageError("manifest", f"{MANIFEST} is missing")
         for name, (size, _) in parse_manifest(manifest, FORMAT_VERSION).items():
             if not belongs(name):
@@ -101,11 +110,24 @@ class Bucket:
             try:
                 found = store.get(f"{version}/{name}")
             except FileNotFoundError as error:
+                self._require_unlisted(version, name)
                 raise DamageError("files", f"{name} is missing") from error
-            if found.meta["size"] != size:
-                raise DamageError("hash", f"{name} has {found.meta['size']} bytes instead of {size}")
+            actual = found.meta["size"]
+            if actual != size:
+                raise DamageError("hash", f"{name} has {actual} bytes instead of {size}")
+            if (free := shutil.disk_usage(target.parent).free) < actual:  # do not take it from other programs
+                raise OSError(errno.ENOSPC, f"{name} has {actual} bytes, and {free} are free")
             for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
                 file.write(chunk)
+
+    def _require_unlisted(self, version: int, name: str) -> None:
+        """Check that a file that could not be found is not listed either: otherwise the answer is a fault.
+
+        Raises:
+            BucketError: it is listed.
+        """
+        if any(listed == name for listed, *_ in self.files(version)):
+            raise BucketError(f"cannot read {self.url} ({version}/{name} is listed, and was not found); {_CHECK}")
 
     @contextlib.contextmanager
     def _reading(self) -> Generator["ObjectStore"]:
@@ -115,9 +137,25 @@ class Bucket:
         try:
             yield _store(self.url)
         except (BaseError, FileNotFoundError, ValueError) as error:
+            _store.cache_clear()  # the next attempt reads the credentials again, which may have been replaced
+            if _INVALID_NAME in str(error):
+                reason = ascii(str(error).partition("\n\n")[0])[1:-1][
+                    :_MESSAGE_LENGTH
+                ]  # the name may have any character
+                raise _UnlistableError(f"cannot read {self.url} ({reason}); remove this object") from error
             reason = next(iter(str(error).splitlines()), repr(error))[:_MESSAGE_LENGTH]
-            hint = _NO_CREDENTIALS if _METADATA in reason else "check the address, the credentials and the network"
+            hint = _NO_CREDENTIALS if _METADATA in reason else _CHECK
             raise BucketError(f"cannot read {self.url} ({reason}); {hint}") from error
+
+
+class _UnlistableError(BucketError):
+    """An object has a name with an empty part, with `.`, `..` or control characters, which the library refuses."""
+
+
+def _file(about: "ObjectMeta", version: int) -> tuple[str, str, int, int]:
+    """Return a file of a version as `Files` has it."""
+    name, changed_s = about["path"].removeprefix(f"{version}/"), about["last_modified"].timestamp()
+    return name, about["e_tag"] or "", about["size"], int(changed_s * 1e9)
 
 
 @functools.cache

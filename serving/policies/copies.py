@@ -119,6 +119,28 @@ class Copies:
         except OSError as error:
             _LOGGER.warning("cannot remove the copy of %s/%d: %s", self.url, version, error.strerror or error)
 
+    def repair(self, version: int, seen: os.stat_result) -> bool:
+        """Remove the copy of a version if it is damaged, also while it is in use. Return whether it can be read anew.
+
+        It can if it was removed, or if it is not the folder `seen` any more, because another process has replaced it.
+        Errors as of `held`.
+        """
+        path = self._path(version)
+        with self._downloading():
+            try:
+                if not os.path.samestat(path.stat(), seen):
+                    return True
+                _verify(path)
+            except FileNotFoundError:  # another process has just removed it
+                return True
+            except DamageError as error:
+                _LOGGER.warning("the copy of %s/%d is damaged, and is made again: %s", self.url, version, error)
+                verified_folder.remove(path)
+                return True
+            except OSError as error:
+                raise _unusable(error) from error
+        return False
+
     def keep(self, needed: Set[int]) -> None:
         """Keep the copies of `needed` until the next call. Of the unused copies, keep the three used last."""
         try:
@@ -164,6 +186,8 @@ class Copies:
     def _shared(self, version: int) -> int | None:
         try:
             return self._locked(version, fcntl.LOCK_SH)
+        except (IsADirectoryError, NotADirectoryError):  # the copy is no copy
+            return None
         except OSError as error:
             raise _unusable(error) from error
 
@@ -197,15 +221,12 @@ class Copies:
             time.sleep(_PAUSE_S)
 
     def _download(self, version: int) -> None:
-        def check(scratch: Path) -> None:
-            verified_folder.verify(scratch, format_version=FORMAT_VERSION, belongs=belongs)
-
         try:
             verified_folder.sweep(self.folder)  # what killed processes left
             verified_folder.place(
                 self._path(version),
                 fill=lambda scratch: self.bucket.download(version, scratch),
-                check=check,
+                check=_verify,
                 what="the copy",
             )
         except DamageError as error:
@@ -220,8 +241,13 @@ class Copies:
             raise _unusable(error) from error
 
 
+def _verify(path: Path) -> None:
+    verified_folder.verify(path, format_version=FORMAT_VERSION, belongs=belongs)
+
+
 def _unusable(error: OSError) -> StartupError:
+    problem = error.strerror or error  # of the copy, it has its name
     return StartupError(
-        f"cannot keep copies of policies in a bucket: {error.filename or 'the lock'}: {error.strerror or error}; set"
+        f"cannot keep copies of policies in a bucket: {f'{error.filename}: ' if error.filename else ''}{problem}; set"
         " XDG_CACHE_HOME to a writable folder with free space"
     )

@@ -5,6 +5,7 @@ Imports no JAX, because the supervisor of several workers uses it.
 
 import contextlib
 import dataclasses
+import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +90,10 @@ class PolicySource:
         """Copy a version in a bucket, if there is no copy of it. Errors as of `held`."""
         with self.held(version):
             pass
+
+    def repair(self, version: int, seen: os.stat_result) -> bool:
+        """Remove a damaged copy of a version in a bucket, as `Copies.repair`. False if the policy is in a folder."""
+        return self.copies is not None and self.copies.repair(version, seen)
 
     def discard(self, version: int) -> None:
         """Remove the copy of a version that was refused: the version in the bucket may be replaced."""

@@ -26,8 +26,14 @@ def read(source: PolicySource, version: int) -> Bundle:
         StartupError: the machine lacks a resource that loading needs, or a bucket cannot be read now.
     """
     with source.held(version) as path:
-        found = _read(path, root=source.root(version))
-    return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=source.name))
+        seen = path.stat() if source.copies else None
+        try:
+            return _read(path, source, version)
+        except RefusedVersionError:
+            if not (seen and source.repair(version, seen)):
+                raise
+    with source.held(version) as path:
+        return _read(path, source, version)
 
 
 def load_all(
@@ -84,9 +90,10 @@ def _load_first(
     )
 
 
-def _read(path: Path, *, root: Path) -> Bundle:
+def _read(path: Path, source: PolicySource, version: int) -> Bundle:
     try:
-        return bundle.read(path, root=root)
+        found = bundle.read(path, root=source.root(version))
+        return dataclasses.replace(found, spec=dataclasses.replace(found.spec, name=source.name))
     except Exception as error:
         if lacking := shortage(error):  # which has nothing to do with the policy
             raise StartupError(f"cannot load {path}: {lacking}") from error

@@ -12,7 +12,7 @@ import hashlib
 import re
 import threading
 import urllib.parse
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from xml.sax.saxutils import escape
 
 from serving.policy_settings import BucketUrl
 
-_PAGE = 3  # objects and folders in a reply to a list request; real services send 1,000
 _CREDENTIALS = ("AWS4-HMAC-SHA256 Credential=fake-key/", "Bearer fake-token")
 
 
@@ -35,7 +34,10 @@ class FakeBucket(ThreadingHTTPServer):
         self.name = f"bucket-{self.server_port}"
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []  # "list PREFIX" or "get KEY"
+        self.page = 3  # objects and folders in a reply to a list request; real services send 1,000
+        self.before: Callable[[str], object] = lambda _: None  # called with every request; may change all of this
         self.fail_next = 0  # requests that get 503
+        self.statuses: dict[str, int] = {}  # instead of 200, for requests that begin like this
         self.is_down = False  # connections are closed without a reply
         self.cut: set[str] = set()  # objects of which the next reply ends in the middle
         self.answers = threading.Event()  # while it is not set, there is no reply to requests that begin like `held`
@@ -79,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         name, _, key = urllib.parse.unquote(url.path).removeprefix("/").partition("/")
         request = f"list {query.get('prefix', '')}" if "list-type" in query else f"get {key}"
         bucket.requests.append(request)
+        bucket.before(request)
         if not bucket.answers.is_set() and request.startswith(bucket.held):
             bucket.waits.set()
             bucket.answers.wait()
@@ -91,8 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(403, b"<Error><Code>AccessDenied</Code></Error>")
         elif name != bucket.name:
             self._send(404, b"<Error><Code>NoSuchBucket</Code></Error>")
+        elif status := next((status for start, status in bucket.statuses.items() if request.startswith(start)), 0):
+            self._send(status, b"<Error><Code>Fault</Code></Error>")
         elif "list-type" in query:
-            self._send(200, _list(bucket.objects, query).encode())
+            self._send(200, _list(bucket.objects, query, page=bucket.page).encode())
         elif key not in bucket.objects:
             self._send(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
@@ -117,32 +122,33 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = cut
 
 
-def _list(objects: dict[str, bytes], query: dict[str, str]) -> str:
+def _list(objects: dict[str, bytes], query: dict[str, str], *, page: int) -> str:
     """Return a page of the objects with a prefix, and of the folders in it if there is a delimiter."""
-    prefix, after = query.get("prefix", ""), query.get("continuation-token", "")
-    entries = sorted({_entry(key, prefix, query.get("delimiter", "")) for key in objects if key.startswith(prefix)})
+    prefix, after, delimiter = query.get("prefix", ""), query.get("continuation-token", ""), query.get("delimiter", "")
+    inside = {key: bool(delimiter) and delimiter in key[len(prefix) :] for key in objects if key.startswith(prefix)}
+    folders = {_folder(key, prefix, delimiter) for key, is_deeper in inside.items() if is_deeper}
+    entries = sorted({*folders, *(key for key, is_deeper in inside.items() if not is_deeper)})
     rest = [entry for entry in entries if entry > after]
-    page = rest[:_PAGE]
-    body = "".join(_describe(entry, objects) for entry in page)
-    if len(rest) > len(page):
-        body += f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>"
-    truncated = str(len(rest) > len(page)).lower()
+    body = "".join(_describe_folder(each) if each in folders else _describe(each, objects) for each in rest[:page])
+    if len(rest) > page:
+        body += f"<NextContinuationToken>{escape(rest[page - 1])}</NextContinuationToken>"
+    truncated = str(len(rest) > page).lower()
     return f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{body}</ListBucketResult>"
 
 
-def _entry(key: str, prefix: str, delimiter: str) -> str:
-    """Return the key, or the folder that it is in."""
-    inside = key.removeprefix(prefix)
-    is_deeper = delimiter and delimiter in inside
-    return f"{prefix}{inside.split(delimiter)[0]}{delimiter}" if is_deeper else key
+def _folder(key: str, prefix: str, delimiter: str) -> str:
+    """Return the folder in `prefix` that a key is in, or whose marker the key is."""
+    return f"{prefix}{key.removeprefix(prefix).split(delimiter)[0]}{delimiter}"
 
 
-def _describe(entry: str, objects: dict[str, bytes]) -> str:
-    if entry not in objects:
-        return f"<CommonPrefixes><Prefix>{escape(entry)}</Prefix></CommonPrefixes>"
-    content = objects[entry]
+def _describe_folder(folder: str) -> str:
+    return f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>"
+
+
+def _describe(key: str, objects: dict[str, bytes]) -> str:
+    content = objects[key]
     return (
-        f"<Contents><Key>{escape(entry)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
         f"<ETag>{escape(_tag(content))}</ETag><Size>{len(content)}</Size></Contents>"
     )
 

@@ -1,8 +1,11 @@
 """A bucket is listed and read, with its faults, by the protocols of both clouds."""
 
+import errno
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +17,7 @@ from serving.policies.bucket import Bucket
 from tests.serving.fake_bucket import FakeBucket
 
 FOLDER = "run=1/policies"
+MANIFEST_OF = '{"format": 3, "files": {"%s": {"size": 1, "sha256": ""}}}\n'
 SCHEMES = pytest.mark.parametrize("scheme", ["s3", "gs"])
 
 
@@ -71,21 +75,151 @@ def test_a_version_is_downloaded_with_the_files_that_its_manifest_names(
         ("manifest.json", b" " * (2**20 + 1), "files: .*manifest.json has 1048577 bytes, more than 1048576"),
         ("manifest.json", b'{"format": 3, "files": {"a": {"size": 1, "sha256": ""}}}\n', "files: .*a does not belong"),
         ("manifest.json", b'{"format": 3, "files": {"params/../../a": {"size": 1, "sha256": ""}}}\n', "files: .*below"),
+        ("manifest.json", MANIFEST_OF % ("params/" + "x" * 256), "files: .*is not the name of a file below it"),
+        ("manifest.json", MANIFEST_OF % "/params/x", "files: .*is not the name of a file below it"),
+        ("manifest.json", MANIFEST_OF % "params/\\u0000", "files: .*is not the name of a file below it"),
+        ("manifest.json", MANIFEST_OF % "params/\\ud800", "files: .*is not the name of a file below it"),
+        ("manifest.json", MANIFEST_OF % "params//x", "files: .*is not the name of a file below it"),
         ("probes.npz", None, "files: .*probes.npz is missing"),
         ("probes.npz", b"longer or shorter", "hash: .*probes.npz has 17 bytes instead of "),
     ],
 )
 def test_a_version_that_is_not_as_its_manifest_says_is_not_downloaded(
-    remote: FakeBucket, policies: Path, tmp_path: Path, *, name: str, content: bytes | None, damage: str
+    remote: FakeBucket, policies: Path, tmp_path: Path, *, name: str, content: bytes | str | None, damage: str
 ) -> None:
     remote.upload(policies / "1000", f"{FOLDER}/1000")
     remote.objects.pop(f"{FOLDER}/1000/{name}")
     if content is not None:
-        remote.objects[f"{FOLDER}/1000/{name}"] = content
+        remote.objects[f"{FOLDER}/1000/{name}"] = content.encode() if isinstance(content, str) else content
     with pytest.raises(DamageError) as error:
         Bucket(remote.url("s3", FOLDER)).download(1000, tmp_path / "inside")
     assert re.match(damage, f"{error.value.reason}: {error.value}")
     assert not (tmp_path / "a").exists()
+
+
+@SCHEMES
+def test_objects_that_mark_folders_are_no_versions_and_hide_none(remote: FakeBucket, scheme: str) -> None:
+    for name in ("", "7/", "7/params/", "7/manifest.json", "8/"):
+        remote.objects[f"{FOLDER}/{name}"] = b""
+    bucket = Bucket(remote.url(scheme, FOLDER))
+    assert bucket.versions() == [7, 8]
+    assert version_files.is_complete(bucket.files(7))
+    assert not version_files.is_complete(bucket.files(8))
+
+
+@pytest.mark.parametrize("name", ["..", "params/../x", "params//x", "a\nb", "\x1b[31m"])
+def test_an_object_with_a_name_that_cannot_be_listed_does_not_hide_its_version(
+    remote: FakeBucket, policies: Path, tmp_path: Path, name: str
+) -> None:
+    remote.upload(policies / "1000", f"{FOLDER}/1000")
+    bucket = Bucket(remote.url("s3", FOLDER))
+    remote.objects[f"{FOLDER}/1000/{name}"] = b"x"
+    assert [name for name, *_ in bucket.files(1000)] == ["manifest.json"]
+    bucket.download(1000, tmp_path)
+    assert not (tmp_path / name).is_file()
+    remote.objects.pop(f"{FOLDER}/1000/manifest.json")
+    assert bucket.files(1000) == frozenset()
+
+
+def test_a_folder_with_such_a_name_is_named(remote: FakeBucket) -> None:
+    for folder in ("7", "..", "a\n"):
+        remote.objects[f"{FOLDER}/{folder}/manifest.json"] = b"{}\n"
+    with pytest.raises(BucketError) as error:
+        Bucket(remote.url("s3", FOLDER)).versions()
+    assert re.fullmatch(rf"cannot read s3://\S+ \(.*{FOLDER}/\.\./.*\); remove this object", str(error.value))
+    remote.objects.pop(f"{FOLDER}/../manifest.json")
+    with pytest.raises(BucketError, match=r"a\\n"):
+        Bucket(remote.url("s3", FOLDER)).versions()
+
+
+def test_very_many_objects_are_listed_up_to_a_bound(remote: FakeBucket, policies: Path, tmp_path: Path) -> None:
+    """Foreign ones; a version with them counts as complete, and those that its manifest names are read."""
+    remote.page = 1000
+    remote.upload(policies / "1000", f"{FOLDER}/1000")
+    remote.objects |= {f"{FOLDER}/1000/a{number:05}": b"" for number in range(10_001)}
+    bucket = Bucket(remote.url("s3", FOLDER))
+    files = bucket.files(1000)
+    assert (len(files), version_files.is_complete(files)) == (10_000, True)
+    assert remote.count("list") == 10
+    bucket.download(1000, tmp_path)
+    remote.objects |= {f"{FOLDER}/{version}/a": b"" for version in range(10_000)}
+    assert bucket.versions() == list(range(10_000))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "probes.npz"])
+def test_a_file_that_is_listed_and_not_found_is_a_fault_of_the_bucket(
+    remote: FakeBucket, policies: Path, tmp_path: Path, name: str
+) -> None:
+    """As from a proxy that fails. The version would otherwise count as refused until its files change."""
+    remote.upload(policies / "1000", f"{FOLDER}/1000")
+    remote.statuses[f"get {FOLDER}/1000/{name}"] = 404
+    with pytest.raises(BucketError, match=rf"\(1000/{name} is listed, and was not found\); check the address"):
+        Bucket(remote.url("s3", FOLDER)).download(1000, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "requests"), [(301, 1), (400, 1), (401, 1), (403, 1), (412, 1), (429, 5), (500, 5), (502, 5), (504, 5)]
+)
+def test_a_file_that_is_not_given_is_a_fault_of_the_bucket(
+    remote: FakeBucket, policies: Path, tmp_path: Path, status: int, requests: int
+) -> None:
+    remote.upload(policies / "1000", f"{FOLDER}/1000")
+    key = f"get {FOLDER}/1000/probes.npz"
+    remote.statuses[key] = status
+    with pytest.raises(BucketError, match="probes.npz"):
+        Bucket(remote.url("s3", FOLDER)).download(1000, tmp_path)
+    assert remote.count(key) == requests
+
+
+def test_an_answer_that_always_ends_in_the_middle_is_given_up(
+    remote: FakeBucket, policies: Path, tmp_path: Path
+) -> None:
+    remote.upload(policies / "1000", f"{FOLDER}/1000")
+    key = f"{FOLDER}/1000/probes.npz"
+    remote.before = lambda _: remote.cut.add(key)
+    with pytest.raises(BucketError, match="cannot read s3://"):
+        Bucket(remote.url("s3", FOLDER)).download(1000, tmp_path)
+    assert remote.count(f"get {key}") == 5
+
+
+def test_a_file_that_is_replaced_between_two_parts_of_it_is_not_put_together(
+    remote: FakeBucket, policies: Path, tmp_path: Path
+) -> None:
+    remote.upload(policies / "1000", f"{FOLDER}/1000")
+    key = f"{FOLDER}/1000/probes.npz"
+    remote.cut.add(key)
+
+    def replace(request: str) -> None:
+        if remote.count(f"get {key}") == 2:
+            remote.objects[key] = bytes(len(remote.objects[key]))
+
+    remote.before = replace
+    with pytest.raises(BucketError, match="cannot read s3://"):
+        Bucket(remote.url("s3", FOLDER)).download(1000, tmp_path)
+    assert remote.count(f"get {key}") == 2
+
+
+def test_a_file_for_which_there_is_no_space_is_not_begun(
+    remote: FakeBucket, policies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.upload(policies / "1000", f"{FOLDER}/1000")
+    size = (policies / "1000/probes.npz").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=size - 1))
+    with pytest.raises(OSError, match=rf"has \d+ bytes, and {size - 1} are free") as error:
+        Bucket(remote.url("s3", FOLDER)).download(1000, tmp_path)
+    assert error.value.errno == errno.ENOSPC
+    assert all(path.stat().st_size < size for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_credentials_that_were_replaced_are_read_at_the_next_attempt(
+    remote: FakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(remote.url("s3", FOLDER))
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "expired")
+        with pytest.raises(BucketError, match="403"):
+            bucket.versions()
+    assert bucket.versions() == []
 
 
 def test_requests_that_fail_are_repeated(remote: FakeBucket, policies: Path, tmp_path: Path) -> None:

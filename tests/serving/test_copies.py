@@ -2,12 +2,14 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -104,6 +106,16 @@ def test_a_full_disk_says_what_to_do(copies: Copies, monkeypatch: pytest.MonkeyP
     assert names(copies) == []
 
 
+def test_a_disk_that_is_full_is_named_without_the_lock(copies: Copies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=1))
+    with pytest.raises(
+        StartupError,
+        match=r"in a bucket: the copy \S+/1000 cannot be written: \S+ has \d+ bytes, and 1 are free",
+    ):
+        take(copies, 1000)
+    assert names(copies) == []
+
+
 def test_a_folder_that_cannot_be_made_says_what_to_do(remote: FakeBucket, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     copies = Copies(remote.url("s3", FOLDER), tmp_path / "file" / "copies")
@@ -186,6 +198,43 @@ def test_a_copy_that_is_read_is_not_removed(copies: Copies) -> None:
     copies.discard(1000)  # no effect
     assert not copies.has(1000)
     assert copies.versions() == []
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "foreign", "manifest"])
+def test_a_damaged_copy_is_made_again_also_while_another_server_uses_it(
+    copies: Copies, policies: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    other = Copies(copies.url, copies.folder)
+    with copies.held(1000) as path, other.held(1000):
+        seen = path.stat()
+        assert not copies.repair(1000, seen)
+        probes = path / "probes.npz"
+        {
+            "flipped": lambda: probes.write_bytes(bytes(probes.stat().st_size)),
+            "missing": probes.unlink,
+            "foreign": (path / "foreign").touch,
+            "manifest": lambda: (path / "manifest.json").write_text("{}\n"),
+        }[damage]()
+        assert copies.repair(1000, seen)
+        assert f"the copy of {copies.url}/1000 is damaged, and is made again: " in caplog.text
+        assert take(copies, 1000) == (policies / "1000/manifest.json").read_bytes()
+        assert other.repair(1000, seen)  # it is another folder by now, which is not removed
+        assert (path / "probes.npz").read_bytes() == (policies / "1000/probes.npz").read_bytes()
+    assert names(copies) == ["1000"]
+
+
+@pytest.mark.parametrize("instead", ["file", "folder for the manifest", "no manifest"])
+def test_something_else_in_place_of_a_copy_is_replaced(copies: Copies, policies: Path, instead: str) -> None:
+    copies.folder.mkdir(parents=True)
+    if instead == "file":
+        (copies.folder / "1000").touch()
+    elif instead == "no manifest":
+        (copies.folder / "1000").mkdir()
+    else:
+        (copies.folder / "1000/manifest.json").mkdir(parents=True)
+    assert take(copies, 1000) == (policies / "1000/manifest.json").read_bytes()
+    take(copies, 1001)  # which sweeps
+    assert names(copies) == ["1000", "1001"]
 
 
 def test_a_copy_that_is_removed_while_it_is_needed_is_made_again(copies: Copies) -> None:

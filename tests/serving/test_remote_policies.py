@@ -1,5 +1,6 @@
 """Policies in a bucket are found, served and followed like those in a folder, whatever the network does."""
 
+import asyncio
 import dataclasses
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kilolayer import PolicyClient
-from policy import bundle
+from policy import bundle, verified_folder
 from serving.config import ServeConfig
 from serving.errors import BucketError, DeploymentError, Reason, StartupError
 from serving.policies.deployment import Deployment
@@ -98,15 +99,45 @@ def test_only_the_version_that_is_served_is_copied(
     assert f"skipping version 20: gs://{remote.name}/{FOLDER}/20 is not a usable policy (hash): " in caplog.text
 
 
-def test_a_copy_that_is_refused_is_copied_anew(remote: FakeBucket, upload: Callable[..., None]) -> None:
+def test_a_copy_that_a_faulty_disk_damaged_is_made_again(
+    remote: FakeBucket, upload: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
     upload(7)
-    source, reasons = source_of(remote, name="maze", versions=("maze=7",)), list[str]()
-    with source.held(7) as path:
-        (path / "probes.npz").write_bytes(b"")  # a faulty disk
+    upload(8)
+    source = source_of(remote, name="maze")
+    with source.held(8) as path:
+        (path / "probes.npz").write_bytes(b"")
+    assert load_all([source], [[8, 7]], on_rejected=pytest.fail)["maze"].version == 8
+    assert "8 is damaged, and is made again: probes.npz has 0 bytes instead of" in caplog.text
+    assert copied(source) == [8]
+
+
+def test_if_the_bucket_cannot_be_read_a_server_starts_with_an_intact_copy(
+    remote: FakeBucket, upload: Callable[..., None]
+) -> None:
+    upload(7)
+    upload(8)
+    source = source_of(remote, name="maze")
+    source.fetch(7)
+    with source.held(8) as path:
+        (path / "probes.npz").write_bytes(b"")
+    remote.is_down = True
+    assert load_all([source], [[8, 7]], on_rejected=pytest.fail)["maze"].version == 7
+
+
+def test_a_version_that_is_refused_for_its_content_is_copied_once(
+    remote: FakeBucket, publish: Publish, tmp_path: Path
+) -> None:
+    """Its copy has the hashes of its manifest."""
+    published = publish(tmp_path / "local", 7)
+    (published / "policy.json").write_text("{}")
+    verified_folder.write_manifest(published, 3)
+    remote.upload(published, f"{FOLDER}/7")
+    source, reasons = source_of(remote, name="maze"), list[str]()
     with pytest.raises(StartupError, match="version 7 of maze cannot be served: "):
         load_all([source], [[7]], on_rejected=reasons.append)
-    assert reasons == ["hash"]
-    assert load_all([source], [[7]], on_rejected=pytest.fail)["maze"].version == 7
+    assert len(reasons) == 1
+    assert remote.count(f"get {FOLDER}/7/manifest.json") == 1
 
 
 def test_the_best_version_is_found_by_the_descriptions_alone(remote: FakeBucket, upload: Callable[..., None]) -> None:
@@ -224,6 +255,42 @@ async def test_a_bucket_is_polled_every_ten_seconds_and_immediately_on_request(
     following.deployment.poll_now()
     await following.poll(1)
     assert following.live == 9
+
+
+async def test_a_version_whose_name_hides_others_does_not_keep_a_policy_from_following(
+    remote: FakeBucket, upload: Callable[..., None]
+) -> None:
+    upload(7)
+    following = Following(source_of(remote, name="maze"))
+    upload(8)
+    remote.objects[f"{FOLDER}/9/params//x"] = b"x"  # without a manifest
+    await following.poll(1)
+    assert following.live == 8
+
+
+async def test_credentials_that_expire_during_a_download_cost_one_warning_and_no_version(
+    remote: FakeBucket, upload: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    upload(7)
+    source = source_of(remote, name="maze")
+    following = Following(source)
+    upload(8)
+    download = following.host.prepare
+
+    async def fetch(policy: str, version: int) -> None:
+        await asyncio.to_thread(source.fetch, version)
+        await download(policy, version)
+
+    following.host.prepare = fetch
+    remote.before = lambda request: remote.statuses.update(get=403) if "8/probes" in request else None
+    caplog.clear()
+    await following.poll(31)
+    (line,) = caplog.messages
+    assert re.fullmatch(r"cannot read gs://.*403.*; version 8 of maze is tried again later", line)
+    assert (following.live, following.deployment.status()[0].refused, copied(source)) == (7, (), [])
+    remote.before, remote.statuses = lambda _: None, {}
+    await following.poll(1)
+    assert following.live == 8
 
 
 async def test_a_version_that_is_still_being_uploaded_is_not_taken_up(
