@@ -109,14 +109,20 @@ def _unloaded(reply: "pb.UnloadResponse", version: str) -> str:
 
 
 def _followed(reply: "pb.FollowResponse", _version: str) -> str:
-    status = reply.policy
-    if status.following:
-        skipped = f"; rolled back, so not taken up: {' '.join(status.rolled_back_versions)}"
-        return (
-            f"{status.policy} takes up new versions by the rule {status.wanted}; until one is loaded, version"
-            f" {status.live_version} is live{skipped if status.rolled_back_versions else ''}"
-        )
-    return f"{status.policy} takes up no new versions; version {status.live_version} is live"
+    status, live, upcoming = reply.policy, reply.policy.live_version, reply.next_version
+    if not status.following:
+        return f"{status.policy} takes up no new versions; version {live} is live"
+    if not upcoming:
+        now = f"its versions cannot be read now, see the server's log; version {live} is live"
+    elif upcoming == live:
+        now = f"version {live}, which is live, is the one that it wants now"
+    else:
+        now = f"version {upcoming} is taken up now if it passes every check; until then, version {live} is live"
+    skipped = f"; rolled back, so not taken up: {' '.join(status.rolled_back_versions)}"
+    return (
+        f"{status.policy} takes up new versions by the rule {status.wanted}: {now}"
+        f"{skipped if status.rolled_back_versions else ''}"
+    )
 
 
 def _drained(_reply: object, _version: str) -> str:

@@ -81,8 +81,9 @@ class AdminService:
 
     async def _follow(self, request: pb.FollowRequest) -> pb.FollowResponse:
         policy = self._actions.status(request.policy).policy
-        await self._actions.deployment.follow(policy, on=not request.off)
-        return pb.FollowResponse(policy=self._encoded(policy))
+        upcoming = await self._actions.deployment.follow(policy, on=not request.off)
+        next_version = "" if upcoming is None else str(upcoming)
+        return pb.FollowResponse(policy=self._encoded(policy), next_version=next_version)
 
     async def _canary(self, request: pb.CanaryRequest) -> pb.CanaryResponse:
         deployment = self._actions.deployment

@@ -21,10 +21,11 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol
 
-from serving.errors import DeploymentError, InvalidRequestError, Reason, StartupError
+from serving.errors import DeploymentError, InvalidRequestError, Reason
 from serving.policies.canary import CanaryShare
 from serving.policies.decisions import PolicyDecisions
 from serving.policies.episode_reports import EpisodeReport, EpisodeReports, Receipt
+from serving.policies.live_versions import LiveVersions, SwitchingHost
 from serving.policies.loading import LoadingHost, VersionLoader
 from serving.policies.polling import Poller
 from serving.policies.restart import RestartPlan
@@ -38,12 +39,8 @@ from serving.policies.trials import TrialHost, Trials
 _LOGGER = logging.getLogger(__name__)
 
 
-class VersionHost(LoadingHost, TrialHost, Protocol):
+class VersionHost(LoadingHost, SwitchingHost, TrialHost, Protocol):
     """Carries out decisions; see `serving.policies.host.PolicyHost`."""
-
-    async def switch(self, policy: str, version: int) -> None:
-        """Make a loaded version live."""
-        ...
 
 
 class Deployment:
@@ -78,6 +75,7 @@ class Deployment:
             for source in sources
         }
         self._trials = Trials(host, clock=clock)
+        self._live_versions = LiveVersions(host, self._loader, self._trials, save=self._save)
         self._verdicts: Counter[tuple[str, Verdict]] = Counter()
         self._poller = Poller(self._take_up)
         reports.on_accepted = self._record
@@ -132,7 +130,7 @@ class Deployment:
         """
         found = await self._restored(policy)
         async with self._loader.loaded(found, version):
-            surplus = await self._make_live(found, version, following=False)
+            surplus = await self._live_versions.make_live(found, version, following=False)
         await self._loader.unload_unused(found, surplus)
 
     async def rollback(self, policy: str) -> Rollback:
@@ -146,25 +144,7 @@ class Deployment:
         """
         found = await self._restored(policy)
         async with found.changing:
-            if found.canary:
-                return Rollback(found.live, await self._reject_candidate(found), ended_canary=True)
-            if not found.previous:
-                raise DeploymentError(
-                    Reason.NO_PREVIOUS, f"no former live version of {policy} is loaded; switch to a version"
-                )
-            left, version = found.live, found.previous[0]
-            await self._switch(policy, version)
-            found.live, found.previous = version, found.previous[1:]
-            found.also_loaded.discard(version)
-            found.also_loaded.add(left)
-            found.rolled_back = found.rolled_back - {version} | {left}
-            found.following = found.has_new_rule = False
-            _LOGGER.warning("%s is rolled back from version %d to %d; %s", policy, left, version, found.unfollowed)
-            try:
-                await self._trials.end_shadow_of(found, version)
-            finally:
-                await self._save()
-        return Rollback(version, left, ended_canary=False)
+            return await self._live_versions.roll_back(found)
 
     async def canary(self, policy: str, version: int, *, share: float, rule: DecisionRule | None = None) -> None:
         """Answer a share of the robots with a version, after loading it if needed. The policy is not followed any more.
@@ -228,8 +208,11 @@ class Deployment:
         await self._save()
         await self._loader.keep_copies(found)
 
-    async def follow(self, policy: str, *, on: bool) -> None:
+    async def follow(self, policy: str, *, on: bool) -> int | None:
         """Take up new versions from now on, or no longer. Versions that were rolled back are not taken up again.
+
+        Return the version that is taken up now unless a check refuses it; the live one if none is wanted more. None if
+        the policy is not followed any more, or its folder cannot be read within a few seconds.
 
         Raises:
             DeploymentError: there is no such policy, it has a canary, one fixed version of it is wanted, or its
@@ -239,7 +222,9 @@ class Deployment:
         found.require_following_possible(on=on)
         found.following = on
         await self._save()
+        upcoming = await self._loader.next_wanted(found) if on else None
         self._poller.poll_now(found)
+        return upcoming
 
     def take_rules(self, sources: Sequence[PolicySource]) -> None:
         """Take what --versions and --follow say of these policies, and poll the folders as soon as possible."""
@@ -284,54 +269,19 @@ class Deployment:
 
     async def _take_up(self, policy: PolicyDecisions) -> bool:
         """Make the most wanted version live that is better than the live one and passes every check. False: none is."""
+        source = policy.source
         version = await self._loader.load_wanted(policy)
         if version is None:
-            policy.has_new_rule = policy.has_new_rule and policy.retry_in > policy.source.pause_polls
+            if policy.source is source:  # otherwise a new rule has come, and the next poll takes up what it wants
+                policy.has_new_rule = policy.has_new_rule and policy.retry_in > source.pause_polls
             return False
         surplus = list[int]()
         async with policy.changing, self._loader.listed(policy, version):
-            if policy.following or policy.has_new_rule:  # an operator may have decided meanwhile
-                surplus = await self._make_live(policy, version, following=policy.following)
+            # An operator may have decided meanwhile, or a new rule may have come.
+            if policy.source is source and (policy.following or policy.has_new_rule):
+                surplus = await self._live_versions.make_live(policy, version, following=policy.following)
         await self._loader.unload_unused(policy, surplus)
         return True
-
-    async def _make_live(self, policy: PolicyDecisions, version: int, *, following: bool) -> list[int]:
-        """Make a loaded version live; the lock is held. Return the former ones that are not kept any longer."""
-        name, former = policy.name, policy.live
-        if version != former:
-            await self._switch(name, version)  # first: if it fails, nothing is decided
-            policy.live = version
-            policy.previous = [former, *(each for each in policy.previous if each != version)]
-            policy.also_loaded.discard(version)
-            _LOGGER.info("%s: version %d is live in place of version %d", name, version, former)
-        policy.following, policy.has_new_rule = following, False
-        policy.rolled_back.discard(version)
-        try:
-            ended = await self._trials.end_canary(policy)
-            if ended is not None and ended != version:
-                policy.also_loaded.add(ended)
-            await self._trials.end_shadow_of(policy, version)
-            return self._loader.forget_surplus(policy)
-        finally:
-            await self._save()
-
-    async def _switch(self, policy: str, version: int) -> None:
-        try:
-            await self._host.switch(policy, version)
-        except StartupError as error:
-            raise DeploymentError(Reason.BUSY, f"version {version} of {policy} is not made live: {error}") from error
-
-    async def _reject_candidate(self, policy: PolicyDecisions) -> int:
-        """Roll a canary back; the lock is held. Return its version, which stays loaded."""
-        candidate = await self._trials.end_canary(policy)
-        assert candidate is not None
-        policy.also_loaded.add(candidate)
-        policy.rolled_back.add(candidate)
-        policy.following = False
-        names = policy.name, candidate, policy.live, policy.unfollowed
-        _LOGGER.warning("%s: version %d is rolled back, and version %d stays live; %s", *names)
-        await self._save()
-        return candidate
 
     def _record(self, report: EpisodeReport, receipt: Receipt) -> None:
         if policy := self._policies.get(report.answered_by.policy):
@@ -360,10 +310,10 @@ class Deployment:
         _LOGGER.warning("%s: the reports show that version %d is %s", policy.name, version, verdict)
         surplus: list[int] = []
         if verdict is Verdict.BETTER:
-            surplus = await self._make_live(policy, version, following=False)
+            surplus = await self._live_versions.make_live(policy, version, following=False)
             _LOGGER.info("%s: %s", policy.name, policy.unfollowed)
         else:
-            await self._reject_candidate(policy)
+            await self._live_versions.reject_candidate(policy)
         self._verdicts[policy.name, verdict] += 1
         return surplus
 

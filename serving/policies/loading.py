@@ -6,7 +6,7 @@ A version that fails a check is refused and logged, and not tried again until it
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Protocol
 
 from serving.engine.thread_priority import Result, run_in_thread
@@ -19,6 +19,7 @@ from serving.policies.status import RefusedVersion
 from serving.policies.version_files import Files
 
 _LOGGER = logging.getLogger(__name__)
+_NEXT_S = 5.0  # for which an operator waits to hear which version is next; the command waits for 10 s
 
 
 class LoadingHost(Protocol):
@@ -100,14 +101,9 @@ class VersionLoader:
             policy.retry_in = RETRY_POLLS
             return None
         policy.refused = {version: about for version, about in policy.refused.items() if version in wanted}
-        for version in wanted:
-            if version == policy.live or (policy.source.wanted == "latest" and version < policy.live):
-                return None
-            if version in policy.rolled_back:
-                continue
-            files = await _read(policy.source.files, version)
-            if not version_files.is_complete(files) or policy.refused.get(version, (None,))[0] == files:
-                continue
+        remaining = iter(wanted)
+        while found := await _next_acceptable(policy, remaining):
+            version, files = found
             try:
                 await self.host.prepare(policy.name, version)
             except RefusedVersionError as error:
@@ -121,6 +117,18 @@ class VersionLoader:
                 return version
         return None
 
+    async def next_wanted(self, policy: PolicyDecisions) -> int | None:
+        """Return the version that `load_wanted` loads next; the live one if it loads none.
+
+        None: that is unknown, because the folder or the bucket cannot be read within a few seconds.
+        """
+        try:
+            async with asyncio.timeout(_NEXT_S):
+                found = await _next_acceptable(policy, iter(await _read(candidates, policy.source)))
+        except (TimeoutError, OSError, DeploymentError):  # polling logs the reason
+            return None
+        return found[0] if found else policy.live
+
     async def require_wanted(self, policy: PolicyDecisions) -> None:
         """Check that no version that is wanted more than the live one is refused.
 
@@ -128,7 +136,7 @@ class VersionLoader:
             DeploymentError: one is, or the bucket cannot be read.
         """
         for version in await _read(candidates, policy.source):
-            if version == policy.live or (policy.source.wanted == "latest" and version < policy.live):
+            if _is_settled(policy, version):
                 return
             if version in policy.refused:
                 _, refused = policy.refused[version]
@@ -155,6 +163,27 @@ class VersionLoader:
         if copies := policy.source.copies:
             async with self._sweeping:
                 await asyncio.to_thread(copies.keep, policy.loaded)
+
+
+async def _next_acceptable(policy: PolicyDecisions, versions: Iterator[int]) -> tuple[int, Files] | None:
+    """Return the next of `versions`, the most wanted first, that following may take up, with its files; None: none.
+
+    It is complete, was neither rolled back nor refused, and is wanted more than the live one. Errors as of `_read`.
+    """
+    for version in versions:
+        if _is_settled(policy, version):
+            return None
+        if version in policy.rolled_back:
+            continue
+        files = await _read(policy.source.files, version)
+        if version_files.is_complete(files) and policy.refused.get(version, (None,))[0] != files:
+            return version, files
+    return None
+
+
+def _is_settled(policy: PolicyDecisions, version: int) -> bool:
+    """Return whether neither `version` nor one that is wanted less takes the place of the live one."""
+    return version == policy.live or (policy.source.wanted == "latest" and version < policy.live)
 
 
 async def _read(function: Callable[..., Result], *arguments: object) -> Result:

@@ -70,9 +70,9 @@ class RemoteAdmin:
         """Make the former live version live."""
         return Decisions.of(self._call("Rollback", admin.RollbackRequest()).policy)
 
-    def follow(self, *, on: bool) -> Decisions:
-        """Take up new versions from now on, or no longer."""
-        return Decisions.of(self._call("Follow", admin.FollowRequest(off=not on)).policy)
+    def follow(self, *, on: bool) -> str:
+        """Take up new versions from now on, or no longer. Return the one that is taken up now, or the live one."""
+        return self._call("Follow", admin.FollowRequest(off=not on)).next_version
 
     def canary(self, version: int, share: float) -> Decisions:
         """Let a version answer a share of the robots."""

@@ -30,7 +30,7 @@ def decide(admin: RemoteAdmin, folder: Path) -> Iterator[Decisions]:
     admin.canary(1000, SHARE)
     yield Decisions(2000, canary=(1000, SHARE))
     admin.end_canary()
-    admin.follow(on=True)
+    assert admin.follow(on=True) == "2000"  # the live one is the newest
     publish(folder, 3000)
     followed = Decisions(3000, previous=(2000,), following=True)
     admin.wait_for(followed)

@@ -107,14 +107,34 @@ async def test_each_action_says_what_has_changed(run: Run, decisions: Decisions)
         ),
         "unload ant 2500": "version 2500 of ant is not loaded any more",
         "follow ant": (
-            "ant takes up new versions by the rule latest; until one is loaded, version 2000 is live; rolled back, so"
-            " not taken up: 2500"
+            "ant takes up new versions by the rule latest: version 2000, which is live, is the one that it wants now;"
+            " rolled back, so not taken up: 2500"
         ),
         "follow ant --off": "ant takes up no new versions; version 2000 is live",
     }.items():
         code, printed, _ = await run(command)
         assert (code, printed) == ((0, f"{expected}\n") if expected else (2, "")), command
     assert decisions.live("ant") == 2000
+
+
+async def test_follow_names_the_version_that_is_taken_up_now(run: Run) -> None:
+    assert await run("follow ant") == (
+        0,
+        "ant takes up new versions by the rule latest: version 2500 is taken up now if it passes every check; until"
+        " then, version 2000 is live\n",
+        "",
+    )
+    _, printed, _ = await run("follow ant --json")
+    assert json.loads(printed)["next_version"] == "2500"
+    _, printed, _ = await run("follow ant --off --json")
+    assert json.loads(printed)["next_version"] == ""
+    unknown = pb.FollowResponse(
+        policy=pb.PolicyStatus(policy="ant", live_version="2000", following=True, wanted="best")
+    )
+    assert describe("follow", unknown, version="") == (
+        "ant takes up new versions by the rule best: its versions cannot be read now, see the server's log; version"
+        " 2000 is live"
+    )
 
 
 async def test_canaries_and_shadows_say_what_has_changed_and_are_below_the_table(run: Run) -> None:

@@ -89,8 +89,10 @@ async def test_a_version_is_loaded_made_live_rolled_back_and_unloaded(admin: Adm
 
 
 async def test_following_is_turned_off_and_on(admin: Admin) -> None:
-    assert not (await admin.call("Follow", policy="ant", off=True)).policy.following
-    assert (await admin.call("Follow", policy="ant")).policy.following
+    reply = await admin.call("Follow", policy="ant", off=True)
+    assert (reply.policy.following, reply.next_version) == (False, "")
+    reply = await admin.call("Follow", policy="ant")
+    assert (reply.policy.following, reply.policy.live_version, reply.next_version) == (True, "2000", "2500")
 
 
 async def test_drain_begins_to_stop_the_server(admin: Admin) -> None:

@@ -1,10 +1,14 @@
 """Which new versions become live by themselves, with a host that only records what it is told."""
 
+import asyncio
 import logging
+import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from serving.policies import loading
 from serving.policies.state_file import VersionRule
 from serving.policies.status import PolicyStatus
 from tests.serving.deployment_bench import NAME, Bench, refused, status
@@ -161,6 +165,48 @@ async def test_following_again_takes_up_newer_versions_but_not_the_ones_rolled_b
     assert status(deployment).live == 3
 
 
+async def test_following_names_the_version_that_is_taken_up_now(bench: Bench) -> None:
+    deployment = bench.start(follow=False)
+    for version in (2, 3, 4, 5):
+        bench.publish(version)
+    assert await deployment.follow(NAME, on=True) == 5
+    (bench.folder / "policies/5/manifest.json").unlink()  # it is still being copied
+    bench.host.refuses[4] = "hash"
+    with refused("version_refused"):
+        await deployment.load(NAME, 4)
+    await deployment.switch(NAME, 3)
+    await deployment.rollback(NAME)
+    assert await deployment.follow(NAME, on=True) == 2
+    assert await deployment.follow(NAME, on=False) is None
+    await deployment.follow(NAME, on=True)
+    await deployment.poll()
+    assert status(deployment).live == await deployment.follow(NAME, on=True) == 2
+
+
+async def test_following_the_best_version_names_it(bench: Bench) -> None:
+    deployment = bench.start(wanted="best", follow=False)
+    bench.publish(2, stay=0.75)
+    bench.publish(3, stay=0.5)
+    assert await deployment.follow(NAME, on=True) == 2
+
+
+async def test_following_goes_on_if_the_versions_cannot_be_read_in_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    may_answer = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "_NEXT_S", 0.01)
+        patch.setattr(loading, "candidates", lambda _: may_answer.wait(60) and [])
+        assert await deployment.follow(NAME, on=True) is None
+        may_answer.set()
+        patch.setattr(loading, "candidates", Mock(side_effect=PermissionError(13, "Permission denied")))
+        assert await deployment.follow(NAME, on=True) is None
+    await deployment.poll()
+    assert status(deployment).live == 2
+
+
 async def test_one_fixed_version_is_not_followed(bench: Bench) -> None:
     deployment = bench.start(wanted=1, follow=False)
     with refused("fixed_version", "version 1 of maze is wanted by --versions"):
@@ -226,6 +272,32 @@ async def test_a_new_rule_that_no_version_fits_changes_nothing(bench: Bench) -> 
     bench.publish(2, stay=1.0)
     await deployment.poll()
     assert bench.host.did == []
+
+
+@pytest.mark.parametrize("is_published", [True, False])
+async def test_a_new_rule_that_comes_during_a_poll_is_taken_by_the_next_one(
+    bench: Bench, *, is_published: bool
+) -> None:
+    """Version 3 is loaded or refused by the rule before, which wants the newest one."""
+    deployment = bench.start(follow=False)
+    bench.publish(2)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="best", follow=False)])
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted="latest", follow=False)])
+    bench.publish(3)
+    bench.host.held[3] = asyncio.Event()
+    if not is_published:
+        bench.host.refuses = {2: "hash", 3: "hash"}
+    poll = asyncio.create_task(deployment.poll())
+    while ("prepare", 3) not in bench.host.did:  # noqa: ASYNC110  a thread reads the folder
+        await asyncio.sleep(0.001)
+    deployment.take_rules([policy_source(bench.folder, name=NAME, wanted=2, follow=False)])
+    bench.host.held[3].set()
+    await poll
+    assert status(deployment).live == 1
+    bench.host.refuses.clear()
+    (bench.folder / "policies/2/probes.npz").write_bytes(b"uploaded again")
+    await deployment.poll()
+    assert status(deployment).live == 2
 
 
 async def test_taking_up_says_if_the_wanted_version_is_refused(bench: Bench) -> None:

@@ -161,10 +161,12 @@ class FollowRequest(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., off: _Optional[bool] = ...) -> None: ...
 
 class FollowResponse(_message.Message):
-    __slots__ = ("policy",)
+    __slots__ = ("policy", "next_version")
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    NEXT_VERSION_FIELD_NUMBER: _ClassVar[int]
     policy: PolicyStatus
-    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ...) -> None: ...
+    next_version: str
+    def __init__(self, policy: _Optional[_Union[PolicyStatus, _Mapping[str, _Any]]] = ..., next_version: _Optional[str] = ...) -> None: ...
 
 class CanaryRequest(_message.Message):
     __slots__ = ("policy", "version", "share", "rule", "off")
