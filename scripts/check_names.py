@@ -57,7 +57,7 @@ IDENTIFIERS = (
     Retired(r"(parse|usable)_place|PolicyPlace", "parse_path, usable_path, PolicyPath"),
     Retired(r"_?(Offer|Door|Crowd|Computer|Computed|Tally|Tallies)", "the words in docs/architecture.md"),
     Retired(r"_?(Parent|Child)", "Supervisor, WorkerProcess"),
-    Retired(r"(start_)?giv(e|ing)_way|start_giving_way", "lower_priority, start_at_lower_priority"),
+    Retired(r"(start_)?(give|giving)_way", "lower_priority, start_at_lower_priority"),
     Retired(r"draw_columns", "noise_columns"),
     Retired(r"join_address", "parse_address"),
     Retired(r"require_devices|DeviceError", "jax_settings.device_problem"),
@@ -65,7 +65,6 @@ IDENTIFIERS = (
     Retired(r"describe_policy", "published_name"),
     Retired(r"make_updater", "CRL"),
     Retired(r"redraw_goals", "resample_goals"),
-    Retired(r"_optimiser|summarise|_centres|_neighbours", "the American spelling"),
 )
 ANYWHERE = (
     Retired(r"--unroll(?![\w-])", "--unroll-length"),

@@ -1,8 +1,8 @@
 """The threads in which XLA compiles for a CPU: they get the lowest priority once a server answers requests.
 
-XLA starts them at the first compilation and keeps them, with the priority of the thread that was compiling then. A
-later compilation in a thread of lower priority would still delay requests. Only on Linux does each thread have its own
-priority.
+XLA starts some of them with the device, which does not need them to compute, and the others at the first compilation.
+It keeps them, with the priority of the thread that started them, so that a later compilation in a thread of lower
+priority would still delay requests. Only on Linux does each thread have its own priority.
 """
 
 import contextlib

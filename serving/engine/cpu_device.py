@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxlib import xla_client
 
+from serving.engine import compiler_threads
+
 _THREADS = "PJRT_NPROC"  # environment variable: number of threads in the pool of a client that XLA makes
 _ALIGNMENT = 64  # bytes; XLA copies an input whose address is not a multiple of this
 
@@ -29,7 +31,8 @@ def calling_thread_device() -> Any:
     before = os.environ.get(_THREADS)
     os.environ[_THREADS] = "1"
     try:
-        client = xla_client.make_cpu_client(asynchronous=False)
+        with compiler_threads.remembered():  # some of the threads that this starts compile, and none computes
+            client = xla_client.make_cpu_client(asynchronous=False)
     finally:
         del os.environ[_THREADS]
         if before is not None:
@@ -41,7 +44,7 @@ def aligned_zeros(rows: int, columns: int) -> np.ndarray:
     """Return zeros [rows, columns] float32 that XLA uses without a copy.
 
     XLA copies other arrays. It copies large ones in the only thread of the device's pool and then computes there too,
-    so only one batch would be computed at a time.
+    so only one batch would be computed at a time, and with the priority of a thread that compiles.
     """
     size = rows * columns * np.dtype(np.float32).itemsize
     memory = np.zeros(size + _ALIGNMENT, np.uint8)

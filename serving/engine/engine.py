@@ -125,6 +125,7 @@ class Engine:
         """The number of threads that may call `compute` at the same time."""
         self.max_rows = min(max_rows, _CPU_MAX_ROWS) if on_cpu else max_rows
         """Most rows in one call of `compute`."""
+        self._aligns = on_cpu
         self._most_full_rows = min(max_rows, _CPU_FULL_ROWS) if on_cpu else max_rows
         self.full_rows = self._most_full_rows
         """Rows of a full batch: with more rows, the time per row does not fall."""
@@ -255,7 +256,7 @@ class Engine:
     def _run(self, kind: Kind, rows: np.ndarray) -> np.ndarray:
         bucket = self._bucket(kind, len(rows))
         batch = rows
-        if bucket > len(rows) or (self.max_concurrency > 1 and not is_aligned(rows)):
+        if bucket > len(rows) or (self._aligns and not is_aligned(rows)):
             batch = aligned_zeros(bucket, rows.shape[1])
             batch[: len(rows)] = rows
         began_s = time.perf_counter()

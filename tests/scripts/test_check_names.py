@@ -32,6 +32,14 @@ def names(text: str, *, python: bool = True) -> list[str]:
         ('row["eval/success_any"]', "eval/success_any"),
         ("config.stop_at_success_rate", "stop_at_success_rate"),
         ('flags = ["--stop-at-success-rate", "0.9"]', "--stop-at-success-rate"),
+        ('rule = Rule("latest", follow=True)', "Rule"),
+        ("plan = Restart(None, {}, ())", "Restart"),
+        ("await deployment.look_now()", "look_now"),
+        ("policy.retry_in = RETRY_LOOKS", "RETRY_LOOKS"),
+        ("return parse_place(word)", "parse_place"),
+        ("from serving.engine.thread_priority import start_giving_way", "start_giving_way"),
+        ('flags = ["--host", "0.0.0.0"]', "--host"),
+        ("# as stopping.py does", "stopping.py"),
     ],
 )
 def test_a_retired_name_in_python_is_found(source: str, name: str) -> None:
@@ -46,6 +54,8 @@ def test_a_retired_name_in_python_is_found(source: str, name: str) -> None:
         'flags = ["--unroll-length", "5"]',
         "settled = positions_at_rest; judged = True; spaceship = shedding = None",
         "grandparent.python_files(children)",
+        "rule: VersionRule | DecisionRule; plan = RestartPlan(None); restart = path.looks_at(slot)",
+        'flags = ["--hostname", "--max-rows-per-call", "Restart=on-failure", "setpoint.py", "policy/calls.pyi"]',
     ],
 )
 def test_an_english_word_is_not(source: str) -> None:

@@ -14,10 +14,13 @@ PROGRAM = """
 import json, os, threading
 import jax, jax.numpy as jnp
 from serving.engine import compiler_threads
+from serving.engine.cpu_device import calling_thread_device
+
+device = jax.sharding.SingleDeviceSharding(calling_thread_device())
 
 def compile(operations):
     jax.jit(lambda x: [x := jnp.tanh(x @ x) + i for i in range(operations)][-1]).lower(
-        jax.ShapeDtypeStruct((64, 64), jnp.float32)).compile()
+        jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=device)).compile()
 
 def ticks():
     native = set(map(int, os.listdir("/proc/self/task"))) - {thread.native_id for thread in threading.enumerate()}
@@ -43,5 +46,5 @@ def test_later_compilations_have_the_lowest_priority() -> None:
     all_ticks = sum(ticks for _, ticks in threads)
     lowest = sum(ticks for niceness, ticks in threads if niceness == 19)
     assert all_ticks > 0
-    assert lowest >= 0.9 * all_ticks
+    assert lowest >= 0.95 * all_ticks
     assert own == os.getpriority(os.PRIO_PROCESS, 0)

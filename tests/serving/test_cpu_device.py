@@ -49,9 +49,10 @@ def test_a_small_batch_occupies_no_thread_but_the_caller() -> None:
     assert others_share(engine, rows) < 0.25  # about 1 if XLA splits operations among two cores
 
 
-def test_a_large_unaligned_batch_is_computed_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """XLA would copy such an input, and then compute, in the only thread of its pool: one batch after another."""
-    monkeypatch.setattr("serving.engine.engine.available_cores", lambda: 2)
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_large_unaligned_batch_is_computed_on_the_calling_thread(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    """XLA would copy such an input, and then compute, in a thread that compiles: one batch after another."""
+    monkeypatch.setattr("serving.engine.engine.available_cores", lambda: cores)
     spec = policy_spec(state_names=tuple(f"state {number}" for number in range(400)), actor_depth=8, actor_width=64)
     engine = Engine(fresh_params(0, spec), spec, max_rows=256)
     engine.compile(Kind.ACT, 256)
