@@ -44,6 +44,7 @@ _STATE_DIR = tyro.conf.arg(
     metavar="DIR", help_behavior_hint="(default: $XDG_STATE_HOME/kilolayer/PORT or ~/.local/state/kilolayer/PORT)"
 )
 _CONFIG = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")
+_HTTP_PORT = tyro.conf.arg(metavar="PORT", help_behavior_hint="(default: no port)")
 _FOLLOW = tyro.conf.arg(help_behavior_hint="(default: policies with latest)")
 
 
@@ -117,6 +118,11 @@ class ServeConfig:
     The host 127.0.0.1 accepts connections from this machine only, 0.0.0.0 from every network. Connections to a port are
     neither encrypted nor authenticated. The port 0 picks a free one, which the ready line in the log shows.
     Only the user that runs the server can connect to a Unix socket: its mode is 0600."""
+
+    http_port: Annotated[int | None, _HTTP_PORT] = None
+    """Port for the Open Inference Protocol over HTTP; needs the extra `http`.
+    It is on the host of --listen, or on 127.0.0.1 beside a Unix socket. 0 picks a free one, which the ready line in the
+    log shows."""
 
     metrics: bool = True
     """Serve Prometheus metrics over HTTP, at /metrics of the metrics port."""
@@ -207,6 +213,11 @@ class ServeConfig:
         return parse_address(self.listen)
 
     @property
+    def http_address(self) -> TcpAddress | None:
+        """The address for HTTP; None: there is none."""
+        return None if self.http_port is None else TcpAddress(self.metrics_host, self.http_port)
+
+    @property
     def metrics_host(self) -> str:
         """The host of the metrics port."""
         return self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
@@ -271,6 +282,7 @@ class ServeConfig:
                 f"--metrics-port must differ from the port of --listen, got {address.port} for both; 0 picks a free"
                 " port"
             )
+        self._check_http_port(address)
         if not 1 <= self.workers <= _MAX_WORKERS:
             raise ConfigError(
                 f"--workers must be from 1 to {_MAX_WORKERS}, got {self.workers}; use at most one for each core"
@@ -280,6 +292,19 @@ class ServeConfig:
                 f"--workers {self.workers} needs a port, because gRPC cannot share a Unix socket between processes, got"
                 f" --listen {self.listen}; use --listen 127.0.0.1:50051, or leave out --workers"
             )
+
+    def _check_http_port(self, address: Address) -> None:
+        port = self.http_port
+        if port is None:
+            return
+        if not 0 <= port <= MAX_PORT:
+            raise ConfigError(f"--http-port must be from 0 to {MAX_PORT}, got {port}; 0 picks a free port")
+        others = {"--metrics-port": self.metrics_port}
+        if isinstance(address, TcpAddress):
+            others["the port of --listen"] = address.port
+        for name, other in others.items():
+            if port == other != 0:
+                raise ConfigError(f"--http-port must differ from {name}, got {port} for both; 0 picks a free port")
 
     def _check_admin(self, address: Address) -> None:
         try:

@@ -11,7 +11,6 @@ import asyncio
 import functools
 import gc
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,14 +19,15 @@ import jax
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import Bundle
-from policy.spec import PolicySpec
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
+from serving.api.http_port import http_connections, http_transport
 from serving.api.observers import Observers
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
+from serving.api.request_sizes import max_request_bytes
 from serving.config import ServeConfig
 from serving.engine import compiler_threads
 from serving.engine.thread_priority import run_in_background, run_in_thread
@@ -55,11 +55,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-_GRPC_MAX_BYTES = 2**31 - 1  # of a message
-_MESSAGE_BYTES = 65536  # of a request in addition to its rows: names, tags, fields of later versions
-# A float32 is 4 bytes packed and 5 unpacked. With 8, calls with slightly too many rows get our own, clearer error.
-_MAX_VALUE_BYTES = 8
-_MIN_HELD_REQUESTS = 4  # of the largest size, so that one connection may hold a request and its reply
 _BROKEN_GRACE_S = 1.0  # at most, for what other threads compute, if a device failed or hangs
 _ARRIVAL_S = 0.1  # for calls that were sent before the last answer to arrive; they are held
 _SPANS_S = 1.0  # for a collector to take the last spans
@@ -133,28 +128,29 @@ class Server:
             range_check=range_check,
             observers=observers,
         )
-        max_request_bytes = _max_request_bytes([bundle.spec for bundle in bundles.values()], config)
-        if max_request_bytes > _GRPC_MAX_BYTES:
-            raise StartupError(
-                f"requests of {config.max_call_rows} rows can have {max_request_bytes} bytes, and gRPC takes at most"
-                f" {_GRPC_MAX_BYTES}; use a smaller --max-call-rows"
-            )
-        if config.max_held_mb << 20 < _MIN_HELD_REQUESTS * max_request_bytes:
-            needed = math.ceil(_MIN_HELD_REQUESTS * max_request_bytes / 2**20)
-            raise StartupError(
-                f"--max-held-mb {config.max_held_mb} is too small for requests of {config.max_call_rows} rows; use at"
-                f" least {needed}, or a smaller --max-call-rows"
-            )
+        request_bytes = max_request_bytes([bundle.spec for bundle in bundles.values()], config)
         self.services = (policy_service.service(), open_inference.service(), self._health.service())
         """The services on the gRPC port."""
+        connections = max_connections()
+        of_http = http_connections(config, connections)
         self._transport = GrpcTransport(
             self.services,
-            max_request_bytes=max_request_bytes,
+            max_request_bytes=request_bytes,
             max_held_bytes=config.max_held_mb << 20,
             max_streams=config.max_streams,
-            max_connections=max_connections(),
+            max_connections=connections - of_http,
             on_limit=metrics.memory_limit.inc,
             share_port=config.workers > 1,
+            clock=clock,
+        )
+        self._http = http_transport(
+            open_inference,
+            config,
+            handlers=self._handlers,
+            held=self._transport.held,
+            max_body_bytes=request_bytes,
+            max_connections=of_http,
+            on_limit=metrics.memory_limit.inc,
             clock=clock,
         )
         self._metrics_server: MetricsServer | None = None
@@ -162,6 +158,8 @@ class Server:
         self._heartbeat = Heartbeat(clock=clock)
         self.address: Address = config.address
         """The address for gRPC; its port is known after `start`."""
+        self.http_address = config.http_address
+        """The address for HTTP; None: there is none."""
 
     async def start(self) -> None:
         """Open the ports; health is NOT_SERVING.
@@ -176,6 +174,8 @@ class Server:
                 collectors, config.metrics_host, port=config.metrics_port, problem=self._problem
             )
         self.address = await self._transport.start(config.address)
+        if self._http and self.http_address:
+            self.http_address = await self._http.start(self.http_address)
         if config.metrics:
             self._collectors.register(ConnectionsCollector(self.address))
         self._watching = asyncio.create_task(self._watch())
@@ -258,10 +258,11 @@ class Server:
         drained = await self.host.drain(grace_s=grace_s)
         await asyncio.sleep(_ARRIVAL_S)
         send_s = min(max(ends_s - self._clock(), _MIN_SEND_S), _MAX_SEND_S)
-        stopping = asyncio.create_task(self._transport.stop(send_s))
-        await asyncio.sleep(0)  # after this the transport is stopping and accepts no new call
+        transports = [self._transport, *([self._http] if self._http else [])]
+        stopping = [asyncio.create_task(transport.stop(send_s)) for transport in transports]
+        await asyncio.sleep(0)  # after this the transports are stopping and accept no new call
         self._handlers.refuse_held()
-        await stopping
+        await asyncio.gather(*stopping)
         self._compilations.stop()
         if self._row_log:
             await asyncio.to_thread(self._row_log.close)
@@ -289,9 +290,11 @@ class Server:
     def addresses(self) -> dict[str, str]:
         """Return the addresses of the server by name, for programs that read the log.
 
-        They are `grpc`, `health`, and `metrics` unless off. A worker has only the first.
+        They are `grpc`, `http` if there is one, `health`, and `metrics` unless off. A worker has only the first two.
         """
         addresses = {"grpc": str(self.address)}
+        if self.http_address:
+            addresses["http"] = f"http://{self.http_address}"
         if self._metrics_server:
             addresses |= self._metrics_server.addresses()
         return addresses
@@ -382,8 +385,3 @@ def _row_log(config: ServeConfig, metrics: Metrics) -> RowLog | None:
     share, folder = config.log_rows
     files = RowFolder(folder, max_bytes=config.log_rows_mb * 2**20, writers=config.workers)
     return RowLog(files, share=share, metrics=metrics)
-
-
-def _max_request_bytes(specs: list[PolicySpec], config: ServeConfig) -> int:
-    row_dim = max(spec.state_dim + spec.goal_dim + spec.chunk_dim for spec in specs)
-    return config.max_call_rows * row_dim * _MAX_VALUE_BYTES + _MESSAGE_BYTES

@@ -70,7 +70,13 @@ def served_bundle(policies: Path) -> Bundle:
 def running(policies: Path) -> Iterator[Running]:
     """One server for all tests that only call it: batches and calls of at most 8 rows, metrics without a port."""
     config = ServeConfig(
-        policies=(policies,), listen="127.0.0.1:0", metrics_port=0, metrics=False, max_batch_rows=8, max_call_rows=8
+        policies=(policies,),
+        listen="127.0.0.1:0",
+        http_port=0,
+        metrics_port=0,
+        metrics=False,
+        max_batch_rows=8,
+        max_call_rows=8,
     )
     with in_process.served(config) as running:
         yield running

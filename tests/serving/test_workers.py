@@ -1,5 +1,6 @@
 """Several workers on one port: a real supervisor and its real workers."""
 
+import json
 import os
 import re
 import shutil
@@ -31,7 +32,7 @@ GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 def command_of(policies: Path, *flags: str) -> list[str]:
     """The command of a server with two workers on free ports."""
-    ports = ["--listen", "127.0.0.1:0", "--metrics-port", "0"]
+    ports = ["--listen", "127.0.0.1:0", "--http-port", "0", "--metrics-port", "0"]
     return [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", *ports, *flags]
 
 
@@ -44,8 +45,8 @@ class Served:
         self._log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stderr=file, env=environ)
-        self.address, self.metrics = self.wait_for(
-            r"ready: grpc=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000 workers=2"
+        self.address, self.http, self.metrics = self.wait_for(
+            r"ready: grpc=(\S+) http=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000 workers=2"
         )
         self.health = self.metrics.replace("/metrics", "/healthz")
 
@@ -68,6 +69,19 @@ class Served:
             with grpc.insecure_channel(self.address, options=[("kilolayer.test", number)]) as channel:
                 versions.add(PolicyStub(channel).Act(GOOD, timeout=10).version)  # pyright: ignore[reportUnknownArgumentType]
         return versions
+
+    def models(self, connections: int) -> set[str]:
+        """One request over HTTP on each of so many new connections; the names of the models that they give."""
+        names: set[str] = set()
+        for _ in range(connections):
+            with urllib.request.urlopen(f"{self.http}/v2/models/point_u_maze", timeout=10) as page:
+                names.add(json.loads(page.read())["name"])
+        return names
+
+    def http_listeners(self) -> int:
+        """How many sockets listen on the HTTP port, by the kernel's table."""
+        port = int(self.http.rpartition(":")[2])
+        return len(re.findall(rf"^ *\d+: \w+:{port:04X} \w+:0000 0A ", Path("/proc/net/tcp").read_text(), re.MULTILINE))
 
     def sample(self, name: str) -> float:
         with urllib.request.urlopen(self.metrics, timeout=5) as page:
@@ -111,6 +125,7 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
         assert served.sample("kilolayer_compilations_after_ready_total") == 0
         assert served.sample("kilolayer_workers") == 2
         assert served.is_healthy()
+        assert (served.http_listeners(), served.models(10)) == (2, {"point_u_maze"})
         each = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in served.workers()]
         assert served.sample("process_resident_memory_bytes") > sum(each)  # the supervisor's too
 
