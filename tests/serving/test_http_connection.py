@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import uvloop
 
@@ -445,3 +446,47 @@ async def test_stop_cancels_what_takes_longer() -> None:
         await server.transport.stop(0.05)
         with contextlib.suppress(ConnectionResetError):
             assert await peer.end() == b""
+
+
+async def test_damaged_requests_get_an_answer_or_an_end_and_leave_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(0)
+    good = post(b"a" * 20, "Expect: 100-continue", "Upgrade: h2c", "Connection: upgrade") + GET
+    chunked = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"
+    pieces = [
+        b"\r\n",
+        b"\n",
+        b":",
+        b" ",
+        b"\0",
+        b"\xff",
+        b"Content-Length: 3\r\n",
+        b"9" * 20,
+        b"HTTP/1.0",
+        b"HEAD ",
+        b"",
+    ]
+    async with served() as server:
+        for number in range(300):
+            raw = bytearray((good, chunked)[number % 2])
+            for _ in range(random.integers(1, 4)):
+                start = int(random.integers(len(raw)))
+                raw[start : start + int(random.integers(0, 9))] = pieces[random.integers(len(pieces))]
+            peer = await server.connect()
+            peer.send(bytes(raw))
+            peer.writer.write_eof()
+            with contextlib.suppress(ConnectionResetError):
+                assert (await peer.end())[:9] in (b"", b"HTTP/1.1 ")
+            peer.writer.close()
+        await server.nothing_is_held()
+        peer = await server.connect()
+        peer.send(GET)
+        assert (await peer.reply())[2] == b"GET /a?b 0"
+    assert caplog.records == []
+
+
+async def test_a_peer_that_asks_for_another_protocol_gets_http_1() -> None:
+    async with served() as server:
+        peer = await server.connect()
+        for _ in range(2):
+            peer.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"))
+            assert (await peer.reply())[2] == b"GET /a?b 0"

@@ -306,6 +306,7 @@ async def test_while_the_server_drains_calls_are_held_and_health_answers() -> No
     await turn_loop()
     assert not asking.done()
     assert (await bench.get("/v2/health/ready"))[0] == 503
+    assert await bench.get("/v2/health/live") == (200, {"live": True})
     bench.handlers.refuse_held()
     status, content = await asking
     assert (status, content["error"]) == (

@@ -213,3 +213,39 @@ def test_a_reply_with_many_values_must_be_binary() -> None:
     assert json_reply.write(reply, binary=True).body[-4 * 16385 :] == bytes(4 * 16385)
     with pytest.raises(InvalidRequestError, match="the reply has 16385 values, and JSON may have at most 16384"):
         json_reply.write(reply, binary=False)
+
+
+def test_damaged_requests_are_read_or_refused_in_one_line() -> None:
+    random = np.random.default_rng(0)
+    good = json.dumps(
+        {"id": "a", "parameters": {"timeout": 1, "robot_id": "r"}, **with_state(), "outputs": []}
+    ).encode()
+    pieces = [
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b'"',
+        b",",
+        b":",
+        b"null",
+        b"true",
+        b"1e999",
+        b"-",
+        b"\\ud800",
+        b"\xff",
+        b"\0",
+        b"9" * 30,
+    ]
+    refusals: list[str] = []
+    for _ in range(3000):
+        raw = bytearray(good)
+        for _ in range(random.integers(1, 4)):
+            start = int(random.integers(len(raw)))
+            raw[start : start + int(random.integers(0, 12))] = pieces[random.integers(len(pieces))]
+        try:
+            read(bytes(raw))
+        except InvalidRequestError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 2000
+    assert all("\n" not in each and len(each) < 300 for each in refusals)

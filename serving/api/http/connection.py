@@ -107,7 +107,8 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         if self._open.add(self):
             self._set_timer(self._limits.header_s, self._headers_are_late)
         else:
-            self._write(error_reply(503, "the server has too many connections; try again later", _CLOSE))
+            problem = "is shutting down" if self._open.is_closed else "has too many connections"
+            self._write(error_reply(503, f"the server {problem}; try again later", _CLOSE))
             self.close()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  the library's name
@@ -303,6 +304,8 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
 
     def _write(self, reply: HttpReply) -> None:
         """Write a reply. The connection is closed after it if the rest of the request is not worth reading."""
+        if self._transport.is_closing():  # its task learns that in a moment
+            return
         is_unread = self._http.their_state is h11.SEND_BODY
         is_large = self._declared is None or self._declared > self._limits.discard_bytes
         is_last = self._is_draining or self._http.their_state is h11.ERROR or (is_unread and is_large)
@@ -316,7 +319,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
 
     def _next(self) -> None:
         """Go on after a reply: with the next request, the rest of a body that was not needed, or the end."""
-        if self._is_lingering:
+        if self._is_lingering or self._transport.is_closing():
             return
         ours, theirs = self._http.our_state, self._http.their_state
         if ours is h11.DONE and theirs is h11.SEND_BODY:
@@ -363,7 +366,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         If it were closed while the peer still sends, the peer's kernel would discard the reply.
         """
         self._is_lingering = True
-        if self._transport.can_write_eof():
+        if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
         self._set_timer(self._limits.linger_s, self._transport.abort)
         self._resume_reading()

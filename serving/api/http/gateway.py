@@ -126,8 +126,11 @@ class HttpGateway:
         return HttpReply(200, (BINARY, (json_request.HEADER, str(written.json_bytes))), body)
 
     async def _describe(self, route: Route, context: RpcContext) -> HttpReply:
-        if route.rpc == "ServerReady" and self._handlers.draining:
-            raise DrainingError  # immediately: the method would hold the call, and a load balancer must know now
+        if self._handlers.draining:  # the methods would hold the call, and probes must know now
+            if route.rpc == "ServerReady":
+                raise DrainingError
+            if route.rpc == "ServerLive":
+                return HttpReply(200, (JSON,), to_json({"live": True}))
         request: Message = getattr(pb, f"{route.rpc}Request")()
         if route.model:
             request = type(request)(name=route.model, version=route.version)

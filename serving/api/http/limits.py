@@ -58,9 +58,13 @@ class OpenConnections:
         self._most = most
         self.all: dict[Closable, None] = {}
         self._waiting: dict[Closable, None] = {}  # for a request, the longest first
+        self.is_closed = False
+        """Whether there is no place for another one, because the server stops."""
 
     def add(self, connection: "Closable") -> bool:
         """Add a connection that waits for its first request. Return False if there is no place for it."""
+        if self.is_closed:
+            return False
         if len(self.all) >= self._most:
             oldest = next(iter(self._waiting), None)
             if oldest is None:

@@ -76,6 +76,7 @@ class HttpTransport:
         if not self._server:
             return
         self._server.close()
+        self._open.is_closed = True  # for connections that are accepted and not made yet
         ends_s = self._clock() + grace_s
         for connection in self._connections():
             connection.drain()
