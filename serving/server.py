@@ -178,6 +178,8 @@ class Server:
             self.http_address = await self._http.start(self.http_address)
         if config.metrics:
             self._collectors.register(ConnectionsCollector(self.address))
+            if self.http_address:
+                self._collectors.register(ConnectionsCollector(self.http_address, protocol="http"))
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:

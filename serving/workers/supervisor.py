@@ -344,6 +344,8 @@ class Supervisor:
             ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in tuple(self._workers.values()))])
         )
         collectors.register(ConnectionsCollector(self._config.address))
+        if self._config.http_address:
+            collectors.register(ConnectionsCollector(self._config.http_address, protocol="http"))
         collectors.register(ReportsCollector(self._reports))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
         gauge.set_function(lambda: sum(worker.serves for worker in tuple(self._workers.values())))

@@ -208,10 +208,10 @@ def test_a_reply_has_its_values_as_numbers_or_behind_the_json() -> None:
 
 
 def test_a_reply_with_many_values_must_be_binary() -> None:
-    output = pb.ModelInferResponse.InferOutputTensor(name="action", datatype="FP32", shape=[16385, 1])
-    reply = pb.ModelInferResponse(outputs=[output], raw_output_contents=[bytes(4 * 16385)])
-    assert json_reply.write(reply, binary=True).body[-4 * 16385 :] == bytes(4 * 16385)
-    with pytest.raises(InvalidRequestError, match="the reply has 16385 values, and JSON may have at most 16384"):
+    output = pb.ModelInferResponse.InferOutputTensor(name="action", datatype="FP32", shape=[8193, 1])
+    reply = pb.ModelInferResponse(outputs=[output], raw_output_contents=[bytes(4 * 8193)])
+    assert json_reply.write(reply, binary=True).body[-4 * 8193 :] == bytes(4 * 8193)
+    with pytest.raises(InvalidRequestError, match="the reply has 8193 values, and JSON may have at most 8192"):
         json_reply.write(reply, binary=False)
 
 
