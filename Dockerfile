@@ -5,6 +5,7 @@
 #
 # Add `-v kilolayer-cache:/cache` to keep compiled programs when the container is replaced: the next start is faster. It
 # also keeps copies of policies from buckets: the next start works while the bucket cannot be read.
+# Add `-e KILOLAYER_HTTP_PORT=8000 -p 8000:8000` to answer the Open Inference Protocol over HTTP, too.
 # Add `-v kilolayer-state:/state` to keep the decisions about live versions, such as a rollback.
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
