@@ -215,7 +215,10 @@ class ServeConfig:
     @property
     def http_address(self) -> TcpAddress | None:
         """The address for HTTP; None: there is none."""
-        return None if self.http_port is None else TcpAddress(self.metrics_host, self.http_port)
+        if self.http_port is None:
+            return None
+        host = self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
+        return TcpAddress(host, self.http_port)
 
     @property
     def metrics_host(self) -> str:

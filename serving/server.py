@@ -19,6 +19,7 @@ import jax
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from policy.bundle import Bundle
+from serving.api import request_bytes
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
@@ -27,7 +28,6 @@ from serving.api.observers import Observers
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
 from serving.api.range_check import RangeCheck
-from serving.api.request_sizes import max_request_bytes
 from serving.config import ServeConfig
 from serving.engine import compiler_threads
 from serving.engine.thread_priority import run_in_background, run_in_thread
@@ -128,14 +128,14 @@ class Server:
             range_check=range_check,
             observers=observers,
         )
-        request_bytes = max_request_bytes([bundle.spec for bundle in bundles.values()], config)
+        max_request_bytes = request_bytes.limit([bundle.spec for bundle in bundles.values()], config)
         self.services = (policy_service.service(), open_inference.service(), self._health.service())
         """The services on the gRPC port."""
         connections = max_connections()
         of_http = http_connections(config, connections)
         self._transport = GrpcTransport(
             self.services,
-            max_request_bytes=request_bytes,
+            max_request_bytes=max_request_bytes,
             max_held_bytes=config.max_held_mb << 20,
             max_streams=config.max_streams,
             max_connections=connections - of_http,
@@ -148,7 +148,7 @@ class Server:
             config,
             handlers=self._handlers,
             held=self._transport.held,
-            max_body_bytes=request_bytes,
+            max_body_bytes=max_request_bytes,
             max_connections=of_http,
             on_limit=metrics.memory_limit.inc,
             clock=clock,

@@ -87,10 +87,11 @@ class Bench:
         )
         self.exchange = FakeExchange(b"")
 
-    def _authorize(self, context: RpcContext) -> None:
+    def _authorize(self, context: RpcContext) -> RpcContext:
         self.authorized.append(context)
         if self.refusal:
             raise self.refusal
+        return context
 
     async def reply(self, request: HttpRequest, body: bytes = b"") -> HttpReply:
         """The reply, also to a request that is refused, as a connection sends it."""

@@ -73,12 +73,8 @@ def test_other_causes_are_named(monkeypatch: pytest.MonkeyPatch, number: int, ex
 def test_a_port_is_listened_on_once_unless_it_is_shared() -> None:
     free = TcpAddress("127.0.0.1", 0)
     address, alone = listening_socket("--http-port", free, share_port=False)
-    with alone, pytest.raises(StartupError) as error:
+    with alone, pytest.raises(StartupError, match=rf"^cannot bind --http-port .*\b{address.port}\b.*: address in use"):
         listening_socket("--http-port", address, share_port=True)
-    assert str(error.value) == (
-        f"cannot bind --http-port {address.port} on 127.0.0.1: address in use; choose another port with --http-port,"
-        " or 0 for any free one"
-    )
     with hold_port(free, flag="--http-port") as held:
         first, second = (listening_socket("--http-port", held, share_port=True) for _ in range(2))
         assert first[0] == second[0] == held
@@ -89,7 +85,7 @@ def test_a_port_is_listened_on_once_unless_it_is_shared() -> None:
 def test_a_held_port_is_named_after_its_flag() -> None:
     with (
         hold_port(TcpAddress("127.0.0.1", 0)) as address,
-        pytest.raises(StartupError, match=f"^cannot bind --http-port {address.port} on 127.0.0.1: address in use"),
+        pytest.raises(StartupError, match=rf"^cannot bind --http-port .*\b{address.port}\b.*: address in use"),
         hold_port(address, flag="--http-port"),
     ):
         pass

@@ -59,7 +59,7 @@ class HttpGateway:
         max_body_bytes: largest body, with binary tensors.
         max_rows: most rows of one request.
         authorize: called for each request before its body is read, with the name of its method and its headers, as
-            `RpcContext.metadata`. Raises a ServingError if the caller may not call it.
+            `RpcContext.metadata`. Returns the context of the call. Raises a ServingError if the caller may not call it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class HttpGateway:
         handlers: RpcHandlers,
         max_body_bytes: int,
         max_rows: int,
-        authorize: Callable[[RpcContext], None] = lambda _context: None,
+        authorize: Callable[[RpcContext], RpcContext] = lambda context: context,
     ) -> None:
         self._service = service
         self._rpc = service.service()
@@ -93,7 +93,7 @@ class HttpGateway:
             metadata=lambda: request.headers,
             hold_reply=exchange.hold,
         )
-        self._authorize(context)
+        context = self._authorize(context)
         if route.rpc == _INFER:
             return await self._infer(request, route, exchange, context)
         return await self._describe(route, context)
