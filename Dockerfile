@@ -5,6 +5,7 @@
 #
 # Add `-v kilolayer-cache:/cache` to keep compiled programs when the container is replaced: the next start is faster. It
 # also keeps copies of policies from buckets: the next start works while the bucket cannot be read.
+# Add `-e KILOLAYER_HTTP_PORT=8000 -p 8000:8000` to answer the Open Inference Protocol over HTTP, too.
 # Add `-v kilolayer-state:/state` to keep the decisions about live versions, such as a rollback.
 #
 # The target `cuda` runs on NVIDIA GPUs (docker run --gpus all). Pass settings as flags after the image's name, or as
@@ -32,12 +33,12 @@ RUN echo "pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd
     && python -m venv --without-pip /opt/venv
 COPY pyproject.toml ./
 COPY requirements/ requirements/
-# The names of the packages that serving needs, also from buckets, and those that training needs. `kilolayer` itself is
+# The names of the packages that serving needs, also from buckets and over HTTP, and those that training needs. `kilolayer` itself is
 # copied from this checkout below.
 RUN python -c "import tomllib; \
         project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         extras = project['optional-dependencies']; \
-        serve = project['dependencies'] + extras['serve'] + extras['remote']; \
+        serve = project['dependencies'] + extras['serve'] + extras['remote'] + extras['http']; \
         serve = [need for need in serve if not need.startswith('kilolayer')]; \
         train = project['dependencies'] + extras['train'] + extras['warp']; \
         print(*serve, file=open('serve.txt', 'w'), sep='\n'); \

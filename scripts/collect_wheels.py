@@ -52,10 +52,10 @@ PARTS = {
     ),
     "server": Part("kilolayer-stack[serve]", PROJECTS[1], ("serve",), ("kilolayer-serve", "--help")),
     "server with buckets and tracing": Part(
-        "kilolayer-stack[serve,remote,tracing]",
+        "kilolayer-stack[serve,http,remote,tracing]",
         PROJECTS[1],
-        ("serve", "remote", "tracing"),
-        ("python", "-c", "import obstore, serving.api.tracing, serving.policies.bucket"),
+        ("serve", "http", "remote", "tracing"),
+        ("python", "-c", "import obstore, serving.api.http.transport, serving.api.tracing, serving.policies.bucket"),
     ),
     "training": Part("kilolayer-stack[train]", PROJECTS[1], ("train",), ("kilolayer-train", "--list-envs")),
 }

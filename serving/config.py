@@ -50,6 +50,7 @@ _STATE_DIR = tyro.conf.arg(
 _FILE = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
 _CONFIG = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: no file)")
 _TOKENS = tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: anyone may call)")
+_HTTP_PORT = tyro.conf.arg(metavar="PORT", help_behavior_hint="(default: no port)")
 _FOLLOW = tyro.conf.arg(help_behavior_hint="(default: policies with latest)")
 
 
@@ -144,6 +145,11 @@ class ServeConfig:
 
     reflection: bool = False
     """Describe the services to tools such as grpcurl (gRPC server reflection). Not allowed beside locks."""
+
+    http_port: Annotated[int | None, _HTTP_PORT] = None
+    """Port for the Open Inference Protocol over HTTP; needs the extra `http`.
+    It is on the host of --listen, or on 127.0.0.1 beside a Unix socket. 0 picks a free one, which the ready line in the
+    log shows."""
 
     metrics: bool = True
     """Serve Prometheus metrics over HTTP, at /metrics of the metrics port."""
@@ -243,6 +249,14 @@ class ServeConfig:
         return lock_settings.tls_files(self)
 
     @property
+    def http_address(self) -> TcpAddress | None:
+        """The address for HTTP; None: there is none."""
+        if self.http_port is None:
+            return None
+        host = self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
+        return TcpAddress(host, self.http_port)
+
+    @property
     def wanted_versions(self) -> Mapping[str, Wanted]:
         """The versions of --versions, by the name of the policy."""
         return parse_versions(self.versions)
@@ -300,6 +314,7 @@ class ServeConfig:
                 f"--metrics-port must differ from the port of --listen, got {address.port} for both; 0 picks a free"
                 " port"
             )
+        self._check_http_port(address)
         if not 1 <= self.workers <= _MAX_WORKERS:
             raise ConfigError(
                 f"--workers must be from 1 to {_MAX_WORKERS}, got {self.workers}; use at most one for each core"
@@ -309,6 +324,19 @@ class ServeConfig:
                 f"--workers {self.workers} needs a port, because gRPC cannot share a Unix socket between processes, got"
                 f" --listen {self.listen}; use --listen 127.0.0.1:50051, or leave out --workers"
             )
+
+    def _check_http_port(self, address: Address) -> None:
+        port = self.http_port
+        if port is None:
+            return
+        if not 0 <= port <= MAX_PORT:
+            raise ConfigError(f"--http-port must be from 0 to {MAX_PORT}, got {port}; 0 picks a free port")
+        others = {"--metrics-port": self.metrics_port}
+        if isinstance(address, TcpAddress):
+            others["the port of --listen"] = address.port
+        for name, other in others.items():
+            if port == other != 0:
+                raise ConfigError(f"--http-port must differ from {name}, got {port} for both; 0 picks a free port")
 
     def _check_admin(self, address: Address) -> None:
         try:

@@ -26,6 +26,7 @@ from serving.api import request_bytes
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
+from serving.api.http_port import http_connections, http_transport
 from serving.api.observers import Observers
 from serving.api.open_inference.service import OpenInferenceService
 from serving.api.policy_service import PolicyService
@@ -140,16 +141,28 @@ class Server:
         """The services on the gRPC port."""
         self.tokens = TokenWatch(config.tokens) if config.tokens else None
         """The tokens that are accepted; None: calls need none."""
+        connections = max_connections()
+        of_http = http_connections(config, connections)
         self._transport = GrpcTransport(
             self.services,
             max_request_bytes=max_request_bytes,
             max_held_bytes=config.max_held_mb << 20,
             max_streams=config.max_streams,
-            max_connections=max_connections(),
+            max_connections=connections - of_http,
             on_limit=metrics.memory_limit.inc,
             guard=self.tokens.guard(metrics.refused.labels, clock=clock) if self.tokens else None,
             share_port=config.workers > 1,
             certificates=config.tls and Certificates(config.tls),
+            clock=clock,
+        )
+        self._http = http_transport(
+            open_inference,
+            config,
+            handlers=self._handlers,
+            held=self._transport.held,
+            max_body_bytes=max_request_bytes,
+            max_connections=of_http,
+            on_limit=metrics.memory_limit.inc,
             clock=clock,
         )
         self._metrics_server: MetricsServer | None = None
@@ -157,6 +170,8 @@ class Server:
         self._heartbeat = Heartbeat(clock=clock)
         self.address: Address = config.address
         """The address for gRPC; its port is known after `start`."""
+        self.http_address = config.http_address
+        """The address for HTTP; None: there is none."""
 
     async def start(self) -> None:
         """Open the ports; health is NOT_SERVING.
@@ -171,8 +186,12 @@ class Server:
                 collectors, config.metrics_host, port=config.metrics_port, problem=self._problem
             )
         self.address = await self._transport.start(config.address)
+        if self._http and self.http_address:
+            self.http_address = await self._http.start(self.http_address)
         if config.metrics:
             self._collectors.register(ConnectionsCollector(self.address))
+            if self.http_address:
+                self._collectors.register(ConnectionsCollector(self.http_address, protocol="http"))
         self._watching.append(asyncio.create_task(self._watch()))
         if self.tokens:
             self._watching.append(asyncio.create_task(self.tokens.run()))
@@ -256,10 +275,11 @@ class Server:
         drained = await self.host.drain(grace_s=grace_s)
         await asyncio.sleep(_ARRIVAL_S)
         send_s = min(max(ends_s - self._clock(), _MIN_SEND_S), _MAX_SEND_S)
-        stopping = asyncio.create_task(self._transport.stop(send_s))
-        await asyncio.sleep(0)  # after this the transport is stopping and accepts no new call
+        transports = [self._transport, *([self._http] if self._http else [])]
+        stopping = [asyncio.create_task(transport.stop(send_s)) for transport in transports]
+        await asyncio.sleep(0)  # after this the transports are stopping and accept no new call
         self._handlers.refuse_held()
-        await stopping
+        await asyncio.gather(*stopping)
         self._compilations.stop()
         if self._row_log:
             await asyncio.to_thread(self._row_log.close)
@@ -287,9 +307,11 @@ class Server:
     def addresses(self) -> dict[str, str]:
         """Return the addresses of the server by name, for programs that read the log.
 
-        They are `grpc`, `health`, and `metrics` unless off. A worker has only the first.
+        They are `grpc`, `http` if there is one, `health`, and `metrics` unless off. A worker has only the first two.
         """
         addresses = {"grpc": str(self.address)}
+        if self.http_address:
+            addresses["http"] = f"http://{self.http_address}"
         if self._metrics_server:
             addresses |= self._metrics_server.addresses()
         return addresses

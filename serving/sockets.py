@@ -28,6 +28,7 @@ _MAX_PATH_BYTES = 107  # of a Unix socket: the kernel's limit
 _OWNER_ONLY = 0o177  # the umask that leaves a socket the mode 0600
 _LOCK_S = 5.0  # for another server to bind in the same folder
 _POLL_S = 0.01
+_BACKLOG = 4096  # connections that wait to be accepted, if the system allows as many
 _PROBLEMS = {
     errno.EADDRINUSE: "address in use",
     errno.EACCES: "not permitted; ports below 1024 usually need root",
@@ -145,9 +146,35 @@ def bind_error(flag: str, address: TcpAddress) -> StartupError:
     return StartupError(f"cannot bind {what}: {problem}; choose another port with {flag}, or 0 for any free one")
 
 
+def listening_socket(flag: str, address: TcpAddress, *, share_port: bool) -> tuple[TcpAddress, socket.socket]:
+    """Listen at `address`, given by `flag`; return it with the number of its port, and the socket.
+
+    Args:
+        share_port: whether other processes may listen on the port too.
+
+    Raises:
+        StartupError: the address cannot be bound.
+    """
+    listening = None
+    try:
+        family, _, _, _, numeric = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(share_port))
+        listening.bind(numeric)
+        listening.listen(_BACKLOG)
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
+        if listening:
+            listening.close()
+        raise bind_error(flag, address) from error
+    return dataclasses.replace(address, port=listening.getsockname()[1]), listening
+
+
 @contextmanager
-def hold_port(address: TcpAddress) -> Generator[TcpAddress]:
+def hold_port(address: TcpAddress, *, flag: str = "--listen") -> Generator[TcpAddress]:
     """Reserve the port of `address` so that only processes of this server can listen on it; yield it, with its number.
+
+    `flag` gives the port.
 
     Raises:
         StartupError: the port cannot be bound.
@@ -164,7 +191,7 @@ def hold_port(address: TcpAddress) -> Generator[TcpAddress]:
         held.bind(numeric)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # otherwise another process that sets it could bind
     except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
-        raise bind_error("--listen", address) from error
+        raise bind_error(flag, address) from error
     with held:
         yield dataclasses.replace(address, port=numeric[1])
 

@@ -64,10 +64,14 @@ class ConnectionsCollector(Collector):
 
     Args:
         address: of the server.
+        protocol: that is spoken there; empty: gRPC.
         folder: of the kernel's tables; one that does not exist counts as empty.
     """
 
-    def __init__(self, address: Address, *, folder: Path = Path("/proc/net")) -> None:
+    def __init__(self, address: Address, *, protocol: str = "", folder: Path = Path("/proc/net")) -> None:
+        prefix = f"{protocol}_" if protocol else ""
+        self._name = f"kilolayer_{prefix}connections"
+        self._about = f"Open connections to the {protocol.upper() or 'gRPC'} address."
         if isinstance(address, TcpAddress):
             self._line = re.compile(rf"\s*\d+: [0-9A-F]+:{address.port:04X} [0-9A-F]+:[0-9A-F]+ {_ESTABLISHED} ")
             self._tables = (folder / "tcp", folder / "tcp6")
@@ -78,7 +82,7 @@ class ConnectionsCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return one sample."""
         found = sum(self._count(table) for table in self._tables)
-        return (GaugeMetricFamily("kilolayer_connections", "Open connections to the gRPC address.", value=found),)
+        return (GaugeMetricFamily(self._name, self._about, value=found),)
 
     def _count(self, table: Path) -> int:
         if not table.exists():

@@ -58,7 +58,8 @@ def formatter(log_format: "LogFormat", *, terminal: bool, worker: int | None = N
 def ready_line(addresses: Mapping[str, str], *, policies: str) -> str:
     """Return the line that says that a server is ready, with its addresses by name and its policies."""
     grpc, metrics, admin = (addresses.get(name, "off") for name in ("grpc", "metrics", "admin"))
-    return f"ready: grpc={grpc} metrics={metrics} admin={admin} policies={policies}"
+    http = f" http={addresses['http']}" if "http" in addresses else ""
+    return f"ready: grpc={grpc}{http} metrics={metrics} admin={admin} policies={policies}"
 
 
 class StderrHandler(logging.handlers.QueueHandler):

@@ -14,7 +14,6 @@ The supervisor decides about versions for all workers (`serving.policies.deploym
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -34,7 +33,6 @@ from serving.policies.episode_reports import EpisodeReports
 from serving.policies.report_metrics import ReportsCollector
 from serving.policies.restart import RestartPlan, plan_restart
 from serving.policies.source import PolicySource, resolve
-from serving.sockets import TcpAddress, hold_port
 from serving.telemetry.descriptors import ConnectionsCollector
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import log_to_stderr, ready_line
@@ -42,6 +40,7 @@ from serving.telemetry.metrics import ProcessesCollector, rejected_bundles
 from serving.telemetry.metrics_server import MetricsServer
 from serving.workers.all_workers import LOAD_S, AllWorkers
 from serving.workers.control import controlled
+from serving.workers.held_ports import held_ports
 from serving.workers.metrics_folder import (
     WorkersCollector,
     metrics_folder,
@@ -71,13 +70,11 @@ def supervise(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
         handshakes.watch()
         log_to_stderr(config.log_format)  # to where stderr was before
     try:
-        assert isinstance(config.address, TcpAddress), "the configuration refuses workers on a Unix socket"
         with ThreadPoolExecutor(1) as executor:  # so that this thread handles signals while a bucket does not answer
             sources = executor.submit(resolve, config).result()
             plan = executor.submit(plan_restart, config, sources).result()
-        with metrics_folder() as folder, hold_port(config.address) as address:
+        with metrics_folder() as folder, held_ports(config) as of_workers:
             write_workers_metrics_to(folder)
-            of_workers = dataclasses.replace(config, listen=str(address))
             supervisor = Supervisor(of_workers, sources, plan, reload=Reload(config, sources, read))
             code = asyncio.run(supervisor.run())
         return exit_code(code)
@@ -137,7 +134,7 @@ class Supervisor:
         stop = stop_event()
         beating = asyncio.create_task(self._beat())
         collectors = self._collectors
-        addresses = {"grpc": str(self._config.address)} | self._serve_metrics(collectors)
+        addresses = self._serve_metrics(collectors)
         try:
             if await finished_before(stop, self._start()):
                 assert self._all
@@ -335,11 +332,14 @@ class Supervisor:
         return worker
 
     def _serve_metrics(self, collectors: CollectorRegistry) -> dict[str, str]:
-        """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return the addresses."""
+        """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return all addresses."""
         config = self._config
+        ports = {"grpc": str(config.address)} | (
+            {"http": f"http://{config.http_address}"} if config.http_address else {}
+        )
         shown = collectors if config.metrics else None
         server = MetricsServer(shown, config.metrics_host, port=config.metrics_port, problem=self._problem)
-        return server.addresses()
+        return ports | server.addresses()
 
     def _new_collectors(self) -> CollectorRegistry:
         collectors = CollectorRegistry()
@@ -348,6 +348,8 @@ class Supervisor:
             ProcessesCollector(lambda: [os.getpid(), *(each.pid for each in tuple(self._workers.values()))])
         )
         collectors.register(ConnectionsCollector(self._config.address))
+        if self._config.http_address:
+            collectors.register(ConnectionsCollector(self._config.http_address, protocol="http"))
         collectors.register(ReportsCollector(self._reports))
         gauge = Gauge("kilolayer_workers", "Worker processes that serve.", registry=collectors)
         gauge.set_function(lambda: sum(worker.serves for worker in tuple(self._workers.values())))

@@ -1,13 +1,14 @@
 """What the documentation shows is run; what cannot be run has at least flags that the program knows."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
 from training.run import parse as parse_training
 
+SHOWN_HTTP_ADDRESS = re.compile(r"127\.0\.0\.1:8000")
 SHOWN_ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):50051")
 SHOWN_LIMIT = re.compile(r"(timeout(?:_s)?=)0\.5\b")  # of a call; this machine may be busy
 LANGUAGES = {"python", "sh", "text", "toml"}  # tests/serving/test_config_file.py reads the only file in TOML
@@ -82,9 +84,14 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+class Addresses(NamedTuple):
+    grpc: str
+    http: str
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of a random policy for point_u_maze, as a process, on a free port."""
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    """A server of a random policy for point_u_maze, as a process, on free ports."""
     root, spec, random = tmp_path_factory.mktemp("policies"), policy_spec(), np.random.default_rng(0)
     bundle.write(
         root,
@@ -107,12 +114,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--no-metrics",
         "--max-queue-age-s",
         "60",  # the machine may be busy
+        "--http-port",
+        "0",
     ]
     with subprocess.Popen([*command, "--max-batch-rows", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        ready = next((found for line in server.stderr if (found := re.search(r"ready: grpc=(\S+)", line))), None)
+        pattern = r"ready: grpc=(\S+) http=http://(\S+)"
+        ready = next((found for line in server.stderr if (found := re.search(pattern, line))), None)
         assert ready is not None, "the server ended before it was ready"
-        yield ready.group(1)
+        yield Addresses(*ready.groups())
         server.terminate()
         server.communicate(timeout=120)
     assert server.returncode == 0
@@ -130,8 +140,9 @@ def test_every_block_is_fenced_and_in_a_known_language() -> None:
 @named([block for block in PYTHON if block.mark != "file"])
 def test_python_is_run(block: Block, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     text = SHOWN_LIMIT.sub(r"\g<1>60", block.text)
-    if SHOWN_ADDRESS.search(text):
-        text = SHOWN_ADDRESS.sub(request.getfixturevalue("address"), text)
+    if SHOWN_ADDRESS.search(text) or SHOWN_HTTP_ADDRESS.search(text):
+        addresses: Addresses = request.getfixturevalue("addresses")
+        text = SHOWN_HTTP_ADDRESS.sub(addresses.http, SHOWN_ADDRESS.sub(addresses.grpc, text))
     done = run(sys.executable, "-c", text, cwd=tmp_path)
     assert done.returncode == 0, f"{block.where}\n{done.stderr}"
     if block.output:
@@ -149,6 +160,14 @@ def test_a_file_that_is_shown_is_the_one_that_tests_use(block: Block) -> None:
 def test_shell_is_run(block: Block) -> None:
     done = run("bash", "-euo", "pipefail", "-c", block.text, cwd=ROOT)
     assert done.returncode == 0, f"{block.where}\n{done.stderr}"
+
+
+@named([block for block in SHELL if "curl" in block.text and SHOWN_HTTP_ADDRESS.search(block.text)])
+def test_curl_gets_actions_over_http(block: Block, addresses: Addresses) -> None:
+    done = run("bash", "-euo", "pipefail", "-c", SHOWN_HTTP_ADDRESS.sub(addresses.http, block.text), cwd=ROOT)
+    assert done.returncode == 0, f"{block.where}\n{done.stderr}"
+    (action,) = json.loads(done.stdout)["outputs"]
+    assert (action["name"], action["shape"], len(action["data"])) == ("action", [1, 2], 2)
 
 
 @pytest.mark.parametrize("block", SHELL, ids=[block.where for block in SHELL])

@@ -111,8 +111,8 @@ def test_the_metrics_are_those_of_the_server() -> None:
     metrics.register(TrialsCollector(NoTrials()))
     actual = {f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.collect()}
     with_a_port_workers_or_devices = {
-        *("kilolayer_connections", "kilolayer_workers", "kilolayer_device_memory_bytes"),
-        "kilolayer_admin_actions_total",
+        *("kilolayer_connections", "kilolayer_http_connections", "kilolayer_workers"),
+        *("kilolayer_device_memory_bytes", "kilolayer_admin_actions_total"),
     }
     shown = re.findall(r"`(kilolayer_\w+)", " ".join(row[0] for row in cells("docs/serving.md", METRICS)))
     assert sorted(shown) == sorted(actual | with_a_port_workers_or_devices)

@@ -75,6 +75,7 @@ def running(policies: Path) -> Iterator[Running]:
     config = ServeConfig(
         policies=(policies,),
         listen="127.0.0.1:0",
+        http_port=0,
         metrics_port=0,
         metrics=False,
         max_batch_rows=8,

@@ -11,8 +11,9 @@ from policy.bundle import Bundle
 from policy.spec import PolicySpec
 from serving.batching.batcher import Batcher
 from serving.batching.queue import InferenceResult, QueuedRequest
-from serving.batching.scheduler import BatchingPolicy
+from serving.batching.scheduler import BatchingPolicy, Rejection
 from serving.engine.engine import Kind
+from serving.errors import Reason
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
 from tests.samples import policy_spec
@@ -34,6 +35,7 @@ class FakeBatcher:
         self.admitted: list[QueuedRequest] = []
         self.timeouts_s: list[float | None] = []
         self.withdrawn: list[QueuedRequest] = []
+        self.is_overloaded = False
         self.policy = BatchingPolicy(max_queue_rows=8192, max_queue_age_s=1.0, max_batch_delay_s=0.002)
         self._arrival = asyncio.Event()
 
@@ -60,6 +62,9 @@ class FakeBatcher:
     def answer(self, results: np.ndarray, index: int = -1) -> None:
         """Answer the request that was admitted last, or that of `index`."""
         self.admitted[index].result.set_result(InferenceResult(results, queue_s=0.125, compute_s=0.5, batch_rows=8))
+
+    def reject_unread(self, _deadline_s: float, *, connection: str = "") -> Rejection | None:
+        return Rejection(Reason.QUEUE_FULL, f"no room for {connection}") if self.is_overloaded else None
 
     def withdraw(self, queued: QueuedRequest) -> None:
         self.withdrawn.append(queued)

@@ -18,6 +18,8 @@ class Running:
 
     address: str
     registry: CollectorRegistry
+    http: str
+    """HOST:PORT for HTTP; empty if there is none."""
 
     def sample(self, name: str, **labels: str) -> float:
         """The present value of a metric; 0 if nothing of that name and labels was counted yet."""
@@ -26,7 +28,7 @@ class Running:
 
 @contextlib.contextmanager
 def served(config: ServeConfig) -> Generator[Running]:
-    """Serve what `config` names, with any free port for HTTP, until the context ends."""
+    """Serve what `config` names, with any free port for metrics, until the context ends."""
     registry = CollectorRegistry()
     ready: list[Server] = []
     started, stop = threading.Event(), threading.Event()
@@ -48,7 +50,7 @@ def served(config: ServeConfig) -> Generator[Running]:
     started.wait()
     assert ready, "the server did not start; the thread's traceback is above"
     try:
-        yield Running(str(ready[0].address), registry)
+        yield Running(str(ready[0].address), registry, str(ready[0].http_address or ""))
     finally:
         stop.set()
         thread.join()

@@ -55,6 +55,12 @@ def connections(address: Address, folder: Path) -> float:
     return value
 
 
+def test_connections_over_http_have_a_metric_of_their_own(tmp_path: Path) -> None:
+    (metric,) = ConnectionsCollector(TcpAddress("127.0.0.1", 1), protocol="http", folder=tmp_path).collect()
+    assert metric.name == "kilolayer_http_connections"
+    assert metric.documentation == "Open connections to the HTTP address."
+
+
 def test_used_up_descriptors_are_one_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     now_s = [100.0]
     watch = DescriptorWatch(clock=lambda: now_s[0])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from serving.errors import StartupError
-from serving.sockets import TcpAddress, bind_error, hold_port
+from serving.sockets import TcpAddress, bind_error, hold_port, listening_socket
 
 
 def test_a_taken_port_is_named() -> None:
@@ -68,3 +68,24 @@ def test_other_causes_are_named(monkeypatch: pytest.MonkeyPatch, number: int, ex
     with pytest.raises(StartupError) as error:
         hold_port(TcpAddress("127.0.0.1", 80)).__enter__()
     assert str(error.value).startswith(expected)
+
+
+def test_a_port_is_listened_on_once_unless_it_is_shared() -> None:
+    free = TcpAddress("127.0.0.1", 0)
+    address, alone = listening_socket("--http-port", free, share_port=False)
+    with alone, pytest.raises(StartupError, match=rf"^cannot bind --http-port .*\b{address.port}\b.*: address in use"):
+        listening_socket("--http-port", address, share_port=True)
+    with hold_port(free, flag="--http-port") as held:
+        first, second = (listening_socket("--http-port", held, share_port=True) for _ in range(2))
+        assert first[0] == second[0] == held
+        for _, shared in (first, second):
+            shared.close()
+
+
+def test_a_held_port_is_named_after_its_flag() -> None:
+    with (
+        hold_port(TcpAddress("127.0.0.1", 0)) as address,
+        pytest.raises(StartupError, match=rf"^cannot bind --http-port .*\b{address.port}\b.*: address in use"),
+        hold_port(address, flag="--http-port"),
+    ):
+        pass

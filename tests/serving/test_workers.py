@@ -1,5 +1,6 @@
 """Several workers on one port: a real supervisor and its real workers."""
 
+import json
 import os
 import re
 import shutil
@@ -31,7 +32,7 @@ GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2)
 
 def command_of(policies: Path, *flags: str) -> list[str]:
     """The command of a server with two workers on free ports."""
-    ports = ["--listen", "127.0.0.1:0", "--metrics-port", "0"]
+    ports = ["--listen", "127.0.0.1:0", "--http-port", "0", "--metrics-port", "0"]
     return [sys.executable, str(RUN), "--policies", str(policies), "--workers", "2", *ports, *flags]
 
 
@@ -44,8 +45,8 @@ class Served:
         self._log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stderr=file, env=environ)
-        self.address, self.metrics = self.wait_for(
-            r"ready: grpc=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000 workers=2"
+        self.address, self.http, self.metrics = self.wait_for(
+            r"ready: grpc=(\S+) http=(\S+) metrics=(\S+) admin=\S+ policies=point_u_maze@1000 workers=2"
         )
         self.health = self.metrics.replace("/metrics", "/healthz")
 
@@ -68,6 +69,19 @@ class Served:
             with grpc.insecure_channel(self.address, options=[("kilolayer.test", number)]) as channel:
                 versions.add(PolicyStub(channel).Act(GOOD, timeout=60).version)  # pyright: ignore[reportUnknownArgumentType]
         return versions
+
+    def models(self, connections: int) -> set[str]:
+        """One request over HTTP on each of so many new connections; the names of the models that they give."""
+        names: set[str] = set()
+        for _ in range(connections):
+            with urllib.request.urlopen(f"{self.http}/v2/models/point_u_maze", timeout=10) as page:
+                names.add(json.loads(page.read())["name"])
+        return names
+
+    def http_listeners(self) -> int:
+        """How many sockets listen on the HTTP port, by the kernel's table."""
+        port = int(self.http.rpartition(":")[2])
+        return len(re.findall(rf"^ *\d+: \w+:{port:04X} \w+:0000 0A ", Path("/proc/net/tcp").read_text(), re.MULTILINE))
 
     def sample(self, name: str) -> float:
         with urllib.request.urlopen(self.metrics, timeout=60) as page:
@@ -134,6 +148,7 @@ def test_workers_share_a_port_speak_with_one_voice_and_are_replaced(
         subprocess.run(["kill", f"-{signal_number.value}", str(victim)], check=True)
         served.wait_for(f"worker [0-9]+ serves in place of worker {victim}")
         assert served.call(40) == {"2000"}
+        assert (served.http_listeners(), served.models(10)) == (2, {"point_u_maze"})
 
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(timeout=120) == 0

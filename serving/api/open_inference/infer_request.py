@@ -18,7 +18,13 @@ from serving.engine.engine import Kind
 from serving.errors import ServingError
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 
+Read: TypeAlias = Callable[[bytes], pb.ModelInferRequest]
 Serialize: TypeAlias = Callable[[pb.ModelInferResponse], bytes]
+
+
+def read_message(raw: bytes) -> pb.ModelInferRequest:
+    """Read a ModelInferRequest. Raises InvalidRequestError if `raw` is not a ModelInferRequest."""
+    return parse(raw, pb.ModelInferRequest)
 
 
 class ReceivedRequest(NamedTuple):
@@ -39,6 +45,7 @@ class InferRequests:
         serialize: makes the bytes of a reply.
         observers: get the requests that are answered.
         range_check: finds states far from those of training; None: no state is.
+        read: reads the bytes of a request; may raise a ServingError.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class InferRequests:
         serialize: Serialize,
         observers: Observers,
         range_check: RangeCheck | None = None,
+        read: Read = read_message,
     ) -> None:
         self._policies = policies
         self._statistics = statistics
@@ -59,11 +67,12 @@ class InferRequests:
         self._serialize = serialize
         self._range_check = range_check
         self._observers = observers
+        self._read = read
 
     def parse(self, raw: bytes) -> ReceivedRequest:
-        """Read a ModelInferRequest. Raises InvalidRequestError if `raw` is not a ModelInferRequest."""
+        """Read a request. Raises InvalidRequestError if `raw` is not a request."""
         started_s = self._clock()
-        return ReceivedRequest(parse(raw, pb.ModelInferRequest), started_s)
+        return ReceivedRequest(self._read(raw), started_s)
 
     def label(self, received: ReceivedRequest) -> str:
         """Return the policy that a request names, as a metric label."""

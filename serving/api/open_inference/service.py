@@ -9,7 +9,7 @@ from serving.access.roles import Role
 from serving.api.handlers import RpcHandlers, parse
 from serving.api.observers import Observers
 from serving.api.open_inference import open_inference_pb2 as pb
-from serving.api.open_inference.infer_request import InferRequests, Serialize
+from serving.api.open_inference.infer_request import InferRequests, Read, Serialize, read_message
 from serving.api.open_inference.metadata import model_config, model_metadata, server_metadata
 from serving.api.open_inference.statistics import StatisticsByVersion
 from serving.api.ordered_stream import ordered_stream
@@ -101,7 +101,16 @@ class OpenInferenceService:
             overload=UnreadCallCheck("ModelInfer", policies=self._policies, handlers=self._handlers),
         )
 
-    def _infer_requests(self, serialize: Serialize) -> InferRequests:
+    def infer(self, read: Read, serialize: Serialize) -> UnaryMethod:
+        """Return ModelInfer for requests and replies in a format other than that of gRPC."""
+        return self._handlers.inference("ModelInfer", self._infer_requests(serialize, read=read))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the policies answer requests, as ServerReady says."""
+        return _finds(self._policies.live)
+
+    def _infer_requests(self, serialize: Serialize, *, read: Read = read_message) -> InferRequests:
         return InferRequests(
             self._policies,
             statistics=self._statistics,
@@ -110,6 +119,7 @@ class OpenInferenceService:
             serialize=serialize,
             observers=self._observers,
             range_check=self._range_check,
+            read=read,
         )
 
     def _about_server(self, name: str, request_type: type[Message], *, answer: Callable[[], Message]) -> UnaryMethod:
@@ -138,7 +148,7 @@ class OpenInferenceService:
         )
 
     def _server_ready(self) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=_finds(self._policies.live))
+        return pb.ServerReadyResponse(ready=self.is_ready)
 
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=_finds(lambda: self._find(request)))

@@ -109,10 +109,15 @@ def _check_outputs(request: pb.ModelInferRequest) -> None:
     for output in request.outputs:
         if output.name != OUTPUT:
             raise InvalidRequestError(f"there is no output {echo(output.name)}; the output is: {OUTPUT}")
-        _check_parameters(output)
+        check_parameters(output)
 
 
-def _check_parameters(tensor: _Input | pb.ModelInferRequest.InferRequestedOutputTensor) -> None:
+def check_parameters(tensor: _Input | pb.ModelInferRequest.InferRequestedOutputTensor) -> None:
+    """Refuse a tensor whose values are not in the request, or are to be changed.
+
+    Raises:
+        InvalidRequestError: it has such a parameter.
+    """
     if not tensor.parameters:
         return
     unsupported = sorted(_UNSUPPORTED.intersection(tensor.parameters))
@@ -136,7 +141,7 @@ def _raw_contents(request: pb.ModelInferRequest) -> Sequence[bytes | None]:
 
 def _block(tensor: _Input, raw: bytes | None, *, dim: int, max_rows: int) -> np.ndarray:
     """Return the values [rows, dim] of an input, from `raw` or, if that is None, from its typed contents."""
-    _check_parameters(tensor)
+    check_parameters(tensor)
     name, shape = tensor.name, tuple(tensor.shape)
     if tensor.datatype != DATATYPE:
         raise InvalidRequestError(f"{name} must have datatype {DATATYPE}, got {echo(tensor.datatype)}")
