@@ -148,12 +148,12 @@ def test_an_expired_certificate_is_named_as_the_cause() -> None:
 
 
 def test_a_wait_in_vain_says_why() -> None:
-    with (
-        serving(Identity("policy.example.com")) as address,
-        kilolayer.PolicyClient(address, tls=kilolayer.Tls(ca=CA)) as client,
-        pytest.raises(kilolayer.DeadlineExceeded) as wait,
-    ):
-        client.wait_until_ready(1)
+    tls = kilolayer.Tls(ca=CA)
+    with serving(Identity("policy.example.com")) as address, kilolayer.PolicyClient(address, tls=tls) as client:
+        with pytest.raises(kilolayer.Unavailable):
+            client.describe(timeout_s=30)  # the next attempts fail immediately
+        with pytest.raises(kilolayer.DeadlineExceeded) as wait:
+            client.wait_until_ready(1)
     assert f"at {address} was not ready within 1 s. The last attempt: Describe at {address} failed" in str(wait.value)
     assert "the server's certificate is not for 127.0.0.1 (" in str(wait.value)
 
