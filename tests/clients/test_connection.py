@@ -225,8 +225,10 @@ def test_a_wait_in_vain_names_the_last_reason_not_its_own_deadline() -> None:
     fake = StartsAndStalls()
     server, port = start_server(fake)
     named = pytest.raises(kilolayer.DeadlineExceeded, match=r"within 2 s. The last attempt: Describe at .*: loading")
-    with kilolayer.PolicyClient(f"127.0.0.1:{port}") as client, named:
-        client.wait_until_ready(2)
+    with kilolayer.PolicyClient(f"127.0.0.1:{port}", timeout_s=30) as client:
+        client.list_policies()  # the connection is open
+        with named:
+            client.wait_until_ready(2)
     fake.release.set()
     server.stop(0).wait()
 

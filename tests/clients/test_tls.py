@@ -148,12 +148,12 @@ def test_an_expired_certificate_is_named_as_the_cause() -> None:
 
 
 def test_a_wait_in_vain_says_why() -> None:
-    with (
-        serving(Identity("policy.example.com")) as address,
-        kilolayer.PolicyClient(address, tls=kilolayer.Tls(ca=CA)) as client,
-        pytest.raises(kilolayer.DeadlineExceeded) as wait,
-    ):
-        client.wait_until_ready(1)
+    tls = kilolayer.Tls(ca=CA)
+    with serving(Identity("policy.example.com")) as address, kilolayer.PolicyClient(address, tls=tls) as client:
+        with pytest.raises(kilolayer.Unavailable):
+            client.describe(timeout_s=30)  # the next attempts fail immediately
+        with pytest.raises(kilolayer.DeadlineExceeded) as wait:
+            client.wait_until_ready(1)
     assert f"at {address} was not ready within 1 s. The last attempt: Describe at {address} failed" in str(wait.value)
     assert "the server's certificate is not for 127.0.0.1 (" in str(wait.value)
 
@@ -229,12 +229,13 @@ def test_a_bad_file_is_named_and_its_content_is_not(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"cert": b"x"}, "Tls.key must be given with Tls.cert"),
-        ({"key": b"x"}, "Tls.cert must be given with Tls.key"),
+        ({"cert": b"x"}, r"Tls.key \(KILOLAYER_TLS_KEY\) must be given with Tls.cert"),
+        ({"key": b"x"}, r"Tls.cert \(KILOLAYER_TLS_CERT\) must be given with Tls.key"),
         ({"ca": b"MIIBsecret"}, "Tls.ca, PEM bytes, must hold a certificate in PEM"),
         ({"ca": "-----BEGIN CERTIFICATE-----\nsecret"}, "Tls.ca must be a path or PEM bytes, got PEM as a string"),
         ({"ca": 5}, "Tls.ca must be a path or PEM bytes, got int"),
         ({"ca": "/tmp/\ud800"}, "cannot be read: not a path"),
+        ({"ca": "~nobody-of-this-name/ca.pem"}, "cannot be read: No such file or directory"),
     ],
 )
 def test_bad_tls_is_refused(arguments: dict[str, Any], complaint: str) -> None:
@@ -282,9 +283,12 @@ def test_the_variables_turn_tls_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ({"tls": "ca.pem"}, r"tls must be True, False or kilolayer.Tls\(...\), got str"),
         ({"server_name": "a"}, "server_name is the name that a certificate must have, so it needs TLS"),
-        ({"tls": True, "server_name": "https://a"}, "server_name must be a host name without a port"),
-        ({"tls": True, "server_name": "\ud800"}, "server_name must be a host name"),
-        ({"tls": True, "server_name": 5}, "server_name must be a host name"),
+        (
+            {"tls": True, "server_name": "https://a"},
+            r"server_name \(KILOLAYER_SERVER_NAME\) must be a host name without",
+        ),
+        ({"tls": True, "server_name": "\ud800"}, r"server_name \(KILOLAYER_SERVER_NAME\) must be a host name"),
+        ({"tls": True, "server_name": 5}, r"server_name \(KILOLAYER_SERVER_NAME\) must be a host name"),
     ],
 )
 def test_a_wrong_argument_is_refused(arguments: dict[str, Any], complaint: str) -> None:

@@ -158,7 +158,7 @@ def test_a_refused_token_is_read_again_even_if_the_file_looks_the_same(guarded: 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "two\nlines", "café", "\0", "x" * 7001])
 def test_a_bad_token_is_refused_and_not_shown(content: str, path: Path) -> None:
     path.write_text(content)
-    for token, name in ((path, repr(str(path))), (content, "token must hold")):
+    for token, name in ((path, repr(str(path))), (content, "token (KILOLAYER_TOKEN) must hold")):
         with pytest.raises(ValueError, match="must hold one token of at most 7000 visible ASCII characters") as refusal:
             kilolayer.PolicyClient("localhost:50051", token=token)
         assert name in str(refusal.value)
@@ -169,11 +169,12 @@ def test_a_token_that_is_none_is_refused(path: Path, monkeypatch: pytest.MonkeyP
     cases: list[tuple[Any, str]] = [
         (path.with_name("missing"), "missing' cannot be read: No such file or directory"),
         (path.parent, "cannot be read: Is a directory"),
+        (Path("~nobody-of-this-name/token"), "cannot be read: No such file or directory"),
         (Path("/tmp/\ud800"), "cannot be read: not a path"),
         (5, "token must be a string or a pathlib.Path to a file, got int"),
         (b"bytes", "token must be a string or a pathlib.Path to a file, got bytes"),
-        (str(path), r"token is the path of a file; pass pathlib.Path\(...\)"),
-        ("\ud800", "token must hold one token"),
+        (str(path), r"token is the path of a file; pass it as pathlib.Path\(...\)"),
+        ("\ud800", "must hold one token"),
     ]
     for token, complaint in cases:
         with pytest.raises(ValueError, match=complaint):

@@ -115,7 +115,7 @@ def _server_name(given: object, environment: Mapping[str, str], *, has_tls: bool
         return ""
     if not isinstance(given, str) or not _NAME.fullmatch(given):
         raise ValueError(
-            "server_name must be a host name without a port, as in the server's certificate, such as"
-            f" policy.example.com, got {given!r:.300}"
+            "server_name (KILOLAYER_SERVER_NAME) must be a host name without a port, as in the server's certificate,"
+            f" such as policy.example.com, got {given!r:.300}"
         )
     return given

@@ -105,8 +105,8 @@ def _parse_several(address: str) -> Address:
         ip = ipaddress.ip_address("127.0.0.1") if host.lower() == _LOCALHOST else _ip(host)
         if ip is None:
             raise ValueError(
-                f"several addresses must be IP addresses, such as 10.0.0.5:50051,10.0.0.6:50051, got the name {host!r}"
-                f" in {address!r}; to use names, give all servers one DNS name, and pass it alone"
+                f"several addresses must be IP addresses, such as 10.0.0.5:50051,10.0.0.6:50051, got the name"
+                f" {host!r:.200} in {address!r:.200}; to use names, give all servers one DNS name, and pass it alone"
             )
         ips.append((ip, port))
     if all(ip.version == 4 for ip, _ in ips):
@@ -121,48 +121,48 @@ def _check_no_scheme(address: str) -> None:
     found = _URL.fullmatch(address) or _OTHER_SCHEME.fullmatch(address)
     if found is None or address.startswith(_DNS):
         return
-    scheme, rest = found["scheme"], found["rest"].lstrip("/").split("/")[0]
+    scheme, rest = found["scheme"], found["rest"].lstrip("/").split("/")[0][:200]
     if scheme == "dns":
         raise ValueError(
-            f"address must have three slashes after dns:, such as dns:///{rest or EXAMPLE}, got {address!r}"
+            f"address must have three slashes after dns:, such as dns:///{rest or EXAMPLE}, got {address!r:.200}"
         )
     with_tls = ", with tls=True" if scheme in _TLS_SCHEMES else ""
     raise ValueError(
         f"address must be host:port without a scheme, such as {rest or EXAMPLE}{with_tls}; {scheme}: is not supported,"
-        f" got {address!r}"
+        f" got {address!r:.200}"
     )
 
 
 def _parse_host_and_port(text: str, *, given: str) -> tuple[str, int]:
     """Return the host, without brackets, and the port in `text`, a part of the address `given`."""
     if re.search(r"\s", text):
-        raise ValueError(f"address must not contain spaces, got {given!r}")
+        raise ValueError(f"address must not contain spaces, got {given!r:.200}")
     host, colon, port = text.rpartition(":")
     if text.startswith("[") and text.endswith("]"):
         host, colon, port = text, "", ""
     elif _ip(text) is not None and ":" in text:
-        raise ValueError(f"an IPv6 address needs brackets and a port, such as [{text}]:50051, got {given!r}")
+        raise ValueError(f"an IPv6 address needs brackets and a port, such as [{text}]:50051, got {given!r:.200}")
     if not colon:  # gRPC would use port 443 and report a refused connection
         example = f"{text}:50051" if _is_host(text) else EXAMPLE
         raise ValueError(
             f"address must name a port, such as {example}, or a Unix socket, such as unix:/run/kilolayer.sock,"
-            f" got {given!r}"
+            f" got {given!r:.200}"
         )
     if not host:
-        raise ValueError(f"address must name a host before the colon, such as {EXAMPLE}, got {given!r}")
+        raise ValueError(f"address must name a host before the colon, such as {EXAMPLE}, got {given!r:.200}")
     if ":" in host and not host.startswith("["):
         raise ValueError(
             f"address must be host:port with one colon, such as {EXAMPLE}; an IPv6 address needs brackets, such as"
-            f" [::1]:50051, got {given!r}"
+            f" [::1]:50051, got {given!r:.200}"
         )
     if not _is_host(host):
         raise ValueError(
             f"address must name a host by an IP address, in brackets if it is IPv6, or by a name of ASCII letters,"
-            f" digits, - and ., such as {EXAMPLE}, got {given!r}"
+            f" digits, - and ., such as {EXAMPLE}, got {given!r:.200}"
         )
     if not _PORT.fullmatch(port) or not 1 <= int(port) <= _MAX_PORT:
         example = f"{host}:50051"
-        raise ValueError(f"address must end with a port from 1 to {_MAX_PORT}, such as {example}, got {given!r}")
+        raise ValueError(f"address must end with a port from 1 to {_MAX_PORT}, such as {example}, got {given!r:.200}")
     return host.strip("[]"), int(port)
 
 
@@ -221,6 +221,6 @@ def _unix_target(address: str) -> str:
     if not 0 < len(path) <= _MAX_SOCKET_PATH_BYTES or b"\0" in path:
         raise ValueError(
             f"address must name a Unix socket with a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, such as"
-            f" unix:/run/kilolayer.sock, got {address!r}"
+            f" unix:/run/kilolayer.sock, got {address!r:.200}"
         )
     return _UNIX + urllib.parse.quote(path)

@@ -39,7 +39,10 @@ class Tls:
         """Check that `cert` and `key` come together."""
         if (self.cert is None) != (self.key is None):
             given, missing = ("cert", "key") if self.key is None else ("key", "cert")
-            raise ValueError(f"Tls.{missing} must be given with Tls.{given}: a certificate needs its private key")
+            raise ValueError(
+                f"Tls.{missing} (KILOLAYER_TLS_{missing.upper()}) must be given with Tls.{given}:"
+                " a certificate needs its private key"
+            )
 
     def __repr__(self) -> str:
         """Return the paths, without the content of PEM bytes."""
@@ -88,7 +91,7 @@ def _check_pair(cert: Pem, key: Pem) -> None:
     if isinstance(cert, bytes) or isinstance(key, bytes) or cert is None or key is None:
         return
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(Path(cert).expanduser(), Path(key).expanduser())
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(_path(cert), _path(key))
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             problem = f"is not the key of {_source('cert', cert)}"
@@ -105,11 +108,15 @@ def _read(name: str, pem: Pem) -> bytes:
     if "-----BEGIN" in str(pem):  # the message must not repeat it
         raise ValueError(f"Tls.{name} must be a path or PEM bytes, got PEM as a string; pass it as bytes")
     try:
-        with Path(pem).expanduser().open("rb") as file:
+        with _path(pem).open("rb") as file:
             return file.read(_MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: NUL or a lone surrogate in the path
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ValueError(f"{_source(name, pem)} cannot be read: {reason}") from None
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path's own raises RuntimeError for an unknown user
 
 
 def _source(name: str, pem: Pem) -> str:

@@ -29,10 +29,13 @@ class Token:
         self._stamp: _Stamp | None = None
         if isinstance(source, str):
             if _names_a_file(source):
-                raise ValueError("token is the path of a file; pass pathlib.Path(...) to have the file read")
-            self._metadata = _metadata(source, "token")
+                raise ValueError(
+                    "token is the path of a file; pass it as pathlib.Path(...), or set KILOLAYER_TOKEN_FILE"
+                )
+            self._metadata = _metadata(source, "token (KILOLAYER_TOKEN)")
         elif isinstance(source, os.PathLike):
-            self._path = Path(os.fsdecode(source)).expanduser()
+            # Path's own expanduser raises RuntimeError for an unknown user.
+            self._path = Path(os.path.expanduser(os.fsdecode(source)))  # noqa: PTH111
             self._metadata = self._read(self._path)
         else:
             raise ValueError(f"token must be a string or a pathlib.Path to a file, got {type(source).__name__}")
