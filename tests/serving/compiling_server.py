@@ -4,9 +4,12 @@ The flags are those of serving/run.py. The first program that is compiled makes 
 until there is a file `go-on`.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # as the server does before it imports the library
 
 from serving import run
 from serving.engine.engine import Engine, Executable, Kind
