@@ -71,6 +71,7 @@ def test_every_setting_may_be_in_the_file() -> None:
         default_policy = "maze"
         listen = "127.0.0.1:1"
         metrics = false
+        http_port = 3
         metrics_port = 2
         max_batch_rows = 4
         serve_when = "first-batch"
@@ -109,6 +110,7 @@ def test_every_setting_may_be_in_the_file() -> None:
         default_policy="maze",
         listen="127.0.0.1:1",
         metrics=False,
+        http_port=3,
         metrics_port=2,
         max_batch_rows=4,
         serve_when="first-batch",

@@ -74,8 +74,11 @@ class HttpError(Exception):
     """A request that is refused for a reason that only HTTP has."""
 
     def __init__(self, status: int, message: str, *headers: tuple[str, str]) -> None:
-        super().__init__(message)
+        super().__init__(status, message, *headers)  # all of them, so that it can be copied
         self.reply = error_reply(status, message, *headers)
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 def error_reply(status: int, message: str, *headers: tuple[str, str]) -> HttpReply:
