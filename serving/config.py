@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from policy.command_line import NO_FLAG, flag, local_path
-from serving import lock_settings, user_folders
+from serving import address_settings, lock_settings, user_folders
+from serving.address_settings import AUTO, LOCALHOST
 from serving.lock_settings import TlsFiles
 from serving.policy_settings import (
     BucketUrl,
@@ -22,16 +23,13 @@ from serving.policy_settings import (
     parse_versions,
     usable_path,
 )
-from serving.sockets import MAX_PORT, Address, AddressError, TcpAddress, UnixAddress, parse_address
+from serving.sockets import Address, AddressError, TcpAddress, parse_address
 
 LogFormat = Literal["auto", "json", "text"]
 OutOfRange = Literal["flag", "refuse"]
 ServeWhen = Literal["first-batch", "all"]
-_LOCALHOST = "127.0.0.1"
-_MAX_WORKERS = 256
 _MAX_HELD_MB = 2**20
 _MAX_STREAMS = 2**31 - 1  # of HTTP/2
-_AUTO, _OFF = "auto", "off"  # of --admin
 _MAX_ROWS = 65536  # the server compiles an executable for every power of two up to --max-batch-rows
 
 _MAX_KEPT = 16  # each has its parameters in memory, and on the device
@@ -158,7 +156,7 @@ class ServeConfig:
     """Port for /healthz and /metrics over HTTP; 0 picks a free one, which the ready line in the log shows.
     /healthz is there with --no-metrics, too."""
 
-    metrics_host: str = _LOCALHOST
+    metrics_host: str = LOCALHOST
     """Host of that port: 127.0.0.1 for this machine only, 0.0.0.0 for every network.
     It is always plain HTTP and needs no token, so that probes and Prometheus can read it."""
 
@@ -251,10 +249,7 @@ class ServeConfig:
     @property
     def http_address(self) -> TcpAddress | None:
         """The address for HTTP; None: there is none."""
-        if self.http_port is None:
-            return None
-        host = self.address.host if isinstance(self.address, TcpAddress) else _LOCALHOST
-        return TcpAddress(host, self.http_port)
+        return address_settings.http_address(self)
 
     @property
     def wanted_versions(self) -> Mapping[str, Wanted]:
@@ -263,14 +258,14 @@ class ServeConfig:
 
     def admin_address(self, address: Address) -> Address | None:
         """Return the address for operators of a server that listens at `address`; None: it has none."""
-        if self.admin == _OFF:
-            return None
-        return user_folders.admin_address(address) if self.admin == _AUTO else parse_address(self.admin)
+        if self.admin == AUTO:
+            return user_folders.admin_address(address)
+        return address_settings.parse(self).admin
 
     @property
     def owns_admin_folder(self) -> bool:
         """Whether the server makes the folder of the address for operators; otherwise it must exist."""
-        return self.admin == _AUTO
+        return self.admin == AUTO
 
     def __post_init__(self) -> None:
         self._expand_paths()
@@ -301,51 +296,11 @@ class ServeConfig:
         if not self.policies:
             raise ConfigError("--policies is missing; name at least one path, such as --policies runs/first/policies")
         try:
-            address = self.address
+            found = address_settings.parse(self)
         except AddressError as error:
-            raise ConfigError(f"--listen {error}") from error
-        self._check_admin(address)
-        if not 0 <= self.metrics_port <= MAX_PORT:
-            raise ConfigError(
-                f"--metrics-port must be from 0 to {MAX_PORT}, got {self.metrics_port}; 0 picks a free port"
-            )
-        if isinstance(address, TcpAddress) and address.port == self.metrics_port != 0:
-            raise ConfigError(
-                f"--metrics-port must differ from the port of --listen, got {address.port} for both; 0 picks a free"
-                " port"
-            )
-        self._check_http_port(address)
-        if not 1 <= self.workers <= _MAX_WORKERS:
-            raise ConfigError(
-                f"--workers must be from 1 to {_MAX_WORKERS}, got {self.workers}; use at most one for each core"
-            )
-        if self.workers > 1 and isinstance(address, UnixAddress):
-            raise ConfigError(
-                f"--workers {self.workers} needs a port, because gRPC cannot share a Unix socket between processes, got"
-                f" --listen {self.listen}; use --listen 127.0.0.1:50051, or leave out --workers"
-            )
-
-    def _check_http_port(self, address: Address) -> None:
-        port = self.http_port
-        if port is None:
-            return
-        if not 0 <= port <= MAX_PORT:
-            raise ConfigError(f"--http-port must be from 0 to {MAX_PORT}, got {port}; 0 picks a free port")
-        others = {"--metrics-port": self.metrics_port}
-        if isinstance(address, TcpAddress):
-            others["the port of --listen"] = address.port
-        for name, other in others.items():
-            if port == other != 0:
-                raise ConfigError(f"--http-port must differ from {name}, got {port} for both; 0 picks a free port")
-
-    def _check_admin(self, address: Address) -> None:
-        try:
-            admin = None if self.admin in (_AUTO, _OFF) else _admin_address(self.admin)
-        except AddressError as error:
-            raise ConfigError(f"--admin {error}") from error
-        if admin == address:
-            raise ConfigError(f"--admin must differ from --listen, got {admin} for both; leave out --admin")
-        if problem := lock_settings.impossible(self, admin=admin):
+            raise ConfigError(str(error)) from error
+        problem = address_settings.impossible(self, found) or lock_settings.impossible(self, admin=found.admin)
+        if problem:
             raise ConfigError(problem)
 
     def _check_sizes(self) -> None:
@@ -400,10 +355,3 @@ def _usable_policy(policy: PolicyPath | NamedPath) -> PolicyPath | NamedPath:
     if isinstance(policy, NamedPath):
         return NamedPath(policy.name, usable_path(policy.path, name="--policies"))
     return usable_path(policy, name="--policies")
-
-
-def _admin_address(text: str) -> Address:
-    """Return the address that --admin names. Raises AddressError if it names none."""
-    if not text.startswith("unix:") and ":" not in text:
-        raise AddressError(f"must be unix:PATH, HOST:PORT, auto or off, got {text!r}")
-    return parse_address(text)

@@ -1,22 +1,20 @@
 """Server: builds the parts of one server, and starts, opens and drains it.
 
-Policies are loaded first, so that a damaged one is reported before a port is open. Then the ports open; health is
-NOT_SERVING and calls get UNAVAILABLE. Once every batch size of every policy is compiled, health is SERVING; with
-`--serve-when first-batch` it is once one row can be computed, and the other sizes are compiled meanwhile. While the
-server drains, health is NOT_SERVING, new calls get UNAVAILABLE, and admitted calls are computed and answered. Then the
-ports close.
+Policies are loaded first (`serving.loading`), so that a damaged one is reported before a port is open. Then the ports
+open; health is NOT_SERVING and calls get UNAVAILABLE. Once every batch size of every policy is compiled, health is
+SERVING; with `--serve-when first-batch` it is once one row can be computed, and the other sizes are compiled meanwhile.
+While the server drains, health is NOT_SERVING, new calls get UNAVAILABLE, and admitted calls are computed and answered.
+Then the ports close.
 """
 
 import asyncio
-import functools
 import gc
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import jax
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from policy.bundle import Bundle
 from serving.access import handshakes
@@ -36,20 +34,17 @@ from serving.config import ServeConfig
 from serving.engine import compiler_threads
 from serving.engine.thread_priority import run_in_background, run_in_thread
 from serving.errors import BrokenError, StartupError
-from serving.policies import store
 from serving.policies.compilation import CompilationCounter
-from serving.policies.episode_reports import EpisodeReports, ReportSink
+from serving.policies.episode_reports import ReportSink
 from serving.policies.host import PolicyHost
 from serving.policies.registry import PolicyRegistry
-from serving.policies.report_metrics import ReportsCollector
-from serving.policies.restart import first_choices
-from serving.policies.source import PolicySource, resolve
+from serving.policies.source import PolicySource
 from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.freed_memory import FreedMemory, trim
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
 from serving.telemetry.logs import dropped_lines
-from serving.telemetry.metrics import DeviceMemoryCollector, Metrics
+from serving.telemetry.metrics import Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
 from serving.telemetry.row_log import RowLog
@@ -323,77 +318,6 @@ class Server:
     def versions(self) -> Mapping[str, int]:
         """Return the version of each policy that is live at first."""
         return {name: version for name, (_, version) in self._first.items()}
-
-
-async def load(
-    config: ServeConfig,
-    *,
-    collectors: CollectorRegistry | None = None,
-    tracing: "Tracing | None" = None,
-    reports: ReportSink | None = None,
-    sources: Sequence[PolicySource] | None = None,
-    choices: Sequence[Sequence[int]] | None = None,
-    on_rejected: Callable[[str], None] | None = None,
-) -> Server:
-    """Load and verify the policies that `config` names.
-
-    Args:
-        collectors: what the metrics are registered with; None: a new one, with the process's and its devices' metrics.
-        tracing: makes a span of every call; None: as `config` says.
-        reports: takes the reports of robots; None: this process counts them.
-        sources: the policies; None: those of `config`.
-        choices: the versions of each policy to try, the most wanted first; None: as `sources` say.
-        on_rejected: called with the reason for every version that fails a check; None: the metrics count it.
-
-    Raises:
-        StartupError: a path has no usable policy, or OpenTelemetry is wanted and not installed.
-    """
-    collectors = collectors or process_collectors()
-    metrics = Metrics(collectors)
-    metrics.describe_build(device=jax.default_backend())
-    if reports is None:
-        reports = EpisodeReports()
-        collectors.register(ReportsCollector(reports))
-    if config.tracing and tracing is None:
-        tracing = _tracing()
-    sources = sources or await run_in_thread(resolve, config)
-    choices = choices or await run_in_thread(lambda: [first_choices(source) for source in sources])
-    # In a thread: reading takes seconds, and signals are handled meanwhile.
-    load_all = functools.partial(
-        store.load_all,
-        sources,
-        choices,
-        on_rejected=on_rejected or metrics.count_rejected_bundle,
-        strict=config.strict,
-    )
-    bundles = await run_in_thread(load_all)
-    return Server(
-        config,
-        sources=sources,
-        bundles=bundles,
-        metrics=metrics,
-        collectors=collectors,
-        reports=reports,
-        tracing=tracing,
-    )
-
-
-def process_collectors() -> CollectorRegistry:
-    """Return a registry with the metrics of this process and of its devices."""
-    collectors = CollectorRegistry()
-    ProcessCollector(registry=collectors)
-    collectors.register(DeviceMemoryCollector(jax.local_devices()))
-    return collectors
-
-
-def _tracing() -> "Tracing":
-    try:
-        from serving.api.tracing import otlp
-    except ImportError as error:
-        raise StartupError(
-            "--tracing needs the extra `tracing`: pip install -e '.[tracing]'; or leave out --tracing"
-        ) from error
-    return otlp()
 
 
 def _reflection() -> RpcService:

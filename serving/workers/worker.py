@@ -24,13 +24,14 @@ from serving.access import handshakes
 from serving.config import ServeConfig
 from serving.engine.thread_priority import run_in_thread, start_at_lower_priority
 from serving.errors import BrokenError, RefusedVersionError, StartupError, shortage
+from serving.loading import load, process_collectors
 from serving.policies.deployment import Deployment, VersionHost
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.host import PolicyHost
 from serving.policies.report_metrics import ReportsCollector
 from serving.policies.restart import RestartPlan, plan_restart
 from serving.policies.source import PolicySource, resolve
-from serving.server import Server, load, process_collectors
+from serving.server import Server
 from serving.telemetry.heartbeat import BEAT_S
 from serving.telemetry.logs import log_to_stderr, ready_line
 from serving.workers.control import controlled

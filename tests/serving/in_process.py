@@ -9,7 +9,8 @@ from collections.abc import Generator
 from prometheus_client import CollectorRegistry
 
 from serving.config import ServeConfig
-from serving.server import Server, load
+from serving.loading import load
+from serving.server import Server
 
 
 @dataclasses.dataclass(frozen=True)

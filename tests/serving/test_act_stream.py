@@ -17,7 +17,7 @@ from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from policy import acting
 from policy.bundle import Bundle
 from serving.config import ServeConfig
-from serving.server import load
+from serving.loading import load
 
 
 class Running(Protocol):

@@ -22,9 +22,9 @@ from serving.batching.batcher import Batcher
 from serving.batching.scheduler import BatchingPolicy
 from serving.config import ConfigError, ServeConfig
 from serving.errors import StartupError
+from serving.loading import load
 from serving.policies.registry import PolicyRegistry, ServedPolicy
 from serving.policies.seen_range import SeenRange
-from serving.server import load
 from serving.telemetry.metrics import Metrics
 from tests.open_inference import actions, infer_request, method
 from tests.serving.batcher_bench import MakeEngine, WaitUntil

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from serving.config import ServeConfig
 from serving.errors import Reason
-from serving.server import load
+from serving.loading import load
 from tests.serving.in_process import Running
 
 HOSTILE = b"\xff" * 7

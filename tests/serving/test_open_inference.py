@@ -14,7 +14,7 @@ from kilolayer.v1 import policy_pb2
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.api.open_inference import open_inference_pb2 as pb
 from serving.config import ServeConfig
-from serving.server import load
+from serving.loading import load
 from tests.open_inference import SERVICE, actions, infer_request, method, refusal, stream, tensor
 
 MODEL = "point_u_maze"

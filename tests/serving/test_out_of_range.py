@@ -32,7 +32,7 @@ from serving.errors import (
     OverloadedError,
     Reason,
 )
-from serving.server import load
+from serving.loading import load
 from serving.telemetry.metrics import Metrics
 from tests.open_inference import infer_request, method
 from tests.parameters import fresh_params

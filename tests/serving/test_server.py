@@ -29,7 +29,8 @@ from serving.batching.queue import QueuedRequest
 from serving.config import ServeConfig
 from serving.engine.engine import Engine, Executable, Kind
 from serving.errors import BrokenError, StartupError
-from serving.server import Server, load
+from serving.loading import load
+from serving.server import Server
 from serving.sockets import TcpAddress
 from serving.telemetry import heartbeat
 from serving.workers.shutdown import finished_before

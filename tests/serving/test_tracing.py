@@ -17,7 +17,7 @@ from kilolayer.v1.policy_pb2_grpc import PolicyStub
 from serving.api.tracing import Tracing
 from serving.config import ServeConfig
 from serving.errors import StartupError
-from serving.server import load
+from serving.loading import load
 
 # The example of https://www.w3.org/TR/trace-context/#traceparent-header
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -24,7 +24,7 @@ from serving.api.open_call import CALL_BYTES, STREAM_BYTES
 from serving.api.rpc import RpcContext
 from serving.config import ServeConfig
 from serving.errors import StartupError
-from serving.server import load
+from serving.loading import load
 from serving.sockets import UnixAddress, may_bind, parse_address
 from tests.serving.open_service import open_service
 
