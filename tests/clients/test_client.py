@@ -31,6 +31,15 @@ def test_one_state_gives_one_action_and_its_metadata(client: kilolayer.PolicyCli
     assert 0 < answer.round_trip_s < 60
 
 
+def test_the_time_of_the_server_and_the_rest_of_the_round_trip_are_durations(client: kilolayer.PolicyClient) -> None:
+    action = dataclasses.replace(client.act([0, 0, 0], [0, 0]), queue_us=2000, compute_us=500, round_trip_s=0.004)
+    assert action.server_s == pytest.approx(0.0025)
+    assert action.overhead_s == pytest.approx(0.0015)
+    assert dataclasses.replace(action, round_trip_s=0.002).overhead_s == 0  # a clock may tick more slowly
+    score = client.score([0, 0, 0], [0, 0], goal=[0, 0])
+    assert score.server_s == pytest.approx(77e-6)  # the server's 33 + 44 us
+
+
 def test_a_chunk_has_all_actions_and_action_is_the_first(client: kilolayer.PolicyClient, fake: FakePolicy) -> None:
     def answer_with_chunks(reply: policy_pb2.ActResponse) -> None:
         rows = len(reply.action) // 2

@@ -6,9 +6,10 @@ from pathlib import Path
 import grpc.aio
 
 from serving.access.handshakes import REASONS
+from serving.access.roles import Role
 from serving.access.tls import Certificates
 from serving.api.grpc_transport import GrpcTransport
-from serving.api.rpc import RpcContext, RpcService
+from serving.api.rpc import Method, RpcContext, RpcService
 from serving.lock_settings import TlsFiles
 from serving.sockets import TcpAddress
 from tests.docs.blocks import ROOT, blocks
@@ -29,7 +30,7 @@ async def test_a_server_and_a_client_with_the_certificates_of_the_page(tmp_path:
 
     certificates = Certificates(TlsFiles(tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ca.pem"))
     assert certificates.warnings() == []
-    service = RpcService("test.Service", {"Echo": echo}, {})
+    service = RpcService("test.Service", {"Echo": Method(Role.ANYONE, echo)}, {})
     transport = GrpcTransport([service], max_request_bytes=99, certificates=certificates)
     bound = await transport.start(TcpAddress("127.0.0.1", 0))
     assert isinstance(bound, TcpAddress)
