@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 class PolicyClient:
     """A client for one policy of the server at `address`.
 
-    It sends nothing before the first call. Close it when done, or use it in a `with` statement; a client that is dropped
-    open is closed, with a ResourceWarning. To use two policies of
-    one server, make two clients.
+    It sends nothing before the first call. Close it when done, or use it in a `with` statement. A client that is
+    dropped while it is open is closed, with a ResourceWarning. To use two policies of one server, make two clients.
 
     Args:
         address: `"host:port"`, or `"unix:/path"` for a Unix socket. Several servers are one name that stands for all
