@@ -174,7 +174,8 @@ def test_tls_to_a_server_without_is_named_as_the_cause() -> None:
 
 def test_an_absent_server_is_explained_with_tls_as_without() -> None:
     error = failure(f"127.0.0.1:{free_port()}", tls=kilolayer.Tls(ca=CA))
-    assert "Connection refused. Check the address" in str(error)
+    assert "Connection refused" in str(error)
+    assert str(error).endswith("Check the address, or send the next observation in a moment.")
 
 
 def test_an_unknown_host_is_named_as_the_cause() -> None:
