@@ -20,7 +20,7 @@ from tests.samples import policy_spec
 from tests.serving import in_process
 from tests.serving.admin_bench import Admin, started
 from tests.serving.deployment_bench import Bench
-from tests.serving.fake_bucket import FakeBucket, fake_bucket
+from tests.serving.fake_bucket import FOLDER, FakeBucket, fake_bucket
 from tests.serving.in_process import Running
 
 if TYPE_CHECKING:
@@ -182,3 +182,14 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBuck
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         yield bucket
+
+
+@pytest.fixture
+def upload(remote: FakeBucket, policies: Path, publish: Publish, tmp_path: Path) -> Callable[..., None]:
+    """Publish a version in the bucket; those without `stay` have the same files."""
+
+    def do(version: int, *, stay: float | None = None) -> None:
+        local = policies / "1000" if stay is None else publish(tmp_path / "local", version, stay=stay)
+        remote.upload(local, f"{FOLDER}/{version}")
+
+    return do

@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 
 from serving.policy_settings import BucketUrl
 
+FOLDER = "run/policies"  # in which tests publish
 _CREDENTIALS = ("AWS4-HMAC-SHA256 Credential=fake-key/", "Bearer fake-token")
 
 
