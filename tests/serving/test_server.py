@@ -362,7 +362,7 @@ async def test_a_policy_that_misses_its_probes_once_compiled_is_not_served(
 async def test_requests_larger_than_grpc_takes_are_refused_at_the_start(
     policies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.server._GRPC_MAX_BYTES", 70_000)
+    monkeypatch.setattr("serving.api.request_bytes._GRPC_MAX_BYTES", 70_000)
     # 100 rows of 4 + 2 + 2 values of at most 8 bytes, and 65,536 bytes besides
     problem = "requests of 100 rows can have 71936 bytes, and gRPC takes at most 70000; use a smaller --max-call-rows"
     with pytest.raises(StartupError, match=problem):
