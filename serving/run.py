@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from serving.config import LogFormat, ServeConfig
+    from serving.sockets import Address
 
 _LOGGER = logging.getLogger("kilolayer")
 _LEAST_DESCRIPTORS = 128  # 48 are a reserve, and libraries and files need some dozens
@@ -190,7 +191,10 @@ def _has_locks(config: "ServeConfig") -> bool:
     from serving.lock_settings import require_locks
 
     try:
-        warnings = require_locks(config, {"--listen": config.address})
+        addresses: dict[str, Address] = {"--listen": config.address}
+        if config.http_address:
+            addresses["--http-port"] = config.http_address
+        warnings = require_locks(config, addresses)
         if config.tls:
             from serving.access.tls import Certificates
 

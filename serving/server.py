@@ -138,6 +138,8 @@ class Server:
         """The tokens that are accepted; None: calls need none."""
         connections = max_connections()
         of_http = http_connections(config, connections)
+        guard = self.tokens.guard(metrics.refused.labels, clock=clock) if self.tokens else None
+        certificates = config.tls and Certificates(config.tls)
         self._transport = GrpcTransport(
             self.services,
             max_request_bytes=max_request_bytes,
@@ -145,9 +147,9 @@ class Server:
             max_streams=config.max_streams,
             max_connections=connections - of_http,
             on_limit=metrics.memory_limit.inc,
-            guard=self.tokens.guard(metrics.refused.labels, clock=clock) if self.tokens else None,
+            guard=guard,
             share_port=config.workers > 1,
-            certificates=config.tls and Certificates(config.tls),
+            certificates=certificates,
             clock=clock,
         )
         self._http = http_transport(
@@ -158,6 +160,8 @@ class Server:
             max_body_bytes=max_request_bytes,
             max_connections=of_http,
             on_limit=metrics.memory_limit.inc,
+            guard=guard,
+            certificates=certificates,
             clock=clock,
         )
         self._metrics_server: MetricsServer | None = None
@@ -306,7 +310,7 @@ class Server:
         """
         addresses = {"grpc": str(self.address)}
         if self.http_address:
-            addresses["http"] = f"http://{self.http_address}"
+            addresses["http"] = f"{'https' if self._config.tls else 'http'}://{self.http_address}"
         if self._metrics_server:
             addresses |= self._metrics_server.addresses()
         return addresses

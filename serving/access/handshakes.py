@@ -3,7 +3,7 @@
 gRPC refuses the client and tells a program nothing. It only writes a line to stderr, if its log has the level INFO.
 The line has the reason, not the address of the client. A client that refuses the server, for example because it trusts
 another authority, closes the connection, and there is no line. Connections that this process makes itself, for example
-to a collector of spans, count too.
+to a collector of spans, count too. Over HTTP, the server makes the handshake itself, and counts why it fails.
 """
 
 import logging
@@ -65,7 +65,7 @@ class HandshakeFailures:
     def read(self, line: str) -> None:
         """Read a line that a native library wrote to stderr. One that is not gRPC's becomes a line of the log."""
         if found := _FAILED.search(line):
-            self._count(_reason(found[1], found[2] or ""), word=found[1])
+            self.count(found[1], found[2] or "")
         elif line.strip() and not _OF_GRPC.match(line):
             self._log_other(line)
 
@@ -75,7 +75,9 @@ class HandshakeFailures:
             taken, self._counts = self._counts, Counter()
         return taken
 
-    def _count(self, reason: str, *, word: str) -> None:
+    def count(self, word: str, detail: str) -> None:
+        """Count a failure, for which the TLS library has `word`, such as CERTIFICATE_VERIFY_FAILED, and a detail."""
+        reason = _reason(word, detail)
         with self._lock:
             self._counts[reason] += 1
             self._unlogged[reason] += 1

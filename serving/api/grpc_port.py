@@ -51,12 +51,18 @@ def _bind_unix(server: grpc.aio.Server, address: UnixAddress) -> UnixAddress:
 def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
     """Return what gRPC takes for TLS. It asks `certificates` before each handshake."""
 
+    used = certificates.current
+
     def fetch() -> grpc.ServerCertificateConfiguration | None:
-        changed = certificates.fetch()
-        return changed and _configuration(changed)
+        nonlocal used
+        certificates.fetch()  # None if another port has taken up the change before
+        if certificates.current is used:
+            return None
+        used = certificates.current
+        return _configuration(used)
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(certificates.current),
+        _configuration(used),
         cast("Callable[[], grpc.ServerCertificateConfiguration]", fetch),  # the published type leaves out the None
         certificates.requires_client_certificate,
     )

@@ -4,9 +4,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from serving.access.guard import Guard
+from serving.access.roles import Role
+from serving.access.tls import Certificates
 from serving.api.handlers import RpcHandlers
 from serving.api.held_bytes import HeldBytes
 from serving.api.open_inference.service import OpenInferenceService
+from serving.api.rpc import RpcContext, RpcService
 from serving.config import ServeConfig
 from serving.errors import StartupError
 
@@ -31,6 +35,8 @@ def http_transport(
     max_body_bytes: int,
     max_connections: int,
     on_limit: Callable[[], None],
+    guard: Guard | None = None,
+    certificates: Certificates | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> "HttpTransport | None":
     """Return what serves `service` over HTTP; None: the server has no HTTP port.
@@ -41,10 +47,12 @@ def http_transport(
         max_body_bytes: of a request.
         max_connections: most open connections.
         on_limit: called when a call is ended because its connection holds too many bytes.
+        guard: decides who may call what; None: anyone may call everything.
+        certificates: for TLS; None: plain text.
         clock: monotonic seconds.
 
     Raises:
-        StartupError: the extra `http` is not installed.
+        StartupError: the extra `http` is not installed, or OpenSSL refuses the certificates.
     """
     if config.http_port is None:
         return None
@@ -56,13 +64,35 @@ def http_transport(
         raise StartupError(
             "--http-port needs the extra `http`: pip install -e '.[http]'; or leave out --http-port"
         ) from error
-    # This is where callers are checked over HTTP: `authorize` is called for each request before its body is read.
-    gateway = HttpGateway(service, handlers=handlers, max_body_bytes=max_body_bytes, max_rows=config.max_call_rows)
+    gateway = HttpGateway(
+        service,
+        handlers=handlers,
+        max_body_bytes=max_body_bytes,
+        max_rows=config.max_call_rows,
+        authorize=_authorize(service.service(), guard) if guard else lambda context: context,
+    )
     return HttpTransport(
         gateway.answer,
         held=held,
         limits=HttpLimits(max_connections=max_connections),
         on_limit=on_limit,
+        certificates=certificates,
         share_port=config.workers > 1,
         clock=clock,
     )
+
+
+def _authorize(service: RpcService, guard: Guard) -> Callable[[RpcContext], RpcContext]:
+    """Return what asks `guard` for the role that the method of a call declares, and adds the name of the token."""
+    roles = {f"/{service.name}/{name}": method.role for name, method in service.unary.items()}
+
+    def authorize(context: RpcContext) -> RpcContext:
+        role = roles[context.method]
+        if role is Role.ANYONE:
+            return context
+        # Values of a repeated header are joined by a comma and a space, which the guard finds malformed.
+        headers = context.metadata().items()
+        caller = guard.admit(role, headers, method=context.method, peer=context.connection)
+        return context._replace(token=caller.token.name)
+
+    return authorize

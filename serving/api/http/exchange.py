@@ -9,18 +9,17 @@ from serving.errors import ServingError, Status
 JSON = ("content-type", "application/json")
 BINARY = ("content-type", "application/octet-stream")
 
-# The codes of https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto, by gRPC's number; also those
-# that only a check of callers uses.
+# The codes of https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto, by gRPC's number.
 _HTTP_STATUSES = {
     Status.INVALID_ARGUMENT: 400,
     Status.DEADLINE_EXCEEDED: 504,
     Status.NOT_FOUND: 404,
-    7: 403,  # PERMISSION_DENIED
+    Status.PERMISSION_DENIED: 403,
     Status.RESOURCE_EXHAUSTED: 429,
     Status.FAILED_PRECONDITION: 400,
     Status.ABORTED: 409,
     Status.UNAVAILABLE: 503,
-    16: 401,  # UNAUTHENTICATED
+    Status.UNAUTHENTICATED: 401,
 }
 _INTERNAL = 500
 # Not with 429: a client that repeats a request sends an old observation. 503 means the whole server, or another one.

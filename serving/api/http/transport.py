@@ -11,13 +11,19 @@ without warnings, and is what uvicorn, hypercorn and httpx use.
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from serving.access import handshakes
+from serving.access.tls import Certificates
 from serving.api.held_bytes import HeldBytes
 from serving.api.http.connection import HttpConnection
 from serving.api.http.exchange import Answer
 from serving.api.http.limits import CallLater, HttpLimits, OpenConnections
 from serving.api.read_gate import ReadGate
 from serving.sockets import TcpAddress, listening_socket
+
+if TYPE_CHECKING:
+    from serving.api.http.tls import TlsContexts
 
 FLAG = "--http-port"
 _STALLED_S = 10.0  # after which a request that finds no room for its body is refused
@@ -33,9 +39,13 @@ class HttpTransport:
         held: the bytes that the server holds, of other transports, too.
         limits: of each connection.
         on_limit: called when a call is ended because its connection holds too many bytes.
+        certificates: for TLS; None: plain text.
         share_port: whether other processes may listen on the port too.
         clock: monotonic seconds.
         call_later: starts a timer; None: that of the event loop.
+
+    Raises:
+        StartupError: OpenSSL refuses the certificates.
     """
 
     def __init__(
@@ -45,6 +55,7 @@ class HttpTransport:
         held: HeldBytes,
         limits: HttpLimits,
         on_limit: Callable[[], None] = lambda: None,
+        certificates: Certificates | None = None,
         share_port: bool = False,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
@@ -53,6 +64,7 @@ class HttpTransport:
         self._held = held
         self._limits = limits
         self._on_limit = on_limit
+        self._contexts = _contexts(certificates) if certificates else None
         self._share_port = share_port
         self._clock = clock
         self._call_later = call_later
@@ -89,8 +101,8 @@ class HttpTransport:
     def _connections(self) -> list[HttpConnection]:
         return [each for each in self._open.all if isinstance(each, HttpConnection)]
 
-    def _connection(self) -> HttpConnection:
-        return HttpConnection(
+    def _connection(self) -> asyncio.BufferedProtocol:
+        connection = HttpConnection(
             self._answer,
             open_connections=self._open,
             held=self._held,
@@ -100,3 +112,14 @@ class HttpTransport:
             on_limit=self._on_limit,
             call_later=self._call_later or asyncio.get_running_loop().call_later,
         )
+        if self._contexts is None:
+            return connection
+        from serving.api.http.tls import TlsLayer
+
+        return TlsLayer(connection, self._contexts.fetch(), buffer=self._buffer, failures=handshakes.FAILURES)
+
+
+def _contexts(certificates: Certificates) -> "TlsContexts":
+    from serving.api.http.tls import TlsContexts  # only TLS needs it
+
+    return TlsContexts(certificates)
