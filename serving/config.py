@@ -251,6 +251,10 @@ class ServeConfig:
         """The address for HTTP; None: there is none."""
         return address_settings.http_address(self)
 
+    def http_url(self, address: TcpAddress) -> str:
+        """Return the URL of a server whose HTTP port is at `address`."""
+        return f"{'https' if self.tls else 'http'}://{address}"
+
     @property
     def wanted_versions(self) -> Mapping[str, Wanted]:
         """The versions of --versions, by the name of the policy."""

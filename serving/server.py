@@ -310,7 +310,7 @@ class Server:
         """
         addresses = {"grpc": str(self.address)}
         if self.http_address:
-            addresses["http"] = f"{'https' if self._config.tls else 'http'}://{self.http_address}"
+            addresses["http"] = self._config.http_url(self.http_address)
         if self._metrics_server:
             addresses |= self._metrics_server.addresses()
         return addresses

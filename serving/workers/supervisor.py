@@ -335,7 +335,7 @@ class Supervisor:
         """Answer probes and, unless they are off, serve the sums of the workers' metrics. Return all addresses."""
         config = self._config
         ports = {"grpc": str(config.address)} | (
-            {"http": f"http://{config.http_address}"} if config.http_address else {}
+            {"http": config.http_url(config.http_address)} if config.http_address else {}
         )
         shown = collectors if config.metrics else None
         server = MetricsServer(shown, config.metrics_host, port=config.metrics_port, problem=self._problem)

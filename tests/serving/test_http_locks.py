@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 import ssl
@@ -305,6 +306,15 @@ async def test_the_oldest_protocol_is_tls_1_2(
     context = TlsContexts(Certificates(write(tmp_path, authority.sign()))).fetch()
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.num_tickets == 0
+
+
+def test_with_tls_the_url_is_https() -> None:
+    plain = ServeConfig(policies=(BUNDLE.path,), http_port=8000)
+    encrypted = dataclasses.replace(plain, tls_cert=Path("c"), tls_key=Path("k"))
+    assert [each.http_url(TcpAddress("::1", 8000)) for each in (plain, encrypted)] == [
+        "http://[::1]:8000",
+        "https://[::1]:8000",
+    ]
 
 
 def test_plain_text_over_http_needs_the_flag(caplog: pytest.LogCaptureFixture) -> None:
