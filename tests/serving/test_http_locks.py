@@ -33,7 +33,7 @@ from serving.telemetry.metrics import Metrics
 from tests.serving.access.authority import Authority, Identity, write
 from tests.serving.access.token_samples import bearer, secret, token
 from tests.serving.fakes import BUNDLE, MODEL, AnsweringBatcher, policies_of
-from tests.serving.test_http_connection import GET, HEADER_S, LIMITS, SEND_S, Peer, Timers, echo, post, until
+from tests.serving.http_bench import GET, HEADER_S, LIMITS, SEND_S, Peer, Timers, echo, post, until
 
 TOKENS = (token("robot", Role.ACT, calls_per_second=1.0), token("viewer", Role.DESCRIBE))
 BODY = {
@@ -225,6 +225,17 @@ async def test_requests_over_tls(authority: Authority, tmp_path: Path, monkeypat
         assert await peer.end() == b""
         peer.writer.close()
         await server.failed()
+
+
+async def test_a_refused_request_over_tls_gets_its_reply_although_more_comes(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(Certificates(write(tmp_path, authority.sign())), monkeypatch) as server:
+        peer = await server.connect(authority.cert)
+        peer.send(post(bytes(2_000_000)))
+        status, headers, _ = await peer.reply()
+        assert (status, headers["connection"]) == (413, "close")
+        peer.writer.close()
 
 
 async def test_failed_handshakes_are_counted_by_reason(

@@ -106,6 +106,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._is_open = False  # whether the handshake is complete
         self._is_paused = False
+        self._has_ended = False  # whether nothing is sent any more, so that what arrives is discarded
 
     # What the event loop calls.
 
@@ -120,7 +121,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Decrypt what has arrived."""
-        if self.is_closing():
+        if self._has_ended or self.is_closing():
             return
         self._incoming.write(self._buffer[:nbytes])
         if self._is_open or self._shake_hands():
@@ -157,7 +158,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _pass_on(self) -> None:
         """Give the HTTP connection what has arrived for it, until it pauses."""
-        while self._is_open and not self._is_paused:
+        while self._is_open and not (self._is_paused or self._has_ended):
             try:
                 size = self._tls.read(len(self._buffer), cast("Any", self._buffer))
             except ssl.SSLWantReadError:
@@ -190,8 +191,9 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
         return self._below.can_write_eof()
 
     def write_eof(self) -> None:
-        """Send that nothing more comes, and receive on."""
+        """Send that nothing more comes, and discard what arrives."""
         self._say_end()
+        self._has_ended = True
         self._below.write_eof()
 
     def close(self) -> None:
