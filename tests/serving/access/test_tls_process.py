@@ -46,8 +46,10 @@ def test_workers_share_the_certificates_and_each_takes_up_new_ones(policies: Pat
         write(tmp_path, other.sign(), client_ca=other.cert)
         for _ in range(4):
             assert acts(port, credentials(other.cert, other.sign("robot")))
+        ends_s = time.monotonic() + 60
         sample = 'kilolayer_tls_failures_total{reason="no_client_certificate"} 1.0'
         while sample not in urllib.request.urlopen(metrics[1], timeout=10).read().decode():
+            assert time.monotonic() < ends_s
             time.sleep(0.1)  # it is counted within a second
         process.terminate()
         _, rest = process.communicate(timeout=60)
@@ -59,7 +61,7 @@ def test_workers_share_the_certificates_and_each_takes_up_new_ones(policies: Pat
 def acts(port: str, client: grpc.ChannelCredentials) -> bool:
     """Whether a request is answered over a new connection."""
     options = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.secure_channel(f"localhost:{port}", client, options=options) as channel:
+    with grpc.secure_channel(f"127.0.0.1:{port}", client, options=options) as channel:
         try:
             return len(PolicyStub(channel).Act(GOOD, timeout=20).action) > 0
         except grpc.RpcError:
