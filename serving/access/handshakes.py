@@ -90,7 +90,11 @@ FAILURES = HandshakeFailures()
 
 
 def watch() -> None:
-    """Count the failures of this process in `FAILURES`, if gRPC writes them; see `prepare`."""
+    """Count the failures of this process in `FAILURES`, if gRPC writes them; see `prepare`.
+
+    The log has no handler after this: `sys.stderr` is another file, and lines that still wait belong to the former one.
+    """
+    logging.basicConfig(handlers=[logging.NullHandler()], force=True)  # the former handlers write what waits
     if os.environ.get(_VARIABLE) == LEVEL:
         native_lines.capture(FAILURES.read)
 
