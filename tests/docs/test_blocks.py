@@ -38,6 +38,7 @@ FOREIGN = {
     "export",
     "grpc_health_probe",
     "mkdir",
+    "openssl",
     "perf_analyzer",
     "pip",
     "python3",
@@ -122,7 +123,7 @@ def test_every_block_is_fenced_and_in_a_known_language() -> None:
         assert not indented, f"{page}: a block without a fence is not run"
 
 
-@named([block for block in PYTHON if block.mark != "file"])
+@named([block for block in PYTHON if block.mark not in {"file", "no-run"}])
 def test_python_is_run(block: Block, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     text = block.text
     if SHOWN_ADDRESS.search(text):
