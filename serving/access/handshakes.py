@@ -7,6 +7,7 @@ to a collector of spans, count too.
 """
 
 import logging
+import math
 import os
 import re
 import threading
@@ -19,6 +20,7 @@ from serving.telemetry import native_lines
 _LOGGER = logging.getLogger(__name__)
 _VARIABLE, LEVEL = "GRPC_VERBOSITY", "INFO"
 _LOG_EVERY_S = 10.0  # about each reason: any program that can connect may cause lines
+_MAX_OTHERS = 50  # lines that are not about handshakes, in the same time
 _FAILED = re.compile(r"Handshake failed with error .*OPENSSL_internal:(\w+)(?:: (.*))?")
 _OF_GRPC = re.compile(r"I\d{4} \d\d:\d\d:\d\d\.\d+ |.* log\.cc:\d+\] Log level INFO")
 _OTHER = "other"
@@ -58,13 +60,14 @@ class HandshakeFailures:
         self._counts: Counter[str] = Counter()  # that `take` has not returned
         self._unlogged: Counter[str] = Counter()
         self._logged_s: dict[str, float] = {}  # when, by reason
+        self._others_s, self._others = -math.inf, 0  # when lines of others began to be counted, and how many came since
 
     def read(self, line: str) -> None:
         """Read a line that a native library wrote to stderr. One that is not gRPC's becomes a line of the log."""
         if found := _FAILED.search(line):
             self._count(_reason(found[1], found[2] or ""), word=found[1])
         elif line.strip() and not _OF_GRPC.match(line):
-            _LOGGER.warning("a native library says: %s", line)
+            self._log_other(line)
 
     def take(self) -> Mapping[str, int]:
         """Return how many handshakes have failed since the last call, by reason."""
@@ -83,6 +86,15 @@ class HandshakeFailures:
             count = self._unlogged.pop(reason)
         text = f"{_TEXTS[reason]} ({word})" if reason == _OTHER else _TEXTS[reason]
         _LOGGER.warning("refused %s: %s", "a TLS connection" if count == 1 else f"{count} TLS connections", text)
+
+    def _log_other(self, line: str) -> None:
+        """Log a line of another library, or an error of gRPC, unless there were many: peers may cause them."""
+        now_s = self._clock()
+        if now_s - self._others_s >= _LOG_EVERY_S:
+            self._others_s, self._others = now_s, 0
+        self._others += 1
+        if self._others <= _MAX_OTHERS:
+            _LOGGER.warning("a native library says: %s", line)
 
 
 FAILURES = HandshakeFailures()

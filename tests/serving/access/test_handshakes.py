@@ -70,6 +70,16 @@ def test_lines_of_other_libraries_are_logged_and_other_lines_of_grpc_are_not(cap
     assert failures.take() == {}
 
 
+def test_a_flood_of_other_lines_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    now_s = 100.0
+    failures = HandshakeFailures(clock=lambda: now_s)
+    for number in range(60):
+        failures.read(f"E {number}")
+    now_s = 110.0
+    failures.read("E last")
+    assert caplog.messages == [f"a native library says: E {each}" for each in [*range(50), "last"]]
+
+
 # A server, in a process of its own, whose stderr is watched. It answers each line with what has failed by then.
 PROGRAM = """
 import asyncio, os, sys
