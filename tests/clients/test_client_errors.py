@@ -157,6 +157,46 @@ def test_the_round_trip_includes_the_time_of_the_server(
     assert client.act([0, 0, 0], [0, 0]).round_trip_s == 0.25
 
 
+@pytest.mark.parametrize(("took_s", "is_late"), [(5.0, False), (5.25, True)])
+def test_a_reply_after_the_deadline_is_never_a_success(
+    client: kilolayer.PolicyClient, fake: FakePolicy, monkeypatch: pytest.MonkeyPatch, *, took_s: float, is_late: bool
+) -> None:
+    now_s = [100.0]  # of the client, whose timeout is 5 s; gRPC measures the real time
+    monkeypatch.setattr(_client, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+
+    def take_long(_reply: Any) -> None:
+        now_s[0] += took_s
+
+    fake.on_act = fake.on_score = take_long
+    calls: list[Callable[[], Any]] = [
+        lambda: client.act([0, 0, 0], [0, 0]),
+        lambda: client.score([0, 0, 0], [0, 0], goal=[0, 0]),
+    ]
+    for call in calls:
+        if is_late:
+            with pytest.raises(kilolayer.DeadlineExceeded, match=r"timeout 5 s\): the reply came too late\.") as late:
+                call()
+            assert late.value.status == "DEADLINE_EXCEEDED"
+        else:
+            assert call().round_trip_s == took_s
+
+
+def test_a_reply_that_takes_too_long_to_read_is_late(
+    client: kilolayer.PolicyClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(_client, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    read = kilolayer.Action.from_proto
+
+    def read_slowly(*arguments: Any, **options: Any) -> kilolayer.Action:
+        now_s[0] += 5.25
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(kilolayer.Action, "from_proto", read_slowly)
+    with pytest.raises(kilolayer.DeadlineExceeded, match="the reply came too late"):
+        client.act([0, 0, 0], [0, 0])
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
 def test_every_limit_is_a_positive_number(client: kilolayer.PolicyClient, timeout_s: float) -> None:
     calls: list[Callable[[], Any]] = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kilolayer import DeadlineExceeded, Unavailable
+from kilolayer import BadReply, DeadlineExceeded, Unavailable
 from kilolayer._channel import Endpoint
 from kilolayer._internal.blocks_pb2 import ActRequestBlocks
 from kilolayer._stream_connection import PendingRequest, StreamConnection
@@ -158,6 +158,49 @@ def test_a_reply_in_time_is_kept_after_the_deadline(connection: StreamConnection
     assert early.error is None
     assert early.reply is not None
     assert early.arrived_s - early.sent_s == 0.25
+
+
+@pytest.mark.parametrize("sequence", [1, 3])  # answered already; never sent
+def test_a_reply_that_answers_no_request_ends_the_stream_and_is_nobodys_action(
+    connection: StreamConnection, call: Call, clock: Clock, sequence: int
+) -> None:
+    first, second = pending(1, clock), pending(2, clock)
+    for each in (first, second):
+        connection.send(each)
+        call.send()
+    call.replies.put(ActResponse(sequence=1, queue_us=10))
+    connection.wait(first)
+    call.replies.put(ActResponse(sequence=sequence, queue_us=99))
+    connection.wait(second)
+    assert first.reply is not None
+    assert first.reply.queue_us == 10
+    assert second.reply is None
+    assert isinstance(second.error, BadReply)
+    assert f"it answers request {sequence}, which is not pending" in str(second.error)
+    assert connection.ended
+
+
+def test_late_replies_out_of_order_leave_the_request_after_them_alone(
+    connection: StreamConnection, call: Call, clock: Clock
+) -> None:
+    late = [pending(sequence, clock, timeout_s=1) for sequence in (1, 2)]
+    for each in late:
+        connection.send(each)
+        call.send()
+    clock.now_s += 1.5
+    fresh = pending(3, clock, timeout_s=1)
+    connection.send(fresh)
+    call.send()
+    for sequence in (2, 3, 1):
+        call.replies.put(ActResponse(sequence=sequence, queue_us=10 * sequence))
+    connection.wait(fresh)
+    call.replies.put(None)
+    for each in late:
+        connection.wait(each)
+        assert each.reply is None
+        assert isinstance(each.error, DeadlineExceeded)
+    assert fresh.reply is not None
+    assert fresh.reply.queue_us == 30
 
 
 def test_when_the_stream_ends_pending_and_later_requests_fail(

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import grpc
-import grpc.aio
 from numpy.typing import ArrayLike
 
 from kilolayer._access import TlsSetting
-from kilolayer._channel import READY_POLL_S, Endpoint, unary_methods
-from kilolayer._renewal import RenewedAsyncChannel
+from kilolayer._async_connection import AsyncConnection
+from kilolayer._channel import READY_POLL_S, Endpoint
+from kilolayer._connection import close_when_dropped
 from kilolayer._requests import Request, RequestFactory, Response
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._token import TokenSource
@@ -48,9 +48,8 @@ class AsyncPolicyClient:
     ) -> None:
         self._endpoint = Endpoint(address, timeout_s=timeout_s, tls=tls, token=token, server_name=server_name)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: grpc.aio.Channel | RenewedAsyncChannel | None = None
-        self._methods: dict[str, Callable[..., Any]] = {}
+        self._connection = AsyncConnection(self._endpoint)
+        close_when_dropped(self, self._connection.drop, name=f"an AsyncPolicyClient of {self._endpoint.address}")
 
     async def act(
         self,
@@ -118,14 +117,7 @@ class AsyncPolicyClient:
 
     async def close(self) -> None:
         """As `PolicyClient.close`. RuntimeError in another event loop than its own, unless that loop is closed."""
-        loop, channel = self._loop, self._channel
-        if loop is not None and not loop.is_closed():
-            self._require_own_loop()
-        self._endpoint.closed.set()
-        if loop is not None and loop.is_closed():
-            self._channel, self._methods = None, {}  # collecting the channel closes its connection
-        elif channel is not None:
-            await channel.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,10 +131,9 @@ class AsyncPolicyClient:
         """As `PolicyClient._call`."""
         endpoint, method = self._endpoint, request.method
         limit_s = endpoint.timeout_s(timeout_s)
-        endpoint.require_open(method)
-        self._open()
         sent_s = time.perf_counter()
-        call = self._methods[method](request.message, timeout=limit_s, wait_for_ready=False)
+        endpoint.require_open(method)
+        call = self._connection.methods()[method](request.message, timeout=limit_s, wait_for_ready=False)
         await _done(call)
         if call.cancelled() and endpoint.closed.is_set():
             raise endpoint.client_closed(method)
@@ -150,24 +141,10 @@ class AsyncPolicyClient:
             reply = await call
         except grpc.RpcError as error:
             raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
-        return request.read(reply, time.perf_counter() - sent_s)
-
-    def _open(self) -> None:
-        """Open the channel if this is the first call. RuntimeError if that was in another event loop."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._channel = self._endpoint.open_async_channel()
-            self._methods = unary_methods(self._channel, self._endpoint.metadata)
-        else:
-            self._require_own_loop()
-
-    def _require_own_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError(
-                f"this AsyncPolicyClient of {self._endpoint.address} belongs to another event loop, that of its first"
-                " call; make a client in each event loop, with `async with AsyncPolicyClient(...)` in the coroutine"
-                " that uses it"
-            )
+        response = request.read(reply, time.perf_counter() - sent_s)
+        if time.perf_counter() - sent_s > limit_s:  # the event loop was late to take the reply, or to read it
+            raise endpoint.late_reply(method, request=request.message, timeout_s=limit_s)
+        return response
 
 
 async def _done(call: Any) -> None:

@@ -13,6 +13,7 @@ import grpc.aio
 from kilolayer._access import Access, TlsSetting, resolve_access
 from kilolayer._address import Address, parse_address
 from kilolayer._connect_failures import Security, explain, is_unreachable
+from kilolayer._forks import forks
 from kilolayer._internal import blocks_pb2
 from kilolayer._renewal import Renewal, RenewedAsyncChannel, RenewedChannel
 from kilolayer._token import TokenSource
@@ -45,6 +46,7 @@ CHANNEL_OPTIONS = (
 )
 READY_POLL_S = 0.1  # pause between two calls to a server that answers but is not ready
 STREAM = "ActStream"
+LATE_REPLY = "the reply came too late"
 
 Metadata = Optional[tuple[tuple[str, str], ...]]
 
@@ -147,6 +149,12 @@ class Endpoint:
         self._timeout_s = _check_timeout(timeout_s)
         self._renewal = Renewal()
 
+    def renew(self) -> None:
+        """Take what a thread of the parent process may have held at a fork anew."""
+        was_closed, self.closed = self.closed.is_set(), threading.Event()
+        if was_closed:
+            self.closed.set()
+
     def open_channel(self) -> grpc.Channel | RenewedChannel:
         """Return a new channel to the server. It connects with the first call."""
         return RenewedChannel(self._open, self._renewal) if self._address.is_name else self._open()
@@ -157,7 +165,7 @@ class Endpoint:
 
     def channel_options(self) -> list[tuple[str, Any]]:
         """Return the options of a channel to the server."""
-        options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS]
+        options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS, ("kilolayer.generation", forks.generation)]
         if self._address.is_balanced:
             options.append(("grpc.service_config", _BALANCED))
         if self._address.connects_directly:
@@ -218,6 +226,11 @@ class Endpoint:
             status=code.name,
             reason=reason,
         )
+
+    def late_reply(self, method: str, *, request: Any, timeout_s: float) -> KilolayerError:
+        """Return the exception for a reply that came after the deadline of its call."""
+        code = grpc.StatusCode.DEADLINE_EXCEEDED
+        return self.failure(method, code, details=LATE_REPLY, request=request, timeout_s=timeout_s)
 
     def client_closed(self, method: str) -> ClientClosed:
         """Return the exception for a call of `method` on a closed client."""

@@ -16,10 +16,12 @@ import grpc
 from numpy.typing import ArrayLike
 
 from kilolayer._access import TlsSetting
-from kilolayer._channel import READY_POLL_S, Endpoint, stream_method, unary_methods
+from kilolayer._channel import READY_POLL_S, Endpoint
+from kilolayer._connection import Connection, close_when_dropped
 from kilolayer._requests import Request, RequestFactory, Response
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._stream import PolicyStream
+from kilolayer._stream_connection import StreamConnections
 from kilolayer._token import TokenSource
 from kilolayer.errors import DeadlineExceeded, KilolayerError, Unavailable
 
@@ -70,9 +72,8 @@ class PolicyClient:
     ) -> None:
         self._endpoint = Endpoint(address, timeout_s=timeout_s, tls=tls, token=token, server_name=server_name)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
-        self._channel = self._endpoint.open_channel()
-        self._methods = unary_methods(self._channel, self._endpoint.metadata)
-        self._act_stream = stream_method(self._channel, self._endpoint.metadata)
+        self._connection = Connection(self._endpoint)
+        close_when_dropped(self, self._connection.drop, name=f"a PolicyClient of {self._endpoint.address}")
 
     def act(
         self,
@@ -174,7 +175,8 @@ class PolicyClient:
 
     def stream(self) -> PolicyStream:
         """Return a stream for a control loop: `act` over one open gRPC stream. Its first call opens it."""
-        return PolicyStream(self._act_stream, self._endpoint, requests=self._requests)
+        connections = StreamConnections(self._connection, self._endpoint)
+        return PolicyStream(self, connections, endpoint=self._endpoint, requests=self._requests)
 
     def describe(self, *, timeout_s: float | None = None) -> PolicyDescription:
         """Return the sizes, names and limits of this client's policy. Raises as `act`."""
@@ -210,8 +212,7 @@ class PolicyClient:
 
         Closing twice has no effect.
         """
-        self._endpoint.closed.set()
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -225,14 +226,18 @@ class PolicyClient:
         """Send `request` and return its response."""
         endpoint, method = self._endpoint, request.method
         limit_s = endpoint.timeout_s(timeout_s)
-        endpoint.require_open(method)
         sent_s = time.perf_counter()
+        endpoint.require_open(method)
+        channel = self._connection.channel(method)
         try:
-            reply = self._methods[method](request.message, timeout=limit_s, wait_for_ready=False)
+            reply = channel.methods[method](request.message, timeout=limit_s, wait_for_ready=False)
         except grpc.RpcError as error:
             raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
         except ValueError as error:  # gRPC raises it if another thread has just closed the channel
             if endpoint.closed.is_set():
                 raise endpoint.client_closed(method) from error
             raise
-        return request.read(reply, time.perf_counter() - sent_s)
+        response = request.read(reply, time.perf_counter() - sent_s)
+        if time.perf_counter() - sent_s > limit_s:  # this thread was late to take the reply, or to read it
+            raise endpoint.late_reply(method, request=request.message, timeout_s=limit_s)
+        return response

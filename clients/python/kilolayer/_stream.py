@@ -11,17 +11,17 @@ open. If the stream breaks, its pending requests fail, and the next call opens a
 
 from __future__ import annotations
 
-import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING
 
 import grpc
 from numpy.typing import ArrayLike
 
 from kilolayer._channel import STREAM, Endpoint
+from kilolayer._connection import close_when_dropped
 from kilolayer._requests import Request, RequestFactory
 from kilolayer._responses import Action
-from kilolayer._stream_connection import PendingRequest, StreamConnection
+from kilolayer._stream_connection import PendingRequest, StreamConnection, StreamConnections
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,12 +33,19 @@ class PendingAction:
     """A request that was sent on a stream. `PolicyStream.send` returns it."""
 
     def __init__(
-        self, connection: StreamConnection, pending: PendingRequest, *, request: Request[Action], endpoint: Endpoint
+        self,
+        connection: StreamConnection,
+        pending: PendingRequest,
+        *,
+        request: Request[Action],
+        endpoint: Endpoint,
+        stream: PolicyStream,
     ) -> None:
         self._connection = connection
         self._pending = pending
         self._request = request
         self._endpoint = endpoint
+        self._stream = stream  # it must not be collected while the request is pending
 
     def __repr__(self) -> str:
         """Return the request's number and whether it is pending, answered or failed."""
@@ -71,6 +78,12 @@ class PendingAction:
             )
         return self._request.read(reply, pending.arrived_s - pending.sent_s)
 
+    def require_in_time(self) -> None:
+        """Raise DeadlineExceeded if the request's deadline has passed, even if its reply arrived before."""
+        pending = self._pending
+        if pending.is_late:
+            raise self._endpoint.late_reply(STREAM, request=pending.message, timeout_s=pending.timeout_s)
+
 
 class PolicyStream:
     """Actions over one open stream. `PolicyClient.stream` returns it.
@@ -78,13 +91,14 @@ class PolicyStream:
     Close it when done, or use it in a `with` statement. Closing its client closes it too.
     """
 
-    def __init__(self, open_stream: Callable[..., Any], endpoint: Endpoint, *, requests: RequestFactory) -> None:
-        self._open_stream = open_stream
+    def __init__(
+        self, client: object, connections: StreamConnections, *, endpoint: Endpoint, requests: RequestFactory
+    ) -> None:
+        self._client = client  # it must not be collected before the stream
+        self._connections = connections
         self._endpoint = endpoint
         self._requests = requests
-        self._lock = threading.Lock()
-        self._connection: StreamConnection | None = None
-        self._closed = False
+        close_when_dropped(self, connections.drop, name=f"a PolicyStream of {endpoint.address}")
 
     def act(
         self,
@@ -107,7 +121,9 @@ class PolicyStream:
             ValueError: the timeout is not a positive number.
         """
         pending = self.send(state, goal, seed=seed, best_of=best_of, priority=priority, timeout_s=timeout_s)
-        return pending.receive()
+        action = pending.receive()
+        pending.require_in_time()
+        return action
 
     def send(
         self,
@@ -134,17 +150,13 @@ class PolicyStream:
             state, goal, seed=seed, best_of=best_of, priority=priority, timeout_us=max(1, round(limit_s * 1e6))
         )
         pending = PendingRequest(request.message, timeout_s=limit_s)
-        connection = self._open_connection()
+        connection = self._connections.current()
         connection.send(pending)
-        return PendingAction(connection, pending, request=request, endpoint=self._endpoint)
+        return PendingAction(connection, pending, request=request, endpoint=self._endpoint, stream=self)
 
     def close(self) -> None:
         """End the stream. Pending and later calls raise ClientClosed. Closing twice has no effect."""
-        with self._lock:
-            self._closed = True
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -153,20 +165,3 @@ class PolicyStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _open_connection(self) -> StreamConnection:
-        """Return the open connection, or a new one if there is none or it has ended."""
-        with self._lock:
-            self._endpoint.require_open(STREAM)
-            if self._closed:
-                raise self._endpoint.stream_closed()
-            if self._connection is None or self._connection.ended:
-                self._connection = self._connect()
-            return self._connection
-
-    def _connect(self) -> StreamConnection:
-        try:
-            return StreamConnection(self._open_stream, self._endpoint)
-        except ValueError:  # gRPC raises it if another thread has just closed the channel
-            self._endpoint.require_open(STREAM)
-            raise

@@ -17,7 +17,9 @@ from typing import Any, Callable
 
 import grpc
 
-from kilolayer._channel import STREAM, Endpoint
+from kilolayer._channel import LATE_REPLY, STREAM, Endpoint
+from kilolayer._connection import Connection
+from kilolayer._forks import forks
 from kilolayer._internal import blocks_pb2
 from kilolayer.errors import BadReply, ClientClosed, KilolayerError
 from kilolayer.v1 import policy_pb2
@@ -51,6 +53,11 @@ class PendingRequest:
         self._clock = clock
         self._deadline_s = self.sent_s + timeout_s
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self._clock() > self._deadline_s
+
     def remaining_s(self) -> float:
         """Return the seconds until the deadline, at least 0."""
         return max(0.0, self._deadline_s - self._clock())
@@ -81,6 +88,7 @@ class StreamConnection:
     """
 
     def __init__(self, open_stream: Callable[..., Any], endpoint: Endpoint) -> None:
+        self.generation: int = forks.generation  # of the process that has its threads
         self._endpoint = endpoint
         self._changed = threading.Condition()
         self._pending: dict[int, PendingRequest] = {}  # by sequence, in the order they were sent
@@ -109,16 +117,23 @@ class StreamConnection:
                 self._outgoing.put(request)
 
     def wait(self, request: PendingRequest) -> None:
-        """Wait until `request` is complete. It fails if its deadline passes."""
+        """Wait until `request` is complete. It fails if its deadline passes, and in another process than its own."""
+        if self.generation != forks.generation:
+            details = "this process was forked after the request was sent, and the reply goes to its parent"
+            request.fail(self._failure(request, code=grpc.StatusCode.UNAVAILABLE, details=details))
         if not request.completed.wait(request.remaining_s()):
             with self._changed:
                 request.fail(self._late(request, "no reply in time"))
 
     def close(self) -> None:
         """End the stream. Pending requests fail with ClientClosed."""
+        self.end()
+        self._reader.join()
+
+    def end(self) -> None:
+        """As `close`, without waiting for the threads."""
         self._closed = True
         self._call.cancel()
-        self._reader.join()
 
     def _has_room(self) -> bool:
         return len(self._pending) < MAX_PENDING or self.ended
@@ -167,7 +182,7 @@ class StreamConnection:
                     status="DATA_LOSS",
                 )
             if not request.complete(reply):
-                request.fail(self._late(request, "the reply came too late"))
+                request.fail(self._late(request, LATE_REPLY))
 
     def _remove(self, sequence: int) -> PendingRequest | None:
         self._changed.notify()
@@ -194,3 +209,63 @@ class StreamConnection:
 def _copy(error: BadReply, _request: PendingRequest) -> BadReply:
     """Return an equal exception, so that each caller raises its own."""
     return BadReply(str(error), status=error.status)
+
+
+class StreamConnections:
+    """The open connection of a stream: opened by its first request, and again once it has ended or after a fork.
+
+    It does not refer to its stream, so that a stream that is dropped without `close` can be collected.
+    """
+
+    def __init__(self, channel: Connection, endpoint: Endpoint) -> None:
+        self._channel = channel
+        self._endpoint = endpoint
+        self._current: StreamConnection | None = None
+        self._is_closed = False
+
+    def current(self) -> StreamConnection:
+        """Return the open connection, or a new one.
+
+        Raises:
+            ClientClosed: the stream or its client was closed.
+            RuntimeError: gRPC does not work in this process, which was forked.
+        """
+        with forks.lock:
+            self._endpoint.require_open(STREAM)
+            if self._is_closed:
+                raise self._endpoint.stream_closed()
+            self._leave()
+            if self._current is None or self._current.ended:
+                self._current = self._connect()
+            return self._current
+
+    def close(self) -> None:
+        """End the connection, unless it belongs to another process. Pending requests fail with ClientClosed."""
+        with forks.lock:
+            self._is_closed = True
+            self._leave()
+            current, self._current = self._current, None
+        if current is not None:
+            current.close()
+
+    def drop(self) -> bool:
+        """End the connection, as its stream is gone. Return whether it was open in this process."""
+        with forks.lock:
+            self._leave()
+            current, self._current = self._current, None
+        if current is None or current.ended:
+            return False
+        current.end()
+        return not self._endpoint.closed.is_set()
+
+    def _connect(self) -> StreamConnection:
+        try:
+            return StreamConnection(self._channel.channel(STREAM).act_stream, self._endpoint)
+        except ValueError:  # gRPC raises it if another thread has just closed the channel
+            self._endpoint.require_open(STREAM)
+            raise
+
+    def _leave(self) -> None:
+        if self._current is not None and self._current.generation != forks.generation:
+            forks.abandon(self._current)
+            self._current = None
