@@ -2,6 +2,7 @@
 
 This is the only place that maps errors to statuses. A transport sends the status, the message and the trailing metadata
 of a `ServingError`. The message reaches a client, so it is always our own text, never that of another library's error.
+It says what happened. What to do about it depends on the caller: a client adds that, by the reason.
 """
 
 import enum
@@ -217,9 +218,7 @@ class DrainingError(UnavailableError):
 
     reason = Reason.DRAINING
 
-    def __init__(
-        self, message: str = "the server is shutting down; connect to another one, or try again later"
-    ) -> None:
+    def __init__(self, message: str = "the server is shutting down") -> None:
         super().__init__(message)
 
 

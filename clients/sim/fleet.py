@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clients.sim.outage import Outage, Reply
-from kilolayer import Action, DeadlineExceeded, PolicyClient, ServerError
+from kilolayer import Action, DeadlineExceeded, Overloaded, PolicyClient, ServerError
 from training.envs.core.goal_env import GoalEnv, State
 from training.envs.core.goal_record import GoalRecord
 
@@ -34,6 +34,7 @@ class Tick(NamedTuple):
     round_trip_s: float
     batch_rows: int  # rows that the server computed together, including this one
     version: str = ""  # that answered
+    is_warm_up: bool = False  # the first answer on a connection, whose round trip includes connecting
 
 
 class Episode(NamedTuple):
@@ -93,6 +94,7 @@ def drive(
         PhysicsOverflowError: MuJoCo Warp has no room for the robots' contacts.
     """
     reset, step, achieved, diverged_part = _programs(env)
+    connected = [False] * len(clients)
     outage = outage or Outage(say=lambda _: None)
     with ThreadPoolExecutor(len(clients), thread_name_prefix="robot") as pool:
         for first in range(0, episodes, len(clients)):
@@ -105,7 +107,7 @@ def drive(
             record, reached = GoalRecord.begin(np.zeros(len(clients), np.int32)), np.zeros(len(clients), bool)
             robots = [_Robot(env.action_size) for _ in range(len(clients))]
             for number in range(1, episode_length + 1):
-                outage.after(_ask(pool, clients[:active], robots, current=current))
+                outage.after(_ask(pool, clients[:active], robots, connected, current=current))
                 if outage.is_on:
                     sleep(env.control_period_s)
                 actions = np.stack([robot.next_action() for robot in robots])
@@ -191,11 +193,11 @@ class _Robot:
     def has_action(self) -> bool:
         return bool(self._actions)
 
-    def receive(self, reply: Reply) -> None:
+    def receive(self, reply: Reply, *, is_warm_up: bool) -> None:
         """Execute the actions of `reply` from now on. An error: the request was missed."""
         if isinstance(reply, Action):
             self._actions.extend(reply.chunk)
-            self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows, reply.version))
+            self.ticks.append(Tick(reply.round_trip_s, reply.batch_rows, reply.version, is_warm_up))
             self.version = reply.version
         else:
             self.missed += 1
@@ -206,18 +208,25 @@ class _Robot:
 
 
 def _ask(
-    pool: ThreadPoolExecutor, clients: Sequence[ActClient], robots: Sequence[_Robot], *, current: State
+    pool: ThreadPoolExecutor,
+    clients: Sequence[ActClient],
+    robots: Sequence[_Robot],
+    connected: list[bool],
+    *,
+    current: State,
 ) -> list[Reply]:
     """Send the request of every robot that has no action left, wait for the replies and return them.
 
-    A robot whose state is NaN or infinite sends none.
+    A robot whose state is NaN or infinite sends none. `connected` says whether each client is, and is updated.
     """
     states, goals = np.asarray(current.info["state"]), np.asarray(current.info["goal"])  # a goal may move
     finite = np.flatnonzero(np.isfinite(states[: len(clients)]).all(axis=1)).tolist()
     asking = [number for number in finite if not robots[number].has_action]
     replies = list(pool.map(_act, [clients[number] for number in asking], states[asking], goals[asking]))
     for number, reply in zip(asking, replies, strict=True):
-        robots[number].receive(reply)
+        robots[number].receive(reply, is_warm_up=not connected[number])
+        if not isinstance(reply, (DeadlineExceeded, Overloaded)):  # which say nothing about the connection
+            connected[number] = isinstance(reply, Action)
     return replies
 
 

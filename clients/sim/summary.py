@@ -35,7 +35,7 @@ class Summary:
     diverged: int  # episodes whose simulated world became NaN or infinite; they count as not reached
     requests: int
     missed: int  # requests without a reply in time
-    latency_p50_ms: float | None  # round trip measured by the robots; None if no request was answered
+    latency_p50_ms: float | None  # round trip seen by the robots, without the first of a connection; None: no other
     latency_p99_ms: float | None
     mean_batch_rows: float | None  # mean rows per batch of the server; None if no request was answered
     wall_s: float
@@ -86,7 +86,8 @@ def summarize(
     ticks = [tick for episode in episodes for tick in episode.ticks]
     missed = sum(episode.missed for episode in episodes)
     at_goal = float(np.mean([episode.time_at_goal for episode in episodes]))
-    p50, p99 = np.percentile([tick.round_trip_s for tick in ticks], [50, 99]) * 1e3 if ticks else (None, None)
+    warm_s = [tick.round_trip_s for tick in ticks if not tick.is_warm_up]
+    p50, p99 = np.percentile(warm_s, [50, 99]) * 1e3 if warm_s else (None, None)
     return Summary(
         environment=env.spec.name,
         policy=policy,

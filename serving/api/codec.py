@@ -157,7 +157,7 @@ def _state(raw: bytes, rows: int, *, spec: PolicySpec, max_rows: int) -> tuple[n
             f"state must hold {rows * spec.state_dim} values for {rows} rows of {spec.name}, got {len(values)}"
         )
     if count > max_rows:
-        raise InvalidRequestError(f"a request may have at most {max_rows} rows, got {count}; split it into several")
+        raise InvalidRequestError(f"a request may have at most {max_rows} rows, got {count}")
     return values.reshape(count, spec.state_dim), count
 
 

@@ -114,8 +114,7 @@ class OpenCall:
     def _limit_error(self, more: int = 0) -> MemoryLimitError:
         held_mb = self._connection.held + more >> 20
         return MemoryLimitError(
-            f"the server holds {held_mb} MB of requests and replies for this connection, which is too much; complete"
-            " requests and read replies before sending more, and send fewer rows at a time"
+            f"the server holds {held_mb} MB of requests and replies for this connection, which is too much"
         )
 
     def _fail(self, error: MemoryLimitError) -> None:

@@ -29,7 +29,7 @@ class RangeCheck:
             return False
         if self._refuses:
             self.count(served)
-            raise OutOfRangeError(f"{served.seen_range.complaint(state)}; send a state of the kind that it saw")
+            raise OutOfRangeError(served.seen_range.complaint(state))
         return True
 
     def count(self, served: ServedPolicy) -> None:

@@ -116,7 +116,7 @@ class ReadGate:
                 waiter.set_exception(
                     MemoryLimitError(
                         f"this connection completed no requests and read no replies for {self._stalled_s:g} s while the"
-                        f" server held {connection.held >> 20} MB for it; read replies while sending requests"
+                        f" server held {connection.held >> 20} MB for it"
                     )
                 )
         self._forget(connection)

@@ -134,7 +134,7 @@ class Batcher:
         if self._drained:
             raise DrainingError
         if timeout_s is not None and timeout_s <= 0:
-            raise DeadlinePassedError("the deadline passed before the request arrived; allow more time")
+            raise DeadlinePassedError("the deadline passed before the request arrived")
         now_s = self._clock()
         deadline_s = math.inf if timeout_s is None else now_s + timeout_s
         if priority:
@@ -259,7 +259,7 @@ class Batcher:
         """Hand the rows of `decision` to a thread, and fail the requests that have expired."""
         for request in decision.expired:
             self._queue.remove(request)
-            request.fail(DeadlinePassedError("the request waited until its deadline could not be met; allow more time"))
+            request.fail(DeadlinePassedError("the request waited until its deadline could not be met"))
         if decision.takes:
             kind, rows, now_s = decision.takes[0][0].kind, sum(rows for _, rows in decision.takes), self._clock()
             ends_s = now_s + self._engine.expected_s(kind, rows)

@@ -66,16 +66,12 @@ class Completion:
                 if batch.is_hung:
                     self._fail(
                         part.request,
-                        ComputationTimeoutError(
-                            "the computation took too long and was given up; bring the robot to rest: the server stops"
-                        ),
+                        ComputationTimeoutError("the computation took too long and was given up; the server stops"),
                     )
                 else:
                     self._fail(
                         part.request,
-                        ComputationError(
-                            "the policy could not be computed; hold a safe action, then send the next observation"
-                        ),
+                        ComputationError("the policy could not be computed"),
                     )
             return
         rows, start = len(batch.results), 0
@@ -116,11 +112,10 @@ class Completion:
         if self._explains(part.request.kind, rows):
             self._metrics.extreme_input.inc()
             return ExtremeInputError(
-                "the policy gave NaN or infinity, because a state or a goal is far from those of its training; send"
-                " values in the units of the policy's description"
+                "the policy gave NaN or infinity, because a state or a goal is far from those of its training"
             )
         self._metrics.non_finite.inc()
-        return NonFiniteActionError("the policy gave NaN or infinity; bring the robot to rest")
+        return NonFiniteActionError("the policy gave NaN or infinity")
 
     def _fail(self, request: QueuedRequest, error: ServingError) -> None:
         """Fail `request`; the rest of its rows are not computed."""

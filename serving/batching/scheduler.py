@@ -143,13 +143,6 @@ class Arrival(NamedTuple):
     connection: str = ""
 
 
-_ADVICE = {
-    Reason.QUEUE_FULL: "send fewer rows at a time, or raise --max-queue-rows",
-    Reason.QUEUE_AGE: "send fewer requests at a time, or use more servers",
-    Reason.DEADLINE_TOO_SHORT: "allow more time, or send fewer rows",
-}
-
-
 class Rejection(NamedTuple):
     """Why a request is not admitted."""
 
@@ -158,7 +151,7 @@ class Rejection(NamedTuple):
 
     def error(self) -> OverloadedError:
         """Return the error that the caller receives."""
-        return OverloadedError(f"{self.problem}; {_ADVICE[self.reason]}", reason=self.reason)
+        return OverloadedError(self.problem, reason=self.reason)
 
 
 @dataclasses.dataclass(frozen=True)

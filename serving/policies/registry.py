@@ -104,7 +104,7 @@ class PolicyRegistry:
             NotReadyError: `open` was not called yet.
         """
         if not self._live:
-            raise NotReadyError("the server is still compiling; wait until its health is SERVING")
+            raise NotReadyError("the server is still compiling its policies")
         return self._live
 
     def loaded(self, policy: str) -> Sequence[ServedPolicy]:

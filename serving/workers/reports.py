@@ -75,7 +75,7 @@ class ForwardedReports:
                     await asyncio.sleep(_PIPE_FULL_S)
                 return await counted
         except TimeoutError as error:
-            raise NotReadyError("the server cannot count reports now; send the report again later") from error
+            raise NotReadyError("the server cannot count reports now") from error
         finally:
             del self._waiting[number]
 

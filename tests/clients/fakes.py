@@ -174,6 +174,7 @@ class Relay:
     def __init__(self, port: int) -> None:
         self._port = port
         self._frozen: set[socket.socket] = set()
+        self._reply_bytes: int | None = None
         self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -182,6 +183,10 @@ class Relay:
 
     def freeze(self) -> None:
         self._frozen.update(self._ends)
+
+    def cut_after(self, reply_bytes: int | None) -> None:
+        """Close each connection after so many bytes of the server, counted from now. None: never."""
+        self._reply_bytes = reply_bytes
 
     def close(self) -> None:
         for end in (self._listener, *self._ends):
@@ -201,14 +206,21 @@ class Relay:
             far = socket.create_connection(("127.0.0.1", self._port))
             self._ends += [near, far]
             for source, sink in ((near, far), (far, near)):
-                self._threads.append(threading.Thread(target=self._carry, args=(source, sink)))
+                self._threads.append(threading.Thread(target=self._carry, args=(source, sink, source is far)))
                 self._threads[-1].start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, is_reply: bool) -> None:
         try:
             while data := source.recv(65536):
-                if source not in self._frozen:
-                    sink.sendall(data)
+                if source in self._frozen:
+                    continue
+                if is_reply and self._reply_bytes is not None:
+                    data = data[: self._reply_bytes]
+                    self._reply_bytes -= len(data)
+                sink.sendall(data)
+                if is_reply and self._reply_bytes == 0:
+                    for end in (source, sink):
+                        end.shutdown(socket.SHUT_RDWR)
         except OSError:  # closed
             return
 

@@ -203,11 +203,23 @@ def test_a_robot_goes_on_while_the_server_is_gone(cart: GoalEnv) -> None:
     )
     np.testing.assert_allclose(episode.path[:, 0], [0, 0.01, 0.02, 0.03, 0.04, 0.06], atol=1e-6)
     assert (len(episode.ticks), episode.missed) == (2, 3)
+    assert [tick.is_warm_up for tick in episode.ticks] == [True, True]  # the first replies of their connections
     assert waited == pytest.approx([0.1] * 3)
     assert lines == [
         "Act failed: shutting down. The robots go on without replies, and send a request in every control period.",
         "The server answers again after 0.3 s; 3 requests were missed.",
     ]
+
+
+def test_the_first_reply_of_each_connection_is_a_warm_up(cart: GoalEnv) -> None:
+    gone, late = Unavailable("gone", status=""), DeadlineExceeded("late", status="")
+    robot = Restarting([])
+    robot.failures += [None, gone, None, late]
+    episodes = list(
+        fleet.drive(cart, [robot], key=jax.random.key(0), episodes=2, episode_length=4, sleep=lambda _: None)
+    )
+    flags = [[tick.is_warm_up for tick in episode.ticks] for episode in episodes]
+    assert flags == [[True, False, True], [False, False, False]]  # after Unavailable, but not after a late reply
 
 
 def test_late_and_rejected_requests_are_no_outage() -> None:
@@ -301,12 +313,14 @@ def test_the_results_worked_out_by_hand(env: GoalEnv) -> None:
         fleet.Episode(np.zeros(2), path, time_at_goal=0, stay=0.0, ticks=tuple(ticks), missed=1),
         fleet.Episode(np.ones(2), path, time_at_goal=10, stay=0.5, ticks=quarters, missed=0),
     ]
+    warm_up = fleet.Tick(9.0, 4, "7", is_warm_up=True)  # a batch like the others, and no latency
+    episodes[1] = episodes[1]._replace(ticks=(warm_up, *quarters[1:]))
     figures = summary.summarize(env, episodes, policy="p", robots=2, wall_s=1.5, picture=None)
     assert (figures.touched, figures.stay, figures.diverged) == (0.5, 0.25, 0)
     assert figures.time_at_goal_steps == 5
     assert figures.time_at_goal_s == pytest.approx(0.8)
     assert (figures.requests, figures.missed) == (8, 1)
-    assert figures.latency_p50_ms == pytest.approx(4)
+    assert figures.latency_p50_ms == pytest.approx(3.5)  # of 1, 2, 3, 4, 5 and 5 ms
     assert figures.versions == {"8": 4, "7": 3}
     assert figures.to_table().title == "p versions 8 (57%), 7 (43%) on point_u_maze"
     assert figures.mean_batch_rows == pytest.approx(7 / 3)  # 7 rows in a batch of one, one of two and one of four

@@ -99,10 +99,10 @@ async def test_a_rejected_request_is_counted_and_leaves_nothing_behind(
     assert rejected.value.status is Status.RESOURCE_EXHAUSTED
     assert ("grpc-retry-pushback-ms", "-1") in rejected.value.trailers
     # 1 s for the batch in flight, and two batches for the four rows; and a quarter more.
-    with pytest.raises(OverloadedError, match=r"the answer would take up to 3\.7500 s; allow more time, or"):
+    with pytest.raises(OverloadedError, match=r"the answer would take up to 3\.7500 s"):
         await bench.submit(4, timeout_s=3.7)
     engine.now_s += 2.5
-    with pytest.raises(OverloadedError, match=r"a request has waited for 2\.500 s; send fewer req"):
+    with pytest.raises(OverloadedError, match=r"a request has waited for 2\.500 s$"):
         await bench.submit(4)
     for reason in ("queue_full", "deadline_too_short", "queue_age"):
         assert bench.metric("rejected_total", reason=reason) == 1

@@ -58,7 +58,7 @@ MODES = [
 ]
 REFUSED = (
     "vy [m/s] of row 0 (the first is 0) is 10.5; the range that training saw, with 5 standard deviations on each side,"
-    " is -10 to 10; send a state of the kind that it saw"
+    " is -10 to 10"
 )
 
 

@@ -118,7 +118,7 @@ async def test_concurrent_callers_share_batches_and_get_their_own_rows(running: 
             "candidates must be from 1 to 4 for 2 rows, got 5: a request may have at most 8 rows, "
             "and each candidate counts as one",
         ),
-        ({"state": [0] * 36, "goal": [0] * 2}, "a request may have at most 8 rows, got 9; split it into several"),
+        ({"state": [0] * 36, "goal": [0] * 2}, "a request may have at most 8 rows, got 9"),
         (
             {"state": [0] * 5 + [NAN] + [0] * 6, "goal": [0] * 2},
             "state of row 1 (the first is 0) has NaN or infinity; send finite values",

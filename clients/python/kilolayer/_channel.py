@@ -12,6 +12,7 @@ import grpc.aio
 
 from kilolayer._access import Access, TlsSetting, resolve_access
 from kilolayer._address import Address, parse_address
+from kilolayer._advice import advice as advice_for
 from kilolayer._connect_failures import Security, explain, is_unreachable
 from kilolayer._forks import forks
 from kilolayer._internal import blocks_pb2
@@ -213,6 +214,8 @@ class Endpoint:
             # Our server gives a reason when it rejects a call for load. gRPC itself uses the same status, without a
             # reason, for a message that is too large.
             kind, advice = _MESSAGE_TOO_LARGE
+        elif by_reason := advice_for(method, reason):
+            advice = by_reason
         elif kind is InvalidRequest and getattr(request, "candidates", 0):
             kind, advice = _CHECK_BEST_OF
         elif kind is AccessDenied:

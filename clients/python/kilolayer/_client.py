@@ -3,7 +3,7 @@
 Any number of threads may share a client. Every call has its own deadline. No request is sent twice, because an action
 for an old observation is useless: a call that fails raises immediately, and the caller sends its next observation. The
 client reconnects to a restarted server within about 1 s. It replaces a connection that no longer answers within about
-5 s.
+5 s. After a fork, the child opens a connection of its own.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class PolicyClient:
     """A client for one policy of the server at `address`.
 
-    It sends nothing before the first call. Close it when done, or use it in a `with` statement. To use two policies of
-    one server, make two clients.
+    It sends nothing before the first call. Close it when done, or use it in a `with` statement. A client that is
+    dropped open is closed, with a ResourceWarning. To use two policies of one server, make two clients.
 
     Args:
         address: `"host:port"`, or `"unix:/path"` for a Unix socket. Several servers are one name that stands for all
@@ -110,9 +110,10 @@ class PolicyClient:
             NotSupported: `best_of` with a policy that has no critic; `describe().critic` is then "none".
             Overloaded: the server rejected the call because of its load.
             Unavailable: no server listens at the address (raised immediately), or it is starting or draining.
-            DeadlineExceeded: no reply in time, or the host of the address cannot be reached.
+            DeadlineExceeded: no reply in time, or the host of the address cannot be reached. A late reply is dropped.
             KilolayerError: any other exception in `kilolayer.errors`.
             ValueError: the timeout is not a positive number.
+            RuntimeError: this process was forked from one that used gRPC, and gRPC does not work in it.
         """
         request = self._requests.act(state, goal, seed=seed, best_of=best_of, priority=priority, sequence=sequence)
         return self._call(request, timeout_s)

@@ -14,8 +14,26 @@ from kilolayer.errors import BadReply
 from kilolayer.v1 import policy_pb2
 
 
+class _Timed:
+    """Durations of a response, each measured by one clock: the server's, or this machine's."""
+
+    queue_us: int
+    compute_us: int
+    round_trip_s: float
+
+    @property
+    def server_s(self) -> float:
+        """Seconds in the server's queue and computation, on the server's clock."""
+        return (self.queue_us + self.compute_us) / 1e6
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds of the round trip outside the queue and the computation: network, encoding, late threads."""
+        return max(0.0, self.round_trip_s - self.server_s)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Action:
+class Action(_Timed):
     """The response to one `act`."""
 
     chunk: NDArray[np.float32]  # [action_chunk, action_dim] or [rows, action_chunk, action_dim], first action first
@@ -46,7 +64,7 @@ class Action:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Score:
+class Score(_Timed):
     """The response to one `score`. Fields without a comment are as in `Action`."""
 
     energy: NDArray[np.float32]  # [] for one state, [rows] for a block; higher: the goal is nearer
