@@ -88,7 +88,7 @@ def recover(call: Callable[[float], list[float]]) -> None:
 def test_a_frozen_server_is_late_and_its_old_replies_are_dropped(server: Server) -> None:
     with callers(f"127.0.0.1:{server.port}", timeout_s=1) as calls:
         for call in calls:
-            assert call(0.5) == [1, 0]
+            recover(call)
         server.process.send_signal(signal.SIGSTOP)
         for call in calls:
             for x in (0.375, 0.25):
@@ -101,7 +101,7 @@ def test_a_frozen_server_is_late_and_its_old_replies_are_dropped(server: Server)
 
 
 def test_a_killed_server_is_unavailable_until_it_is_back(server: Server) -> None:
-    with callers(f"127.0.0.1:{server.port}", timeout_s=1) as calls:
+    with callers(f"127.0.0.1:{server.port}", timeout_s=60) as calls:
         for call in calls:
             assert call(0.5) == [1, 0]
         server.kill()

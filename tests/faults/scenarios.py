@@ -106,6 +106,7 @@ def kill_and_wait(policies: Path, folder: Path, *, kills: int) -> list[Kill]:
         compiled = _programs(programs)
         assert len(compiled) >= _BATCH_SIZES
         with PolicyClient(address, timeout_s=1.0) as client:
+            client.wait_until_ready(_KILL_S)
             measured = [_kill(server, client) for _ in range(kills)]
         assert _programs(programs) == compiled
         codes = [each.code for each in server.exits]
@@ -124,7 +125,7 @@ def _programs(folder: Path) -> set[str]:
 
 def _kill(server: Supervised, client: PolicyClient) -> Kill:
     state, goal = list(KNOWN.state), list(KNOWN.goal)
-    expected = client.act(state, goal).action.tobytes()
+    expected = client.act(state, goal, timeout_s=_KILL_S).action.tobytes()
     server.send(signal.SIGKILL)
     killed_s = time.monotonic()
     while time.monotonic() - killed_s < _KILL_S:

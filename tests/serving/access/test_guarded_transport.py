@@ -24,7 +24,7 @@ LIMITED = ("RESOURCE_EXHAUSTED", "rate_limit")
 @pytest.mark.parametrize("path", [ACT, ACT_STREAM, MODEL_STREAM])
 @pytest.mark.parametrize("reads_itself", [False, True])
 async def test_a_call_is_refused_before_its_request_is_sent(tmp_path: Path, path: str, reads_itself: bool) -> None:
-    async with started(Services(tmp_path, reads_itself=reads_itself)) as services, asyncio.timeout(10):
+    async with started(Services(tmp_path, reads_itself=reads_itself)) as services, asyncio.timeout(60):
         for metadata in (None, bearer("nobody"), bearer("of-report")):
             call: Any = services.channel.stream_stream(path)(metadata=metadata)  # it sends no message
             code, _ = await outcome(call)
