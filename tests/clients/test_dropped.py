@@ -14,14 +14,17 @@ from collections.abc import Generator
 from typing import Any
 
 import kilolayer
+from kilolayer._forks import forks
+from kilolayer._reaper import THREAD
 from tests.clients.fakes import FakePolicy
 
 _STATE, _GOAL = [0.5, 0, 0], [0, 0]
 
 
 def threads() -> set[threading.Thread]:
-    """Return the threads of this process without those of the server."""
-    return {thread for thread in threading.enumerate() if not thread.name.startswith("ThreadPoolExecutor")}
+    """Return the threads of this process without those of the server and the one that closes what is dropped."""
+    others = ("ThreadPoolExecutor", THREAD)
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(others)}
 
 
 def require_ended(started: set[threading.Thread]) -> None:
@@ -66,6 +69,21 @@ def test_a_dropped_client_in_a_cycle_is_closed_when_that_is_collected(address: s
         del robot
     assert messages[0] == "a PolicyClient"  # the collector may take it or its stream first
     require_ended(started)
+
+
+def test_a_client_is_collected_in_a_thread_while_another_thread_holds_the_lock(address: str) -> None:
+    """The collector may run in a thread that is just starting, for which the opening of a connection waits."""
+    robot: dict[str, Any] = {"client": kilolayer.PolicyClient(address, timeout_s=30)}
+    robot["stream"], robot["self"] = robot["client"].stream(), robot
+    robot["stream"].act(_STATE, _GOAL)
+    with recorded() as messages:
+        del robot
+        with forks.lock:
+            collecting = threading.Thread(target=gc.collect)
+            collecting.start()
+            collecting.join(60)
+            assert not collecting.is_alive()
+    assert messages == ["a PolicyClient", "a PolicyStream"]
 
 
 def test_a_stream_keeps_its_client_and_a_pending_action_its_stream(address: str) -> None:

@@ -156,8 +156,8 @@ forked(lambda: asyncio.run(kilolayer.AsyncPolicyClient(sys.argv[1], timeout_s=30
     assert lines == [
         f"child: RuntimeError this AsyncPolicyClient of {address} was used before this process was forked; "
         + advice.format("a client"),
-        "child: RuntimeError gRPC cannot be used in this process: an AsyncPolicyClient was open when this process was"
-        " forked; " + advice.format("the client"),
+        "child: RuntimeError gRPC cannot be used in this process: a channel of an AsyncPolicyClient existed when this"
+        " process was forked; " + advice.format("the client"),
         "parent: maze",
         "child: maze",  # no client of asyncio was open
     ]
@@ -186,11 +186,9 @@ def test_a_fork_while_a_thread_is_in_grpc(
 
 
 def test_old_versions_of_grpc_are_not_used_after_a_fork_if_asyncio_was() -> None:
-    channel = FakePolicy()  # any object
     for version in ("1.80.1", "1.81.0"):
         forks = Forks(setting="1", version=version)
-        forks.use(channel)
-        forks.forget(channel)
+        forks.use(FakePolicy())  # any object; it is collected immediately
         forks.before()
         forks.after_in_child()
         if version == "1.80.1":

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from kilolayer._access import TlsSetting
 from kilolayer._async_connection import AsyncConnection
 from kilolayer._channel import READY_POLL_S, Endpoint
-from kilolayer._connection import close_when_dropped
+from kilolayer._reaper import reaper
 from kilolayer._requests import Request, RequestFactory, Response
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._token import TokenSource
@@ -49,7 +49,7 @@ class AsyncPolicyClient:
         self._endpoint = Endpoint(address, timeout_s=timeout_s, tls=tls, token=token, server_name=server_name)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
         self._connection = AsyncConnection(self._endpoint)
-        close_when_dropped(self, self._connection.drop, name=f"an AsyncPolicyClient of {self._endpoint.address}")
+        reaper.watch(self, self._connection, name=f"an AsyncPolicyClient of {self._endpoint.address}")
 
     async def act(
         self,

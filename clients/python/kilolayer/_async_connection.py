@@ -12,6 +12,7 @@ import grpc.aio
 
 from kilolayer._channel import Endpoint, unary_methods
 from kilolayer._forks import forks
+from kilolayer._reaper import reaper
 from kilolayer._renewal import RenewedAsyncChannel
 
 
@@ -38,11 +39,13 @@ class AsyncConnection:
         """
         if self._loop is None:
             forks.require_usable(with_asyncio=True)
-            self._loop = asyncio.get_running_loop()
-            self._generation = forks.generation
-            self._channel = self._endpoint.open_async_channel()
-            forks.use(self._channel)
-            self._methods = unary_methods(self._channel, self._endpoint.metadata)
+            loop = asyncio.get_running_loop()
+            channel = self._endpoint.open_async_channel()
+            forks.use(channel)
+            with forks.lock:
+                reaper.start()
+            self._methods = unary_methods(channel, self._endpoint.metadata)
+            self._channel, self._loop, self._generation = channel, loop, forks.generation
         else:
             self._require_own_loop()
         return self._methods
@@ -51,40 +54,42 @@ class AsyncConnection:
         """Close the channel. RuntimeError in another event loop than its own, unless that loop is closed."""
         loop, channel = self._loop, self._channel
         if self._is_inherited:
-            self._leave()
+            self.leave()
         elif loop is not None and not loop.is_closed():
             self._require_own_loop()
         self._endpoint.closed.set()
         if channel is None or self._is_inherited:
             return
-        forks.forget(channel)
-        if loop is not None and loop.is_closed():
-            self._channel, self._methods = None, {}  # collecting the channel closes its connection
-        else:
+        self._let_go()
+        if loop is not None and not loop.is_closed():
             await channel.close()
 
-    def drop(self) -> bool:
-        """Close the channel, as its client is gone. Return whether it was open in this process."""
-        channel = self._channel
-        if self._is_inherited:
-            self._leave()
-            return False
-        if channel is None or self._endpoint.closed.is_set():
-            return False
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel is open in this process. Takes no lock."""
+        return self._channel is not None and not self._is_inherited and not self._endpoint.closed.is_set()
+
+    def drop(self) -> None:
+        """Close the channel, as its client is gone."""
         self._endpoint.closed.set()
-        forks.forget(channel)
-        self._channel, self._methods = None, {}  # collecting the channel closes its connection
-        return True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep no channel: collecting it closes its connection, and grpc.aio polls until its channels are collected."""
+        self._channel, self._methods = None, {}
 
     @property
     def _is_inherited(self) -> bool:
         """Whether the channel belongs to the parent of this process."""
         return self._loop is not None and self._generation != forks.generation
 
-    def _leave(self) -> None:
-        """Let go of what belongs to the parent of this process."""
+    def leave(self) -> bool:
+        """Let go of what belongs to the parent of this process. Return whether there was something."""
+        if not self._is_inherited:
+            return False
         forks.abandon(self._channel, self._methods)
         self._endpoint.renew()
+        return True
 
     def _require_own_loop(self) -> None:
         if self._is_inherited:

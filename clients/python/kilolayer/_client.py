@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 
 from kilolayer._access import TlsSetting
 from kilolayer._channel import READY_POLL_S, Endpoint
-from kilolayer._connection import Connection, close_when_dropped
+from kilolayer._connection import Connection
+from kilolayer._reaper import reaper
 from kilolayer._requests import Request, RequestFactory, Response
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._stream import PolicyStream
@@ -73,7 +74,7 @@ class PolicyClient:
         self._endpoint = Endpoint(address, timeout_s=timeout_s, tls=tls, token=token, server_name=server_name)
         self._requests = RequestFactory(policy, version, robot_id=robot_id)
         self._connection = Connection(self._endpoint)
-        close_when_dropped(self, self._connection.drop, name=f"a PolicyClient of {self._endpoint.address}")
+        reaper.watch(self, self._connection, name=f"a PolicyClient of {self._endpoint.address}")
 
     def act(
         self,
@@ -231,7 +232,8 @@ class PolicyClient:
         endpoint.require_open(method)
         channel = self._connection.channel(method)
         try:
-            reply = channel.methods[method](request.message, timeout=limit_s, wait_for_ready=False)
+            remaining_s = max(0.0, limit_s - (time.perf_counter() - sent_s))  # opening a channel takes time
+            reply = channel.methods[method](request.message, timeout=remaining_s, wait_for_ready=False)
         except grpc.RpcError as error:
             raise endpoint.rpc_failure(method, error, request=request.message, timeout_s=limit_s) from error
         except ValueError as error:  # gRPC raises it if another thread has just closed the channel

@@ -1,22 +1,18 @@
 """The connection of one client: a channel that the first call opens, and the first call after a fork opens anew.
 
-It does not refer to its client, so that a client that is dropped without `close` can be collected. Its connection is
-then closed, and a ResourceWarning says so.
+It does not refer to its client, so that a client that is dropped without `close` can be collected.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
-import warnings
-import weakref
 from typing import Any, Callable
 
 import grpc
 
 from kilolayer._channel import Endpoint, stream_method, unary_methods
-from kilolayer._forks import forks, is_in_grpc
+from kilolayer._forks import forks
+from kilolayer._reaper import reaper
 from kilolayer._renewal import RenewedChannel
 
 
@@ -51,34 +47,38 @@ class Connection:
         current = self._open
         if current is not None and current.generation == forks.generation:
             return current
+        was_inherited = False
         with forks.lock:
             current = self._open
             if current is None or current.generation != forks.generation:
                 self._endpoint.require_open(method)
+                forks.require_usable()
+                was_inherited = self.leave()
                 self._open = current = self._connect()
-            return current
+        if was_inherited:
+            forks.say(self._endpoint.address)
+        return current
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel is open in this process. Takes no lock."""
+        current = self._open
+        return current is not None and current.generation == forks.generation and not self._endpoint.closed.is_set()
 
     def close(self) -> None:
         """Close the channel and its streams, unless they belong to another process."""
         with forks.lock:
-            self._leave()
+            self.leave()
             self._endpoint.closed.set()
-            if self._open is not None:
-                self._open.channel.close()
+            current = self._open
+        if current is not None:  # without the lock, which all clients share: gRPC waits until the calls have ended
+            current.channel.close()
 
-    def drop(self) -> bool:
-        """Close the channel, as its client is gone. Return whether it was open in this process."""
-        with forks.lock:
-            was_open = not self._leave() and self._open is not None and not self._endpoint.closed.is_set()
-            if was_open:
-                self.close()
-            return was_open
+    drop = close
 
     def _connect(self) -> OpenChannel:
-        forks.require_usable()
-        if self._leave():
-            forks.say(self._endpoint.address)
         forks.use()
+        reaper.start()
         channel = self._endpoint.open_channel()
         return OpenChannel(
             channel,
@@ -87,7 +87,7 @@ class Connection:
             forks.generation,
         )
 
-    def _leave(self) -> bool:
+    def leave(self) -> bool:
         """Let go of a channel that belongs to the parent of this process. Return whether there was one."""
         if self._open is None or self._open.generation == forks.generation:
             return False
@@ -95,20 +95,3 @@ class Connection:
         self._open = None
         self._endpoint.renew()
         return True
-
-
-def close_when_dropped(owner: object, drop: Callable[[], bool], *, name: str) -> None:
-    """Call `drop` when `owner` is collected, or the program ends. A ResourceWarning says so if it returns True.
-
-    `drop` must not refer to `owner`.
-    """
-    weakref.finalize(owner, _drop, drop, name)
-
-
-def _drop(drop: Callable[[], bool], name: str) -> None:
-    if is_in_grpc(threading.get_ident()):
-        # The collector may run in any thread, also in one of gRPC's, which closing waits for.
-        with contextlib.suppress(RuntimeError):  # the interpreter exits
-            threading.Thread(target=_drop, args=(drop, name), name="kilolayer-drop", daemon=True).start()
-    elif drop():
-        warnings.warn(f"{name} was not closed; call close(), or use a with statement", ResourceWarning, stacklevel=2)

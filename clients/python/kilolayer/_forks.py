@@ -69,18 +69,14 @@ class Forks:
         if self._is_used:
             self._problem = self._problem or self._find_problem()
         if self._is_polling:
-            self._async_problem = "an AsyncPolicyClient was open when this process was forked"
+            self._async_problem = "a channel of an AsyncPolicyClient existed when this process was forked"
 
     def use(self, channel: Any = None) -> None:
-        """Note that gRPC is used from now on, and by which open channel of `grpc.aio`."""
+        """Note that gRPC is used from now on, and by which channel of `grpc.aio`. It counts until it is collected."""
         self._is_used = True
         if channel is not None:
             self._has_polled = True
             self._async_channels.add(channel)
-
-    def forget(self, channel: Any) -> None:
-        """Note that a channel of `grpc.aio` is closed."""
-        self._async_channels.discard(channel)
 
     def require_usable(self, *, with_asyncio: bool = False) -> None:
         """Raise RuntimeError if gRPC does not work in this process."""

@@ -1,7 +1,7 @@
 """A channel to a name, which is replaced when no server is found under the name.
 
 gRPC asks DNS again after a pause that grows to two minutes. A name is often unknown while its only server restarts, and
-then stands for another IP address. A new channel asks at once, so the client opens one about every second until a
+then stands for another IP address. A new channel asks immediately, so the client opens one about every second until a
 server is found. The calls on the old channel may still be answered, by a server that drains: it is closed after them.
 """
 
@@ -52,6 +52,12 @@ class _Generation:
         self.channel = channel
         self.methods: dict[str, Callable[..., Any]] = {}  # by path
         self.calls = 0
+        self.streams: set[object] = set()  # the open ones; gRPC's threads remove from it without a lock
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a call or a stream is open."""
+        return bool(self.calls or self.streams)
 
 
 class _Channel:
@@ -85,8 +91,9 @@ class _Channel:
             return
         with self._lock:
             *old, last = self._generations
-            unused = [generation for generation in old if not generation.calls]
-            self._generations = [*(generation for generation in old if generation.calls), last]
+            used = [generation for generation in old if generation.is_used]
+            unused = [generation for generation in old if generation not in used]
+            self._generations = [*used, last]
         for generation in unused:
             self._close(generation.channel)
 
@@ -124,12 +131,13 @@ class RenewedChannel(_Channel):
             generation = self._begin()
             try:
                 stream = generation.channel.stream_stream(path, **codecs)(requests, **options)
-            except BaseException:
+                # gRPC calls this in a thread that closing the channel waits for. The next call closes the channel.
+                generation.streams.add(stream)
+                if not stream.add_callback(lambda: generation.streams.discard(stream)):  # ended already
+                    generation.streams.discard(stream)
+                return stream
+            finally:
                 self._end(generation)
-                raise
-            if not stream.add_callback(lambda: self._end(generation)):  # ended already
-                self._end(generation)
-            return stream
 
         return call
 

@@ -18,7 +18,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from kilolayer._channel import STREAM, Endpoint
-from kilolayer._connection import close_when_dropped
+from kilolayer._reaper import reaper
 from kilolayer._requests import Request, RequestFactory
 from kilolayer._responses import Action
 from kilolayer._stream_connection import PendingRequest, StreamConnection, StreamConnections
@@ -98,7 +98,7 @@ class PolicyStream:
         self._connections = connections
         self._endpoint = endpoint
         self._requests = requests
-        close_when_dropped(self, connections.drop, name=f"a PolicyStream of {endpoint.address}")
+        reaper.watch(self, connections, name=f"a PolicyStream of {endpoint.address}")
 
     def act(
         self,

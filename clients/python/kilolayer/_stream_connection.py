@@ -72,6 +72,11 @@ class PendingRequest:
             self.completed.set()
         return True
 
+    def after_fork(self) -> None:
+        """Replace the event, unless the request is complete: a thread of the parent may have held its lock."""
+        if not self.completed.is_set():
+            self.completed = threading.Event()
+
     def fail(self, error: KilolayerError) -> None:
         """Store `error`, unless the request is complete."""
         if not self.completed.is_set():
@@ -97,7 +102,12 @@ class StreamConnection:
         self._end: Callable[[PendingRequest], KilolayerError] | None = None
         self._call = open_stream(self._messages(), wait_for_ready=False)
         self._reader = threading.Thread(target=self._read, name="kilolayer-stream", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError:  # there can be no more threads
+            self._call.cancel()
+            self._outgoing.put(None)
+            raise
 
     @property
     def ended(self) -> bool:
@@ -119,6 +129,7 @@ class StreamConnection:
     def wait(self, request: PendingRequest) -> None:
         """Wait until `request` is complete. It fails if its deadline passes, and in another process than its own."""
         if self.generation != forks.generation:
+            request.after_fork()
             details = "this process was forked after the request was sent, and the reply goes to its parent"
             request.fail(self._failure(request, code=grpc.StatusCode.UNAVAILABLE, details=details))
         if not request.completed.wait(request.remaining_s()):
@@ -234,7 +245,7 @@ class StreamConnections:
             self._endpoint.require_open(STREAM)
             if self._is_closed:
                 raise self._endpoint.stream_closed()
-            self._leave()
+            self.leave()
             if self._current is None or self._current.ended:
                 self._current = self._connect()
             return self._current
@@ -243,20 +254,25 @@ class StreamConnections:
         """End the connection, unless it belongs to another process. Pending requests fail with ClientClosed."""
         with forks.lock:
             self._is_closed = True
-            self._leave()
+            self.leave()
             current, self._current = self._current, None
         if current is not None:
             current.close()
 
-    def drop(self) -> bool:
-        """End the connection, as its stream is gone. Return whether it was open in this process."""
-        with forks.lock:
-            self._leave()
-            current, self._current = self._current, None
-        if current is None or current.ended:
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is open in this process. Takes no lock."""
+        current = self._current
+        if current is None or current.generation != forks.generation or current.ended:
             return False
-        current.end()
         return not self._endpoint.closed.is_set()
+
+    def drop(self) -> None:
+        """As `close`, without waiting for the threads."""
+        with forks.lock:
+            current, self._current = self._current, None
+        if current is not None:
+            current.end()
 
     def _connect(self) -> StreamConnection:
         try:
@@ -265,7 +281,10 @@ class StreamConnections:
             self._endpoint.require_open(STREAM)
             raise
 
-    def _leave(self) -> None:
-        if self._current is not None and self._current.generation != forks.generation:
-            forks.abandon(self._current)
-            self._current = None
+    def leave(self) -> bool:
+        """Let go of a connection that belongs to the parent of this process. Return whether there was one."""
+        if self._current is None or self._current.generation == forks.generation:
+            return False
+        forks.abandon(self._current)
+        self._current = None
+        return True
