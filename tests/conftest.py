@@ -60,6 +60,14 @@ def user_folders() -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
+def no_grpc_verbosity() -> Iterator[None]:
+    """Without the variable that kilolayer-admin sets in its process: servers of later tests would inherit it."""
+    with pytest.MonkeyPatch.context() as variables:
+        variables.delenv("GRPC_VERBOSITY", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
 def states(user_folders: Path) -> Iterator[Path]:
     """The folder of the states of this test's servers. It is made when it is needed."""
     folder = user_folders / f"states-{next(_NUMBERS)}"

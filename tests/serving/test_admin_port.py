@@ -9,10 +9,12 @@ from prometheus_client import CollectorRegistry
 
 from serving import admin, admin_channel
 from serving.access.tls import Certificates
+from serving.access.token_watch import TokenWatch
 from serving.api.admin_server import AdminServer
 from serving.errors import StartupError
 from serving.sockets import TcpAddress
 from tests.serving.access.authority import Authority, write
+from tests.serving.access.token_samples import secret
 from tests.serving.decisions import Decisions
 
 Run = Callable[[str], Awaitable[tuple[int, str, str]]]
@@ -31,10 +33,12 @@ async def port(tmp_path: Path, authority: Authority) -> AsyncGenerator[str]:
     (tmp_path / "operator.pem").write_bytes(operator.cert)
     (tmp_path / "operator.key").write_bytes(operator.key)
     (tmp_path / "other.pem").write_bytes(Authority().cert)
-    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").write_text(f"{secret('operator')}\n")
+    (tmp_path / "tokens.toml").write_text(f'[tokens.operator]\ntoken = "{secret("operator")}"\nroles = ["admin"]\n')
     server = AdminServer(
         Decisions(tmp_path / "policies", "ant").deployment,
         TcpAddress("127.0.0.1", 0),
+        tokens=TokenWatch(tmp_path / "tokens.toml"),
         certificates=Certificates(files),
         drain=lambda: None,
         collectors=CollectorRegistry(),
@@ -67,6 +71,10 @@ async def test_an_operator_with_a_certificate_and_a_token(run: Run) -> None:
     code, _, error = await run(f"{options} --server-name other.example")
     assert code == 1
     assert error.endswith(": its certificate is for another name; --server-name NAME says which one is right\n")
+    Path("token").write_text(f"{secret('another')}\n")  # in the folder of the fixture
+    code, _, error = await run(options)
+    assert code == 1
+    assert "the call is not allowed; it needs a token with the method's role" in error
 
 
 REFUSED = [
@@ -108,6 +116,7 @@ async def test_a_port_that_is_taken_is_one_line(port: str, tmp_path: Path, autho
     server = AdminServer(
         Decisions(tmp_path / "others", "ant").deployment,
         TcpAddress(host, int(number)),
+        tokens=TokenWatch(tmp_path / "tokens.toml"),
         certificates=Certificates(write(tmp_path, authority.sign())),
         drain=lambda: None,
         collectors=CollectorRegistry(),

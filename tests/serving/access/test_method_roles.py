@@ -42,7 +42,8 @@ TEXT = "the call is not allowed; it needs a token with the method's role, and th
 
 
 def test_every_service_is_in_the_matrix(tmp_path: Path) -> None:
-    files = [path.name for path in SERVING.rglob("*.py") if re.search(r"\breturn RpcService\(", path.read_text())]
+    files = {path.name for path in SERVING.rglob("*.py") if re.search(r"\breturn RpcService\(", path.read_text())}
+    files.remove("reflection.py")  # a server with tokens does not have it
     assert len(Services(tmp_path).services) == len(files)
 
 
