@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import uvloop
 
+from serving.api.http.connection import HttpConnection
 from serving.api.http.exchange import Exchange, HttpError, HttpReply, HttpRequest
 from tests.serving.http_bench import (
     BODY_S,
@@ -137,6 +138,35 @@ async def test_slow_headers_are_refused() -> None:
         await server.timers.started(HEADER_S, 2)
         server.timers.fire(HEADER_S)
         assert await peer.refusal() == (408, "the headers of the request came too slowly")
+
+
+async def test_refusals_after_a_head_request_have_a_body() -> None:
+    head = GET.replace(b"GET", b"HEAD")
+    async with served() as server:
+        malformed, slow = await server.connect(), await server.connect()
+        malformed.send(head + b"\0\r\n\r\n")
+        assert (await malformed.reply(has_body=False))[0] == 200
+        assert await malformed.refusal() == (400, "the request is not HTTP/1.1")
+        slow.send(head + head[:-2])
+        assert (await slow.reply(has_body=False))[0] == 200
+        await server.timers.started(HEADER_S, 3)  # two of the connections, and that of the second request
+        server.timers.fire(HEADER_S)
+        assert await slow.refusal() == (408, "the headers of the request came too slowly")
+
+
+async def test_a_bug_in_a_refusal_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_connection: HttpConnection, _reply: HttpReply) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(HttpConnection, "_write", fail)
+    async with served() as server:
+        peer = await server.connect()
+        peer.send(GET[:-2])
+        await server.timers.started(HEADER_S, 2)
+        with pytest.raises(ZeroDivisionError):
+            server.timers.fire(HEADER_S)
+        with contextlib.suppress(ConnectionResetError):
+            assert await peer.end() == b""
 
 
 async def test_a_slow_body_is_refused() -> None:

@@ -326,6 +326,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
             self._set_timer(self._limits.body_s, self.close)
         elif ours is h11.DONE and theirs is h11.DONE and not self._is_draining:
             self._http.start_next_cycle()
+            self._is_head = False
             self._open.waits(self)
             self._has_sent_bytes = False
             self._set_timer(self._limits.idle_s, self.close)
@@ -357,7 +358,11 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
 
     def _refuse(self, reply: HttpReply) -> None:
         """Send a reply outside of a call, and close the connection."""
-        self._write(reply)
+        try:
+            self._write(reply)
+        except Exception:  # a bug: without a timer, the connection would stay open
+            self.abort()
+            raise
         self._linger()
 
     def _linger(self) -> None:
