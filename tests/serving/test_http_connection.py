@@ -320,6 +320,21 @@ async def test_a_new_connection_takes_the_place_of_the_one_that_waited_longest()
         assert [(await peer.reply())[0] for peer in (busy, third)] == [200, 200]
 
 
+async def test_a_connection_that_owes_the_body_of_an_answered_request_gives_its_place_to_a_new_one() -> None:
+    async def refuse(_request: HttpRequest, _exchange: Exchange) -> HttpReply:
+        raise HttpError(404, "no")
+
+    async with served(refuse, max_connections=1) as server:
+        first = await server.connect()
+        first.send(post(b"a")[:-1])
+        assert (await first.reply())[0] == 404
+        await server.timers.started(BODY_S, 1)
+        second = await server.connect()
+        second.send(GET)
+        assert (await second.reply())[0] == 404
+        assert await first.end() == b""
+
+
 async def test_stop_closes_idle_connections_and_the_others_after_their_reply() -> None:
     arrived, go_on = asyncio.Event(), asyncio.Event()
 

@@ -323,6 +323,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
             return
         ours, theirs = self._http.our_state, self._http.their_state
         if ours is h11.DONE and theirs is h11.SEND_BODY:
+            self._open.waits(self)
             self._set_timer(self._limits.body_s, self.close)
         elif ours is h11.DONE and theirs is h11.DONE and not self._is_draining:
             self._http.start_next_cycle()
