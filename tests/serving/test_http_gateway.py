@@ -240,6 +240,8 @@ async def test_a_body_that_is_no_request_is_counted_as_over_grpc() -> None:
     status, content = await bench.infer(BODY | {"inputs": [STATE | {"shape": [1, 3], "data": [1, 2, 3]}, GOAL]})
     assert (status, content["error"]) == (400, "state must have shape [rows, 4], got [1, 3]")
     assert bench.count("INVALID_ARGUMENT") == 1
+    status, content = await bench.infer(BODY | {"inputs": [STATE | {"shape": [9] * 50_000}, GOAL]})
+    assert (status, content["error"]) == (400, "state must have shape [rows, 4], got 50000 dimensions")
     assert (await bench.infer(path="/v2/models/ant/infer"))[0] == 404
     assert (await bench.infer(path=f"/v2/models/{MODEL}/versions/9/infer"))[0] == 404
 
