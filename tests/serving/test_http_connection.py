@@ -115,6 +115,19 @@ async def test_what_is_malformed_or_too_large_is_refused(raw: bytes, status: int
         assert await peer.refusal() == (status, message)
 
 
+async def test_a_body_may_come_in_few_small_chunks() -> None:
+    head, small = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"
+    async with served() as server:
+        peer = await server.connect()
+        peer.send(head + small * 64 + b"0\r\n\r\n")
+        assert (await peer.reply())[2] == b"POST / 64"
+        peer.send(head + b"200\r\n" + bytes(512) + b"\r\n" + small * 65 + b"0\r\n\r\n")
+        assert (await peer.reply())[2] == b"POST / 577"
+        peer.send(head + small * 65 + b"0\r\n\r\n")
+        message = "the chunks of the body are too small; send at least 256 bytes in each"
+        assert await peer.refusal() == (400, message)
+
+
 async def test_a_large_body_is_refused_before_it_is_sent() -> None:
     async with served() as server:
         peer = await server.connect()

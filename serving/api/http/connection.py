@@ -185,7 +185,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
                 self._begin(event)
             elif isinstance(event, h11.Data):
                 if self._body:
-                    self._body.add(event.data)
+                    self._body.add(event.data, begins_chunk=event.chunk_start)
             elif isinstance(event, h11.EndOfMessage):
                 if self._body:
                     self._body.complete()
