@@ -41,7 +41,9 @@ class RequestBody:
             self.fail(too_large(self._max_bytes))
             return
         if self._chunks > _CHUNKS + size // _CHUNK_BYTES:
-            self.fail(HttpError(400, f"the chunks of the body are too small; send at least {_CHUNK_BYTES} bytes in each"))
+            self.fail(
+                HttpError(400, f"the chunks of the body are too small; send at least {_CHUNK_BYTES} bytes in each")
+            )
             return
         try:
             self._hold(len(part))

@@ -220,6 +220,11 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         if event.http_version not in _VERSIONS:
             self._refuse(error_reply(505, "the version of HTTP must be 1.1, or 1.0", _CLOSE))
             return
+        if self._declared is None and (event.http_version == b"1.0" or "content-length" in headers):
+            # A proxy that reads another length than h11 would take the rest of this request for the next one.
+            message = "the length of the body is ambiguous; send either Content-Length or, in HTTP/1.1, chunks"
+            self._refuse(error_reply(400, message, _CLOSE))
+            return
         self._task = self._loop.create_task(self._respond(request))
 
     async def _respond(self, request: HttpRequest) -> None:
@@ -308,7 +313,9 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
             return
         is_unread = self._http.their_state is h11.SEND_BODY
         is_large = self._declared is None or self._declared > self._limits.discard_bytes
-        is_last = self._is_draining or self._http.their_state is h11.ERROR or (is_unread and is_large)
+        # A peer that waits for 100 Continue and gets another reply may send the body or the next request.
+        is_unclear = is_large or self._http.they_are_waiting_for_100_continue
+        is_last = self._is_draining or self._http.their_state is h11.ERROR or (is_unread and is_unclear)
         headers = [("date", email.utils.formatdate(usegmt=True)), ("content-length", str(len(reply.body)))]
         headers += [*reply.headers, *([_CLOSE] if is_last and _CLOSE not in reply.headers else [])]
         reason = HTTPStatus(reply.status).phrase.encode()
