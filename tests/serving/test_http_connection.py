@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+import socket
 
 import pytest
 import uvloop
 
 from serving.api.http.exchange import Exchange, HttpError, HttpReply, HttpRequest
+from serving.sockets import BACKLOG
 from tests.serving.http_bench import (
     BODY_S,
     GET,
@@ -56,6 +58,20 @@ async def test_a_connection_has_many_requests() -> None:
 
 def test_a_connection_has_many_requests_in_the_event_loop_of_a_server() -> None:
     uvloop.run(requests_of_one_connection())
+
+
+async def test_the_event_loop_listens_with_the_backlog_of_the_other_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    listened: list[int] = []
+
+    class Recorded(socket.socket):
+        def listen(self, backlog: int = 0, /) -> None:
+            listened.append(backlog)
+            super().listen(backlog)
+
+    monkeypatch.setattr(socket, "socket", Recorded)
+    async with served():
+        pass
+    assert listened == [BACKLOG, BACKLOG]
 
 
 async def test_requests_behind_one_that_is_answered_wait_and_are_limited() -> None:
