@@ -281,6 +281,11 @@ async def test_under_overload_a_call_is_rejected_before_its_body_is_read() -> No
     assert bench.count("RESOURCE_EXHAUSTED", "(unread)") == 1
 
 
+def test_the_headers_of_a_request_are_not_shown() -> None:
+    request = HttpRequest("GET", "/v2", {"authorization": "Bearer x"})
+    assert repr(request) == "HttpRequest(method='GET', target='/v2')"
+
+
 async def test_callers_are_checked_before_the_body_is_read() -> None:
     bench = Bench(AnsweringBatcher())
     bench.refusal = ServingError("no token")

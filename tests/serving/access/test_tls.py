@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from serving.access import pem
 from serving.access.roles import Role
 from serving.access.tls import Certificates
 from serving.api.grpc_transport import GrpcTransport
@@ -190,6 +191,11 @@ async def test_files_that_do_not_fit_change_nothing_and_are_one_line(
     assert len(caplog.messages) == len(lines)
     for message, line in zip(caplog.messages, lines, strict=True):
         assert message.startswith(line)
+
+
+def test_the_contents_of_files_are_not_shown() -> None:
+    shown = [repr(pem.Pem(b"cert", b"key", client_ca)) for client_ca in (None, b"authority")]
+    assert shown == ["Pem(client_ca=None)", "Pem(client_ca=...)"]
 
 
 def test_files_that_were_touched_are_not_taken_up_again(authority: Authority, tmp_path: Path) -> None:
