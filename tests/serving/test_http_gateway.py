@@ -298,6 +298,17 @@ async def test_callers_are_checked_before_the_body_is_read() -> None:
     assert bench.exchange.allowed == []
 
 
+async def test_without_tokens_web_pages_get_no_answer() -> None:
+    bench = Bench(AnsweringBatcher())
+    page = {"origin": "https://example.org"}
+    assert (await bench.infer(**page))[0] == 200  # its token counts
+    bench.gateway = HttpGateway(bench.service, handlers=bench.handlers, max_body_bytes=MAX_BODY, max_rows=8)
+    assert (await bench.infer())[0] == 200
+    message = "a server without tokens does not answer web pages; start it with --tokens"
+    assert await bench.infer(**page) == (403, {"error": message})
+    assert bench.exchange.allowed == []
+
+
 async def test_a_server_that_is_not_ready_says_so() -> None:
     bench = Bench(AnsweringBatcher(), policies=PolicyRegistry(frozenset({MODEL}), default=MODEL))
     for path in ("/v2/health/ready", f"/v2/models/{MODEL}/ready", f"/v2/models/{MODEL}"):
