@@ -330,7 +330,7 @@ async def test_while_the_server_drains_calls_are_held_and_health_answers() -> No
     status, content = await asking
     assert (status, content["error"]) == (
         503,
-        "the server is shutting down; connect to another one, or try again later",
+        "the server is shutting down",
     )
 
 
