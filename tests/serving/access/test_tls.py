@@ -193,11 +193,6 @@ async def test_files_that_do_not_fit_change_nothing_and_are_one_line(
         assert message.startswith(line)
 
 
-def test_the_contents_of_files_are_not_shown() -> None:
-    shown = [repr(pem.Pem(b"cert", b"key", client_ca)) for client_ca in (None, b"authority")]
-    assert shown == ["Pem(client_ca=None)", "Pem(client_ca=...)"]
-
-
 def test_files_that_were_touched_are_not_taken_up_again(authority: Authority, tmp_path: Path) -> None:
     files = write(tmp_path, authority.sign())
     certificates = Certificates(files)
@@ -230,6 +225,11 @@ def test_a_bad_file_is_named(
         Certificates(files)
     shown = str(error.value).replace(str(files.cert), "CERT").replace(str(files.key), "KEY")
     assert shown.replace(str(files.client_ca), "CA").startswith(message)
+
+
+def test_the_contents_of_files_are_not_shown() -> None:
+    shown = [repr(pem.Pem(b"cert", b"key", client_ca)) for client_ca in (None, b"authority")]
+    assert shown == ["Pem(client_ca=None)", "Pem(client_ca=...)"]
 
 
 def test_the_key_of_another_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
