@@ -23,12 +23,12 @@ from serving.errors import StartupError, shortage
 _FORMS = "use HOST:PORT, such as 127.0.0.1:50051, [::1]:50051 or 0.0.0.0:50051, or unix:PATH"
 
 MAX_PORT = 65535
+BACKLOG = 4096  # connections that wait to be accepted, if the system allows as many
 _UNIX = "unix:"
 _MAX_PATH_BYTES = 107  # of a Unix socket: the kernel's limit
 _OWNER_ONLY = 0o177  # the umask that leaves a socket the mode 0600
 _LOCK_S = 5.0  # for another server to bind in the same folder
 _POLL_S = 0.01
-_BACKLOG = 4096  # connections that wait to be accepted, if the system allows as many
 _PROBLEMS = {
     errno.EADDRINUSE: "address in use",
     errno.EACCES: "not permitted; ports below 1024 usually need root",
@@ -162,7 +162,7 @@ def listening_socket(flag: str, address: TcpAddress, *, share_port: bool) -> tup
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(share_port))
         listening.bind(numeric)
-        listening.listen(_BACKLOG)
+        listening.listen(BACKLOG)
     except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
         if listening:
             listening.close()

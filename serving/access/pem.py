@@ -28,6 +28,10 @@ class Pem(NamedTuple):
     key: bytes
     client_ca: bytes | None
 
+    def __repr__(self) -> str:
+        """Show no content, so that no log or traceback can hold the key."""
+        return f"Pem(client_ca={'None' if self.client_ca is None else '...'})"
+
 
 def read(files: TlsFiles) -> Pem:
     """Read the files and check that they fit each other.

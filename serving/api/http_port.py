@@ -69,7 +69,7 @@ def http_transport(
         handlers=handlers,
         max_body_bytes=max_body_bytes,
         max_rows=config.max_call_rows,
-        authorize=_authorize(service.service(), guard) if guard else lambda context: context,
+        authorize=_authorize(service.service(), guard) if guard else None,
     )
     return HttpTransport(
         gateway.answer,

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import json
+import socket
 
-import numpy as np
 import pytest
 import uvloop
 
 from serving.api.http.exchange import Exchange, HttpError, HttpReply, HttpRequest
+from serving.sockets import BACKLOG
 from tests.serving.http_bench import (
     BODY_S,
     GET,
@@ -59,6 +60,20 @@ def test_a_connection_has_many_requests_in_the_event_loop_of_a_server() -> None:
     uvloop.run(requests_of_one_connection())
 
 
+async def test_the_event_loop_listens_with_the_backlog_of_the_other_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    listened: list[int] = []
+
+    class Recorded(socket.socket):
+        def listen(self, backlog: int = 0, /) -> None:
+            listened.append(backlog)
+            super().listen(backlog)
+
+    monkeypatch.setattr(socket, "socket", Recorded)
+    async with served():
+        pass
+    assert listened == [BACKLOG, BACKLOG]
+
+
 async def test_requests_behind_one_that_is_answered_wait_and_are_limited() -> None:
     go_on = asyncio.Event()
 
@@ -77,48 +92,6 @@ async def test_requests_behind_one_that_is_answered_wait_and_are_limited() -> No
         for _ in range(1000):
             assert (await peer.reply())[0] == 200
         peer.writer.transport.abort()
-
-
-@pytest.mark.parametrize(
-    ("raw", "status", "message"),
-    [
-        (b"\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n", 400, "the request is not HTTP/1.1"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "the version of HTTP must be 1.1, or 1.0"),
-        (b"GET / HTTP/1.1\r\n\r\n", 400, "the request is not HTTP/1.1"),  # no host
-        (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1, 2\r\n\r\n", 400, "the request is not HTTP/1.1"),
-        (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400, "the request is not HTTP/1.1"),
-        (b"GET / HTTP/1.1\r\nHost: h\r\nA\0: 1\r\n\r\n", 400, "the request is not HTTP/1.1"),
-        (
-            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
-            501,
-            "the transfer-encoding of the request is not supported",
-        ),
-        (b"GET / HTTP/1.1\r\nA: " + b"a" * 20_000, 431, "the headers of a request may have at most 16384 bytes"),
-        (
-            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n",
-            400,
-            "the body of the request is malformed",
-        ),
-        (post(bytes(MAX_BODY + 1)), 413, "the body of this request may have at most 100000 bytes; send fewer rows"),
-        (
-            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n20000\r\n" + bytes(0x20000),
-            413,
-            "the body of this request may have at most 100000 bytes; send fewer rows",
-        ),
-    ],
-)
-async def test_what_is_malformed_or_too_large_is_refused(raw: bytes, status: int, message: str) -> None:
-    async with served() as server:
-        peer = await server.connect()
-        peer.send(raw)
-        assert await peer.refusal() == (status, message)
-
-
-async def test_a_large_body_is_refused_before_it_is_sent() -> None:
-    async with served() as server:
-        peer = await server.connect()
-        peer.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100001\r\nExpect: 100-continue\r\n\r\n")
-        assert (await peer.refusal())[0] == 413
 
 
 async def test_a_connection_without_a_request_is_closed() -> None:
@@ -224,18 +197,6 @@ async def test_a_failure_is_500_without_details(caplog: pytest.LogCaptureFixture
     assert [record.message for record in caplog.records] == ["POST '/' failed", "GET '/a?b' failed"]
 
 
-async def test_after_a_refusal_a_small_body_is_dropped_and_a_large_one_ends_the_connection() -> None:
-    async def refuse(_request: HttpRequest, _exchange: Exchange) -> HttpReply:
-        raise HttpError(404, "no")
-
-    async with served(refuse) as server:
-        peer = await server.connect()
-        peer.send(post(bytes(60_000)) + GET)
-        assert [(await peer.reply())[0] for _ in range(2)] == [404, 404]
-        peer.send(post(bytes(70_000)))
-        assert await peer.refusal() == (404, "no")
-
-
 async def test_bodies_count_until_the_reply_is_sent_and_are_limited() -> None:
     held: list[int] = []
 
@@ -290,6 +251,21 @@ async def test_a_new_connection_takes_the_place_of_the_one_that_waited_longest()
         assert [(await peer.reply())[0] for peer in (busy, third)] == [200, 200]
 
 
+async def test_a_connection_that_owes_the_body_of_an_answered_request_gives_its_place_to_a_new_one() -> None:
+    async def refuse(_request: HttpRequest, _exchange: Exchange) -> HttpReply:
+        raise HttpError(404, "no")
+
+    async with served(refuse, max_connections=1) as server:
+        first = await server.connect()
+        first.send(post(b"a")[:-1])
+        assert (await first.reply())[0] == 404
+        await server.timers.started(BODY_S, 1)
+        second = await server.connect()
+        second.send(GET)
+        assert (await second.reply())[0] == 404
+        assert await first.end() == b""
+
+
 async def test_stop_closes_idle_connections_and_the_others_after_their_reply() -> None:
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
@@ -328,42 +304,6 @@ async def test_stop_cancels_what_takes_longer() -> None:
         await server.transport.stop(0.05)
         with contextlib.suppress(ConnectionResetError):
             assert await peer.end() == b""
-
-
-async def test_damaged_requests_get_an_answer_or_an_end_and_leave_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    random = np.random.default_rng(0)
-    good = post(b"a" * 20, "Expect: 100-continue", "Upgrade: h2c", "Connection: upgrade") + GET
-    chunked = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"
-    pieces = [
-        b"\r\n",
-        b"\n",
-        b":",
-        b" ",
-        b"\0",
-        b"\xff",
-        b"Content-Length: 3\r\n",
-        b"9" * 20,
-        b"HTTP/1.0",
-        b"HEAD ",
-        b"",
-    ]
-    async with served() as server:
-        for number in range(300):
-            raw = bytearray((good, chunked)[number % 2])
-            for _ in range(random.integers(1, 4)):
-                start = int(random.integers(len(raw)))
-                raw[start : start + int(random.integers(0, 9))] = pieces[random.integers(len(pieces))]
-            peer = await server.connect()
-            peer.send(bytes(raw))
-            peer.writer.write_eof()
-            with contextlib.suppress(ConnectionResetError):
-                assert (await peer.end())[:9] in (b"", b"HTTP/1.1 ")
-            peer.writer.close()
-        await server.nothing_is_held()
-        peer = await server.connect()
-        peer.send(GET)
-        assert (await peer.reply())[2] == b"GET /a?b 0"
-    assert caplog.records == []
 
 
 async def test_a_peer_that_asks_for_another_protocol_gets_http_1() -> None:

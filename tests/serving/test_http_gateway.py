@@ -240,6 +240,8 @@ async def test_a_body_that_is_no_request_is_counted_as_over_grpc() -> None:
     status, content = await bench.infer(BODY | {"inputs": [STATE | {"shape": [1, 3], "data": [1, 2, 3]}, GOAL]})
     assert (status, content["error"]) == (400, "state must have shape [rows, 4], got [1, 3]")
     assert bench.count("INVALID_ARGUMENT") == 1
+    status, content = await bench.infer(BODY | {"inputs": [STATE | {"shape": [9] * 50_000}, GOAL]})
+    assert (status, content["error"]) == (400, "state must have shape [rows, 4], got 50000 dimensions")
     assert (await bench.infer(path="/v2/models/ant/infer"))[0] == 404
     assert (await bench.infer(path=f"/v2/models/{MODEL}/versions/9/infer"))[0] == 404
 
@@ -279,6 +281,11 @@ async def test_under_overload_a_call_is_rejected_before_its_body_is_read() -> No
     assert bench.count("RESOURCE_EXHAUSTED", "(unread)") == 1
 
 
+def test_the_headers_of_a_request_are_not_shown() -> None:
+    request = HttpRequest("GET", "/v2", {"authorization": "Bearer x"})
+    assert repr(request) == "HttpRequest(method='GET', target='/v2')"
+
+
 async def test_callers_are_checked_before_the_body_is_read() -> None:
     bench = Bench(AnsweringBatcher())
     bench.refusal = ServingError("no token")
@@ -288,6 +295,17 @@ async def test_callers_are_checked_before_the_body_is_read() -> None:
     (context,) = bench.authorized
     assert context.method == "/inference.GRPCInferenceService/ModelInfer"
     assert context.metadata() == {"authorization": "Bearer x"}
+    assert bench.exchange.allowed == []
+
+
+async def test_without_tokens_web_pages_get_no_answer() -> None:
+    bench = Bench(AnsweringBatcher())
+    page = {"origin": "https://example.org"}
+    assert (await bench.infer(**page))[0] == 200  # its token counts
+    bench.gateway = HttpGateway(bench.service, handlers=bench.handlers, max_body_bytes=MAX_BODY, max_rows=8)
+    assert (await bench.infer())[0] == 200
+    message = "a server without tokens does not answer web pages; start it with --tokens"
+    assert await bench.infer(**page) == (403, {"error": message})
     assert bench.exchange.allowed == []
 
 
@@ -312,7 +330,7 @@ async def test_while_the_server_drains_calls_are_held_and_health_answers() -> No
     status, content = await asking
     assert (status, content["error"]) == (
         503,
-        "the server is shutting down; connect to another one, or try again later",
+        "the server is shutting down",
     )
 
 

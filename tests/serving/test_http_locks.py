@@ -182,6 +182,19 @@ class Served:
         ):
             context.wrap_socket(connection, server_hostname="localhost")
 
+    def is_resumed(self, context: ssl.SSLContext) -> bool | None:
+        """Whether the second of two connections goes on with the session of the first."""
+        session = is_resumed = None
+        for _ in range(2):
+            with (
+                socket.create_connection((self._address.host, self._address.port), timeout=30) as connection,
+                context.wrap_socket(connection, server_hostname="localhost", session=session) as encrypted,
+            ):
+                encrypted.sendall(GET)
+                assert encrypted.recv(12) == b"HTTP/1.1 200"
+                session, is_resumed = encrypted.session, encrypted.session_reused
+        return is_resumed
+
     async def failed(self, **counts: int) -> None:
         """Wait until so many handshakes have failed, by reason."""
         seen = dict[str, int]()
@@ -317,6 +330,21 @@ async def test_the_oldest_protocol_is_tls_1_2(
     context = TlsContexts(Certificates(write(tmp_path, authority.sign()))).fetch()
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.num_tickets == 0
+
+
+async def test_with_an_authority_for_clients_no_session_is_resumed(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS 1.2 would resume one by its number, without the certificate of the client."""
+    robot = authority.sign("robot")
+    (tmp_path / "robot.pem").write_bytes(robot.key + robot.cert)
+    context = ssl.create_default_context(cadata=authority.cert.decode())
+    context.load_cert_chain(tmp_path / "robot.pem")
+    async with served(Certificates(write(tmp_path, authority.sign(), client_ca=authority.cert)), monkeypatch) as server:
+        assert await asyncio.to_thread(server.is_resumed, context) is False
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(server.is_resumed, context)
 
 
 def test_with_tls_the_url_is_https() -> None:

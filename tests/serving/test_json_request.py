@@ -21,7 +21,7 @@ WITHOUT_DATA = {"name": "state", "datatype": "FP32", "shape": [1, 4]}
 PARAMETER = "the parameter 'a' must be a string, a boolean or a number of at most 64 bits"
 ROWS = "data of 'state' must be one array of numbers, or one array for each row with 4 numbers"
 DATA = "the input 'state' must have data, or binary_data_size"
-SHARED_MEMORY = "the parameter shared_memory_region of state is not supported; send the values in the request"
+SHARED_MEMORY = "the parameter shared_memory_region of 'state' is not supported; send the values in the request"
 
 
 def read(content: Any, binary: bytes = b"", *, json_bytes: int | None = None) -> JsonRequest:

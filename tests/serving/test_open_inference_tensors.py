@@ -101,7 +101,7 @@ def test_a_shape_that_does_not_fit_is_refused(shape: list[int], message: str) ->
         ),
         (
             request_of([tensor("state", [2, 4], parameters=REGION), tensor("goal", [1, 2])]),
-            "the parameter shared_memory_region of state is not supported; send the values in the request",
+            "the parameter shared_memory_region of 'state' is not supported; send the values in the request",
         ),
         (
             infer_request(STATE, GOAL, outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="energy")]),
@@ -113,7 +113,7 @@ def test_a_shape_that_does_not_fit_is_refused(shape: list[int], message: str) ->
                 GOAL,
                 outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="action", parameters=REGION)],
             ),
-            "the parameter shared_memory_region of action is not supported; send the values in the request",
+            "the parameter shared_memory_region of 'action' is not supported; send the values in the request",
         ),
         (
             infer_request(STATE, np.array([[0, np.inf]])),

@@ -185,7 +185,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
                 self._begin(event)
             elif isinstance(event, h11.Data):
                 if self._body:
-                    self._body.add(event.data)
+                    self._body.add(event.data, begins_chunk=event.chunk_start)
             elif isinstance(event, h11.EndOfMessage):
                 if self._body:
                     self._body.complete()
@@ -219,6 +219,11 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         request = HttpRequest(event.method.decode("ascii"), event.target.decode("ascii"), headers)
         if event.http_version not in _VERSIONS:
             self._refuse(error_reply(505, "the version of HTTP must be 1.1, or 1.0", _CLOSE))
+            return
+        if self._declared is None and (event.http_version == b"1.0" or "content-length" in headers):
+            # A proxy that reads another length than h11 would take the rest of this request for the next one.
+            message = "the length of the body is ambiguous; send either Content-Length or, in HTTP/1.1, chunks"
+            self._refuse(error_reply(400, message, _CLOSE))
             return
         self._task = self._loop.create_task(self._respond(request))
 
@@ -308,7 +313,9 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
             return
         is_unread = self._http.their_state is h11.SEND_BODY
         is_large = self._declared is None or self._declared > self._limits.discard_bytes
-        is_last = self._is_draining or self._http.their_state is h11.ERROR or (is_unread and is_large)
+        # A peer that waits for 100 Continue and gets another reply may send the body or the next request.
+        is_unclear = is_large or self._http.they_are_waiting_for_100_continue
+        is_last = self._is_draining or self._http.their_state is h11.ERROR or (is_unread and is_unclear)
         headers = [("date", email.utils.formatdate(usegmt=True)), ("content-length", str(len(reply.body)))]
         headers += [*reply.headers, *([_CLOSE] if is_last and _CLOSE not in reply.headers else [])]
         reason = HTTPStatus(reply.status).phrase.encode()
@@ -323,9 +330,11 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
             return
         ours, theirs = self._http.our_state, self._http.their_state
         if ours is h11.DONE and theirs is h11.SEND_BODY:
+            self._open.waits(self)
             self._set_timer(self._limits.body_s, self.close)
         elif ours is h11.DONE and theirs is h11.DONE and not self._is_draining:
             self._http.start_next_cycle()
+            self._is_head = False
             self._open.waits(self)
             self._has_sent_bytes = False
             self._set_timer(self._limits.idle_s, self.close)
@@ -357,7 +366,11 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
 
     def _refuse(self, reply: HttpReply) -> None:
         """Send a reply outside of a call, and close the connection."""
-        self._write(reply)
+        try:
+            self._write(reply)
+        except Exception:  # a bug: without a timer, the connection would stay open
+            self.abort()
+            raise
         self._linger()
 
     def _linger(self) -> None:

@@ -34,6 +34,10 @@ class HttpRequest(NamedTuple):
     target: str  # path and query, as received
     headers: Mapping[str, str]  # names in lower case; values of a repeated name are joined by commas
 
+    def __repr__(self) -> str:
+        """Show no headers, so that no log or traceback can hold a token."""
+        return f"HttpRequest(method={self.method!r}, target={self.target!r})"
+
 
 class HttpReply(NamedTuple):
     """A reply, complete."""

@@ -39,6 +39,7 @@ _GET, _POST = ("GET", "HEAD"), ("POST",)
 _SERVER = {"": "ServerMetadata", "health/live": "ServerLive", "health/ready": "ServerReady"}
 _MODEL = {"": "ModelMetadata", "ready": "ModelReady", "config": "ModelConfig", "stats": "ModelStatistics"}
 _INFER = "ModelInfer"
+_ORIGIN = "origin"  # browsers add it to what a page posts
 _BINARY_TENSORS = "binary_tensor_data"  # Triton's name of its extension, which only HTTP needs
 
 
@@ -60,6 +61,7 @@ class HttpGateway:
         max_rows: most rows of one request.
         authorize: called for each request before its body is read, with the name of its method and its headers, as
             `RpcContext.metadata`. Returns the context of the call. Raises a ServingError if the caller may not call it.
+            None: anyone may call everything, except for web pages.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class HttpGateway:
         handlers: RpcHandlers,
         max_body_bytes: int,
         max_rows: int,
-        authorize: Callable[[RpcContext], RpcContext] = lambda context: context,
+        authorize: Callable[[RpcContext], RpcContext] | None = None,
     ) -> None:
         self._service = service
         self._rpc = service.service()
@@ -93,7 +95,10 @@ class HttpGateway:
             metadata=lambda: request.headers,
             hold_reply=exchange.hold,
         )
-        context = self._authorize(context)
+        if self._authorize:
+            context = self._authorize(context)
+        elif _ORIGIN in request.headers:  # a page that the browser of this machine shows could reach a loopback port
+            raise HttpError(403, "a server without tokens does not answer web pages; start it with --tokens")
         if route.rpc == _INFER:
             return await self._infer(request, route, exchange, context)
         return await self._describe(route, context)

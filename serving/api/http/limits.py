@@ -21,7 +21,7 @@ class HttpLimits:
     """What a peer may do. Times are in seconds."""
 
     max_connections: int
-    """Open connections. When another one comes, the one that has waited longest for a request is closed."""
+    """Open connections. When another one comes, the one that has waited longest is closed."""
 
     max_header_bytes: int = 16 << 10
     """Of the request line and the headers."""
@@ -76,7 +76,7 @@ class OpenConnections:
         return True
 
     def waits(self, connection: "Closable") -> None:
-        """`connection` waits for a request."""
+        """`connection` waits for a request, or for the rest of one that is answered."""
         self._waiting[connection] = None
 
     def answers(self, connection: "Closable") -> None:

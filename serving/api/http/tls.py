@@ -53,8 +53,9 @@ class TlsContexts:
 
 def _context(pem: Pem) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A resumed session would not check the certificate of the client again.
+    # A resumed session would not check the certificate of the client again. TLS 1.3 resumes by tickets only, and there
+    # are none. TLS 1.2 also resumes by the session's number, which the library cannot turn off.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2 if pem.client_ca is None else ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])

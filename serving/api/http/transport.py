@@ -20,7 +20,7 @@ from serving.api.http.connection import HttpConnection
 from serving.api.http.exchange import Answer
 from serving.api.http.limits import CallLater, HttpLimits, OpenConnections
 from serving.api.read_gate import ReadGate
-from serving.sockets import TcpAddress, listening_socket
+from serving.sockets import BACKLOG, TcpAddress, listening_socket
 
 if TYPE_CHECKING:
     from serving.api.http.tls import TlsContexts
@@ -80,7 +80,9 @@ class HttpTransport:
             StartupError: the address cannot be bound.
         """
         bound, listening = listening_socket(FLAG, address, share_port=self._share_port)
-        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listening)
+        loop = asyncio.get_running_loop()
+        # The event loop listens once more, by default with a backlog of 100.
+        self._server = await loop.create_server(self._connection, sock=listening, backlog=BACKLOG)
         return bound
 
     async def stop(self, grace_s: float) -> None:

@@ -175,7 +175,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_co
 
 def _values(data: Any, name: str, shape: list[int]) -> bytes:
     """Return the values of an input as float32. `data` is flat, or an array of rows."""
-    if min(shape, default=0) < 1:
+    if len(shape) != 2 or min(shape) < 1:  # the product of more sizes could be a number of any length
         return b""  # `tensors` refuses the shape
     numbers = _array(data, f"data of {echo(name)}")
     if any(type(each) is list for each in numbers):

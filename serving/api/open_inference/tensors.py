@@ -123,7 +123,7 @@ def check_parameters(tensor: _Input | pb.ModelInferRequest.InferRequestedOutputT
     unsupported = sorted(_UNSUPPORTED.intersection(tensor.parameters))
     if unsupported:
         raise InvalidRequestError(
-            f"the parameter {unsupported[0]} of {tensor.name} is not supported; send the values in the request"
+            f"the parameter {unsupported[0]} of {echo(tensor.name)} is not supported; send the values in the request"
         )
 
 

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from serving.access import pem
 from serving.access.roles import Role
 from serving.access.tls import Certificates
 from serving.api.grpc_transport import GrpcTransport
@@ -224,6 +225,11 @@ def test_a_bad_file_is_named(
         Certificates(files)
     shown = str(error.value).replace(str(files.cert), "CERT").replace(str(files.key), "KEY")
     assert shown.replace(str(files.client_ca), "CA").startswith(message)
+
+
+def test_the_contents_of_files_are_not_shown() -> None:
+    shown = [repr(pem.Pem(b"cert", b"key", client_ca)) for client_ca in (None, b"authority")]
+    assert shown == ["Pem(client_ca=None)", "Pem(client_ca=...)"]
 
 
 def test_the_key_of_another_certificate_is_refused(authority: Authority, tmp_path: Path) -> None:
