@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Callable
 
-Explanation = tuple[str, str]  # the likely cause, and what to do
+Explanation = tuple[str, str]  # the likely cause, and what to do; empty if that depends on the method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ def _untrusted(details: str, security: Security) -> Explanation:
         return "the server's certificate has expired", "Renew it, or check this machine's clock"
     if "not yet valid" in details:
         return "the server's certificate is not valid yet", "Check this machine's clock"
-    trusted = "those in Tls(ca=...)" if security.has_own_ca else "this system's authorities"
+    trusted = "those in Tls(ca=...)" if security.has_own_ca else "the public authorities that gRPC comes with"
     advice = "Pass the certificate of the server's authority as tls=kilolayer.Tls(ca=...)"
     if "issuer" in details or "self signed" in details or "self-signed" in details:
         return f"the server's certificate was not issued by {trusted}", advice
@@ -54,7 +54,7 @@ def _other_name(_details: str, security: Security) -> Explanation:
 def _plain_server(_details: str, _security: Security) -> Explanation:
     return (
         "the client uses TLS, and no TLS server answers at the address",
-        "Start the server with a certificate (--tls-cert and --tls-key), check the port, or leave out tls",
+        "Start the server with a certificate (--tls-cert and --tls-key), check the port, or pass tls=False",
     )
 
 
@@ -65,7 +65,7 @@ def _unknown_host(_details: str, _security: Security) -> Explanation:
 def _not_ready(_details: str, _security: Security) -> Explanation:
     return (
         "no server is ready, by its health service: it is starting, draining or broken",
-        "Send the next observation in a moment, or use wait_until_ready",
+        "",
     )
 
 
