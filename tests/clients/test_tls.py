@@ -98,6 +98,14 @@ def test_a_client_shows_its_certificate_to_a_server_that_asks(tmp_path: Path) ->
             assert "tls=kilolayer.Tls(ca=..., cert=..., key=...)." in str(error)
 
 
+def test_pem_bytes_that_do_not_belong_together_are_named_as_the_cause() -> None:
+    other_key = Identity("robot-7.example.com").key
+    with serving(Identity(*HERE), asks_for_certificates=True) as address:
+        error = failure(address, tls=kilolayer.Tls(ca=CA, cert=ROBOT.cert, key=other_key))
+    assert "gRPC cannot use the client's certificate with its key (" in str(error)
+    assert str(error).endswith("Check that Tls.key is the key of Tls.cert.")
+
+
 def test_the_server_name_replaces_the_host_of_the_address() -> None:
     with serving(Identity("policy.example.com")) as address:
         with kilolayer.PolicyClient(

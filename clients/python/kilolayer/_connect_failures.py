@@ -73,6 +73,10 @@ def _other_server(_details: str, _security: Security) -> Explanation:
     return "a server of another kind answers at the address", "Check the port: it must be that of gRPC"
 
 
+def _unusable_pair(_details: str, _security: Security) -> Explanation:
+    return "gRPC cannot use the client's certificate with its key", "Check that Tls.key is the key of Tls.cert"
+
+
 def _closed(_details: str, security: Security) -> Explanation:
     if security.has_tls:
         return (
@@ -93,6 +97,7 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], Callable[[str, Security], Explanatio
     (re.compile("CERTIFICATE_VERIFY_FAILED"), _untrusted),
     (re.compile("Hostname Verification Check failed|is not in peer certificate"), _other_name),
     (re.compile("WRONG_VERSION_NUMBER"), _plain_server),
+    (re.compile("Failed to create security handshaker|Handshaker factory creation failed"), _unusable_pair),
     (re.compile(_UNRESOLVED), _unknown_host),
     (re.compile(f"{_CONNECTING}.*backend unhealthy"), _not_ready),
     (re.compile(rf"{_CONNECTING}.*(?:http1\.x|Failed parsing HTTP/2|(?i:settings frame))"), _other_server),
