@@ -233,7 +233,10 @@ def foreign_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def unknown_variable(environ: Mapping[str, str], known: Collection[str]) -> str:
-    """Return the first KILOLAYER_ variable not in `known`, of the client or of Kubernetes; empty if there is none."""
+    """Return the first KILOLAYER_ variable that is unknown; empty if there is none.
+
+    It is not in `known` and belongs neither to the client nor to Kubernetes.
+    """
     others = CLIENT_VARIABLES.union(foreign_variables(environ))
     names = (name for name in environ if name.startswith(PREFIX) and name not in known and name not in others)
     return next(names, "")

@@ -26,6 +26,12 @@ from serving.config_file import read as read_config_file
 from serving.policy_settings import PolicySettings
 
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_SETTINGS_FOR_CLIENT_VARIABLES = {
+    "KILOLAYER_TLS": "tls_cert",
+    "KILOLAYER_TLS_CA": "tls_client_ca",
+    "KILOLAYER_TOKEN": "tokens",
+    "KILOLAYER_TOKEN_FILE": "tokens",
+}
 _SETTING = re.compile(r"--[a-z][a-z-]*|policies\.[\w.-]+")  # a flag, or the key of a policy in a file
 
 
@@ -57,6 +63,16 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> ServeConfig:
         return _with_tables(config, file, overridden=given | variables.keys())
     except ConfigError as error:
         raise ConfigError(_SETTING.sub(lambda found: keys.get(found[0], found[0]), str(error))) from error
+
+
+def client_variable_warnings(config: ServeConfig, environ: Mapping[str, str]) -> list[str]:
+    """Return a warning for each variable of clients in `environ` that looks like a lock which `config` lacks."""
+    unset = {name: each for name, each in _SETTINGS_FOR_CLIENT_VARIABLES.items() if getattr(config, each) is None}
+    return [
+        f"{name} is read by clients only; the server's setting is {PREFIX}{setting.upper()}"
+        for name, setting in unset.items()
+        if environ.get(name, "").lower() not in ("", "false")  # KILOLAYER_TLS=false asks for plain text
+    ]
 
 
 def _config_file(arguments: Sequence[str]) -> ConfigFile:

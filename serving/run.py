@@ -59,7 +59,7 @@ def main() -> int:
 def _configure_and_serve() -> int:
     try:
         from policy.command_line import foreign_variables
-        from serving.command_line import parse
+        from serving.command_line import client_variable_warnings, parse
         from serving.config import ConfigError
         from serving.telemetry.logs import log_to_stderr
     except _CANNOT_IMPORT as error:
@@ -72,6 +72,8 @@ def _configure_and_serve() -> int:
     log_to_stderr(config.log_format)
     if foreign := foreign_variables(os.environ):
         _LOGGER.info("ignoring variables that Kubernetes sets for a Service: %s", ", ".join(foreign))
+    for warning in client_variable_warnings(config, os.environ):
+        _LOGGER.warning("%s", warning)
     # Each worker would report these.
     if not _has_locks(config) or (config.log_rows and not _can_write(config.log_rows[1])):
         return 1

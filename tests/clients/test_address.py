@@ -62,7 +62,8 @@ NO_SCHEME = "must be host:port without a scheme, such as"
         ("fd00::5:50051", "an IPv6 address needs brackets, such as [::1]:50051"),
         ("a:1:2", "must be host:port with one colon"),
         ("localhost::50051", "must be host:port with one colon"),
-        ("unix-abstract:name", PORT),
+        ("unix-abstract:name", "by its path, such as unix:/run/kilolayer.sock; unix-abstract: is not supported"),
+        ("unix://run/x.sock", "must have one slash after unix:, such as unix:/run/x.sock, got 'unix://run/x.sock'"),
         ("[localhost]:1", "must name a host by an IP address"),
         ("[10.0.0.5]:1", "must name a host by an IP address"),
         ("[::1:1", "must name a host by an IP address"),
@@ -115,6 +116,29 @@ def test_a_mistake_in_an_address_is_named_with_a_form_that_works(address: str, c
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:s3cret@h:1",
+        "https://user:s3cret/s3cret@h:1",
+        "dns://user:s3cret@h:1",
+        "user:s3cret@h:1",
+        "s3cret@h",
+        "s3cret@10.0.0.5:1,h:1",
+        "10.0.0.5:1,s3cret@h:1",
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(address: str) -> None:
+    with pytest.raises(ValueError, match="address must ") as mistake:
+        kilolayer.PolicyClient(address)
+    assert "s3cret" not in str(mistake.value)
+    assert "got '...@h" in str(mistake.value) or "h:1'" in str(mistake.value)
+
+
+def test_a_unix_socket_may_have_three_slashes() -> None:
+    assert parse_address("unix:///run/kilolayer.sock").target == "unix:///run/kilolayer.sock"
+
+
+@pytest.mark.parametrize(
     ("address", "local", "direct", "balanced"),
     [
         ("unix:/run/kilolayer.sock", True, True, False),
@@ -151,7 +175,11 @@ def test_an_address_tells_how_to_connect(address: str, local: bool, direct: bool
         ({"http_proxy": "http://proxy:1"}, "http_proxy"),
         ({"http_proxy": "http://proxy:1", "https_proxy": "http://proxy:1"}, "https_proxy"),
         ({"https_proxy": "http://proxy:1", "grpc_proxy": "http://proxy:1"}, "grpc_proxy"),
-        ({"grpc_proxy": "", "http_proxy": "http://proxy:1"}, "http_proxy"),
+        ({"grpc_proxy": "", "http_proxy": "http://proxy:1"}, ""),
+        ({"https_proxy": "https://proxy:1", "http_proxy": "http://proxy:1"}, ""),
+        ({"https_proxy": "proxy:1"}, ""),
+        ({"https_proxy": "http://"}, ""),
+        ({"http_proxy": "http://proxy:1", "no_grpc_proxy": "", "no_proxy": "example.com"}, "http_proxy"),
         ({"HTTP_PROXY": "http://proxy:1"}, ""),  # gRPC reads no uppercase ones
         ({"http_proxy": "http://proxy:1", "no_proxy": "other.com, example.com"}, ""),
         ({"http_proxy": "http://proxy:1", "no_proxy": "other.com"}, "http_proxy"),

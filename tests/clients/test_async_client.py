@@ -164,7 +164,7 @@ async def test_closing_ends_a_pending_call(address: str, held: threading.Event) 
     call = asyncio.create_task(client.act([0, 0, 0], [0, 0]))
     assert await asyncio.to_thread(held.wait, 60)
     await client.close()
-    with pytest.raises(kilolayer.ClientClosed, match="Make a new PolicyClient"):
+    with pytest.raises(kilolayer.ClientClosed, match="Make a new client"):
         await asyncio.wait_for(call, 60)
     await client.close()
     calls: list[Callable[[], Any]] = [

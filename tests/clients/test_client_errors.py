@@ -26,7 +26,7 @@ from tests.clients.fakes import FakePolicy
         ("NOT_FOUND", kilolayer.PolicyNotFound, kilolayer.RequestError, "list_policies()"),
         ("UNAUTHENTICATED", kilolayer.AccessDenied, kilolayer.RequestError, "access"),
         ("PERMISSION_DENIED", kilolayer.AccessDenied, kilolayer.RequestError, "access"),
-        ("RESOURCE_EXHAUSTED", kilolayer.Overloaded, kilolayer.ServerError, "next observation"),
+        ("RESOURCE_EXHAUSTED", kilolayer.Overloaded, kilolayer.ServerError, ""),  # by method, below
         ("UNAVAILABLE", kilolayer.Unavailable, kilolayer.ServerError, "Check the address"),
         ("DEADLINE_EXCEEDED", kilolayer.DeadlineExceeded, kilolayer.KilolayerError, "allow more time"),
         ("UNIMPLEMENTED", kilolayer.ServerFailure, kilolayer.ServerError, "Kilolayer server of this version"),
@@ -60,6 +60,51 @@ def test_each_status_has_its_exception_and_is_never_retried(
         assert code in str(failure.value)
         assert advice in str(failure.value)
     assert len(fake.acts) == len(fake.scores) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (
+            "UNAVAILABLE",
+            {
+                "act": "Check the address, or send the next observation in a moment.",
+                "report": "Check the address, or send the report again later.",
+                "describe": "Check the address, or try again in a moment.",
+            },
+        ),
+        (
+            "DEADLINE_EXCEEDED",
+            {
+                "act": "Send the next observation, or allow more time.",
+                "report": "Send the report again later, or allow more time.",
+                "describe": "Try again in a moment, or allow more time.",
+            },
+        ),
+        (
+            "RESOURCE_EXHAUSTED",
+            {
+                "act": "Send the next observation, not this one again.",
+                "report": "Send the report again later.",
+                "describe": "Try again in a moment.",
+            },
+        ),
+    ],
+)
+def test_the_advice_fits_the_method(address: str, fake: FakePolicy, *, code: str, advice: dict[str, str]) -> None:
+    fake.failure = (grpc.StatusCode[code], "any text")
+    with kilolayer.PolicyClient(address, timeout_s=60, robot_id="7") as client:
+        calls: list[tuple[Callable[[], Any], str]] = [
+            (lambda: client.act([0, 0, 0], [0, 0]), advice["act"]),
+            (lambda: client.stream().act([0, 0, 0], [0, 0]), advice["act"]),
+            (lambda: client.report(1, version="1", reached=True), advice["report"]),
+            (client.describe, advice["describe"]),
+            (client.list_policies, advice["describe"]),
+        ]
+        for call, expected in calls:
+            with pytest.raises(kilolayer.KilolayerError) as failure:
+                call()
+            assert str(failure.value).endswith(f": any text. {expected}")
 
 
 def test_a_refused_request_with_candidates_is_explained_with_best_of_whatever_its_text(

@@ -101,6 +101,7 @@ def test_wait_until_ready_of_a_server_that_never_is(address: str, fake: FakePoli
             with pytest.raises(kilolayer.DeadlineExceeded, match=f"was not ready within {timeout_s} s") as failure:
                 client.wait_until_ready(timeout_s)
             assert isinstance(failure.value.__cause__, kilolayer.KilolayerError)
+            assert "wait_until_ready" not in str(failure.value)
             if fake.describe_arrived.is_set():
                 break
     assert fake.describe_arrived.is_set()
@@ -125,7 +126,7 @@ def test_a_closed_client_raises_client_closed(address: str, fake: FakePolicy) ->
         lambda: client.wait_until_ready(5),
     ]
     for call in calls:
-        with pytest.raises(kilolayer.ClientClosed, match="Make a new PolicyClient") as refusal:
+        with pytest.raises(kilolayer.ClientClosed, match="Make a new client") as refusal:
             call()
         assert refusal.value.status == "CANCELLED"
     assert len(fake.acts) == 1
@@ -224,7 +225,7 @@ class StartsAndStalls(FakePolicy):
 def test_a_wait_in_vain_names_the_last_reason_not_its_own_deadline() -> None:
     fake = StartsAndStalls()
     server, port = start_server(fake)
-    named = pytest.raises(kilolayer.DeadlineExceeded, match=r"within 2 s. The last attempt: Describe at .*: loading")
+    named = pytest.raises(kilolayer.DeadlineExceeded, match=r"within 2 s\. The last attempt failed: loading\. Allow")
     with kilolayer.PolicyClient(f"127.0.0.1:{port}", timeout_s=30) as client:
         client.list_policies()  # the connection is open
         with named:

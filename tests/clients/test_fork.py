@@ -165,7 +165,13 @@ forked(lambda: asyncio.run(kilolayer.AsyncPolicyClient(sys.argv[1], timeout_s=30
 
 @pytest.mark.parametrize(
     ("version", "setting", "is_usable"),
-    [("1.80.1", None, False), ("1.80.1", "1", True), ("1.81.0", None, True), ("1.81.0", "False", False)],
+    [
+        ("1.80.1", None, False),
+        ("1.80.1", "1", True),
+        ("1.81.0", None, True),
+        ("1.81.0", "False", False),
+        ("1.81.0", "n", False),
+    ],
 )
 def test_a_fork_while_a_thread_is_in_grpc(
     monkeypatch: pytest.MonkeyPatch, version: str, setting: str | None, is_usable: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations  # for Python 3.9
 
 import os
+import traceback
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -166,11 +167,13 @@ def test_a_bad_token_is_refused_and_not_shown(content: str, path: Path) -> None:
 
 
 def test_a_token_that_is_none_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreadable = "^the argument token names a file that cannot be read: "
     cases: list[tuple[Any, str]] = [
-        (path.with_name("missing"), "missing' cannot be read: No such file or directory"),
-        (path.parent, "cannot be read: Is a directory"),
-        (Path("~nobody-of-this-name/token"), "cannot be read: No such file or directory"),
-        (Path("/tmp/\ud800"), "cannot be read: not a path"),
+        (path.with_name("missing"), f"{unreadable}No such file or directory; its path is not shown"),
+        (path.parent, f"{unreadable}Is a directory"),
+        (path / "below", f"{unreadable}Not a directory"),
+        (Path("~nobody-of-this-name/token"), f"{unreadable}No such file or directory"),
+        (Path("/tmp/\ud800"), f"{unreadable}not a path"),
         (5, "token must be a string or a pathlib.Path to a file, got int"),
         (b"bytes", "token must be a string or a pathlib.Path to a file, got bytes"),
         (str(path), r"token is the path of a file; pass it as pathlib.Path\(...\)"),
@@ -180,8 +183,55 @@ def test_a_token_that_is_none_is_refused(path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(ValueError, match=complaint):
             kilolayer.PolicyClient("localhost:50051", token=token)
     monkeypatch.setenv("KILOLAYER_TOKEN_FILE", str(path.with_name("missing")))
-    with pytest.raises(ValueError, match="missing' cannot be read"):
+    with pytest.raises(ValueError, match="^KILOLAYER_TOKEN_FILE names a file that cannot be read: No such file"):
         kilolayer.PolicyClient("localhost:50051")
+
+
+@pytest.mark.parametrize("token", [SECRET, "x" * 300])  # the longer one is too long for the name of a file
+def test_a_token_in_place_of_its_file_is_not_shown(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = "Pass a token itself as a str, or in KILOLAYER_TOKEN$"
+    with pytest.raises(ValueError, match=f"^the argument token names a file .*{advice}") as argument:
+        kilolayer.PolicyClient("localhost:50051", token=Path(token))
+    monkeypatch.setenv("KILOLAYER_TOKEN_FILE", token)
+    with pytest.raises(ValueError, match=f"^KILOLAYER_TOKEN_FILE names a file .*{advice}") as variable:
+        kilolayer.PolicyClient("localhost:50051")
+    for error in (argument.value, variable.value):
+        assert token not in "".join(traceback.format_exception_only(type(error), error))
+        assert error.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "No such file or directory"),
+        ("two words", "it must hold one token of at most 7000 visible ASCII characters, without spaces, and holds 9"),
+    ],
+)
+def test_a_refusal_says_that_the_rotated_file_cannot_be_used(
+    guarded: str, guard: Guard, *, path: Path, content: str | None, problem: str
+) -> None:
+    with kilolayer.PolicyClient(guarded, token=path, timeout_s=30) as client:
+        client.act([0, 0, 0], [0, 0])
+        guard.token = "second"
+        if content is None:
+            path.unlink()
+        else:
+            path.write_text(content)
+        refused = f"was not accepted, and a new one could not be read since: {problem}"
+        for _ in range(2):
+            with pytest.raises(kilolayer.AccessDenied, match=refused) as failure:
+                client.act([0, 0, 0], [0, 0])
+            assert f"The token from the file {str(path)!r} was" in str(failure.value)
+            assert str(failure.value).endswith(". Correct the file, or ask the server's operator for access.")
+            assert not content or content not in str(failure.value)
+        guard.refusal = grpc.StatusCode.PERMISSION_DENIED
+        with pytest.raises(kilolayer.AccessDenied, match="is not allowed to do this, and a new one could not be read"):
+            client.act([0, 0, 0], [0, 0])
+        path.write_text("second")
+        client.act([0, 0, 0], [0, 0])
+        guard.token, guard.refusal = "third", grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(kilolayer.AccessDenied, match="was not accepted; ask the server's operator"):
+            client.act([0, 0, 0], [0, 0])
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5:1", "robot7:1", "policy.example.com:1", "127.0.0.1:1,10.0.0.5:1"])

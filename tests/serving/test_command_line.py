@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policy.command_line import SERVER_VARIABLES, options
-from serving.command_line import parse
+from serving.command_line import client_variable_warnings, parse
 from serving.config import ConfigError, ServeConfig
 from serving.policy_settings import BucketUrl, NamedPath, PolicySettings
 from serving.sockets import TcpAddress, UnixAddress
@@ -182,6 +182,40 @@ def test_a_tilde_is_the_home_folder_in_flags_and_in_variables(monkeypatch: pytes
 
 def test_the_names_that_training_ignores_are_those_of_the_server() -> None:
     assert {f"KILOLAYER_{name.upper()}" for name in options(ServeConfig)} == SERVER_VARIABLES
+
+
+LOCKS = [
+    ("KILOLAYER_TLS", ["--tls-cert", "c", "--tls-key", "k"], "KILOLAYER_TLS_CERT"),
+    ("KILOLAYER_TLS_CA", ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"], "KILOLAYER_TLS_CLIENT_CA"),
+    ("KILOLAYER_TOKEN", ["--tokens", "t"], "KILOLAYER_TOKENS"),
+    ("KILOLAYER_TOKEN_FILE", ["--tokens", "t"], "KILOLAYER_TOKENS"),
+]
+
+
+@pytest.mark.parametrize(("variable", "flags", "setting"), LOCKS)
+def test_a_variable_of_clients_in_place_of_a_lock_is_a_warning(
+    variable: str, flags: list[str], setting: str, tmp_path: Path
+) -> None:
+    def warnings(arguments: list[str], **environ: str) -> list[str]:
+        return client_variable_warnings(parse(["--policies", "a", *arguments], environ), environ)
+
+    warning = f"{variable} is read by clients only; the server's setting is {setting}"
+    assert warnings([], **{variable: "true"}) == [warning]
+    assert warnings([], **{variable: ""}) == []
+    assert warnings(flags, **{variable: "true"}) == []
+    pairs = list(zip(flags[::2], flags[1::2], strict=True))
+    assert (
+        warnings([], **{variable: "true"}, **{f"KILOLAYER_{f[2:].replace('-', '_').upper()}": w for f, w in pairs})
+        == []
+    )
+    file = tmp_path / "server.toml"
+    file.write_text("".join(f'{flag[2:].replace("-", "_")} = "{word}"\n' for flag, word in pairs))
+    assert warnings(["--config", str(file)], **{variable: "true"}) == []
+
+
+def test_other_variables_of_clients_are_no_warning() -> None:
+    environ = {"KILOLAYER_TLS": "false", "KILOLAYER_SERVER_NAME": "policy.example.com"}
+    assert client_variable_warnings(parse(["--policies", "a"], environ), environ) == []
 
 
 def test_help_is_printed_whatever_the_variables_are(capsys: pytest.CaptureFixture[str]) -> None:

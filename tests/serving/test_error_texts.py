@@ -58,7 +58,7 @@ def test_the_messages_of_the_server_give_no_advice_that_the_client_gives() -> No
          " with more time or fewer rows"),
         ("RESOURCE_EXHAUSTED", "memory_limit", "the server holds 9 MB", "Receive the replies of earlier requests before"
          " sending more, and send fewer rows at a time"),
-        ("RESOURCE_EXHAUSTED", "rate_limit", "the token made too many calls", "Send observations less often, or let the"
+        ("RESOURCE_EXHAUSTED", "rate_limit", "the token made too many calls", "Make calls less often, or let the"
          " server's operator raise the token's rate"),
         ("DEADLINE_EXCEEDED", "deadline_exceeded", "the deadline passed before the request arrived", "Send the next"
          " observation, or allow more time"),

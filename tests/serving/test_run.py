@@ -37,6 +37,17 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert record["message"] == "--worker is not a flag; did you mean --workers? --help lists all flags"
 
 
+def test_a_variable_of_clients_in_place_of_a_lock_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILOLAYER_TLS_CA", "ca.pem")
+    code, lines = fail("--policies", "x", "--listen", "0.0.0.0:1")
+    assert code == 1
+    assert len(lines) == 2
+    assert lines[0].endswith(
+        "WARNING KILOLAYER_TLS_CA is read by clients only; the server's setting is KILOLAYER_TLS_CLIENT_CA"
+    )
+    assert "ERROR --listen 0.0.0.0:1 accepts plain text" in lines[1]
+
+
 def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
     policies: Path, publish: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Access: how a client proves who it is, and how it checks the server, from arguments or environment variables.
 
-An argument that is given counts alone: its variables are then ignored.
+An argument that is given counts alone: its variables are then ignored. The variables of `tls` do not count for a Unix
+socket.
 
     argument       variables
     tls            KILOLAYER_TLS=true or false; KILOLAYER_TLS_CA, KILOLAYER_TLS_CERT, KILOLAYER_TLS_KEY (paths)
@@ -66,7 +67,8 @@ def resolve_access(
         ValueError: a file or a value is wrong; a token would be sent over a network in plain text; `server_name` has no
             TLS to apply to, or is missing for several addresses with TLS.
     """
-    chosen_tls = _tls(tls, environment)
+    is_socket = not address.hosts  # its server is on this machine, and seldom has a certificate
+    chosen_tls = _tls(tls, {} if is_socket else environment)
     chosen_token = _token(token, environment)
     name = _server_name(server_name, environment, has_tls=chosen_tls is not None)
     if chosen_token is not None and chosen_tls is None and not address.is_local:
@@ -79,7 +81,7 @@ def resolve_access(
             "several addresses with TLS need server_name (KILOLAYER_SERVER_NAME), a name that the certificate of every"
             " server has"
         )
-    if chosen_tls is not None and not address.hosts and not name:
+    if chosen_tls is not None and is_socket and not name:
         name = _NAME_FOR_SOCKET
     return Access(chosen_tls, chosen_tls.credentials() if chosen_tls else None, chosen_token, name)
 
@@ -102,7 +104,7 @@ def _token(source: TokenSource | None, environment: Mapping[str, str]) -> Token 
     if source is not None:
         return Token(source)
     if environment.get(_TOKEN_FILE):
-        return Token(Path(environment[_TOKEN_FILE]))
+        return Token(Path(environment[_TOKEN_FILE]), name=_TOKEN_FILE)
     return Token(environment[_TOKEN]) if environment.get(_TOKEN) else None
 
 

@@ -12,7 +12,8 @@ from typing import Union
 
 EXAMPLE = "localhost:50051"
 
-_UNIX = "unix:"
+_UNIX, _UNIX_ABSTRACT = "unix:", "unix-abstract:"
+_UNIX_EXAMPLE = "unix:/run/kilolayer.sock"
 _MAX_SOCKET_PATH_BYTES = 107  # of the kernel
 _DNS = "dns:///"
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
@@ -31,7 +32,9 @@ _PRIVATE_NETWORKS = [
         *("::/127", "fc00::/7", "fe80::/10"),
     )
 ]
-_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order; it reads no others
+# In gRPC's order; it reads no others. The first one that is set counts, even if it is empty: no proxy then.
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+_PROXY = re.compile("http://[^/?#]")  # gRPC ignores all others
 _NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
 _IP = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
@@ -69,10 +72,11 @@ class Address:
         """Return the name of the variable whose proxy gRPC connects to instead of the server; empty if none."""
         if self.connects_directly:
             return ""
-        exempt = next((environment[name] for name in _NO_PROXY_VARIABLES if environment.get(name)), "")
+        exempt = next((environment[name] for name in _NO_PROXY_VARIABLES if name in environment), "")
         if any(_is_in(self.hosts[0], entry.strip()) for entry in exempt.split(",") if entry.strip()):
             return ""
-        return next((name for name in _PROXY_VARIABLES if environment.get(name)), "")
+        name = next((name for name in _PROXY_VARIABLES if name in environment), "")
+        return name if _PROXY.match(environment.get(name, "")) else ""
 
 
 def parse_address(address: object) -> Address:
@@ -87,6 +91,11 @@ def parse_address(address: object) -> Address:
         raise ValueError(
             f"address must be a string such as {EXAMPLE}, or several IP addresses with ports separated by commas, got"
             f" {address!r:.200}"
+        )
+    if address.startswith(_UNIX_ABSTRACT):
+        raise ValueError(
+            f"address must name a Unix socket by its path, such as {_UNIX_EXAMPLE}; {_UNIX_ABSTRACT} is not supported,"
+            f" got {address!r:.200}"
         )
     if address.startswith(_UNIX):
         return Address(address, _unix_target(address), ())
@@ -106,7 +115,7 @@ def _parse_several(address: str) -> Address:
         if ip is None:
             raise ValueError(
                 f"several addresses must be IP addresses, such as 10.0.0.5:50051,10.0.0.6:50051, got the name"
-                f" {host!r:.200} in {address!r:.200}; to use names, give all servers one DNS name, and pass it alone"
+                f" {host!r:.200} in {_shown(address)}; to use names, give all servers one DNS name, and pass it alone"
             )
         ips.append((ip, port))
     if all(ip.version == 4 for ip, _ in ips):
@@ -121,48 +130,59 @@ def _check_no_scheme(address: str) -> None:
     found = _URL.fullmatch(address) or _OTHER_SCHEME.fullmatch(address)
     if found is None or address.startswith(_DNS):
         return
-    scheme, rest = found["scheme"], found["rest"].lstrip("/").split("/")[0][:200]
+    scheme, rest = found["scheme"], _without_user(found["rest"]).lstrip("/").split("/")[0][:200]
     if scheme == "dns":
         raise ValueError(
-            f"address must have three slashes after dns:, such as dns:///{rest or EXAMPLE}, got {address!r:.200}"
+            f"address must have three slashes after dns:, such as dns:///{rest or EXAMPLE}, got {_shown(address)}"
         )
     with_tls = ", with tls=True" if scheme in _TLS_SCHEMES else ""
     raise ValueError(
         f"address must be host:port without a scheme, such as {rest or EXAMPLE}{with_tls}; {scheme}: is not supported,"
-        f" got {address!r:.200}"
+        f" got {_shown(address)}"
     )
+
+
+def _without_user(text: str) -> str:
+    """Return `text` without the user and the password of a URL, which no message may show."""
+    return text.rpartition("@")[2]
+
+
+def _shown(address: str) -> str:
+    """Return `address` for a message: quoted, of limited length, without a password."""
+    shown = f"...@{_without_user(address)}" if "@" in address else address
+    return f"{shown!r:.200}"
 
 
 def _parse_host_and_port(text: str, *, given: str) -> tuple[str, int]:
     """Return the host, without brackets, and the port in `text`, a part of the address `given`."""
     if re.search(r"\s", text):
-        raise ValueError(f"address must not contain spaces, got {given!r:.200}")
+        raise ValueError(f"address must not contain spaces, got {_shown(given)}")
     host, colon, port = text.rpartition(":")
     if text.startswith("[") and text.endswith("]"):
         host, colon, port = text, "", ""
     elif _ip(text) is not None and ":" in text:
-        raise ValueError(f"an IPv6 address needs brackets and a port, such as [{text}]:50051, got {given!r:.200}")
+        raise ValueError(f"an IPv6 address needs brackets and a port, such as [{text}]:50051, got {_shown(given)}")
     if not colon:  # gRPC would use port 443 and report a refused connection
         example = f"{text}:50051" if _is_host(text) else EXAMPLE
         raise ValueError(
-            f"address must name a port, such as {example}, or a Unix socket, such as unix:/run/kilolayer.sock,"
-            f" got {given!r:.200}"
+            f"address must name a port, such as {example}, or a Unix socket, such as {_UNIX_EXAMPLE},"
+            f" got {_shown(given)}"
         )
     if not host:
-        raise ValueError(f"address must name a host before the colon, such as {EXAMPLE}, got {given!r:.200}")
+        raise ValueError(f"address must name a host before the colon, such as {EXAMPLE}, got {_shown(given)}")
     if ":" in host and not host.startswith("["):
         raise ValueError(
             f"address must be host:port with one colon, such as {EXAMPLE}; an IPv6 address needs brackets, such as"
-            f" [::1]:50051, got {given!r:.200}"
+            f" [::1]:50051, got {_shown(given)}"
         )
     if not _is_host(host):
         raise ValueError(
             f"address must name a host by an IP address, in brackets if it is IPv6, or by a name of ASCII letters,"
-            f" digits, - and ., such as {EXAMPLE}, got {given!r:.200}"
+            f" digits, - and ., such as {EXAMPLE}, got {_shown(given)}"
         )
     if not _PORT.fullmatch(port) or not 1 <= int(port) <= _MAX_PORT:
         example = f"{host}:50051"
-        raise ValueError(f"address must end with a port from 1 to {_MAX_PORT}, such as {example}, got {given!r:.200}")
+        raise ValueError(f"address must end with a port from 1 to {_MAX_PORT}, such as {example}, got {_shown(given)}")
     return host.strip("[]"), int(port)
 
 
@@ -214,6 +234,11 @@ def _is_in(host: str, entry: str) -> bool:
 
 def _unix_target(address: str) -> str:
     """Return `address` as gRPC takes it, which reads a Unix socket as a URI: with `%`, `#` and `?` quoted."""
+    if re.match("//[^/]", address[len(_UNIX) :]):  # gRPC would take the first folder as the name of a machine
+        raise ValueError(
+            f"address must have one slash after unix:, such as unix:{address[len(_UNIX) + 1 :]:.200}, got"
+            f" {address!r:.200}"
+        )
     try:
         path = os.fsencode(os.path.expanduser(address[len(_UNIX) :]))  # noqa: PTH111  Path would make `.` of nothing
     except UnicodeEncodeError:

@@ -83,6 +83,7 @@ _CHECK_BEST_OF = (
     InvalidRequest,
     "describe() gives the sizes and the row limit; best_of is the number of candidates, and each counts as a row",
 )
+_START_IT, _WAIT_LONGER = "Start it, or check the address", "Allow more time, or look at the server's log"
 _MESSAGE_TOO_LARGE = (InvalidRequest, "Send fewer rows in one call")
 
 
@@ -151,7 +152,7 @@ class Endpoint:
         self._renewal = Renewal()
 
     def renew(self) -> None:
-        """Take what a thread of the parent process may have held at a fork anew."""
+        """Replace the event, whose lock a thread of the parent may have held at the fork."""
         was_closed, self.closed = self.closed.is_set(), threading.Event()
         if was_closed:
             self.closed.set()
@@ -209,26 +210,30 @@ class Endpoint:
     ) -> KilolayerError:
         """Return the exception for a status of a call of `method` with `request`."""
         kind, advice = _EXCEPTIONS.get(code, _LOOK_AT_SERVER_LOG)
+        specific = advice_for(method, status=code.name, reason=reason)
+        advice = specific or advice
         happened = details.rstrip(".") or "no details"
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason and request.ByteSize() > _ALWAYS_ACCEPTED_BYTES:
             # Our server gives a reason when it rejects a call for load. gRPC itself uses the same status, without a
             # reason, for a message that is too large.
             kind, advice = _MESSAGE_TOO_LARGE
-        elif by_reason := advice_for(method, reason):
-            advice = by_reason
-        elif kind is InvalidRequest and getattr(request, "candidates", 0):
+        elif kind is InvalidRequest and not specific and getattr(request, "candidates", 0):
             kind, advice = _CHECK_BEST_OF
         elif kind is AccessDenied:
             advice = self._access_advice(code)
         elif not reason and kind in (Unavailable, DeadlineExceeded):
             if is_unreachable(happened):
                 self._renewal.failed()
-            happened, advice = self._explain(happened, advice)
-        return kind(
+            happened, advice = self._explain(
+                happened, advice, if_not_ready=advice_for(method, status=code.name, reason="not_ready")
+            )
+        error = kind(
             f"{method} at {self.address} failed ({code.name}, timeout {timeout_s:g} s): {happened}. {advice}.",
             status=code.name,
             reason=reason,
         )
+        error._details = details  # pyright: ignore[reportPrivateUsage]
+        return error
 
     def late_reply(self, method: str, *, request: Any, timeout_s: float) -> KilolayerError:
         """Return the exception for a reply that came after the deadline of its call."""
@@ -237,7 +242,7 @@ class Endpoint:
 
     def client_closed(self, method: str) -> ClientClosed:
         """Return the exception for a call of `method` on a closed client."""
-        return self._closed(method, "the client was closed. Make a new PolicyClient")
+        return self._closed(method, "the client was closed. Make a new client")
 
     def stream_closed(self) -> ClientClosed:
         """Return the exception for a call on a closed stream."""
@@ -245,11 +250,15 @@ class Endpoint:
 
     def not_ready(self, timeout_s: float, last_error: KilolayerError | None) -> DeadlineExceeded:
         """Return the exception for a server that was not ready in time; `last_error` says why, if it is Unavailable."""
-        advice = f"Start it, or check the address{self._proxy_advice()}."
+        cause, advice = "", f"{_START_IT}{self._proxy_advice()}"
         if isinstance(last_error, Unavailable):
-            advice = f"The last attempt: {last_error}"
+            details = last_error._details.rstrip(".") or "no details"  # pyright: ignore[reportPrivateUsage]
+            advice = _START_IT if not last_error.reason and is_unreachable(details) else _WAIT_LONGER
+            if not last_error.reason:
+                details, advice = self._explain(details, advice, if_not_ready=_WAIT_LONGER)
+            cause = f" The last attempt failed: {details}."
         return DeadlineExceeded(
-            f"The server at {self.address} was not ready within {timeout_s} s. {advice}",
+            f"The server at {self.address} was not ready within {timeout_s} s.{cause} {advice}.",
             status=grpc.StatusCode.DEADLINE_EXCEEDED.name,
         )
 
@@ -265,13 +274,19 @@ class Endpoint:
             return grpc.aio.insecure_channel(target, options=options)
         return grpc.aio.secure_channel(target, credentials, options=options)
 
-    def _explain(self, happened: str, advice: str) -> tuple[str, str]:
-        """Return what happened and an advice, with the likely cause if the connection failed, and a proxy if any."""
+    def _explain(self, happened: str, advice: str, *, if_not_ready: str) -> tuple[str, str]:
+        """Return what happened and an advice, with the likely cause if the connection failed, and a proxy if any.
+
+        Args:
+            happened: gRPC's details.
+            advice: if they say enough themselves.
+            if_not_ready: the advice if no server is ready.
+        """
         tls = self._access.tls
         name = self._access.server_name or next(iter(self._address.hosts), "localhost")
         explained = explain(happened, Security(tls is not None, tls is not None and tls.ca is not None, name))
         if explained is not None:
-            happened, advice = f"{explained[0]} ({happened})", explained[1]
+            happened, advice = f"{explained[0]} ({happened})", explained[1] or if_not_ready
         return happened, advice + self._proxy_advice()
 
     def _proxy_advice(self) -> str:
@@ -288,10 +303,14 @@ class Endpoint:
         token, ask = self._access.token, "ask the server's operator for access"
         if token is None:
             return f"Pass a token, or set KILOLAYER_TOKEN_FILE; {ask}"
-        if code is grpc.StatusCode.PERMISSION_DENIED:
-            return f"The token from {token.origin} is not allowed to do this; {ask}"
-        token.refused()
-        return f"The token from {token.origin} was not accepted; {ask}"
+        problem = "is not allowed to do this"
+        if code is not grpc.StatusCode.PERMISSION_DENIED:
+            token.refused()
+            problem = "was not accepted"
+        if token.problem:
+            problem += f", and a new one could not be read since: {token.problem}. Correct the file, or {ask}"
+            return f"The token from {token.origin} {problem}"
+        return f"The token from {token.origin} {problem}; {ask}"
 
     def _closed(self, method: str, problem: str) -> ClientClosed:
         return ClientClosed(f"{method} at {self.address} failed: {problem}.", status=grpc.StatusCode.CANCELLED.name)

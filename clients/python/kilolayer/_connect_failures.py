@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Callable
 
-Explanation = tuple[str, str]  # the likely cause, and what to do
+Explanation = tuple[str, str]  # the likely cause, and what to do; empty if that depends on the method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ def _untrusted(details: str, security: Security) -> Explanation:
         return "the server's certificate has expired", "Renew it, or check this machine's clock"
     if "not yet valid" in details:
         return "the server's certificate is not valid yet", "Check this machine's clock"
-    trusted = "those in Tls(ca=...)" if security.has_own_ca else "this system's authorities"
+    trusted = "those in Tls(ca=...)" if security.has_own_ca else "the public authorities that gRPC comes with"
     advice = "Pass the certificate of the server's authority as tls=kilolayer.Tls(ca=...)"
     if "issuer" in details or "self signed" in details or "self-signed" in details:
         return f"the server's certificate was not issued by {trusted}", advice
@@ -54,7 +54,7 @@ def _other_name(_details: str, security: Security) -> Explanation:
 def _plain_server(_details: str, _security: Security) -> Explanation:
     return (
         "the client uses TLS, and no TLS server answers at the address",
-        "Start the server with a certificate (--tls-cert and --tls-key), check the port, or leave out tls",
+        "Start the server with a certificate (--tls-cert and --tls-key), check the port, or pass tls=False",
     )
 
 
@@ -65,12 +65,16 @@ def _unknown_host(_details: str, _security: Security) -> Explanation:
 def _not_ready(_details: str, _security: Security) -> Explanation:
     return (
         "no server is ready, by its health service: it is starting, draining or broken",
-        "Send the next observation in a moment, or use wait_until_ready",
+        "",
     )
 
 
 def _other_server(_details: str, _security: Security) -> Explanation:
     return "a server of another kind answers at the address", "Check the port: it must be that of gRPC"
+
+
+def _unusable_pair(_details: str, _security: Security) -> Explanation:
+    return "gRPC cannot use the client's certificate with its key", "Check that Tls.key is the key of Tls.cert"
 
 
 def _closed(_details: str, security: Security) -> Explanation:
@@ -93,6 +97,7 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], Callable[[str, Security], Explanatio
     (re.compile("CERTIFICATE_VERIFY_FAILED"), _untrusted),
     (re.compile("Hostname Verification Check failed|is not in peer certificate"), _other_name),
     (re.compile("WRONG_VERSION_NUMBER"), _plain_server),
+    (re.compile("Failed to create security handshaker|Handshaker factory creation failed"), _unusable_pair),
     (re.compile(_UNRESOLVED), _unknown_host),
     (re.compile(f"{_CONNECTING}.*backend unhealthy"), _not_ready),
     (re.compile(rf"{_CONNECTING}.*(?:http1\.x|Failed parsing HTTP/2|(?i:settings frame))"), _other_server),

@@ -30,7 +30,7 @@ _LOGGER = logging.getLogger("kilolayer")
 _GRPC_FOLDER = str(Path(grpc.__file__).parent) + os.sep
 FIRST_ROBUST_VERSION = (1, 81)
 _TRUE = ("1", "true", "yes")
-_FALSE = ("0", "false", "no")
+_FALSE = ("0", "f", "false", "n", "no")  # as gRPC reads it
 _ADVICE = "make the client after the fork, or start processes with multiprocessing's method spawn"
 
 

@@ -23,9 +23,10 @@ class Tls:
     """A connection with TLS. Files are read when the client is made, so new ones need a new client.
 
     Args:
-        ca: certificates of the authorities that the client trusts: a path, or PEM bytes. None: the system's.
+        ca: certificates of the authorities that the client trusts: a path, or PEM bytes. None: the public authorities
+            that gRPC comes with.
         cert: the client's own certificate, for a server that requires one, with any intermediate ones after it.
-        key: the private key of `cert`, without a passphrase.
+        key: the private key of `cert`, without a passphrase. Whether it belongs to `cert` is checked for files only.
 
     Raises:
         ValueError: only one of `cert` and `key` was given.
@@ -52,8 +53,8 @@ class Tls:
         """Return the credentials for a channel.
 
         Raises:
-            ValueError: a file cannot be read, is not PEM, or `cert` and `key` do not belong together. The message
-                names the file and never its content.
+            ValueError: a file cannot be read, is not PEM, or `cert` and `key` do not belong together (checked for
+                files only). The message names the file and never its content.
         """
         ca = None if self.ca is None else _certificates("ca", self.ca)
         if self.cert is None or self.key is None:

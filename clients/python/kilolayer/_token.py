@@ -19,24 +19,38 @@ class Token:
 
     Args:
         source: the token itself if it is a string; a file that holds it and nothing else if it is a Path.
+        name: of the argument or the variable that gave `source`, for an error.
 
     Raises:
-        ValueError: the file cannot be read, or it or the string is not a token. The message never has the token.
+        ValueError: the file cannot be read, or it or the string is not a token. The message never has the token, and no
+            path of a file that cannot be read: it may be a token by mistake.
     """
 
-    def __init__(self, source: object) -> None:
+    def __init__(self, source: object, *, name: str = "the argument token") -> None:
         self._path: Path | None = None
         self._stamp: _Stamp | None = None
+        self.problem: str = ""
+        """Why the file could not be read since the token was read from it, in words for an error; empty if it could."""
         if isinstance(source, str):
             if _names_a_file(source):
                 raise ValueError(
                     "token is the path of a file; pass it as pathlib.Path(...), or set KILOLAYER_TOKEN_FILE"
                 )
-            self._metadata = _metadata(source, "token (KILOLAYER_TOKEN)")
+            if problem := _problem_of_token(source):
+                raise ValueError(f"token (KILOLAYER_TOKEN) {problem}")
+            self._metadata = _metadata(source)
         elif isinstance(source, os.PathLike):
             # Path's own expanduser raises RuntimeError for an unknown user.
             self._path = Path(os.path.expanduser(os.fsdecode(source)))  # noqa: PTH111
-            self._metadata = self._read(self._path)
+            try:
+                self._metadata = self._read(self._path)
+            except _NotATokenError as error:
+                raise ValueError(f"the token's file {str(self._path)!r} {error}") from None
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{name} names a file that cannot be read: {_reason(error)}; its path is not shown, because it may"
+                    " be a token by mistake. Pass a token itself as a str, or in KILOLAYER_TOKEN"
+                ) from None
         else:
             raise ValueError(f"token must be a string or a pathlib.Path to a file, got {type(source).__name__}")
 
@@ -55,8 +69,9 @@ class Token:
             try:
                 if _stamp(self._path) != self._stamp:
                     self._metadata = self._read(self._path)
-            except (OSError, ValueError):
-                return self._metadata  # the server decides
+                self.problem = ""
+            except (OSError, ValueError) as error:  # the server decides about the old token
+                self.problem = _reason(error)
         return self._metadata
 
     def refused(self) -> None:
@@ -64,25 +79,38 @@ class Token:
         self._stamp = None
 
     def _read(self, path: Path) -> tuple[tuple[str, str], ...]:
-        try:
-            stamp = _stamp(path)  # before the content: a change in between is read with the next call
-            with path.open("rb") as file:
-                content = file.read(_MAX_LENGTH + 100)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a path"
-            raise ValueError(f"the token's file {str(path)!r} cannot be read: {reason}") from None
-        metadata = _metadata(content.decode("latin-1").strip(), f"the token's file {str(path)!r}")
+        stamp = _stamp(path)  # before the content: a change in between is read with the next call
+        with path.open("rb") as file:
+            token = file.read(_MAX_LENGTH + 100).decode("latin-1").strip()
+        if problem := _problem_of_token(token):
+            raise _NotATokenError(problem)
         self._stamp = stamp
-        return metadata
+        return _metadata(token)
 
 
-def _metadata(token: str, name: str) -> tuple[tuple[str, str], ...]:
-    if not _VISIBLE.fullmatch(token) or len(token) > _MAX_LENGTH:
-        raise ValueError(
-            f"{name} must hold one token of at most {_MAX_LENGTH} visible ASCII characters, without spaces; its"
-            f" content is not shown, it has {len(token)} characters"
-        )
+class _NotATokenError(ValueError):
+    """A file has other content than a token."""
+
+
+def _problem_of_token(token: str) -> str:
+    """Return what is wrong with `token`, to follow the name of its source; empty if nothing is."""
+    if _VISIBLE.fullmatch(token) and len(token) <= _MAX_LENGTH:
+        return ""
+    return (
+        f"must hold one token of at most {_MAX_LENGTH} visible ASCII characters, without spaces, and holds"
+        f" {len(token)} characters that are not shown"
+    )
+
+
+def _metadata(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return why a file has no token, without its path."""
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be opened"
+    return f"it {error}" if isinstance(error, _NotATokenError) else "not a path"
 
 
 def _names_a_file(text: str) -> bool:

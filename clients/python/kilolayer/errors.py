@@ -30,6 +30,8 @@ class KilolayerError(Exception):
             Empty if the server gave none, or if the failure was found by the client or the connection.
     """
 
+    _details: str = ""  # what happened, in the words of the server or of gRPC, without an advice
+
     def __init__(self, message: str, *, status: str, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
