@@ -63,7 +63,7 @@ def run(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     return run_command
 
 
-async def test_an_operator_with_a_certificate_and_a_token(run: Run) -> None:
+async def test_an_operator_with_a_certificate_and_a_token(run: Run, tmp_path: Path) -> None:
     options = "--tls-ca ca.pem --tls-cert operator.pem --tls-key operator.key --token-file token"
     code, printed, error = await run(options)
     assert (code, error) == (0, "")
@@ -71,7 +71,7 @@ async def test_an_operator_with_a_certificate_and_a_token(run: Run) -> None:
     code, _, error = await run(f"{options} --server-name other.example")
     assert code == 1
     assert error.endswith(": its certificate is for another name; --server-name NAME says which one is right\n")
-    Path("token").write_text(f"{secret('another')}\n")  # in the folder of the fixture
+    (tmp_path / "token").write_text(f"{secret('another')}\n")
     code, _, error = await run(options)
     assert code == 1
     assert "the call is not allowed; it needs a token with the method's role" in error

@@ -31,7 +31,8 @@ class AsyncPolicyClient:
     """A client with the arguments and methods of `PolicyClient`, without `stream`.
 
     It belongs to the event loop of its first call. In another event loop, its methods raise RuntimeError: make a client
-    in each loop. Close it when done, in its loop, or use it in an `async with` statement.
+    in each loop. Close it when done, in its loop, or use it in an `async with` statement. After a fork, a client that
+    was used before it raises RuntimeError in the child: make one there.
     """
 
     def __init__(

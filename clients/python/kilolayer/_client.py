@@ -46,11 +46,12 @@ class PolicyClient:
         timeout_s: timeout in seconds of a call that has none of its own.
         robot_id: a name of the robot, sent with every request for actions; at most 128 bytes in UTF-8. Empty means
             none. A canary gives a robot with an id the same version, whatever connection it uses.
-        tls: a `Tls` with files, or True for `Tls()`, which trusts the system's authorities. False means plain text,
-            and None what the variables `KILOLAYER_TLS`, `KILOLAYER_TLS_CA`, `KILOLAYER_TLS_CERT` and
-            `KILOLAYER_TLS_KEY` say: without any, plain text.
+        tls: a `Tls` with files, or True for `Tls()`, which trusts the public authorities that gRPC comes with. False
+            means plain text, and None what the variables `KILOLAYER_TLS`, `KILOLAYER_TLS_CA`, `KILOLAYER_TLS_CERT` and
+            `KILOLAYER_TLS_KEY` say: without any, and for a Unix socket, plain text.
         token: the bearer token of this robot or program as a string, or a `pathlib.Path` of a file that holds it. The
-            file is read again when it changes. None means `KILOLAYER_TOKEN_FILE` or `KILOLAYER_TOKEN`, if set.
+            file is read again when it changes; if it is missing or has no token, the client continues with the one
+            that it read before. None means `KILOLAYER_TOKEN_FILE` or `KILOLAYER_TOKEN`, if set.
         server_name: the name that the server's certificate must have. None means `KILOLAYER_SERVER_NAME`, or the host
             of the address.
 
@@ -192,7 +193,8 @@ class PolicyClient:
         """Wait until the server is ready, and return the description of this client's policy.
 
         Raises:
-            DeadlineExceeded: the server was not ready within `timeout_s` seconds.
+            DeadlineExceeded: the server was not ready within `timeout_s` seconds. The message says why the last attempt
+                failed.
             PolicyNotFound: the server is ready and does not have the policy.
             KilolayerError: any other exception in `kilolayer.errors` except Unavailable.
             ValueError: the timeout is not a positive number.

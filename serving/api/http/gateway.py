@@ -143,7 +143,7 @@ class HttpGateway:
         reply: Any = getattr(pb, f"{route.rpc}Response").FromString(raw)
         if isinstance(reply, pb.ServerReadyResponse | pb.ModelReadyResponse) and not reply.ready:
             if not self._service.is_ready:
-                raise NotReadyError("the server is still compiling its policies; try again later")
+                raise NotReadyError("the server is still compiling its policies")
             return error_reply(404, f"{echo(route.model)} is not ready: there is no such policy, or no such version")
         content = to_dict(reply.config if isinstance(reply, pb.ModelConfigResponse) else reply)
         if isinstance(reply, pb.ServerMetadataResponse):
