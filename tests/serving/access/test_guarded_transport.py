@@ -6,15 +6,24 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
+from serving.access.guard import Guard
+from serving.access.refusals import Refusals
 from serving.access.roles import Role
 from serving.access.token_watch import TokenWatch
+from serving.access.tokens import Tokens
+from serving.api.grpc_transport import GrpcTransport
+from serving.api.health import Health
 from serving.api.open_inference import open_inference_pb2 as oip
+from serving.sockets import TcpAddress
+from serving.telemetry.metrics import Metrics
 from tests.serving.access.services import Services, outcome, started
 from tests.serving.access.token_samples import bearer, secret, token
 
 ACT, ACT_STREAM, LIST = (f"/kilolayer.v1.Policy/{name}" for name in ("Act", "ActStream", "List"))
+HEALTH = "/grpc.health.v1.Health"
 MODEL_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=7).SerializeToString()
 REFUSED = ("UNAUTHENTICATED", "unauthenticated")
@@ -31,6 +40,34 @@ async def test_a_call_is_refused_before_its_request_is_sent(tmp_path: Path, path
             assert code == ("PERMISSION_DENIED" if metadata == bearer("of-report") else "UNAUTHENTICATED")
         assert services.transport.held.total == 0
         assert services.batcher.admitted == []
+
+
+async def test_calls_without_a_token_leave_room_for_another_connection() -> None:
+    refused, health = asyncio.Semaphore(0), Health(["ant"])
+    guard = Guard(Tokens(), Refusals(Metrics(CollectorRegistry()).refused.labels))
+    transport = GrpcTransport(
+        [health.service()],
+        max_request_bytes=1024,
+        max_held_bytes=1 << 20,
+        on_limit=refused.release,
+        guard=guard,
+        clock=lambda: 0.0,  # otherwise calls that wait for room would end, too, after 10 s
+    )
+    address = str(await transport.start(TcpAddress("127.0.0.1", 0)))
+    alone = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        grpc.aio.insecure_channel(address, options=alone) as channel,
+        grpc.aio.insecure_channel(address, options=alone) as other,
+        asyncio.timeout(60),
+    ):
+        # A stream holds 80 KiB. The 7th would hold 560 KiB of 1024, and leave 464.
+        watches: list[Any] = [channel.stream_stream(f"{HEALTH}/Watch")() for _ in range(14)]  # they send no request
+        for _ in range(14 - 6):
+            await refused.acquire()
+        assert await other.unary_unary(f"{HEALTH}/Check")(b"") == b"\x08\x02"  # NOT_SERVING
+        for watch in watches:
+            watch.cancel()
+    await transport.stop(1)
 
 
 async def test_calls_beyond_the_rate_are_refused_and_not_counted_against_it(tmp_path: Path) -> None:
