@@ -21,6 +21,7 @@ from serving.access import handshakes
 from serving.access.tls import Certificates
 from serving.access.token_watch import TokenWatch
 from serving.api import request_bytes
+from serving.api.admin_server import admin_connections
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
@@ -137,6 +138,8 @@ class Server:
         self.tokens = TokenWatch(config.tokens) if config.tokens else None
         """The tokens that are accepted; None: calls need none."""
         connections = max_connections()
+        if config.workers == 1:  # otherwise the supervisor has the port for operators
+            connections = max(connections - admin_connections(config.admin_address(config.address), connections), 1)
         of_http = http_connections(config, connections)
         guard = self.tokens.guard(metrics.refused.labels, clock=clock) if self.tokens else None
         certificates = config.tls and Certificates(config.tls)

@@ -9,10 +9,12 @@ from prometheus_client import CollectorRegistry
 
 from serving import admin, admin_channel
 from serving.access.tls import Certificates
+from serving.access.token_watch import TokenWatch
 from serving.api.admin_server import AdminServer
 from serving.errors import StartupError
 from serving.sockets import TcpAddress
 from tests.serving.access.authority import Authority, write
+from tests.serving.access.token_samples import secret
 from tests.serving.decisions import Decisions
 
 Run = Callable[[str], Awaitable[tuple[int, str, str]]]
@@ -23,6 +25,13 @@ def authority() -> Authority:
     return Authority()
 
 
+def tokens_of_console(folder: Path) -> TokenWatch:
+    """The token of an operator, in a file of its own."""
+    path = folder / "tokens.toml"
+    path.write_text(f'[tokens.console]\ntoken = "{secret("console")}"\nroles = ["admin"]\n')
+    return TokenWatch(path)
+
+
 @pytest.fixture
 async def port(tmp_path: Path, authority: Authority) -> AsyncGenerator[str]:
     """The address of an admin server that wants certificates of clients; files for a client are in the folder."""
@@ -31,10 +40,13 @@ async def port(tmp_path: Path, authority: Authority) -> AsyncGenerator[str]:
     (tmp_path / "operator.pem").write_bytes(operator.cert)
     (tmp_path / "operator.key").write_bytes(operator.key)
     (tmp_path / "other.pem").write_bytes(Authority().cert)
-    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").write_text(f"{secret('console')}\n")
+    decisions = Decisions(tmp_path / "policies", "ant")
+    await decisions.restore()
     server = AdminServer(
-        Decisions(tmp_path / "policies", "ant").deployment,
+        decisions.deployment,
         TcpAddress("127.0.0.1", 0),
+        tokens=tokens_of_console(tmp_path),
         certificates=Certificates(files),
         drain=lambda: None,
         collectors=CollectorRegistry(),
@@ -108,6 +120,7 @@ async def test_a_port_that_is_taken_is_one_line(port: str, tmp_path: Path, autho
     server = AdminServer(
         Decisions(tmp_path / "others", "ant").deployment,
         TcpAddress(host, int(number)),
+        tokens=tokens_of_console(tmp_path),
         certificates=Certificates(write(tmp_path, authority.sign())),
         drain=lambda: None,
         collectors=CollectorRegistry(),
