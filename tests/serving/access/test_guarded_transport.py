@@ -1,7 +1,9 @@
 """The guard of a gRPC transport: nothing of a refused call is read, and streams are checked message by message."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -13,7 +15,7 @@ from serving.access.guard import Guard
 from serving.access.refusals import Refusals
 from serving.access.roles import Role
 from serving.access.token_watch import TokenWatch
-from serving.access.tokens import Tokens
+from serving.access.tokens import Token, Tokens
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.health import Health
 from serving.api.open_inference import open_inference_pb2 as oip
@@ -23,6 +25,7 @@ from tests.serving.access.services import Services, outcome, started
 from tests.serving.access.token_samples import bearer, secret, token
 
 ACT, ACT_STREAM, LIST = (f"/kilolayer.v1.Policy/{name}" for name in ("Act", "ActStream", "List"))
+LIVE = "/inference.GRPCInferenceService/ServerLive"
 HEALTH = "/grpc.health.v1.Health"
 MODEL_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=7).SerializeToString()
@@ -68,6 +71,21 @@ async def test_calls_without_a_token_leave_room_for_another_connection() -> None
         for watch in watches:
             watch.cancel()
     await transport.stop(1)
+
+
+def test_grpc_reads_no_requests_of_calls_that_need_no_token(tmp_path: Path) -> None:
+    """They would take what gRPC may read at the same moment from the others."""
+
+    def read_by_grpc(path: str, tokens: Iterable[Token] | None) -> bool:
+        services = Services(tmp_path / f"{tokens is None}{path}", tokens)
+        details: Any = SimpleNamespace(method=path, invocation_metadata=bearer("of-act"))
+        handlers: list[Any] = [each.service(details) for each in services.transport.handlers()]
+        (found,) = (handler for handler in handlers if handler)
+        return not found.request_streaming
+
+    tokens = [token("of-act", Role.ACT)]
+    assert [read_by_grpc(path, tokens) for path in (f"{HEALTH}/Check", LIVE, ACT)] == [False, False, True]
+    assert [read_by_grpc(path, None) for path in (f"{HEALTH}/Check", LIVE, ACT)] == [True, True, True]
 
 
 async def test_calls_beyond_the_rate_are_refused_and_not_counted_against_it(tmp_path: Path) -> None:
