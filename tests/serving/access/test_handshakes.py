@@ -87,9 +87,10 @@ from pathlib import Path
 from serving.access import handshakes
 handshakes.prepare()
 handshakes.watch()
+from serving.access.roles import Role
 from serving.access.tls import Certificates
 from serving.api.grpc_transport import GrpcTransport
-from serving.api.rpc import RpcService
+from serving.api.rpc import Method, RpcService
 from serving.lock_settings import TlsFiles
 from serving.sockets import TcpAddress
 from serving.telemetry.logs import log_to_stderr
