@@ -33,8 +33,8 @@ RUN echo "pip==26.3 --hash=sha256:f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd
     && python -m venv --without-pip /opt/venv
 COPY pyproject.toml ./
 COPY requirements/ requirements/
-# The names of the packages that serving needs, also from buckets and over HTTP, and those that training needs. `kilolayer` itself is
-# copied from this checkout below.
+# The names of the packages that serving needs, also from buckets and over HTTP, and those that training needs.
+# `kilolayer` itself is copied from this checkout below.
 RUN python -c "import tomllib; \
         project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         extras = project['optional-dependencies']; \

@@ -8,11 +8,12 @@ Then the ports close.
 """
 
 import asyncio
+import functools
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -21,6 +22,7 @@ from serving.access import handshakes
 from serving.access.tls import Certificates
 from serving.access.token_watch import TokenWatch
 from serving.api import request_bytes
+from serving.api.admin_server import admin_connections
 from serving.api.grpc_transport import GrpcTransport
 from serving.api.handlers import RpcHandlers
 from serving.api.health import Health
@@ -48,6 +50,7 @@ from serving.telemetry.metrics import Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
 from serving.telemetry.row_log import RowLog
+from serving.workers.control import log_failure
 
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing
@@ -109,7 +112,7 @@ class Server:
         )
         """Loads versions and makes them live while the server serves."""
         self._handlers = RpcHandlers(metrics, tracing=tracing, clock=clock)
-        self._health = Health(bundles)
+        self._health = Health(bundles, names_in_errors=config.tokens is None)
         self._row_log = _row_log(config, metrics)
         observers = Observers(self._policies, reports=reports, row_log=self._row_log)
         range_check = RangeCheck(metrics, refuses=config.out_of_range == "refuse")
@@ -137,6 +140,8 @@ class Server:
         self.tokens = TokenWatch(config.tokens) if config.tokens else None
         """The tokens that are accepted; None: calls need none."""
         connections = max_connections()
+        if config.workers == 1:  # otherwise the supervisor has the port for operators
+            connections = max(connections - admin_connections(config.admin_address(config.address), connections), 1)
         of_http = http_connections(config, connections)
         guard = self.tokens.guard(metrics.refused.labels, clock=clock) if self.tokens else None
         certificates = config.tls and Certificates(config.tls)
@@ -191,9 +196,15 @@ class Server:
             self._collectors.register(ConnectionsCollector(self.address))
             if self.http_address:
                 self._collectors.register(ConnectionsCollector(self.http_address, protocol="http"))
-        self._watching.append(asyncio.create_task(self._watch()))
+        self._begin(self._watch(), problem="the metrics of memory and descriptors stand still; restart the server")
         if self.tokens:
-            self._watching.append(asyncio.create_task(self.tokens.run()))
+            self._begin(self.tokens.run(), problem="changes of --tokens are no longer taken; restart the server")
+
+    def _begin(self, watch: Coroutine[Any, Any, None], *, problem: str) -> None:
+        """Run `watch` until the server has drained. If a bug ends it, log `problem`."""
+        task = asyncio.create_task(watch)
+        task.add_done_callback(functools.partial(log_failure, problem=problem))
+        self._watching.append(task)
 
     async def _watch(self) -> None:
         """Every second, update the metrics of what is held and dropped; check the descriptors and the freed memory."""

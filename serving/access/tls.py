@@ -3,13 +3,14 @@
 Each new connection asks for them (`Certificates.fetch`), so a replaced certificate is used from the next connection on,
 and the open ones go on. Kubernetes replaces all files at the same time, through a symbolic link; other programs write
 one after the other. Files that cannot be used, such as a certificate whose key is not there yet, change nothing: the
-log says why, once, and they are read again at the next connection.
+log says why, once, and they are read again at a later connection: once they have changed again, or after a second.
 """
 
 import contextlib
 import datetime
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+_AGAIN_S = 1.0  # after which files that cannot be used are read again, even if they seem to be the same
+
 _Version: TypeAlias = tuple[tuple[int, int, int, int] | None, ...]
 
 
@@ -30,21 +33,30 @@ class Certificates:
 
     Args:
         files: where they are.
-        now: the time of day, with its zone.
+        wall_clock: seconds since 1970, for the dates in certificates.
+        clock: monotonic seconds.
 
     Raises:
         StartupError: a file cannot be used; the message names it and says what is wrong.
     """
 
-    def __init__(self, files: TlsFiles, *, now: Callable[[], datetime.datetime] | None = None) -> None:
+    def __init__(
+        self,
+        files: TlsFiles,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         from serving.access import pem  # it takes 0.2 s to import, and only TLS needs it
 
         self._pem = pem
         self._files = files
-        self._now = now or (lambda: datetime.datetime.now(datetime.UTC))
+        self._wall_clock = wall_clock
+        self._clock = clock
         self._lock = threading.Lock()
         self._version = _version(files)
         self._problem = ""  # of the files as they are now; empty: they are in use
+        self._failed, self._failed_s = self._version, 0.0  # the files of the problem, and when they were read
         self.current = pem.read(files)
         """What is in use."""
 
@@ -55,7 +67,9 @@ class Certificates:
 
     def warnings(self) -> list[str]:
         """Return what is wrong with the certificates although they can be used, each in one line."""
-        return self._pem.warnings(self._files, self.current, now=self._now())
+        return self._pem.warnings(
+            self._files, self.current, now=datetime.datetime.fromtimestamp(self._wall_clock(), datetime.UTC)
+        )
 
     def fetch(self) -> "Pem | None":
         """Return what to use from now on if the files have changed; None: what was used before.
@@ -66,9 +80,12 @@ class Certificates:
             version = _version(self._files)
             if version == self._version and not self._problem:
                 return None
+            if self._problem and version == self._failed and self._clock() - self._failed_s < _AGAIN_S:
+                return None  # reading takes milliseconds, and any program may connect thousands of times
             try:
                 pem = self._pem.read(self._files)
             except StartupError as error:
+                self._failed, self._failed_s = version, self._clock()
                 self._keep(str(error))
                 return None
             self._version, self._problem = version, ""

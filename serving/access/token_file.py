@@ -147,7 +147,7 @@ def _roles(words: Any, *, where: str) -> Iterator[Role]:
         raise StartupError(f"roles of {where} must be an array of one word or more of: {allowed}")
     for word in words:
         if word not in TOKEN_ROLES:
-            raise StartupError(f"roles of {where} has the unknown role {echo(str(word))}; there are: {allowed}")
+            raise StartupError(f"roles of {where} has the unknown role {echo(_shown(word))}; there are: {allowed}")
         yield Role(word)
 
 
@@ -157,5 +157,14 @@ def _rate(rate: Any, *, where: str) -> float | None:
     if isinstance(rate, bool) or not isinstance(rate, int | float):
         raise StartupError(f"calls_per_second of {where} must be a number")
     if not 0 < rate <= _MAX_RATE:
-        raise StartupError(f"calls_per_second of {where} must be above 0, at most {_MAX_RATE:.0f}, got {rate!s:.20}")
+        raise StartupError(
+            f"calls_per_second of {where} must be above 0, at most {_MAX_RATE:.0f}, got {_shown(rate):.20}"
+        )
     return float(rate)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits, which TOML may have in hexadecimal
+        return "a huge integer"

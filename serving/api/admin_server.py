@@ -21,11 +21,14 @@ from serving.api.open_inference.repository import RepositoryService
 from serving.errors import StartupError, shortage
 from serving.policies.deployment import Deployment
 from serving.sockets import Address, TcpAddress
+from serving.telemetry.descriptors import max_connections
 from serving.telemetry.metrics import admin_actions
 
 _MAX_REQUEST_BYTES = 64 << 10  # names and a version
 _MAX_HELD_BYTES = 64 << 20
 _MAX_STREAMS = 64  # most open calls of one connection
+_MAX_CONNECTIONS = 64  # to a port
+_SHARE = 4  # of the connections that the process may accept, one in so many may be to the port for operators
 _REFUSED = "(refused)"  # the action of calls that are refused because of who calls; the outcome is the cause
 _GRACE_S = 1.0  # for replies under way when the server stops
 
@@ -75,6 +78,7 @@ class AdminServer:
             max_request_bytes=_MAX_REQUEST_BYTES,
             max_held_bytes=_MAX_HELD_BYTES,
             max_streams=_MAX_STREAMS,
+            max_connections=admin_connections(address, max_connections()) or None,
             guard=guard,
             certificates=certificates,
             clock=clock,
@@ -104,6 +108,14 @@ class AdminServer:
     def addresses(self) -> dict[str, str]:
         """Return the address by its name: `admin`."""
         return {"admin": str(self._address)}
+
+
+def admin_connections(address: Address | None, most: int) -> int:
+    """Return how many of the `most` connections of the process may be to `address`, if that is a port; otherwise 0.
+
+    Anyone on the network may open connections to a port. At a Unix socket, only its user may.
+    """
+    return max(min(most // _SHARE, _MAX_CONNECTIONS), 1) if isinstance(address, TcpAddress) else 0
 
 
 def _make_folder(folder: Path) -> None:

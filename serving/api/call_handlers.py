@@ -1,7 +1,8 @@
 """CallHandlers: chooses what serves a call, when gRPC has received its metadata and not yet its request.
 
 gRPC itself reads the request of a unary call fastest. A handler that reads the request itself is used for a call that
-may not be read: because of who calls, under overload, or while too many requests are incomplete.
+may not be read: because of who calls, under overload, or while too many requests are incomplete. With tokens, it is
+also used for the methods that need none.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -63,7 +64,9 @@ class CallHandlers(grpc.GenericRpcHandler):
         if self._incomplete.is_full or self._is_overloaded():
             return handlers.reading
         caller = None
-        if self._guard is not None and handlers.role is not Role.ANYONE:
+        if self._guard is not None:
+            if handlers.role is Role.ANYONE:
+                return handlers.reading  # callers without a token must not take what gRPC reads from the others
             caller = self._guard.check(handlers.role, handler_call_details.invocation_metadata)
             if caller is None:
                 return handlers.reading  # it refuses the call

@@ -239,10 +239,15 @@ class GrpcTransport:
         return self._guard.open_stream(role, context.invocation_metadata() or (), method=name, peer=context.peer())
 
     def _open(self, context: GrpcContext, rpc_context: RpcContext, size: int = 0) -> OpenCall:
-        """Return the call of `context`, for which `size` bytes are held in addition to those of every call."""
+        """Return the call of `context`, for which `size` bytes are held in addition to those of every call.
+
+        Raises:
+            MemoryLimitError: the connection holds too many bytes.
+        """
         connection = self.held.connection(rpc_context.connection)
         call = OpenCall(connection, self._gate, size=CALL_BYTES + size, on_limit=self._on_limit)
         context.add_done_callback(cast("Any", call.end))
+        call.hold(0)  # a connection that is over its limit opens no further call
         return call
 
     def _context(self, name: str, context: GrpcContext, who: Caller | None) -> RpcContext:
@@ -311,8 +316,11 @@ async def _write(context: GrpcContext, reply: bytes) -> None:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Return whether a log record of gRPC says more than that a reply could not be sent, which any caller can cause."""
-    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+    """Return whether a log record of gRPC says more than what any caller can cause.
+
+    That is a reply that could not be sent, or a header that is not UTF-8. gRPC logs the header, which may be a token.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError | UnicodeDecodeError))
 
 
 async def _abort(context: GrpcContext, error: ServingError) -> NoReturn:

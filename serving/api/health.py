@@ -18,10 +18,12 @@ class Health:
 
     Args:
         policies: names that have a status in addition to the whole server.
+        names_in_errors: whether the error about an unknown name lists them.
     """
 
-    def __init__(self, policies: Iterable[str]) -> None:
+    def __init__(self, policies: Iterable[str], *, names_in_errors: bool = True) -> None:
         self._names = frozenset({_OVERALL, *policies})
+        self._names_in_errors = names_in_errors
         self._serving = False
         self._closed = asyncio.Event()
         self._changed = asyncio.Event()  # set at the next change, and then replaced
@@ -54,7 +56,8 @@ class Health:
     async def _check(self, raw: bytes, _context: RpcContext) -> bytes:
         name = parse(raw, HealthCheckRequest).service
         if name not in self._names:
-            raise UnknownPolicyError(f"there is no policy {echo(name)}; there are: {self._policies()}")
+            there_are = f"; there are: {self._policies()}" if self._names_in_errors else ""
+            raise UnknownPolicyError(f"there is no policy {echo(name)}{there_are}")
         return self._response(name).SerializeToString()
 
     async def _list(self, raw: bytes, _context: RpcContext) -> bytes:

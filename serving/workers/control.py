@@ -49,7 +49,11 @@ async def controlled(
     if admin_address := config.admin_address(address):
         if tokens is None and config.tokens and isinstance(admin_address, TcpAddress):
             tokens = TokenWatch(config.tokens)
-            tasks.add(asyncio.create_task(tokens.run()))
+            watching = asyncio.create_task(tokens.run())
+            watching.add_done_callback(
+                functools.partial(log_failure, problem="changes of --tokens are no longer taken; restart the server")
+            )
+            tasks.add(watching)
         admin = AdminServer(
             deployment,
             admin_address,
@@ -66,12 +70,12 @@ async def controlled(
         reloading = asyncio.create_task(reload(deployment))
         tasks.add(reloading)
         reloading.add_done_callback(tasks.discard)
-        reloading.add_done_callback(functools.partial(_log_failure, problem="the settings stay as they are"))
+        reloading.add_done_callback(functools.partial(log_failure, problem="the settings stay as they are"))
 
     on_hangup(begin_reload)
     following = asyncio.create_task(deployment.run())
     following.add_done_callback(
-        functools.partial(_log_failure, problem="no new version is taken up any more; restart the server")
+        functools.partial(log_failure, problem="no new version is taken up any more; restart the server")
     )
     try:
         yield admin.addresses() if admin else {}
@@ -82,7 +86,7 @@ async def controlled(
             await admin.stop()
 
 
-def _log_failure(task: asyncio.Task[None], *, problem: str) -> None:
+def log_failure(task: asyncio.Task[None], *, problem: str) -> None:
     """Log a bug in a task, and what follows from it. The live versions go on."""
     if not task.cancelled() and (error := task.exception()):
         _LOGGER.critical("%s", problem, exc_info=error)

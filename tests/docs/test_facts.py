@@ -37,6 +37,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 OTHER_FLAGS = {
     *("--check", "--dry-run", "--help", "--list-envs", "--stopped-exit-code"),
     *("--find-links", "--no-index", "--only-binary", "--requeue", "--signal"),
+    *("--cacert", "--cert", "--key"),
     *("--build-arg", "--concurrency-range", "--gpus", "--logdir", "--no-deps", "--require-hashes", "--target"),
 }
 

@@ -299,8 +299,15 @@ async def answer_now(_raw: bytes, _context: RpcContext) -> bytes:
     return b""
 
 
-@pytest.mark.parametrize(("error", "lines"), [(grpc.aio.InternalError("cannot send"), 0), (ValueError("a bug"), 1)])
-async def test_grpc_writes_no_line_about_a_reply_that_cannot_be_sent(
+LOGGED = [
+    (grpc.aio.InternalError("cannot send"), 0),
+    (UnicodeDecodeError("utf-8", b"Bearer \xff", 7, 8, "invalid start byte"), 0),
+    (ValueError("a bug"), 1),
+]
+
+
+@pytest.mark.parametrize(("error", "lines"), LOGGED)
+async def test_grpc_writes_no_line_about_what_any_caller_can_cause(
     error: Exception, lines: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def echo(raw: bytes, _context: RpcContext) -> bytes:

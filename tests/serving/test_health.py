@@ -57,6 +57,8 @@ async def test_check_and_list_follow_the_server() -> None:
 async def test_check_of_an_unknown_name_is_refused() -> None:
     with pytest.raises(UnknownPolicyError, match="there is no policy 'bee'; there are: ant"):
         await check(Health(["ant"]), "bee")
+    with pytest.raises(UnknownPolicyError, match="^there is no policy 'bee'$"):
+        await check(Health(["ant"], names_in_errors=False), "bee")
 
 
 @pytest.mark.parametrize("method", ["Check", "List", "Watch"])

@@ -1,5 +1,6 @@
 """A whole server with --tokens, and the admin address at a port."""
 
+import asyncio
 from pathlib import Path
 
 import grpc
@@ -10,13 +11,17 @@ from prometheus_client import CollectorRegistry
 from kilolayer.v1 import admin_pb2, policy_pb2
 from kilolayer.v1.admin_pb2_grpc import PolicyAdminStub
 from kilolayer.v1.policy_pb2_grpc import PolicyStub
+from serving import server as server_module
 from serving.access import token_watch
 from serving.access.token_watch import TokenWatch
+from serving.api import admin_server, grpc_transport
 from serving.api.admin_server import AdminServer
 from serving.config import ServeConfig
 from serving.errors import StartupError
+from serving.loading import load
 from serving.sockets import TcpAddress, UnixAddress
 from tests.serving import in_process
+from tests.serving.access import authority
 from tests.serving.access.token_samples import bearer, secret
 from tests.serving.batcher_bench import WaitUntil
 from tests.serving.decisions import Decisions
@@ -74,6 +79,50 @@ async def test_operators_need_a_token_with_the_role_at_a_port(tmp_path: Path, ca
     for cause in ("missing", "role"):
         labels = {"action": "(refused)", "outcome": cause}
         assert collectors.get_sample_value("kilolayer_admin_actions_total", labels) == 1
+
+
+async def test_a_port_for_operators_closes_connections_beyond_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_server, "max_connections", lambda: 4)  # of the process; one of them is for operators
+    decisions, watch = Decisions(tmp_path / "policies", "ant"), TokenWatch(write(tmp_path / "t.toml", console="admin"))
+    server = AdminServer(
+        decisions.deployment, NOWHERE, tokens=watch, drain=lambda: None, collectors=CollectorRegistry()
+    )
+    await server.start()
+    host, _, port = server.addresses()["admin"].rpartition(":")
+    async with grpc.aio.insecure_channel(f"{host}:{port}") as channel, asyncio.timeout(60):
+        code = await PolicyAdminStub(channel).Status(admin_pb2.StatusRequest(), timeout=10).code()
+        reader, writer = await asyncio.open_connection(host, int(port))
+        assert await reader.read(1) == b""
+        writer.close()
+    await server.stop()
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(("admin", "left"), [("127.0.0.1:1", 1000 - 64), ("off", 1000)])
+async def test_the_port_for_operators_has_connections_of_its_own(
+    admin: str, left: int, tmp_path: Path, policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def options(*, max_connections: int, **_: object) -> list[tuple[str, int]]:
+        given.append(max_connections)
+        return []
+
+    monkeypatch.setattr(server_module, "max_connections", lambda: 1000)
+    monkeypatch.setattr(grpc_transport, "server_options", options)
+    files = authority.write(tmp_path, authority.Authority().sign())
+    config = ServeConfig(
+        policies=(policies,),
+        listen="127.0.0.1:0",
+        admin=admin,
+        tokens=write(tmp_path / "tokens.toml", console="admin"),
+        tls_cert=files.cert,
+        tls_key=files.key,
+    )
+    await load(config, collectors=CollectorRegistry())
+    assert given == [left]
 
 
 def test_an_admin_port_without_tokens_is_refused(tmp_path: Path) -> None:

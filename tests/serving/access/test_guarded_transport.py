@@ -1,20 +1,32 @@
 """The guard of a gRPC transport: nothing of a refused call is read, and streams are checked message by message."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kilolayer.v1 import policy_pb2 as pb
+from serving.access.guard import Guard
+from serving.access.refusals import Refusals
 from serving.access.roles import Role
 from serving.access.token_watch import TokenWatch
+from serving.access.tokens import Token, Tokens
+from serving.api.grpc_transport import GrpcTransport
+from serving.api.health import Health
 from serving.api.open_inference import open_inference_pb2 as oip
+from serving.sockets import TcpAddress
+from serving.telemetry.metrics import Metrics
 from tests.serving.access.services import Services, outcome, started
 from tests.serving.access.token_samples import bearer, secret, token
 
 ACT, ACT_STREAM, LIST = (f"/kilolayer.v1.Policy/{name}" for name in ("Act", "ActStream", "List"))
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+HEALTH = "/grpc.health.v1.Health"
 MODEL_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 GOOD = pb.ActRequest(state=[0] * 4, goal=[0] * 2, sequence=7).SerializeToString()
 REFUSED = ("UNAUTHENTICATED", "unauthenticated")
@@ -31,6 +43,49 @@ async def test_a_call_is_refused_before_its_request_is_sent(tmp_path: Path, path
             assert code == ("PERMISSION_DENIED" if metadata == bearer("of-report") else "UNAUTHENTICATED")
         assert services.transport.held.total == 0
         assert services.batcher.admitted == []
+
+
+async def test_calls_without_a_token_leave_room_for_another_connection() -> None:
+    refused, health = asyncio.Semaphore(0), Health(["ant"])
+    guard = Guard(Tokens(), Refusals(Metrics(CollectorRegistry()).refused.labels))
+    transport = GrpcTransport(
+        [health.service()],
+        max_request_bytes=1024,
+        max_held_bytes=1 << 20,
+        on_limit=refused.release,
+        guard=guard,
+        clock=lambda: 0.0,  # otherwise calls that wait for room would end, too, after 10 s
+    )
+    address = str(await transport.start(TcpAddress("127.0.0.1", 0)))
+    alone = [("grpc.use_local_subchannel_pool", 1)]
+    async with (
+        grpc.aio.insecure_channel(address, options=alone) as channel,
+        grpc.aio.insecure_channel(address, options=alone) as other,
+        asyncio.timeout(60),
+    ):
+        # A stream holds 80 KiB. The 7th would hold 560 KiB of 1024, and leave 464.
+        watches: list[Any] = [channel.stream_stream(f"{HEALTH}/Watch")() for _ in range(14)]  # they send no request
+        for _ in range(14 - 6):
+            await refused.acquire()
+        assert await other.unary_unary(f"{HEALTH}/Check")(b"") == b"\x08\x02"  # NOT_SERVING
+        for watch in watches:
+            watch.cancel()
+    await transport.stop(1)
+
+
+def test_grpc_reads_no_requests_of_calls_that_need_no_token(tmp_path: Path) -> None:
+    """They would take what gRPC may read at the same moment from the others."""
+
+    def read_by_grpc(path: str, tokens: Iterable[Token] | None) -> bool:
+        services = Services(tmp_path / f"{tokens is None}{path}", tokens)
+        details: Any = SimpleNamespace(method=path, invocation_metadata=bearer("of-act"))
+        handlers: list[Any] = [each.service(details) for each in services.transport.handlers()]
+        (found,) = (handler for handler in handlers if handler)
+        return not found.request_streaming
+
+    tokens = [token("of-act", Role.ACT)]
+    assert [read_by_grpc(path, tokens) for path in (f"{HEALTH}/Check", LIVE, ACT)] == [False, False, True]
+    assert [read_by_grpc(path, None) for path in (f"{HEALTH}/Check", LIVE, ACT)] == [True, True, True]
 
 
 async def test_calls_beyond_the_rate_are_refused_and_not_counted_against_it(tmp_path: Path) -> None:

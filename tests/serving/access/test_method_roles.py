@@ -8,6 +8,7 @@ import pytest
 
 import serving
 from serving.access.roles import TOKEN_ROLES, Role
+from serving.api import reflection
 from tests.docs.blocks import ROOT
 from tests.serving.access.services import Services, outcome, started
 from tests.serving.access.token_samples import bearer
@@ -42,19 +43,20 @@ TEXT = "the call is not allowed; it needs a token with the method's role, and th
 
 
 def test_every_service_is_in_the_matrix(tmp_path: Path) -> None:
-    files = {path.name for path in SERVING.rglob("*.py") if re.search(r"\breturn RpcService\(", path.read_text())}
-    files.remove("reflection.py")  # a server with tokens does not have it
+    files = [path.name for path in SERVING.rglob("*.py") if re.search(r"\breturn RpcService\(", path.read_text())]
+    files.remove("reflection.py")  # only with --reflection
     assert len(Services(tmp_path).services) == len(files)
 
 
 def test_every_method_declares_the_role_that_it_should(tmp_path: Path) -> None:
-    services = Services(tmp_path).services
+    services = (*Services(tmp_path).services, reflection.service())
     declared = {
         f"/{service.name}/{name}": method.role
         for service in services
         for name, method in {**service.unary, **service.streams}.items()
     }
-    assert declared == {path: role for role, paths in ROLES.items() for path in paths}
+    of_reflection = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.ANYONE}
+    assert declared == {path: role for role, paths in ROLES.items() for path in paths} | of_reflection
 
 
 def test_the_documentation_lists_the_methods_of_each_role() -> None:

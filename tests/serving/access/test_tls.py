@@ -115,7 +115,7 @@ def test_warnings_about_dates(authority: Authority, tmp_path: Path) -> None:
     files = write(tmp_path, authority.sign(not_after=NOW), client_ca=authority.sign(not_after=NOW + 3 * HOUR).cert)
 
     def at(hours: int) -> list[str]:
-        return Certificates(files, now=lambda: NOW + hours * HOUR).warnings()
+        return Certificates(files, wall_clock=lambda: (NOW + hours * HOUR).timestamp()).warnings()
 
     cert, ca = (
         f"--tls-cert {files.cert} has a certificate that",
@@ -191,6 +191,37 @@ async def test_files_that_do_not_fit_change_nothing_and_are_one_line(
     assert len(caplog.messages) == len(lines)
     for message, line in zip(caplog.messages, lines, strict=True):
         assert message.startswith(line)
+
+
+def test_files_that_cannot_be_used_are_read_again_once_they_change_or_after_a_second(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, now_s, count = write(tmp_path, authority.sign()), 100.0, 0
+    certificates = Certificates(files, clock=lambda: now_s)
+    read = pem.read
+
+    def counted(files: TlsFiles) -> pem.Pem:
+        nonlocal count
+        count += 1
+        return read(files)
+
+    def reads(connections: int) -> int:
+        before = count
+        assert [certificates.fetch() for _ in range(connections)] == [None] * connections
+        return count - before
+
+    monkeypatch.setattr(pem, "read", counted)
+    files.cert.write_bytes(b"x")
+    assert reads(3) == 1
+    now_s += 0.99
+    assert reads(3) == 0
+    now_s += 0.02
+    assert reads(3) == 1
+    files.cert.write_bytes(b"xx")
+    assert reads(3) == 1
+    write(tmp_path, authority.sign())
+    assert certificates.fetch() is not None
+    assert reads(3) == 0
 
 
 def test_files_that_were_touched_are_not_taken_up_again(authority: Authority, tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ WRONG = {
     "tokens.a = 3": f"{A} must be a table [tokens.a]",
     f"[tokens.'a b']\n{GOOD}": "a name in --tokens t.toml must be 1 to 64 letters, digits, - _ or ., with a letter or a"
     " digit, got 'a b'",
+    f"[tokens.a]\n{GOOD}calls_per_second = 0x{4000 * 'f'}": f"calls_per_second of {A} must be above 0, at most 1000000,"
+    " got a huge integer",
+    f"[tokens.a]\nsha256 = '{DIGEST}'\nroles = [0x{4000 * 'f'}]": f"roles of {A} has the unknown role 'a huge integer';"
+    f" there are: {ALLOWED}",
     f"[tokens.a]\n{GOOD}role = 1": f"{A} has the unknown key 'role'; did you mean roles?",
     "[tokens.a]\nroles = ['act']": f"{A} must have either token or sha256",
     f"[tokens.a]\n{GOOD}token = '{SECRET}'": f"{A} must have either token or sha256",

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 
-from serving.access import token_watch
+from serving.access import token_file, token_watch
 from serving.access.token_watch import TokenWatch
+from serving.access.tokens import Token
 from tests.serving.access.token_samples import secret
 from tests.serving.batcher_bench import WaitUntil
 
@@ -88,3 +90,53 @@ async def test_a_machine_without_threads_is_one_line(
     running.cancel()
     assert caplog.messages == [f"the tokens stay as they are: --tokens {path} cannot be read: can't start new thread"]
     assert names_in(watch) == ["a"]
+
+
+async def test_a_file_is_taken_when_two_polls_have_read_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = text_of("b", "c").encode()[: len(text_of("b"))]  # valid, but not the whole file
+    contents = [text_of("a").encode(), half, text_of("b", "c").encode()]
+    accepted: list[list[str]] = []
+
+    def read(_path: Path) -> bytes:
+        accepted.append(names_in(watch))
+        return contents.pop(0) if len(contents) > 1 else contents[0]
+
+    path = tmp_path / "t.toml"
+    path.write_text(text_of("a"))
+    watch = TokenWatch(path)
+    monkeypatch.setattr(token_watch, "POLL_S", 0.0)
+    monkeypatch.setattr(token_watch.token_file, "read", read)
+    running = asyncio.create_task(watch.run())
+    await wait_until(lambda: len(accepted) > 4)
+    running.cancel()
+    assert accepted[:5] == [["a"]] * 4 + [["b", "c"]]
+    assert caplog.messages == []
+
+
+async def test_a_bug_in_the_parser_is_one_line_without_a_token_and_the_next_file_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(text_of("a"))
+    watch = TokenWatch(path)
+    parse = token_file.parse
+
+    def fail(content: bytes, _path: Path) -> tuple[Token, ...]:
+        if threading.current_thread() is threading.main_thread():
+            return ()  # the event loop must not parse
+        if b"the-secret-of-b" in content:
+            raise KeyError(content)
+        return parse(content, path)
+
+    monkeypatch.setattr(token_watch, "POLL_S", 0.0)
+    monkeypatch.setattr(token_watch.token_file, "parse", fail)
+    running = asyncio.create_task(watch.run())
+    path.write_text(text_of("b"))
+    await wait_until(lambda: len(caplog.messages) > 0)
+    assert names_in(watch) == ["a"]
+    path.write_text(text_of("c"))
+    await wait_until(lambda: names_in(watch) == ["c"])
+    running.cancel()
+    assert caplog.messages == [f"the tokens stay as they are: --tokens {path} cannot be read: KeyError"]
