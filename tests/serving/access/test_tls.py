@@ -115,7 +115,7 @@ def test_warnings_about_dates(authority: Authority, tmp_path: Path) -> None:
     files = write(tmp_path, authority.sign(not_after=NOW), client_ca=authority.sign(not_after=NOW + 3 * HOUR).cert)
 
     def at(hours: int) -> list[str]:
-        return Certificates(files, wall_clock=lambda: (NOW + hours * HOUR).timestamp()).warnings()
+        return Certificates(files, wall_clock=(NOW + hours * HOUR).timestamp).warnings()
 
     cert, ca = (
         f"--tls-cert {files.cert} has a certificate that",
