@@ -45,12 +45,11 @@ from serving.sockets import Address
 from serving.telemetry.descriptors import ConnectionsCollector, DescriptorWatch, max_connections
 from serving.telemetry.freed_memory import FreedMemory, trim
 from serving.telemetry.heartbeat import BEAT_S, Heartbeat
-from serving.telemetry.logs import dropped_lines
+from serving.telemetry.logs import dropped_lines, log_failure
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.metrics_server import MetricsServer
 from serving.telemetry.row_files import RowFolder
 from serving.telemetry.row_log import RowLog
-from serving.workers.control import log_failure
 
 if TYPE_CHECKING:
     from serving.api.tracing import Tracing

@@ -7,6 +7,7 @@ So a thread of its own writes the lines, and what waits for it is bounded: lines
 counted.
 """
 
+import asyncio
 import logging
 import logging.handlers
 import os
@@ -190,3 +191,9 @@ def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 def _summary(error: BaseException) -> str:
     return shortage(error) or f"{type(error).__name__}: {error}"
+
+
+def log_failure(task: asyncio.Task[None], *, problem: str) -> None:
+    """Log a bug in a task, and what follows from it. The live versions go on."""
+    if not task.cancelled() and (error := task.exception()):
+        _LOGGER.critical("%s", problem, exc_info=error)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import logging
 from collections.abc import AsyncGenerator, Callable
 
 from prometheus_client import CollectorRegistry
@@ -15,10 +14,9 @@ from serving.config import ServeConfig
 from serving.policies.deployment import Deployment
 from serving.policies.trial_metrics import TrialsCollector
 from serving.sockets import Address, TcpAddress
+from serving.telemetry.logs import log_failure
 from serving.workers.reload import Reload
 from serving.workers.shutdown import on_hangup
-
-_LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -84,9 +82,3 @@ async def controlled(
             task.cancel()
         if admin:
             await admin.stop()
-
-
-def log_failure(task: asyncio.Task[None], *, problem: str) -> None:
-    """Log a bug in a task, and what follows from it. The live versions go on."""
-    if not task.cancelled() and (error := task.exception()):
-        _LOGGER.critical("%s", problem, exc_info=error)

@@ -80,7 +80,7 @@ async def test_tasks_share_a_client_and_each_gets_its_own_reply(client: Client, 
         ("NOT_FOUND", kilolayer.PolicyNotFound),
         ("RESOURCE_EXHAUSTED", kilolayer.Overloaded),
         ("UNAVAILABLE", kilolayer.Unavailable),
-        ("CANCELLED", kilolayer.ServerFailure),
+        ("CANCELLED", kilolayer.Unavailable),
         ("INTERNAL", kilolayer.ServerFailure),
     ],
 )

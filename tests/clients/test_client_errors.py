@@ -34,7 +34,7 @@ from tests.clients.fakes import FakePolicy
         ("UNKNOWN", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
         ("DATA_LOSS", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
         ("ABORTED", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
-        ("CANCELLED", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
+        ("CANCELLED", kilolayer.Unavailable, kilolayer.ServerError, "in a moment"),
         ("ALREADY_EXISTS", kilolayer.ServerFailure, kilolayer.ServerError, "log"),
         ("FAILED_PRECONDITION", kilolayer.NotSupported, kilolayer.RequestError, "describe().critic"),
     ],

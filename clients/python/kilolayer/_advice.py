@@ -39,4 +39,4 @@ def _again(again: str, *, status: str, reason: str) -> str:
         return f"Check the address, or {again}"
     if status == "DEADLINE_EXCEEDED":
         return f"{again.capitalize()}, or allow more time"
-    return again.capitalize() if status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED") else ""
+    return again.capitalize() if status in ("UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED") else ""

@@ -76,6 +76,8 @@ _EXCEPTIONS: dict[grpc.StatusCode, tuple[type[KilolayerError], str]] = {
     grpc.StatusCode.PERMISSION_DENIED: (AccessDenied, "Ask the server's operator for access"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (Overloaded, "Send the next observation, not this one again"),
     grpc.StatusCode.UNAVAILABLE: (Unavailable, "Check the address, or send the next observation in a moment"),
+    # A server that is just stopping cancels calls that arrive.
+    grpc.StatusCode.CANCELLED: (Unavailable, "Send the next observation in a moment"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "Send the next observation, or allow more time"),
     grpc.StatusCode.UNIMPLEMENTED: (ServerFailure, "Check that a Kilolayer server of this version is at the address"),
 }
