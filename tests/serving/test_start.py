@@ -76,10 +76,11 @@ def test_strict_refuses_an_older_version(publish: Callable[..., Path], policies:
 @pytest.mark.slow
 def test_a_host_of_another_machine_is_one_line_and_exit_code_1(policies: Path) -> None:
     for workers in ("1", "2"):
-        code, lines = fail("--policies", str(policies), "--listen", "192.0.2.1:0", "--workers", workers)
+        code, lines = fail("--policies", str(policies), "--listen", "192.0.2.1:0", "--insecure", "--workers", workers)
         assert code == 1
-        assert len(lines) == 1
-        assert "ERROR the host 192.0.2.1 of --listen is not an address of this machine; use 127.0.0.1 for" in lines[0]
+        assert len(lines) == 2
+        assert "WARNING connections to 192.0.2.1:0 are not encrypted, because --insecure allows plain text" in lines[0]
+        assert "ERROR the host 192.0.2.1 of --listen is not an address of this machine; use 127.0.0.1 for" in lines[1]
 
 
 @pytest.mark.slow
