@@ -92,8 +92,10 @@ def shown_flags(script: str) -> list[tuple[str, str]]:
 
 def running(checkout: Path) -> list[str]:
     """The stages whose process is still there."""
-    pids = {stage: checkout / f"{stage}.pid" for stage in STAGES}
-    return [stage for stage, path in pids.items() if path.exists() and Path(f"/proc/{path.read_text()}").exists()]
+    paths = {stage: checkout / f"{stage}.pid" for stage in STAGES}
+    pids = {stage: path.read_text() for stage, path in paths.items() if path.exists()}
+    # a stage that was killed between the creation of its file and the write left it empty
+    return [stage for stage, pid in pids.items() if pid and Path(f"/proc/{pid}").exists()]
 
 
 def test_the_three_commands_of_the_readme_run_in_order_and_the_server_is_stopped(checkout: Path) -> None:
