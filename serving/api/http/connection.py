@@ -20,7 +20,7 @@ import h11
 from serving.api.held_bytes import HeldBytes
 from serving.api.http.body import RequestBody, too_large
 from serving.api.http.exchange import Answer, Exchange, HttpError, HttpReply, HttpRequest, error_reply, failure_reply
-from serving.api.http.limits import CallLater, Closable, HttpLimits, OpenConnections, Timer
+from serving.api.http.limits import CallLater, Droppable, HttpLimits, OpenConnections, Timer
 from serving.api.open_call import CALL_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.errors import ServingError, UnexpectedError
@@ -50,7 +50,7 @@ class _Exchange(Exchange):
         self._call.hold(size)
 
 
-class HttpConnection(asyncio.BufferedProtocol, Closable):
+class HttpConnection(asyncio.BufferedProtocol, Droppable):
     """One connection.
 
     Args:
@@ -152,6 +152,14 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         self._is_lingering = True
         self._transport.close()
 
+    def drop(self) -> None:
+        """Close the connection without a reply, and cancel its call, to make room for another connection."""
+        if self._is_waiting and not self._is_lingering:
+            self.close()  # as an idle connection is closed
+        else:
+            self._is_lingering = True
+            self.abort()  # closing would wait until the peer has received everything
+
     def abort(self) -> None:
         """Close the connection, and cancel its call."""
         self._transport.abort()
@@ -188,6 +196,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
                     self._body.add(event.data, begins_chunk=event.chunk_start)
             elif isinstance(event, h11.EndOfMessage):
                 if self._body:
+                    self._open.answers(self)
                     self._body.complete()
                     self._body = None
                 else:
@@ -264,10 +273,12 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
             self._transport.write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
         body = self._body = RequestBody(max_bytes, hold)
         self._set_timer(self._limits.body_s, self._check_body)
+        self._open.waits(self)
         self._advance()
         try:
             await body.done
         finally:
+            self._open.answers(self)
             self._body = None
             self._clear_timer()
         return body.content()
@@ -288,10 +299,12 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         if not self._is_writing:
             return
         self._sent = self._loop.create_future()
+        self._open.waits(self)
         self._check_sending(self._transport.get_write_buffer_size())
         try:
             await self._sent
         finally:
+            self._open.answers(self)
             self._sent = None
             self._clear_timer()
 
@@ -379,6 +392,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         If it were closed while the peer still sends, the peer's kernel would discard the reply.
         """
         self._is_lingering = True
+        self._open.lingers(self)
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
         self._set_timer(self._limits.linger_s, self._transport.abort)
