@@ -16,6 +16,29 @@ class Timer(Protocol):
 CallLater: TypeAlias = Callable[[float, Callable[[], None]], Timer]
 
 
+class OneTimer:
+    """The timer of a connection, which waits for one thing at a time.
+
+    Args:
+        call_later: starts a timer.
+    """
+
+    def __init__(self, call_later: CallLater) -> None:
+        self._call_later = call_later
+        self._timer: Timer | None = None
+
+    def set(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Call `action` in `delay_s`, in place of what was to be called before."""
+        self.clear()
+        self._timer = self._call_later(delay_s, action)
+
+    def clear(self) -> None:
+        """Call nothing."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HttpLimits:
     """What a peer may do. Times are in seconds."""
