@@ -10,20 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import tyro
 
 from clients.sim.run import DriveConfig
-from policy import bundle
 from scripts.curves import parse as parse_curves
 from serving.admin import UsageError as AdminUsageError
 from serving.admin import parse as parse_admin
 from serving.command_line import parse as parse_serving
 from serving.config import ConfigError as ServeConfigError
+from tests.docs import random_policy
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
-from tests.parameters import fresh_params
-from tests.samples import policy_spec
 from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
 from training.run import parse as parse_training
@@ -93,16 +90,8 @@ class Addresses(NamedTuple):
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     """A server of a random policy for point_u_maze, as a process, on free ports."""
-    root, spec, random = tmp_path_factory.mktemp("policies"), policy_spec(), np.random.default_rng(0)
-    bundle.write(
-        root,
-        1000,
-        spec=spec,
-        params=fresh_params(0, spec),
-        probe_state=random.normal(size=(5, spec.state_dim)),
-        probe_goal=random.normal(size=(5, spec.goal_dim)),
-        provenance={},
-    )
+    root = tmp_path_factory.mktemp("policies")
+    random_policy.publish(root)
     command = [
         sys.executable,
         "serving/run.py",

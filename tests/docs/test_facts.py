@@ -13,6 +13,7 @@ import kilolayer
 from clients.sim.run import DriveConfig
 from serving.access.refusals import Cause
 from serving.admin import parser as admin_parser
+from serving.api.http.events import Refusal
 from serving.config import ServeConfig
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.report_metrics import ReportsCollector
@@ -131,6 +132,11 @@ def test_the_reasons_are_those_of_the_contract(proto: str) -> None:
 def test_the_causes_of_refused_calls_are_those_of_the_server() -> None:
     shown = [row[0].strip("`") for row in cells("docs/security.md", "| reason of a refused call | meaning |")]
     assert shown == list(Cause)
+
+
+def test_the_reasons_of_http_are_those_of_the_server() -> None:
+    shown = [row[0].strip("`") for row in cells("docs/serving.md", "| reason of HTTP | HTTP | when |")]
+    assert shown == list(Refusal)
 
 
 def test_the_exceptions_are_those_of_the_client() -> None:
