@@ -1,0 +1,1 @@
+"""A policy in the formats of others: ONNX graphs, JAX artefacts, plain arrays with a model card."""
