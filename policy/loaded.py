@@ -1,0 +1,1 @@
+"""A published policy in one's own process, without a server."""
