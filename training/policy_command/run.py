@@ -25,7 +25,7 @@ from typing import NoReturn, Protocol
 try:
     from policy.published import MissingVersionError
     from training import standard_output
-    from training.policy_command import show, verify
+    from training.policy_command import import_policy, show, verify
     from training.policy_command.result import CommandError, Result, UsageError
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -62,6 +62,7 @@ _COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
     {
         "show": show,
         "verify": verify,
+        "import": import_policy,
     }
 )
 
