@@ -161,7 +161,7 @@ def _require_hidden(arrays: Mapping[str, np.ndarray], network: str, hidden: int,
         )
     if len(dense) != hidden + heads:
         raise ForeignPolicyError(
-            f"{network} has {len(dense)} Dense layers, but {hidden + heads} are expected after {fact} in [network]: "
+            f"{network} has {len(dense)} Dense layers, but {fact} in [network] needs {hidden + heads}: "
             f"{hidden} hidden ones and {heads} at the end"
         )
 

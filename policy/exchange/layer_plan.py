@@ -47,17 +47,21 @@ def plan(hidden: int, *, skip_every: int, layer_norm: bool, use_relu: bool) -> L
         if skip_every == LAYERS_PER_BLOCK and whole:
             return LayerPlan(residual=True, identity_layers=0, doubled=False)
         raise ForeignPolicyError(
-            f"{hidden} hidden layers with skip_connections = {skip_every} cannot be imported: blocks here are "
+            f"{_layers(hidden)} with skip_connections = {skip_every} cannot be imported: blocks here are "
             f"{LAYERS_PER_BLOCK} layers long and follow one input layer, so skip_connections must be "
-            f"{LAYERS_PER_BLOCK} and n_hidden 1 more than a multiple of {LAYERS_PER_BLOCK}, such as 5 or 9"
+            f"{LAYERS_PER_BLOCK}, and n_hidden must be 1 more than a multiple of {LAYERS_PER_BLOCK}, such as 5 or 9"
         )
     if whole:
         return LayerPlan(residual=False, identity_layers=0, doubled=False)
     if layer_norm:
         raise ForeignPolicyError(
-            f"{hidden} hidden layers with LayerNorm and without a skip connection cannot be imported: blocks here are "
+            f"{_layers(hidden)} with LayerNorm and without a skip connection cannot be imported: blocks here are "
             f"{LAYERS_PER_BLOCK} layers long and follow one input layer, and a layer with LayerNorm cannot pass its "
             f"input on unchanged; n_hidden must be 1 more than a multiple of {LAYERS_PER_BLOCK}, such as 5 or 9"
         )
     missing = LAYERS_PER_BLOCK if hidden == 1 else -(hidden - 1) % LAYERS_PER_BLOCK
     return LayerPlan(residual=False, identity_layers=missing, doubled=not use_relu)
+
+
+def _layers(hidden: int) -> str:
+    return f"{hidden} hidden layer{'s' if hidden > 1 else ''}"
