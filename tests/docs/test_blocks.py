@@ -26,6 +26,8 @@ from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
+from training.policy_command.result import UsageError as PolicyUsageError
+from training.policy_command.run import parse as parse_policy
 from training.run import parse as parse_training
 
 SHOWN_HTTP_ADDRESS = re.compile(r"127\.0\.0\.1:8000")
@@ -59,7 +61,11 @@ INSTALLED = {
     "kilolayer-serve": "serving/run.py",
     "kilolayer-train": "training/run.py",
 }
-PARSERS: dict[str, Callable[[list[str]], Any]] = {"serving/admin.py": parse_admin, "scripts/curves.py": parse_curves}
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "serving/admin.py": parse_admin,
+    "scripts/curves.py": parse_curves,
+    "training/policy_command/run.py": parse_policy,
+}
 OURS_TO_READ = re.compile(r"(requirements|tests|clients/python)(/.*)?")
 
 PYTHON = every_block("python")
@@ -185,6 +191,7 @@ def test_flags_are_those_of_the_program(block: Block) -> None:
         ("python training/run.py --env point_maze --out x", UnknownNameError),
         (".venv/bin/python serving/run.py --policies x --lisen 1", ServeConfigError),
         ("kilolayer-admin switch point_u_maze --prot 1", AdminUsageError),
+        ("kilolayer-policy import params.npz --fact facts.toml", PolicyUsageError),
         ("python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3", SystemExit),
         ("python benchmarks/depth.py --dephts 4", SystemExit),
         ("python benchmarks/dept.py", AssertionError),

@@ -9,6 +9,7 @@ from policy import published
 from training.policy_command.result import CommandError
 
 if TYPE_CHECKING:
+    from policy import LoadedPolicy
     from policy.bundle import Bundle
 
 
@@ -48,3 +49,15 @@ def read(path: Path) -> "Bundle":
         return bundle.read(path)
     except bundle.BundleError as error:
         raise CommandError(str(error)) from error
+
+
+def load(path: Path) -> "LoadedPolicy":
+    """Verify a published version, and return it ready to act.
+
+    Raises:
+        CommandError, OSError: as `read`.
+    """
+    verified = read(path)
+    from policy import LoadedPolicy
+
+    return LoadedPolicy(verified)

@@ -11,7 +11,7 @@ class Result:
 
     Args:
         lines: of text.
-        facts: the same and more, as JSON values; NaN and infinity are not JSON. `--json` prints them as one object.
+        facts: the same and more, as JSON values. `--json` prints them as one object, with null for NaN and infinity.
         exit_code: of the process: 0, or 1 if a check found a difference.
     """
 

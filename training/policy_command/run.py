@@ -17,15 +17,16 @@ Exit codes: 0 when it is done; 1 if a policy is damaged or a check found a diffe
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 try:
     from policy.published import MissingVersionError
     from training import standard_output
-    from training.policy_command import import_policy, show, verify
+    from training.policy_command import diff, import_policy, show, verify
     from training.policy_command.result import CommandError, Result, UsageError
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -62,6 +63,7 @@ _COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
     {
         "show": show,
         "verify": verify,
+        "diff": diff,
         "import": import_policy,
     }
 )
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(str(error), 1)
         except KeyboardInterrupt:
             return _fail("stopped", 1)
-        print(json.dumps(result.facts, allow_nan=False) if parsed.json else _printable("\n".join(result.lines)))
+        print(json.dumps(_finite(result.facts)) if parsed.json else _printable("\n".join(result.lines)))
         return result.exit_code
 
 
@@ -125,6 +127,15 @@ def _sentence(words: str) -> str:
 def _fail(message: str, code: int) -> int:
     print(f"error: {_printable(' '.join(message.splitlines()))}", file=sys.stderr)
     return code
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _printable(text: str) -> str:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policy import published
+from policy import published, verified_folder
 from training.policy_command import folders
 from training.policy_command.result import CommandError, Result
 
@@ -55,12 +55,12 @@ def _checks(path: Path, policy: "Bundle") -> list[str]:
     """Return what the reader has checked of `policy`, in its order."""
     from policy.bundle import ENERGY_TOLERANCE, PROBE_TOLERANCE, SAMPLE_TOLERANCE
     from policy.networks import parameter_counts
-    from policy.verified_folder import files
 
     rows, parameters = len(policy.probes.state), sum(parameter_counts(policy.spec).values())
+    files = sum(name != verified_folder.MANIFEST for name, _ in verified_folder.files(path))
     energies = f", energies (within {ENERGY_TOLERANCE:g} of the largest)" if policy.spec.has_critic else ""
     return [
-        f"files: {sum(1 for _ in files(path))}, with the sizes and SHA-256 of the manifest, and no others",
+        f"files: {files}, with the sizes and SHA-256 of the manifest, and no others",
         "specification: complete, every value allowed",
         f"arrays: {parameters:,} parameters, with the shapes of the specification, all finite",
         f"probes: {rows} rows give the published actions (within {PROBE_TOLERANCE:g}), sampled actions "
