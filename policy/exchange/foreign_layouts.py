@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from policy.exchange.facts import SCALING_CRL, Facts
+from policy.exchange.import_facts import SCALING_CRL, Facts
 
 ACTOR = "actor"
 STATE_ACTION_ENCODER = "sa_encoder"

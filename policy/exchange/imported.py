@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policy import bundle
-from policy.exchange import facts as facts_file
-from policy.exchange import foreign_layouts
-from policy.exchange.facts import EXACT_DISTANCE, Facts
+from policy.exchange import foreign_layouts, import_facts
 from policy.exchange.foreign_layouts import ForeignNetwork, ForeignPolicy, ForeignPolicyError, HiddenLayer
+from policy.exchange.import_facts import EXACT_DISTANCE, Facts
 from policy.exchange.layer_plan import LayerPlan, plan
 from policy.networks import Network, PolicyParams, policy_modules
 from policy.spec import LAYERS_PER_BLOCK, PolicySpec
@@ -45,7 +44,7 @@ def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
 
     Args:
         params: an .npz file, see `foreign_layouts`.
-        facts: a TOML file, see `facts_template`.
+        facts: a TOML file, see `import_facts_template`.
 
     Raises:
         FactsError, ForeignPolicyError: it cannot be imported; the message names the fact or the array.
@@ -54,7 +53,7 @@ def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
         FloatingPointError: an action or energy is NaN or infinity.
         OSError: a file cannot be read or written.
     """
-    known = facts_file.read(facts)
+    known = import_facts.read(facts)
     policy = convert(foreign_layouts.read(params, known), known)
     state, goal = probe_inputs(policy.spec, known)
     return bundle.write(

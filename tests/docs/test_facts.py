@@ -1,5 +1,6 @@
 """Lists in the documentation are those of the code: flags, environments, metrics, reasons, exceptions."""
 
+import argparse
 import dataclasses
 import importlib
 import itertools
@@ -23,6 +24,7 @@ from serving.telemetry.metrics import Metrics
 from tests.docs.blocks import PAGES, ROOT
 from training.config import TrainConfig
 from training.envs import registry
+from training.policy_command import diff, import_policy, show, verify
 from training.presets.published import PUBLISHED
 from training.presets.settings import PAPER_BUDGETS
 
@@ -62,10 +64,18 @@ def flags(config: type) -> Iterator[str]:
         yield f"--no-{name}"
 
 
+def policy_command_flags() -> set[str]:
+    """The flags of kilolayer-policy, of all its subcommands together."""
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
+    for subcommand in (show, verify, diff, import_policy):
+        subcommand.add_arguments(parser)
+    return {"--json", *FLAG.findall(parser.format_help())}
+
+
 def test_every_flag_in_a_text_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     options = [importlib.import_module(path.stem).Options for path in (ROOT / "benchmarks").glob("[a-z]*.py")]
-    known = set(FLAG.findall(admin_parser().format_help()))
+    known = set(FLAG.findall(admin_parser().format_help())) | policy_command_flags()
     known |= {flag for config in (TrainConfig, ServeConfig, DriveConfig, *options) for flag in flags(config)}
     for page in PAGES:
         shown = {flag for flag in FLAG.findall(page.read_text()) if not flag.endswith("-")}

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from policy.exchange import facts_template
+from policy.exchange import import_facts_template
 from training.policy_command.result import CommandError, Result, UsageError
 
 HELP = "publish a policy of scaling-crl or JaxGCRL from its parameters"
@@ -53,7 +53,7 @@ def _word(name: str) -> str:
 
 def _write_template(path: Path) -> Result:
     try:
-        facts_template.write(path)
+        import_facts_template.write(path)
     except FileExistsError as error:
         raise CommandError(f"{path} exists already, and may be filled; name a new file") from error
     lines = [f"wrote {path}; fill it, then import with --facts {path}"]

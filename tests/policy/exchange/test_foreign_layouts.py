@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policy.exchange import facts, foreign_layouts
+from policy.exchange import foreign_layouts, import_facts
 from policy.exchange.foreign_layouts import ForeignPolicyError
 from policy.exchange.layer_plan import plan
 from tests.policy.exchange.foreign_models import (
@@ -25,7 +25,7 @@ def model() -> ForeignModel:
 
 
 def refusal(path: Path, folder: Path, **network: Any) -> str:
-    known = facts.read(write_facts(folder / "facts.toml", network=NETWORK["scaling-crl"] | network))
+    known = import_facts.read(write_facts(folder / "facts.toml", network=NETWORK["scaling-crl"] | network))
     with pytest.raises(ForeignPolicyError) as error:
         foreign_layouts.read(path, known)
     assert "\n" not in str(error.value)
@@ -104,7 +104,7 @@ def test_a_file_without_encoders_says_how_to_import_the_actor(tmp_path: Path, mo
         "alone with critic = false in [network]"
     )
     network = NETWORK["scaling-crl"] | {"critic": False}
-    known = facts.read(write_facts(tmp_path / "facts.toml", network=network))
+    known = import_facts.read(write_facts(tmp_path / "facts.toml", network=network))
     assert foreign_layouts.read(path, known).goal_encoder is None
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from policy import bundle
 from policy.acting import act, action_distribution, sample_action, score
-from policy.exchange import facts, foreign_layouts, imported
+from policy.exchange import foreign_layouts, import_facts, imported
 from policy.exchange.imported import Imported
 from policy.networks import PolicyParams
 from tests.policy.exchange.foreign_models import (
@@ -35,7 +35,7 @@ ACTION = np.random.default_rng(4).uniform(-1, 1, size=(16, ACTION_DIM)).astype(n
 
 def converted(folder: Path, model: ForeignModel, **network: Any) -> Imported:
     """The policy of ours that stands for `model`, by way of both files."""
-    known = facts.read(write_facts(folder / "facts.toml", network=network))
+    known = import_facts.read(write_facts(folder / "facts.toml", network=network))
     return imported.convert(foreign_layouts.read(model.save(folder / "params.npz"), known), known)
 
 
@@ -166,7 +166,7 @@ def test_a_policy_of_one_unit_is_the_one_worked_out_by_hand(tmp_path: Path) -> N
     state, goal, action = (jnp.array([row], jnp.float32) for row in ([2, 1], [1], [0.5]))
     for energy, expected in (("norm", -5.0), ("l2", -25.0), ("dot", 7.0)):
         network = NETWORK["jaxgcrl"] | {"use_relu": True, "energy_fn": energy}
-        known = facts.read(write_facts(tmp_path / "facts.toml", network=network, **labels, **limits))
+        known = import_facts.read(write_facts(tmp_path / "facts.toml", network=network, **labels, **limits))
         spec, policy = imported.convert(foreign_layouts.read(npz, known), known)
         noise = jnp.array([[2.0]])
         acted, drawn, scored = run(policy, state, goal, action=action, noise=noise, energy=spec.energy)
@@ -210,7 +210,7 @@ def test_probes_are_standard_normal_or_fill_the_ranges_of_the_facts(tmp_path: Pa
     toml = write_facts(
         tmp_path / "facts.toml", network=NETWORK["scaling-crl"], probes={"state_low": low, "state_high": high}
     )
-    known = facts.read(toml)
+    known = import_facts.read(toml)
     sizes = {"actor_depth": 4, "actor_width": 1, "critic": "none"}
     spec = known.spec(**sizes, critic_depth=0, critic_width=0, representation_dim=0)
     state, goal = imported.probe_inputs(spec, known)

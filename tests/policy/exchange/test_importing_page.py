@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.core import freeze
 
-from policy.exchange import facts, foreign_layouts
+from policy.exchange import foreign_layouts, import_facts
 from tests.docs.blocks import ROOT, blocks
 from tests.policy.exchange.foreign_models import NETWORK, BlockNetwork, random_model, write_facts
 
@@ -27,7 +27,7 @@ def test_the_shown_lines_save_a_checkpoint(tmp_path: Path, frozen: bool, monkeyp
     monkeypatch.chdir(tmp_path)
     (block,) = (block for block in blocks(ROOT / "docs" / "importing.md") if block.language == "python")
     exec(block.text, {})
-    known = facts.read(write_facts(tmp_path / "facts.toml", network=NETWORK["scaling-crl"]))
+    known = import_facts.read(write_facts(tmp_path / "facts.toml", network=NETWORK["scaling-crl"]))
     read = foreign_layouts.read(tmp_path / "params.npz", known)
     assert np.array_equal(read.actor.heads[1].bias, model.variables["actor"]["params"]["Dense_6"]["bias"])
     assert read.goal_encoder is not None

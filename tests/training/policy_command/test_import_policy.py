@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kilolayer import PolicyClient
-from policy.exchange.facts_template import TEMPLATE
+from policy.exchange.import_facts_template import TEMPLATE
 from tests.policy.exchange.foreign_models import (
     ACTION_DIM,
     GOAL_DIM,

@@ -1,8 +1,8 @@
 """Facts: what a user says about a policy of scaling-crl or JaxGCRL, because its parameters do not say it.
 
-They are a TOML file, see `facts_template`. Its table `policy` has fields of `PolicySpec`. Its table `network` has the
-settings that the policy was trained with, under the names of the other project. Its table `probes` has ranges of states
-and goals.
+They are a TOML file, see `import_facts_template`. Its table `policy` has fields of `PolicySpec`. Its table `network`
+has the settings that the policy was trained with, under the names of the other project. Its table `probes` has ranges
+of states and goals.
 """
 
 import tomllib

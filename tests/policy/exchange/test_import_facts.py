@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from policy.exchange import facts, facts_template
-from policy.exchange.facts import FactsError
+from policy.exchange import import_facts, import_facts_template
+from policy.exchange.import_facts import FactsError
 from tests.policy.exchange.foreign_models import NETWORK, write_facts
 
 SCALING_CRL, JAXGCRL = NETWORK["scaling-crl"], NETWORK["jaxgcrl"]
@@ -15,7 +15,7 @@ SCALING_CRL, JAXGCRL = NETWORK["scaling-crl"], NETWORK["jaxgcrl"]
 
 def refusal(path: Path) -> str:
     with pytest.raises(FactsError) as error:
-        facts.read(path)
+        import_facts.read(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
     return str(error.value).removeprefix(str(path)).removeprefix(": ")
@@ -114,7 +114,7 @@ def test_a_critic_that_is_not_imported_needs_no_facts(tmp_path: Path) -> None:
         JAXGCRL | {"energy_fn": None},
         JAXGCRL | {"energy_fn": "cosine"},
     ):
-        known = facts.read(write_facts(tmp_path / "facts.toml", network=network | {"critic": False}))
+        known = import_facts.read(write_facts(tmp_path / "facts.toml", network=network | {"critic": False}))
         assert (known.network.critic, known.network.critic_hidden) == (False, 0)
 
 
@@ -150,10 +150,10 @@ FILLED = {
 @pytest.mark.parametrize("network", [SCALING_CRL, JAXGCRL], ids=["scaling-crl", "jaxgcrl"])
 def test_the_template_has_every_fact_and_can_be_filled(tmp_path: Path, network: dict[str, Any]) -> None:
     path = tmp_path / "facts.toml"
-    facts_template.write(path)
+    import_facts_template.write(path)
     settings = {name: f'"{value}"' if isinstance(value, str) else str(value).lower() for name, value in network.items()}
     path.write_text(filled(path.read_text(), FILLED | settings))
-    known = facts.read(path)
+    known = import_facts.read(path)
     assert {name: known.stated["network"][name] for name in network} == network
     assert known.stated["network"]["critic"] is True
     assert known.ranges == {
@@ -167,7 +167,7 @@ def test_the_template_has_every_fact_and_can_be_filled(tmp_path: Path, network: 
 
 def test_an_unfilled_template_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "facts.toml"
-    facts_template.write(path)
+    import_facts_template.write(path)
     assert refusal(path).startswith("[network] layout must be 'scaling-crl' or 'jaxgcrl', got ''")
 
 
@@ -175,5 +175,5 @@ def test_a_template_does_not_replace_a_file(tmp_path: Path) -> None:
     path = tmp_path / "facts.toml"
     path.write_text("filled")
     with pytest.raises(FileExistsError):
-        facts_template.write(path)
+        import_facts_template.write(path)
     assert path.read_text() == "filled"
