@@ -23,6 +23,7 @@ from tests.docs import random_policy
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
 from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
+from training.policy_command.result import UsageError as PolicyUsageError
 from training.policy_command.run import parse as parse_policy_command
 from training.run import parse as parse_training
 
@@ -179,6 +180,7 @@ def test_flags_are_those_of_the_program(block: Block) -> None:
         ("python training/run.py --env point_maze --out x", UnknownNameError),
         (".venv/bin/python serving/run.py --policies x --lisen 1", ServeConfigError),
         ("kilolayer-admin switch point_u_maze --prot 1", AdminUsageError),
+        ("kilolayer-policy import params.npz --fact facts.toml", PolicyUsageError),
         ("python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3", SystemExit),
         ("python benchmarks/depth.py --dephts 4", SystemExit),
         ("python benchmarks/dept.py", AssertionError),
