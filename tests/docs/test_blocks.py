@@ -26,6 +26,7 @@ from tests.parameters import fresh_params
 from tests.samples import policy_spec
 from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
+from training.policy_command.run import parse as parse_policy_command
 from training.run import parse as parse_training
 
 SHOWN_HTTP_ADDRESS = re.compile(r"127\.0\.0\.1:8000")
@@ -59,7 +60,11 @@ INSTALLED = {
     "kilolayer-serve": "serving/run.py",
     "kilolayer-train": "training/run.py",
 }
-PARSERS: dict[str, Callable[[list[str]], Any]] = {"serving/admin.py": parse_admin, "scripts/curves.py": parse_curves}
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "scripts/curves.py": parse_curves,
+    "serving/admin.py": parse_admin,
+    "training/policy_command/run.py": parse_policy_command,
+}
 OURS_TO_READ = re.compile(r"(requirements|tests|clients/python)(/.*)?")
 
 PYTHON = every_block("python")

@@ -26,7 +26,7 @@ from typing import Any, NoReturn, Protocol
 try:
     from policy.published import MissingVersionError
     from training import standard_output
-    from training.policy_command import diff, evaluate, show, verify
+    from training.policy_command import diff, evaluating, show, verify
     from training.policy_command.result import CommandError, Result, UsageError
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -64,7 +64,7 @@ _COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "show": show,
         "verify": verify,
         "diff": diff,
-        "evaluate": evaluate,
+        "evaluate": evaluating,
     }
 )
 
