@@ -141,3 +141,13 @@ def test_to_import_the_package_needs_no_jax() -> None:
     program = "import sys, policy, policy.published; print('jax' in sys.modules, callable(policy.load))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout == "False True\n"
+
+
+def test_the_example_of_the_documentation_acts(published: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "docs" / "examples" / "act_in_process.py"
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "policies").symlink_to(published)
+    ended = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, *sampled = ended.stdout.splitlines()
+    assert first.startswith("200 [")
+    assert len(sampled) == 3

@@ -38,13 +38,15 @@ def read(path: Path) -> "Bundle":
     """Verify and load a published version. This imports JAX, which takes seconds.
 
     Raises:
-        CommandError: the version is damaged.
+        CommandError: the version is damaged, or JAX has no device.
         OSError: a file cannot be read.
     """
     from policy import bundle, jax_settings
 
     if warning := jax_settings.apply():
         print(f"warning: {warning}", file=sys.stderr)
+    if problem := jax_settings.device_problem():
+        raise CommandError(problem)
     try:
         return bundle.read(path)
     except bundle.BundleError as error:

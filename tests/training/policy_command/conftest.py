@@ -28,15 +28,15 @@ PROBE_GOAL = np.linspace(5, -5, 6, dtype=np.float32).reshape(3, 2)
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
-def publish(root: Path, version: int, *, spec: PolicySpec = SPEC, seed: int | None = None, **changes: Any) -> Path:
-    """Publish parameters that the seed determines, by default the version."""
+def publish(root: Path, version: int, *, spec: PolicySpec = SPEC, **changes: Any) -> Path:
+    """Publish parameters that the version determines."""
     plain = dataclasses.replace(spec, **dict.fromkeys(("seen_mean", "seen_std", "seen_low", "seen_high"), ()))
     arguments: dict[str, Any] = {
         "probe_state": PROBE_STATE,
         "probe_goal": PROBE_GOAL,
         "provenance": {"date": "2026-01-01T00:00:00+00:00", "metrics": METRICS, "config": {"seed": 7}},
     }
-    params = fresh_params(version if seed is None else seed, plain)  # the statistics that are left out change none
+    params = fresh_params(version, plain)  # the statistics that are left out change none
     return bundle.write(root, version, spec=spec, params=params, **(arguments | changes))
 
 

@@ -37,3 +37,44 @@ def test_the_help_needs_no_jax(words: list[str]) -> None:
     ended = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("usage: kilolayer-policy ")
     assert ended.stdout.endswith("\nFalse\n")
+
+
+WITHOUT_EXTRA_TRAIN = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in %r:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from training.policy_command.run import main
+
+for words in %r:
+    print('code of', words[0], main(words))
+"""
+# Without rich, which flax needs, too.
+OF_THE_EXTRA = {"brax", "gymnasium", "imageio", "matplotlib", "mujoco", "optax", "tensorboardX", "tyro"}
+
+
+def test_all_but_evaluate_work_without_the_extra_train(policies: Path) -> None:
+    one, two = str(policies / "1000"), str(policies / "2000")
+    commands = [["show", one], ["verify", one], ["diff", one, two], ["evaluate", one]]
+    program = WITHOUT_EXTRA_TRAIN % (OF_THE_EXTRA, commands)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    codes = [line for line in ended.stdout.splitlines() if line.startswith("code of ")]
+    assert codes == ["code of show 0", "code of verify 0", "code of diff 0", "code of evaluate 1"]
+    assert ended.stderr == ("error: No module named 'mujoco': install with pip install -e '.[train,export]'\n")
+
+
+def test_a_reader_that_ends_early_is_no_error(policies: Path) -> None:
+    script = Path(__file__).parents[3] / "training" / "policy_command" / "run.py"
+    command = f"{sys.executable} {script} show {policies} | exec true; echo ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
+
+
+def test_control_characters_of_a_path_are_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", f"{tmp_path}/\x1b[2J\nx"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/\\x1b[2J x does not exist" in line
