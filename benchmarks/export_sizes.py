@@ -24,7 +24,7 @@ import tyro
 
 from policy import acting
 from policy.bundle import Probes, probes
-from policy.exchange import jax_artefact, onnx_graph
+from policy.exchange import jax_artifact, onnx_graph
 from policy.networks import PolicyParams, init_policy
 from policy.spec import PolicySpec
 
@@ -162,7 +162,7 @@ def load_onnx(path: Path) -> Act:
 
 
 def load_jax(path: Path) -> Act:
-    """Open a JAX artefact; the first call compiles it."""
+    """Open a JAX artifact; the first call compiles it."""
     program = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
     return lambda state, goal, noise: np.asarray(program(state, goal, noise))
 
@@ -171,7 +171,7 @@ FORMATS: Mapping[str, Format] = {
     "ONNX": Format(
         "actor.onnx", lambda path, params, spec: onnx_graph.write_actor(path, params, spec, version=0), load_onnx
     ),
-    "jax": Format("actor.jax", jax_artefact.write_actor, load_jax),
+    "jax": Format("actor.jax", jax_artifact.write_actor, load_jax),
 }
 """What is measured, by the name of the format."""
 

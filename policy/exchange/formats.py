@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from policy.bundle import Bundle, probes
-from policy.exchange import jax_artefact, safetensors_file
+from policy.exchange import jax_artifact, safetensors_file
 
 MODEL = "model.safetensors"
 _ACTOR_ONNX, _CRITIC_ONNX = "actor.onnx", "critic.onnx"
@@ -100,9 +100,9 @@ def _check_onnx(folder: Path, bundle: Bundle, critic: bool) -> None:
 
 
 def _write_jax(folder: Path, bundle: Bundle, critic: bool) -> None:
-    jax_artefact.write_actor(folder / _ACTOR_JAX, bundle.params, bundle.spec)
+    jax_artifact.write_actor(folder / _ACTOR_JAX, bundle.params, bundle.spec)
     if critic:
-        jax_artefact.write_critic(folder / _CRITIC_JAX, bundle.params, bundle.spec)
+        jax_artifact.write_critic(folder / _CRITIC_JAX, bundle.params, bundle.spec)
 
 
 def _check_jax(folder: Path, bundle: Bundle, critic: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 OPSET = 17  # the first one with LayerNormalization; nothing here needs a later one
 IR_VERSION = 8  # of ONNX 1.12, the first release with that opset
@@ -75,11 +75,7 @@ class GraphBuilder:
         Raises:
             OSError: a file cannot be written.
         """
-        if sum(array.nbytes for array in self._arrays.values()) <= max_file_bytes:
-            tensors = [numpy_helper.from_array(array, key) for key, array in self._arrays.items()]
-        else:
-            tensors = _with_external(path.with_name(f"{path.name}.data"), self._arrays)
-        graph = helper.make_graph(self._nodes, name, list(map(_value, inputs)), list(map(_value, outputs)), tensors)
+        graph = helper.make_graph(self._nodes, name, list(map(_value, inputs)), list(map(_value, outputs)))
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -88,7 +84,27 @@ class GraphBuilder:
             model_version=version,
         )
         helper.set_model_props(model, dict(metadata))
+        # Arrays are added last and in place: the functions above copy what they are given.
+        if sum(array.nbytes for array in self._arrays.values()) <= max_file_bytes:
+            for key, array in self._arrays.items():
+                _add_tensor(model, key, array).raw_data = _little_endian(array)
+        else:
+            self._write_external(model, path.with_name(f"{path.name}.data"))
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+    def _write_external(self, model: onnx.ModelProto, path: Path) -> None:
+        """Write the larger arrays to `path`, and add tensors that say where they are, or contain the smaller ones."""
+        with path.open("wb") as file:
+            for name, array in self._arrays.items():
+                tensor = _add_tensor(model, name, array)
+                if array.nbytes < _MIN_EXTERNAL_BYTES:
+                    tensor.raw_data = _little_endian(array)
+                    continue
+                file.write(bytes(-file.tell() % _ALIGNMENT))
+                tensor.data_location = onnx.TensorProto.EXTERNAL
+                for key, text in (("location", path.name), ("offset", file.tell()), ("length", array.nbytes)):
+                    tensor.external_data.add(key=key, value=str(text))
+                file.write(_little_endian(array))
 
 
 def _value(port: Port) -> onnx.ValueInfoProto:
@@ -96,23 +112,12 @@ def _value(port: Port) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(port.name, onnx.TensorProto.FLOAT, shape, port.meaning)
 
 
-def _with_external(path: Path, arrays: Mapping[str, np.ndarray]) -> list[onnx.TensorProto]:
-    """Write the larger ones of `arrays` to `path`, and return tensors that contain the others or say where they are."""
-    tensors: list[onnx.TensorProto] = []
-    with path.open("wb") as file:
-        for name, array in arrays.items():
-            if array.nbytes < _MIN_EXTERNAL_BYTES:
-                tensors.append(numpy_helper.from_array(array, name))
-                continue
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-            tensor = onnx.TensorProto(
-                name=name,
-                dims=array.shape,
-                data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-                data_location=onnx.TensorProto.EXTERNAL,
-            )
-            for key, text in (("location", path.name), ("offset", file.tell()), ("length", array.nbytes)):
-                tensor.external_data.add(key=key, value=str(text))
-            file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-            tensors.append(tensor)
-    return tensors
+def _add_tensor(model: onnx.ModelProto, name: str, array: np.ndarray) -> onnx.TensorProto:
+    """Add a tensor with the shape and the type of `array`, without its values."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return model.graph.initializer.add(name=name, dims=array.shape, data_type=kind)
+
+
+def _little_endian(array: np.ndarray) -> bytes:
+    """Return the values as ONNX stores them."""
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

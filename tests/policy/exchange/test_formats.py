@@ -110,7 +110,7 @@ def test_a_policy_without_room_in_a_format_is_refused(
     def refuse(*_: Any) -> None:
         raise ValueError("the parameters have 3.00 GB")
 
-    monkeypatch.setattr(formats.jax_artefact, "write_actor", refuse)
+    monkeypatch.setattr(formats.jax_artifact, "write_actor", refuse)
     with pytest.raises(ExportError, match="the parameters have 3.00 GB"):
         export(policy, tmp_path / "out", formats=["jax"])
     assert list(tmp_path.iterdir()) == []

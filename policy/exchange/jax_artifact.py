@@ -1,19 +1,19 @@
-"""Write a policy as JAX artefacts, which need JAX to run and none of our code: serialized `jax.export.Exported`s.
+"""Write a policy as JAX artifacts, which need JAX to run and none of our code: serialized `jax.export.Exported`s.
 
     actor   (state [rows, state_dim], goal [rows, goal_dim], noise [rows, chunk_dim]) -> action [rows, chunk_dim]
     critic  (state [rows, state_dim], action [rows, chunk_dim], goal [rows, goal_dim]) -> energy [rows]
 
-Everything is float32, and the number of rows is free. An artefact runs on CPUs and on NVIDIA GPUs, with matrix products
+Everything is float32, and the number of rows is free. An artifact runs on CPUs and on NVIDIA GPUs, with matrix products
 in full float32 on both. Noise of zeros gives the deterministic action, standard normal noise a sample. Normalization,
 the signs of quaternions and squashing are inside.
 
-    artefact = jax.export.deserialize(bytearray(pathlib.Path("actor.jax").read_bytes()))
-    action = jax.jit(artefact.call)(state, goal, noise)
+    artifact = jax.export.deserialize(bytearray(pathlib.Path("actor.jax").read_bytes()))
+    action = jax.jit(artifact.call)(state, goal, noise)
 
-The parameters are constants of the program, so that one file is the whole policy. The file has no more than 2 GB, the
-limit of its format. JAX promises to read an artefact for six months of releases after the one that wrote it
-(https://docs.jax.dev/en/latest/export/export.html, compatibility guarantees). The same policy gives the same bytes with
-the same JAX.
+The parameters are constants of the program, so that one file is the whole policy. Parameters of more than 2 GB do not
+fit. JAX reads an artifact for about six months of its releases, then refuses it: keep the published policy, to export
+it again (https://docs.jax.dev/en/latest/export/export.html, compatibility guarantees). The same policy gives the same
+bytes with the same version of JAX.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from policy.networks import Network, PolicyParams
 from policy.spec import PolicySpec
 
 PLATFORMS = ("cpu", "cuda")
-MAX_BYTES = 2**31 - 2**25  # of parameters; the rest is for the program
+MAX_BYTES = 2 * 10**9  # of parameters; from there on, JAX warns of constants, and its format ends at 2 GiB
 _SOURCE_LINES = "jax_traceback_in_locations_limit"
 
 
@@ -71,7 +71,7 @@ def write_critic(path: Path, params: PolicyParams, spec: PolicySpec, *, max_byte
 
 @in_32_bits
 def _exported(function: Callable[..., jax.Array], sizes: tuple[int, ...]) -> bytes:
-    """Return `function` as an artefact; its arguments are float32 [rows, size], for each of `sizes`."""
+    """Return `function` as an artifact; its arguments are float32 [rows, size], for each of `sizes`."""
     rows = jax.export.symbolic_shape("rows")
     arguments = [jax.ShapeDtypeStruct((*rows, size), np.float32) for size in sizes]
     with jax.default_matmul_precision("highest"), _without_source_lines():
@@ -83,7 +83,7 @@ def _as_constants(params: PolicyParams, networks: list[Network], *, max_bytes: i
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(networks))
     if size > max_bytes:
         raise ValueError(
-            f"the parameters have {size / 1e9:.2f} GB, and a JAX artefact has room for {max_bytes / 1e9:.2f} GB; "
+            f"the parameters have {size / 1e9:.2f} GB, and a JAX artifact has room for {max_bytes / 1e9:.2f} GB; "
             "export another format"
         )
     return jax.tree.map(np.asarray, params)
