@@ -59,11 +59,19 @@ OF_THE_EXTRA = {"brax", "gymnasium", "imageio", "matplotlib", "mujoco", "optax",
 
 def test_all_but_evaluate_work_without_the_extra_train(policies: Path) -> None:
     one, two = str(policies / "1000"), str(policies / "2000")
-    commands = [["show", one], ["verify", one], ["diff", one, two], ["evaluate", one]]
+    exported, facts = str(policies.parent / "exported"), str(policies.parent / "facts.toml")
+    commands = [
+        ["show", one],
+        ["verify", one],
+        ["diff", one, two],
+        ["export", one, "--out", exported],
+        ["import", "--template", facts],
+        ["evaluate", one],
+    ]
     program = WITHOUT_EXTRA_TRAIN % (OF_THE_EXTRA, commands)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    codes = [line for line in ended.stdout.splitlines() if line.startswith("code of ")]
-    assert codes == ["code of show 0", "code of verify 0", "code of diff 0", "code of evaluate 1"]
+    codes = [line.removeprefix("code of ") for line in ended.stdout.splitlines() if line.startswith("code of ")]
+    assert codes == ["show 0", "verify 0", "diff 0", "export 0", "import 0", "evaluate 1"]
     assert ended.stderr == ("error: No module named 'mujoco': install with pip install -e '.[train,export]'\n")
 
 
