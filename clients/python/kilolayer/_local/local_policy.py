@@ -44,7 +44,7 @@ class LocalPolicy:
         folder: of the exported policy. Files that its manifest does not name are ignored.
         backend: `"onnx"` computes actor.onnx with ONNX Runtime, `"numpy"` computes model.safetensors with numpy. None
             means `"onnx"` if the folder has actor.onnx and ONNX Runtime is installed, `"numpy"` otherwise.
-        threads: of ONNX Runtime for one call, beside the calling one; None means that the calling thread computes.
+        threads: number of threads that ONNX Runtime uses for a call, the calling one included; None means 1.
         timeout_s: timeout in seconds of a call that has none of its own.
 
     Raises:

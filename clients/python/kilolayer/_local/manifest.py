@@ -44,9 +44,7 @@ def _entries(folder: Path) -> dict[str, tuple[int, str]]:
             raw = file.read(_MAX_MANIFEST_BYTES)
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise InvalidExport(
-            f"{folder} is not an exported policy: {MANIFEST} {reason}; export one with kilolayer-policy export"
-        ) from error
+        raise _not_an_export(folder, f"{MANIFEST} {reason}") from error
     try:
         manifest: dict[str, Any] = json.loads(raw)
         stated = manifest.pop("digest")
@@ -58,10 +56,8 @@ def _entries(folder: Path) -> dict[str, tuple[int, str]]:
     if not is_intact or not raw.endswith(b"\n"):
         raise invalid(folder, f"{MANIFEST} has changed since it was written")
     if version != _FORMAT_VERSION:
-        raise invalid(
-            folder,
-            f"{MANIFEST} has format {version!r:.80}, but this client reads format {_FORMAT_VERSION} of an export",
-        )
+        found = f"{MANIFEST} has format {version!r:.80}, and this client reads format {_FORMAT_VERSION} of an export"
+        raise _not_an_export(folder, found)
     for name in entries:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\0" in name:
@@ -83,3 +79,7 @@ def _verify_file(folder: Path, name: str, *, size: int, digest: str) -> None:
         raise invalid(folder, f"{name} has {actual} bytes instead of {size}")
     if found.hexdigest() != digest:
         raise invalid(folder, f"{name} has changed since it was written")
+
+
+def _not_an_export(folder: Path, problem: str) -> InvalidExport:
+    return InvalidExport(f"{folder} is not an exported policy: {problem}; export one with kilolayer-policy export")
