@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_LEAST_SQUARE = 1e-12  # keeps the square root's gradient finite where two encodings are equal, or one is zero
+LEAST_SQUARE = 1e-12  # keeps the square root's gradient finite where two encodings are equal, or one is zero
 
 
 class Energy(NamedTuple):
@@ -29,11 +29,11 @@ def _squared_distances(pairs: jax.Array, goals: jax.Array) -> jax.Array:
     origin = jax.lax.stop_gradient(jnp.mean(goals, axis=0))
     pairs, goals = pairs - origin, goals - origin
     square = jnp.sum(jnp.square(pairs), axis=-1)[:, None] + jnp.sum(jnp.square(goals), axis=-1)[None, :]
-    return jnp.maximum(square - 2 * _dots(pairs, goals), _LEAST_SQUARE)
+    return jnp.maximum(square - 2 * _dots(pairs, goals), LEAST_SQUARE)
 
 
 def _squared_distance(pairs: jax.Array, goals: jax.Array) -> jax.Array:
-    return jnp.maximum(jnp.sum(jnp.square(pairs - goals), axis=-1), _LEAST_SQUARE)
+    return jnp.maximum(jnp.sum(jnp.square(pairs - goals), axis=-1), LEAST_SQUARE)
 
 
 def _dots(pairs: jax.Array, goals: jax.Array) -> jax.Array:
@@ -48,7 +48,7 @@ def _dot(pairs: jax.Array, goals: jax.Array) -> jax.Array:
 def _unit(encodings: jax.Array) -> jax.Array:
     """Scale every row to length 1."""
     square = jnp.sum(jnp.square(encodings), axis=-1, keepdims=True)
-    return encodings * jax.lax.rsqrt(jnp.maximum(square, _LEAST_SQUARE))
+    return encodings * jax.lax.rsqrt(jnp.maximum(square, LEAST_SQUARE))
 
 
 ENERGIES: Mapping[str, Energy] = MappingProxyType(

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-_NORM_EPSILON = 1e-6  # of flax.linen.LayerNorm, which the published networks use
+NORM_EPSILON = 1e-6  # of flax.linen.LayerNorm, which the published networks use
 
 PRECISIONS = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 REMATERIALIZATIONS = ("none", "layers", "blocks")
@@ -191,7 +191,7 @@ def _affine(layer: Layer, product: jax.Array) -> tuple[jax.Array, jax.Array | No
     if layer.norm_scale is None or layer.norm_bias is None:
         return values, None, None
     centered = values - jnp.mean(values, axis=-1, keepdims=True)
-    inverse_std = jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + _NORM_EPSILON)
+    inverse_std = jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + NORM_EPSILON)
     normalized = centered * inverse_std
     return normalized * layer.norm_scale + layer.norm_bias, normalized, inverse_std
 

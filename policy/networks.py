@@ -238,3 +238,10 @@ def _layer(module: linen.Module, kernel_shape: tuple[int, ...], *, architecture:
         norm_scale=module.param("norm_scale", _ones, row) if architecture.layer_norm else None,
         norm_bias=module.param("norm_bias", _zeros, row) if architecture.layer_norm else None,
     )
+
+
+def parameter_counts(spec: PolicySpec) -> dict[str, int]:
+    """Return how many parameters each network of a policy has, by its name in `PolicyParams`; nothing is computed."""
+    shapes = jax.eval_shape(lambda: init_policy(jax.random.key(0), spec))
+    networks = {name: part for name, part in shapes._asdict().items() if isinstance(part, Network)}
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(network)) for name, network in networks.items()}

@@ -19,10 +19,15 @@ DESCRIPTION = "policy.json"
 STAY = "eval/stay"
 MAX_DESCRIPTION_BYTES = 1 << 24  # far more than a description has; a damaged one must not fill the memory
 _MAX_DIGITS = 18
+_WHAT_TO_NAME = "name a published version such as runs/first/policies/2000, or the folder of all versions"
 
 
 class DescriptionError(Exception):
     """A policy.json that cannot be read, or that is not the published one. The message is a part of a sentence."""
+
+
+class MissingVersionError(Exception):
+    """A folder that is no published version and does not hold the one that is wanted. The message is one line."""
 
 
 def versions(root: Path) -> list[int]:
@@ -34,6 +39,39 @@ def versions(root: Path) -> list[int]:
     if not root.is_dir():
         return []
     return sorted(int(entry.name) for entry in root.iterdir() if entry.is_dir() and is_version(entry.name))
+
+
+def find(folder: Path, version: int | None = None) -> Path:
+    """Return the published version that `folder` is or holds, unverified.
+
+    Args:
+        folder: a published version, or a folder of versions.
+        version: which one; None: the newest.
+
+    Raises:
+        MissingVersionError: there is none, or not this one. The message is one line.
+    """
+    if folder.is_dir() and not is_version(folder.name):
+        folder = folder.resolve() if (folder / MANIFEST).exists() else folder  # "." or a link such as "latest"
+    held = versions(folder)
+    if is_version(folder.name) and folder.is_dir() and not held:
+        if version not in {None, int(folder.name)}:
+            raise MissingVersionError(f"{folder} is version {folder.name}, and version {version} is asked for")
+        return folder
+    if not held:
+        raise MissingVersionError(f"{folder} {_no_version(folder)}")
+    if version is not None and version not in held:
+        raise MissingVersionError(f"{folder} has no version {version}; it has {', '.join(map(str, held))}")
+    return folder / str(held[-1] if version is None else version)
+
+
+def _no_version(folder: Path) -> str:
+    """Say why `folder` has no version, and what to use instead."""
+    if not folder.is_dir():
+        return f"{'is not a folder' if folder.exists() else 'does not exist'}; {_WHAT_TO_NAME}"
+    if versions(folder / "policies"):
+        return f"is a run; use {folder / 'policies'}"
+    return f"has no published version; {_WHAT_TO_NAME}"
 
 
 def is_version(name: str) -> bool:

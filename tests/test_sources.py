@@ -10,7 +10,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 OURS = frozenset({"benchmarks", "clients", "deploy", "kilolayer", "policy", "scripts", "serving", "tests", "training"})
-RUN_AS_SCRIPTS = ("training", "serving", "clients/sim", "deploy", "scripts", "benchmarks", "docs")  # first on sys.path
+RUN_AS_SCRIPTS = (  # each is first on sys.path
+    *("training", "training/policy_command", "serving", "clients/sim"),
+    *("deploy", "scripts", "benchmarks", "docs"),
+)
 PICKLES_ITS_OWN = "tests/test_exceptions.py"  # copies exceptions as a process pool does
 PICKLES = frozenset({"_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
 

@@ -5,6 +5,7 @@ have the noise that a server takes for the seed 0 (see `policy.acting.seeded_noi
 deterministic actions.
 """
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +112,14 @@ def verify(path: Path, params: PolicyParams, probes: Probes, *, spec: PolicySpec
         raise BundleError(path, "probes", difference)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def noise(rows: int, size: int) -> jax.Array:
+    """Return the noise [rows, size] that gives the sampled actions."""
+    low, high = PROBE_SEED & 0xFFFFFFFF, PROBE_SEED >> 32
+    integers = jnp.array([[low, high, row, 0] for row in range(rows)], jnp.uint32)
+    return jax.vmap(lambda row: acting.seeded_noise(row, size))(integers)
+
+
 def first_line(error: Exception) -> str:
     """Return the message of another library's error, short enough for a log."""
     return next(iter(str(error).splitlines()), repr(error))[:300]
@@ -127,11 +136,7 @@ def _compute(params: PolicyParams, spec: PolicySpec, state: np.ndarray, *, goal:
 @jax.jit  # compiled once for all versions of a policy, and so is `_score`
 def _actions(params: PolicyParams, state: jax.Array, goal: jax.Array) -> tuple[jax.Array, jax.Array]:
     distribution = acting.action_distribution(params, state, goal)
-    rows, size = distribution.mean.shape
-    low, high = PROBE_SEED & 0xFFFFFFFF, PROBE_SEED >> 32
-    integers = jnp.array([[low, high, row, 0] for row in range(rows)], jnp.uint32)
-    noise = jax.vmap(lambda row: acting.seeded_noise(row, size))(integers)
-    return acting.act(params, state, goal), acting.sample_action(distribution, noise)[0]
+    return acting.act(params, state, goal), acting.sample_action(distribution, noise(*distribution.mean.shape))[0]
 
 
 def _energies(

@@ -55,6 +55,7 @@ FOREIGN = {
 }
 INSTALLED = {
     "kilolayer-admin": "serving/admin.py",
+    "kilolayer-policy": "training/policy_command/run.py",
     "kilolayer-serve": "serving/run.py",
     "kilolayer-train": "training/run.py",
 }

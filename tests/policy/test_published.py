@@ -12,7 +12,7 @@ import pytest
 
 from policy import published
 from policy.bundle import FORMAT_VERSION
-from policy.published import DescriptionError
+from policy.published import DescriptionError, MissingVersionError
 from policy.verified_folder import write_manifest
 
 
@@ -35,6 +35,44 @@ def test_versions_are_folders_with_a_number_as_name(tmp_path: Path) -> None:
 def test_a_version_has_one_name_of_at_most_18_digits() -> None:
     assert all(map(published.is_version, ["0", "7", "1000", "9" * 18]))
     assert not any(map(published.is_version, ["", "007", "-1", "1e3", "1_000", "\u0663", "9" * 19]))
+
+
+def test_a_version_is_found_by_its_own_folder_or_in_the_folder_of_all_versions(tmp_path: Path) -> None:
+    for version in ("9", "10"):
+        publish(tmp_path / version, {})
+    assert published.find(tmp_path) == tmp_path / "10"
+    assert published.find(tmp_path, 9) == tmp_path / "9"
+    assert published.find(tmp_path / "9") == published.find(tmp_path / "9", 9) == tmp_path / "9"
+
+
+def test_a_version_is_found_through_a_link_and_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish(tmp_path / "10", {})
+    (tmp_path / "latest").symlink_to("10")
+    assert published.find(tmp_path / "latest") == version
+    monkeypatch.chdir(version)
+    assert published.find(Path()) == version
+
+
+def test_a_folder_of_versions_may_have_a_number_as_its_name(tmp_path: Path) -> None:
+    publish(tmp_path / "42" / "7", {})
+    assert published.find(tmp_path / "42") == tmp_path / "42" / "7"
+
+
+def test_what_is_no_version_is_refused_with_what_to_name_instead(tmp_path: Path) -> None:
+    publish(tmp_path / "run" / "policies" / "9", {})
+    (tmp_path / "file").write_text("")
+    name = "name a published version such as runs/first/policies/2000, or the folder of all versions"
+    for folder, version, problem in (
+        ("run/policies", 8, "has no version 8; it has 9"),
+        ("run/policies/9", 8, "is version 9, and version 8 is asked for"),
+        ("run", None, f"is a run; use {tmp_path / 'run/policies'}"),
+        ("file", None, f"is not a folder; {name}"),
+        ("5", None, f"does not exist; {name}"),
+        ("", None, f"has no published version; {name}"),
+    ):
+        with pytest.raises(MissingVersionError) as refused:
+            published.find(tmp_path / folder, version)
+        assert str(refused.value) == f"{tmp_path / folder} {problem}"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_our_wheels_are_complete_and_installed_without_an_index(tmp_path: Path) 
     assert done.stdout == "0.1.0 0.1.0\nTrue\n"
     assert sorted(path.name for path in python.parent.glob("kilolayer-*")) == [
         "kilolayer-admin",
+        "kilolayer-policy",
         "kilolayer-serve",
         "kilolayer-train",
     ]

@@ -1,0 +1,1 @@
+"""kilolayer-policy: look at published policies, check them, and exchange them with other programs."""

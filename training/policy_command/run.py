@@ -1,0 +1,146 @@
+"""kilolayer-policy: show, check and compare published policies, and exchange them with other programs.
+
+    kilolayer-policy show runs/first/policies
+    kilolayer-policy verify runs/first/policies/2000 --json
+
+A subcommand is a module of this package. To add one, write a module with these three names, and add it to `_COMMANDS`:
+
+    HELP                        what it does, in a few words
+    add_arguments(parser)       adds its arguments
+    run(arguments) -> Result    does it
+
+Import what is slow, such as JAX, in `run`, because --help imports every subcommand. `folders` chooses and reads the
+policy that DIR names.
+
+Exit codes: 0 when it is done; 1 if a policy is damaged or a check found a difference; 2 for wrong usage.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn, Protocol
+
+try:
+    from policy.published import MissingVersionError
+    from training import standard_output
+    from training.policy_command import diff, show, verify
+    from training.policy_command.result import CommandError, Result, UsageError
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"error: {error}: run make install and use .venv/bin/python, or install with pip install -e .")
+
+_INSTALL = "pip install -e '.[train,export]'"
+
+
+class Subcommand(Protocol):
+    """A module of this package that does one thing."""
+
+    @property
+    def HELP(self) -> str:  # noqa: N802
+        """What it does, in a few words without a full stop."""
+        ...
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments to the parser of the subcommand. It has --json already."""
+        ...
+
+    def run(self, arguments: argparse.Namespace) -> Result:
+        """Do it.
+
+        Raises:
+            UsageError, MissingVersionError: exit code 2.
+            CommandError, OSError: exit code 1.
+            ModuleNotFoundError: an extra is not installed; exit code 1.
+        """
+        ...
+
+
+_COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
+    {
+        "show": show,
+        "verify": verify,
+        "diff": diff,
+    }
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; {self.prog} --help describes the usage")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code. `arguments` default to those of the process."""
+    with standard_output.tolerant(announce=False):
+        try:
+            parsed = parse(sys.argv[1:] if arguments is None else arguments)
+            result = parsed.subcommand.run(parsed)
+        except (UsageError, MissingVersionError) as error:
+            return _fail(str(error), 2)
+        except ModuleNotFoundError as error:
+            return _fail(f"{error}: install with {_INSTALL}", 1)
+        except (CommandError, OSError) as error:
+            return _fail(str(error), 1)
+        except KeyboardInterrupt:
+            return _fail("stopped", 1)
+        print(json.dumps(_finite(result.facts)) if parsed.json else _printable("\n".join(result.lines)))
+        return result.exit_code
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = _Parser(
+        prog="kilolayer-policy",
+        description="Show, check and compare published policies, and exchange them with other programs.",
+        epilog="kilolayer-policy COMMAND --help describes a command.",
+        allow_abbrev=False,
+    )
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, subcommand in _COMMANDS.items():
+        own = commands.add_parser(
+            name, help=subcommand.HELP, description=_sentence(subcommand.HELP), allow_abbrev=False
+        )
+        own.set_defaults(subcommand=subcommand)
+        subcommand.add_arguments(own)
+        own.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return made
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; `subcommand` is the module that runs it.
+
+    Raises:
+        UsageError: an argument is missing, unknown or not allowed.
+    """
+    return parser().parse_args(arguments)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {_printable(' '.join(message.splitlines()))}", file=sys.stderr)
+    return code
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _printable(text: str) -> str:
+    """Return `text` without characters that a terminal takes as commands: names of files are in it."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
