@@ -29,6 +29,7 @@ _Shapes: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]  # the shape and 
 _NAME = "params"
 _DAMAGE = frozenset({"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE"})
 _DATABASE = "manifest.ocdbt"  # its index: without it, tensorstore finds an empty database
+_COMMITTED = "commit_success.txt"  # Orbax's mark of a complete folder
 _ARRAY = "/.zarray"  # ends the key of the description of each array
 _STATISTICS = ("normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high")
 # What Orbax 0.12 does not accept in a path: backslashes, bytes that are not UTF-8 (surrogates in Python), and when it
@@ -67,6 +68,8 @@ def save(folder: Path, params: PolicyParams) -> None:
     try:
         with _plain_path(folder, odd=_ODD_TO_SAVE) as path:
             ocp.PyTreeCheckpointer().save(path / _NAME, to_tree(params))
+            if (path / _NAME / _COMMITTED).exists():  # the path of the folder is in it: a policy is for others, too
+                (path / _NAME / _COMMITTED).write_text("Checkpoint commit was successful\n")
     except OSError:
         raise
     except Exception as error:  # Orbax raises a ValueError if tensorstore cannot write

@@ -1,10 +1,11 @@
 """Figures of training on two cores, and of the demonstration."""
 
+import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tests.docs.figures import Record, Texts, find, line, record, significant
+from tests.docs.figures import ROOT, Record, Texts, find, line, record, significant
 
 
 def depth() -> Texts:
@@ -197,4 +198,24 @@ def demo() -> Texts:
     yield page, line("training stopped, at its second stay of 0.95 in a row, after", reached)
 
 
-ALL = (depth, train_step, memory, resumed, batched_encoders, train_loop, physics, first_steps, baselines, demo)
+def example_policy() -> Texts:
+    """The policy that ships with the repository: its evaluation in training, and a drive through the server."""
+    page, folder = "docs/examples/point_u_maze/README.md", ROOT / "docs/examples/point_u_maze"
+    (version,) = folder.glob("[0-9]*")
+    evaluated = json.loads((version / "policy.json").read_text())["provenance"]["metrics"]
+    driven = json.loads((folder / "driven.json").read_text())
+    touched = f"{evaluated['eval/touched_count']} of {evaluated['eval/touched_count'] / evaluated['eval/touched']:.0f}"
+    at_goal = f"{evaluated['eval/time_at_goal']:.0f} of 100 steps"
+    yield page, line("evaluation in training", f"{evaluated['eval/stay']:.3f}", touched, at_goal)
+    touched = f"{driven['touched'] * driven['episodes']:.0f} of {driven['episodes']}"
+    at_goal = f"{driven['time_at_goal_steps']:.0f} of 100 steps"
+    yield page, line("simulated robots, through the server", f"{driven['stay']:.3f}", touched, at_goal)
+    size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+    yield page, line("size of its files", f"{size / 1e3:.0f} kB")
+    yield page, f"one small policy, version {version.name}"
+
+
+ALL = (
+    *(depth, train_step, memory, resumed, batched_encoders, train_loop, physics, first_steps, baselines, demo),
+    example_policy,
+)

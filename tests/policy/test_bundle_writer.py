@@ -179,6 +179,20 @@ def test_a_policy_in_a_folder_with_an_odd_name_is_readable(
     assert bundle.read(moved / "7").version == 7, "it does not depend on the folder it was published in"
 
 
+def test_no_file_says_in_which_folder_the_policy_was_published_and_orbax_reads_its_arrays(
+    tmp_path: Path, spec: PolicySpec, params: PolicyParams
+) -> None:
+    root = tmp_path / "home of someone"
+    version = publish(root, 7, spec=spec, params=params)
+    files = [path for path in version.rglob("*") if path.is_file()]
+    contents = {path.relative_to(version).as_posix(): path.read_bytes() for path in files}
+    assert "params/manifest.ocdbt" in contents
+    assert [name for name, content in contents.items() if b"home of someone" in content] == []
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), arrays.to_tree(params))
+    restored = ocp.PyTreeCheckpointer().restore(version / "params", restore_args=as_numpy)
+    np.testing.assert_array_equal(restored["actor"]["blocks"]["kernel"], params.actor.params["blocks"]["kernel"])
+
+
 def test_a_policy_that_cannot_be_read_back_is_not_published(
     damaged: Path, spec: PolicySpec, params: PolicyParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
