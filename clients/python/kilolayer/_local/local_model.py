@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kilolayer._arguments import ActArguments, ScoreArguments
-from kilolayer._local.computation import Computation, Critic
+from kilolayer._local.backend import Backend, Critic
 from kilolayer._local.export import Export
 from kilolayer._local.network import Floats
 from kilolayer._local.noise import seeded_noise
@@ -29,10 +29,10 @@ class Answer(NamedTuple):
 class LocalModel:
     """The checks and the computation of one policy. Threads may share it."""
 
-    def __init__(self, export: Export, computation: Computation) -> None:
+    def __init__(self, export: Export, backend: Backend) -> None:
         sizes, spec = export.description, export.spec
         self._export = export
-        self._computation = computation
+        self._backend = backend
         self._checks = RequestChecks(
             name=sizes.name,
             state_names=sizes.state_names,
@@ -60,7 +60,7 @@ class LocalModel:
             noise = seeded_noise(arguments.seed, rows=rows, candidates=candidates, size=size)
         if candidates > 1:
             state, goal = np.repeat(state, candidates, axis=0), np.repeat(goal, candidates, axis=0)
-        action = _computed(lambda: self._computation.actor(state, goal, noise))
+        action = _computed(lambda: self._backend.actor(state, goal, noise))
         results = action
         if critic is not None:
             energy = _computed(lambda: critic(state, action, goal))
@@ -82,8 +82,8 @@ class LocalModel:
 
     def _critic(self, ability: str, advice: str) -> Critic:
         """Return the critic. Raises RefusedError if there is none."""
-        if self._computation.critic is not None:
-            return self._computation.critic
+        if self._backend.critic is not None:
+            return self._backend.critic
         problem = "has no critic"
         if self._export.has_critic:
             problem, advice = "was exported without its critic", "export it again with --critic"

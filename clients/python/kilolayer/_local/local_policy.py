@@ -16,7 +16,7 @@ import grpc
 from numpy.typing import ArrayLike
 
 from kilolayer._arguments import check_act, check_score
-from kilolayer._local.computation import open_computation
+from kilolayer._local.backend import open_backend
 from kilolayer._local.export import read, require_extra
 from kilolayer._local.local_model import Answer, LocalModel
 from kilolayer._local.request_checks import RefusedError
@@ -66,11 +66,11 @@ class LocalPolicy:
         require_extra()
         export = read(Path(folder))
         self._folder = export.folder
-        computation = open_computation(export, backend=backend, threads=threads)
-        self._model: LocalModel | None = LocalModel(export, computation)
+        opened = open_backend(export, backend=backend, threads=threads)
+        self._model: LocalModel | None = LocalModel(export, opened)
         self._description = export.description
         self._sequences = itertools.count(1)
-        self.backend: str = computation.backend
+        self.backend: str = opened.name
         """What computes the actor: `"onnx"` or `"numpy"`."""
 
     def act(

@@ -1,4 +1,4 @@
-"""Computation: the actor and the critic of an exported policy by one backend, checked with the stored probes."""
+"""Backend: what computes the actor and the critic of an exported policy, checked with the stored probes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _ENERGY_TOLERANCE = 1e-3  # relative to the largest energy of the probes, or to 
 _NOISE_TOLERANCE = 1e-4
 
 
-class Computation(NamedTuple):
+class Backend(NamedTuple):
     """The functions of one policy. Any number of threads may call them."""
 
-    backend: str
+    name: str  # one of BACKENDS
     actor: Actor
     critic: Critic | None  # None: it was not exported, or there is none
 
 
-def open_computation(export: Export, *, backend: str | None, threads: int | None) -> Computation:
+def open_backend(export: Export, *, backend: str | None, threads: int | None) -> Backend:
     """Return the functions of `export`, after comparing what they give for the probes with the stored results.
 
     Args:
@@ -47,22 +47,22 @@ def open_computation(export: Export, *, backend: str | None, threads: int | None
     if backend not in (None, *BACKENDS):
         raise ValueError(f"backend must be 'onnx' or 'numpy', got {backend!r:.80}")
     chosen = backend or ("onnx" if onnx_backend.is_available(export) else "numpy")
-    computation = _onnx(export, threads) if chosen == "onnx" else _numpy(export, threads)
-    problem = _difference(computation, read_probes(export))
+    opened = _onnx(export, threads) if chosen == "onnx" else _numpy(export, threads)
+    problem = _difference(opened, read_probes(export))
     if problem:
         raise invalid(export.folder, f"computed by {chosen}, {problem}")
-    return computation
+    return opened
 
 
-def _onnx(export: Export, threads: int | None) -> Computation:
+def _onnx(export: Export, threads: int | None) -> Backend:
     number = 1 if threads is None else threads
     if type(number) is not int or number < 1:
         raise ValueError(f"threads must be a positive integer, got {threads!r:.80}; try 1")
     actor = onnx_backend.onnx_actor(export, threads=number)
-    return Computation("onnx", actor, onnx_backend.onnx_critic(export, threads=number))
+    return Backend("onnx", actor, onnx_backend.onnx_critic(export, threads=number))
 
 
-def _numpy(export: Export, threads: int | None) -> Computation:
+def _numpy(export: Export, threads: int | None) -> Backend:
     if threads is not None:
         raise ValueError(
             "threads is a setting of the backend onnx; the number of numpy's threads is that of its BLAS library, such"
@@ -70,21 +70,21 @@ def _numpy(export: Export, threads: int | None) -> Computation:
         )
     arrays = read_arrays(export, MODEL)
     actor = numpy_backend.numpy_actor(export, arrays)
-    return Computation("numpy", actor, numpy_backend.numpy_critic(export, arrays))
+    return Backend("numpy", actor, numpy_backend.numpy_critic(export, arrays))
 
 
-def _difference(computation: Computation, probes: Probes) -> str:
+def _difference(backend: Backend, probes: Probes) -> str:
     """Describe the first result for the probes that differs by more than its tolerance; empty if none does."""
     state, goal = probes.state, probes.goal
     noise = seeded_noise(_PROBE_SEED, rows=len(state), candidates=1, size=probes.noise.shape[1])
-    sampled = computation.actor(state, goal, noise)
+    sampled = backend.actor(state, goal, noise)
     results = [
         ("the noise of seed 0", noise, probes.noise, _NOISE_TOLERANCE),
-        ("actions", computation.actor(state, goal, None), probes.action, _ACTION_TOLERANCE),
+        ("actions", backend.actor(state, goal, None), probes.action, _ACTION_TOLERANCE),
         ("sampled actions", sampled, probes.sampled_action, _SAMPLE_TOLERANCE),
     ]
-    if computation.critic is not None and probes.energy.size:
-        energy = computation.critic(state, probes.action, goal)[:, None]
+    if backend.critic is not None and probes.energy.size:
+        energy = backend.critic(state, probes.action, goal)[:, None]
         tolerance = _ENERGY_TOLERANCE * max(1.0, float(np.abs(probes.energy).max()))
         results.append(("energies", energy, probes.energy, tolerance))
     for name, computed, stored, tolerance in results:
