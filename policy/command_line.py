@@ -48,8 +48,8 @@ _KINDS = {int: "an integer", float: "a number"}
 
 CLIENT_VARIABLES = frozenset(
     {
-        *("KILOLAYER_TLS", "KILOLAYER_TLS_CA", "KILOLAYER_TLS_CERT", "KILOLAYER_TLS_KEY", "KILOLAYER_SERVER_NAME"),
-        *("KILOLAYER_TOKEN", "KILOLAYER_TOKEN_FILE"),
+        *("KILOLAYER_TLS", "KILOLAYER_TLS_CA", "KILOLAYER_TLS_CLIENT_CERT", "KILOLAYER_TLS_CLIENT_KEY"),
+        *("KILOLAYER_SERVER_NAME", "KILOLAYER_TOKEN", "KILOLAYER_TOKEN_FILE"),
     }
 )
 """The Python client's settings. They may be set in a shell in which a server or training is started."""

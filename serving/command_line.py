@@ -29,6 +29,8 @@ _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "fals
 _SETTINGS_FOR_CLIENT_VARIABLES = {
     "KILOLAYER_TLS": "tls_cert",
     "KILOLAYER_TLS_CA": "tls_client_ca",
+    "KILOLAYER_TLS_CLIENT_CERT": "tls_cert",
+    "KILOLAYER_TLS_CLIENT_KEY": "tls_key",
     "KILOLAYER_TOKEN": "tokens",
     "KILOLAYER_TOKEN_FILE": "tokens",
 }

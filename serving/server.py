@@ -163,7 +163,7 @@ class Server:
             held=self._transport.held,
             max_body_bytes=max_request_bytes,
             max_connections=of_http,
-            on_limit=metrics.memory_limit.inc,
+            metrics=metrics,
             guard=guard,
             certificates=certificates,
             clock=clock,

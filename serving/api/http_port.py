@@ -13,8 +13,10 @@ from serving.api.open_inference.service import OpenInferenceService
 from serving.api.rpc import RpcContext, RpcService
 from serving.config import ServeConfig
 from serving.errors import StartupError
+from serving.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from serving.api.http.events import HttpEvents
     from serving.api.http.transport import HttpTransport
 
 _MAX_CONNECTIONS = 1024  # for each, up to 80 KiB may be received in advance
@@ -34,7 +36,7 @@ def http_transport(
     held: HeldBytes,
     max_body_bytes: int,
     max_connections: int,
-    on_limit: Callable[[], None],
+    metrics: Metrics,
     guard: Guard | None = None,
     certificates: Certificates | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -46,7 +48,7 @@ def http_transport(
         held: the bytes that the server holds.
         max_body_bytes: of a request.
         max_connections: most open connections.
-        on_limit: called when a call is ended because its connection holds too many bytes.
+        metrics: count what is refused.
         guard: decides who may call what; None: anyone may call everything.
         certificates: for TLS; None: plain text.
         clock: monotonic seconds.
@@ -75,10 +77,24 @@ def http_transport(
         gateway.answer,
         held=held,
         limits=HttpLimits(max_connections=max_connections),
-        on_limit=on_limit,
+        events=_events(handlers, metrics, scheme="https" if certificates else "http"),
         certificates=certificates,
         share_port=config.workers > 1,
         clock=clock,
+    )
+
+
+def _events(handlers: RpcHandlers, metrics: Metrics, *, scheme: str) -> "HttpEvents":
+    from serving.api.http.events import HttpEvents, Refusal
+
+    counters = {refusal: metrics.http_refused.labels(refusal) for refusal in Refusal}  # shown from the start, with 0
+    begin_span = None
+    if handlers.tracing:
+        from serving.api.http.spans import HttpTracing  # it needs OpenTelemetry
+
+        begin_span = HttpTracing(handlers.tracing, scheme=scheme).begin
+    return HttpEvents(
+        on_limit=metrics.memory_limit.inc, on_refusal=lambda refusal: counters[refusal].inc(), begin_span=begin_span
     )
 
 

@@ -54,6 +54,9 @@ class RpcContext(NamedTuple):
     count_message: Callable[[], None] = lambda: None
     """Counts a message of a stream for the rate of the caller's token. Raises RateLimitError if there are too many."""
 
+    has_span: bool = False
+    """Whether the transport makes the span of the call, which is then the current one. False: the method makes it."""
+
     def timeout_s(self, now_s: float, *, limit_us: int = 0) -> float | None:
         """Return the seconds from `now_s` until the reply is too late; None: no limit.
 

@@ -59,6 +59,9 @@ class Metrics:
         )
         self.rejected = counter("rejected", "Requests rejected for load, by reason.", "policy", "reason")
         self.refused = counter("refused", "Calls refused because of who calls, by cause.", "reason")
+        self.http_refused = counter(
+            "http_refused", "HTTP requests and connections that were refused for a reason of HTTP.", "reason"
+        )
         self.tls_failures = counter("tls_failures", "TLS handshakes that failed, by reason.", "reason")
         self.memory_limit = counter("memory_limit", "Calls ended because their connection held too many bytes.")
         self.held_bytes = gauge(

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 import kilolayer
 from kilolayer import _async_client
+from kilolayer._async_connection import AsyncConnection
 from tests.clients.fakes import FakePolicy, free_port, start_server
 
 Client = kilolayer.AsyncPolicyClient
@@ -117,6 +118,25 @@ async def test_the_server_sees_the_deadline(client: Client, fake: FakePolicy) ->
     first_s, second_s = (remaining_s or 0 for remaining_s in fake.remaining_s)
     assert 30 < first_s < 70  # gRPC rounds up
     assert 570 < second_s < 630
+
+
+async def test_the_time_to_open_a_channel_counts_against_the_deadline(
+    address: str, fake: FakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, opening = [100.0], AsyncConnection.methods
+    monkeypatch.setattr(_async_client, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+
+    def open_slowly(connection: AsyncConnection) -> Any:
+        now_s[0] += 400
+        return opening(connection)
+
+    monkeypatch.setattr(AsyncConnection, "methods", open_slowly)
+    async with Client(address, timeout_s=600) as client:
+        await client.act([0, 0, 0], [0, 0])
+        (remaining_s,) = fake.remaining_s
+        assert 100 < (remaining_s or 0) < 250  # of the 200 s that were left
+        with pytest.raises(kilolayer.DeadlineExceeded):
+            await client.act([0, 0, 0], [0, 0], timeout_s=300)  # no time is left
 
 
 async def test_the_round_trip_includes_the_time_of_the_server(

@@ -14,6 +14,7 @@ import pytest
 
 import kilolayer
 from kilolayer import _client
+from kilolayer._connection import Connection
 from kilolayer.v1 import policy_pb2
 from tests.clients.fakes import FakePolicy
 
@@ -187,6 +188,25 @@ def test_after_a_deadline_the_next_call_gets_its_own_reply(client: kilolayer.Pol
         client.act([0.5, 0.5, 0], [0, 0], timeout_s=0.05)
     release.set()
     assert client.act([0.125, 0.25, 0], [0, 0]).action.tolist() == [0.25, 0.5]
+
+
+def test_the_time_to_open_a_channel_counts_against_the_deadline(
+    address: str, fake: FakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, opening = [100.0], Connection.channel
+    monkeypatch.setattr(_client, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+
+    def open_slowly(connection: Connection, method: str) -> Any:
+        now_s[0] += 400
+        return opening(connection, method)
+
+    monkeypatch.setattr(Connection, "channel", open_slowly)
+    with kilolayer.PolicyClient(address, timeout_s=600) as client:
+        client.act([0, 0, 0], [0, 0])
+        (remaining_s,) = fake.remaining_s
+        assert 100 < (remaining_s or 0) < 250  # of the 200 s that were left
+        with pytest.raises(kilolayer.DeadlineExceeded):
+            client.act([0, 0, 0], [0, 0], timeout_s=300)  # no time is left
 
 
 def test_the_round_trip_includes_the_time_of_the_server(

@@ -254,8 +254,8 @@ def test_a_bad_file_is_named_and_its_content_is_not(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"cert": b"x"}, r"Tls.key \(KILOLAYER_TLS_KEY\) must be given with Tls.cert"),
-        ({"key": b"x"}, r"Tls.cert \(KILOLAYER_TLS_CERT\) must be given with Tls.key"),
+        ({"cert": b"x"}, r"Tls.key \(KILOLAYER_TLS_CLIENT_KEY\) must be given with Tls.cert"),
+        ({"key": b"x"}, r"Tls.cert \(KILOLAYER_TLS_CLIENT_CERT\) must be given with Tls.key"),
         ({"ca": b"MIIBsecret"}, "Tls.ca, PEM bytes, must hold a certificate in PEM"),
         ({"ca": "-----BEGIN CERTIFICATE-----\nsecret"}, "Tls.ca must be a path or PEM bytes, got PEM as a string"),
         ({"ca": 5}, "Tls.ca must be a path or PEM bytes, got int"),
@@ -278,12 +278,21 @@ def test_tls_shows_paths_and_no_content(tmp_path: Path) -> None:
         assert text.splitlines()[1] not in shown
 
 
+def test_the_variables_of_a_server_on_the_same_machine_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CERT", "KEY", "CLIENT_CA"):
+        monkeypatch.setenv(f"KILOLAYER_TLS_{name}", str(tmp_path / "missing"))
+    with serving() as address, kilolayer.PolicyClient(address, timeout_s=60) as client:
+        assert client.act([0.5, 0, 0], [0, 0]).action.tolist() == [1, 0]
+
+
 def test_the_variables_turn_tls_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cert, key = ROBOT.write(tmp_path)
     (tmp_path / "ca.pem").write_bytes(CA)
     monkeypatch.setenv("KILOLAYER_TLS_CA", str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("KILOLAYER_TLS_CERT", str(cert))
-    monkeypatch.setenv("KILOLAYER_TLS_KEY", str(key))
+    monkeypatch.setenv("KILOLAYER_TLS_CLIENT_CERT", str(cert))
+    monkeypatch.setenv("KILOLAYER_TLS_CLIENT_KEY", str(key))
     monkeypatch.setenv("KILOLAYER_SERVER_NAME", "policy.example.com")
     with serving(Identity("policy.example.com"), asks_for_certificates=True) as address:
         with kilolayer.PolicyClient(address, timeout_s=30) as client:
@@ -293,7 +302,7 @@ def test_the_variables_turn_tls_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             arguments = {name: value} if name == "tls" else {}
             monkeypatch.setenv("KILOLAYER_TLS", "true" if arguments else str(value))
             assert "it may require TLS" in str(failure(address, **arguments))
-    for name in ("CA", "CERT", "KEY"):
+    for name in ("CA", "CLIENT_CERT", "CLIENT_KEY"):
         monkeypatch.delenv(f"KILOLAYER_TLS_{name}")
     monkeypatch.setenv("KILOLAYER_TLS", "True")
     with serving() as address:

@@ -10,22 +10,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import tyro
 
 from clients.sim.run import DriveConfig
-from policy import bundle
 from scripts.curves import parse as parse_curves
 from serving.admin import UsageError as AdminUsageError
 from serving.admin import parse as parse_admin
 from serving.command_line import parse as parse_serving
 from serving.config import ConfigError as ServeConfigError
+from tests.docs import random_policy
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, every_block
-from tests.parameters import fresh_params
-from tests.samples import policy_spec
 from training.config import ConfigError as TrainConfigError
 from training.envs.core.errors import UnknownNameError
+from training.policy_command.result import UsageError as PolicyUsageError
+from training.policy_command.run import parse as parse_policy_command
 from training.run import parse as parse_training
 
 SHOWN_HTTP_ADDRESS = re.compile(r"127\.0\.0\.1:8000")
@@ -59,7 +58,11 @@ INSTALLED = {
     "kilolayer-serve": "serving/run.py",
     "kilolayer-train": "training/run.py",
 }
-PARSERS: dict[str, Callable[[list[str]], Any]] = {"serving/admin.py": parse_admin, "scripts/curves.py": parse_curves}
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "scripts/curves.py": parse_curves,
+    "serving/admin.py": parse_admin,
+    "training/policy_command/run.py": parse_policy_command,
+}
 OURS_TO_READ = re.compile(r"(requirements|tests|clients/python)(/.*)?")
 
 PYTHON = every_block("python")
@@ -94,16 +97,8 @@ class Addresses(NamedTuple):
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     """A server of a random policy for point_u_maze, as a process, on free ports."""
-    root, spec, random = tmp_path_factory.mktemp("policies"), policy_spec(), np.random.default_rng(0)
-    bundle.write(
-        root,
-        1000,
-        spec=spec,
-        params=fresh_params(0, spec),
-        probe_state=random.normal(size=(5, spec.state_dim)),
-        probe_goal=random.normal(size=(5, spec.goal_dim)),
-        provenance={},
-    )
+    root = tmp_path_factory.mktemp("policies")
+    random_policy.publish(root)
     command = [
         sys.executable,
         "serving/run.py",
@@ -185,6 +180,7 @@ def test_flags_are_those_of_the_program(block: Block) -> None:
         ("python training/run.py --env point_maze --out x", UnknownNameError),
         (".venv/bin/python serving/run.py --policies x --lisen 1", ServeConfigError),
         ("kilolayer-admin switch point_u_maze --prot 1", AdminUsageError),
+        ("kilolayer-policy import params.npz --fact facts.toml", PolicyUsageError),
         ("python $KILOLAYER/clients/sim/run.py --env point_u_maze --robot 3", SystemExit),
         ("python benchmarks/depth.py --dephts 4", SystemExit),
         ("python benchmarks/dept.py", AssertionError),

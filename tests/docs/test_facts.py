@@ -1,5 +1,6 @@
 """Lists in the documentation are those of the code: flags, environments, metrics, reasons, exceptions."""
 
+import argparse
 import dataclasses
 import importlib
 import itertools
@@ -13,6 +14,7 @@ import kilolayer
 from clients.sim.run import DriveConfig
 from serving.access.refusals import Cause
 from serving.admin import parser as admin_parser
+from serving.api.http.events import Refusal
 from serving.config import ServeConfig
 from serving.policies.episode_reports import EpisodeReports
 from serving.policies.report_metrics import ReportsCollector
@@ -62,10 +64,20 @@ def flags(config: type) -> Iterator[str]:
         yield f"--no-{name}"
 
 
+def policy_flags() -> Iterator[str]:
+    """The flags of the subcommands of kilolayer-policy, which are modules of one package."""
+    for path in (ROOT / "training" / "policy_command").glob("[a-z]*.py"):
+        subcommand = importlib.import_module(f"training.policy_command.{path.stem}")
+        if hasattr(subcommand, "HELP"):
+            parser = argparse.ArgumentParser()
+            subcommand.add_arguments(parser)
+            yield from FLAG.findall(parser.format_help())
+
+
 def test_every_flag_in_a_text_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     options = [importlib.import_module(path.stem).Options for path in (ROOT / "benchmarks").glob("[a-z]*.py")]
-    known = set(FLAG.findall(admin_parser().format_help()))
+    known = set(FLAG.findall(admin_parser().format_help())) | set(policy_flags()) | {"--json"}
     known |= {flag for config in (TrainConfig, ServeConfig, DriveConfig, *options) for flag in flags(config)}
     for page in PAGES:
         shown = {flag for flag in FLAG.findall(page.read_text()) if not flag.endswith("-")}
@@ -131,6 +143,11 @@ def test_the_reasons_are_those_of_the_contract(proto: str) -> None:
 def test_the_causes_of_refused_calls_are_those_of_the_server() -> None:
     shown = [row[0].strip("`") for row in cells("docs/security.md", "| reason of a refused call | meaning |")]
     assert shown == list(Cause)
+
+
+def test_the_reasons_of_http_are_those_of_the_server() -> None:
+    shown = [row[0].strip("`") for row in cells("docs/serving.md", "| reason of HTTP | HTTP | when |")]
+    assert shown == list(Refusal)
 
 
 def test_the_exceptions_are_those_of_the_client() -> None:

@@ -10,7 +10,15 @@ import pytest
 import tyro
 
 from kilolayer import _access
-from policy.command_line import CLIENT_VARIABLES, foreign_variables, local_path, parse, unknown_variable, usage_problem
+from policy.command_line import (
+    CLIENT_VARIABLES,
+    SERVER_VARIABLES,
+    foreign_variables,
+    local_path,
+    parse,
+    unknown_variable,
+    usage_problem,
+)
 
 
 class UsageError(Exception):
@@ -89,6 +97,7 @@ def test_variables_of_kubernetes_are_foreign_and_others_must_be_known() -> None:
 def test_the_variables_of_the_client_are_accepted_everywhere() -> None:
     of_the_client = set(re.findall(r"KILOLAYER_[A-Z_]+", inspect.getsource(_access)))
     assert of_the_client == CLIENT_VARIABLES
+    assert not CLIENT_VARIABLES & SERVER_VARIABLES  # a machine that runs both may set both
     assert unknown_variable(dict.fromkeys(of_the_client, "x"), ()) == ""
     assert unknown_variable({"KILOLAYER_TLS_CERTS": "x"}, ()) == "KILOLAYER_TLS_CERTS"
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from serving.api.held_bytes import HeldBytes
+from serving.api.http.events import HttpEvents
 from serving.api.http.exchange import Answer, Exchange, HttpReply, HttpRequest
 from serving.api.http.limits import HttpLimits
 from serving.api.http.transport import HttpTransport
@@ -126,10 +127,12 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(answer: Answer = echo, *, max_held: int = 2**24, **limits: Any) -> AsyncGenerator[Served]:
+async def served(
+    answer: Answer = echo, *, max_held: int = 2**24, events: HttpEvents | None = None, **limits: Any
+) -> AsyncGenerator[Served]:
     held, timers = HeldBytes(max_held), Timers()
     all_limits = dataclasses.replace(LIMITS, **limits)
-    transport = HttpTransport(answer, held=held, limits=all_limits, call_later=timers.call_later)
+    transport = HttpTransport(answer, held=held, limits=all_limits, events=events, call_later=timers.call_later)
     served = Served(transport, await transport.start(TcpAddress("127.0.0.1", 0)), held=held, timers=timers)
     try:
         yield served

@@ -187,6 +187,8 @@ def test_the_names_that_training_ignores_are_those_of_the_server() -> None:
 LOCKS = [
     ("KILOLAYER_TLS", ["--tls-cert", "c", "--tls-key", "k"], "KILOLAYER_TLS_CERT"),
     ("KILOLAYER_TLS_CA", ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"], "KILOLAYER_TLS_CLIENT_CA"),
+    ("KILOLAYER_TLS_CLIENT_CERT", ["--tls-cert", "c", "--tls-key", "k"], "KILOLAYER_TLS_CERT"),
+    ("KILOLAYER_TLS_CLIENT_KEY", ["--tls-cert", "c", "--tls-key", "k"], "KILOLAYER_TLS_KEY"),
     ("KILOLAYER_TOKEN", ["--tokens", "t"], "KILOLAYER_TOKENS"),
     ("KILOLAYER_TOKEN_FILE", ["--tokens", "t"], "KILOLAYER_TOKENS"),
 ]

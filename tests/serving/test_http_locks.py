@@ -70,7 +70,7 @@ async def guarded() -> AsyncGenerator[tuple[Peer, CollectorRegistry]]:
         held=HeldBytes(2**24),
         max_body_bytes=2**20,
         max_connections=8,
-        on_limit=lambda: None,
+        metrics=metrics,
         guard=Guard(Tokens(TOKENS), Refusals(metrics.refused.labels), clock=lambda: 100.0),
     )
     assert transport

@@ -2,6 +2,7 @@
 
 import asyncio
 import builtins
+import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,27 @@ def test_tritons_client_is_told_what_is_wrong(client: Any) -> None:
     assert client.infer(MODEL, inputs_of(state, goal)).as_numpy("action").shape == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("reason", "path", "method", "headers"),
+    [
+        ("path", "/v3", "GET", {}),
+        ("method", "/v2", "POST", {}),
+        ("web_page", "/v2", "GET", {"Origin": "https://example.com"}),
+        ("compressed", f"/v2/models/{MODEL}/infer", "POST", {"Content-Encoding": "gzip"}),
+        ("malformed", f"/v2/models/{MODEL}/infer", "POST", {"Inference-Header-Content-Length": "x"}),
+    ],
+)
+def test_a_refusal_of_http_is_counted(
+    running: Running, reason: str, path: str, method: str, headers: dict[str, str]
+) -> None:
+    before = running.sample("http_refused_total", reason=reason)
+    connection = http.client.HTTPConnection(running.http, timeout=60)
+    connection.request(method, path, headers=headers)
+    assert connection.getresponse().status >= 400
+    connection.close()
+    assert running.sample("http_refused_total", reason=reason) == before + 1
+
+
 async def call(address: str, body: bytes) -> Any:
     reader, writer = await asyncio.open_connection(*address.split(":"))
     head = (
@@ -135,7 +157,7 @@ async def test_a_hundred_connections_share_batches(make_engine: MakeEngine, wait
         held=HeldBytes(2**29),
         max_body_bytes=2**20,
         max_connections=200,
-        on_limit=lambda: None,
+        metrics=metrics,
     )
     assert transport is not None
     assert config.http_address is not None

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from serving.api.http.connection import HttpConnection
+from serving.api.http.events import HttpEvents
 from serving.api.http.exchange import Exchange, HttpError, HttpReply, HttpRequest
-from tests.serving.http_bench import GET, HEADER_S, MAX_BODY, post, served
+from tests.serving.http_bench import BODY_S, GET, HEADER_S, MAX_BODY, post, served, until
 
 AMBIGUOUS = "the length of the body is ambiguous; send either Content-Length or, in HTTP/1.1, chunks"
 
@@ -46,11 +47,46 @@ AMBIGUOUS = "the length of the body is ambiguous; send either Content-Length or,
         ),
     ],
 )
-async def test_what_is_malformed_or_too_large_is_refused(raw: bytes, status: int, message: str) -> None:
-    async with served() as server:
+async def test_what_is_malformed_or_too_large_is_refused_and_counted(raw: bytes, status: int, message: str) -> None:
+    counted: list[str] = []
+    async with served(events=HttpEvents(on_refusal=counted.append)) as server:
         peer = await server.connect()
         peer.send(raw)
         assert await peer.refusal() == (status, message)
+    assert counted == [{413: "body_too_large", 431: "headers_too_large"}.get(status, "malformed")]
+
+
+async def test_slow_peers_and_connections_without_a_place_are_counted() -> None:
+    counted: list[str] = []
+    async with served(events=HttpEvents(on_refusal=counted.append), max_connections=2) as server:
+        for slow, timer_s in ((GET[:-2], HEADER_S), (post(b"ab")[:-1], BODY_S)):
+            peer = await server.connect()
+            peer.send(slow)
+            await server.timers.started(timer_s, 2 if timer_s == HEADER_S else 1)
+            server.timers.fire(timer_s)
+            assert (await peer.refusal())[0] == 408
+            peer.writer.close()
+        assert counted == ["too_slow"] * 2
+        await until(lambda: not server.transport._open.all)  # pyright: ignore[reportPrivateUsage]
+        first, second = await server.connect(), await server.connect()
+        for peer in (first, second):
+            peer.send(post(b"ab")[:-1])
+        await server.timers.started(BODY_S, 3)
+        third = await server.connect()
+        third.send(GET)
+        assert (await third.reply())[0] == 200
+        assert counted[2:] == ["dropped"]
+        server.timers.fire(BODY_S)  # ends the second one, so that nothing is held
+
+
+async def test_a_connection_that_is_refused_is_counted() -> None:
+    counted: list[str] = []
+    async with served(events=HttpEvents(on_refusal=counted.append), max_connections=0) as server:
+        assert (await (await server.connect()).refusal())[0] == 503
+        server.transport._open.is_closed = True  # pyright: ignore[reportPrivateUsage]
+        message = "the server is shutting down; try again later"
+        assert await (await server.connect()).refusal() == (503, message)
+    assert counted == ["too_many_connections", "stopping"]
 
 
 async def test_a_body_may_come_in_few_small_chunks() -> None:

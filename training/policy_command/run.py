@@ -26,7 +26,7 @@ from typing import Any, NoReturn, Protocol
 try:
     from policy.published import MissingVersionError
     from training import standard_output
-    from training.policy_command import diff, show, verify
+    from training.policy_command import diff, export, import_policy, show, verify
     from training.policy_command.result import CommandError, Result, UsageError
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -64,6 +64,8 @@ _COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "show": show,
         "verify": verify,
         "diff": diff,
+        "export": export,
+        "import": import_policy,
     }
 )
 

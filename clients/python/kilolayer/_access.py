@@ -4,7 +4,8 @@ An argument that is given counts alone: its variables are then ignored. The vari
 socket.
 
     argument       variables
-    tls            KILOLAYER_TLS=true or false; KILOLAYER_TLS_CA, KILOLAYER_TLS_CERT, KILOLAYER_TLS_KEY (paths)
+    tls            KILOLAYER_TLS=true or false; KILOLAYER_TLS_CA, and KILOLAYER_TLS_CLIENT_CERT and
+                   KILOLAYER_TLS_CLIENT_KEY (paths)
     token          KILOLAYER_TOKEN_FILE (a path), or KILOLAYER_TOKEN
     server_name    KILOLAYER_SERVER_NAME
 """
@@ -27,7 +28,7 @@ TlsSetting = Union[Tls, bool, None]
 
 # policy/command_line.py names the variables too, so that the server and training accept them in their environment.
 _TLS = "KILOLAYER_TLS"
-_TLS_FILES = {"ca": "KILOLAYER_TLS_CA", "cert": "KILOLAYER_TLS_CERT", "key": "KILOLAYER_TLS_KEY"}
+_TLS_FILES = {"ca": "KILOLAYER_TLS_CA", "cert": "KILOLAYER_TLS_CLIENT_CERT", "key": "KILOLAYER_TLS_CLIENT_KEY"}
 _TOKEN, _TOKEN_FILE = "KILOLAYER_TOKEN", "KILOLAYER_TOKEN_FILE"
 _SERVER_NAME = "KILOLAYER_SERVER_NAME"
 _BOOLEANS = {"true": True, "false": False}

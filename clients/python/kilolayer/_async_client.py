@@ -134,7 +134,9 @@ class AsyncPolicyClient:
         limit_s = endpoint.timeout_s(timeout_s)
         sent_s = time.perf_counter()
         endpoint.require_open(method)
-        call = self._connection.methods()[method](request.message, timeout=limit_s, wait_for_ready=False)
+        send = self._connection.methods()[method]
+        remaining_s = max(0.0, limit_s - (time.perf_counter() - sent_s))  # opening a channel takes time
+        call = send(request.message, timeout=remaining_s, wait_for_ready=False)
         await _done(call)
         if call.cancelled() and endpoint.closed.is_set():
             raise endpoint.client_closed(method)

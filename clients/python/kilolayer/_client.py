@@ -47,8 +47,9 @@ class PolicyClient:
         robot_id: a name of the robot, sent with every request for actions; at most 128 bytes in UTF-8. Empty means
             none. A canary gives a robot with an id the same version, whatever connection it uses.
         tls: a `Tls` with files, or True for `Tls()`, which trusts the public authorities that gRPC comes with. False
-            means plain text, and None what the variables `KILOLAYER_TLS`, `KILOLAYER_TLS_CA`, `KILOLAYER_TLS_CERT` and
-            `KILOLAYER_TLS_KEY` say: without any, and for a Unix socket, plain text.
+            means plain text, and None what the variables `KILOLAYER_TLS`, `KILOLAYER_TLS_CA`,
+            `KILOLAYER_TLS_CLIENT_CERT` and `KILOLAYER_TLS_CLIENT_KEY` say: without any, and for a Unix socket, plain
+            text.
         token: the bearer token of this robot or program as a string, or a `pathlib.Path` of a file that holds it. The
             file is read again when it changes; if it is missing or has no token, the client continues with the one
             that it read before. None means `KILOLAYER_TOKEN_FILE` or `KILOLAYER_TOKEN`, if set.

@@ -41,7 +41,7 @@ class Tls:
         if (self.cert is None) != (self.key is None):
             given, missing = ("cert", "key") if self.key is None else ("key", "cert")
             raise ValueError(
-                f"Tls.{missing} (KILOLAYER_TLS_{missing.upper()}) must be given with Tls.{given}:"
+                f"Tls.{missing} (KILOLAYER_TLS_CLIENT_{missing.upper()}) must be given with Tls.{given}:"
                 " a certificate needs its private key"
             )
 

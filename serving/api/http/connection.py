@@ -19,15 +19,25 @@ import h11
 
 from serving.api.held_bytes import HeldBytes
 from serving.api.http.body import RequestBody, too_large
-from serving.api.http.exchange import Answer, Exchange, HttpError, HttpReply, HttpRequest, error_reply, failure_reply
-from serving.api.http.limits import CallLater, Closable, HttpLimits, OpenConnections, Timer
+from serving.api.http.events import HttpEvents, Refusal, refusal
+from serving.api.http.exchange import (
+    CLOSE,
+    Answer,
+    Exchange,
+    HttpError,
+    HttpReply,
+    HttpRequest,
+    error_reply,
+    failure_reply,
+)
+from serving.api.http.head import read_head
+from serving.api.http.limits import CallLater, Droppable, HttpLimits, OneTimer, OpenConnections
+from serving.api.http.sending import Sending
 from serving.api.open_call import CALL_BYTES, OpenCall
 from serving.api.read_gate import ReadGate
 from serving.errors import ServingError, UnexpectedError
 
 _LOGGER = logging.getLogger(__name__)
-_CLOSE = ("connection", "close")
-_VERSIONS = (b"1.0", b"1.1")
 
 
 class _Exchange(Exchange):
@@ -50,7 +60,7 @@ class _Exchange(Exchange):
         self._call.hold(size)
 
 
-class HttpConnection(asyncio.BufferedProtocol, Closable):
+class HttpConnection(asyncio.BufferedProtocol, Droppable):
     """One connection.
 
     Args:
@@ -61,7 +71,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         limits: of the connection.
         buffer: receives what arrives, for all connections; each copies its part immediately. Its size limits what is
             read at a time.
-        on_limit: called when a call is ended because the connection holds too many bytes.
+        events: what is counted and traced.
         call_later: starts a timer, as the method of the event loop.
     """
 
@@ -74,7 +84,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         gate: ReadGate,
         limits: HttpLimits,
         buffer: memoryview,
-        on_limit: Callable[[], None],
+        events: HttpEvents,
         call_later: CallLater,
     ) -> None:
         self._answer = answer
@@ -83,17 +93,15 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         self._gate = gate
         self._limits = limits
         self._buffer = buffer
-        self._on_limit = on_limit
-        self._call_later = call_later
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_header_bytes)
-        self._timer: Timer | None = None
+        self._timer = OneTimer(call_later)
         self._task: asyncio.Task[None] | None = None
         self._body: RequestBody | None = None  # while it is read
         self._declared: int | None = 0  # bytes of the body of the request; None: it comes in chunks
         self._is_head = False  # whether the reply has no body
-        self._sent: asyncio.Future[None] | None = None
-        self._is_writing = self._is_paused = self._is_lingering = self._is_draining = self._has_sent_bytes = False
+        self._is_paused = self._is_lingering = self._is_draining = self._has_sent_bytes = False
         self.peer = ""
 
     # What the event loop calls.
@@ -101,14 +109,17 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request, or refuse the connection."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=0)  # so that a reply is known to be sent
+        self._sending = Sending(self._transport, self._timer, limit_s=self._limits.send_s)
         host, port, *_ = transport.get_extra_info("peername") or ("", 0)
         self.peer = f"http:{host}:{port}"
         if self._open.add(self):
-            self._set_timer(self._limits.header_s, self._headers_are_late)
+            self._timer.set(self._limits.header_s, self._headers_are_late)
         else:
-            problem = "is shutting down" if self._open.is_closed else "has too many connections"
-            self._write(error_reply(503, f"the server {problem}; try again later", _CLOSE))
+            cause, problem = Refusal.TOO_MANY_CONNECTIONS, "has too many connections"
+            if self._open.is_closed:
+                cause, problem = Refusal.STOPPING, "is shutting down"
+            self._events.on_refusal(cause)
+            self._write(error_reply(503, f"the server {problem}; try again later", CLOSE))
             self.close()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  the library's name
@@ -129,18 +140,16 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
 
     def pause_writing(self) -> None:
         """The peer has not received everything yet."""
-        self._is_writing = True
+        self._sending.pause()
 
     def resume_writing(self) -> None:
         """The peer, or the kernel, has received everything."""
-        self._is_writing = False
-        if self._sent and not self._sent.done():
-            self._sent.set_result(None)
+        self._sending.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the library's name
         """Cancel the call whose caller is gone."""
         self._is_lingering = True
-        self._clear_timer()
+        self._timer.clear()
         self._open.remove(self)
         if self._task:
             self._task.cancel()
@@ -151,6 +160,15 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         """Close the connection without a reply."""
         self._is_lingering = True
         self._transport.close()
+
+    def drop(self) -> None:
+        """Close the connection without a reply, and cancel its call, to make room for another connection."""
+        self._events.on_refusal(Refusal.DROPPED)
+        if self._is_waiting and not self._is_lingering:
+            self.close()  # as an idle connection is closed
+        else:
+            self._is_lingering = True
+            self.abort()  # closing would wait until the peer has received everything
 
     def abort(self) -> None:
         """Close the connection, and cancel its call."""
@@ -188,6 +206,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
                     self._body.add(event.data, begins_chunk=event.chunk_start)
             elif isinstance(event, h11.EndOfMessage):
                 if self._body:
+                    self._open.answers(self)
                     self._body.complete()
                     self._body = None
                 else:
@@ -202,35 +221,29 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         self._resume_reading()
         if self._is_waiting and not self._has_sent_bytes and self._http.trailing_data[0]:
             self._has_sent_bytes = True
-            self._set_timer(self._limits.header_s, self._headers_are_late)
+            self._timer.set(self._limits.header_s, self._headers_are_late)
 
     def _begin(self, event: h11.Request) -> None:
         """Answer a request whose headers have arrived."""
-        self._clear_timer()
+        self._timer.clear()
         self._open.answers(self)
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in event.headers:
-            name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        self._declared = None if "transfer-encoding" in headers else int(headers.get("content-length", 0))
-        self._is_head = event.method == b"HEAD"
+        head = read_head(event)
+        self._declared = head.body_bytes
+        self._is_head = head.request.method == "HEAD"
         if self._declared == 0:
             self._http.next_event()  # the end of the request
-        request = HttpRequest(event.method.decode("ascii"), event.target.decode("ascii"), headers)
-        if event.http_version not in _VERSIONS:
-            self._refuse(error_reply(505, "the version of HTTP must be 1.1, or 1.0", _CLOSE))
+        if head.refusal:
+            self._refuse(head.refusal)
             return
-        if self._declared is None and (event.http_version == b"1.0" or "content-length" in headers):
-            # A proxy that reads another length than h11 would take the rest of this request for the next one.
-            message = "the length of the body is ambiguous; send either Content-Length or, in HTTP/1.1, chunks"
-            self._refuse(error_reply(400, message, _CLOSE))
-            return
-        self._task = self._loop.create_task(self._respond(request))
+        self._task = self._loop.create_task(self._respond(head.request))
 
     async def _respond(self, request: HttpRequest) -> None:
-        call = OpenCall(self._held.connection(self.peer), self._gate, size=CALL_BYTES, on_limit=self._on_limit)
+        call = OpenCall(self._held.connection(self.peer), self._gate, size=CALL_BYTES, on_limit=self._events.on_limit)
+        reply = span = None
         try:
             try:
+                if self._events.begin_span:
+                    span = self._events.begin_span(request)
                 reply = await self._answer(request, _Exchange(self, call))
             except asyncio.CancelledError:
                 if call.failure is None:
@@ -241,6 +254,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
                 reply = failure_reply(call.failure)
             except HttpError as error:
                 reply = error.reply
+                self._events.on_refusal(refusal(reply.status))
             except ServingError as error:
                 error.__traceback__ = None  # those frames hold the request
                 reply = failure_reply(error)
@@ -251,6 +265,8 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         finally:
             self._task = self._body = None
             call.end(None)
+            if span:
+                span.end(reply.status if reply else None)
         self._next()
         self._advance()
 
@@ -263,13 +279,15 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         if self._http.they_are_waiting_for_100_continue:
             self._transport.write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
         body = self._body = RequestBody(max_bytes, hold)
-        self._set_timer(self._limits.body_s, self._check_body)
+        self._timer.set(self._limits.body_s, self._check_body)
+        self._open.waits(self)
         self._advance()
         try:
             await body.done
         finally:
+            self._open.answers(self)
             self._body = None
-            self._clear_timer()
+            self._timer.clear()
         return body.content()
 
     def _check_body(self) -> None:
@@ -278,34 +296,19 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         if body is None:
             return
         if body.is_slow(self._limits.body_bytes):
-            body.fail(HttpError(408, "the body of the request came too slowly", _CLOSE))
+            body.fail(HttpError(408, "the body of the request came too slowly", CLOSE))
         else:
-            self._set_timer(self._limits.body_s, self._check_body)
+            self._timer.set(self._limits.body_s, self._check_body)
 
     async def _send(self, reply: HttpReply) -> None:
         """Send the reply to the present request, and wait until the peer or the kernel has received it."""
         self._write(reply)
-        if not self._is_writing:
-            return
-        self._sent = self._loop.create_future()
-        self._check_sending(self._transport.get_write_buffer_size())
-        try:
-            await self._sent
-        finally:
-            self._sent = None
-            self._clear_timer()
-
-    def _check_sending(self, left: int) -> None:
-        """Close the connection of a peer that does not receive its reply, of which `left` bytes wait."""
-
-        def check() -> None:
-            now_left = self._transport.get_write_buffer_size()
-            if now_left >= left:
-                self._transport.abort()
-            else:
-                self._check_sending(now_left)
-
-        self._set_timer(self._limits.send_s, check)
+        if self._sending.is_incomplete:
+            self._open.waits(self)
+            try:
+                await self._sending.wait()
+            finally:
+                self._open.answers(self)
 
     def _write(self, reply: HttpReply) -> None:
         """Write a reply. The connection is closed after it if the rest of the request is not worth reading."""
@@ -317,7 +320,7 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         is_unclear = is_large or self._http.they_are_waiting_for_100_continue
         is_last = self._is_draining or self._http.their_state is h11.ERROR or (is_unread and is_unclear)
         headers = [("date", email.utils.formatdate(usegmt=True)), ("content-length", str(len(reply.body)))]
-        headers += [*reply.headers, *([_CLOSE] if is_last and _CLOSE not in reply.headers else [])]
+        headers += [*reply.headers, *([CLOSE] if is_last and CLOSE not in reply.headers else [])]
         reason = HTTPStatus(reply.status).phrase.encode()
         content = self._http.send(h11.Response(status_code=reply.status, headers=headers, reason=reason))
         if not self._is_head:
@@ -331,13 +334,13 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         ours, theirs = self._http.our_state, self._http.their_state
         if ours is h11.DONE and theirs is h11.SEND_BODY:
             self._open.waits(self)
-            self._set_timer(self._limits.body_s, self.close)
+            self._timer.set(self._limits.body_s, self.close)
         elif ours is h11.DONE and theirs is h11.DONE and not self._is_draining:
             self._http.start_next_cycle()
             self._is_head = False
             self._open.waits(self)
             self._has_sent_bytes = False
-            self._set_timer(self._limits.idle_s, self.close)
+            self._timer.set(self._limits.idle_s, self.close)
         elif theirs in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED):
             self.close()
         else:
@@ -346,26 +349,27 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
     def _malformed(self, error: h11.RemoteProtocolError) -> None:
         """Refuse what is not HTTP, and close the connection."""
         if self._body:
-            self._body.fail(HttpError(400, "the body of the request is malformed", _CLOSE))
+            self._body.fail(HttpError(400, "the body of the request is malformed", CLOSE))
         elif self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             most = self._limits.max_header_bytes
             message = {
                 431: f"the headers of a request may have at most {most} bytes",
                 501: "the transfer-encoding of the request is not supported",
             }.get(error.error_status_hint, "the request is not HTTP/1.1")
-            self._refuse(error_reply(error.error_status_hint, message, _CLOSE))
+            self._refuse(error_reply(error.error_status_hint, message, CLOSE))
         else:
             self._linger()
 
     def _headers_are_late(self) -> None:
         """Close a connection whose request does not come, or not completely."""
         if self._has_sent_bytes:
-            self._refuse(error_reply(408, "the headers of the request came too slowly", _CLOSE))
+            self._refuse(error_reply(408, "the headers of the request came too slowly", CLOSE))
         else:
             self.close()
 
     def _refuse(self, reply: HttpReply) -> None:
         """Send a reply outside of a call, and close the connection."""
+        self._events.on_refusal(refusal(reply.status))
         try:
             self._write(reply)
         except Exception:  # a bug: without a timer, the connection would stay open
@@ -379,22 +383,13 @@ class HttpConnection(asyncio.BufferedProtocol, Closable):
         If it were closed while the peer still sends, the peer's kernel would discard the reply.
         """
         self._is_lingering = True
+        self._open.lingers(self)
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
-        self._set_timer(self._limits.linger_s, self._transport.abort)
+        self._timer.set(self._limits.linger_s, self._transport.abort)
         self._resume_reading()
 
     def _resume_reading(self) -> None:
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
-
-    def _set_timer(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Call `action` in `delay_s`, in place of what was to be called before."""
-        self._clear_timer()
-        self._timer = self._call_later(delay_s, action)
-
-    def _clear_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None

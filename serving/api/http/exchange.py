@@ -8,6 +8,7 @@ from serving.errors import ServingError, Status
 
 JSON = ("content-type", "application/json")
 BINARY = ("content-type", "application/octet-stream")
+CLOSE = ("connection", "close")
 
 # The codes of https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto, by gRPC's number.
 _HTTP_STATUSES = {

@@ -32,7 +32,7 @@ from serving.api.open_inference import open_inference_pb2 as pb
 from serving.api.open_inference.json_reply import JsonReply, to_dict, to_json, write
 from serving.api.open_inference.service import SERVICE_NAME, OpenInferenceService
 from serving.api.rpc import RpcContext
-from serving.errors import DrainingError, InvalidRequestError, NotReadyError, echo
+from serving.errors import DrainingError, NotReadyError, echo
 
 _MAX_DIGITS = 12  # of the length in a header
 _GET, _POST = ("GET", "HEAD"), ("POST",)
@@ -43,12 +43,26 @@ _ORIGIN = "origin"  # browsers add it to what a page posts
 _BINARY_TENSORS = "binary_tensor_data"  # Triton's name of its extension, which only HTTP needs
 
 
+_ACTIONS = {rpc: action for action, rpc in (*_MODEL.items(), ("infer", _INFER))}
+_SERVER_PATHS = {rpc: path for path, rpc in _SERVER.items()}
+
+
 class Route(NamedTuple):
     """What a path means."""
 
     rpc: str  # the method of the service
     model: str = ""
     version: str = ""  # empty: the live one
+
+    @property
+    def template(self) -> str:
+        """The path with the names of parameters in place of their values, such as /v2/models/{model}/infer."""
+        if self.rpc in _SERVER_PATHS:
+            parts = ["/v2", _SERVER_PATHS[self.rpc]]
+        else:
+            version = ["versions", "{version}"] if self.version else []
+            parts = ["/v2/models", *(["{model}"] if self.model else []), *version, _ACTIONS[self.rpc]]
+        return "/".join(filter(None, parts))
 
 
 class HttpGateway:
@@ -94,6 +108,7 @@ class HttpGateway:
             caller=exchange.peer,
             metadata=lambda: request.headers,
             hold_reply=exchange.hold,
+            has_span=True,
         )
         if self._authorize:
             context = self._authorize(context)
@@ -195,8 +210,7 @@ def _json_bytes(request: HttpRequest) -> int | None:
     """Return the length of the JSON at the beginning of the body, if binary data follows it.
 
     Raises:
-        HttpError: the body is compressed.
-        InvalidRequestError: the length is no number.
+        HttpError: the body is compressed, or the length is no number.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
@@ -209,5 +223,5 @@ def _json_bytes(request: HttpRequest) -> int | None:
     if stated is None:
         return None
     if not (stated.isascii() and stated.isdigit() and len(stated) <= _MAX_DIGITS):
-        raise InvalidRequestError(f"{json_request.HEADER} must be a number of bytes, got {echo(stated)}")
+        raise HttpError(400, f"{json_request.HEADER} must be a number of bytes, got {echo(stated)}")
     return int(stated)

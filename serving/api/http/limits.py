@@ -16,12 +16,35 @@ class Timer(Protocol):
 CallLater: TypeAlias = Callable[[float, Callable[[], None]], Timer]
 
 
+class OneTimer:
+    """The timer of a connection, which waits for one thing at a time.
+
+    Args:
+        call_later: starts a timer.
+    """
+
+    def __init__(self, call_later: CallLater) -> None:
+        self._call_later = call_later
+        self._timer: Timer | None = None
+
+    def set(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Call `action` in `delay_s`, in place of what was to be called before."""
+        self.clear()
+        self._timer = self._call_later(delay_s, action)
+
+    def clear(self) -> None:
+        """Call nothing."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HttpLimits:
     """What a peer may do. Times are in seconds."""
 
     max_connections: int
-    """Open connections. When another one comes, the one that has waited longest is closed."""
+    """Open connections. When another one comes, one that waits for its peer is dropped, see `OpenConnections`."""
 
     max_header_bytes: int = 16 << 10
     """Of the request line and the headers."""
@@ -50,48 +73,61 @@ class HttpLimits:
 class OpenConnections:
     """The open connections of a server. They are compared by identity.
 
+    A connection is busy, waits for its peer, or lingers after its last reply. When there are too many, one is dropped
+    for the new one: of those that linger, the first; without one, the connection that has waited longest. Waiting for
+    a request, for a body and for a peer to receive a reply are the same here, so a flood of any of these ends earlier
+    connections of the flood, and not those of clients that send and receive without pauses.
+
     Args:
         most: how many there may be.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.all: dict[Closable, None] = {}
-        self._waiting: dict[Closable, None] = {}  # for a request, the longest first
+        self.all: dict[Droppable, None] = {}
+        self._waiting: dict[Droppable, None] = {}  # the longest first
+        self._lingering: dict[Droppable, None] = {}
         self.is_closed = False
         """Whether there is no place for another one, because the server stops."""
 
-    def add(self, connection: "Closable") -> bool:
+    def add(self, connection: "Droppable") -> bool:
         """Add a connection that waits for its first request. Return False if there is no place for it."""
         if self.is_closed:
             return False
         if len(self.all) >= self._most:
-            oldest = next(iter(self._waiting), None)
-            if oldest is None:
+            dropped = next(iter(self._lingering or self._waiting), None)
+            if dropped is None:
                 return False
-            self.remove(oldest)
-            oldest.close()
+            self.remove(dropped)
+            dropped.drop()
         self.all[connection] = None
         self.waits(connection)
         return True
 
-    def waits(self, connection: "Closable") -> None:
-        """`connection` waits for a request, or for the rest of one that is answered."""
-        self._waiting[connection] = None
+    def waits(self, connection: "Droppable") -> None:
+        """`connection` waits for its peer from now on. No effect if it is waiting already, or is not open."""
+        if connection in self.all:
+            self._waiting[connection] = None
 
-    def answers(self, connection: "Closable") -> None:
-        """`connection` answers a request."""
+    def answers(self, connection: "Droppable") -> None:
+        """`connection` computes a reply, so it is not dropped."""
         self._waiting.pop(connection, None)
 
-    def remove(self, connection: "Closable") -> None:
+    def lingers(self, connection: "Droppable") -> None:
+        """`connection` has sent its last reply."""
+        if connection in self.all:
+            self._waiting.pop(connection, None)
+            self._lingering[connection] = None
+
+    def remove(self, connection: "Droppable") -> None:
         """`connection` is closed."""
-        self.all.pop(connection, None)
-        self._waiting.pop(connection, None)
+        for group in (self.all, self._waiting, self._lingering):
+            group.pop(connection, None)
 
 
-class Closable:
+class Droppable:
     """A connection, as `OpenConnections` knows it."""
 
-    def close(self) -> None:
-        """Close it without a reply."""
+    def drop(self) -> None:
+        """Close it without a reply, also if its peer receives nothing."""
         raise NotImplementedError

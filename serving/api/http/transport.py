@@ -17,6 +17,7 @@ from serving.access import handshakes
 from serving.access.tls import Certificates
 from serving.api.held_bytes import HeldBytes
 from serving.api.http.connection import HttpConnection
+from serving.api.http.events import HttpEvents
 from serving.api.http.exchange import Answer
 from serving.api.http.limits import CallLater, HttpLimits, OpenConnections
 from serving.api.read_gate import ReadGate
@@ -38,7 +39,7 @@ class HttpTransport:
         answer: answers a request.
         held: the bytes that the server holds, of other transports, too.
         limits: of each connection.
-        on_limit: called when a call is ended because its connection holds too many bytes.
+        events: what is counted and traced.
         certificates: for TLS; None: plain text.
         share_port: whether other processes may listen on the port too.
         clock: monotonic seconds.
@@ -54,7 +55,7 @@ class HttpTransport:
         *,
         held: HeldBytes,
         limits: HttpLimits,
-        on_limit: Callable[[], None] = lambda: None,
+        events: HttpEvents | None = None,
         certificates: Certificates | None = None,
         share_port: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -63,7 +64,7 @@ class HttpTransport:
         self._answer = answer
         self._held = held
         self._limits = limits
-        self._on_limit = on_limit
+        self._events = events or HttpEvents()
         self._contexts = _contexts(certificates) if certificates else None
         self._share_port = share_port
         self._clock = clock
@@ -111,7 +112,7 @@ class HttpTransport:
             gate=self._gate,
             limits=self._limits,
             buffer=self._buffer,
-            on_limit=self._on_limit,
+            events=self._events,
             call_later=self._call_later or asyncio.get_running_loop().call_later,
         )
         if self._contexts is None:

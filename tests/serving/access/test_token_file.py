@@ -38,7 +38,7 @@ def test_the_file_in_the_documentation_is_valid() -> None:
     (block,) = [each for each in blocks(ROOT / "docs/security.md") if "[tokens." in each.text]
     tokens = token_file.parse(block.text.encode(), PATH)
     assert [(each.name, sorted(each.roles), each.calls_per_second) for each in tokens] == [
-        ("cell-7", ["act", "report"], 200),
+        ("cell-7", ["act", "describe", "report"], 200),
         ("console", ["admin", "describe"], None),
     ]
 
