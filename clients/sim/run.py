@@ -1,4 +1,4 @@
-"""Command line of the simulated robots: connect to a server, run episodes, report the results."""
+"""Command line of the simulated robots: connect to a server or open an export, run episodes, report the results."""
 
 import dataclasses
 import itertools
@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ try:
 
     from clients.sim import film, fleet, summary
     from clients.sim.outage import Outage
-    from kilolayer import KilolayerError, PolicyDescription
+    from kilolayer import KilolayerError, LocalPolicy, PolicyClient, PolicyDescription
     from policy import jax_settings
     from policy.command_line import local_path
     from training.envs import registry
@@ -42,11 +42,11 @@ class DriveError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DriveConfig:
-    """Run simulated robots that get every action from a policy server.
+    """Run simulated robots that get every action from a policy server, or with --local from a policy in this process.
 
-    Each robot has its own client. It executes all actions of a reply, one per control period, and then sends the next
-    request; most policies give one action. All robots share one simulated clock. Prints how well the robots reach their
-    goals and stay there, and the latency of the requests.
+    Each robot has its own client of the server. It executes all actions of a reply, one per control period, and then
+    sends the next request; most policies give one action. All robots share one simulated clock. Prints how well the
+    robots reach their goals and stay there, and the latency of the requests.
     """
 
     env: str
@@ -56,6 +56,8 @@ class DriveConfig:
     KILOLAYER_TOKEN_FILE, and the client's other variables, secure the connection."""
     policy: str = ""
     """Name of the policy. Default: the server's default policy."""
+    local: Annotated[Path | None, _OPTIONAL_PATH] = None
+    """Folder of an exported policy, to compute its actions in this process without a server. All robots share it."""
     robots: int = 32
     """Number of robots that run at the same time."""
     episodes: int = 128
@@ -87,7 +89,9 @@ class DriveConfig:
             raise DriveError(f"episode_length must be at least 1, got {self.episode_length}")
         if not 0 <= self.min_stay_rate <= 1:
             raise DriveError(f"min_stay_rate must be from 0 to 1, got {self.min_stay_rate}; try 0.9")
-        for field, ending in (("out", ""), ("video", ".mp4"), ("picture", ".png")):
+        if self.local is not None and self.policy:
+            raise DriveError("policy is the name of a server's policy, and local needs no server; pass one of the two")
+        for field, ending in (("local", ""), ("out", ""), ("video", ".mp4"), ("picture", ".png")):
             path: Path | None = getattr(self, field)
             if path is None:
                 continue
@@ -144,18 +148,20 @@ def run(
         wall_clock_ns: Unix time in ns, so that the numbers of episodes are above those of earlier runs.
 
     Raises:
-        DriveError: the served policy does not fit the environment, or an output file cannot be written.
+        DriveError: the policy does not fit the environment, or an output file cannot be written.
         UnknownNameError, EnvError: there is no such environment, or it cannot be built.
         KilolayerError: the server is not ready within `wait_for_server_s`, or refuses a request as wrong.
+        InvalidExport, ImportError: the folder `local` is no exported policy, or lacks the client's extra `local`.
         OSError: writing into the folder `out` failed.
     """
     _require_writable(config)
     env = registry.make(config.env)
-    clients = fleet.connect(config.address, robots=config.robots, policy=config.policy, timeout_s=config.timeout_s)
+    clients = _clients(config)
     try:
         served = clients[0].wait_until_ready(config.wait_for_server_s)
         _require_fit(env, served)
-        _say(f"{served.name} is ready at {config.address}; compiling {config.env}, which may take a minute")
+        place = f"in {config.local}" if config.local else f"at {config.address}"
+        _say(f"{served.name} is ready {place}; compiling {config.env}, which may take a minute")
         began = time.monotonic()
         first = wall_clock_ns() // 10**6
         episodes = _drive_with_progress(config, env, clients, console=console, first_number=first)
@@ -180,6 +186,13 @@ def run(
     return result
 
 
+def _clients(config: DriveConfig) -> Sequence[PolicyClient] | Sequence[LocalPolicy]:
+    """Return what each robot asks: a client of its own, or the one local policy that all share."""
+    if config.local is not None:
+        return [LocalPolicy(config.local, timeout_s=config.timeout_s)] * config.robots
+    return fleet.connect(config.address, robots=config.robots, policy=config.policy, timeout_s=config.timeout_s)
+
+
 def _require_writable(config: DriveConfig) -> None:
     """Raise DriveError if an output file could not be written after the run. Creates nothing."""
     out = config.out and config.out / "summary.json"
@@ -195,7 +208,7 @@ def _require_writable(config: DriveConfig) -> None:
 def _drive_with_progress(
     config: DriveConfig,
     env: GoalEnv,
-    clients: list[fleet.PolicyClient],
+    clients: Sequence[PolicyClient] | Sequence[LocalPolicy],
     *,
     console: rich.console.Console,
     first_number: int,
@@ -217,12 +230,15 @@ def _drive_with_progress(
         episodes: list[fleet.Episode] = []
         unreported, sent = 0, True
         for number, episode in enumerate(drive):
+            episodes.append(episode)
             round_number, robot = divmod(number, len(clients))
+            client = clients[robot]
+            if isinstance(client, LocalPolicy):
+                continue  # there is no server to count the episodes
             # After a failure the rest of the round is not sent, or each of its reports could wait for its timeout.
             if sent or robot == 0:
-                sent = fleet.report(clients[robot], episode, number=first_number + round_number)
+                sent = fleet.report(client, episode, number=first_number + round_number)
             unreported += not sent
-            episodes.append(episode)
     if unreported:
         _say(f"{unreported:,} of {len(episodes):,} episodes were not reported, because the server did not answer.")
     return episodes
@@ -236,7 +252,7 @@ def _require_fit(env: GoalEnv, served: PolicyDescription) -> None:
     if served.environment != env.spec.name:
         raise DriveError(
             f"the policy was trained on {served.environment}, not {env.spec.name}; pass --env "
-            f"{served.environment}, or choose another of the server's policies with --policy"
+            f"{served.environment}, or choose another policy"
         )
     for what in ("state_names", "goal_names", "action_names"):  # a user's own robot may have changed since training
         for theirs, ours in itertools.zip_longest(getattr(served, what), getattr(env.spec, what), fillvalue="nothing"):

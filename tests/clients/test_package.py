@@ -14,12 +14,15 @@ REPOSITORY = Path(__file__).parents[2]
 ALLOWED = {"grpcio", "numpy", "protobuf"}
 
 
-def test_the_client_declares_three_dependencies_and_no_extras() -> None:
+def test_the_client_declares_three_dependencies_and_one_extra() -> None:
     project = tomllib.loads((REPOSITORY / "clients/python/pyproject.toml").read_text())["project"]
     names = {requirement.split(">=")[0] for requirement in project["dependencies"]}
     assert names == ALLOWED
-    assert "optional-dependencies" not in project
-    installed = metadata.requires("kilolayer") or []
+    extras = project["optional-dependencies"]
+    assert {name: {each.split(">=")[0] for each in needed} for name, needed in extras.items()} == {
+        "local": {"onnxruntime", "safetensors"}
+    }
+    installed = [each for each in metadata.requires("kilolayer") or [] if "extra ==" not in each]
     assert {requirement.split(">=")[0] for requirement in installed} == ALLOWED
 
 

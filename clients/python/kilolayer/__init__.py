@@ -2,6 +2,7 @@
 
 from kilolayer._async_client import AsyncPolicyClient
 from kilolayer._client import PolicyClient
+from kilolayer._local.local_policy import LocalPolicy
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer._stream import PendingAction, PolicyStream
 from kilolayer._tls import Tls
@@ -10,6 +11,7 @@ from kilolayer.errors import (
     BadReply,
     ClientClosed,
     DeadlineExceeded,
+    InvalidExport,
     InvalidRequest,
     KilolayerError,
     NotSupported,
@@ -28,8 +30,10 @@ __all__ = [
     "BadReply",
     "ClientClosed",
     "DeadlineExceeded",
+    "InvalidExport",
     "InvalidRequest",
     "KilolayerError",
+    "LocalPolicy",
     "NotSupported",
     "Overloaded",
     "PendingAction",

@@ -16,6 +16,7 @@ from kilolayer._advice import advice as advice_for
 from kilolayer._connect_failures import Security, explain, is_unreachable
 from kilolayer._forks import forks
 from kilolayer._internal import blocks_pb2
+from kilolayer._meaning import LATE_REPLY, check_timeout, meaning, sentence
 from kilolayer._renewal import Renewal, RenewedAsyncChannel, RenewedChannel
 from kilolayer._token import TokenSource
 from kilolayer.errors import (
@@ -24,10 +25,6 @@ from kilolayer.errors import (
     DeadlineExceeded,
     InvalidRequest,
     KilolayerError,
-    NotSupported,
-    Overloaded,
-    PolicyNotFound,
-    ServerFailure,
     Unavailable,
 )
 from kilolayer.v1 import policy_pb2
@@ -47,7 +44,6 @@ CHANNEL_OPTIONS = (
 )
 READY_POLL_S = 0.1  # pause between two calls to a server that answers but is not ready
 STREAM = "ActStream"
-LATE_REPLY = "the reply came too late"
 
 Metadata = Optional[tuple[tuple[str, str], ...]]
 
@@ -62,29 +58,9 @@ _UNARY: dict[str, tuple[type[Any], type[Any]]] = {
     "Report": (policy_pb2.ReportRequest, policy_pb2.ReportResponse),
 }
 _NO_PROXY = (("grpc.enable_http_proxy", 0), ("grpc.address_http_proxy_enabled_addresses", ""))
-_MAX_TIMEOUT_S = 1e9
 _REASON_KEY = "kilolayer-reason"  # in the trailing metadata of a call that fails
 _ALWAYS_ACCEPTED_BYTES = 65536  # every server accepts messages of this size, whatever its row limit
 
-_LOOK_AT_SERVER_LOG = (ServerFailure, "The server's log says more")
-_EXCEPTIONS: dict[grpc.StatusCode, tuple[type[KilolayerError], str]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: (InvalidRequest, "describe() gives the sizes and the row limit"),
-    grpc.StatusCode.OUT_OF_RANGE: (InvalidRequest, "describe() gives the sizes and the row limit"),
-    grpc.StatusCode.NOT_FOUND: (PolicyNotFound, "list_policies() gives the names and versions"),
-    grpc.StatusCode.FAILED_PRECONDITION: (NotSupported, "describe().critic says whether the policy has a critic"),
-    grpc.StatusCode.UNAUTHENTICATED: (AccessDenied, "Ask the server's operator for access"),
-    grpc.StatusCode.PERMISSION_DENIED: (AccessDenied, "Ask the server's operator for access"),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (Overloaded, "Send the next observation, not this one again"),
-    grpc.StatusCode.UNAVAILABLE: (Unavailable, "Check the address, or send the next observation in a moment"),
-    # A server that is just stopping cancels calls that arrive.
-    grpc.StatusCode.CANCELLED: (Unavailable, "Send the next observation in a moment"),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "Send the next observation, or allow more time"),
-    grpc.StatusCode.UNIMPLEMENTED: (ServerFailure, "Check that a Kilolayer server of this version is at the address"),
-}
-_CHECK_BEST_OF = (
-    InvalidRequest,
-    "describe() gives the sizes and the row limit; best_of is the number of candidates, and each counts as a row",
-)
 _START_IT, _WAIT_LONGER = "Start it, or check the address", "Allow more time, or look at the server's log"
 _MESSAGE_TOO_LARGE = (InvalidRequest, "Send fewer rows in one call")
 
@@ -150,7 +126,7 @@ class Endpoint:
         self._proxy_variable = self._address.proxy_variable(os.environ)
         self.address: str = self._address.text
         self.closed: threading.Event = threading.Event()
-        self._timeout_s = _check_timeout(timeout_s)
+        self._timeout_s = check_timeout(timeout_s)
         self._renewal = Renewal()
 
     def renew(self) -> None:
@@ -184,7 +160,7 @@ class Endpoint:
 
     def timeout_s(self, timeout_s: float | None) -> float:
         """Return the timeout of a call in seconds: its own, or the client's if None. ValueError if not positive."""
-        return self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
+        return self._timeout_s if timeout_s is None else check_timeout(timeout_s)
 
     def require_open(self, method: str) -> None:
         """Raise ClientClosed if the client was closed."""
@@ -211,16 +187,12 @@ class Endpoint:
         self, method: str, code: grpc.StatusCode, *, details: str, reason: str = "", request: Any, timeout_s: float
     ) -> KilolayerError:
         """Return the exception for a status of a call of `method` with `request`."""
-        kind, advice = _EXCEPTIONS.get(code, _LOOK_AT_SERVER_LOG)
-        specific = advice_for(method, status=code.name, reason=reason)
-        advice = specific or advice
+        kind, advice = meaning(method, code, reason=reason, has_candidates=bool(getattr(request, "candidates", 0)))
         happened = details.rstrip(".") or "no details"
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason and request.ByteSize() > _ALWAYS_ACCEPTED_BYTES:
             # Our server gives a reason when it rejects a call for load. gRPC itself uses the same status, without a
             # reason, for a message that is too large.
             kind, advice = _MESSAGE_TOO_LARGE
-        elif kind is InvalidRequest and not specific and getattr(request, "candidates", 0):
-            kind, advice = _CHECK_BEST_OF
         elif kind is AccessDenied:
             advice = self._access_advice(code)
         elif not reason and kind in (Unavailable, DeadlineExceeded):
@@ -230,7 +202,7 @@ class Endpoint:
                 happened, advice, if_not_ready=advice_for(method, status=code.name, reason="not_ready")
             )
         error = kind(
-            f"{method} at {self.address} failed ({code.name}, timeout {timeout_s:g} s): {happened}. {advice}.",
+            sentence(f"{method} at {self.address}", code, timeout_s=timeout_s, happened=happened, advice=advice),
             status=code.name,
             reason=reason,
         )
@@ -324,9 +296,3 @@ def _reason(metadata: Any) -> str:
         if key == _REASON_KEY:
             return value
     return ""
-
-
-def _check_timeout(timeout_s: float) -> float:
-    if not 0 < timeout_s < _MAX_TIMEOUT_S:
-        raise ValueError(f"timeout_s must be a positive number of seconds, such as 0.05, got {timeout_s}")
-    return timeout_s

@@ -8,7 +8,8 @@ from typing import Any, Callable, Generic, TypeVar
 
 from numpy.typing import ArrayLike
 
-from kilolayer._codec import check_name, check_robot_id, encode_act, encode_report, encode_score
+from kilolayer._arguments import check_name, check_robot_id
+from kilolayer._codec import encode_act, encode_report, encode_score
 from kilolayer._responses import Action, PolicyDescription, PolicyListing, ReportStatus, Score
 from kilolayer.v1 import policy_pb2
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kilolayer._codec import Axes, decode_chunk, decode_energy, is_masked
+from kilolayer._arguments import Axes, is_masked
+from kilolayer._codec import decode_chunk, decode_energy
 from kilolayer.errors import BadReply
 from kilolayer.v1 import policy_pb2
 

@@ -17,10 +17,11 @@ from typing import Any, Callable
 
 import grpc
 
-from kilolayer._channel import LATE_REPLY, STREAM, Endpoint
+from kilolayer._channel import STREAM, Endpoint
 from kilolayer._connection import Connection
 from kilolayer._forks import forks
 from kilolayer._internal import blocks_pb2
+from kilolayer._meaning import LATE_REPLY
 from kilolayer.errors import BadReply, ClientClosed, KilolayerError
 from kilolayer.v1 import policy_pb2
 

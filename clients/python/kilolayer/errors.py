@@ -12,7 +12,9 @@ KilolayerError
     ServerFailure        the server failed while it worked on the call
     BadReply             the reply does not belong to the request, or breaks the contract
   DeadlineExceeded     no reply in time
-  ClientClosed         the client or the stream was closed
+  ClientClosed         the client, the stream or the local policy was closed
+
+InvalidExport, a ValueError: a folder that LocalPolicy cannot use
 """
 # ruff: noqa: N818 - as in httpx, a name says what happened; the base class says that it is an error
 
@@ -92,4 +94,8 @@ class DeadlineExceeded(KilolayerError):
 
 
 class ClientClosed(KilolayerError):
-    """The client or the stream was closed before or during the call."""
+    """The client, the stream or the local policy was closed before or during the call."""
+
+
+class InvalidExport(ValueError):
+    """The folder of an exported policy is not as it was written, or does not give the policy's actions here."""

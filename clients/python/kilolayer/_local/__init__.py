@@ -1,0 +1,1 @@
+"""A policy that is computed on the robot itself, from an exported folder, without a server."""

@@ -1,0 +1,27 @@
+"""Quaternions in states and goals: give q and -q, which describe the same rotation, the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SIZE = 4
+
+
+def canonical_signs(values: NDArray[np.float32], starts: Sequence[int]) -> NDArray[np.float32]:
+    """Return `values: [rows, n]` with the sign of each quaternion chosen: its first value that is not 0 is positive.
+
+    Args:
+        values: is not changed.
+        starts: the index of the first value (w) of each quaternion (w, x, y, z).
+    """
+    if not starts:
+        return values
+    values = values.copy()
+    for start in starts:
+        quaternion = values[:, start : start + _SIZE]
+        first = np.take_along_axis(quaternion, (quaternion != 0).argmax(axis=1)[:, None], axis=1)
+        values[:, start : start + _SIZE] = np.where(quaternion == 0, 0, np.where(first < 0, -quaternion, quaternion))
+    return values
