@@ -21,11 +21,12 @@ import numpy as np
 import onnxruntime
 import train_step
 import tyro
+from flax import traverse_util
 
 from policy import acting
 from policy.bundle import Probes, probes
-from policy.exchange import jax_artifact, onnx_graph
-from policy.networks import PolicyParams, init_policy
+from policy.exchange import jax_artifact, onnx_graph, safetensors_file
+from policy.networks import Network, PolicyParams, init_policy, policy_modules
 from policy.spec import PolicySpec
 
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # (state, goal, noise) -> action
@@ -52,7 +53,7 @@ class Format(NamedTuple):
 
     file: str
     write: Callable[[Path, PolicyParams, PolicySpec], None]
-    load: Callable[[Path], Act]
+    load: Callable[[Path, PolicySpec], Act]
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
     if options.quick:
         options = dataclasses.replace(options, depths=options.depths[:1], width=16, rows=4)
     about = _record.machine()
-    about["versions"] |= {name: metadata.version(name) for name in ("onnx", "onnxruntime")}
+    about["versions"] |= {name: metadata.version(name) for name in ("onnx", "onnxruntime", "safetensors")}
     _record.report(
         "exported policies",
         [row for depth in options.depths for row in measure(options, depth)],
@@ -97,7 +98,7 @@ def measured_format(
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
 
         def first_action() -> tuple[Act, np.ndarray]:
-            act = form.load(path)
+            act = form.load(path, spec)
             return act, act(expected.state, expected.goal, np.zeros_like(noise))
 
         (act, action), load_s = _record.timed(first_action)
@@ -153,7 +154,7 @@ def sample(params: PolicyParams, state: np.ndarray, goal: np.ndarray, noise: np.
         return np.asarray(sampled(params, state, goal, noise))
 
 
-def load_onnx(path: Path) -> Act:
+def load_onnx(path: Path, _spec: PolicySpec) -> Act:
     """Open an ONNX graph with onnxruntime, as it does without options."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; onnxruntime warns of an input with a default value
@@ -161,10 +162,17 @@ def load_onnx(path: Path) -> Act:
     return lambda state, goal, noise: session.run(None, {"state": state, "goal": goal, "noise": noise})[0]
 
 
-def load_jax(path: Path) -> Act:
+def load_jax(path: Path, _spec: PolicySpec) -> Act:
     """Open a JAX artifact; the first call compiles it."""
     program = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
     return lambda state, goal, noise: np.asarray(program(state, goal, noise))
+
+
+def load_safetensors(path: Path, spec: PolicySpec) -> Act:
+    """Read the parameters of an actor, and compute with the networks of this project."""
+    tree = traverse_util.unflatten_dict(safetensors_file.read(path), sep=".")
+    params = PolicyParams(Network(tree["actor"], policy_modules(spec).actor))
+    return lambda state, goal, noise: sample(params, state, goal, noise)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -172,6 +180,11 @@ FORMATS: Mapping[str, Format] = {
         "actor.onnx", lambda path, params, spec: onnx_graph.write_actor(path, params, spec, version=0), load_onnx
     ),
     "jax": Format("actor.jax", jax_artifact.write_actor, load_jax),
+    "safetensors": Format(
+        "model.safetensors",
+        lambda path, params, _: safetensors_file.write(path, safetensors_file.named_arrays(params, critic=False)),
+        load_safetensors,
+    ),
 }
 """What is measured, by the name of the format."""
 

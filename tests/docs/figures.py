@@ -1,7 +1,7 @@
 """Helpers that build the sentences and table rows with measured figures from the recorded results.
 
-The texts are in `figures_of_training.py`, `figures_of_serving.py` and `figures_of_gpu.py`. Each function there yields
-pairs: a page, and a text that the page must contain. `test_figures.py` looks for the texts. Line breaks do not matter.
+The texts are in the files `figures_of_*.py`. Each function there yields pairs: a page, and a text that the page must
+contain. `test_figures.py` looks for the texts. Line breaks do not matter.
 
 * To reword a sentence, change it in one of those files and in the page.
 * After a new measurement, run the test: it prints the texts that the pages need now.

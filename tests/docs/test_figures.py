@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.docs import figures, figures_of_gpu, figures_of_serving, figures_of_training
+from tests.docs import figures, figures_of_exchange, figures_of_gpu, figures_of_serving, figures_of_training
 
-ALL = (*figures_of_training.ALL, *figures_of_serving.ALL, *figures_of_gpu.ALL)
+ALL = (*figures_of_training.ALL, *figures_of_serving.ALL, *figures_of_gpu.ALL, *figures_of_exchange.ALL)
 PAGES = ["docs/results.md", *sorted(f"benchmarks/results/{path.name}" for path in figures.RESULTS.glob("*.md"))]
 
 
