@@ -27,6 +27,7 @@ _RANDOM, _WORST = 1000, 5
 _SIZES = ("state_dim", "goal_dim", "action_dim", "action_chunk")
 _MAX_ROWS = 1024  # of one computation, which bounds the memory
 _MAX_SEED = 2**63 - 1
+_DIFFERENT = 3  # exit code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--worst", type=int, default=_WORST, metavar="K", help=f"rows to show, the worst first (default: {_WORST})"
     )
     parser.add_argument(
-        "--within", type=float, metavar="D", help="exit with 1 if an action in [-1, 1] differs by more than D"
+        "--within",
+        type=float,
+        metavar="D",
+        help=f"exit with {_DIFFERENT} if an action in [-1, 1] differs by more than D",
     )
 
 
@@ -84,7 +88,7 @@ def run(arguments: argparse.Namespace) -> Result:
     if arguments.within is not None:
         verdict = "more than" if is_above else "within"
         lines += ["", f"the largest difference is {largest:.3g}, {verdict} {arguments.within:g}"]
-    return Result(lines, facts, exit_code=int(is_above))
+    return Result(lines, facts, exit_code=_DIFFERENT if is_above else 0)
 
 
 def _check(arguments: argparse.Namespace) -> None:
