@@ -17,7 +17,7 @@ from policy.spec import PolicySpec
 from training.policy_command import folders
 from training.policy_command.differences import Difference
 from training.policy_command.input_rows import InputRows, of_probes, random_rows, recorded_rows
-from training.policy_command.result import Result, UsageError
+from training.policy_command.result import CommandError, Result, UsageError
 
 if TYPE_CHECKING:
     from policy import LoadedPolicy
@@ -122,10 +122,20 @@ def _inputs(arguments: argparse.Namespace, first: "LoadedPolicy", second: "Loade
 
 
 def _act(policy: "LoadedPolicy", rows: InputRows) -> np.ndarray:
-    """Return the actions [rows, action_chunk, action_dim] in [-1, 1]."""
+    """Return the actions [rows, action_chunk, action_dim] in [-1, 1].
+
+    Raises:
+        CommandError: a row gives NaN, which would count as no difference.
+    """
     starts = range(0, len(rows.state), _MAX_ROWS)
     parts = [slice(start, start + _MAX_ROWS) for start in starts]
     actions = np.concatenate([policy.act(rows.state[part], rows.goal[part]) for part in parts])
+    finite = np.isfinite(actions).all(axis=1)
+    if not finite.all():
+        raise CommandError(
+            f"{policy.bundle.path} gives NaN for row {int(np.argmin(finite))} (the first is 0) of {rows.about}: the "
+            "values may be too large for float32"
+        )
     return actions.reshape(len(actions), policy.spec.action_chunk, policy.spec.action_dim)
 
 
