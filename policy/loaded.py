@@ -4,8 +4,9 @@ The actions are those that a server gives, up to the rounding of float32: both c
 precision, and a seed gives the same noise.
 """
 
+import operator
 from pathlib import Path
-from typing import cast
+from typing import SupportsIndex
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from policy import acting, bundle, published
 from policy.bits import in_32_bits
 from policy.bundle import Bundle
 from policy.networks import PolicyParams
+from policy.real_numbers import as_float32
 from policy.spec import PolicySpec
 
 _MAX_SEED = 2**64 - 1
@@ -48,7 +50,7 @@ class LoadedPolicy:
 
     @in_32_bits
     def act(
-        self, state: ArrayLike, goal: ArrayLike, *, noise: ArrayLike | None = None, seed: int | None = None
+        self, state: ArrayLike, goal: ArrayLike, *, noise: ArrayLike | None = None, seed: SupportsIndex | None = None
     ) -> np.ndarray:
         """Return the action in `state` towards `goal`: the deterministic one, unless there is `noise` or a `seed`.
 
@@ -63,8 +65,8 @@ class LoadedPolicy:
             `spec.action_chunk` times that: the first action comes first.
 
         Raises:
-            ValueError: a size does not fit the policy, a value is NaN or infinite, the seed is out of range, or there
-                are both noise and a seed. The message is one line.
+            ValueError: a size does not fit the policy, a value is NaN, infinite or no real number, the seed is out of
+                range, or there are both noise and a seed. The message is one line.
         """
         spec = self.spec
         states = _rows("state", state, spec.state_dim)
@@ -107,9 +109,8 @@ def _rows(name: str, values: ArrayLike, size: int) -> np.ndarray:
         ValueError: they have another size, no row, or NaN or infinity.
     """
     try:
-        with np.errstate(over="ignore"):  # too large values become infinite, and are refused below
-            given = np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
+        given = as_float32(values)
+    except ValueError as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from error
     if given.shape != (size,) and not (given.ndim == 2 and given.shape[1] == size and len(given)):
         raise ValueError(f"{name} must have shape [{size}] or [rows, {size}], got {list(given.shape)}")
@@ -131,14 +132,14 @@ def _repeated(name: str, values: np.ndarray, rows: int) -> np.ndarray:
     return np.broadcast_to(values, (rows, values.shape[1]))
 
 
-def _checked_seed(seed: int) -> int:
-    if (
-        isinstance(cast("object", seed), bool)
-        or not isinstance(cast("object", seed), int)
-        or not 0 <= seed <= _MAX_SEED
-    ):
-        raise ValueError(f"seed must be an integer from 0 to {_MAX_SEED}, got {seed!r}")
-    return seed
+def _checked_seed(seed: SupportsIndex) -> int:
+    try:
+        number = None if isinstance(seed, bool | np.bool_) else operator.index(seed)  # also numpy's integers
+    except TypeError:
+        number = None
+    if number is None or not 0 <= number <= _MAX_SEED:
+        raise ValueError(f"seed must be an integer from 0 to {_MAX_SEED}, got {seed!r:.80}")
+    return number
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ ACTION_MEANINGS = ("absolute", "increment")
 CRITICS = ("energy", "none")
 ACTION_RANGE = 2.0  # from -1 to 1
 _LARGEST_LIMIT = 1e38  # of an action; twice as much is still a float32, which the contract and the networks use
+_LARGEST_STATISTIC = 3.4028234663852886e38  # the largest float32
 _SMALLEST_STD = 1e-30  # to divide by, as a float32
 _ITEMS: dict[Any, type] = {tuple[str, ...]: str, tuple[float, ...]: float, tuple[int, ...]: int}
 _JSON_TYPES: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
@@ -156,9 +157,11 @@ class PolicySpec:
     def _check_statistics(self) -> None:
         for field in ("normalization_mean", "normalization_std", "seen_mean", "seen_std", "seen_low", "seen_high"):
             numbers = getattr(self, field)
-            if numbers and (len(numbers) != self.state_dim or not all(map(math.isfinite, numbers))):
+            is_finite = all(abs(number) <= _LARGEST_STATISTIC for number in numbers)
+            if numbers and not (len(numbers) == self.state_dim and is_finite):
                 raise SpecError(
-                    f"{field} must be empty or {self.state_dim} finite numbers, one per state name, got {numbers!r:.80}"
+                    f"{field} must be empty or {self.state_dim} finite numbers of float32, one per state name, got "
+                    f"{numbers!r:.80}"
                 )
         for fields in (("normalization_mean", "normalization_std"), ("seen_mean", "seen_std", "seen_low", "seen_high")):
             if len({bool(getattr(self, field)) for field in fields}) > 1:

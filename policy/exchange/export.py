@@ -34,6 +34,7 @@ from policy.verified_folder import DamageError
 EXPORT_FORMAT_VERSION = 1
 CONFIG, CARD, PROBES = "config.json", "README.md", "probes.safetensors"
 _FORMAT = "kilolayer-export"
+_MAX_HEAD_BYTES = 1000  # of config.json, whose first field is the format
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 
 
@@ -95,6 +96,19 @@ def verify(folder: Path) -> str:
         OSError: a file cannot be read.
     """
     return verified_folder.verify(folder, format_version=EXPORT_FORMAT_VERSION, belongs=belongs)
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether `folder` calls itself an exported policy; it may be damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    config = folder / CONFIG
+    if not config.is_file():
+        return False
+    with config.open("rb") as file:
+        return _FORMAT.encode() in file.read(_MAX_HEAD_BYTES)
 
 
 def belongs(name: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -124,7 +125,13 @@ def test_a_program_that_has_enabled_64_bits_gets_the_same_action(loaded: LoadedP
         ({"seed": -1}, "seed must be an integer from 0 to 18446744073709551615, got -1"),
         ({"seed": 1.0}, "seed must be an integer from 0 to 18446744073709551615, got 1.0"),
         ({"seed": 1, "noise": np.zeros(2)}, "noise and seed cannot be combined: the seed stands for noise; leave out"),
-        ({"goal": ["left", "up"]}, "goal must be an array of numbers: could not convert string to float"),
+        ({"seed": True}, "seed must be an integer from 0 to 18446744073709551615, got True"),
+        ({"seed": np.bool_(True)}, "seed must be an integer from 0 to 18446744073709551615, got np.True_"),
+        ({"seed": "7"}, "seed must be an integer from 0 to 18446744073709551615, got '7'"),
+        ({"goal": ["left", "up"]}, "goal must be an array of numbers: real numbers are needed, got <U4"),
+        ({"goal": [1j, 0]}, "goal must be an array of numbers: real numbers are needed, got complex128"),
+        ({"goal": [True, False]}, "goal must be an array of numbers: real numbers are needed, got bool"),
+        ({"goal": [[1], [1, 2]]}, "goal must be an array of numbers: "),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_in_one_line(
@@ -135,6 +142,20 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(
         loaded.act(**given)
     assert str(refused.value).startswith(message)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.uint64])
+def test_a_seed_may_be_an_integer_of_numpy(loaded: LoadedPolicy, kind: type[np.integer[Any]]) -> None:
+    np.testing.assert_array_equal(loaded.act(STATE, GOAL, seed=kind(3)), loaded.act(STATE, GOAL, seed=3))
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_may_have_any_type_of_real_numbers(loaded: LoadedPolicy) -> None:
+    expected = loaded.act([1.0, 2.0, -3.0], [0.0, 1.0])
+    for state in (np.array([1, 2, -3]), np.array([1, 2, -3], np.float16), jnp.array([1, 2, -3], jnp.bfloat16)):
+        np.testing.assert_array_equal(loaded.act(state, [0, 1]), expected)
+    with pytest.raises(ValueError, match="state of row 0 .* has NaN or infinity"):
+        loaded.act([1e300, 0.0, 0.0], [0.0, 1.0])
 
 
 def test_to_import_the_package_needs_no_jax() -> None:

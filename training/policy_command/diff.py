@@ -17,7 +17,7 @@ from policy.spec import PolicySpec
 from training.policy_command import folders
 from training.policy_command.differences import Difference
 from training.policy_command.input_rows import InputRows, of_probes, random_rows, recorded_rows
-from training.policy_command.result import Result, UsageError
+from training.policy_command.result import CommandError, Result, UsageError
 
 if TYPE_CHECKING:
     from policy import LoadedPolicy
@@ -27,6 +27,7 @@ _RANDOM, _WORST = 1000, 5
 _SIZES = ("state_dim", "goal_dim", "action_dim", "action_chunk")
 _MAX_ROWS = 1024  # of one computation, which bounds the memory
 _MAX_SEED = 2**63 - 1
+_DIFFERENT = 3  # exit code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--worst", type=int, default=_WORST, metavar="K", help=f"rows to show, the worst first (default: {_WORST})"
     )
     parser.add_argument(
-        "--within", type=float, metavar="D", help="exit with 1 if an action in [-1, 1] differs by more than D"
+        "--within",
+        type=float,
+        metavar="D",
+        help=f"exit with {_DIFFERENT} if an action in [-1, 1] differs by more than D",
     )
 
 
@@ -84,7 +88,7 @@ def run(arguments: argparse.Namespace) -> Result:
     if arguments.within is not None:
         verdict = "more than" if is_above else "within"
         lines += ["", f"the largest difference is {largest:.3g}, {verdict} {arguments.within:g}"]
-    return Result(lines, facts, exit_code=int(is_above))
+    return Result(lines, facts, exit_code=_DIFFERENT if is_above else 0)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -118,10 +122,20 @@ def _inputs(arguments: argparse.Namespace, first: "LoadedPolicy", second: "Loade
 
 
 def _act(policy: "LoadedPolicy", rows: InputRows) -> np.ndarray:
-    """Return the actions [rows, action_chunk, action_dim] in [-1, 1]."""
+    """Return the actions [rows, action_chunk, action_dim] in [-1, 1].
+
+    Raises:
+        CommandError: a row gives NaN, which would count as no difference.
+    """
     starts = range(0, len(rows.state), _MAX_ROWS)
     parts = [slice(start, start + _MAX_ROWS) for start in starts]
     actions = np.concatenate([policy.act(rows.state[part], rows.goal[part]) for part in parts])
+    finite = np.isfinite(actions).all(axis=1)
+    if not finite.all():
+        raise CommandError(
+            f"{policy.bundle.path} gives NaN for row {int(np.argmin(finite))} (the first is 0) of {rows.about}: the "
+            "values may be too large for float32"
+        )
     return actions.reshape(len(actions), policy.spec.action_chunk, policy.spec.action_dim)
 
 

@@ -1,7 +1,7 @@
 """kilolayer-policy evaluate: how well a published policy reaches goals, without a server.
 
-It runs training's own evaluation. With the settings that training used, which are the defaults, the episodes have the
-same starts and goals, so the figures are those in the policy's provenance.
+It runs training's own evaluation. With the settings that training used, the episodes have the same starts and goals, so
+the figures are those in the policy's provenance. They are the defaults, except for a file of goals and for warp.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.policy_command import evaluation_settings, folders
-from training.policy_command.evaluation_settings import EPISODES, Settings
+from training.policy_command.evaluation_settings import EPISODES, MAX_EPISODES, MAX_SEED, Settings
 from training.policy_command.result import CommandError, Result, UsageError
 
 if TYPE_CHECKING:
@@ -22,15 +22,13 @@ if TYPE_CHECKING:
     from training.envs.core.goal_env import GoalEnv
 
 HELP = "let a policy drive its simulated robot, and count how often it reaches its goals"
-_MAX_EPISODES = 10**6
-_MAX_SEED = 2**31 - 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add DIR, --version and the settings."""
     folders.add_arguments(parser)
     parser.add_argument(
-        "--env", metavar="E", help="environment; MODULE:NAME for one of your own (default: the one of training)"
+        "--env", metavar="E", help="environment; MODULE:NAME for one of your own (default: as in training)"
     )
     parser.add_argument(
         "--episodes", type=int, metavar="N", help=f"number of episodes (default: as in training, or {EPISODES})"
@@ -49,7 +47,8 @@ def run(arguments: argparse.Namespace) -> Result:
     """Evaluate the policy.
 
     Raises:
-        UsageError: an argument is out of range, there is no such environment, or the policy does not fit it.
+        UsageError: an argument is out of range, there is no such environment, the policy does not fit it, or it was
+            trained on one that only --env may name.
         MissingVersionError, CommandError, OSError: the policy cannot be read.
         ModuleNotFoundError: the extra `train` is not installed.
     """
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name, least, most in (("episodes", 1, _MAX_EPISODES), ("seed", 0, _MAX_SEED)):
+    for name, least, most in (("episodes", 1, MAX_EPISODES), ("seed", 0, MAX_SEED)):
         value = getattr(arguments, name)
         if value is not None and not least <= value <= most:
             raise UsageError(f"--{name} must be from {least} to {most}, got {value}")

@@ -12,7 +12,7 @@ class Result:
     Args:
         lines: of text.
         facts: the same and more, as JSON values. `--json` prints them as one object, with null for NaN and infinity.
-        exit_code: of the process: 0, or 1 if a check found a difference.
+        exit_code: of the process: 0, 1 if a policy is damaged, or 3 if `diff` found a larger difference.
     """
 
     lines: Sequence[str]

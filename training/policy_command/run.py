@@ -12,26 +12,31 @@ A subcommand is a module of this package. To add one, write a module with these 
 Import what is slow, such as JAX, in `run`, because --help imports every subcommand. `folders` chooses and reads the
 policy that DIR names.
 
-Exit codes: 0 when it is done; 1 if a policy is damaged or a check found a difference; 2 for wrong usage.
+Exit codes: 0 when it is done; 1 if a policy is damaged or the work failed; 2 for wrong usage. `diff` has a code of its
+own for a difference. An error is one line on standard error, and standard output stays empty, with --json too.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 try:
     from policy.published import MissingVersionError
-    from training import standard_output
-    from training.policy_command import diff, evaluating, export, import_policy, show, verify
+    from training.policy_command import diff, evaluating, export, import_policy, output, show, verify
+    from training.policy_command.output import OutputError
     from training.policy_command.result import CommandError, Result, UsageError
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
     sys.exit(f"error: {error}: run make install and use .venv/bin/python, or install with pip install -e .")
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _INSTALL = "pip install -e '.[train,export]'"
 
@@ -54,7 +59,7 @@ class Subcommand(Protocol):
         Raises:
             UsageError, MissingVersionError: exit code 2.
             CommandError, OSError: exit code 1.
-            ModuleNotFoundError: an extra is not installed; exit code 1.
+            ImportError: an extra is not installed, or broken; exit code 1.
         """
         ...
 
@@ -72,26 +77,35 @@ _COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
 
 
 class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """Print the help; on standard output completely, or raise OutputError."""
+        if file is None:
+            output.write(self.format_help())
+        else:
+            super().print_help(file)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; {self.prog} --help describes the usage")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code. `arguments` default to those of the process."""
-    with standard_output.tolerant(announce=False):
-        try:
-            parsed = parse(sys.argv[1:] if arguments is None else arguments)
-            result = parsed.subcommand.run(parsed)
-        except (UsageError, MissingVersionError) as error:
-            return _fail(str(error), 2)
-        except ModuleNotFoundError as error:
-            return _fail(f"{error}: install with {_INSTALL}", 1)
-        except (CommandError, OSError) as error:
-            return _fail(str(error), 1)
-        except KeyboardInterrupt:
-            return _fail("stopped", 1)
-        print(json.dumps(_finite(result.facts)) if parsed.json else _printable("\n".join(result.lines)))
-        return result.exit_code
+    try:
+        parsed = parse(sys.argv[1:] if arguments is None else arguments)
+        result = parsed.subcommand.run(parsed)
+        text = json.dumps(_finite(result.facts)) if parsed.json else _printable("\n".join(result.lines))
+        output.write(f"{text}\n")
+    except (UsageError, MissingVersionError) as error:
+        return _fail(str(error), 2)
+    except ImportError as error:
+        return _fail(_of_import(error), 1)
+    except OSError as error:
+        return _fail(_of_system(error), 1)
+    except (CommandError, OutputError) as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("stopped", 1)
+    return result.exit_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,8 +141,27 @@ def _sentence(words: str) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {_printable(' '.join(message.splitlines()))}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None if the descriptor is closed
+            print(f"error: {_printable(' '.join(message.splitlines()))}", file=sys.stderr)
     return code
+
+
+def _of_import(error: ImportError) -> str:
+    """Say which library is missing, or cannot be imported."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: install with {_INSTALL}"
+    library = f"the library {error.name}" if error.name else "a library"
+    return f"{library} cannot be imported: {error}; install it again, or all with {_INSTALL}"
+
+
+def _of_system(error: OSError) -> str:
+    """Say what the system refused, without the number of the error."""
+    if error.filename is None or not error.strerror:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename} does not exist"
+    return f"{error.filename}: {error.strerror}"
 
 
 def _finite(value: Any) -> Any:

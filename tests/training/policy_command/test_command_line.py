@@ -1,11 +1,14 @@
 """kilolayer-policy as a command line: usage errors, exit codes, and a fast help."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.training.policy_command.conftest import publish
+from training.policy_command import show
 from training.policy_command.run import main
 
 
@@ -80,6 +83,64 @@ def test_a_reader_that_ends_early_is_no_error(policies: Path) -> None:
     command = f"{sys.executable} {script} show {policies} | exec true; echo ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert (ended.stdout, ended.stderr) == ("0\n", "")
+
+
+def test_more_than_a_mebibyte_arrives_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    publish(tmp_path, 1, provenance={"notes": "x" * 1_500_000})
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["provenance"] == {"notes": "x" * 1_500_000}
+
+
+def test_a_full_disk_is_an_error(
+    policies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["show", str(policies), "--json"]) == 1
+        assert main(["show", "--help"]) == 1
+    line = "error: standard output cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == 2 * line
+
+
+def test_a_process_whose_output_cannot_be_written_ends_with_one_line() -> None:
+    """The interpreter does not try again when it ends."""
+    script = Path(__file__).parents[3] / "training" / "policy_command" / "run.py"
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, script, "--help"]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "error: standard output cannot be written: No space left on device\n",
+    )
+
+
+def test_an_error_leaves_standard_output_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(tmp_path), "--json"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            ImportError("libcudart.so.12: cannot open\nshared object", name="onnxruntime"),
+            "error: the library onnxruntime cannot be imported: libcudart.so.12: cannot open shared object; install it "
+            "again, or all with pip install -e '.[train,export]'\n",
+        ),
+        (FileNotFoundError(2, "No such file or directory", "nope.npz"), "error: nope.npz does not exist\n"),
+        (PermissionError(13, "Permission denied", "facts.toml"), "error: facts.toml: Permission denied\n"),
+        (OSError("the export is too large"), "error: the export is too large\n"),
+    ],
+)
+def test_an_error_of_a_library_or_of_the_system_is_one_plain_line(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(show, "run", fail)
+    assert main(["show", "somewhere"]) == 1
+    assert capsys.readouterr().err == line
 
 
 def test_control_characters_of_a_path_are_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

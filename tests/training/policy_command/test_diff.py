@@ -123,8 +123,20 @@ def test_a_version_equals_itself_and_differs_from_another(policies: Path, capsys
     one, other = str(policies / "1000"), str(policies / "2000")
     assert main(["diff", one, one, "--within", "0"]) == 0
     assert capsys.readouterr().out.endswith("\nthe largest difference is 0, within 0\n")
-    assert main(["diff", one, other, "--within", "1e-4"]) == 1
+    assert main(["diff", one, other, "--within", "1e-4"]) == 3
     assert ", more than 0.0001\n" in capsys.readouterr().out
+
+
+def test_a_row_that_gives_nan_is_an_error_and_not_a_difference_of_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The largest range that a specification may have: the networks overflow."""
+    most = 3.4028234663852886e38
+    policy = publish(tmp_path, 1, spec=dataclasses.replace(SPEC, seen_low=(-most,) * 4, seen_high=(most,) * 4))
+    assert main(["diff", str(policy), str(policy), "--within", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {policy} gives NaN for row ")
+    assert line.endswith("the values may be too large for float32")
 
 
 def test_differences_of_the_specifications_are_named(
@@ -163,6 +175,7 @@ def test_what_cannot_be_compared_is_refused(policies: Path, tmp_path: Path, caps
     assert refusal(capsys, policies, policies, "--random", -1) == "error: --random must be from 0 to 1000000, got -1"
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_file_of_rows_that_does_not_fit_is_refused(
     policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +187,8 @@ def test_a_file_of_rows_that_does_not_fit_is_refused(
         ({"state": state[:, :3], "goal": goal}, ": state must have shape [rows, 4], with one row or more"),
         ({"state": state, "goal": goal[:1]}, ": goal must have shape [rows, 2], with one row or more"),
         ({"state": state + np.nan, "goal": goal}, ": state has NaN or infinity; leave out such rows"),
+        ({"state": state + 1e300, "goal": goal}, ": state has NaN or infinity; leave out such rows"),
+        ({"state": state + 1j, "goal": goal}, "arrays state and goal: real numbers are needed, got complex128"),
         ({"state": np.array([object()]), "goal": goal}, "must be an .npz file with the arrays state and goal: "),
     ):
         if arrays is not None:

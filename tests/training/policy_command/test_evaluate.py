@@ -1,7 +1,9 @@
 """A published policy is evaluated as training evaluates it."""
 
+import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,24 @@ from tests.training.policy_command.conftest import Command
 from tests.training.policy_command.conftest import publish as publish_point
 from training import intervals
 from training.envs.rendering.camera import CannotDrawError
-from training.policy_command import film
+from training.policy_command import evaluation_settings, film
 from training.policy_command.run import main
 
 
-def publish(root: Path, like: Path, **changes: Any) -> Path:
-    """Publish fresh parameters for the task of the version `like`, without provenance."""
+def publish(root: Path, like: Path, *, provenance: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Publish fresh parameters for the task of the version `like`, without provenance if none is given."""
     spec = dataclasses.replace(bundle.read(like).spec, **changes)
     plain = {name: () for name in vars(spec) if name.startswith(("seen_", "normalization_"))}
     spec = dataclasses.replace(spec, **plain)
     ones = np.ones((1, 2), np.float32)
     return bundle.write(
-        root, 1, spec=spec, params=fresh_params(0, spec), probe_state=ones, probe_goal=ones, provenance={}
+        root,
+        1,
+        spec=spec,
+        params=fresh_params(0, spec),
+        probe_state=ones,
+        probe_goal=ones,
+        provenance=provenance or {},
     )
 
 
@@ -91,6 +99,51 @@ def test_what_cannot_be_evaluated_is_refused(
     assert refusal(capsys, tmp_path / "chunks") == (
         "error: point_u_maze gives chunks of 2 actions, which cannot be evaluated here"
     )
+
+
+@pytest.mark.parametrize("field", ["env", "eval_env"])
+def test_a_module_that_only_the_policy_names_is_not_imported(
+    field: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    like = finished / "policies" / "240"
+    config = bundle.read(like).provenance["config"] | {field: "hostile_module:point_u_maze"}
+    publish(tmp_path / "policies", like, provenance={"config": config})
+    (tmp_path / "hostile_module.py").write_text("raise RuntimeError('it runs')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert refusal(capsys, tmp_path / "policies") == (
+        "error: point_u_maze was evaluated on hostile_module:point_u_maze, whose module is code of its own; if you "
+        "trust the code, use --env hostile_module:point_u_maze"
+    )
+    assert "hostile_module" not in sys.modules
+    line = refusal(capsys, tmp_path / "policies", "--env", "hostile_module:point_u_maze")  # the user may name it
+    assert line.endswith(": it runs")
+
+
+def settings_of(path: Path, **config: Any) -> evaluation_settings.Settings:
+    """Return the default settings for the policy at `path`, with changes of the recorded configuration."""
+    policy = bundle.read(path)
+    policy = dataclasses.replace(policy, provenance={"config": policy.provenance["config"] | config})
+    given = argparse.Namespace(env=None, episodes=None, seed=None, goals=None, impl="jax")
+    return evaluation_settings.chosen(given, policy, recorded=evaluation_settings.of_training(policy))
+
+
+def test_the_defaults_are_those_of_trainings_evaluation_except_for_files_and_warp(finished: Path) -> None:
+    policy = finished / "policies" / "240"
+    found = settings_of(policy, eval_env="point_umaze", eval_goals="/etc/goals.csv", impl="warp", seed=3)
+    assert (found.env, found.goals, found.impl, found.seed) == ("point_umaze", None, "jax", 3)
+
+
+@pytest.mark.parametrize(
+    "config", [{"eval_episodes": 10**9}, {"seed": -1}, {"num_envs": float("inf")}, {"unroll_length": 0}]
+)
+def test_recorded_settings_that_are_not_allowed_count_as_none(finished: Path, config: dict[str, Any]) -> None:
+    found = settings_of(finished / "policies" / "240", **config)
+    assert found == evaluation_settings.Settings("point_u_maze", 128, 0, None, 0, None, "jax")
 
 
 def test_a_video_that_cannot_be_drawn_is_one_line_and_the_figures_stay(

@@ -60,7 +60,7 @@ def test_what_cannot_be_imported_is_said_in_one_line(tmp_path: Path, capsys: pyt
     )
     facts.unlink()
     assert main(command) == 1
-    assert "No such file" in capsys.readouterr().err
+    assert f"{facts} does not exist" in capsys.readouterr().err
     assert not (tmp_path / "policies").exists()
 
 

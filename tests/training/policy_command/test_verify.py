@@ -1,13 +1,15 @@
 """kilolayer-policy verify."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from policy import verified_folder
+from policy import bundle, verified_folder
 from policy.bundle import FORMAT_VERSION
+from policy.exchange.export import export
 from tests.training.policy_command.conftest import Command
 from training.policy_command.run import main
 
@@ -63,3 +65,31 @@ def test_a_folder_that_misses_a_file_is_damaged(policies: Path, tmp_path: Path, 
     code, found = command("verify", version)
     assert code == 1
     assert "params/manifest.ocdbt is missing" in found["versions"][0]["error"]
+
+
+def test_the_files_of_an_export_are_checked(
+    policies: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = export(bundle.read(policies / "2000"), tmp_path / "exported", formats=["safetensors"])
+    code, found = command("verify", exported)
+    digest = hashlib.sha256((exported / "manifest.json").read_bytes()).hexdigest()
+    assert (code, found["intact"], found["export"]["manifest_sha256"]) == (0, True, digest)
+    assert main(["verify", str(exported)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{exported}: intact, an exported policy",
+        "  files: 4, with the sizes and SHA-256 of the manifest, and no others",
+    ]
+    assert main(["verify", str(exported), "--version", "2000"]) == 2
+    assert "is an exported policy, which is one version; leave out --version" in capsys.readouterr().err
+    with (exported / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    code, found = command("verify", exported)
+    assert (code, found["intact"]) == (1, False)
+    assert "model.safetensors has " in found["export"]["error"]
+
+
+def test_the_folder_of_a_run_is_no_export(policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(policies, tmp_path / "policies")
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["verify", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is a run; use {tmp_path / 'policies'}\n"
