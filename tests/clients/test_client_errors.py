@@ -14,6 +14,7 @@ import pytest
 
 import kilolayer
 from kilolayer import _client
+from kilolayer._connect_failures import Security, explain
 from kilolayer._connection import Connection
 from kilolayer.v1 import policy_pb2
 from tests.clients.fakes import FakePolicy
@@ -276,3 +277,17 @@ def test_every_limit_is_a_positive_number(client: kilolayer.PolicyClient, timeou
     for call in calls:
         with pytest.raises(ValueError, match="timeout_s must be a positive number"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("has_tls", "cause"),
+    [
+        (True, "gRPC cannot use the client's certificate with its key"),  # what grpcio 1.59 says of it
+        (False, "the address stands for no machine"),
+    ],
+)
+def test_an_empty_list_of_addresses_has_another_cause_with_tls(has_tls: bool, cause: str) -> None:
+    security = Security(has_tls=has_tls, has_own_ca=True, name="here")
+    explained = explain("empty address list: ", security)
+    assert explained is not None
+    assert explained[0] == cause

@@ -77,6 +77,13 @@ def _unusable_pair(_details: str, _security: Security) -> Explanation:
     return "gRPC cannot use the client's certificate with its key", "Check that Tls.key is the key of Tls.cert"
 
 
+def _no_address(details: str, security: Security) -> Explanation:
+    """Return why gRPC has nothing to connect to; old versions say so, too, of a certificate that they cannot use."""
+    if security.has_tls:
+        return _unusable_pair(details, security)
+    return "the address stands for no machine", "Check the name in the address, and this machine's network and DNS"
+
+
 def _closed(_details: str, security: Security) -> Explanation:
     if security.has_tls:
         return (
@@ -98,6 +105,7 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], Callable[[str, Security], Explanatio
     (re.compile("Hostname Verification Check failed|is not in peer certificate"), _other_name),
     (re.compile("WRONG_VERSION_NUMBER"), _plain_server),
     (re.compile("Failed to create security handshaker|Handshaker factory creation failed"), _unusable_pair),
+    (re.compile("^empty address list"), _no_address),
     (re.compile(_UNRESOLVED), _unknown_host),
     (re.compile(f"{_CONNECTING}.*backend unhealthy"), _not_ready),
     (re.compile(rf"{_CONNECTING}.*(?:http1\.x|Failed parsing HTTP/2|(?i:settings frame))"), _other_server),
