@@ -42,9 +42,11 @@ class FakePolicy(policy_pb2_grpc.PolicyServicer):
         self.describe_arrived = threading.Event()
         self.remaining_s: list[float | None] = []  # of each Act outside a stream, as the caller's deadline says
 
-    def Act(self, request: policy_pb2.ActRequest, context: grpc.ServicerContext) -> policy_pb2.ActResponse:
+    def Act(self, request: policy_pb2.ActRequest | None, context: grpc.ServicerContext) -> policy_pb2.ActResponse:
         context.add_callback(self.act_ended.set)
         self.remaining_s.append(context.time_remaining())
+        if request is None:  # grpcio 1.59: the call ended before its message came
+            context.abort(grpc.StatusCode.CANCELLED, "no message")
         return self._act(request, context)
 
     def ActStream(
