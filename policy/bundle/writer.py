@@ -69,7 +69,14 @@ def write(
         except BundleError as error:
             raise verified_folder.unreadable(error.problem) from error
 
-    verified_folder.create(target, fill=fill, check=check, format_version=manifest.FORMAT_VERSION, what="the policy")
+    verified_folder.create(
+        target,
+        fill=fill,
+        check=check,
+        format_version=manifest.FORMAT_VERSION,
+        what="the policy",
+        replace=False,
+    )
     return target
 
 

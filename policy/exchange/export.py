@@ -54,7 +54,7 @@ def export(
         ExportError: `out` exists, a format is not known, the extra `export` is not installed, the policy has no critic,
             the license is no identifier, or a written file does not give the results of the policy. Nothing is left
             behind.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or was made by another process meanwhile.
     """
     chosen = _chosen(formats)
     if critic and not bundle.spec.has_critic:
@@ -83,7 +83,9 @@ def export(
         except DamageError as error:
             raise verified_folder.unreadable(error.detail) from error
 
-    verified_folder.create(out, fill=fill, check=check, format_version=EXPORT_FORMAT_VERSION, what="the export")
+    verified_folder.create(
+        out, fill=fill, check=check, format_version=EXPORT_FORMAT_VERSION, what="the export", replace=False
+    )
     return out
 
 
