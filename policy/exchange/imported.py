@@ -12,7 +12,6 @@ States are neither normalized nor changed in the sign of quaternions, because th
 """
 
 import datetime
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +55,8 @@ def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
     if problem := new_folder.problem(root):
         raise ValueError(problem)
     known = import_facts.read(facts)
-    policy = convert(foreign_layouts.read(params, known), known)
+    foreign = foreign_layouts.read(params, known)
+    policy = convert(foreign, known)
     state, goal = probe_inputs(policy.spec, known)
     return bundle.write(
         root,
@@ -70,7 +70,7 @@ def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
             "imported": {
                 "layout": known.network.layout,
                 "parameters": params.name,
-                "parameters_sha256": hashlib.sha256(params.read_bytes()).hexdigest(),
+                "parameters_sha256": foreign.sha256,
                 "facts": dict(known.stated),
                 "probes": "random: uniform in the ranges of the facts, standard normal without a range",
             },

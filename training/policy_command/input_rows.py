@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policy import plain_file
 from policy.spec import QUATERNION_SIZE, PolicySpec
 from training.policy_command.result import UsageError
 
@@ -80,7 +81,7 @@ def _read(file: Path, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         # Opened here, because numpy leaves a file open that turns out not to be an archive.
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+        with plain_file.opened(file) as opened, np.load(opened, allow_pickle=False) as stored:
             state, goal = (np.asarray(stored[name], np.float32) for name in _ARRAYS)
     except OSError as error:
         raise UsageError(f"--rows {file} cannot be read: {error.strerror or error}") from error
