@@ -16,10 +16,13 @@ Exit codes: 0 when it is done; 1 if a policy is damaged or a check found a diffe
 """
 
 import argparse
+import contextlib
 import json
 import math
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 
@@ -81,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with standard_output.tolerant(announce=False):
         try:
             parsed = parse(sys.argv[1:] if arguments is None else arguments)
-            result = parsed.subcommand.run(parsed)
+            with _sigterm_as_ctrl_c():
+                result = parsed.subcommand.run(parsed)
         except (UsageError, MissingVersionError) as error:
             return _fail(str(error), 2)
         except ModuleNotFoundError as error:
@@ -92,6 +96,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail("stopped", 1)
         print(json.dumps(_finite(result.facts)) if parsed.json else _printable("\n".join(result.lines)))
         return result.exit_code
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Generator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that unfinished folders are removed."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _stop(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the removal
+    raise KeyboardInterrupt
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,13 +1,17 @@
 """kilolayer-policy export: from the command line to a folder."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from policy import bundle
+from policy.exchange import export as module
 from policy.exchange.formats import FORMATS
 from tests.policy.exchange.exports import bundle_of
 from tests.samples import WITHOUT_CRITIC, policy_spec
@@ -90,3 +94,21 @@ def test_exports_may_be_numbered_and_lie_beside_versions(published: Path, tmp_pa
     root = shutil.copytree(published, tmp_path / "policies")
     for out in (tmp_path / "1", tmp_path / "2", root / "exported"):
         assert main(["export", str(root), "--out", str(out), "--format", "safetensors"]) == 0
+
+
+def test_sigterm_ends_an_export_without_a_trace(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, unfinished = signal.getsignal(signal.SIGTERM), list[str]()
+
+    def stop(*_: object) -> None:
+        unfinished.extend(entry.name for entry in tmp_path.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # the signal ends it
+
+    monkeypatch.setattr(module, "require_equal", stop)
+    assert main(["export", str(published), "--out", str(tmp_path / "out"), "--format", "safetensors"]) == 1
+    assert capsys.readouterr().err == "error: stopped\n"
+    assert [name.startswith(".writing-out-") for name in unfinished] == [True]
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
