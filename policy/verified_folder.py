@@ -61,7 +61,13 @@ class DamageError(Exception):
 
 
 def create(
-    target: Path, *, fill: Callable[[Path], None], check: Callable[[Path], None], format_version: int, what: str
+    target: Path,
+    *,
+    fill: Callable[[Path], None],
+    check: Callable[[Path], None],
+    format_version: int,
+    what: str,
+    replace: bool = True,
 ) -> None:
     """Write the folder `target`; a folder of that name stays in its place until the new one is complete.
 
@@ -71,8 +77,11 @@ def create(
             not as they should be.
         format_version: of these files, for the manifest.
         what: is written, in a word or two, for error messages.
+        replace: whether the new folder takes the place of one of that name. If not, one that is there when the new
+            folder is complete stays.
 
     Raises:
+        FileExistsError: there is something of that name, and `replace` is false.
         OSError: the disk is full, or the folder cannot be written or read back; the message names it. Nothing is left
             behind, and a folder of that name is as it was.
     """
@@ -81,10 +90,17 @@ def create(
         fill(scratch)
         write_manifest(scratch, format_version)
 
-    place(target, fill=fill_and_list, check=check, what=what)
+    place(target, fill=fill_and_list, check=check, what=what, replace=replace)
 
 
-def place(target: Path, *, fill: Callable[[Path], None], check: Callable[[Path], None], what: str) -> None:
+def place(
+    target: Path,
+    *,
+    fill: Callable[[Path], None],
+    check: Callable[[Path], None],
+    what: str,
+    replace: bool = True,
+) -> None:
     """Write the folder `target` as `create` does, except that `fill` writes the manifest, too.
 
     Raises:
@@ -99,14 +115,18 @@ def place(target: Path, *, fill: Callable[[Path], None], check: Callable[[Path],
         fill(scratch)
         _fsync_tree(scratch)
         check(scratch)
-        if target.exists():
+        if replace and target.exists():
             target.rename(replaced)
-        scratch.rename(target)
+        elif target.exists() or target.is_symlink():
+            raise FileExistsError(errno.EEXIST, "it exists, or was made meanwhile")
+        scratch.rename(target)  # fails if a folder with files was made in this moment
         fsync(parent)
-        _finish_replacement(replaced)
+        if replace:
+            _finish_replacement(replaced)
     except BaseException as error:
         _remove_scratch(scratch)
-        _finish_replacement(replaced)
+        if replace:
+            _finish_replacement(replaced)
         if isinstance(error, OSError):
             raise named(error, f"{what} {target} cannot be written") from error
         raise

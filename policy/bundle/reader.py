@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from policy.bits import in_32_bits
 from policy.bundle import arrays, manifest, probes
@@ -17,6 +17,7 @@ from policy.temporary_folder import temporary_folder
 from policy.verified_folder import MALFORMED, malformation
 
 _PREFIX = "kilolayer-policy-"  # of the folders that hold a copy
+_MAX_NESTING = 100  # far more than a provenance has; programs that go through a deeper one fail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +95,29 @@ def _read_description(path: Path) -> tuple[PolicySpec, Mapping[str, Any]]:
             stated = f"{description['format']!r:.80}"
             detail = f"policy.json has format {stated}, but this version reads format {manifest.FORMAT_VERSION}"
             raise BundleError(path, "spec", detail)
-        return PolicySpec.from_fields(description["spec"]), description["provenance"]
+        return PolicySpec.from_fields(description["spec"]), _provenance(description["provenance"])
     except FileNotFoundError as error:
         raise BundleError(path, "spec", "policy.json is missing") from error
     except SpecError as error:
         raise BundleError(path, "spec", f"policy.json: {error}") from error
     except MALFORMED as error:
         raise BundleError(path, "spec", f"policy.json cannot be parsed: {malformation(error)}") from error
+
+
+def _provenance(stated: Any) -> dict[str, Any]:
+    """Return the provenance. Raises ValueError if it is no object, or nested too deeply."""
+    if not isinstance(stated, dict):
+        raise ValueError(f"provenance must be an object, got {stated!r:.80}")
+    level: list[Any] = [stated]
+    for _ in range(_MAX_NESTING):
+        level = [inner for value in level for inner in _inside(value) if isinstance(inner, dict | list)]
+        if not level:
+            return cast("dict[str, Any]", stated)
+    raise ValueError(f"provenance is nested more than {_MAX_NESTING} levels deep")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Return the values in an object or a list."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()

@@ -18,6 +18,7 @@ from policy.bits import in_32_bits
 from policy.bundle import arrays, manifest, probes, reader
 from policy.bundle.manifest import BundleError
 from policy.networks import PolicyParams
+from policy.published import is_version
 from policy.spec import PolicySpec
 
 
@@ -31,32 +32,36 @@ def write(
     probe_state: np.ndarray,
     probe_goal: np.ndarray,
     provenance: Mapping[str, Any],
+    sweeps: bool = True,
 ) -> Path:
     """Publish version `version` of a policy in `root` and return its folder. Existing versions are not changed.
 
-    Only one process may publish in a root at a time. Unfinished folders of killed processes are removed first.
+    Unfinished folders of killed processes are removed first. So only one process may publish in a root at a time, apart
+    from those that do not sweep.
 
     Args:
-        version: the training step, 0 or more; it names the folder.
+        version: the training step, 0 or more, of at most 18 digits; it names the folder.
         probe_state: [rows, state_dim], inputs whose actions and energies are stored for verification.
         probe_goal: [rows, goal_dim].
         provenance: JSON-compatible facts about the origin of the policy.
+        sweeps: whether to remove unfinished folders, which may belong to another process.
 
     Raises:
         FileExistsError: the version is already published.
-        ValueError: the version is negative, or the parameters or probes do not fit `spec`.
+        ValueError: the version is not allowed, or the parameters or probes do not fit `spec`.
         FloatingPointError: a parameter, action or energy is NaN or infinity; such a policy could not be read, or not be
             used.
         OSError: the disk is full, or the folder cannot be written or read back; nothing is left behind.
     """
-    if version < 0:
-        raise ValueError(f"version must be a training step, 0 or more, got {version}")
+    if not is_version(str(version)):  # could not be read
+        raise ValueError(f"version must be a training step, 0 or more, got {version}; it has at most 18 digits")
     target = root / str(version)
     if target.exists():
         raise FileExistsError(f"{target} is already published; a published policy never changes")
     arrays.require_fit(params, spec)
     computed = probes.compute(params, spec, state=probe_state, goal=probe_goal)
-    verified_folder.sweep(root)
+    if sweeps:
+        verified_folder.sweep(root)
 
     def fill(scratch: Path) -> None:
         _write_description(scratch, spec, provenance)
@@ -69,7 +74,14 @@ def write(
         except BundleError as error:
             raise verified_folder.unreadable(error.problem) from error
 
-    verified_folder.create(target, fill=fill, check=check, format_version=manifest.FORMAT_VERSION, what="the policy")
+    verified_folder.create(
+        target,
+        fill=fill,
+        check=check,
+        format_version=manifest.FORMAT_VERSION,
+        what="the policy",
+        replace=False,
+    )
     return target
 
 

@@ -26,7 +26,7 @@ import jax
 from policy import verified_folder
 from policy.bits import in_32_bits
 from policy.bundle import Bundle
-from policy.exchange import card, safetensors_file
+from policy.exchange import card, new_folder, safetensors_file
 from policy.exchange.formats import FORMATS, MODEL, ExportError, probe_rows, require_equal
 from policy.networks import ResidualNetwork
 from policy.verified_folder import DamageError
@@ -46,16 +46,16 @@ def export(
 
     Args:
         bundle: a verified policy, see `policy.bundle.read`.
-        out: must not exist.
+        out: must not exist, nor be in a published or exported folder.
         formats: of FORMATS; empty: all of them.
         critic: whether to export the critic, too.
         license_id: for the card, an identifier of the Hugging Face hub such as apache-2.0; empty: none.
 
     Raises:
-        ExportError: `out` exists, a format is not known, the extra `export` is not installed, the policy has no critic,
-            the license is no identifier, or a written file does not give the results of the policy. Nothing is left
-            behind.
-        OSError: the folder cannot be written.
+        ExportError: `out` exists or is not allowed, a format is not known, the extra `export` is not installed, the
+            policy has no critic, the license is no identifier, or a written file does not give the results of the
+            policy. Nothing is left behind.
+        OSError: the folder cannot be written, or was made by another process meanwhile.
     """
     chosen = _chosen(formats)
     if critic and not bundle.spec.has_critic:
@@ -64,6 +64,8 @@ def export(
         raise ExportError(f"the license must be an identifier such as apache-2.0 or other, got {license_id!r:.80}")
     if out.exists() or out.is_symlink():
         raise ExportError(f"{out} exists already; choose a new folder, or remove it first")
+    if problem := new_folder.problem(out):
+        raise ExportError(problem)
 
     def fill(scratch: Path) -> None:
         for name in chosen:
@@ -84,7 +86,9 @@ def export(
         except DamageError as error:
             raise verified_folder.unreadable(error.detail) from error
 
-    verified_folder.create(out, fill=fill, check=check, format_version=EXPORT_FORMAT_VERSION, what="the export")
+    verified_folder.create(
+        out, fill=fill, check=check, format_version=EXPORT_FORMAT_VERSION, what="the export", replace=False
+    )
     return out
 
 

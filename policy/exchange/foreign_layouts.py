@@ -15,13 +15,18 @@ A hidden layer is Dense, LayerNorm, activation. LayerNorm has flax's epsilon, 1e
 train.py at 7132ebb, and MichalBortkiewicz/JaxGCRL, jaxgcrl/agents/crl/networks.py at a87dbc1.
 """
 
+import contextlib
+import hashlib
+import io
 import re
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
+from policy import plain_file
 from policy.exchange.import_facts import SCALING_CRL, Facts
 
 ACTOR = "actor"
@@ -30,6 +35,7 @@ GOAL_ENCODER = "g_encoder"
 _NETWORKS = (ACTOR, STATE_ACTION_ENCODER, GOAL_ENCODER)
 _EXAMPLE = "actor/params/Dense_0/kernel"
 _DENSE = re.compile(r"Dense_(\d+)")
+_NPY_VERSION = (1, 0)  # later ones are for arrays with named columns
 _PICKLED = "objects, which are pickled and not read: save arrays only"
 
 
@@ -71,34 +77,40 @@ class ForeignNetwork(NamedTuple):
 
 
 class ForeignPolicy(NamedTuple):
-    """The networks of one policy of another project. The encoders are None if the critic is not imported."""
+    """The networks of one policy of another project. The encoders are None if the critic is not imported.
+
+    `sha256` is that of the file with the parameters, as it was read.
+    """
 
     actor: ForeignNetwork
     state_action_encoder: ForeignNetwork | None
     goal_encoder: ForeignNetwork | None
+    sha256: str
 
 
 def read(path: Path, facts: Facts) -> ForeignPolicy:
     """Read the networks in the .npz file `path`, of the sizes that `facts` say.
+
+    First the names, shapes and types of all arrays are checked, then their data is read: a small file can hold a lot.
 
     Raises:
         ForeignPolicyError: it is not an .npz file, or an array is missing, unknown, of another shape or type, or not
             finite.
         OSError: the file cannot be read.
     """
-    arrays = _arrays(path)
-    if unknown := [name for name in arrays if name.partition("/")[0] not in _NETWORKS]:
-        raise ForeignPolicyError(
-            f"{path}: unknown array {unknown[0]!r:.120}; arrays are named like {_EXAMPLE}, and the networks are "
-            f"{', '.join(_NETWORKS)}"
-        )
-    try:
-        return _policy(arrays, facts)
-    except ForeignPolicyError as error:
-        raise ForeignPolicyError(f"{path}: {error}") from error
+    with plain_file.opened(path) as file:
+        content = file.read()  # once, so that the hash is that of the arrays
+    sha256 = hashlib.sha256(content).hexdigest()
+    with _archive(path, io.BytesIO(content)) as stored:
+        try:
+            _require_known(stored.files)
+            _policy({name: _without_data(stored, name) for name in stored.files}, facts, sha256=sha256)
+            return _policy({name: _array(stored, name) for name in stored.files}, facts, sha256=sha256)
+        except ForeignPolicyError as error:
+            raise ForeignPolicyError(f"{path}: {error}") from error
 
 
-def _policy(arrays: Mapping[str, np.ndarray], facts: Facts) -> ForeignPolicy:
+def _policy(arrays: Mapping[str, np.ndarray], facts: Facts, *, sha256: str) -> ForeignPolicy:
     network = facts.network
     labels = ("state_names", "goal_names", "action_names")
     state_dim, goal_dim, action_dim = (len(facts.policy[field]) for field in labels)
@@ -108,7 +120,7 @@ def _policy(arrays: Mapping[str, np.ndarray], facts: Facts) -> ForeignPolicy:
         arrays, ACTOR, in_dim=state_dim + goal_dim, hidden=network.actor_hidden, out_dims=(action_dim,) * 2
     )
     if not network.critic:
-        return ForeignPolicy(actor, None, None)
+        return ForeignPolicy(actor, None, None, sha256)
     encoders: list[ForeignNetwork] = []
     critic_fact = "critic_depth" if network.layout == SCALING_CRL else "n_hidden"
     representation_dim: int | None = None
@@ -125,29 +137,59 @@ def _policy(arrays: Mapping[str, np.ndarray], facts: Facts) -> ForeignPolicy:
         )
     if first.layer_norm != second.layer_norm:
         raise ForeignPolicyError(f"only one of {STATE_ACTION_ENCODER} and {GOAL_ENCODER} has LayerNorm; both need it")
-    return ForeignPolicy(actor, first, second)
+    return ForeignPolicy(actor, first, second, sha256)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return all arrays of an .npz file, by name. Objects, which are pickled, are refused."""
-    with path.open("rb") as file:  # opened here, because numpy leaves a file open that turns out not to be an archive
-        try:
-            stored = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError, SyntaxError) as error:  # numpy takes an unknown file for a pickle
-            raise ForeignPolicyError(f"{path} is not an .npz file of numpy") from error
-        except Exception as error:  # zipfile raises BadZipFile, NotImplementedError ...
-            raise ForeignPolicyError(f"{path} is damaged: {error}") from error
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ForeignPolicyError(f"{path} is one array; save all of them with numpy.savez")
-        arrays: dict[str, np.ndarray] = {}
-        with stored:
-            for name in stored.files:
-                try:
-                    arrays[name] = np.asarray(stored[name])
-                except Exception as error:  # numpy raises zipfile, zlib, ValueError ... for a damaged archive
-                    problem = _PICKLED if "allow_pickle" in str(error) else f"damaged data: {error}"
-                    raise ForeignPolicyError(f"{path}: array {name!r:.120} has {problem}") from error
-    return arrays
+def _archive(path: Path, content: io.BytesIO) -> np.lib.npyio.NpzFile:
+    """Return an .npz file, of which nothing but the names is read."""
+    try:
+        stored = np.load(content, allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError) as error:  # numpy takes an unknown file for a pickle
+        raise ForeignPolicyError(f"{path} is not an .npz file of numpy") from error
+    except Exception as error:  # zipfile raises BadZipFile, NotImplementedError ...
+        raise ForeignPolicyError(f"{path} is damaged: {error}") from error
+    if not isinstance(stored, np.lib.npyio.NpzFile):
+        raise ForeignPolicyError(f"{path} is one array; save all of them with numpy.savez")
+    return stored
+
+
+def _require_known(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name.partition("/")[0] not in _NETWORKS]:
+        raise ForeignPolicyError(
+            f"unknown array {unknown[0]!r:.120}; arrays are named like {_EXAMPLE}, and the networks are "
+            f"{', '.join(_NETWORKS)}"
+        )
+
+
+def _without_data(stored: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Return an array with the shape and the type of one in the file, all of whose values are one in memory."""
+    with _named_errors(name), cast("zipfile.ZipFile", stored.zip).open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        if version != _NPY_VERSION:  # its header has at most 64 KiB
+            raise ValueError(f"its header has format {version} instead of {_NPY_VERSION}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        if dtype.hasobject:
+            raise ValueError("allow_pickle is not")
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _array(stored: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Return an array of the file with its data. Objects, which are pickled, are refused."""
+    with _named_errors(name):
+        array = np.asarray(stored[name])
+    if not np.isfinite(array).all():
+        raise ForeignPolicyError(f"array {name:.120} contains NaN or infinity")
+    return array
+
+
+@contextlib.contextmanager
+def _named_errors(name: str) -> Generator[None]:
+    """Turn the errors of reading an array into ours, which name it."""
+    try:
+        yield
+    except Exception as error:  # numpy raises zipfile, zlib, ValueError ... for a damaged archive
+        problem = _PICKLED if "allow_pickle" in str(error) else f"damaged data: {error}"
+        raise ForeignPolicyError(f"array {name!r:.120} has {problem}") from error
 
 
 def _require_hidden(arrays: Mapping[str, np.ndarray], network: str, hidden: int, *, heads: int, fact: str) -> None:
@@ -239,5 +281,3 @@ def _require_equal(own: Mapping[str, np.ndarray], expected: Mapping[str, tuple[i
             raise ForeignPolicyError(
                 f"{where} is {list(array.shape)} {array.dtype} where the facts need {list(shape)} float32"
             )
-        if not np.isfinite(array).all():
-            raise ForeignPolicyError(f"{where} contains NaN or infinity")

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+from policy import plain_file
 from policy.spec import LAYERS_PER_BLOCK, PolicySpec, SpecError
 
 SCALING_CRL = "scaling-crl"
@@ -113,7 +114,8 @@ def read(path: Path) -> Facts:
         OSError: the file cannot be read.
     """
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        with plain_file.opened(path) as file:
+            document = tomllib.loads(file.read().decode())
     except (ValueError, RecursionError) as error:
         raise FactsError(f"{path} is not TOML: {error}") from error
     try:

@@ -12,14 +12,13 @@ States are neither normalized nor changed in the sign of quaternions, because th
 """
 
 import datetime
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from policy import bundle
-from policy.exchange import foreign_layouts, import_facts
+from policy.exchange import foreign_layouts, import_facts, new_folder
 from policy.exchange.foreign_layouts import ForeignNetwork, ForeignPolicy, ForeignPolicyError, HiddenLayer
 from policy.exchange.import_facts import EXACT_DISTANCE, Facts
 from policy.exchange.layer_plan import LayerPlan, plan
@@ -49,16 +48,20 @@ def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
     Raises:
         FactsError, ForeignPolicyError: it cannot be imported; the message names the fact or the array.
         FileExistsError: the version is already published.
-        ValueError: the version is negative.
+        ValueError: the version is negative or has more than 18 digits, or `root` is in a published or exported folder.
         FloatingPointError: an action or energy is NaN or infinity.
         OSError: a file cannot be read or written.
     """
+    if problem := new_folder.problem(root):
+        raise ValueError(problem)
     known = import_facts.read(facts)
-    policy = convert(foreign_layouts.read(params, known), known)
+    foreign = foreign_layouts.read(params, known)
+    policy = convert(foreign, known)
     state, goal = probe_inputs(policy.spec, known)
     return bundle.write(
         root,
         version,
+        sweeps=False,  # another process may publish in the same folder
         spec=policy.spec,
         params=policy.params,
         probe_state=state,
@@ -67,7 +70,7 @@ def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
             "imported": {
                 "layout": known.network.layout,
                 "parameters": params.name,
-                "parameters_sha256": hashlib.sha256(params.read_bytes()).hexdigest(),
+                "parameters_sha256": foreign.sha256,
                 "facts": dict(known.stated),
                 "probes": "random: uniform in the ranges of the facts, standard normal without a range",
             },

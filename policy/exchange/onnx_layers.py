@@ -111,16 +111,18 @@ def _dense(graph: GraphBuilder, dense: Mapping[str, Any], inputs: str, *, name: 
 
 
 def _with_canonical_sign(graph: GraphBuilder, quaternion: str) -> str:
-    """Let the first value that is not 0 be positive, and -0 be 0."""
-    zero = graph.array("zero", 0)
+    """Let the first value that is not 0 be positive, and -0 be 0. Numbers below the normal ones are 0, as in XLA."""
+    zero, least = graph.array("zero", 0), graph.array("least_normal", np.finfo(np.float32).tiny)
     *others, first = graph.split(quaternion, [f"{quaternion}.{axis}" for axis in "wxyz"], sizes=[1] * QUATERNION_SIZE)
     for value in reversed(others):
-        is_zero = graph.add("Equal", [value, zero], f"{value}.is_zero")
+        is_zero = graph.add("Less", [graph.add("Abs", [value], f"{value}.magnitude"), least], f"{value}.is_zero")
         first = graph.add("Where", [is_zero, first, value], f"{value}.or_next")
     negative = graph.add("Less", [first, zero], f"{quaternion}.is_negative")
     opposite = graph.add("Neg", [quaternion], f"{quaternion}.opposite")
     signed = graph.add("Where", [negative, opposite, quaternion], f"{quaternion}.signed")
-    zeros = graph.add("Equal", [quaternion, zero], f"{quaternion}.zeros")
+    zeros = graph.add(
+        "Less", [graph.add("Abs", [quaternion], f"{quaternion}.magnitudes"), least], f"{quaternion}.zeros"
+    )
     return graph.add("Where", [zeros, zero, signed], f"{quaternion}.canonical")
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from kilolayer import InvalidExport, LocalPolicy
+from kilolayer._local import manifest
 from tests.clients.exports import change_config, exported, publish, sign
 
 BACKENDS = ("onnx", "numpy")
@@ -59,16 +61,36 @@ def test_a_missing_and_a_truncated_file_are_named(folder: Path) -> None:
     assert "actor.onnx is missing" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "model.safetensors"])
+def test_a_pipe_is_refused_instead_of_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert f"{name} cannot be read (it is no plain file)" in refusal(folder)
+
+
+def test_a_file_that_changes_after_the_verification_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verify = manifest.verify
+
+    def verify_and_change(checked: Path) -> Any:
+        entries = verify(checked)
+        raw = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+        return entries
+
+    monkeypatch.setattr(manifest, "verify", verify_and_change)
+    assert "model.safetensors has changed since it was written" in refusal(folder, backend="numpy")
+
+
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest) + "\n")
+    stored = json.loads((folder / "manifest.json").read_text())
+    change(stored)
+    (folder / "manifest.json").write_text(json.dumps(stored) + "\n")
 
 
 def test_a_damaged_manifest_is_refused(folder: Path) -> None:
-    edit(folder, lambda manifest: manifest["files"].pop("critic.onnx"))
+    edit(folder, lambda stored: stored["files"].pop("critic.onnx"))
     assert "manifest.json has changed since it was written" in refusal(folder)
-    edit(folder, lambda manifest: manifest.pop("digest"))
+    edit(folder, lambda stored: stored.pop("digest"))
     assert "manifest.json cannot be parsed" in refusal(folder)
     (folder / "manifest.json").write_text("{")
     assert "manifest.json cannot be parsed" in refusal(folder)
@@ -88,6 +110,9 @@ def test_a_folder_that_is_no_export_is_refused_with_what_to_type(whole: Path, tm
         (lambda config: config["spec"].pop("energy"), "the specification in config.json lacks 'energy'"),
         (lambda config: config["spec"].update(news=1), "the specification in config.json has the unknown field 'news'"),
         (lambda config: config["spec"].update(action_chunk="1"), "config.json cannot be read: TypeError"),
+        (lambda config: config["spec"].update(action_chunk=-1), "config.json cannot be read: ValueError"),
+        (lambda config: config["spec"].update(action_chunk=2**70), "config.json cannot be read: ValueError"),
+        (lambda config: config["spec"].update(name="\ud800"), "config.json cannot be read: UnicodeEncodeError"),
         (lambda config: config["spec"].update(action_chunk=2), "probes.safetensors has the shapes"),
     ],
 )
@@ -168,14 +193,17 @@ def test_onnx_is_used_where_it_is_and_numpy_elsewhere(
 
 
 def test_without_onnx_runtime_numpy_is_used_and_onnx_names_the_extra(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    graph_alone = exported(whole.parent / "policies/1000", tmp_path / "graph", formats=["onnx"])
     find_spec = importlib.util.find_spec
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
     assert LocalPolicy(whole).backend == "numpy"
     with pytest.raises(ImportError, match=r"needs onnxruntime.*pip install 'kilolayer\[local\]'"):
         LocalPolicy(whole, backend="onnx")
+    with pytest.raises(ImportError, match=r"needs onnxruntime.*pip install 'kilolayer\[local\]'"):
+        LocalPolicy(graph_alone)
 
 
 @pytest.mark.parametrize(

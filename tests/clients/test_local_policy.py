@@ -60,6 +60,7 @@ def state() -> np.ndarray:
     state = np.random.default_rng(1).normal(size=(ROWS, STATE_DIM)).astype(np.float32)
     state[1, 2:4] = 0  # the first two values of a quaternion
     state[2, 2:6] = 0
+    state[4, 2:6] = (0, 0, -1e-40, 1)  # which JAX takes for 0
     return state
 
 

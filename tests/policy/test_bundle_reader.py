@@ -141,12 +141,33 @@ def test_an_absent_version_is_missing(tmp_path: Path) -> None:
     assert refusal(tmp_path / "5").reason == "missing"
 
 
+def nested(levels: int) -> Any:
+    """A number in lists and objects by turns."""
+    value: Any = 1
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+def test_a_nested_provenance_within_the_limit_is_read(damaged: Path) -> None:
+    change_json(damaged / "policy.json", lambda stored: stored.update(provenance={"a": nested(99)}))
+    recompute_manifest(damaged)
+    assert bundle.read(damaged).provenance == {"a": nested(99)}
+    change_json(damaged / "policy.json", lambda stored: stored.update(provenance={"a": nested(100)}))
+    recompute_manifest(damaged)
+    assert "nested more than 100 levels" in str(refusal(damaged))
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         (lambda stored: stored.update(format=1), "format 1, but this version reads format 3"),
         (lambda stored: stored.pop("spec"), "spec"),
         (lambda stored: stored.pop("provenance"), "provenance"),
+        (lambda stored: stored.update(provenance=[1]), "provenance must be an object, got [1]"),
+        (lambda stored: stored.update(provenance="a run"), "provenance must be an object, got 'a run'"),
+        (lambda stored: stored.update(provenance=None), "provenance must be an object, got None"),
+        (lambda stored: stored.update(provenance={"a": nested(700)}), "nested more than 100 levels deep"),
         (lambda stored: stored.update(spec=[]), "policy.json"),
         (lambda stored: stored["spec"].pop("name"), "lacks name"),
         (lambda stored: stored["spec"].update(actor_depth=6), "try 4 or 8"),

@@ -63,6 +63,7 @@ def test_a_policy_that_readers_would_refuse_is_not_published(
     doubled = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     attempts: list[tuple[dict[str, Any], str]] = [
         ({"version": -1}, "version must be a training step, 0 or more, got -1"),
+        ({"version": 10**18}, "got 1000000000000000000; it has at most 18 digits"),
         ({"params": swapped}, r"array goal_encoder\.input\.kernel is \[5, 4\] float32 where"),
         ({"params": doubled}, r"is \[.*\] float64 where"),
         ({"params": PolicyParams(params.actor)}, "array goal_encoder.* of the specification is missing"),

@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from policy import published
 from policy.exchange import import_facts_template
 from training.policy_command.result import CommandError, Result, UsageError
 
@@ -40,8 +41,8 @@ def run(arguments: argparse.Namespace) -> Result:
         return _write_template(arguments.template)
     if missing := [_word(name) for name in _NEEDED if name not in given]:
         raise UsageError(f"import needs {', '.join(missing)}, or --template FILE alone")
-    if arguments.version < 0:
-        raise UsageError(f"--version must be a training step, 0 or more, got {arguments.version}")
+    if not published.is_version(str(arguments.version)):
+        raise UsageError(f"--version must be a training step, 0 or more, of at most 18 digits, got {arguments.version}")
     return _import(arguments)
 
 
@@ -74,10 +75,10 @@ def _import(arguments: argparse.Namespace) -> Result:
         raise CommandError(f"{error}; give another --version") from error
     except (ValueError, FloatingPointError) as error:
         raise CommandError(str(error)) from error
-    published = bundle.read(path)
-    spec = published.spec
+    imported_policy = bundle.read(path)
+    spec = imported_policy.spec
     sizes = f"actor depth {spec.actor_depth}, width {spec.actor_width}"
     critic = f"critic depth {spec.critic_depth}, width {spec.critic_width}" if spec.has_critic else "no critic"
-    lines = [f"published {path}", f"{spec.name}: {sizes}; {critic}; {len(published.probes.state)} probes"]
+    lines = [f"published {path}", f"{spec.name}: {sizes}; {critic}; {len(imported_policy.probes.state)} probes"]
     facts = {"path": str(path), "version": arguments.version, "spec": dataclasses.asdict(spec)}
-    return Result(lines, facts | {"manifest_sha256": published.manifest_sha256})
+    return Result(lines, facts | {"manifest_sha256": imported_policy.manifest_sha256})

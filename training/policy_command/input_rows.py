@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from policy import plain_file
 from policy.real_numbers import as_float32
 from policy.spec import QUATERNION_SIZE, PolicySpec
 from training.policy_command.result import UsageError
@@ -81,7 +82,7 @@ def _read(file: Path, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         # Opened here, because numpy leaves a file open that turns out not to be an archive.
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+        with plain_file.opened(file) as opened, np.load(opened, allow_pickle=False) as stored:
             state, goal = (as_float32(stored[name]) for name in _ARRAYS)
     except OSError as error:
         raise UsageError(f"--rows {file} cannot be read: {error.strerror or error}") from error

@@ -20,8 +20,10 @@ import argparse
 import contextlib
 import json
 import math
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code. `arguments` default to those of the process."""
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
-        result = parsed.subcommand.run(parsed)
+        with _sigterm_as_ctrl_c():
+            result = parsed.subcommand.run(parsed)
         text = json.dumps(_finite(result.facts)) if parsed.json else _printable("\n".join(result.lines))
         output.write(f"{text}\n")
     except (UsageError, MissingVersionError) as error:
@@ -106,6 +109,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 1)
     return result.exit_code
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Generator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, so that unfinished folders are removed."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _stop(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the removal
+    raise KeyboardInterrupt
 
 
 def parser() -> argparse.ArgumentParser:

@@ -186,3 +186,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, policy: Any) -
 
 def test_the_folders_above_are_made(tmp_path: Path, policy: Any) -> None:
     assert export(policy, tmp_path / "a" / "b" / "out", formats=["safetensors"]).is_dir()
+
+
+def test_a_folder_that_appears_during_the_export_stays_as_it_is(
+    tmp_path: Path, policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    plain = formats.FORMATS["safetensors"]
+
+    def check(folder: Path, policy: Any, critic: bool) -> None:
+        plain.check(folder, policy, critic)
+        out.mkdir()
+        (out / "mine").write_text("work")
+
+    monkeypatch.setattr(module, "FORMATS", {"safetensors": plain._replace(check=check)})
+    with pytest.raises(FileExistsError, match=r"the export .*/out cannot be written: it exists, or was made meanwhile"):
+        export(policy, out)
+    assert left_in(tmp_path) == ["out"]
+    assert (out / "mine").read_text() == "work"

@@ -1,5 +1,6 @@
 """Parameters of another project: each array that is missing, unknown or wrong is named, and nothing is unpickled."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,36 @@ def test_a_single_array_and_a_damaged_archive_are_refused(tmp_path: Path, model:
     index = content.index(b"\x93NUMPY") + 130  # two bytes after the array's header
     path.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
     assert refusal(path, tmp_path).startswith("array 'actor/params/Dense_0/bias' has damaged data: ")
+
+
+def test_arrays_of_another_name_shape_or_type_are_refused_before_data_is_read(
+    tmp_path: Path, model: ForeignModel
+) -> None:
+    """The headers promise 4 TB, and no data follows them."""
+    path = model.save(tmp_path / "params.npz")
+    for name, dtype, message in (
+        ("actor/params/Dense_1/kernel", "<f4", "array actor/params/Dense_1/kernel is [1000000, 1000000] float32 where"),
+        ("actor/params/Dense_1/kernel", "<f8", "array actor/params/Dense_1/kernel is [1000000, 1000000] float64 where"),
+        ("actor/params/more", "<f4", "array actor/params/more is not expected"),
+        ("other", "<f4", "unknown array 'other'"),
+    ):
+        with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "bomb.npz", "w") as bomb:
+            for member in whole.namelist():
+                if member != f"{name}.npy":
+                    bomb.writestr(member, whole.read(member))
+            with bomb.open(f"{name}.npy", "w") as file:
+                header = {"descr": dtype, "fortran_order": False, "shape": (1_000_000, 1_000_000)}
+                np.lib.format.write_array_header_1_0(file, header)
+        assert refusal(tmp_path / "bomb.npz", tmp_path).startswith(message)
+
+
+def test_a_header_without_a_limit_of_its_size_is_refused(tmp_path: Path, model: ForeignModel) -> None:
+    path = model.save(tmp_path / "params.npz", **{"actor/params/Dense_0/bias": None})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("actor/params/Dense_0/bias.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(1 << 20))
+    assert refusal(path, tmp_path) == (
+        "array 'actor/params/Dense_0/bias' has damaged data: its header has format (2, 0) instead of (1, 0)"
+    )
 
 
 @pytest.mark.parametrize(

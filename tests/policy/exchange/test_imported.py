@@ -1,5 +1,6 @@
 """An imported policy acts and scores like the original one, computed by an independent model of the other project."""
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -203,6 +204,23 @@ def test_an_imported_policy_is_published_with_probes_and_its_origin(tmp_path: Pa
     origin = json.loads((path / "policy.json").read_text())["provenance"]["imported"]
     assert origin["facts"]["network"] == NETWORK["scaling-crl"]
     assert (origin["layout"], origin["parameters"]) == ("scaling-crl", "params.npz")
+    assert origin["parameters_sha256"] == hashlib.sha256(npz.read_bytes()).hexdigest()
+
+
+def test_the_hash_in_the_provenance_is_that_of_the_parameters_that_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npz = random_model(BlockNetwork, depth=4, width=12).save(tmp_path / "params.npz")
+    toml = write_facts(tmp_path / "facts.toml", network=NETWORK["scaling-crl"])
+    sha256, convert = hashlib.sha256(npz.read_bytes()).hexdigest(), imported.convert
+
+    def convert_and_replace(*arguments: Any) -> Imported:
+        npz.write_bytes(b"another file")
+        return convert(*arguments)
+
+    monkeypatch.setattr(imported, "convert", convert_and_replace)
+    stored = bundle.read(imported.publish(npz, toml, tmp_path / "policies", version=1))
+    assert stored.provenance["imported"]["parameters_sha256"] == sha256
 
 
 def test_probes_are_standard_normal_or_fill_the_ranges_of_the_facts(tmp_path: Path) -> None:
@@ -222,3 +240,16 @@ def test_probes_are_standard_normal_or_fill_the_ranges_of_the_facts(tmp_path: Pa
     again = imported.probe_inputs(spec, known)
     assert np.array_equal(state, again[0])
     assert np.array_equal(goal, again[1])
+
+
+def test_an_import_leaves_the_unfinished_folders_of_other_processes(tmp_path: Path) -> None:
+    npz = random_model(BlockNetwork, depth=4, width=12).save(tmp_path / "params.npz")
+    toml = write_facts(tmp_path / "facts.toml", network=NETWORK["scaling-crl"])
+    root = tmp_path / "policies"
+    (root / ".writing-2000-0123abcd" / "params").mkdir(parents=True)
+    imported.publish(npz, toml, root, version=3000)
+    assert sorted(entry.name for entry in root.iterdir()) == [".writing-2000-0123abcd", "3000"]
+    for inside in (root / "3000", root / "3000" / "params" / "new", root / "4000"):
+        with pytest.raises(ValueError, match="choose another place|would look like a version"):
+            imported.publish(npz, toml, inside, version=5)
+    assert bundle.read(root / "3000").version == 3000

@@ -14,6 +14,7 @@ from flax import linen
 from onnx.reference import ReferenceEvaluator
 
 from policy import bundle
+from policy.bundle import probes as bundle_probes
 from policy.exchange import onnx_graph
 from policy.networks import PolicyParams
 from policy.spec import ENERGY_NAMES, PolicySpec
@@ -143,6 +144,19 @@ def test_opposite_quaternions_give_the_same_action_bit_for_bit(tmp_path: Path) -
     np.testing.assert_array_equal(action, run(opened, state=opposite_state, goal=opposite_goal))
     opposite_state[:, 0] *= -1  # no quaternion
     assert not np.allclose(action, run(opened, state=opposite_state, goal=opposite_goal), atol=1e-3)
+
+
+def test_a_subnormal_number_in_a_quaternion_is_0_as_in_jax(tmp_path: Path) -> None:
+    spec = SPECS["quaternions"]
+    state, goal = inputs(spec)
+    state[:, 1:5], goal[:, 0:4] = (0, 0, -1e-40, 1), (0, -1e-40, 0, 1)
+    without_state, without_goal = state.copy(), goal.copy()
+    without_state[:, 3], without_goal[:, 1] = 0, 0
+    opened = session(actor(tmp_path, spec))
+    action = run(opened, state=state, goal=goal)
+    np.testing.assert_array_equal(action, run(opened, state=without_state, goal=without_goal))
+    expected = bundle_probes.compute(trained_params(spec), spec, state=state, goal=goal).action
+    np.testing.assert_allclose(action, expected, atol=1e-5)
 
 
 def with_arrays(spec: PolicySpec, arrays: dict[str, dict[str, Any]], *, network: str = "actor") -> PolicyParams:

@@ -1,6 +1,7 @@
 """kilolayer-policy import: usage, refusals, and a server that offers what it has published."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,11 @@ def test_the_template_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixt
         (["a.npz", "--template", "b"], "--template FILE stands alone; write the facts first, then import"),
         (
             ["a.npz", "--facts", "b", "--out", "c", "--version", "-1"],
-            "--version must be a training step, 0 or more, got -1",
+            "--version must be a training step, 0 or more, of at most 18 digits, got -1",
+        ),
+        (
+            ["a.npz", "--facts", "b", "--out", "c", "--version", "1234567890123456789"],
+            "--version must be a training step, 0 or more, of at most 18 digits, got 1234567890123456789",
         ),
     ],
 )
@@ -62,6 +67,16 @@ def test_what_cannot_be_imported_is_said_in_one_line(tmp_path: Path, capsys: pyt
     assert main(command) == 1
     assert f"{facts} does not exist" in capsys.readouterr().err
     assert not (tmp_path / "policies").exists()
+
+
+def test_a_pipe_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    npz = random_model(SkipNetwork, hidden=5, width=10).save(tmp_path / "params.npz")
+    facts, pipe = write_facts(tmp_path / "facts.toml", network=NETWORK_OF_FIVE), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for files in ((pipe, facts), (npz, pipe)):
+        words = ["import", files[0], "--facts", files[1], "--out", tmp_path / "policies", "--version", "3"]
+        assert main([str(word) for word in words]) == 1
+        assert capsys.readouterr().err == f"error: [Errno 22] Not a plain file: '{pipe}'\n"
 
 
 @pytest.mark.slow

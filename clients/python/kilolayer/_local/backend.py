@@ -46,7 +46,7 @@ def open_backend(export: Export, *, backend: str | None, threads: int | None) ->
     """
     if backend not in (None, *BACKENDS):
         raise ValueError(f"backend must be 'onnx' or 'numpy', got {backend!r:.80}")
-    chosen = backend or ("onnx" if onnx_backend.is_available(export) else "numpy")
+    chosen = backend or ("onnx" if onnx_backend.is_preferred(export) else "numpy")
     opened = _onnx(export, threads) if chosen == "onnx" else _numpy(export, threads)
     problem = _difference(opened, read_probes(export))
     if problem:

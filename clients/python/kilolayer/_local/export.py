@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kilolayer._local import manifest
-from kilolayer._local.manifest import invalid
+from kilolayer._local.manifest import Entry, invalid
 from kilolayer._responses import PolicyDescription
+from kilolayer.errors import InvalidExport
 from kilolayer.v1 import policy_pb2
 
 CONFIG, PROBES, MODEL, ACTOR, CRITIC = (
@@ -53,14 +54,14 @@ class Export:
 
     Attributes:
         folder: where it is.
-        files: the names of its files.
+        files: its files, by their names.
         spec: the specification, as config.json has it: in full precision.
         description: as a server would give it.
         has_critic: whether the policy itself has a critic, exported or not.
     """
 
     folder: Path
-    files: frozenset[str]
+    files: dict[str, Entry]
     spec: dict[str, Any]
     description: PolicyDescription
     has_critic: bool
@@ -81,7 +82,7 @@ def read(folder: Path) -> Export:
     if CONFIG not in files:
         raise invalid(folder, f"{CONFIG} is missing, so this is no exported policy")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(manifest.content(folder, CONFIG, files[CONFIG]))
         found = config["format"], config["format_version"]
         if found != (_FORMAT, _FORMAT_VERSION):
             raise invalid(
@@ -96,9 +97,12 @@ def read(folder: Path) -> Export:
         )
         has_critic = spec["critic"] != "none"
         is_exported = bool(config["has_critic_exported"])
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise invalid(folder, f"{CONFIG} cannot be read: {error!r:.200}") from error
-    description = PolicyDescription.from_proto(reply)
+        description = PolicyDescription.from_proto(reply)
+    except InvalidExport:
+        raise
+    # protobuf raises ValueError for numbers out of range and for text without an encoding
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise invalid(folder, f"{CONFIG} cannot be read: {error!a:.200}") from error
     if not is_exported:
         description = dataclasses.replace(description, **_WITHOUT_CRITIC)
     return Export(folder, files, spec, description, has_critic)
@@ -128,13 +132,13 @@ def read_arrays(export: Export, name: str) -> dict[str, NDArray[np.float32]]:
         InvalidExport: the file is missing, cannot be read, or has other types.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     if name not in export.files:
         raise invalid(export.folder, f"{name} is missing")
     try:
-        arrays = load_file(export.folder / name)
-    except (SafetensorError, OSError) as error:
+        arrays = load(manifest.content(export.folder, name, export.files[name]))
+    except (SafetensorError, KeyError) as error:  # KeyError: another type than numpy has
         raise invalid(export.folder, f"{name} cannot be read: {error!s:.200}") from error
     if other := sorted(key for key, array in arrays.items() if array.dtype != np.float32):
         raise invalid(export.folder, f"the array {other[0]} of {name} is not float32")

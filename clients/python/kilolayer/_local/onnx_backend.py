@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from kilolayer._local.export import ACTOR, CRITIC, Export, missing_extra
+from kilolayer._local.export import ACTOR, CRITIC, MODEL, Export, missing_extra
 from kilolayer._local.manifest import invalid
 from kilolayer._local.network import Floats
 
@@ -42,9 +42,10 @@ class OnnxCritic:
         return self._session.run(["energy"], {"state": state, "action": action, "goal": goal})[0]
 
 
-def is_available(export: Export) -> bool:
-    """Return whether the export has a graph of the actor, and ONNX Runtime is installed."""
-    return ACTOR in export.files and importlib.util.find_spec("onnxruntime") is not None
+def is_preferred(export: Export) -> bool:
+    """Return whether the export has a graph of the actor, and ONNX Runtime is installed or numpy has no parameters."""
+    is_installed = importlib.util.find_spec("onnxruntime") is not None
+    return ACTOR in export.files and (is_installed or MODEL not in export.files)
 
 
 def onnx_actor(export: Export, *, threads: int) -> OnnxActor:

@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIZE = 4
+_LEAST_NORMAL = np.finfo(np.float32).tiny
 
 
 def canonical_signs(values: NDArray[np.float32], starts: Sequence[int]) -> NDArray[np.float32]:
     """Return `values: [rows, n]` with the sign of each quaternion chosen: its first value that is not 0 is positive.
+
+    In quaternions, numbers closer to 0 than the normal ones of float32 become 0, as in a server.
 
     Args:
         values: is not changed.
@@ -22,6 +25,7 @@ def canonical_signs(values: NDArray[np.float32], starts: Sequence[int]) -> NDArr
     values = values.copy()
     for start in starts:
         quaternion = values[:, start : start + _SIZE]
-        first = np.take_along_axis(quaternion, (quaternion != 0).argmax(axis=1)[:, None], axis=1)
-        values[:, start : start + _SIZE] = np.where(quaternion == 0, 0, np.where(first < 0, -quaternion, quaternion))
+        zero = np.abs(quaternion) < _LEAST_NORMAL
+        first = np.take_along_axis(quaternion, (~zero).argmax(axis=1)[:, None], axis=1)
+        values[:, start : start + _SIZE] = np.where(zero, 0, np.where(first < 0, -quaternion, quaternion))
     return values
