@@ -17,4 +17,4 @@ def opened(path: Path) -> BinaryIO:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "Not a plain file", str(path))
+    raise OSError(errno.EINVAL, "not a plain file", str(path))

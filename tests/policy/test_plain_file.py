@@ -19,7 +19,7 @@ def test_a_file_and_a_link_to_it_are_opened(tmp_path: Path) -> None:
 def test_a_pipe_a_folder_and_a_device_are_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
-        with pytest.raises(OSError, match="Not a plain file") as refused:
+        with pytest.raises(OSError, match="not a plain file") as refused:
             plain_file.opened(path)
         assert refused.value.filename == str(path)
     with pytest.raises(FileNotFoundError):

@@ -12,5 +12,5 @@ from training.policy_command.result import UsageError
 
 def test_a_pipe_of_rows_is_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match=r"--rows .*/pipe cannot be read: Not a plain file"):
+    with pytest.raises(UsageError, match=r"--rows .*/pipe cannot be read: not a plain file"):
         recorded_rows([tmp_path / "pipe"], SPEC)
