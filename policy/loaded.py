@@ -25,8 +25,8 @@ _MAX_SEED = 2**64 - 1
 class LoadedPolicy:
     """A published policy, verified and ready to act. Several threads may use it.
 
-    The first call compiles, which takes a second or more; so does the first call with more rows than any before. To
-    compile few programs, calls are padded to the next power of two of rows.
+    Calls are padded to the next power of two of rows, so that few programs are compiled. The first deterministic and
+    the first sampled call of each such size compile, which takes a second or more.
 
     Args:
         verified: the policy, as `policy.bundle.read` returns it.
@@ -58,15 +58,15 @@ class LoadedPolicy:
             state: [state_dim], or [rows, state_dim].
             goal: [goal_dim] for every row, or [rows, goal_dim].
             noise: [chunk_dim] for every row, or [rows, chunk_dim], standard normal: sample the action with it.
-            seed: sample with the noise that a server takes for this seed, 0 to 2**64 - 1.
+            seed: sample with the noise that a server uses for this seed, 0 to 2**64 - 1.
 
         Returns:
             [chunk_dim] for one state, else [rows, chunk_dim], float32 in [-1, 1]. chunk_dim is `spec.action_dim`, or
             `spec.action_chunk` times that: the first action comes first.
 
         Raises:
-            ValueError: a size does not fit the policy, a value is NaN, infinite or no real number, the seed is out of
-                range, or there are both noise and a seed. The message is one line.
+            ValueError: a size does not fit the policy, a value is NaN, infinite or not a real number, the seed is out
+                of range, or there are both noise and a seed. The message is one line.
         """
         spec = self.spec
         states = _rows("state", state, spec.state_dim)
@@ -149,7 +149,7 @@ def _padded(rows: np.ndarray) -> np.ndarray:
 
 
 def _noise(seed: int, *, rows: int, size: int) -> np.ndarray:
-    """Return the noise [rows, size] that a server takes for `seed` in a call of as many rows."""
+    """Return the noise [rows, size] that a server uses for `seed` in a call with this number of rows."""
     integers = np.zeros((rows, 4), np.uint32)
     integers[:, 0], integers[:, 1] = seed & 0xFFFFFFFF, seed >> 32
     integers[:, 2] = np.arange(rows)

@@ -1,4 +1,4 @@
-"""Open a file that a user names, and refuse what is none: to open a pipe that nobody writes to would block."""
+"""Open a plain file that a user names. A pipe is refused, because to open one without a writer would block."""
 
 import errno
 import os

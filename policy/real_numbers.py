@@ -1,4 +1,4 @@
-"""Arrays of real numbers from whatever a caller or a file gives."""
+"""Convert what a caller or a file gives to float32 arrays."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,10 +7,10 @@ _OTHER_KINDS = "bcSUMm"  # of numpy: truth values, complex numbers, text, dates 
 
 
 def as_float32(values: ArrayLike) -> np.ndarray:
-    """Return `values` as float32. What is too large for it becomes infinite, without a warning.
+    """Return `values` as float32. Values that are too large for it become infinite, without a warning.
 
     Raises:
-        ValueError: they are no real numbers, or have no common shape. The message is a part of a sentence.
+        ValueError: they are not real numbers, or have no common shape. The message is a part of a sentence.
     """
     given = np.asarray(values)
     if given.dtype.kind in _OTHER_KINDS:

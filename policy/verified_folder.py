@@ -77,11 +77,11 @@ def create(
             not as they should be.
         format_version: of these files, for the manifest.
         what: is written, in a word or two, for error messages.
-        replace: whether the new folder takes the place of one of that name. If not, one that is there when the new
-            folder is complete stays.
+        replace: whether the new folder replaces a folder of that name. If false, an existing one stays, also one that
+            appears while the new folder is written.
 
     Raises:
-        FileExistsError: there is something of that name, and `replace` is false.
+        FileExistsError: something of that name exists, and `replace` is false.
         OSError: the disk is full, or the folder cannot be written or read back; the message names it. Nothing is left
             behind, and a folder of that name is as it was.
     """

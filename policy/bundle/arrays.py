@@ -68,7 +68,7 @@ def save(folder: Path, params: PolicyParams) -> None:
     try:
         with _plain_path(folder, odd=_ODD_TO_SAVE) as path:
             ocp.PyTreeCheckpointer().save(path / _NAME, to_tree(params))
-            if (path / _NAME / _COMMITTED).exists():  # the path of the folder is in it: a policy is for others, too
+            if (path / _NAME / _COMMITTED).exists():  # it has the absolute path of the folder
                 (path / _NAME / _COMMITTED).write_text("Checkpoint commit was successful\n")
     except OSError:
         raise

@@ -17,7 +17,7 @@ from policy.temporary_folder import temporary_folder
 from policy.verified_folder import MALFORMED, malformation
 
 _PREFIX = "kilolayer-policy-"  # of the folders that hold a copy
-_MAX_NESTING = 100  # far more than a provenance has; programs that go through a deeper one fail
+_MAX_NESTING = 100  # far more than a provenance has; recursion through a deeper one would fail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _read_description(path: Path) -> tuple[PolicySpec, Mapping[str, Any]]:
 
 
 def _provenance(stated: Any) -> dict[str, Any]:
-    """Return the provenance. Raises ValueError if it is no object, or nested too deeply."""
+    """Return the provenance. Raises ValueError if it is not an object, or is nested too deeply."""
     if not isinstance(stated, dict):
         raise ValueError(f"provenance must be an object, got {stated!r:.80}")
     level: list[Any] = [stated]

@@ -36,8 +36,8 @@ def write(
 ) -> Path:
     """Publish version `version` of a policy in `root` and return its folder. Existing versions are not changed.
 
-    Unfinished folders of killed processes are removed first. So only one process may publish in a root at a time, apart
-    from those that do not sweep.
+    Unfinished folders of killed processes are removed first (a sweep). This would also remove the unfinished folder of
+    another process, so a process that sweeps must be the only one that publishes in a root.
 
     Args:
         version: the training step, 0 or more, of at most 18 digits; it names the folder.

@@ -1,8 +1,7 @@
 """README.md of an exported policy: a model card, with front matter that the tools of the Hugging Face hub read.
 
-A card says what is known and nothing else: it has a license only if one was given, and no metrics that the policy's
-provenance lacks. Labels and provenance may hold any character, so everything that is not ours passes through
-`policy.exchange.markdown`.
+A card has a license only if one was given, and metrics only if the provenance of the policy has them. Labels and
+provenance may contain any character, so `policy.exchange.markdown` escapes them.
 """
 
 import re

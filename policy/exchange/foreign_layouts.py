@@ -91,7 +91,7 @@ class ForeignPolicy(NamedTuple):
 def read(path: Path, facts: Facts) -> ForeignPolicy:
     """Read the networks in the .npz file `path`, of the sizes that `facts` say.
 
-    First the names, shapes and types of all arrays are checked, then their data is read: a small file can hold a lot.
+    The names, shapes and types of all arrays are checked before their data is read: a small file can hold huge arrays.
 
     Raises:
         ForeignPolicyError: it is not an .npz file, or an array is missing, unknown, of another shape or type, or not
@@ -141,10 +141,10 @@ def _policy(arrays: Mapping[str, np.ndarray], facts: Facts, *, sha256: str) -> F
 
 
 def _archive(path: Path, content: io.BytesIO) -> np.lib.npyio.NpzFile:
-    """Return an .npz file, of which nothing but the names is read."""
+    """Open an .npz file, and read only the names of its arrays."""
     try:
         stored = np.load(content, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:  # numpy takes an unknown file for a pickle
+    except (ValueError, EOFError, OSError, SyntaxError) as error:  # numpy reports an unknown file as a pickle
         raise ForeignPolicyError(f"{path} is not an .npz file of numpy") from error
     except Exception as error:  # zipfile raises BadZipFile, NotImplementedError ...
         raise ForeignPolicyError(f"{path} is damaged: {error}") from error
@@ -162,7 +162,7 @@ def _require_known(names: Sequence[str]) -> None:
 
 
 def _without_data(stored: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    """Return an array with the shape and the type of one in the file, all of whose values are one in memory."""
+    """Return an array with the shape and the type of one in the file, without its data. It needs no memory."""
     with _named_errors(name), cast("zipfile.ZipFile", stored.zip).open(f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
         if version != _NPY_VERSION:  # its header has at most 64 KiB
@@ -184,7 +184,7 @@ def _array(stored: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _named_errors(name: str) -> Generator[None]:
-    """Turn the errors of reading an array into ours, which name it."""
+    """Turn the errors of reading an array into ForeignPolicyError, which names the array."""
     try:
         yield
     except Exception as error:  # numpy raises zipfile, zlib, ValueError ... for a damaged archive

@@ -1,4 +1,4 @@
-"""Facts: what a user says about a policy of scaling-crl or JaxGCRL, because its parameters do not say it.
+"""Facts about a policy of scaling-crl or JaxGCRL that its parameters do not contain, so that a user must state them.
 
 They are a TOML file, see `import_facts_template`. Its table `policy` has fields of `PolicySpec`. Its table `network`
 has the settings that the policy was trained with, under the names of the other project. Its table `probes` has ranges
@@ -44,7 +44,7 @@ _OF_LAYOUT: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 _OF_CRITIC = frozenset({"critic_depth", "energy_fn"})
 _RANGES = (("state_low", "state_high"), ("goal_low", "goal_high"))
-_LARGEST = 1e38  # is a float32, like every state
+_LARGEST = 1e38  # fits into a float32, like every state
 _MOST_VALUES = 100_000
 
 
@@ -60,7 +60,7 @@ class NetworkFacts:
         layout: one of LAYOUTS.
         actor_hidden: hidden layers of the actor, the first one included.
         critic_hidden: hidden layers of each encoder; 0 if the critic is not imported.
-        skip_every: every how many layers after the first one the earlier sum is added; 0: never.
+        skip_every: number of layers, after the first one, from one skip connection to the next; 0: none.
         use_relu: whether the activation is relu; else it is swish.
         energy: EXACT_DISTANCE, or one of JAXGCRL_ENERGIES.
         critic: whether the critic is imported.

@@ -1,10 +1,10 @@
 """Import a policy of scaling-crl or JaxGCRL: parameters in an .npz file and facts in TOML become a published policy.
 
-The imported policy computes the same actions and energies as the original one, but for rounding:
+The imported policy computes the same actions and energies as the original one, except for rounding:
 
 * the two Dense layers of their actor, mean and log-std, become the two halves of our output Dense; both projects squash
   the log-std into [-5, 2] as `policy.acting` does, and the mean with tanh;
-* `layer_plan` says where their hidden layers go;
+* `layer_plan` says how their hidden layers become blocks of four;
 * JaxGCRL's energy `norm` is -sqrt(distance^2 + 1e-6), ours is -distance: one more value in the encodings, 1e-3 in one
   and 0 in the other, adds the 1e-6. Its `l2` is our `l2_squared`.
 

@@ -10,7 +10,7 @@ the signs of quaternions and squashing are inside.
     artifact = jax.export.deserialize(bytearray(pathlib.Path("actor.jax").read_bytes()))
     action = jax.jit(artifact.call)(state, goal, noise)
 
-The parameters are constants of the program, so that one file is the whole policy. Parameters of more than 2 GB do not
+The parameters are constants of the program, so one file is the whole policy. Parameters of more than 2 GB do not
 fit. JAX reads an artifact for about six months of its releases, then refuses it: keep the published policy, to export
 it again (https://docs.jax.dev/en/latest/export/export.html, compatibility guarantees). The same policy gives the same
 bytes with the same version of JAX.
@@ -91,7 +91,7 @@ def _as_constants(params: PolicyParams, networks: list[Network], *, max_bytes: i
 
 @contextlib.contextmanager
 def _without_source_lines() -> Generator[None]:
-    """Keep the paths of our files out of the program: they differ between machines, and tell of them."""
+    """Keep the paths of our source files out of the program, because they differ between machines."""
     before: Any = getattr(jax.config, _SOURCE_LINES)
     jax.config.update(_SOURCE_LINES, 0)
     try:

@@ -1,4 +1,4 @@
-"""Where the hidden layers of another project's network go in a residual network of this project, exactly.
+"""How the hidden layers of another project's network become a network of this project that computes the same.
 
 A network here has an input layer and blocks of four layers. With `residual`, a block's input is added to its output.
 JaxGCRL adds the sum of before after hidden layer k, 2k, ... (counted from 0), and so does scaling-crl with k = 4. So:
@@ -33,11 +33,11 @@ class LayerPlan(NamedTuple):
 
 
 def plan(hidden: int, *, skip_every: int, layer_norm: bool, use_relu: bool) -> LayerPlan:
-    """Return where the layers go.
+    """Return how the layers become blocks of four.
 
     Args:
         hidden: hidden layers, 1 or more.
-        skip_every: every how many layers a sum is formed; 0: never.
+        skip_every: number of layers from one skip connection to the next; 0: none.
 
     Raises:
         ForeignPolicyError: no network of ours computes the same.

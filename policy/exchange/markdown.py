@@ -1,4 +1,4 @@
-"""Markdown and YAML with words of others in them: labels and provenance may hold any character."""
+"""Write Markdown and YAML with text from a policy: its labels and its provenance may contain any character."""
 
 import html
 import json
@@ -15,7 +15,7 @@ _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def plain(text: str) -> str:
-    """Return `text` in one line, with everything escaped that Markdown or HTML would read as more than text.
+    """Return `text` in one line, with all characters escaped that mean something in Markdown or HTML.
 
     Characters that do not print are replaced: line breaks by a space, others by U+FFFD.
     """

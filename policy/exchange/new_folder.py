@@ -1,4 +1,4 @@
-"""Where an export or an import may write: not into a published or exported folder, and not beside versions as one."""
+"""Where an export or an import may write: not into a published or exported folder, and not in place of a version."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,10 @@ from policy.verified_folder import MANIFEST
 
 
 def problem(folder: Path) -> str:
-    """Say why nothing may be written at `folder`; empty if it may be.
+    """Return why nothing may be written at `folder`, or an empty string.
 
-    A file more would damage a folder with a manifest, and a folder whose name is a number would become a version.
+    An additional file would damage a folder with a manifest. A folder with a number as its name, beside versions of a
+    policy, would look like one of them.
     """
     resolved = Path(os.path.realpath(folder))
     for around in (resolved, *resolved.parents):

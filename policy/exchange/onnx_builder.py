@@ -25,7 +25,7 @@ class Port(NamedTuple):
     """An input or an output of a graph: float32, one row after another."""
 
     name: str
-    rows: str  # name of the first dimension; ports with the same name have equally many rows
+    rows: str  # name of the first dimension; ports with the same name have the same number of rows
     size: int | None  # values in a row; None for one number without an axis
     meaning: str
 
@@ -68,7 +68,7 @@ class GraphBuilder:
 
         Args:
             name: of the graph.
-            inputs: an array with the name of an input is the value of that input where none is fed.
+            inputs: an array with the name of an input is the default value of that input.
             metadata: text by key, for `metadata_props`.
             version: of the model.
 

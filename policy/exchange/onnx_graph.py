@@ -7,8 +7,8 @@ Everything is float32. An action is in [-1, 1]; of a chunk, the first action com
 normalization and the squashing are inside: states and goals are fed as the environment gives them.
 
 action = tanh(mean + exp(log_std) * noise) with standard normal noise. The noise may be left out: it is an input with a
-default value, zeros [1, chunk_dim], which give the deterministic action. Fed, it has as many rows as the state, or one
-row for all of them; or many rows for a state and a goal of one row.
+default value, zeros [1, chunk_dim], which give the deterministic action. A noise that is fed has as many rows as the
+state, or one row for all of them. It may also have many rows if the state and the goal have one row.
 
 The graphs need opset 17 (ONNX 1.12 of 2022, onnxruntime 1.12). `metadata_props` has what a robot needs to know, see
 `metadata`. The same policy gives the same bytes.

@@ -13,7 +13,7 @@ import numpy as np
 from policy.bundle import arrays
 from policy.networks import PolicyParams
 
-_METADATA = {"format": "np"}  # a single entry: the library writes several ones in any order
+_METADATA = {"format": "np"}  # a single entry, because the library writes several in any order
 
 
 def named_arrays(params: PolicyParams, *, critic: bool) -> dict[str, np.ndarray]:
@@ -33,8 +33,9 @@ def write(path: Path, named: Mapping[str, np.ndarray]) -> None:
     """
     from safetensors.numpy import save
 
-    contiguous = {name: np.ascontiguousarray(array) for name, array in named.items()}  # others would be stored wrong
-    # Not the library's save_file, which lets nobody but the owner read the file.
+    # The library stores arrays of other layouts wrongly.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in named.items()}
+    # Its save_file would make a file that only the owner can read.
     path.write_bytes(save(contiguous, metadata=_METADATA))
 
 

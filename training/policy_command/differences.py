@@ -10,7 +10,7 @@ from policy.spec import PolicySpec
 from training.policy_command.input_rows import InputRows
 
 QUANTILES = (0.5, 0.9, 0.99)
-EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.2, 0.5, 1.0, 2.0)  # of the histogram; an action has [-1, 1]
+EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.2, 0.5, 1.0, 2.0)  # of the histogram; an action lies in [-1, 1]
 _BAR = 40  # characters of the longest bar
 
 

@@ -1,7 +1,7 @@
 """kilolayer-policy evaluate: how well a published policy reaches goals, without a server.
 
 It runs training's own evaluation. With the settings that training used, the episodes have the same starts and goals, so
-the figures are those in the policy's provenance. They are the defaults, except for a file of goals and for warp.
+the figures are those in the policy's provenance. They are the defaults, except for goals from a file and for warp.
 """
 
 import argparse

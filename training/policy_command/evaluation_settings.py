@@ -1,4 +1,4 @@
-"""How a policy is evaluated: as the command line says, and in all else as training did.
+"""The settings of an evaluation: those of the command line, and training's for what it does not give.
 
 A policy may come from others, so its provenance is not trusted: only the command line can name a module to import, or a
 file to read.
@@ -12,7 +12,7 @@ from training.policy_command.result import UsageError
 if TYPE_CHECKING:
     from policy.bundle import Bundle
 
-EPISODES = 128  # if neither the command line nor the policy says a number
+EPISODES = 128  # if neither the command line nor the policy has a number
 MAX_EPISODES = 10**6
 MAX_SEED = 2**31 - 1
 
@@ -50,7 +50,7 @@ def of_training(policy: "Bundle") -> Settings | None:
 
 
 def chosen(arguments: argparse.Namespace, policy: "Bundle", *, recorded: Settings | None) -> Settings:
-    """Return the settings of the command line, with those of training in place of what is not given.
+    """Return the settings of the command line, and those of training for what is not given.
 
     The file of goals and the physics are those of the command line only: warp needs a GPU.
 

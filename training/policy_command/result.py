@@ -10,7 +10,7 @@ class Result:
     """What a subcommand found or did, for people and for programs.
 
     Args:
-        lines: of text.
+        lines: the text for people.
         facts: the same and more, as JSON values. `--json` prints them as one object, with null for NaN and infinity.
         exit_code: of the process: 0, 1 if a policy is damaged, or 3 if `diff` found a larger difference.
     """

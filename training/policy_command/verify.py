@@ -1,6 +1,6 @@
 """kilolayer-policy verify: check everything that a reader checks, of one version or of all versions of a folder.
 
-Of an exported policy it checks the files; the export itself has computed the probes before it wrote the manifest.
+Of an exported policy it checks only the files, because the export has checked the probes before its folder appeared.
 """
 
 import argparse

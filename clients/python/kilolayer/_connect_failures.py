@@ -78,7 +78,7 @@ def _unusable_pair(_details: str, _security: Security) -> Explanation:
 
 
 def _no_address(details: str, security: Security) -> Explanation:
-    """Return why gRPC has nothing to connect to; old versions say so, too, of a certificate that they cannot use."""
+    """Return why gRPC has no address to connect to. Old versions also report an unusable certificate in this way."""
     if security.has_tls:
         return _unusable_pair(details, security)
     return "the address stands for no machine", "Check the name in the address, and this machine's network and DNS"

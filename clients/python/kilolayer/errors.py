@@ -98,4 +98,4 @@ class ClientClosed(KilolayerError):
 
 
 class InvalidExport(ValueError):
-    """The folder of an exported policy is not as it was written, or does not give the policy's actions here."""
+    """The folder of an exported policy is damaged, or does not give the actions of the policy on this machine."""

@@ -50,7 +50,7 @@ class HttpSpan(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HttpEvents:
-    """What is called at events of connections."""
+    """Functions that a connection calls when something happens."""
 
     on_limit: Callable[[], None] = lambda: None
     """A call is ended because its connection holds too many bytes."""

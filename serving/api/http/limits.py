@@ -6,10 +6,10 @@ from typing import Protocol, TypeAlias
 
 
 class Timer(Protocol):
-    """Something that happens later."""
+    """A scheduled action."""
 
     def cancel(self) -> None:
-        """Prevent it."""
+        """Cancel it."""
         ...
 
 
@@ -28,12 +28,12 @@ class OneTimer:
         self._timer: Timer | None = None
 
     def set(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Call `action` in `delay_s`, in place of what was to be called before."""
+        """Call `action` in `delay_s`, in place of the action that was set before."""
         self.clear()
         self._timer = self._call_later(delay_s, action)
 
     def clear(self) -> None:
-        """Call nothing."""
+        """Cancel the action, if there is one."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -50,7 +50,7 @@ class HttpLimits:
     """Of the request line and the headers."""
 
     header_s: float = 5.0
-    """For the headers: from their first byte, and for those of the first request from the connection."""
+    """For the headers: from their first byte; for those of the first request, from the start of the connection."""
 
     idle_s: float = 60.0
     """From a reply to the next request."""
@@ -73,10 +73,10 @@ class HttpLimits:
 class OpenConnections:
     """The open connections of a server. They are compared by identity.
 
-    A connection is busy, waits for its peer, or lingers after its last reply. When there are too many, one is dropped
-    for the new one: of those that linger, the first; without one, the connection that has waited longest. Waiting for
-    a request, for a body and for a peer to receive a reply are the same here, so a flood of any of these ends earlier
-    connections of the flood, and not those of clients that send and receive without pauses.
+    A connection is busy, waits for its peer, or lingers after its last reply. When there are too many, a new one takes
+    the place of another: of the first that lingers; if none does, of the one that has waited longest for a request, for
+    a body, or for its peer to receive a reply. A flood of waiting connections therefore ends its own earlier ones, and
+    not those of clients that send and receive without pauses.
 
     Args:
         most: how many there may be.
@@ -88,10 +88,10 @@ class OpenConnections:
         self._waiting: dict[Droppable, None] = {}  # the longest first
         self._lingering: dict[Droppable, None] = {}
         self.is_closed = False
-        """Whether there is no place for another one, because the server stops."""
+        """Whether new connections are refused, because the server stops."""
 
     def add(self, connection: "Droppable") -> bool:
-        """Add a connection that waits for its first request. Return False if there is no place for it."""
+        """Add a connection that waits for its first request. Return False if it is refused."""
         if self.is_closed:
             return False
         if len(self.all) >= self._most:

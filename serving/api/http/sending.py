@@ -1,4 +1,4 @@
-"""Sending: waits until a peer has received a reply, with a limit."""
+"""Sending: waits until a peer has received a reply, and aborts the connection of a peer that receives nothing."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from serving.api.http.limits import OneTimer
 
 
 class Sending:
-    """Whether a peer receives what it is sent.
+    """Replies on their way to one peer.
 
     Args:
         transport: of the connection; calls `pause` and `resume` by way of its protocol.

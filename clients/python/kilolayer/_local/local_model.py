@@ -1,4 +1,4 @@
-"""LocalModel: from checked arguments to actions and energies, with what a server checks before and after computing."""
+"""LocalModel: computes actions and energies, with the checks that a server makes before and after computing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Answer(NamedTuple):
     """What was computed for a call."""
 
     results: Floats  # actions [rows, chunk_dim], or energies [rows]
-    batch_rows: int  # computed together, candidates counted
+    batch_rows: int  # computed together, candidates included
     compute_s: float
     out_of_range: bool  # whether a state is far from those of training
 

@@ -38,7 +38,7 @@ class LocalPolicy:
     equal within 1e-4. It needs the extra `local` (`pip install 'kilolayer[local]'`).
 
     Of a response, `compute_us` is the time of the computation, on this machine's clock; `queue_us` is 0, because no
-    call waits for another; `batch_rows` is the number of rows of the call alone, candidates counted.
+    call waits for another; `batch_rows` is the number of rows of the call alone, candidates included.
 
     Args:
         folder: of the exported policy. Files that its manifest does not name are ignored.
@@ -48,8 +48,8 @@ class LocalPolicy:
         timeout_s: timeout in seconds of a call that has none of its own.
 
     Raises:
-        InvalidExport: the folder is not as it was written, is no exported policy, or its files give other actions than
-            the published policy. The message names what is wrong. It is a ValueError.
+        InvalidExport: the folder has changed, is not an exported policy, or its files give other actions than the
+            published policy. The message names what is wrong. It is a ValueError.
         ImportError: the extra `local` is not installed.
         ValueError: an argument is wrong.
     """
@@ -145,7 +145,7 @@ class LocalPolicy:
         return self.describe(timeout_s=timeout_s)
 
     def close(self) -> None:
-        """Give the memory of the policy back. Later calls raise ClientClosed; calls in other threads end as usual."""
+        """Release the memory of the policy. Later calls raise ClientClosed; calls in other threads end as usual."""
         self._model = None
 
     def __enter__(self) -> Self:

@@ -49,7 +49,7 @@ class NumpyActor:
 
     def __call__(self, state: Floats, goal: Floats, noise: Floats | None) -> Floats:
         """Return actions [rows, chunk_dim] in [-1, 1], sampled with `noise: [rows, chunk_dim]` if there is any."""
-        with np.errstate(all="ignore"):  # what is not finite is found in the result
+        with np.errstate(all="ignore"):  # callers look for NaN and infinity in the result
             joined = np.concatenate([self.inputs.state(state), self.inputs.goal(goal)], axis=1)
             mean, raw = np.split(network.apply(self.network, joined), 2, axis=1)
             if noise is None:

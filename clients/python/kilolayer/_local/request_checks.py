@@ -1,4 +1,4 @@
-"""What a server checks of a request, for a policy that has none: sizes, numbers of rows, NaN, the range of actions."""
+"""The checks of a server, for a policy without one: sizes, numbers of rows, NaN, the range of actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kilolayer._arguments import ActArguments, ScoreArguments
 
 
 class RefusedError(Exception):
-    """A call that gets no answer: the name of its gRPC status, the reason in one word, and what happened."""
+    """A refused call: the name of its gRPC status, the reason in one word, and what happened."""
 
     def __init__(self, status: str, reason: str, happened: str) -> None:
         super().__init__(status, reason, happened)
@@ -22,7 +22,7 @@ class RefusedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class RequestChecks:
-    """The checks for one policy. Each method returns the rows to compute, and raises RefusedError if there are none."""
+    """The checks for one policy. Each method returns the rows to compute, or raises RefusedError."""
 
     name: str  # of the policy
     state_names: tuple[str, ...]

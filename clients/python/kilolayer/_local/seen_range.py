@@ -17,7 +17,7 @@ from kilolayer._local.quaternions import canonical_signs
 _DEVIATIONS = 5.0
 _CONSTANT_TOLERANCE = 1e-3  # of a value that never varied
 _ROUNDING = 1e-6  # relative spread of a constant value that is computed anew for every state, as in training
-_PLAUSIBLE = 1e6  # beyond it, training is not plausible: no statistics of goals are stored
+_PLAUSIBLE = 1e6  # no training has larger goals; a policy has no statistics of goals
 
 
 class SeenRange:
@@ -43,9 +43,9 @@ class SeenRange:
         return not self._outside(state).any()
 
     def explains(self, state: NDArray[np.float32], goal: NDArray[np.float32]) -> bool:
-        """Return whether the rows, whose results are not finite, are the cause of that, not the policy.
+        """Return whether these rows are the reason that their results are not finite, rather than the policy.
 
-        They are if each has a state out of range, or a value beyond every plausible one.
+        They are if each row has a state out of range, or a value that is too large to be plausible.
         """
         is_extreme = (np.abs(goal) > _PLAUSIBLE).any(axis=1)
         states = np.abs(state) > _PLAUSIBLE if self._low is None else self._outside(state)
