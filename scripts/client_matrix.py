@@ -107,6 +107,7 @@ def run_client_tests(environment: Environment) -> str:
         "--ignore-glob=tests/clients/test_sim*.py",  # need MuJoCo
         "--ignore-glob=tests/clients/test_local*.py",  # compare with JAX and with a server
         "--ignore=tests/clients/test_package.py",  # reads the checkout
+        "--hypothesis-profile=ci",  # inputs may come slowly on a busy machine
         "--override-ini=filterwarnings=default",  # those of old dependencies on new Pythons are none of ours
         "tests/clients",
     ]
