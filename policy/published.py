@@ -71,6 +71,8 @@ def _no_version(folder: Path) -> str:
         return f"{'is not a folder' if folder.exists() else 'does not exist'}; {_WHAT_TO_NAME}"
     if versions(folder / "policies"):
         return f"is a run; use {folder / 'policies'}"
+    if (folder / "probes.safetensors").is_file():
+        return f"is an export, which only `verify` and LocalPolicy read; {_WHAT_TO_NAME}"
     return f"has no published version; {_WHAT_TO_NAME}"
 
 

@@ -204,7 +204,7 @@ def _has_locks(config: "ServeConfig") -> bool:
         if config.tokens:
             from serving.access import token_file
 
-            warnings.append(token_file.check(config.tokens))
+            warnings += token_file.warnings(config.tokens)
     except StartupError as error:
         _LOGGER.error("%s", error)
         return False

@@ -29,6 +29,7 @@ _ORIGINS = {
     "device": "device",
     "matmul_precision": "precision of matrix products",
 }
+_IMPORTED = {"layout": "imported from", "parameters_sha256": "SHA-256 of the imported parameters"}
 _ENERGY = "A higher energy means that the goal is easier to reach after the action."
 _NOISE = (
     "Without the input `noise`, actions are deterministic. Standard normal noise, of the shape of the actions, gives "
@@ -153,9 +154,10 @@ def _outputs(spec: PolicySpec) -> Iterator[str]:
         header.append("largest change per period")
         columns.append(spec.max_action_change)
     yield table(header, zip(*columns, strict=True))
+    on_scale = "the action at rest is" + (", like the largest change," if spec.max_action_change else "")
     yield (
-        "The columns at -1 and at 1 are in the unit of the action; the action at rest and the largest change are in "
-        "[-1, 1] and on that scale. An increment changes a target; other actions are absolute.\n"
+        f"The columns at -1 and at 1 are in the unit of the action; {on_scale} on the scale from -1 to 1. An increment "
+        "changes a target; other actions are absolute.\n"
     )
     yield _block(card_code.LIMITS)
 
@@ -195,8 +197,11 @@ def _origin(policy: ExportedPolicy) -> Iterator[str]:
     """Yield where the policy comes from, as far as it is known."""
     provenance = policy.provenance
     yield "## Provenance\n"
-    rows = [("environment", policy.spec.environment), ("training step", str(policy.version))]
+    rows = [("environment", policy.spec.environment), ("version", str(policy.version))]
     rows += [(label, str(provenance[key])) for key, label in _ORIGINS.items() if isinstance(provenance.get(key), str)]
+    imported = provenance.get("imported")
+    if isinstance(imported, Mapping):
+        rows += [(label, str(imported[key])) for key, label in _IMPORTED.items() if key in imported]
     if provenance.get("dirty") is True:
         rows.append(("changes since the commit", "yes"))
     versions = provenance.get("versions")

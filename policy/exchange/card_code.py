@@ -25,6 +25,7 @@ probes = load_file("probes.safetensors")
 session = onnxruntime.InferenceSession("critic.onnx", providers=["CPUExecutionProvider"])
 inputs = {"state": probes["state"], "action": probes["action"], "goal": probes["goal"]}
 (energy,) = session.run(["energy"], inputs)
+print(abs(energy - probes["energy"][:, 0]).max())
 """
 
 JAX = """\
@@ -50,6 +51,7 @@ from safetensors.numpy import load_file
 probes = load_file("probes.safetensors")
 score = jax.jit(jax.export.deserialize(bytearray(Path("critic.jax").read_bytes())).call)
 energy = score(probes["state"], probes["action"], probes["goal"])
+print(abs(energy - probes["energy"][:, 0]).max())
 """
 
 LIMITS = """\

@@ -4,7 +4,7 @@ from pathlib import Path
 
 TEMPLATE = """\
 # Facts about a policy of scaling-crl or JaxGCRL that its parameters do not say.
-# Fill every empty value. The page "Importing policies" of the documentation explains them.
+# Fill every empty value. docs/importing.md says which networks can be imported.
 
 [policy]
 name = ""                # 1 to 64 letters, digits, - _ or .
@@ -17,7 +17,7 @@ action_low = []          # what an action of -1 stands for, in the unit of each 
 action_high = []         # what an action of 1 stands for
 control_period_s = 0.0   # seconds between two actions
 success_radius = 0.0     # the goal is reached within this distance, in the unit of the goal
-# Optional, see PolicySpec in the documentation:
+# Optional:
 # actuator_kind = []     # position, velocity, torque or other, one per action
 # rest_action = []       # the action, from -1 to 1, that leaves the robot at rest
 # action_meaning = []    # absolute or increment, one per action
@@ -33,8 +33,8 @@ critic = true            # false: import the actor only; the policy then cannot 
 # critic_depth = 4
 
 # Only for jaxgcrl, from its configuration:
-# n_hidden = 2
-# skip_connections = 4
+# n_hidden = 2           # hidden layers
+# skip_connections = 4   # a skip connection after so many layers; 0: none
 # energy_fn = "norm"     # norm, l2 or dot
 
 [probes]

@@ -52,16 +52,17 @@ def read(path: Path) -> bytes:
     return content
 
 
-def check(path: Path) -> str:
-    """Return a warning about the file in one line; empty if there is none.
+def warnings(path: Path) -> list[str]:
+    """Return warnings about the file, one line each.
 
     Raises:
         StartupError: it cannot be read, or breaks a rule.
     """
     parse(read(path), path)
     if path.stat().st_mode & stat.S_IROTH:
-        return f"--tokens {path} can be read by every user of this machine; run chmod 600 {shlex.quote(str(path))}"
-    return ""
+        command = f"chmod 600 {shlex.quote(str(path))}"
+        return [f"--tokens {path} can be read by every user of this machine; run {command}"]
+    return []
 
 
 def parse(content: bytes, path: Path) -> tuple[Token, ...]:

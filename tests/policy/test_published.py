@@ -61,11 +61,14 @@ def test_a_folder_of_versions_may_have_a_number_as_its_name(tmp_path: Path) -> N
 def test_what_is_no_version_is_refused_with_what_to_name_instead(tmp_path: Path) -> None:
     publish(tmp_path / "run" / "policies" / "9", {})
     (tmp_path / "file").write_text("")
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "probes.safetensors").write_text("")
     name = "name a published version such as runs/first/policies/2000, or the folder of all versions"
     for folder, version, problem in (
         ("run/policies", 8, "has no version 8; it has 9"),
         ("run/policies/9", 8, "is version 9, and version 8 is asked for"),
         ("run", None, f"is a run; use {tmp_path / 'run/policies'}"),
+        ("exported", None, f"is an export, which only `verify` and LocalPolicy read; {name}"),
         ("file", None, f"is not a folder; {name}"),
         ("5", None, f"does not exist; {name}"),
         ("", None, f"has no published version; {name}"),

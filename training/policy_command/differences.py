@@ -70,6 +70,8 @@ class Difference:
         yield "  rows by their largest difference in [-1, 1]"
         yield from _bars(facts["histogram"]["rows"])
         for row in facts["worst"]:
+            if not row["difference"]:
+                break  # the rows after it do not differ either
             yield f"  row {row['row']} differs by {row['difference']:.3g}"
             yield from (f"    {name:<7}{_numbers(row[name])}" for name in ("state", "goal", "first", "second"))
 

@@ -170,6 +170,12 @@ def test_hostile_provenance_stays_in_its_cell() -> None:
     assert result.dataset_name == "\n---\n# x | `y` <b>\n```\x1b[31m\ufffd"
 
 
+def test_an_imported_policy_says_where_it_comes_from() -> None:
+    facts = cells(section(text_of({"imported": {"layout": "jaxgcrl", "parameters_sha256": "0a1b"}}), "Provenance"))
+    assert ["imported from", "jaxgcrl"] in facts
+    assert ["SHA-256 of the imported parameters", "0a1b"] in facts
+
+
 def test_changes_since_the_commit_are_said() -> None:
     assert ["changes since the commit", "yes"] in cells(text_of({"commit": "0123abc", "dirty": True}))
     assert "changes since" not in text_of({"commit": "0123abc", "dirty": False})

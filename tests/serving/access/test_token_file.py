@@ -140,7 +140,7 @@ def test_a_file_that_every_user_can_read_is_a_warning(tmp_path: Path, mode: int,
     path.write_text(f"[tokens.a]\n{GOOD}")
     path.chmod(mode)
     text = f"--tokens {path} can be read by every user of this machine; run chmod 600 '{path}'"
-    assert token_file.check(path) == (text if warns else "")
+    assert token_file.warnings(path) == ([text] if warns else [])
 
 
 def test_a_server_with_a_broken_file_does_not_start(tmp_path: Path) -> None:
@@ -149,3 +149,13 @@ def test_a_server_with_a_broken_file_does_not_start(tmp_path: Path) -> None:
     assert code == 1
     (line,) = lines
     assert f"ERROR --tokens {path} cannot be read: No such file or directory" in line
+
+
+def test_a_server_with_a_good_file_says_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(f"[tokens.a]\n{GOOD}")
+    path.chmod(0o600)
+    _, lines = fail("--tokens", str(path), "--policies", str(tmp_path / "none"))
+    (line,) = lines
+    assert "ERROR" in line
+    assert "none" in line

@@ -70,6 +70,11 @@ def test_the_histogram_counts_rows_by_their_largest_difference() -> None:
     assert "      0.01 to 0.1           1  " + 40 * "#" in lines
 
 
+def test_rows_without_a_difference_are_not_listed() -> None:
+    lines = list(by_hand().describe(worst=4))
+    assert [line.split()[:2] for line in lines if " differs by " in line] == [["row", "2"], ["row", "1"], ["row", "3"]]
+
+
 def test_policies_with_other_limits_are_compared_in_units_by_their_own() -> None:
     """Row 1: 0.5 of 4 N is 2 N, 0.25 of 8 N is 2 N, too."""
     difference = by_hand(action_low=(-8.0, -1.0), action_high=(8.0, 3.0))
