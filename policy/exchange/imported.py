@@ -12,6 +12,7 @@ States are neither normalized nor changed in the sign of quaternions, because th
 """
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +39,20 @@ class Imported(NamedTuple):
     params: PolicyParams
 
 
-def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
+def publish(
+    params: Path,
+    facts: Path,
+    root: Path,
+    *,
+    version: int,
+    wall_clock: Callable[[datetime.tzinfo], datetime.datetime] = datetime.datetime.now,
+) -> Path:
     """Import a policy, publish it as version `version` in `root` and return its folder.
 
     Args:
         params: an .npz file, see `foreign_layouts`.
         facts: a TOML file, see `import_facts_template`.
+        wall_clock: gives the date of the import.
 
     Raises:
         FactsError, ForeignPolicyError: it cannot be imported; the message names the fact or the array.
@@ -74,7 +83,7 @@ def publish(params: Path, facts: Path, root: Path, *, version: int) -> Path:
                 "facts": dict(known.stated),
                 "probes": "random: uniform in the ranges of the facts, standard normal without a range",
             },
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "date": wall_clock(datetime.UTC).isoformat(timespec="seconds"),
         },
     )
 
