@@ -41,12 +41,33 @@ def read(path: Path) -> "Bundle":
         CommandError: the version is damaged, or JAX has no device.
         OSError: a file cannot be read.
     """
-    from policy import bundle, jax_settings
+    start_jax()
+    return read_started(path)
+
+
+def start_jax() -> None:
+    """Set JAX up, and print its warnings. This imports JAX, which takes seconds.
+
+    Raises:
+        CommandError: JAX has no device.
+    """
+    from policy import jax_settings
 
     if warning := jax_settings.apply():
         print(f"warning: {warning}", file=sys.stderr)
     if problem := jax_settings.device_problem():
         raise CommandError(problem)
+
+
+def read_started(path: Path) -> "Bundle":
+    """Verify and load a published version after `start_jax`.
+
+    Raises:
+        CommandError: the version is damaged.
+        OSError: a file cannot be read.
+    """
+    from policy import bundle
+
     try:
         return bundle.read(path)
     except bundle.BundleError as error:

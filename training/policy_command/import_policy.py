@@ -2,11 +2,11 @@
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 from policy import published
 from policy.exchange import import_facts_template
+from training.policy_command import folders
 from training.policy_command.result import CommandError, Result, UsageError
 
 HELP = "publish a policy of scaling-crl or JaxGCRL from its parameters"
@@ -62,11 +62,7 @@ def _write_template(path: Path) -> Result:
 
 
 def _import(arguments: argparse.Namespace) -> Result:
-    from policy import jax_settings  # imports JAX, which takes seconds
-
-    if warning := jax_settings.apply():
-        print(f"warning: {warning}", file=sys.stderr)
-    from policy import bundle
+    folders.start_jax()
     from policy.exchange import imported
 
     try:
@@ -75,7 +71,7 @@ def _import(arguments: argparse.Namespace) -> Result:
         raise CommandError(f"{error}; give another --version") from error
     except (ValueError, FloatingPointError) as error:
         raise CommandError(str(error)) from error
-    imported_policy = bundle.read(path)
+    imported_policy = folders.read_started(path)
     spec = imported_policy.spec
     sizes = f"actor depth {spec.actor_depth}, width {spec.actor_width}"
     critic = f"critic depth {spec.critic_depth}, width {spec.critic_width}" if spec.has_critic else "no critic"
