@@ -45,10 +45,10 @@ spelling: $(READY)  ## typing errors and British spelling
 unit: $(READY)  ## the tests of policy, serving and the client that compile little; within a minute
 	$(PYTEST) -m "not slow" $(PARALLEL) $(UNIT)
 
-test: $(READY)  ## the fast tests; about 10 minutes on two cores
+test: $(READY)  ## the fast tests; about 20 minutes on two cores
 	$(PYTEST) -m "not slow" $(PARALLEL)
 
-test-slow: $(READY)  ## the slow tests; about 15 minutes on two cores
+test-slow: $(READY)  ## the slow tests; about 25 minutes on two cores
 	$(PYTEST) -m slow $(PARALLEL)
 
 coverage: $(READY)  ## lines and branches of policy, serving and the client that their tests run; 90 % at least
