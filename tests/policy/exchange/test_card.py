@@ -155,7 +155,7 @@ def test_hostile_labels_are_shown_as_they_are() -> None:
     text = text_of(state_names=labels, goal_names=labels)
     for part in section(text, "Inputs").split("\n`goal`: float32"):
         assert cells(part) == [[str(index), label, ""] for index, label in enumerate(labels)]
-    assert hub_card(text).data.library_name == "kilolayer"
+    assert hub_card(text).data.to_dict()["library_name"] == "kilolayer"
 
 
 def test_hostile_provenance_stays_in_its_cell() -> None:
